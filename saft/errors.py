@@ -1,0 +1,56 @@
+"""The few exceptions that a user can meet, and the words that help them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["UserError", "did_you_mean"]
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the command line prints it without a traceback and exits with 2.
+
+    The message says what is wrong, where (file, key, tensor), what was found on both sides, and the cure.
+
+    Args:
+        *problems: one message, or several when everything wrong was found at once.
+
+    Example:
+        >>> print(UserError("a.yaml: rho: must be at least 0, but is -1", "b.yaml: not found"))
+        a.yaml: rho: must be at least 0, but is -1
+        b.yaml: not found
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return a clause that suggests the nearest of `options`, or lists them when none is near.
+
+    Args:
+        name: what the user wrote.
+        options: what there is.
+
+    Returns:
+        A clause to put after the name, with its punctuation.
+
+    Example:
+        >>> "unknown method 'teis'" + did_you_mean("teis", ["ties", "pcb"])
+        "unknown method 'teis'; did you mean 'ties'?"
+        >>> "unknown method 'xyz'" + did_you_mean("xyz", ["ties", "pcb"])
+        "unknown method 'xyz'; there is: pcb, ties"
+    """
+    options = sorted(options)
+    lowered = {option.lower().replace("-", "_"): option for option in options}
+    near = get_close_matches(name.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{lowered[near[0]]}'?"
+    return "; there is: " + ", ".join(options) if options else ""
