@@ -1,0 +1,264 @@
+"""Sharpness of the loss around the weights: in the worst direction, and on average over random directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError
+
+__all__ = ["WorstCaseSharpness", "worst_case_sharpness", "AverageSharpness", "average_sharpness"]
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class WorstCaseSharpness:
+    """What `worst_case_sharpness` returns: `loss` is at the weights, `worst_case` the increase over it."""
+
+    loss: float
+    worst_case: float
+    rho: float
+    adaptive: bool
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class AverageSharpness:
+    """What `average_sharpness` returns: `average` is the mean increase, `deviation` that of the samples."""
+
+    loss: float
+    average: float
+    deviation: float | None
+    rho: float
+    adaptive: bool
+    n_samples: int
+    seed: int
+
+
+def worst_case_sharpness(
+    module: nn.Module,
+    loss: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
+    rho: float,
+    adaptive: bool = False,
+    n_steps: int = 1,
+    parameters: Iterable[Tensor] | None = None,
+) -> WorstCaseSharpness:
+    """Measure how far the loss rises inside a ball around the weights.
+
+    ``max_{||e / T|| <= rho} L(w + e) - L(w)``, ``L = mean over batches of loss(batch)``,
+    ``T = 1`` (the ball of SAM) or ``T = |w|`` (of ASAM)
+
+    One ascent step, ``e = rho T^2 g / ||T g||``, is the first-order answer and what SAM trains against. With
+    `n_steps` > 1 the ascent is projected: ``u <- project(u + a T g(w + T u) / ||T g||)``, ``e = T u``, in
+    steps of length ``a = 2 rho / n_steps`` (never over rho), and the largest increase on the way counts. One
+    step may give a negative increase, where the loss is far from linear; overflow gives infinity.
+
+    The module is measured in evaluation mode. Weights, `.grad` and modes are put back as they were, bit for
+    bit, also after an exception. Costs `n_steps` forward and backward passes and one more forward; memory for
+    three more copies of `parameters`.
+
+    Args:
+        module: what `loss` evaluates.
+        loss: batch -> scalar loss, a mean over the examples of the batch.
+        batches: the fixed set, gone through in order; every batch has the same weight.
+        rho: radius, in weight space (SAM) or in the rescaled space (ASAM); at least 0.
+        adaptive: measure in the metric of ASAM (all parameters, eta 0).
+        n_steps: ascent steps, at least 1.
+        parameters: what is moved; default: every parameter of the module that requires a gradient.
+
+    Raises:
+        UserError: the loss or its gradient at the weights is not finite, or the weights are too coarse to be
+            perturbed (bfloat16, float16), or there is no batch or nothing to move.
+
+    Example:
+        >>> line = nn.Linear(1, 1, bias=False)
+        >>> line.weight.data.fill_(2.0)
+        tensor([[2.]])
+        >>> squared = lambda x: line(x).square().mean()
+        >>> worst_case_sharpness(line, squared, [torch.ones(1, 1)], rho=1.0).worst_case      # 3^2 - 2^2
+        5.0
+
+    Source:
+        Foret et al. 2021, arXiv 2010.01412, equation 2; Kwon et al. 2021 (ASAM), arXiv 2102.11600;
+        Andriushchenko & Flammarion 2022, arXiv 2206.06232, for more than one step, whose length is chosen
+        differently there.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, but is {n_steps}")
+    with _Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
+        at_weights = _finite(near.loss(loss, backward=True))
+        _finite(_norm(near.gradients()))
+        shift = [torch.zeros_like(weight) for weight in near.weights]
+        length = rho * min(1.0, 2 / n_steps)
+        increases = []
+        for step in range(n_steps):
+            ascent = [near.rescaled(i, gradient) for i, gradient in enumerate(near.gradients())]
+            norm = _norm(ascent)
+            if not 0 < norm < math.inf:  # nowhere to go from here: a flat point, or the loss overflowed
+                break
+            for u, direction in zip(shift, ascent, strict=True):
+                u.add_(direction, alpha=length / norm)
+            outside = _norm(shift) / rho if rho > 0 else 0.0
+            if outside > 1:
+                for u in shift:
+                    u.div_(outside)
+            near.move(shift)
+            increases.append(_increase(near.loss(loss, backward=step < n_steps - 1), at_weights))
+    return WorstCaseSharpness(at_weights, max(increases, default=0.0), rho, adaptive, n_steps)
+
+
+def average_sharpness(
+    module: nn.Module,
+    loss: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
+    rho: float,
+    adaptive: bool = False,
+    n_samples: int = 8,
+    seed: int = 0,
+    parameters: Iterable[Tensor] | None = None,
+) -> AverageSharpness:
+    """Measure how far the loss rises on average at distance rho, in random directions.
+
+    ``E_z L(w + rho T z / ||z||) - L(w)``, ``z ~ N(0, I)``, ``T = 1`` or ``T = |w|``
+
+    Directions come from a generator of their own, on the CPU: the same on every device, and no other random
+    stream is touched. Otherwise as `worst_case_sharpness`; costs `n_samples` + 1 forward passes.
+
+    Args:
+        module, loss, batches, rho, adaptive, parameters: as in `worst_case_sharpness`.
+        n_samples: directions, at least 1.
+        seed: of the directions.
+
+    Raises:
+        UserError: as in `worst_case_sharpness`.
+
+    Example:
+        >>> line = nn.Linear(1, 1, bias=False)
+        >>> line.weight.data.fill_(2.0)
+        tensor([[2.]])
+        >>> squared = lambda x: line(x).square().mean()
+        >>> result = average_sharpness(line, squared, [torch.ones(1, 1)], rho=1.0, n_samples=64)
+        >>> 0 < result.average < 2, result.loss             # the mean of 3^2 - 2^2 and 1^2 - 2^2 is 1
+        (True, 4.0)
+
+    Source:
+        Andriushchenko & Flammarion 2022, arXiv 2206.06232, with directions on the sphere rather than from a
+        Gaussian, so that rho means the same as in the worst case.
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, but is {n_samples}")
+    generator = torch.Generator().manual_seed(seed)
+    increases = []
+    with _Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
+        at_weights = _finite(near.loss(loss, backward=False))
+        for _ in range(n_samples):
+            direction = [
+                torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device) for w in near.weights
+            ]
+            norm = _norm(direction)
+            near.move([z * (rho / norm) for z in direction])
+            increases.append(_increase(near.loss(loss, backward=False), at_weights))
+    spread = torch.tensor(increases, dtype=torch.float64)
+    deviation = float(spread.std()) if n_samples > 1 else None
+    return AverageSharpness(at_weights, float(spread.mean()), deviation, rho, adaptive, n_samples, seed)
+
+
+class _Neighbourhood:
+    """The weights of a module, and the way to the points around them and back."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: Sequence[object],
+        rho: float,
+        adaptive: bool,
+        parameters: Iterable[Tensor] | None,
+    ) -> None:
+        if rho < 0:
+            raise ValueError(f"rho must be at least 0, but is {rho}")
+        if len(batches) == 0:
+            raise UserError("sharpness: there is no batch to measure on")
+        chosen = module.parameters() if parameters is None else parameters
+        self.parameters = list({id(p): p for p in chosen if p.requires_grad}.values())
+        if not self.parameters:
+            raise UserError("sharpness: no parameter requires a gradient; call module.requires_grad_(True)")
+        for parameter in self.parameters:
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise UserError(
+                    f"sharpness: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}, in "
+                    "which the perturbation would round away; measure a float32 copy: module.float()"
+                )
+        self.module, self.batches, self.adaptive = module, batches, adaptive
+        self.weights: list[Tensor] = []
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
+
+    @contextmanager
+    def visited(self) -> Iterator[_Neighbourhood]:
+        """Yield self, a copy of the weights taken; put weights, gradients and modes back on the way out."""
+        modes = [(part, part.training) for part in self.module.modules()]
+        everything: list[Tensor] = [*self.module.parameters(), *self.parameters]
+        self._gradients = [(p, p.grad) for p in {id(p): p for p in everything}.values()]
+        self.weights = [parameter.detach().clone() for parameter in self.parameters]
+        try:
+            self.module.eval()
+            yield self
+        finally:
+            self.move(None)
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+            for part, training in modes:
+                part.training = training
+
+    def move(self, shift: list[Tensor] | None) -> None:
+        """Go to w + T u; None goes back to w itself, exactly."""
+        with torch.no_grad():
+            for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
+                parameter.copy_(weight if shift is None else weight + self.rescaled(i, shift[i]))
+
+    def rescaled(self, i: int, tensor: Tensor) -> Tensor:
+        """Return T times `tensor`, of the i-th parameter."""
+        return tensor * self.weights[i].abs() if self.adaptive else tensor
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of the last `loss(backward=True)`; zeros where the loss does not reach."""
+        return [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
+
+    def loss(self, loss: Callable[[Batch], Tensor], backward: bool) -> float:
+        """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked."""
+        for parameter, _ in self._gradients:
+            parameter.grad = None
+        total = 0.0
+        with torch.set_grad_enabled(backward):
+            for batch in self.batches:
+                value = loss(batch)  # type: ignore[arg-type]
+                if backward:
+                    (value / len(self.batches)).backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+        return total / len(self.batches)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise UserError(
+            f"sharpness: the loss or its gradient is {value}; look for NaN in the weights and batches"
+        )
+    return value
+
+
+def _increase(loss: float, at_weights: float) -> float:
+    return math.inf if math.isnan(loss) else loss - at_weights
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))

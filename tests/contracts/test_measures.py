@@ -1,0 +1,120 @@
+"""What every registered measure of weights must do, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saft.errors import UserError
+from saft.interference import MEASURES, WeightMeasurement
+from tests.oracles import interference as oracles
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=30)
+every_measure = pytest.mark.parametrize("name", MEASURES.names())
+
+
+def measured(name, blocks, **options):
+    tasks = [f"task{i}" for i in range(blocks[0].shape[0])]
+    measurement = WeightMeasurement(tasks, measures=[name], **options)
+    for block in blocks:
+        measurement.update(block)
+    return measurement.compute().whole[name]
+
+
+def numbers(value):
+    """Every number of a measure's value, whatever its nesting."""
+    if isinstance(value, dict):
+        return [number for key in sorted(value) for number in numbers(value[key])]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value]
+
+
+def random_block(seed, n_tasks, n, zeros=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(n_tasks, n, generator=generator)
+    return block * (torch.rand(n_tasks, n, generator=generator) >= zeros)
+
+
+def test_the_three_that_the_report_reads_are_registered():
+    assert {"norm", "cosine", "sign_conflict"} <= set(MEASURES.names())
+
+
+def test_an_unknown_measure_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        WeightMeasurement(["a"], measures=["cosin"])
+
+
+@every_measure
+@SETTINGS
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.integers(0, 40))
+def test_the_cut_into_blocks_does_not_matter(name, seed, n_tasks, n, cut):
+    block = random_block(seed, n_tasks, n)
+    cut = min(cut, n)
+    whole = numbers(measured(name, [block]))
+    pieces = numbers(measured(name, [block[:, :cut], block[:, cut:]]))
+    assert pieces == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
+@every_measure
+@SETTINGS
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.floats(0, 1))
+def test_agrees_with_the_definition(name, seed, n_tasks, n, zeros):
+    oracle = getattr(oracles, name, None)
+    if oracle is None:
+        pytest.skip(f"tests/oracles/interference.py has no '{name}'")
+    block = random_block(seed, n_tasks, n, zeros)
+    assert numbers(measured(name, [block])) == pytest.approx(
+        numbers(oracle(block.tolist())), rel=1e-12, abs=1e-12
+    )
+
+
+@every_measure
+def test_tensors_of_any_shape_are_taken_as_coordinates(name):
+    block = random_block(0, 3, 24)
+    assert measured(name, [block.reshape(3, 2, 3, 4)]) == measured(name, [block])
+
+
+@every_measure
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes_are_widened_not_rounded(name, dtype):
+    block = random_block(1, 3, 50).to(dtype)
+    assert measured(name, [block]) == measured(name, [block.double()])
+
+
+@every_measure
+@pytest.mark.parametrize(
+    "block",
+    [torch.zeros(3, 5), torch.zeros(1, 1), torch.tensor([[1.0], [0.0], [-1.0]]), torch.full((2, 4), 1e-40)],
+    ids=["all zero", "one task", "one coordinate", "subnormal"],
+)
+def test_degenerate_vectors_give_finite_plain_json(name, block):
+    value = measured(name, [block])
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+@every_measure
+def test_an_empty_tensor_among_others_adds_nothing(name):
+    block = random_block(2, 2, 9)
+    assert measured(name, [torch.zeros(2, 0), block]) == measured(name, [block])
+
+
+@every_measure
+def test_the_block_is_not_modified(name):
+    block = random_block(3, 3, 20)
+    before = block.clone()
+    measured(name, [block], thresholds=[0.5, 0.5, 0.5])
+    assert torch.equal(block, before)
+
+
+@every_measure
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_task_is_named(name, bad):
+    block = random_block(4, 3, 20)
+    block[1, 7] = bad
+    with pytest.raises(UserError, match=r"'task1'.*NaN or infinity"):
+        measured(name, [block])
