@@ -1,0 +1,234 @@
+"""The folder on disk: weights, what stands beside them, the manifest, the model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from saft.errors import UserError, did_you_mean
+from saft.staging import staged
+from saft.tensorfile import TensorHeader, TensorWriter, read_headers
+
+__all__ = [
+    "HEADS",
+    "MANIFEST",
+    "WEIGHTS",
+    "copy_side_files",
+    "fingerprint",
+    "read_card",
+    "read_manifest",
+    "staged",
+    "tensor_headers",
+    "weight_files",
+    "write_card",
+    "write_manifest",
+    "write_tensors",
+]
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MANIFEST = "saft.json"
+CARD = "README.md"
+HEADS = "heads"
+
+_SIDE_SUFFIXES = {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
+_NOT_SIDE_FILES = {
+    MANIFEST,
+    INDEX,
+    "pytorch_model.bin.index.json",
+    "trainer_state.json",
+    "adapter_config.json",
+}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold the weights of `folder`, in order.
+
+    Raises:
+        UserError: the folder is absent, or holds no weights, pickles or an adapter alone, or not every shard.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder (looked for {folder.absolute()})")
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        files = [folder / name for name in sorted(set(_weight_map(folder).values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise UserError(f"{folder / INDEX}: names shards that are not there: {', '.join(missing)}")
+        return files
+    if (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: holds an adapter alone, not a whole model; merge it into its base model first"
+        )
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{folder}: holds pickled weights alone ({pickles[0]}), which can run code when they are loaded; "
+            "save it again as safetensors: AutoModel.from_pretrained(...).save_pretrained(...)"
+        )
+    raise UserError(
+        f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, [file.name for file in folder.iterdir()])}"
+    )
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+        if all(Path(name).name == name for name in found.values()):
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / INDEX}: no index of safetensors ({error!r})") from error
+    raise UserError(f"{folder / INDEX}: names files outside its folder")
+
+
+def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
+    """Return name, dtype, shape and place of every weight in `folder`, from headers alone.
+
+    Args:
+        folder: with `model.safetensors`, or with shards and their index.
+
+    Returns:
+        Name -> header, sorted by name.
+
+    Raises:
+        UserError: there are no safetensors weights, or a file is cut off.
+    """
+    found = {name: header for file in weight_files(folder) for name, header in read_headers(file).items()}
+    if not (folder / WEIGHTS).is_file():
+        missing = sorted(set(_weight_map(folder)) - set(found))
+        if missing:
+            raise UserError(
+                f"{folder / INDEX}: promises tensors that no shard holds: {', '.join(missing[:3])}"
+            )
+    return dict(sorted(found.items()))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` as one safetensors file; of tensors that share their storage (tied) the first is kept.
+
+    So the order decides which name of a tied pair survives: modules register the trunk before the head, and
+    readers tie the head to the trunk.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor, any device; a `state_dict()` will do.
+    """
+    kept: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in tensors.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or place not in seen:
+            kept[name] = tensor
+        seen.add(place)
+    with TensorWriter(
+        path, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in kept.items()}
+    ) as writer:
+        for name in writer.names:
+            writer.write(name, kept[name])
+
+
+def copy_side_files(base: Path, target: Path) -> None:
+    """Copy byte for byte what readers need beside the weights: config, tokenizer, processor, code.
+
+    Weights, heads, the model card and saft's manifest stay behind. Folders of sentence-transformers' modules
+    (`1_Pooling`) come along.
+
+    Args:
+        base: the folder of the base model.
+        target: the folder to fill; exists.
+    """
+    for entry in sorted(base.iterdir()):
+        if (
+            entry.is_dir()
+            and entry.name[0].isdigit()
+            and "_" in entry.name
+            and (base / "modules.json").exists()
+        ):
+            shutil.copytree(entry, target / entry.name, copy_function=shutil.copyfile)
+        elif entry.is_file() and entry.suffix in _SIDE_SUFFIXES and entry.name not in _NOT_SIDE_FILES:
+            shutil.copyfile(entry, target / entry.name)
+
+
+def fingerprint(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write saft.json: sorted keys and no time of day, so that the same work writes the same bytes."""
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what saft.json says.
+
+    Raises:
+        UserError: there is none, or it is not readable.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no {MANIFEST}, so saft did not write it") from None
+    except ValueError as error:
+        raise UserError(f"{file}: is not readable as JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{file}: is not a JSON object")
+    return manifest
+
+
+def write_card(
+    folder: Path,
+    title: str,
+    body: str,
+    *,
+    base_model: Sequence[str] = (),
+    relation: str | None = None,
+    tags: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """Write README.md, the model card: front matter that the hub reads, and a text for people.
+
+    Args:
+        folder: to write to.
+        title: heading of the card.
+        body: the text, in Markdown.
+        base_model: hub ids of what the model was made from; local paths belong in the body.
+        relation: `finetune` or `merge`.
+        tags: for the hub's search.
+        **more: further keys of the front matter, for example `datasets`, `metrics`, `model-index`.
+    """
+    front: dict[str, Any] = {"library_name": "transformers", "tags": list(tags)}
+    if base_model:
+        front |= {"base_model": list(base_model)}
+        front |= {"base_model_relation": relation} if relation else {}
+    front |= {key.replace("_", "-") if key == "model_index" else key: value for key, value in more.items()}
+    matter = yaml.safe_dump(front, sort_keys=True, allow_unicode=True)
+    (folder / CARD).write_text(f"---\n{matter}---\n\n# {title}\n\n{body.strip()}\n", "utf-8")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the front matter of the model card; empty where there is none."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = (folder / CARD).read_text("utf-8")
+        if text.startswith("---\n"):
+            matter = yaml.safe_load(text.split("\n---", 1)[0])
+            return matter if isinstance(matter, dict) else {}
+    return {}

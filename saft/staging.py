@@ -1,0 +1,135 @@
+"""A folder written under another name and renamed when it is complete, so that nobody meets half of one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from saft.errors import UserError
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `target` that takes its name once the block has ended well.
+
+    Everything is flushed to disk before the renaming, so `target` is complete or absent, also after a loss of
+    power. On any exception (an interrupt too) nothing is left; what a killed process left, the next removes.
+
+    Args:
+        target: the folder to make; its parents are made too.
+        overwrite: replace a folder that is there and is not empty.
+
+    Yields:
+        The temporary folder, to be filled.
+
+    Raises:
+        UserError: `target` is a file, or a non-empty folder and `overwrite` is False.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "model"
+        >>> with staged(target) as folder:
+        ...     _ = (folder / "config.json").write_text("{}")
+        >>> [file.name for file in target.iterdir()]
+        ['config.json']
+    """
+    target = Path(os.path.realpath(target))
+    _refuse(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    temporary = _sibling(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        # Some writers make files for the owner alone (0600); the folder was made under the user's umask.
+        mode = temporary.stat().st_mode & 0o666
+        for file in _files(temporary):
+            file.chmod(mode)
+        _flush(temporary)
+        _refuse(target, overwrite)
+        _exchange(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _refuse(target: Path, overwrite: bool) -> None:
+    if target.is_file():
+        raise UserError(f"{target}: is a file; give the name of a folder to write")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: is not empty; choose another folder, or replace it with --overwrite")
+    if target in (Path.home(), Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"{target}: holds more than a checkpoint and is not replaced; choose another folder")
+
+
+def _sibling(target: Path) -> Path:
+    mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.parent / f".{target.name}.saft-{mark}"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what processes of this machine that are no more have left beside `target`."""
+    mark = f".{target.name}.saft-{socket.gethostname()}-"
+    for entry in target.parent.iterdir():
+        process = entry.name.removeprefix(mark).split("-")[0]
+        if (
+            os.name == "posix"
+            and entry.name.startswith(mark)
+            and process.isdigit()
+            and not _alive(int(process))
+        ):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _flush(folder: Path) -> None:
+    for path in [*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():
+        return  # only POSIX can open a folder
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(temporary: Path, target: Path) -> None:
+    aside = None
+    if target.exists():
+        aside = _sibling(target)
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        if aside is not None:
+            aside.rename(target)
+        raise
+    _flush_one(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)

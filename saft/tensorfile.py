@@ -1,0 +1,206 @@
+"""The safetensors format: headers alone, tensors as views of their file, and files written header first."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from saft.errors import UserError
+
+__all__ = ["TensorHeader", "TensorWriter", "read_headers", "view"]
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_LENGTH_BYTES = 8  # the file begins with the header's length, a little-endian 64-bit integer
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file says of one tensor.
+
+    Args:
+        dtype: of the stored numbers.
+        shape: of the tensor.
+        file: the file that holds it.
+        offsets: first byte, and the byte after the last, counted from the beginning of the file.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    file: Path
+    offsets: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes in the file."""
+        return self.offsets[1] - self.offsets[0]
+
+
+def read_headers(file: Path) -> dict[str, TensorHeader]:
+    """Return what `file` says of its tensors, without reading any of them.
+
+    Args:
+        file: a safetensors file.
+
+    Returns:
+        Name -> header, in the order of the file.
+
+    Raises:
+        UserError: the file is cut off, is no safetensors file, or holds a dtype that torch does not have.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(_LENGTH_BYTES)
+        length = int.from_bytes(prefix, "little")
+        if prefix == b"version ":
+            raise UserError(f"{file}: a git-lfs pointer, not the weights; fetch them with: git lfs pull")
+        if len(prefix) < _LENGTH_BYTES or length > _LONGEST_HEADER:
+            raise UserError(f"{file}: no safetensors file ({size} bytes); copy or download it again")
+        if size < _LENGTH_BYTES + length:
+            raise UserError(_cut_off(file, size, _LENGTH_BYTES + length))
+        text = stream.read(length)
+    try:
+        entries: dict[str, Any] = json.loads(text)
+        entries.pop("__metadata__", None)
+        headers = {
+            name: _header(file, name, entry, _LENGTH_BYTES + length)
+            for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: no safetensors file: its header does not read as one ({error})") from error
+    end = max((header.offsets[1] for header in headers.values()), default=0)
+    if size < end:
+        raise UserError(_cut_off(file, size, end))
+    return headers
+
+
+def _header(file: Path, name: str, entry: Mapping[str, Any], start: int) -> TensorHeader:
+    if entry["dtype"] not in _DTYPES:
+        raise UserError(f"{file}: '{name}' is stored as {entry['dtype']}, which torch cannot hold")
+    first, last = entry["data_offsets"]
+    header = TensorHeader(_DTYPES[entry["dtype"]], tuple(entry["shape"]), file, (start + first, start + last))
+    if first < 0 or header.nbytes != header.count * header.dtype.itemsize:
+        raise ValueError(f"'{name}' has {header.nbytes} bytes, which does not fit its shape {entry['shape']}")
+    return header
+
+
+def _cut_off(file: Path, size: int, promised: int) -> str:
+    return f"{file}: cut off: {size} bytes, where its header promises {promised}; copy or download it again"
+
+
+def view(header: TensorHeader) -> Tensor:
+    """Return the tensor as a view of its file: bytes are read when they are used, and dropped under pressure.
+
+    Writing to the result changes neither the file nor another view.
+
+    Args:
+        header: of the tensor.
+
+    Returns:
+        A tensor of the header's dtype and shape.
+    """
+    if header.nbytes == 0:
+        return torch.empty(header.shape, dtype=header.dtype)
+    start, stop = header.offsets
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    with header.file.open("rb") as stream:
+        # Copy on write: torch asks for a writable buffer, and the file is nobody's to change.
+        mapped = mmap.mmap(stream.fileno(), stop - page, access=mmap.ACCESS_COPY, offset=page)
+    flat = torch.frombuffer(mapped, dtype=torch.uint8, count=stop - start, offset=start - page)
+    if (start - page) % header.dtype.itemsize:
+        flat = flat.clone()  # other writers may pack tensors without alignment
+    return flat.view(header.dtype).view(header.shape)
+
+
+class TensorWriter:
+    """Writes a safetensors file whose header comes first and whose tensors follow as they are made.
+
+    Args:
+        file: to be written.
+        layout: name -> (dtype, shape) of every tensor.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> with TensorWriter(file, {"bias": (torch.float32, (2,))}) as writer:
+        ...     writer.write("bias", torch.tensor([1.0, 2.0]))
+        >>> view(read_headers(file)["bias"])
+        tensor([1., 2.])
+    """
+
+    def __init__(self, file: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        self.file = file
+        # Wide dtypes come first, so that every tensor is aligned without padding, which the format forbids.
+        self.names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+        self._layout = layout
+        self._next = 0
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> TensorWriter:
+        header: dict[str, Any] = {
+            "__metadata__": {"format": "pt"}
+        }  # older transformers refuse a file without it
+        position = 0
+        for name in self.names:
+            dtype, shape = self._layout[name]
+            end = position + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+            position = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _LENGTH_BYTES)
+        self._stream = self.file.open("wb")
+        self._stream.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        return self
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Append the next tensor; the order is that of `names`."""
+        dtype, shape = self._layout[name]
+        if self._stream is None or self._next >= len(self.names) or name != self.names[self._next]:
+            raise ValueError(f"{self.file}: '{name}' is written out of order")
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{self.file}: '{name}' is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}"
+            )
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        self._stream.write(flat.view(torch.uint8).numpy().data)
+        self._next += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stream is not None
+        self._stream.close()
+        if kind is None and self._next < len(self.names):
+            raise ValueError(f"{self.file}: '{self.names[self._next]}' was never written")

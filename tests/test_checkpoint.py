@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from saft import checkpoint
+from saft.errors import UserError
+
+
+def save_shards(folder):
+    folder.mkdir()
+    safetensors.torch.save_file({"b": torch.ones(2, 3)}, folder / "model-00001-of-00002.safetensors")
+    safetensors.torch.save_file({"a": torch.zeros(4)}, folder / "model-00002-of-00002.safetensors")
+    index = {"b": "model-00001-of-00002.safetensors", "a": "model-00002-of-00002.safetensors"}
+    (folder / checkpoint.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+# Headers
+
+
+def test_headers_of_a_single_file_name_dtype_shape_and_place(tmp_path):
+    tensors = {"w": torch.randn(3, 4), "n": torch.tensor(7), "h": torch.randn(5).bfloat16()}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    headers = checkpoint.tensor_headers(tmp_path)
+    assert list(headers) == sorted(tensors)
+    for name, tensor in tensors.items():
+        header = headers[name]
+        assert (header.dtype, header.shape) == (tensor.dtype, tuple(tensor.shape))
+        raw = (tmp_path / "model.safetensors").read_bytes()[slice(*header.offsets)]
+        assert torch.frombuffer(bytearray(raw), dtype=tensor.dtype).equal(tensor.reshape(-1))
+
+
+def test_headers_of_shards_point_at_their_shard(tmp_path):
+    save_shards(tmp_path / "model")
+    headers = checkpoint.tensor_headers(tmp_path / "model")
+    assert {name: header.file.name for name, header in headers.items()} == {
+        "a": "model-00002-of-00002.safetensors",
+        "b": "model-00001-of-00002.safetensors",
+    }
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    save_shards(tmp_path / "model")
+    (tmp_path / "model" / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"shards that are not there: model-00002-of-00002"):
+        checkpoint.tensor_headers(tmp_path / "model")
+
+
+def test_a_tensor_that_the_index_promises_in_vain_is_named(tmp_path):
+    save_shards(tmp_path / "model")
+    safetensors.torch.save_file(
+        {"x": torch.zeros(4)}, tmp_path / "model" / "model-00002-of-00002.safetensors"
+    )
+    with pytest.raises(UserError, match="promises tensors that no shard holds: a"):
+        checkpoint.tensor_headers(tmp_path / "model")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"weight_map": {"a": "../../etc/passwd"}}'])
+def test_a_broken_index(tmp_path, text):
+    (tmp_path / checkpoint.INDEX).write_text(text)
+    with pytest.raises(UserError, match="index"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+def test_a_missing_folder_is_named_absolutely(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path / "nowhere")):
+        checkpoint.tensor_headers(checkpoint.Path("nowhere"))
+
+
+def test_a_folder_with_pickles_alone_is_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*safetensors"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+def test_an_adapter_alone_is_refused(tmp_path):
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="adapter alone"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 20, -1])
+def test_a_file_that_is_cut_off_is_told(tmp_path, keep):
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"w": torch.randn(100)}, file)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"cut off|no safetensors file"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04" + b"\xff" * 100, "no safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "header does not read"),
+        ((4).to_bytes(8, "little") + b"\xff\xfe{}", "header does not read"),
+    ],
+)
+def test_what_is_no_safetensors_file(tmp_path, content, told):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        checkpoint.tensor_headers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}, "'w' is stored as F4"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "does not fit its shape"),
+        ({"dtype": "F32", "shape": [2]}, "header does not read"),
+    ],
+)
+def test_headers_that_lie(tmp_path, entry, told):
+    text = json.dumps({"w": entry}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+    with pytest.raises(UserError, match=told):
+        checkpoint.tensor_headers(tmp_path)
+
+
+# Writing tensors
+
+
+def test_written_tensors_are_read_by_safetensors_bit_for_bit(tmp_path):
+    tensors = {
+        "wide": torch.randn(3, 5).t(),
+        "half": torch.randn(3).half(),
+        "brain": torch.randn(7).bfloat16(),
+        "flag": torch.tensor([True, False, True]),
+        "scalar": torch.tensor(2.5),
+        "count": torch.tensor([1, 2], dtype=torch.int64),
+        "empty": torch.empty(0, 3),
+    }
+    checkpoint.write_tensors(tmp_path / "model.safetensors", tensors)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert set(file.keys()) == set(tensors)
+        for name, tensor in tensors.items():
+            found = file.get_tensor(name)
+            assert found.dtype == tensor.dtype
+            assert found.equal(tensor)
+
+
+def test_tied_copies_are_left_out_and_the_trunk_keeps_its_name(tmp_path):
+    embedding = torch.nn.Embedding(4, 2)
+    head = torch.nn.Linear(2, 4, bias=False)
+    head.weight = embedding.weight
+    model = torch.nn.ModuleDict({"transformer": embedding, "lm_head": head})
+    checkpoint.write_tensors(tmp_path / "model.safetensors", model.state_dict())
+    assert set(safetensors.torch.load_file(tmp_path / "model.safetensors")) == {"transformer.weight"}
+
+
+def test_views_that_share_storage_but_differ_are_all_written(tmp_path):
+    whole = torch.arange(6.0)
+    checkpoint.write_tensors(tmp_path / "m.safetensors", {"a": whole[:3], "b": whole[3:], "c": whole})
+    assert safetensors.torch.load_file(tmp_path / "m.safetensors")["b"].tolist() == [3.0, 4.0, 5.0]
+
+
+# Side files, manifest, card
+
+
+def test_side_files_are_copied_byte_for_byte_and_nothing_else(tmp_path):
+    base, target = tmp_path / "base", tmp_path / "target"
+    for folder in (base, base / "heads", base / "1_Pooling", base / "onnx", target):
+        folder.mkdir()
+    wanted = [
+        "config.json",
+        "tokenizer.json",
+        "vocab.txt",
+        "spiece.model",
+        "chat_template.jinja",
+        "modeling_x.py",
+    ]
+    wanted += ["generation_config.json", "preprocessor_config.json", "modules.json", "1_Pooling/config.json"]
+    unwanted = [
+        "README.md",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "saft.json",
+        checkpoint.INDEX,
+        "heads/a.json",
+    ]
+    unwanted += ["onnx/config.json", "adapter_config.json", "trainer_state.json"]
+    for name in wanted + unwanted:
+        (base / name).write_bytes(f"{name}\r\n".encode())
+    checkpoint.copy_side_files(base, target)
+    assert {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()} == set(wanted)
+    for name in wanted:
+        assert (target / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_a_manifest_comes_back_and_is_the_same_bytes_each_time(tmp_path):
+    checkpoint.write_manifest(tmp_path, {"b": 1, "a": [1.5, "é"]})
+    first = (tmp_path / "saft.json").read_bytes()
+    checkpoint.write_manifest(tmp_path, {"a": [1.5, "é"], "b": 1})
+    assert (tmp_path / "saft.json").read_bytes() == first
+    assert checkpoint.read_manifest(tmp_path) == {"a": [1.5, "é"], "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [(None, "saft did not write it"), ("{", "JSON"), ("[]", "JSON object")]
+)
+def test_a_manifest_that_is_missing_or_broken(tmp_path, text, told):
+    if text is not None:
+        (tmp_path / "saft.json").write_text(text)
+    with pytest.raises(UserError, match=told):
+        checkpoint.read_manifest(tmp_path)
+
+
+def test_a_card_states_the_base_model_and_reads_back(tmp_path):
+    checkpoint.write_card(
+        tmp_path, "T", "Body.", base_model=["a/b"], relation="merge", tags=["merge", "saft"]
+    )
+    assert checkpoint.read_card(tmp_path) == {
+        "base_model": ["a/b"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "saft"],
+    }
+    assert (tmp_path / "README.md").read_text().endswith("---\n\n# T\n\nBody.\n")
+
+
+def test_a_card_without_a_hub_id_states_no_base_model(tmp_path):
+    checkpoint.write_card(tmp_path, "T", "Body.", relation="merge")
+    assert not {"base_model", "base_model_relation"} & set(checkpoint.read_card(tmp_path))
+
+
+@pytest.mark.parametrize("text", [None, "no front matter", "---\n- [\n---\n", "---\n- a\n---\n"])
+def test_no_card_or_a_strange_one_says_nothing(tmp_path, text):
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    assert checkpoint.read_card(tmp_path) == {}
+
+
+def test_a_fingerprint_is_the_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert checkpoint.fingerprint(tmp_path / "f").startswith("ba7816bf8f01cfea")

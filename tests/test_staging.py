@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from saft import staging
+from saft.errors import UserError
+
+
+def test_a_staged_folder_appears_complete(tmp_path):
+    target = tmp_path / "new" / "model"
+    with staging.staged(target) as folder:
+        (folder / "heads").mkdir()
+        (folder / "heads" / "a").write_text("1")
+        assert folder.parent == target.parent
+        assert not target.exists()
+    assert (target / "heads" / "a").read_text() == "1"
+    assert [entry.name for entry in target.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_after_an_exception(tmp_path, error):
+    target = tmp_path / "model"
+
+    def write():
+        with staging.staged(target) as folder:
+            (folder / "half").write_text("1")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_non_empty_target_is_refused_and_untouched(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious").write_text("1")
+    with pytest.raises(UserError, match="--overwrite"), staging.staged(tmp_path / "model"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "model" / "precious").read_text() == "1"
+
+
+def test_an_empty_target_is_taken(tmp_path):
+    (tmp_path / "model").mkdir()
+    with staging.staged(tmp_path / "model") as folder:
+        (folder / "new").write_text("1")
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["new"]
+
+
+def test_overwrite_leaves_no_stale_file_and_keeps_the_old_folder_on_failure(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("1")
+    with pytest.raises(RuntimeError), staging.staged(target, overwrite=True):
+        raise RuntimeError
+    assert (target / "old").read_text() == "1"
+    with staging.staged(target, overwrite=True) as folder:
+        (folder / "new").write_text("1")
+    assert [file.name for file in target.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_holds_the_work_is_never_replaced(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with (
+        pytest.raises(UserError, match="more than a checkpoint"),
+        staging.staged(tmp_path, overwrite=True),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_a_file_as_target_is_refused(tmp_path):
+    (tmp_path / "model").write_text("")
+    with pytest.raises(UserError, match="is a file"), staging.staged(tmp_path / "model", overwrite=True):
+        pytest.fail("the block must not run")
+
+
+def test_a_target_that_was_filled_meanwhile_is_not_replaced(tmp_path):
+    target = tmp_path / "model"
+
+    def write():
+        with staging.staged(target):
+            target.mkdir()
+            (target / "other").write_text("1")
+
+    with pytest.raises(UserError, match="not empty"):
+        write()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_get_the_mode_that_the_user_wants(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with staging.staged(tmp_path / "model") as folder:
+            os.close(os.open(folder / "private", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model" / "private").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+WRITER = """
+import sys
+from saft.staging import staged
+with staged(sys.argv[1]) as folder:
+    for index in range(1000):
+        (folder / f"{index:04}").write_bytes(b"0" * 4096)
+    (folder / "complete").touch()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
+    target = tmp_path / "model"
+    for files in (0, 1, 300, 900):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
+        while sum(1 for _ in tmp_path.glob(".model.saft-*/*")) < files and writer.poll() is None:
+            pass
+        writer.kill()
+        writer.wait()
+        assert target.exists() == (writer.returncode == 0)
+    subprocess.run([sys.executable, "-c", WRITER, str(target)], check=writer.returncode != 0)
+    assert (target / "complete").exists()
+    assert len(list(target.iterdir())) == 1001
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"], "leftovers of the killed are gone"

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from saft.tensorfile import TensorWriter, read_headers, view
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4)])
+def test_what_safetensors_wrote_is_viewed_bit_for_bit(tmp_path, dtype, shape):
+    tensor = torch.randn(shape).mul(8).to(dtype)
+    safetensors.torch.save_file({"before": torch.ones(3, dtype=torch.int8), "w": tensor}, tmp_path / "f")
+    found = view(read_headers(tmp_path / "f")["w"])
+    assert found.dtype == dtype
+    assert found.shape == tensor.shape
+    assert found.float().equal(tensor.float())
+
+
+def test_a_view_is_private(tmp_path):
+    safetensors.torch.save_file({"w": torch.zeros(5000)}, tmp_path / "f")
+    header = read_headers(tmp_path / "f")["w"]
+    before = (tmp_path / "f").read_bytes()
+    view(header).fill_(1.0)
+    assert (tmp_path / "f").read_bytes() == before
+    assert view(header).eq(0).all()
+
+
+def test_tensors_that_are_not_aligned_are_read(tmp_path):
+    entries = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    text = json.dumps(entries).encode()
+    data = b"\x07" + torch.tensor([1.5, -2.0]).numpy().tobytes()
+    (tmp_path / "f").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert view(read_headers(tmp_path / "f")["b"]).tolist() == [1.5, -2.0]
+
+
+def test_the_header_is_written_first_and_every_tensor_is_aligned(tmp_path):
+    tensors = {
+        "a": torch.ones(3, dtype=torch.bool),
+        "b": torch.ones(3).half(),
+        "c": torch.ones(3),
+        "é": torch.ones(1),
+    }
+    writer = TensorWriter(tmp_path / "f", {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
+    with writer:
+        for name in writer.names:
+            writer.write(name, tensors[name])
+    assert safetensors.torch.load_file(tmp_path / "f").keys() == tensors.keys()
+    for header in read_headers(tmp_path / "f").values():
+        assert header.offsets[0] % header.dtype.itemsize == 0
+
+
+def test_a_writer_refuses_what_its_header_does_not_say(tmp_path):
+    layout = {"a": (torch.float32, (2,)), "b": (torch.float32, (2,))}
+    with pytest.raises(ValueError, match="never written"), TensorWriter(tmp_path / "f", layout) as writer:
+        writer.write("a", torch.zeros(2))
+    with pytest.raises(ValueError, match="out of order"), TensorWriter(tmp_path / "f", layout) as writer:
+        writer.write("b", torch.zeros(2))
+    with pytest.raises(ValueError, match="not"), TensorWriter(tmp_path / "f", layout) as writer:
+        writer.write("a", torch.zeros(2).double())
