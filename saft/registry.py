@@ -17,9 +17,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The things of one sort, each registered by its own file under the name that users write.
 
-    A file in `package` registers by decorating; nothing else has to be edited. The files are imported when the
-    registry is first asked, so that declaring a registry costs nothing. `module:attribute` works wherever a name
-    does, for things that live outside saft.
+    A file in `package` registers by decorating; nothing else has to be edited. The files are imported
+    when the registry is first asked, so that declaring a registry costs nothing. `module:attribute` works
+    wherever a name does, for things that live outside saft.
 
     Args:
         noun: what the things are called in messages, for example "merge method".

@@ -1,0 +1,100 @@
+"""What happens between training steps: the bar moves, NaN stops the run, the best candidate is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import load_file, save_file
+
+from saft.errors import UserError
+from saft.progress import Bar
+
+__all__ = ["ShowProgress", "StopOnNonFinite", "SelectSteps"]
+
+
+class ShowProgress(L.Callback):
+    """Advance a bar after every step.
+
+    Args:
+        bar: where to show it.
+        cost: how much one step advances the bar.
+    """
+
+    def __init__(self, bar: Bar, cost: float) -> None:
+        self.bar = bar
+        self.cost = cost
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the steps of an earlier, interrupted run as done."""
+        self.bar.advance(self.cost * trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Count the step."""
+        self.bar.advance(self.cost)
+
+
+class StopOnNonFinite(L.Callback):
+    """Stop as soon as the loss is NaN or infinite; looks every few steps: looking waits for the device."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Look at the loss that was logged."""
+        if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != trainer.max_steps:
+            return
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise UserError(
+                f"training diverged: the loss is {loss.item()} at step {trainer.global_step};"
+                " lower learning_rate or rho"
+            )
+
+
+class SelectSteps(L.Callback):
+    """Keep the weights of the candidate step that validates best; of equals, the earliest.
+
+    The best weights lie in a file, so that an interrupted run finds them again.
+
+    Args:
+        candidates: numbers of steps after which to validate.
+        validate: returns the validation figure of the module as it is; higher is better.
+        file: where the best weights are kept.
+    """
+
+    def __init__(self, candidates: list[int], validate: Callable[[], float], file: Path) -> None:
+        self.candidates = frozenset(candidates)
+        self.validate = validate
+        self.file = file
+        self.figures: dict[int, float] = {}
+
+    @property
+    def best(self) -> int:
+        """The number of steps chosen."""
+        return max(self.figures, key=lambda step: (self.figures[step], -step))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Validate at a candidate step."""
+        step = trainer.global_step
+        if step not in self.candidates or step in self.figures:
+            return
+        self.figures[step] = self.validate()
+        if self.best == step and trainer.is_global_zero:
+            state = {name: value.contiguous() for name, value in pl_module.state_dict().items()}
+            temporary = self.file.with_suffix(".partial")
+            save_file(state, temporary)
+            os.replace(temporary, self.file)
+
+    def restore_best(self, module: L.LightningModule) -> None:
+        """Give the module the weights of the best candidate."""
+        module.load_state_dict(load_file(self.file))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the figures, for Lightning's checkpoint."""
+        return {"figures": self.figures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the figures of an interrupted run."""
+        self.figures = dict(state_dict["figures"])

@@ -1,0 +1,211 @@
+"""YAML and command line -> one typed, frozen dataclass; every mistake named by its place, with a cure."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from saft.errors import UserError, did_you_mean
+
+__all__ = ["load", "read", "parse", "overridden", "describe", "dump", "differences"]
+
+T = TypeVar("T")
+
+
+def load(config_class: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file, apply `--dotted.name=value` overrides, and return the typed config.
+
+    Args:
+        config_class: a frozen dataclass; its fields are the only keys allowed.
+        file: the YAML file; None starts from an empty mapping.
+        overrides: the remaining words of the command line: `--a.b=1`, or `--a.b 1`; values are YAML.
+
+    Raises:
+        UserError: the file is missing or no mapping, keys are unknown, values have wrong types; all at once.
+    """
+    where = str(file) if file is not None else "command line"
+    return parse(config_class, overridden(read(file), overrides), where)
+
+
+def parse(config_class: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Validate a mapping as `config_class`; `where` (a file, a dotted place) begins every message.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Merge:
+        ...     density: float = 0.2
+        >>> parse(Merge, {"density": "0.1"}, "merge.yaml")
+        Merge(density=0.1)
+        >>> parse(Merge, {"desnity": 0.1}, "merge.yaml")
+        Traceback (most recent call last):
+        saft.errors.UserError: merge.yaml: desnity: unknown key; did you mean 'density'?
+    """
+    try:
+        config: T = _adapter(config_class).validate_python(dict(mapping))
+    except ValidationError as error:
+        raise UserError(*(_message(config_class, item, where) for item in error.errors())) from None
+    return config
+
+
+def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
+
+    Example:
+        >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
+        {'model': {'path': 'b'}, 'seed': 3}
+    """
+    result: dict[str, Any] = _copy(mapping)
+    words = iter(overrides)
+    for word in words:
+        if not word.startswith("--"):
+            raise UserError(f"command line: '{word}' is not understood; write --key=value")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            text = next(words, "")
+            if not text or text.startswith("--"):
+                raise UserError(f"command line: --{key} needs a value; write --{key}=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"command line: --{key}: '{text}' is no YAML value; put it in quotes") from None
+        *parents, last = key.split(".")
+        place = result
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[last] = value
+    return result
+
+
+def dump(config: Any) -> str:
+    """Return the resolved config as YAML, in the order of its fields."""
+    text: str = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """Yield `place: old, now new` for each leaf in which two plain values differ.
+
+    Example:
+        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+        ['a.b: was 1, now 2']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif old != new:
+        yield f"{place}: was {old}, now {new}"
+
+
+def describe(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (dotted name, type, default, documentation) of every field, nested ones included."""
+    hints = get_type_hints(config_class)
+    documentation = _field_documentation(config_class)
+    for field in dataclasses.fields(config_class):
+        name = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from describe(hints[field.name], name + ".")
+            continue
+        if field.default is not dataclasses.MISSING:
+            default = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
+        elif field.default_factory is not dataclasses.MISSING:
+            default = yaml.safe_dump(field.default_factory(), default_flow_style=True).strip()
+        else:
+            default = "required"
+        annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
+        yield name, annotation, default, documentation.get(field.name, "")
+
+
+def read(file: str | Path | None) -> Mapping[str, Any]:
+    """Return the mapping in a YAML file; None gives an empty one.
+
+    Raises:
+        UserError: there is no such file, or it holds no mapping.
+    """
+    if file is None:
+        return {}
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file (looked in {Path(file).absolute().parent})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML: " + " ".join(str(error).split())) from None
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{file}: must hold `key: value` lines, but holds {type(mapping).__name__}")
+    return mapping
+
+
+@functools.cache
+def _adapter(config_class: Any) -> TypeAdapter[Any]:
+    config_class.__pydantic_config__ = {"extra": "forbid"}
+    return TypeAdapter(config_class)
+
+
+def _message(config_class: type[Any], error: Any, where: str) -> str:
+    location = [str(part) for part in error["loc"]]
+    place = f"{where}: {'.'.join(location)}" if location else where
+    match error["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"{place}: unknown key{did_you_mean(location[-1], _fields_beside(config_class, location))}"
+        case "missing" | "missing_argument":
+            return f"{place}: is required, but missing"
+        case "literal_error":
+            options = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
+        case "value_error" | "assertion_error":
+            return f"{place}: {error['ctx']['error']}"
+        case _:
+            return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
+
+
+def _fields_beside(config_class: type[Any], location: Sequence[str]) -> list[str]:
+    """Return the keys allowed where `location` points, by walking the annotations."""
+    current: Any = config_class
+    for part in location[:-1]:
+        if dataclasses.is_dataclass(current):
+            current = get_type_hints(current).get(part)
+        else:  # a dict or list of dataclasses, or an optional one
+            current = next((a for a in get_args(current) if get_args(a) or dataclasses.is_dataclass(a)), None)
+        while get_args(current) and not dataclasses.is_dataclass(current):
+            inner = [a for a in get_args(current) if dataclasses.is_dataclass(a)]
+            if type(None) not in get_args(current) or not inner:
+                break
+            current = inner[0]
+    return [field.name for field in dataclasses.fields(current)] if dataclasses.is_dataclass(current) else []
+
+
+def _field_documentation(config_class: type[Any]) -> dict[str, str]:
+    """Return the string literal under each field: written once, read in the source and in `--help`."""
+    found: dict[str, str] = {}
+    for ancestor in reversed(config_class.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, following in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+            ):
+                found[statement.target.id] = " ".join(str(following.value.value).split())
+    return found
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

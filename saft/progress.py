@@ -1,0 +1,63 @@
+"""Progress bars with an estimate of the time left; silent where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+__all__ = ["Bar", "bar"]
+
+
+class Bar:
+    """One line: what is being done, how much of the whole is done, and how long the rest will take.
+
+    Args:
+        progress: the rich display, or None to be silent.
+        total: the whole work, in any unit of cost; the estimate assumes that equal cost takes equal time.
+    """
+
+    def __init__(self, progress: Progress | None, total: float) -> None:
+        self._progress = progress
+        self._line = progress.add_task("", total=total) if progress is not None else None
+
+    def stage(self, text: str) -> None:
+        """Say what is being done now."""
+        if self._progress is not None and self._line is not None:
+            self._progress.update(self._line, description=text)
+
+    def advance(self, cost: float) -> None:
+        """Count `cost` as done."""
+        if self._progress is not None and self._line is not None:
+            self._progress.advance(self._line, cost)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar, where somebody watches or the output is kept."""
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(total: float, visible: bool = True) -> Iterator[Bar]:
+    """Show a bar on standard error while the block runs, if that is a terminal.
+
+    Example:
+        >>> with bar(total=2, visible=False) as progress:
+        ...     progress.stage("reading")
+        ...     progress.advance(1)
+    """
+    console = Console(stderr=True)
+    if not (visible and console.is_terminal):
+        yield Bar(None, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # A long memory of speeds: training and evaluation steps alternate, and the estimate should not jump.
+    with Progress(*columns, console=console, speed_estimate_period=120.0) as progress:
+        yield Bar(progress, total)

@@ -1,0 +1,106 @@
+"""Examples ready for a model, the three splits of a task, and the batches drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Examples", "Limits", "Splits", "permutation"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of model inputs and labels.
+
+    Args:
+        inputs: what the trunk's forward takes, each [batch, ...].
+        labels: [batch].
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, size: int | None) -> Iterator[Batch]:
+        """Yield micro-batches of at most `size` examples; None yields the batch itself."""
+        step = size or max(1, len(self))
+        for start in range(0, len(self), step):
+            part = slice(start, start + step)
+            yield Batch({name: value[part] for name, value in self.inputs.items()}, self.labels[part])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`."""
+        return Batch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of one split.
+
+    Args:
+        lengths: cost of each example (its number of tokens); batches for evaluation are sorted by it.
+        collate: makes a `Batch` of the examples at these indices.
+    """
+
+    lengths: list[int]
+    collate: Callable[[list[int]], Batch]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every example once, longest first, so that little is padded; the order never changes."""
+        order = sorted(range(len(self)), key=lambda index: (-self.lengths[index], index))
+        for start in range(0, len(order), batch_size):
+            yield self.collate(order[start : start + batch_size])
+
+    def training_order(self, batch_size: int, steps: int, seed: int) -> list[list[int]]:
+        """Return the indices of every training batch: epoch after epoch, each a new permutation.
+
+        The order depends on the seed alone, so a resumed run takes it up at any step. A batch may span two
+        epochs: every batch is full.
+        """
+        indices: list[int] = []
+        epoch = 0
+        while len(indices) < batch_size * steps:
+            indices += permutation(len(self), seed, epoch)
+            epoch += 1
+        return [indices[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three disjoint splits of a task."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many examples of each split are used; None uses all.
+
+    Args:
+        train: training examples, drawn with `seed` after validation was split off.
+        validation: validation examples, the same for every seed.
+        test: test examples, the same for every seed.
+        seed: draws the training examples.
+    """
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    seed: int = 0
+
+
+def permutation(size: int, seed: int, stream: int = 0) -> list[int]:
+    """Return a permutation of range(size) that depends on nothing but its arguments."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + stream)
+    order: list[int] = torch.randperm(size, generator=generator).tolist()
+    return order
