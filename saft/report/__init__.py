@@ -1,0 +1,8 @@
+"""Results of an experiment -> one JSON file, one HTML page, one terminal table, and the verdict in words."""
+
+from __future__ import annotations
+
+from saft.report.summary import Summary, summarize
+from saft.report.terminal import table
+
+__all__ = ["Summary", "summarize", "table"]
