@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from saft.errors import UserError
 from saft.progress import Bar
 
-__all__ = ["ShowProgress", "StopOnNonFinite", "SelectSteps"]
+__all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite"]
 
 
 class ShowProgress(L.Callback):
@@ -39,11 +39,18 @@ class ShowProgress(L.Callback):
 
 
 class StopOnNonFinite(L.Callback):
-    """Stop as soon as the loss is NaN or infinite; looks every few steps: looking waits for the device."""
+    """Stop when the loss is NaN or infinite.
+
+    Args:
+        every: steps between two looks; a look waits for the device.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look at the loss that was logged."""
-        if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != trainer.max_steps:
+        if trainer.global_step % self.every and trainer.global_step != trainer.max_steps:
             return
         loss = trainer.callback_metrics.get("loss")
         if loss is not None and not torch.isfinite(loss):
@@ -98,3 +105,29 @@ class SelectSteps(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the figures of an interrupted run."""
         self.figures = dict(state_dict["figures"])
+
+
+class SaveEvery(L.Callback):
+    """Keep Lightning's checkpoint of the last multiple of `every` steps, whole or not at all.
+
+    Lightning's own ModelCheckpoint expects a manually optimized module to save its weights from before the
+    step, and otherwise warns; what a resumed run needs is the state after it. Put this callback last, so that
+    it sees what the others have done.
+
+    Args:
+        every: steps between two checkpoints; 0 writes none.
+        file: where it is kept.
+    """
+
+    def __init__(self, every: int, file: Path) -> None:
+        self.every = every
+        self.file = file
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Write the checkpoint if it is due."""
+        if not self.every or trainer.global_step % self.every or trainer.global_step == trainer.max_steps:
+            return
+        temporary = self.file.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.file)

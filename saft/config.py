@@ -50,7 +50,7 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str) -> T:
         saft.errors.UserError: merge.yaml: desnity: unknown key; did you mean 'density'?
     """
     try:
-        config: T = _adapter(config_class).validate_python(dict(mapping))
+        config: T = _adapter(config_class).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
         raise UserError(*(_message(config_class, item, where) for item in error.errors())) from None
     return config
@@ -151,7 +151,7 @@ def read(file: str | Path | None) -> Mapping[str, Any]:
 
 @functools.cache
 def _adapter(config_class: Any) -> TypeAdapter[Any]:
-    config_class.__pydantic_config__ = {"extra": "forbid"}
+    setattr(config_class, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010 - mypy knows no such field
     return TypeAdapter(config_class)
 
 

@@ -92,7 +92,8 @@ class TextClassification:
         return functional.normalize(embedding, dim=-1)
 
     def _examples(self, rows: Rows, tokenizer: Any) -> Examples:
-        encoded = tokenizer([text for text, _ in rows], truncation=True, max_length=self.max_length)
+        texts = [text for text, _ in rows]
+        encoded = tokenizer(texts, truncation=True, max_length=self.max_length) if texts else {"input_ids": []}
         number = {label: index for index, label in enumerate(self.labels)}
         labels = torch.tensor([number[label] for _, label in rows])
 

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from saft.errors import UserError, did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("name", "clause"),
+    [
+        ("dare-ties", "; did you mean 'dare_ties'?"),
+        ("TIES", "; did you mean 'ties'?"),
+        ("zzz", "; there is: dare_ties, ties"),
+    ],
+)
+def test_suggestions(name: str, clause: str) -> None:
+    assert did_you_mean(name, ["ties", "dare_ties"]) == clause
+
+
+def test_nothing_to_suggest() -> None:
+    assert did_you_mean("x", []) == ""
+
+
+def test_problems_are_lines() -> None:
+    assert str(UserError("a", "b")) == "a\nb"
+    assert UserError.exit_code == 2
