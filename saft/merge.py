@@ -1,0 +1,73 @@
+"""`saft merge`: checkpoints -> one checkpoint folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from saft.merging import engine, record
+from saft.merging.engine import Progress
+from saft.merging.plan import MergeConfig, Plan
+
+__all__ = ["MergeConfig", "MergeResult", "merge"]
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What was merged, and where it is.
+
+    Args:
+        folder: the checkpoint folder; None when it was only checked.
+        plan: what was read, merged, copied and written.
+    """
+
+    folder: Path | None
+    plan: Plan
+
+    def __str__(self) -> str:
+        return record.describe(self.plan) + (
+            f"\nwritten: {self.folder}" if self.folder else "\nnothing is wrong"
+        )
+
+
+def merge(
+    config: MergeConfig,
+    out: str | Path | None,
+    overwrite: bool = False,
+    check_only: bool = False,
+    progress: Progress | None = None,
+) -> MergeResult:
+    r"""Merge fine-tuned checkpoints of one base model into one checkpoint folder.
+
+    .. math:: \theta = \theta_0 + \lambda\, m(\tau_1, \dots, \tau_K), \qquad \tau_t = \theta_t - \theta_0
+
+    First everything is checked, from configs and headers alone; then the weights are read tensor by tensor,
+    so that memory is bounded by the largest tensor and not by the model. The arithmetic is float32, with one
+    cast at the end. The folder appears when it is complete.
+
+    Args:
+        config: what to merge, and how.
+        out: the folder to write; None with `check_only`.
+        overwrite: replace a folder that is there and not empty.
+        check_only: check, and write nothing.
+        progress: called with the bytes read and the bytes to read.
+
+    Returns:
+        Where the result is, and the plan that was carried out.
+
+    Raises:
+        UserError: with every problem that was found.
+
+    Example:
+        >>> merge(MergeConfig("teis", "no/base", ["no/model"]), "out")
+        Traceback (most recent call last):
+        saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
+        ...
+    """
+    plan = engine.check(config, None if check_only else out)
+    if check_only:
+        return MergeResult(None, plan)
+    if out is None:
+        raise TypeError("merge() needs the folder to write, unless it only checks")
+    engine.write(plan, out, overwrite, progress)
+    return MergeResult(Path(out), plan)

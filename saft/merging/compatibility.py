@@ -1,0 +1,142 @@
+"""How a fine-tuned model may differ from its base before it is refused: names, dtypes, vocabulary, shapes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from saft.tensorfile import TensorHeader
+
+__all__ = ["Source", "differences", "some", "under_names_of"]
+
+_VOCABULARY = ("embed", "wte", "shared", "lm_head", "decoder.weight", "decoder.bias", "predictions.bias")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input: where it was said to be, its folder, and its tensors under the base's names."""
+
+    location: str
+    folder: Path
+    headers: Mapping[str, TensorHeader]
+
+
+def under_names_of(base: Source, model: Source) -> Source:
+    """Return `model` with the base's names, when all that sets them apart is one prefix such as `bert.`.
+
+    A model with a head names its trunk `bert.encoder...`, the bare model `encoder...`; either may be the
+    base.
+    """
+
+    def renamed(prefix: str, add: bool) -> dict[str, TensorHeader]:
+        new = {}
+        for name, header in model.headers.items():
+            longer = prefix + name
+            new[(longer if longer in base.headers else name) if add else name.removeprefix(prefix)] = header
+        return new if len(new) == len(model.headers) else {}  # two names must not become one
+
+    def in_common(headers: Mapping[str, TensorHeader]) -> int:
+        return len(headers.keys() & base.headers.keys())
+
+    candidates = [dict(model.headers)]
+    candidates += [renamed(prefix, add=True) for prefix in _prefixes(base.headers)]
+    candidates += [renamed(prefix, add=False) for prefix in _prefixes(model.headers)]
+    return Source(model.location, model.folder, max(candidates, key=in_common))
+
+
+def _prefixes(names: Collection[str]) -> list[str]:
+    return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
+
+
+def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
+    """Tell every way in which `model` does not fit `base`, with the cure.
+
+    Args:
+        what: the model's place in the recipe, for messages.
+        base: the base model.
+        model: the fine-tuned model, under the base's names.
+        excluded: names that are not merged.
+
+    Yields:
+        One message for each kind of difference.
+    """
+    ours = {name: header for name, header in model.headers.items() if name not in excluded}
+    theirs = {name: header for name, header in base.headers.items() if name not in excluded}
+    shared = [name for name in theirs if name in ours]
+    if not shared:
+        yield (
+            f"{what}: {model.folder} shares no tensor with the base {base.folder}: the one has "
+            f"{some(ours)}, the other {some(theirs)}; is one of the folders another model?"
+        )
+        return
+    # Integer buffers are copied from the base, so it does not matter who else has them.
+    extra = [name for name in ours if name not in theirs and ours[name].dtype.is_floating_point]
+    missing = [name for name in theirs if name not in ours and theirs[name].dtype.is_floating_point]
+    if extra:
+        cure = _keep_out(extra, shared)
+        yield f"{what}: {model.folder} has {some(extra)}, which the base {base.folder} lacks; {cure}"
+    if missing:
+        cure = _keep_out(missing, shared)
+        yield f"{what}: {model.folder} lacks {some(missing)}, which the base {base.folder} has; {cure}"
+    for name in shared:
+        mine, other = ours[name], theirs[name]
+        if mine.dtype.is_floating_point != other.dtype.is_floating_point:
+            yield (
+                f"{what}: {mine.file}: '{name}' is {_dtype(mine)}, in the base ({other.file}) it is "
+                f"{_dtype(other)}; {_keep_out([name], shared)}"
+            )
+    merged = [name for name in shared if theirs[name].dtype.is_floating_point]
+    wrong = [name for name in merged if ours[name].shape != theirs[name].shape]
+    if wrong:
+        yield _shapes_differ(what, wrong, ours, theirs, shared)
+
+
+def _shapes_differ(
+    what: str,
+    wrong: Sequence[str],
+    ours: Mapping[str, TensorHeader],
+    theirs: Mapping[str, TensorHeader],
+    shared: Sequence[str],
+) -> str:
+    mine, other = ours[wrong[0]], theirs[wrong[0]]
+    more = f" (and {len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
+    text = (
+        f"{what}: {mine.file}: '{wrong[0]}' has the shape {list(mine.shape)}, in the base ({other.file}) "
+        f"{list(other.shape)}{more}; "
+    )
+    rows_alone = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in wrong)
+    cure = _keep_out(wrong, [name for name in shared if name not in wrong])
+    if rows_alone and all(any(part in name for part in _VOCABULARY) for name in wrong):
+        return text + (
+            f"the vocabularies differ: give both models {other.shape[0]} rows with "
+            f"model.resize_token_embeddings({other.shape[0]}), or {cure}"
+        )
+    if len(wrong) < len(shared) / 2:
+        return text + cure
+    return text + "only models that were fine-tuned from this base can be merged"
+
+
+def some(names: Collection[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def _keep_out(names: Sequence[str], shared: Collection[str]) -> str:
+    """Return the cure for `names`: the shortest globs that match them and none of the `shared` others."""
+    globs = []
+    for name in names:
+        parts = name.split(".")
+        shorter = [".".join(parts[:length]) + ".*" for length in range(1, len(parts))]
+        globs.append(next((glob for glob in shorter if not fnmatch.filter(set(shared) - {name}, glob)), name))
+    return (
+        "keep it out of the merge with exclude: ["
+        + ", ".join(f'"{glob}"' for glob in dict.fromkeys(globs))
+        + "]"
+    )
+
+
+def _dtype(header: TensorHeader) -> str:
+    return str(header.dtype).removeprefix("torch.")

@@ -1,0 +1,160 @@
+"""PCB: parameter competition balancing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saft.merging.method import Extremes, OrderStatistics, Statistic, Steps, Sums, Trimming, parameter, total
+from saft.merging.methods import METHODS
+
+__all__ = ["Pcb"]
+
+# The share of the smallest, and of the largest magnitudes that is clipped, by variant of the authors' code.
+_CLIPPED = {"vision": 0.01, "es": 0.01, "nlp": 0.01, "root": 0.0001}
+
+
+@METHODS.register("pcb")
+@dataclass(frozen=True, kw_only=True)
+class Pcb(Trimming):
+    """Weighs each entry by its magnitude within its task and its agreement with the other tasks.
+
+    The authors published four programs that differ, and a paper that differs from all of them; `variant`
+    names which is meant. In the programs, with A the magnitudes clipped at their c- and (1 − c)-quantiles
+    (c = 0.0001 in `root`, else 0.01) and norm(x) = (x − min)/(max − min) over one task,
+
+        βₜ = exp(K norm(Aₜ)²) · interₜ,   sₜ = norm(max(βₜ, its (1 − density)-quantile))
+        vision:     interₜ = tanh(τₜ Σⱼ sign(τⱼ) norm(Aⱼ))
+        es:         interₜ = Σⱼ tanh(nₜ nⱼ),  n = sign(τ) norm(A)
+        nlp, root:  interₜ = tanh(τₜ Σⱼ τⱼ)
+
+    and τ = Σₜ sign(τₜ) Aₜ sₜ / Σₜ sₜ. In the paper βₜ = softmax(K norm(τₜ²)) · Σⱼ softmax(norm(τₜ τⱼ)), the
+    entries below the quantile are zeroed, sₜ = norm(βₜ), and τ = Σₜ τₜ sₜ / Σₜ sₜ.
+
+    The authors' code gives NaN where a norm has no range. Here such a norm is zero; and where the quantile is
+    the best score itself, the entries that have this score weigh one if it is positive, so that at least one
+    entry counts. A task vector of zeros counts nowhere. Where no task counts, the base stays as it is.
+
+    Example:
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> task_vectors = torch.tensor([[0.5, -0.25, 0.0, 0.875], [-0.25, -0.5, 0.75, 0.125]])
+        >>> merge_task_vectors(Pcb(density=0.5), task_vectors)
+        tensor([ 0.0000, -0.5000,  0.5000,  0.5000])
+    """
+
+    density: float = parameter(
+        0.05,
+        "fraction of the entries of each task that get a weight, by score (the paper's ratio)",
+        above=0,
+        at_most=1,
+    )
+    variant: str = parameter(
+        "vision",
+        "which of the authors' programs is meant, or the formula of the paper",
+        choices=("vision", "nlp", "root", "es", "paper"),
+    )
+
+    formula = (
+        "βₜ = exp(K norm(|τₜ|)²) · tanh(τₜ Σⱼ sign(τⱼ) norm(|τⱼ|));  "
+        "sₜ = norm(max(βₜ, its (1 − density)-quantile));  τ = Σₜ τₜ sₜ / Σₜ sₜ;  θ = θ0 + λ τ"
+    )
+    words = (
+        "the mean of the task vectors, each entry weighted by its magnitude and its agreement with the other "
+        "tasks; of each task the best {density:g} of the entries (over each {granularity}) count; "
+        "variant {variant}"
+    )
+    source = "Du et al. 2024, Parameter competition balancing for model merging (arXiv 2410.02396)"
+    differs = (
+        "nothing in the variants vision, nlp, root and es (the authors' programs) where those give numbers; "
+        "the published figures come from them and not from the formula of the paper (variant paper)"
+    )
+    scaling = 1.2
+    scaling_grid = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
+
+    def steps(self, tasks: int, count: int) -> Steps:
+        """Ask for the bounds of the magnitudes, then for the score to beat; return the merge of a block."""
+        if self.variant == "paper":
+            return (yield from self._paper_steps(tasks, count))
+        clipped = _CLIPPED[self.variant]
+        ranks = (int(count * clipped), int(count * (1 - clipped) - 1))
+        low, high = (yield OrderStatistics(torch.abs, ranks)).chunk(2, dim=1)
+
+        def clip(block: Tensor) -> Tensor:
+            return block.abs().maximum(low).minimum(high)
+
+        def scores(block: Tensor) -> Tensor:
+            magnitude = _norm(clip(block), low, high)
+            intra = magnitude.square().mul_(tasks).exp_()
+            return intra.mul_(self._agreement(block, magnitude))
+
+        cut = min(int(count * (1 - self.density)), count - 1)
+        least, greatest = (yield OrderStatistics(scores, (cut, count - 1))).chunk(2, dim=1)
+        best_alone = (least == greatest) & (greatest > 0)
+        any_best_alone = bool(best_alone.any())
+
+        def merge(block: Tensor) -> Tensor:
+            found = scores(block)
+            weights = _norm(found.maximum(least), least, greatest)
+            if any_best_alone:
+                weights += found.ge_(greatest).mul_(best_alone)
+            return _weighted_mean(block.sign().mul_(clip(block)), weights)
+
+        return merge
+
+    def _agreement(self, block: Tensor, magnitude: Tensor) -> Tensor:
+        if self.variant in ("nlp", "root"):
+            return (block * total(block)).tanh_()
+        signed = block.sign().mul_(magnitude)
+        if self.variant == "vision":
+            return (block * total(signed)).tanh_()
+        result = torch.zeros_like(block)
+        for other in signed:
+            result += (signed * other).tanh_()
+        return result
+
+    def _paper_steps(self, tasks: int, count: int) -> Steps:
+        def products(block: Tensor) -> Tensor:  # [tasks * tasks, n], symmetric in the two tasks
+            return (block.unsqueeze(0) * block.unsqueeze(1)).flatten(0, 1)
+
+        intra = yield from _softmax(torch.square, tasks, count)
+        inter = yield from _softmax(products, 1, count)
+
+        def scores(block: Tensor) -> Tensor:
+            return intra(block).mul_(total(inter(block).view(tasks, tasks, -1)))
+
+        cut = min(int(count * (1 - self.density)), count - 1)
+        least, to_beat, greatest = (yield OrderStatistics(scores, (0, cut, count - 1))).chunk(3, dim=1)
+        least = least * (least >= to_beat)  # with an entry masked, the least masked score is zero
+
+        def merge(block: Tensor) -> Tensor:
+            found = scores(block)
+            masked = found.ge(to_beat).float().mul_(found)
+            return _weighted_mean(block, _norm(masked, least, greatest))
+
+        return merge
+
+
+def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return (values − low) / (high − low), and zero for a row without a range."""
+    span = high - low
+    return (values - low).div_(span + (span == 0))
+
+
+def _softmax(
+    values: Callable[[Tensor], Tensor], temperature: float, count: int
+) -> Generator[Statistic, Tensor, Callable[[Tensor], Tensor]]:
+    """Return `count` times the softmax over the stream of temperature * norm(values)."""
+    low, high = (yield Extremes(values)).chunk(2, dim=1)
+
+    def exponential(block: Tensor) -> Tensor:
+        return _norm(values(block), low, high).mul_(temperature).exp_()
+
+    scale = (count / (yield Sums(exponential))).float()
+    return lambda block: exponential(block).mul_(scale)
+
+
+def _weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    return total(rows * weights).div_(total(weights).clamp_(min=1e-12))

@@ -1,0 +1,102 @@
+"""TIES: trim, elect sign, merge what agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saft.merging.method import OrderStatistics, Steps, Sums, Trimming, last_dropped, parameter, total
+from saft.merging.methods import METHODS
+
+__all__ = ["Ties"]
+
+
+@METHODS.register("ties")
+@dataclass(frozen=True, kw_only=True)
+class Ties(Trimming):
+    """Keeps the largest entries of each task, elects a sign per coordinate, merges what agrees with it.
+
+    Trim: with k = N − int(N · density), an entry stays when its magnitude is at least the k-th smallest of
+    its task; so int(N · density) + 1 stay, and all that are tied with the last. Density 1 keeps everything,
+    and at least one entry is kept whatever the density. Elect: the sign of the sum of what is kept; where
+    that is zero, the sign that most coordinates have; where that is zero too, minus. Merge: over the tasks
+    whose entry agrees.
+
+    Example:
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> merge_task_vectors(Ties(density=0.5), torch.tensor([[4.0, 1.0, -2.0, 0.5], [2.0, 3.0, 1.0, 0.0]]))
+        tensor([ 3.,  2., -2.,  0.])
+    """
+
+    density: float = parameter(
+        0.2, "fraction of the entries of each task vector that are kept, the largest", above=0, at_most=1
+    )
+    elect: str = parameter(
+        "mass",
+        "whose sign counts: the sum of the kept entries, the entry with the largest share of its task's "
+        "squared norm, or the sum of the signed shares",
+        choices=("mass", "normfrac", "normmass"),
+    )
+    combine: str = parameter(
+        "mean", "what becomes of the entries that agree with the sign", choices=("mean", "sum", "max")
+    )
+
+    formula = (
+        "τ̂ₜ = τₜ where |τₜ| ≥ the k-th smallest |τₜ|, else 0;  γ = sign(Σₜ τ̂ₜ);  "
+        "τ = mean of the τ̂ₜ with sign γ;  θ = θ0 + λ τ"
+    )
+    words = (
+        "of each task vector the largest {density:g} of the entries (over each {granularity}); "
+        "per coordinate a sign (by {elect}), and the {combine} of the entries that have it"
+    )
+    source = "Yadav et al. 2023, TIES-Merging: resolving interference when merging models (arXiv 2306.01708)"
+    differs = (
+        "nothing at density < 1; the authors' code takes percent and stops at 100; "
+        "fusion_bench combines by sum, mergekit and peft trim each tensor"
+    )
+    scaling = 1.0
+    scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+
+    def steps(self, tasks: int, count: int) -> Steps:
+        """Ask for the thresholds, then for the sign of the majority; return the merge of a block."""
+        threshold = yield OrderStatistics(torch.abs, (last_dropped(count, self.density),))
+
+        def trim(block: Tensor) -> Tensor:
+            return block.abs().ge_(threshold).mul_(block)
+
+        vote: Callable[[Tensor], Tensor] = total
+        if self.elect != "mass":
+            squares = yield Sums(lambda block: trim(block).double().square_())
+            vote = _by_share(squares.sqrt().float(), largest=self.elect == "normfrac")
+        votes = yield Sums(lambda block: vote(trim(block)).sign_().unsqueeze(0))
+        majority = votes.sign().float().squeeze()
+
+        def merge(block: Tensor) -> Tensor:
+            trimmed = trim(block)
+            sign = vote(trimmed).sign_()
+            sign += (1 - sign.abs()) * majority
+            positive = sign.clamp(min=0)  # 1 or 0: a sign that is still zero counts as negative
+            agreeing = trimmed.clamp(min=0).mul_(positive).add_(trimmed.clamp_(max=0).mul_(1 - positive))
+            if self.combine == "max":
+                return agreeing.abs_().amax(dim=0) * sign
+            merged = total(agreeing)
+            return merged if self.combine == "sum" else merged.div_(total(agreeing.ne_(0)).clamp_(min=1))
+
+        return merge
+
+
+def _by_share(norms: Tensor, largest: bool) -> Callable[[Tensor], Tensor]:
+    """Return the vote by each task's share of its squared norm: of the largest share, or the signed sum."""
+    norms = norms.clamp(min=torch.finfo(torch.float32).tiny)
+
+    def vote(trimmed: Tensor) -> Tensor:
+        scaled = trimmed / norms
+        share = scaled * scaled.abs()
+        return (
+            share.gather(0, share.abs().argmax(dim=0, keepdim=True)).squeeze(0) if largest else total(share)
+        )
+
+    return vote

@@ -1,0 +1,224 @@
+"""The check before a merge: all that can be wrong, found from configs and headers alone, and told at once."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft.checkpoint import HEADS, fingerprint, tensor_headers
+from saft.errors import UserError, did_you_mean
+from saft.locations import folder
+from saft.merging.compatibility import Source, differences, under_names_of
+from saft.merging.method import Elementwise, Method
+from saft.merging.methods import METHODS
+from saft.merging.statistics import passes_needed
+
+__all__ = ["DTYPES", "Plan", "MergeConfig", "Source", "check"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """What to merge, and how."""
+
+    method: str
+    """Name of a merge method; `saft methods` lists them."""
+    base: str
+    """The base model: a folder, a hub id, or package://DISTRIBUTION/path/inside."""
+    models: list[str] | dict[str, str]
+    """The fine-tuned models, as a list or as {task: model}; the order is the order of summation."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the method; `saft methods NAME` lists them."""
+    scaling: float | None = None
+    """The scaling coefficient lambda in base + lambda * merged task vector; null takes the method's
+    default."""
+    dtype: str | None = None
+    """Of the output's floating-point tensors: float32, bfloat16, float16, float64; null takes the base's."""
+    exclude: list[str] = field(default_factory=list)
+    """Globs of tensor names that are copied from the base, for example "classifier.*"."""
+    seed: int = 0
+    """Seed of methods that draw random numbers."""
+
+    def by_task(self) -> dict[str, str]:
+        """Return task -> model; a list's models are called by their folders, or by their place in doubt."""
+        if isinstance(self.models, dict):
+            return self.models
+        names = [Path(model).name for model in self.models]
+        clear = len(set(names)) == len(names)
+        return dict(zip(names if clear else map(str, range(1, len(names) + 1)), self.models, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge that has been checked: what will be read, merged, copied and written."""
+
+    config: MergeConfig
+    method: Elementwise
+    scaling: float
+    base: Source
+    models: Mapping[str, Source]
+    merged: tuple[str, ...]
+    """Names of the tensors that are merged, in the order of the file that will be written."""
+    copied: tuple[str, ...]
+    """Names of the tensors that come from the base: integers, and what was excluded."""
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    """dtype and shape of every tensor of the output."""
+    heads: Mapping[str, Path]
+    """Heads that are carried along: file name -> file."""
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Bytes that one pass over the tensors to merge reads."""
+        sources = [self.base, *self.models.values()]
+        return sum(source.headers[name].nbytes for source in sources for name in self.merged)
+
+    @property
+    def passes(self) -> int:
+        """How often the task vectors are read: for the statistics, and once to merge."""
+        return passes_needed(self.method, len(self.models))
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of weights that are written."""
+        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.layout.values())
+
+
+def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
+    """Find everything that can be wrong with a merge, without reading a weight.
+
+    Args:
+        config: what to merge, and how.
+        out: where the result will go, to check the room on the disk.
+
+    Returns:
+        The plan, for `stream` and `write`.
+
+    Raises:
+        UserError: with one message for each problem.
+    """
+    problems: list[str] = []
+    method = base = None
+    with _collected(problems):
+        method = _method(config)
+    problems += _value_problems(config, method)
+    models: dict[str, Source] = {}
+    if not config.models:
+        problems.append("models: there is none; give a list of folders, or {task: folder}")
+    with _collected(problems, "base: "):
+        base = _source(config.base, "base")
+    for task, location in config.by_task().items():
+        with _collected(problems, f"models.{task}: "):
+            models[task] = _source(location, f"models.{task}")
+    if base is not None:
+        models = {task: under_names_of(base, source) for task, source in models.items()}
+        excluded = _excluded(config.exclude, [base, *models.values()], problems)
+        for task, source in models.items():
+            problems += differences(f"models.{task}", base, source, excluded)
+    heads = _heads(models, problems)
+    if problems or method is None or base is None:
+        raise UserError(*dict.fromkeys(problems))
+
+    dtype = DTYPES[config.dtype] if config.dtype else None
+    copied = {
+        name
+        for name, header in base.headers.items()
+        if not header.dtype.is_floating_point or name in excluded
+    }
+    layout = {
+        name: (dtype if dtype and header.dtype.is_floating_point else header.dtype, header.shape)
+        for name, header in base.headers.items()
+    }
+    order = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+    merged = tuple(name for name in order if name not in copied)
+    if not merged:
+        raise UserError(f"base: {base.folder}: no floating-point tensor is left to merge; exclude less")
+    scaling = method.scaling if config.scaling is None else config.scaling
+    plan = Plan(config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads)
+    if out is not None:
+        _check_target(plan, Path(out))
+    return plan
+
+
+@contextmanager
+def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        problems += [text if text.startswith(prefix) else prefix + text for text in error.problems]
+
+
+def _method(config: MergeConfig) -> Elementwise:
+    kind = METHODS.get(config.method)
+    try:
+        method: Method = kind.build(config.parameters)
+    except UserError as error:
+        raise UserError(*(f"parameters of {config.method}: {text}" for text in error.problems)) from error
+    if not isinstance(method, Elementwise):
+        raise UserError(f"method: '{config.method}' is no merge method ({kind!r})")
+    return method
+
+
+def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:
+    if config.dtype is not None and config.dtype not in DTYPES:
+        yield f"dtype: unknown '{config.dtype}'" + did_you_mean(config.dtype, DTYPES)
+    if config.scaling is not None and not math.isfinite(config.scaling):
+        yield f"scaling: must be a finite number, but is {config.scaling}"
+    elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
+        yield (
+            f"scaling: '{config.method}' has no scaling coefficient, but scaling is {config.scaling}; "
+            "leave it out, or use task_arithmetic"
+        )
+
+
+def _source(location: str | Path, what: str) -> Source:
+    found = folder(location, what)
+    return Source(str(location), found, tensor_headers(found))
+
+
+def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list[str]) -> set[str]:
+    names = {name for source in sources for name in source.headers}
+    excluded: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            near = did_you_mean(pattern, {name.split(".")[0] + ".*" for name in names})
+            problems.append(f"exclude: '{pattern}' matches no tensor{near}")
+        excluded.update(found)
+    return excluded
+
+
+def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]:
+    heads: dict[str, Path] = {}
+    for task, source in models.items():
+        for file in sorted((source.folder / HEADS).glob("*.safetensors")):
+            other = heads.setdefault(file.name, file)
+            if other is not file and fingerprint(other) != fingerprint(file):
+                problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")
+    return heads
+
+
+def _check_target(plan: Plan, out: Path) -> None:
+    inputs = {source.folder.resolve() for source in (plan.base, *plan.models.values())}
+    if out.resolve() in inputs:
+        raise UserError(f"{out}: is one of the models to merge; choose another folder to write to")
+    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < plan.bytes_out:
+        raise UserError(
+            f"{out}: the result takes {plan.bytes_out / 2**20:.0f} MiB, "
+            f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
+        )

@@ -1,0 +1,137 @@
+"""What stands beside merged weights: the base's side files, the heads, the manifest, the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft.checkpoint import HEADS, copy_side_files, read_card, write_card, write_manifest
+from saft.locations import is_hub_id
+from saft.merging.compatibility import Source, some
+from saft.merging.plan import Plan
+
+__all__ = ["describe", "formula", "manifest", "write"]
+
+
+def write(plan: Plan, folder: Path, digests: Mapping[Path, str]) -> None:
+    """Write everything but the weights into `folder`.
+
+    Args:
+        plan: of the merge.
+        folder: that the weights were written to.
+        digests: SHA-256 of every file that was read.
+    """
+    copy_side_files(plan.base.folder, folder)
+    if plan.config.dtype:
+        _restate_dtype(folder / "config.json", plan.config.dtype)
+    if plan.heads:
+        (folder / HEADS).mkdir()
+    for name, file in plan.heads.items():
+        shutil.copyfile(file, folder / HEADS / name)
+    write_manifest(folder, manifest(plan, digests))
+    write_card(
+        folder,
+        f"{' + '.join(plan.models)}, merged by {plan.config.method}",
+        _body(plan),
+        base_model=_hub_ids(plan),
+        relation="merge",
+        tags=["merge", "saft", plan.config.method],
+    )
+
+
+def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
+    """Return what saft.json says of a merge: inputs, method, parameters, versions."""
+
+    def described(source: Source) -> dict[str, Any]:
+        files = {file.name: digest for file, digest in digests.items() if file.parent == source.folder}
+        return {"location": source.location, "sha256": files}
+
+    return {
+        "kind": "merge",
+        "base": described(plan.base),
+        "models": [{"task": task} | described(source) for task, source in plan.models.items()],
+        "method": plan.config.method,
+        "parameters": plan.method.parameters(),
+        "scaling": plan.scaling,
+        "dtype": plan.config.dtype,
+        "exclude": list(plan.config.exclude),
+        "seed": plan.config.seed,
+        "formula": formula(plan),
+        "tensors": {"merged": len(plan.merged), "copied from the base": list(plan.copied)},
+        "versions": {
+            "python": platform.python_version(),
+            "saft": metadata.version("saft"),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def formula(plan: Plan) -> str:
+    """Return what was applied, in words and numbers."""
+    return f"base + {plan.scaling:g} × ({plan.method.in_words()}), K = {len(plan.models)} tasks"
+
+
+def describe(plan: Plan) -> str:
+    """Return what will be read, merged, copied and written, for people."""
+    parameters = "".join(f", {name} {value}" for name, value in plan.method.parameters().items())
+    models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
+    copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
+    largest = max(plan.base.headers[name].count for name in plan.merged) * 4
+    needed = 2 * largest + 2**24  # the merged tensor, its cast, and a few blocks
+    return (
+        f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
+        f"  base: {plan.base.location}{models}\n"
+        f"{len(plan.merged)} tensors merged{copied}\n"
+        f"reads {plan.bytes_per_pass / 2**20:.1f} MiB in each of {plan.passes} passes, "
+        f"writes {plan.bytes_out / 2**20:.1f} MiB, needs about {needed / 2**20:.0f} MiB of memory"
+    )
+
+
+def _body(plan: Plan) -> str:
+    rows = "\n".join(f"| {task} | `{source.location}` |" for task, source in plan.models.items())
+    values = ", ".join(f"{name} {value}" for name, value in plan.method.parameters().items()) or "none"
+    return f"""\
+Merged weights = {formula(plan)}.
+
+In symbols: {plan.method.formula}, with λ = {plan.scaling:g}.
+Parameters: {values}. Source of the method: {plan.method.source}.
+
+Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
+
+| task | model |
+|---|---|
+{rows}
+
+{len(plan.merged)} tensors were merged, {len(plan.copied)} were copied from the base. `saft.json` holds the
+SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
+"""
+
+
+def _hub_ids(plan: Plan) -> list[str]:
+    """Return the hub ids that the inputs are or come from; a local path is none."""
+    found: list[str] = []
+    for source in (plan.base, *plan.models.values()):
+        stated = (
+            [source.location]
+            if is_hub_id(source.location)
+            else read_card(source.folder).get("base_model", [])
+        )
+        found += [stated] if isinstance(stated, str) else list(stated)
+    return list(dict.fromkeys(found))
+
+
+def _restate_dtype(config: Path, dtype: str) -> None:
+    """Make config.json say the dtype that was asked for; else the file stays the base's, byte for byte."""
+    if not config.exists():
+        return
+    found = json.loads(config.read_text("utf-8"))
+    stated = {key: dtype for key in ("dtype", "torch_dtype") if found.get(key, dtype) != dtype}
+    if stated:
+        config.write_text(json.dumps(found | stated, indent=2, ensure_ascii=False) + "\n", "utf-8")
