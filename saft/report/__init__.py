@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from saft.report.output import write
 from saft.report.summary import Summary, summarize
 from saft.report.terminal import table
 
-__all__ = ["Summary", "summarize", "table"]
+__all__ = ["Summary", "summarize", "table", "write"]

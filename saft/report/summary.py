@@ -10,7 +10,7 @@ from typing import Any
 
 from saft.interference.accuracy import merged_accuracy
 from saft.report.statistic import Statistic
-from saft.report.verdict import Comparison, compare, in_words
+from saft.report.verdict import Comparison, Finding, compare, in_words
 
 __all__ = ["ArmSummary", "MergeSummary", "ProtocolSummary", "Summary", "summarize"]
 
@@ -80,7 +80,7 @@ class Summary:
         rows: (regime, arm) -> figures, in the order of the results; only what has at least one cell.
         missing: in words, the cells that the grid has and the results have not.
         comparisons: every sharpness-aware arm against every arm without ascent.
-        verdict: regime -> sentences, one for each sharpness-aware arm.
+        verdict: regime -> findings, one for each sharpness-aware arm.
     """
 
     split: str
@@ -92,7 +92,7 @@ class Summary:
     rows: dict[tuple[str, str], ArmSummary]
     missing: list[str]
     comparisons: list[Comparison]
-    verdict: dict[str, list[str]]
+    verdict: dict[str, list[Finding]]
 
     def of_regime(self, regime: str) -> list[ArmSummary]:
         """Return the rows of one regime."""

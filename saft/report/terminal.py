@@ -54,9 +54,14 @@ def table(results: Mapping[str, Any]) -> RenderableType:
     parts.append(Text(_legend(summary), style="dim"))
     for sentence in summary.missing:
         parts.append(Text(f"Not complete: {sentence}", style="yellow"))
-    for regime, sentences in summary.verdict.items():
-        parts.append(Text(f"\nVerdict, {regime}", style="bold"))
-        parts.extend(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences)
+    for regime, findings in summary.verdict.items():
+        heading = Text(f"\nVerdict, {regime}", style="bold")
+        parts.append(
+            heading.append(" (merged accuracy, shared coefficient, mean over methods)", style="not bold")
+        )
+        for finding in findings:
+            parts.append(Padding(Text(finding.conclusion), (0, 0, 0, 2)))
+            parts.extend(Padding(Text(figure), (0, 0, 0, 4)) for figure in finding.figures)
     return Group(*parts)
 
 

@@ -13,7 +13,7 @@ from saft.report.statistic import Statistic, interval, signed
 if TYPE_CHECKING:
     from saft.report.summary import ArmSummary
 
-__all__ = ["Comparison", "compare", "in_words"]
+__all__ = ["Comparison", "Finding", "compare", "in_words"]
 
 ROLES = {
     "equal_steps": "the same number of steps",
@@ -22,6 +22,7 @@ ROLES = {
 }
 
 BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "within the noise", "unknown"
+AHEAD, BEHIND = "ahead, one seed", "behind, one seed"
 
 Rows = Mapping[tuple[str, str], "ArmSummary"]
 
@@ -37,7 +38,7 @@ class Comparison:
         standard_error: binomial, of `difference`, from the number of evaluated examples alone, the two arms
             taken as independent (they share their examples, so it is rather too large); None when unknown.
         outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
-            With one seed: the same for two standard errors, and the verdict concludes nothing from it.
+            With one seed: "ahead" or "behind" when it is outside two standard errors.
     """
 
     regime: str
@@ -50,6 +51,14 @@ class Comparison:
     experts: Statistic
     standard_error: float | None
     outcome: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One conclusion in a sentence, and the figures it rests on, each in words."""
+
+    conclusion: str
+    figures: tuple[str, ...] = ()
 
 
 def compare(results: Mapping[str, Any], rows: Rows, split: str) -> list[Comparison]:
@@ -83,23 +92,28 @@ def binomial_error(row: ArmSummary, tasks: Mapping[str, Any], split: str) -> flo
 
 def in_words(
     regime: str, results: Mapping[str, Any], rows: Rows, comparisons: list[Comparison], split: str
-) -> list[str]:
-    """Return the verdict of one regime: for each sharpness-aware arm the conclusion and its figures."""
+) -> list[Finding]:
+    """Return the verdict of one regime: a finding for each sharpness-aware arm."""
     here = [comparison for comparison in comparisons if comparison.regime == regime]
     if not here:
         return [
-            "Nothing to compare: it takes a sharpness-aware arm and one without ascent, with a common seed."
+            Finding("Nothing to compare: it takes an arm with ascent and one without, and a common seed.")
         ]
-    sentences = []
+    findings = []
     if split == "validation":
-        sentences.append(
-            "The test split was not read: these are validation accuracies, on which the coefficients (and "
-            "perhaps steps and rho) were chosen, so they are optimistic."
+        findings.append(
+            Finding(
+                "The test split was not read: these are validation accuracies, on which coefficients (and "
+                "perhaps steps and rho) were chosen, so they are optimistic."
+            )
         )
     for arm in dict.fromkeys(comparison.arm for comparison in here):
         of_arm = [comparison for comparison in here if comparison.arm == arm]
-        sentences.append(_conclusion(arm, of_arm, results["arms"]))
-    return sentences
+        alone = any(comparison.difference.n == 1 for comparison in of_arm)
+        conclusion = _one_seed(of_arm) if alone else _headline(of_arm)
+        figures = (_figure(comparison, results["arms"]) for comparison in of_arm)
+        findings.append(Finding(f"{arm}: {conclusion}", tuple(figures)))
+    return findings
 
 
 def _comparison(
@@ -141,16 +155,8 @@ def _outcome(difference: Statistic, standard_error: float | None) -> str:
         return UNKNOWN
     if low <= 0 <= high:
         return NOISE
-    return BETTER if low > 0 else WORSE
-
-
-def _conclusion(arm: str, comparisons: list[Comparison], arms: Mapping[str, Any]) -> str:
-    single = any(comparison.difference.n == 1 for comparison in comparisons)
-    figures = "; ".join(_figure(comparison, arms) for comparison in comparisons)
-    return (
-        f"{arm}: {_one_seed(comparisons) if single else _headline(comparisons)} Merged accuracy, mean over "
-        f"tasks and merge methods with the shared coefficient: {figures}."
-    )
+    words = (BETTER, WORSE) if difference.n > 1 else (AHEAD, BEHIND)
+    return words[0] if low > 0 else words[1]
 
 
 def _headline(comparisons: list[Comparison]) -> str:
@@ -161,11 +167,11 @@ def _headline(comparisons: list[Comparison]) -> str:
         words = {BETTER: "better than", WORSE: "worse than", NOISE: "within the noise of"}
         parts = (f"{words[outcome]} {', '.join(names)}" for outcome, names in outcomes.items())
         return f"the merged model is {'; '.join(parts)}."
-    every = "every arm" if len(comparisons) > 1 else "the one arm"
+    every, any_ = ("every arm", "any arm") if len(comparisons) > 1 else ("the one arm", "the one arm")
     return {
         BETTER: f"it helps: the merged model is better than that of {every} without ascent.",
         WORSE: f"it does not help: the merged model is worse than that of {every} without ascent.",
-        NOISE: f"these runs do not show that it helps: no difference from {every} without ascent is larger "
+        NOISE: f"these runs do not show that it helps: no difference from {any_} without ascent is larger "
         "than the noise.",
     }[comparisons[0].outcome]
 
@@ -183,12 +189,16 @@ def _figure(comparison: Comparison, arms: Mapping[str, Any]) -> str:
     difference, error = comparison.difference, comparison.standard_error
     if difference.interval is not None:
         spread = f"{difference.n} seeds, 95 % interval {interval(difference.interval)}"
+        if comparison.outcome != NOISE and error is not None and abs(difference.mean) < 2 * error:
+            spread += (
+                f"; yet less than two binomial standard errors of the evaluation, {100 * error:.1f} each"
+            )
     elif error is not None:
         beyond = "less" if comparison.outcome == NOISE else "more"
-        spread = f"{beyond} than two binomial standard errors of {100 * error:.1f}"
+        spread = f"{beyond} than two binomial standard errors of the evaluation, {100 * error:.1f} each"
     else:
         spread = "number of evaluated examples unknown, so no error can be given"
     return (
-        f"{100 * comparison.arm_merged:.1f} against {100 * comparison.baseline_merged:.1f} of "
-        f"{comparison.baseline}{f', {role}' if role else ''}: {signed(difference.mean)} points ({spread})"
+        f"Against {comparison.baseline}{f' ({role})' if role else ''}: {signed(difference.mean)} points, "
+        f"{100 * comparison.arm_merged:.1f} against {100 * comparison.baseline_merged:.1f} ({spread})."
     )

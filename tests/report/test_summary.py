@@ -90,7 +90,7 @@ def test_without_a_test_split_the_figures_are_validation_at_the_chosen_coefficie
     # In the made-up results both splits hold the same numbers, so reading the curve must give them back.
     for key, row in summary.rows.items():
         assert row.merges == with_test.rows[key].merges
-    assert "test split was not read" in summary.verdict["limited"][0]
+    assert "test split was not read" in summary.verdict["limited"][0].conclusion
 
 
 def test_test_accuracies_may_be_null_one_by_one():

@@ -11,8 +11,11 @@ from tests.report.made_up import METHODS, TASKS, made_up
 
 
 def verdict(**options):
-    (text,) = summarize(made_up(**options)).verdict.values()
-    return " ".join(text)
+    return said(summarize(made_up(**options)))
+
+
+def said(summary, regime="limited"):
+    return " ".join(" ".join((f.conclusion, *f.figures)) for f in summary.verdict[regime])
 
 
 TWO_ARMS = ("adamw", "sam")
@@ -21,7 +24,7 @@ TWO_ARMS = ("adamw", "sam")
 def test_a_clear_gain_is_called_one():
     text = verdict(gain=0.05, noise=0.001)
     assert "sam: it helps: the merged model is better than that of every arm without ascent" in text
-    assert "steps chosen on validation data: +5" in text
+    assert "steps chosen on validation data): +5" in text
     assert "does not help" not in text
 
 
@@ -35,13 +38,20 @@ def test_a_difference_within_the_noise_is_not_called_a_gain():
     assert "it helps: the" not in text
 
 
+def test_a_gain_smaller_than_the_error_of_the_evaluation_says_so():
+    text = verdict(gain=0.005, noise=0.0, arms=TWO_ARMS)
+    assert "it helps: the merged model is better than that of the one arm" in text
+    assert "yet less than two binomial standard errors of the evaluation, 0.7 each" in text
+    assert "yet less" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
+
+
 def test_against_several_arms_each_is_named():
     results = made_up(arms=("adamw", "adamw_passes", "sam"), gain=0.0, noise=0.0)
     for cell in results["cells"]:
         shift = {"adamw": -0.05, "adamw_passes": 0.05, "sam": 0.0}[cell["arm"]]
         for merge in cell["merges"].values():
             merge["shared"]["test"] = {t: a + shift for t, a in merge["shared"]["test"].items()}
-    text = " ".join(summarize(results).verdict["limited"])
+    text = said(summarize(results))
     assert "sam: the merged model is better than adamw; worse than adamw_passes." in text
 
 
@@ -55,9 +65,11 @@ def test_one_seed_concludes_nothing_and_gives_the_binomial_error():
     }
     of_one_arm = math.sqrt(sum(p[t] * (1 - p[t]) / 2000 for t in TASKS)) / len(TASKS)
     assert comparison.standard_error == pytest.approx(math.sqrt(2) * of_one_arm, rel=0.05)
-    text = " ".join(summary.verdict["limited"])
+    text = said(summary)
     assert "no spread can be given and nothing can be concluded" in text
-    assert f"two binomial standard errors of {100 * comparison.standard_error:.1f}" in text
+    assert (
+        f"two binomial standard errors of the evaluation, {100 * comparison.standard_error:.1f} each" in text
+    )
     assert "it helps" not in text
 
 
@@ -65,7 +77,7 @@ def test_one_seed_and_unknown_sizes():
     results = made_up(seeds=(0,), arms=TWO_ARMS)
     for sizes in results["protocol"]["tasks"].values():
         sizes["test"] = None
-    assert "no error can be given" in " ".join(summarize(results).verdict["limited"])
+    assert "no error can be given" in said(summarize(results))
 
 
 def test_the_spread_is_of_paired_differences():
