@@ -124,7 +124,7 @@ def _differences(comparisons: list[Comparison]) -> Table:
         found.add_row(
             Text(comparison.arm),
             Text(comparison.baseline),
-            signed(comparison.difference.mean),
+            signed(comparison.difference.mean) + _spread(comparison.difference),
             interval(comparison.difference.interval),
             signed(comparison.experts.mean),
             comparison.outcome,
@@ -147,6 +147,10 @@ def _table(title: str) -> Table:
 
 def _mean(statistic: Statistic | None, spec: str, scale: float = 1) -> str:
     return "–" if statistic is None else f"{scale * statistic.mean:{spec}}"
+
+
+def _spread(statistic: Statistic) -> str:
+    return "" if statistic.deviation is None else f" ± {100 * statistic.deviation:.1f}"
 
 
 def _legend(summary: Summary) -> str:

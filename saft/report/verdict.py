@@ -52,6 +52,11 @@ class Comparison:
     standard_error: float | None
     outcome: str
 
+    @property
+    def below_evaluation_error(self) -> bool:
+        """Whether the difference is less than two standard errors of the evaluation."""
+        return self.standard_error is not None and abs(self.difference.mean) < 2 * self.standard_error
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -168,9 +173,10 @@ def _headline(comparisons: list[Comparison]) -> str:
         parts = (f"{words[outcome]} {', '.join(names)}" for outcome, names in outcomes.items())
         return f"the merged model is {'; '.join(parts)}."
     every, any_ = ("every arm", "any arm") if len(comparisons) > 1 else ("the one arm", "the one arm")
+    examples = " on these examples" if any(c.below_evaluation_error for c in comparisons) else ""
     return {
-        BETTER: f"it helps: the merged model is better than that of {every} without ascent.",
-        WORSE: f"it does not help: the merged model is worse than that of {every} without ascent.",
+        BETTER: f"it helps{examples}: the merged model is better than that of {every} without ascent.",
+        WORSE: f"it does not help{examples}: the merged model is worse than that of {every} without ascent.",
         NOISE: f"these runs do not show that it helps: no difference from {any_} without ascent is larger "
         "than the noise.",
     }[comparisons[0].outcome]
@@ -189,7 +195,7 @@ def _figure(comparison: Comparison, arms: Mapping[str, Any]) -> str:
     difference, error = comparison.difference, comparison.standard_error
     if difference.interval is not None:
         spread = f"{difference.n} seeds, 95 % interval {interval(difference.interval)}"
-        if comparison.outcome != NOISE and error is not None and abs(difference.mean) < 2 * error:
+        if comparison.outcome != NOISE and error is not None and comparison.below_evaluation_error:
             spread += (
                 f"; yet less than two binomial standard errors of the evaluation, {100 * error:.1f} each"
             )

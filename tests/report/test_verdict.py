@@ -40,7 +40,7 @@ def test_a_difference_within_the_noise_is_not_called_a_gain():
 
 def test_a_gain_smaller_than_the_error_of_the_evaluation_says_so():
     text = verdict(gain=0.005, noise=0.0, arms=TWO_ARMS)
-    assert "it helps: the merged model is better than that of the one arm" in text
+    assert "it helps on these examples: the merged model is better than that of the one arm" in text
     assert "yet less than two binomial standard errors of the evaluation, 0.7 each" in text
     assert "yet less" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
 
