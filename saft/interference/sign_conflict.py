@@ -38,25 +38,24 @@ class SignConflict:
     """
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return |M|, conflicts, those expected by chance, magnitude of the sum, sum of magnitudes."""
-        positive, negative = block > 0, block < 0
-        n_movers = (positive.sum(dim=0) + negative.sum(dim=0)).double()
-        shared = n_movers >= 2
-        conflict = positive.any(dim=0) & negative.any(dim=0)
-        by_chance = (1 - torch.exp2(1 - n_movers)).where(shared, 0.0)
-        return torch.stack(
+        """Return conflicts, magnitude of the sum, sum of magnitudes, then coordinates by number of movers."""
+        n_up = (block > 0).sum(dim=0, dtype=torch.int16)
+        n_down = (block < 0).sum(dim=0, dtype=torch.int16)
+        return torch.cat(
             [
-                shared.sum(),
-                conflict.sum(),
-                by_chance.sum(),
-                block.sum(dim=0).abs().sum(),
-                block.abs().sum(),
+                torch.minimum(n_up, n_down).count_nonzero().reshape(1),
+                block.sum(dim=0).abs().sum().reshape(1),
+                block.abs().sum().reshape(1),
+                torch.bincount(n_up + n_down, minlength=block.shape[0] + 1),
             ]
-        ).double()
+        )
 
     def value(self, sums: Tensor) -> dict[str, float]:
         """Return the three rates."""
-        n_shared, n_conflict, by_chance, magnitude_of_sum, sum_of_magnitudes = sums.tolist()
+        n_conflict, magnitude_of_sum, sum_of_magnitudes, *n_by_movers = sums.tolist()
+        shared = dict(enumerate(n_by_movers[2:], start=2))
+        n_shared = sum(shared.values())
+        by_chance = sum(n * (1 - 2.0 ** (1 - movers)) for movers, n in shared.items())
         return {
             "rate": n_conflict / n_shared if n_shared else 0.0,
             "by_chance": by_chance / n_shared if n_shared else 0.0,

@@ -14,7 +14,7 @@ from saft.registry import Registry
 
 __all__ = ["MEASURES", "WeightMeasure", "WeightMeasurement", "WeightInterference"]
 
-CHUNK = 1 << 18  # columns taken at once: bounds the float64 copies to a few megabytes whatever the tensor
+CHUNK = 1 << 16  # columns taken at once: bounds the float64 copies to a few megabytes, which fit the cache
 
 
 class WeightMeasure(Protocol):
@@ -106,7 +106,7 @@ class WeightMeasurement:
         block = block.detach().flatten(start_dim=1)
         for columns in torch.split(block, CHUNK, dim=1):
             chunk = columns.double()
-            finite = chunk.isfinite().all(dim=1)
+            finite = chunk.sum(dim=1).isfinite()  # a float64 sum of float32 numbers cannot overflow
             if not finite.all():
                 broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
                 raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
@@ -133,7 +133,7 @@ class WeightMeasurement:
 
     def _add(self, totals: dict[str, Tensor], chunk: Tensor) -> None:
         for name, measure in self._measures.items():
-            sums = measure.sums(chunk).cpu()
+            sums = measure.sums(chunk).double().cpu()
             totals[name] = totals[name] + sums if name in totals else sums
 
     def _values(self, totals: dict[str, Tensor]) -> dict[str, Any]:
