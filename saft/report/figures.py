@@ -152,6 +152,7 @@ def _panels(
 def _style() -> dict[str, Any]:
     ink, muted, rule = (NAMED[name] for name in ("ink", "muted", "rule"))
     return {
+        "axes.formatter.useoffset": False,
         "text.parse_math": False,  # a $ in a name is a $
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": "saft",  # the same identifiers in every run

@@ -45,7 +45,8 @@ def page(results: Mapping[str, Any]) -> str:
         significant=lambda statistic, digits=3: "–" if statistic is None else statistic.significant(digits),
         signed=signed,
         interval=interval,
-        words=lambda name: name.replace("_", " "),
+        words=lambda name: str(name).replace("_", " "),
+        known=lambda value: "–" if value is None else value,
         coefficients=_coefficients,
         steps=_steps,
     )

@@ -150,6 +150,28 @@ def test_coefficients_that_differ_between_seeds_are_all_shown():
     assert "λ 0.5, 0.7, 0.5" in page(results)
 
 
+def test_a_method_without_a_coefficient_has_a_curve_of_one_point():
+    results = made_up(arms=("adamw", "sam"), methods=("average",))
+    for cell in results["cells"]:
+        cell["merges"]["average"]["curve"] = cell["merges"]["average"]["curve"][2:3]
+    checked(page(results))
+
+
+def test_the_steps_that_were_taken_are_shown():
+    results = made_up(arms=("adamw_selected", "sam"), seeds=(0, 1))
+    results["cells"][0]["experts"]["tweets"]["steps"] = 50
+    html = page(results)
+    assert "<small>50 to 100 steps</small>" in html
+    assert "<small>100 steps</small>" in html
+
+
+def test_sizes_that_are_not_known_are_dashes():
+    results = made_up(arms=("adamw", "sam"), test=False)
+    for task in results["protocol"]["tasks"].values():
+        task.update(labels=None, test=None)
+    assert "None" not in " ".join(checked(page(results)).text).split("Resolved config")[0]
+
+
 def test_validation_figures_are_called_that():
     html = page(made_up(test=False))
     assert "on the validation split" in html
