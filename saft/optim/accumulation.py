@@ -1,0 +1,99 @@
+"""Counting backward passes: how a replay of fewer micro-batches than were accumulated is noticed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle, unserializable_hook
+
+__all__ = ["BackwardCount"]
+
+
+class BackwardCount:
+    """Counts the backward passes that have been added up in the gradient of one parameter.
+
+    One hook on one parameter, called before autograd accumulates into `.grad`, so it sees what was there:
+    nothing (a fresh start), or the gradient of earlier passes. It reads no values and waits for no device.
+    Where gradients do not pass through the parameter's own accumulation (FSDP), it counts nothing and
+    `passes` stays 0.
+
+    Example:
+        >>> import torch
+        >>> w, count = torch.ones(2, requires_grad=True), BackwardCount()
+        >>> count.watch([w])
+        >>> w.sum().backward(); w.sum().backward(); count.passes
+        2
+        >>> w.grad = None; w.sum().backward(); count.passes
+        1
+    """
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self._watched: weakref.ref[Tensor] | None = None
+        self._handle: RemovableHandle | None = None
+        self._before: tuple[Tensor, int] | None = None
+        self._stale = False
+
+    def watch(self, candidates: Sequence[Tensor]) -> None:
+        """Watch the first of `candidates`, which have gradients, unless one of them is watched already."""
+        watched = self._watched() if self._watched is not None else None
+        if not candidates or any(watched is candidate for candidate in candidates):
+            return
+        self.close()
+        counter, parameter = weakref.ref(self), weakref.ref(candidates[0])
+
+        def before_accumulation(_: Tensor) -> None:
+            owner, leaf = counter(), parameter()
+            if owner is not None and leaf is not None:
+                owner._count(leaf.grad)
+
+        self._watched = parameter
+        self._handle = _register(candidates[0], before_accumulation)
+        self.passes = 0
+
+    def restart(self) -> None:
+        """Count from zero."""
+        self.passes = 0
+
+    def expect_clearing(self) -> None:
+        """Note the gradient that is there; `was_not_cleared` tells whether the next backward added to it."""
+        watched = self._watched() if self._watched is not None else None
+        held = None if watched is None else watched.grad
+        self._before = None if held is None else (held, held._version)
+        self._stale = False
+
+    def was_not_cleared(self) -> bool:
+        """Return whether the gradient noted in `expect_clearing` was added to, or left as it was."""
+        watched = self._watched() if self._watched is not None else None
+        untouched = self._before is not None and watched is not None and self._is_unchanged(watched.grad)
+        self._before = None
+        return self._stale or untouched
+
+    def close(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._watched = None, None
+
+    def _count(self, held: Tensor | None) -> None:
+        self._stale = self._stale or self._is_unchanged(held)
+        self._before = None
+        self.passes = 1 if held is None else self.passes + 1
+
+    def _is_unchanged(self, held: Tensor | None) -> bool:
+        return self._before is not None and held is self._before[0] and held._version == self._before[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BackwardCount:
+        return BackwardCount()
+
+    def __reduce__(self) -> tuple[type[BackwardCount], tuple[()]]:
+        return (BackwardCount, ())
+
+
+def _register(parameter: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    # Marked so that sharing the model between processes does not warn that the hook stays behind.
+    handle: RemovableHandle = parameter.register_hook(unserializable_hook(hook))  # type: ignore[no-untyped-call]
+    return handle

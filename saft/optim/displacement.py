@@ -1,0 +1,97 @@
+"""Putting w + epsilon in the place of w, and w back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from saft.optim.slots import Slot
+
+__all__ = ["Displacement", "in_place"]
+
+
+class Displacement:
+    """The perturbed weights of one ascent step, in place between `apply` and `restore`.
+
+    A parameter that may move is pointed at the buffer that holds w + epsilon, the first gradient's memory:
+    its weights are never written, so putting them back costs nothing and cannot be inexact. Any other is
+    overwritten, and restored from a copy.
+
+    Args:
+        slots: whose buffers hold w + epsilon.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> displacement = Displacement([Slot(w, w.detach(), torch.ones(2), movable=True)])
+        >>> displacement.apply(); w.tolist()
+        [1.0, 1.0]
+        >>> displacement.restore(); w.tolist()
+        [0.0, 0.0]
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = list(slots)
+        self._undo: list[Callable[[], object]] = []
+
+    def apply(self) -> None:
+        """Put w + epsilon in place; the slots are given up."""
+        while self._slots:
+            slot = self._slots.pop()
+            if slot.movable:
+                self._point(slot.parameter, slot.buffer)
+            elif slot.rows is not None:
+                self._overwrite_rows(slot.parameter, slot.rows, slot.weight, slot.buffer)
+            else:
+                self._overwrite(slot.weight, slot.buffer)
+
+    def restore(self) -> None:
+        """Put back every weight that was displaced, in reverse order; calling it again does nothing."""
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
+
+    def _point(self, parameter: Tensor, displaced: Tensor) -> None:
+        original = parameter.data
+
+        def undo() -> None:
+            gradient = parameter.grad
+            if gradient is not None and gradient.dtype != original.dtype:
+                parameter.grad = None
+            parameter.data = original
+            if gradient is not None and gradient.dtype != original.dtype:
+                parameter.grad = gradient.to(original.dtype)
+            # A backward over a graph of the other weights must fail, as after any write.
+            increment_version(parameter)
+
+        self._undo.append(undo)
+        parameter.data = displaced
+        increment_version(parameter)
+
+    def _overwrite(self, weight: Tensor, displaced: Tensor) -> None:
+        original = weight.clone()
+        self._undo.append(lambda: weight.copy_(original))
+        weight.copy_(displaced)
+
+    def _overwrite_rows(self, parameter: Tensor, rows: Tensor, original: Tensor, displaced: Tensor) -> None:
+        weight = parameter.detach()
+        self._undo.append(lambda: weight.index_copy_(0, rows, original))
+        weight.index_copy_(0, rows, displaced)
+
+
+@contextmanager
+def in_place(slots: Sequence[Slot]) -> Iterator[None]:
+    """Hold w + epsilon, from the buffers of the slots, in the place of w, whatever happens inside."""
+    displacement = Displacement(slots)
+    del slots
+    try:
+        with torch.no_grad():
+            displacement.apply()
+        yield
+    finally:
+        with torch.no_grad():
+            displacement.restore()

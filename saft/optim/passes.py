@@ -1,0 +1,101 @@
+"""The passes of one step: which micro-batches were seen, with which random numbers, and were all replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from saft.errors import UserError
+from saft.optim.accumulation import BackwardCount
+from saft.optim.replay import RandomStreams
+
+__all__ = ["Passes"]
+
+
+class Passes:
+    """Pairs every replay pass with the first pass that it repeats.
+
+    Example:
+        >>> passes = Passes()
+        >>> passes.record([]); first = torch.rand(1)
+        >>> with passes.replaying([]), passes.replay():
+        ...     second = torch.rand(1)
+        >>> bool(first == second)
+        True
+    """
+
+    def __init__(self) -> None:
+        self.backwards = BackwardCount()
+        self._streams: list[RandomStreams] = []
+        self._replayed = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def record(self, devices: Iterable[torch.device]) -> None:
+        """Remember the random numbers of a first pass that begins now."""
+        self._streams.append(RandomStreams(devices))
+
+    def drop_last(self) -> None:
+        """Forget the first pass that has just failed."""
+        self._streams.pop()
+
+    def forget(self, keep_last: bool = False) -> None:
+        """Forget the first passes: their gradients were cleared, or stepped with."""
+        self._streams = self._streams[-1:] if keep_last else []
+        self.backwards.restart()
+
+    @contextmanager
+    def replaying(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """Run all replay passes inside; at its end the random numbers go on as if there had been none.
+
+        Args:
+            parameters: those that have a gradient from the first passes.
+
+        Raises:
+            UserError: the micro-batches replayed are not those accumulated.
+        """
+        accumulated = self.backwards.passes
+        self.backwards.watch(parameters)
+        self.backwards.restart()
+        self._replayed = 0
+        resume = RandomStreams(p.device for p in parameters)
+        try:
+            if self._streams:
+                self._streams[0].rewind()
+            yield
+            self._check(accumulated)
+        finally:
+            if self._streams:
+                resume.rewind()
+            self.forget()
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Replay the next micro-batch inside, with the random numbers of its first pass."""
+        if self._streams:
+            if self._replayed == len(self._streams):
+                raise UserError(f"replay_pass: there were only {len(self)} first passes to replay")
+            self._streams[self._replayed].rewind()
+        self._replayed += 1
+        yield
+
+    def _check(self, accumulated: int) -> None:
+        recorded, replayed = len(self._streams), self._replayed
+        if recorded > 1 and replayed != recorded:
+            raise UserError(
+                f"{recorded} micro-batches were accumulated but {replayed} replayed: run all of them again"
+                " inside"
+                " perturbed(), each in `with replay_pass():`; or ascend for each one with"
+                " per_micro_batch=True"
+            )
+        if not recorded and accumulated and self.backwards.passes and accumulated != self.backwards.passes:
+            raise UserError(
+                f"{accumulated} backward passes were accumulated but {self.backwards.passes} replayed:"
+                " replay every"
+                " micro-batch inside perturbed(); if they were several losses of one batch, say so with"
+                " `with first_pass():` around them"
+            )

@@ -1,0 +1,1 @@
+"""One file per perturbation; each registers itself in `PERTURBATIONS`."""

@@ -1,0 +1,122 @@
+"""What every perturbation is: a recipe for epsilon from the weights, the gradient and a little memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from saft.errors import UserError, did_you_mean
+from saft.optim.slots import Label, Slots
+from saft.registry import Registry
+
+__all__ = ["PERTURBATIONS", "Perturbation", "perturbation"]
+
+PERTURBATIONS: Registry[type[Perturbation]] = Registry("perturbation", "saft.optim.perturbations")
+
+
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    """How epsilon is made, and on which steps.
+
+    A subclass is one file in `saft/optim/perturbations/`, registered by name. It holds options only; what it
+    must remember from step to step is kept by `Ascent`, per parameter, and checkpointed.
+
+    Args:
+        rho: radius of the ascent step, in the perturbation's own metric, at least 0; 0 turns it off.
+        every: ascend on every so many-th step; the other steps are the base optimizer's own.
+        start: number of optimizer steps to take before the first ascent (late start).
+        schedule: factor on rho as a function of the number of steps taken, for example
+            `saft.optim.Linear(...)`.
+    """
+
+    rho: float = 0.05
+    every: int = 1
+    start: int = 0
+    schedule: Callable[[int], float] | None = None
+
+    replays: ClassVar[bool] = True
+    """Whether epsilon depends on this step's gradient, so that a second pass is needed."""
+
+    needs_labels: ClassVar[bool] = False
+    """Whether the labels of parameters are read."""
+
+    remembers: ClassVar[bool] = False
+    """Whether something is kept from step to step."""
+
+    reuses: ClassVar[bool] = False
+    """Whether steps without a replay, once started, go through `reuse`."""
+
+    combines: ClassVar[bool] = False
+    """Whether the descent gradient is made of both gradients, by `keep` and `descend`."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("rho", self.rho, 0), ("every", self.every, 1), ("start", self.start, 0)):
+            if not value >= least:
+                raise UserError(f"{type(self).__name__}: {name}: must be at least {least}, but is {value}")
+
+    def ascends(self, step: int) -> bool:
+        """Return whether optimizer step number `step` (from 0) is one with an ascent."""
+        return step >= self.start and (step - self.start) % self.every == 0
+
+    def radius(self, step: int, group: Mapping[str, Any]) -> float:
+        """Return rho at a step.
+
+        Args:
+            step: number of optimizer steps taken so far.
+            group: the first parameter group of the base optimizer, for those that follow its learning rate.
+        """
+        return self.rho if self.schedule is None else self.rho * self.schedule(step)
+
+    def selects(self, label: Label) -> bool:
+        """Return whether a parameter is perturbed; all are trained."""
+        return True
+
+    def keep(self, slots: Slots) -> Any:
+        """Return what `descend` will need of the first pass, before `displace` overwrites the gradient."""
+        return None
+
+    @abstractmethod
+    def displace(self, slots: Slots, rho: float) -> Tensor | None:
+        """Overwrite every slot's buffer, which holds the gradient, with w + epsilon.
+
+        Returns:
+            A 0-dim tensor that is not finite if the gradient was not, or None where no gradient was used.
+        """
+
+    def descend(self, slots: Slots, kept: Any) -> None:
+        """Turn the replayed gradients, in the buffers, into the descent gradient, if `keep` kept any."""
+        raise NotImplementedError
+
+    def reuse(self, slots: Slots) -> None:
+        """On a step without a replay, turn the first gradient, in the buffers, into the descent gradient."""
+        raise NotImplementedError
+
+    def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
+        """Return the length of epsilon in the metric in which rho is a radius, as a 0-dim tensor."""
+        return slots.norm(epsilon)
+
+
+def perturbation(name: str, **options: Any) -> Perturbation:
+    """Return the perturbation registered under a name, with some of its options.
+
+    Args:
+        name: one of `PERTURBATIONS.names()`, or `module:attribute`.
+        **options: of the perturbation, for example `rho=0.05`.
+
+    Raises:
+        UserError: unknown name or option, or a value out of range.
+
+    Example:
+        >>> perturbation("sam", rho=0.02).rho
+        0.02
+    """
+    kind = PERTURBATIONS.get(name)
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise UserError(f"perturbation '{name}' has no option '{option}'{did_you_mean(option, known)}")
+    return kind(**options)

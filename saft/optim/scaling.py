@@ -1,0 +1,80 @@
+"""What torch's gradient scaler and a second pass must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler, OptState, _refresh_per_optimizer_state
+from torch.optim import Optimizer
+
+__all__ = ["gradient_scale", "has_unscaled", "spread_non_finite", "step_scaled", "unscale_again"]
+
+
+def has_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> Any | None:
+    """Return the one of `optimizers` whose gradients are unscaled since the last update, or None."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    for optimizer in optimizers:
+        state = scaler._per_optimizer_states.get(id(optimizer))
+        if state is not None and state["stage"] is OptState.UNSCALED:
+            return optimizer
+    return None
+
+
+def gradient_scale(scaler: GradScaler | None, unscaled: bool) -> Tensor | float:
+    """Return the factor that the gradients carry; reading it does not wait for the device."""
+    if scaler is None or unscaled or not scaler.is_enabled():
+        return 1.0
+    scale = scaler._get_scale_async()
+    return 1.0 if scale is None else scale
+
+
+def unscale_again(scaler: GradScaler, optimizer: Any) -> None:
+    """Unscale the replayed gradients of an optimizer whose first gradients were unscaled already.
+
+    torch refuses a second `unscale_` before `update()`, and would then step with scaled gradients.
+    """
+    scaler._per_optimizer_states[id(optimizer)] = _refresh_per_optimizer_state()
+    scaler.unscale_(optimizer)
+
+
+def step_scaled(base: Optimizer, grad_scale: Tensor | None, found_inf: Tensor) -> Any:
+    """Take the step of a base optimizer, as a gradient scaler would, unless inf or nan was found.
+
+    Args:
+        base: if it is fused, it unscales and skips by itself, without waiting for the device.
+        grad_scale: what the gradients must be divided by; None if they have been.
+        found_inf: 0-dim, not 0 if a gradient has inf or nan.
+    """
+    if getattr(base, "_step_supports_amp_scaling", False):
+        base.grad_scale, base.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
+        try:
+            return base.step()
+        finally:
+            del base.grad_scale, base.found_inf  # type: ignore[attr-defined]
+    if found_inf.item():
+        return None
+    if grad_scale is not None:
+        inverse = grad_scale.double().reciprocal().float()
+        for group in base.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _values(parameter.grad).mul_(inverse.to(parameter.device))
+    return base.step()
+
+
+def spread_non_finite(check: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Make one gradient nan if `check` is not finite, for whoever looks for inf or nan before the step."""
+    values = [_values(p.grad) for p in parameters if p.grad is not None]
+    if values:
+        smallest = min((value for value in values if value.numel()), key=Tensor.numel, default=values[0])
+        smallest.add_(check.to(smallest.device, non_blocking=True) * 0)
+
+
+def _values(gradient: Tensor) -> Tensor:
+    if gradient.layout is not torch.strided:
+        return gradient._values()
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient

@@ -1,0 +1,124 @@
+"""What an ascent step works on: local, dense views of the weights, beside what becomes w + epsilon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saft.optim import kernels
+
+__all__ = ["Label", "Layout", "Slot", "Slots"]
+
+
+class Label(NamedTuple):
+    """What a parameter is called, and the class name of the layer that owns it; "" where unknown."""
+
+    name: str = ""
+    layer: str = ""
+
+
+class Layout(NamedTuple):
+    """How shards make up a whole tensor: a DTensor's mesh and placements."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+
+
+@dataclass
+class Slot:
+    """One parameter of an ascent step.
+
+    All tensors are local shards (of a DTensor), real (a complex parameter is viewed as pairs) and dense (of a
+    sparse gradient, the touched rows alone), so that a perturbation is plain arithmetic.
+
+    Args:
+        parameter: as the model holds it.
+        weight: w; read, never written.
+        buffer: the gradient at first; a perturbation overwrites it with w + epsilon.
+        label: its name and the kind of layer it belongs to.
+        memory: what a perturbation keeps from step to step; it is checkpointed.
+        optimizer_state: the base optimizer's state of it, empty before its first step.
+        layout: how the shards make up the whole; None where w is whole.
+        rows: the rows that a sparse gradient touches; None where it is dense.
+        movable: whether the parameter may be pointed at the buffer, rather than be overwritten.
+    """
+
+    parameter: Tensor
+    weight: Tensor
+    buffer: Tensor
+    label: Label = field(default_factory=Label)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    optimizer_state: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
+    rows: Tensor | None = None
+    movable: bool = False
+
+
+class Slots:
+    """The parameters of one ascent step.
+
+    Args:
+        slots: one per parameter; at least one.
+        step: number of optimizer steps taken so far.
+        grad_scale: the loss scale that the gradients still carry, a 0-dim tensor or a number.
+    """
+
+    def __init__(self, slots: Sequence[Slot], step: int = 0, grad_scale: Tensor | float = 1.0) -> None:
+        self.slots = list(slots)
+        self.step = step
+        self.grad_scale = grad_scale
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """W, one tensor per slot."""
+        return [slot.weight for slot in self.slots]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The gradient, then w + epsilon; one tensor per slot."""
+        return [slot.buffer for slot in self.slots]
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        r"""Return $\|x\|_2$ of one tensor per slot, over all shards of all ranks, as a 0-dim tensor."""
+        return self._total(lambda group: kernels.norm([tensors[i] for i in group]).square()).sqrt()
+
+    def dot(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+        r"""Return $\langle x, y \rangle$ of two tensors per slot, over all shards of all ranks; 0-dim."""
+        return self._total(lambda group: kernels.dot([xs[i] for i in group], [ys[i] for i in group]))
+
+    def blocks(self, where: Callable[[Slot], bool] = lambda _: True) -> Iterator[kernels.Block]:
+        """Cut weights and buffers, of the slots `where` says so, into blocks that arithmetic is quick on."""
+        chosen = [slot for slot in self.slots if where(slot)]
+        return kernels.blocks([slot.weight for slot in chosen], [slot.buffer for slot in chosen])
+
+    def ascend(self, scale: Tensor) -> None:
+        """Overwrite every buffer b with w + scale * b; with w where the scale is 0, whatever b holds."""
+        for block in self.blocks():
+            kernels.ascend_(block.weights, block.buffers, scale)
+
+    def _total(self, of_group: Callable[[list[int]], Tensor]) -> Tensor:
+        groups: dict[Layout | None, list[int]] = {}
+        for index, slot in enumerate(self.slots):
+            groups.setdefault(slot.layout, []).append(index)
+        sums = [_over_ranks(of_group(group), layout) for layout, group in groups.items()]
+        return torch.stack([value.to(sums[0].device) for value in sums]).sum()
+
+
+def _over_ranks(value: Tensor, layout: Layout | None) -> Tensor:
+    """Add up a value that each rank computed from its own shard; replicated dimensions are counted once."""
+    if layout is None:
+        return value
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    parts = [Partial() if placement.is_shard() else Replicate() for placement in layout.placements]
+    return DTensor.from_local(value, layout.mesh, parts, run_check=False).full_tensor()

@@ -1,0 +1,102 @@
+"""Where the parameters come from: an optimizer, parameter groups, or a function; read anew each time."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from saft.errors import UserError
+
+__all__ = ["Groups", "Source"]
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+class Stepped(Protocol):
+    """What is told of an optimizer's steps."""
+
+    def before_step(self) -> None:
+        """Hear that a step begins."""
+
+    def advance(self) -> None:
+        """Hear that a step was taken."""
+
+
+class Source:
+    """Parameter groups as they are now, and the optimizer behind them, if there is one.
+
+    Args:
+        source: an optimizer (wrappers of Lightning and Accelerate are opened), parameters, parameter groups,
+            or a function that returns parameter groups.
+
+    Raises:
+        UserError: an optimizer that cannot be made sharpness-aware.
+
+    Example:
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> [list(group) for group in Source([w]).groups]
+        [['params']]
+    """
+
+    def __init__(self, source: Optimizer | Iterable[Any] | Callable[[], Groups]) -> None:
+        while isinstance(getattr(source, "optimizer", None), Optimizer):
+            source = source.optimizer  # type: ignore[union-attr]
+        if isinstance(source, torch.optim.LBFGS):
+            raise UserError("LBFGS runs its closure many times a step; it cannot be made sharpness-aware")
+        self.optimizer = source if isinstance(source, Optimizer) else None
+        self._make: Callable[[], Groups] | None = source if callable(source) else None
+        self._groups: Groups = ()
+        if self.optimizer is None and self._make is None:
+            given = list(source)  # type: ignore[arg-type]
+            self._groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+
+    @property
+    def groups(self) -> Groups:
+        """The parameter groups."""
+        if self.optimizer is not None:
+            return self.optimizer.param_groups
+        return self._groups if self._make is None else self._make()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All parameters, in the order of the groups, as a checkpoint numbers them."""
+        return [parameter for group in self.groups for parameter in group["params"]]
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """The parameters that ask for a gradient, each once."""
+        return list({id(p): p for p in self.parameters if p.requires_grad}.values())
+
+    @property
+    def takes_a_null_step(self) -> bool:
+        """Whether every learning rate is 0, as when a checkpointing library makes an optimizer's state."""
+        return all(group.get("lr", 1) == 0 for group in self.groups)
+
+    def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
+        """Return what the optimizer keeps for a parameter; empty before its first step."""
+        if self.optimizer is None:
+            return {}
+        state: Mapping[str, Any] = self.optimizer.state.get(parameter, {})
+        return state
+
+    def call_around_steps(self, ascent: Stepped) -> None:
+        """Let an ascent know of the optimizer's steps, for as long as it lives."""
+        if self.optimizer is None:
+            return
+        owner = weakref.ref(ascent)
+
+        def before(*_: Any) -> None:
+            if (alive := owner()) is not None:
+                alive.before_step()
+
+        def after(*_: Any) -> None:
+            if (alive := owner()) is not None:
+                alive.advance()
+
+        self.optimizer.register_step_pre_hook(before)
+        self.optimizer.register_step_post_hook(after)
