@@ -1,1 +1,53 @@
-"""saft: fine-tune models that will be merged, merge them, and measure how much the tasks interfere."""
+"""saft: fine-tune models that will be merged, merge them, and measure how much the tasks interfere.
+
+Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`, `methods`.
+The optimizer stands alone: `saft.SAM`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> the module that holds it; imported when it is first asked for, so that `import saft` is instant.
+_LAZY = {
+    "SAM": "saft.optim",
+    "run": "saft.run",
+    "RunConfig": "saft.run",
+    "train": "saft.train",
+    "TrainConfig": "saft.train",
+    "merge": "saft.merge",
+    "MergeConfig": "saft.merge",
+    "evaluate": "saft.evaluate",
+    "EvaluateConfig": "saft.evaluate",
+    "measure": "saft.measure",
+    "MeasureConfig": "saft.measure",
+    "methods": "saft.merging.methods",
+}
+__all__ = [*_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'saft' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Keeps `saft.train` the verb: importing the file saft/train.py would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _LAZY.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

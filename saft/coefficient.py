@@ -1,11 +1,15 @@
-"""Choose the scaling coefficient of a merge on validation data: one for all tasks, or one per task."""
+"""The scaling coefficient: a trunk at any of them, and the choice on validation data, shared or per task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Point", "shared", "per_task"]
+from torch import Tensor, nn
+
+from saft.merging.engine import apply
+
+__all__ = ["Point", "Scaled", "shared", "per_task"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,28 @@ def per_task(curve: Sequence[Point]) -> dict[str, float]:
         task: max(curve, key=lambda point: (point.validation[task], -point.coefficient)).coefficient
         for task in curve[0].validation
     }
+
+
+class Scaled:
+    """A trunk that can be set to base + lambda * merged task vector for any lambda.
+
+    The weights are, to the bit, those that `saft merge` writes with this lambda.
+
+    Args:
+        trunk: at the base's weights; is changed in place.
+        task_vector: name -> merged task vector; what is not named stays as in the base.
+    """
+
+    def __init__(self, trunk: nn.Module, task_vector: Mapping[str, Tensor]) -> None:
+        self.trunk = trunk
+        self.task_vector = task_vector
+        self.base = {name: value.clone() for name, value in trunk.state_dict().items()}
+
+    def by(self, value: float) -> nn.Module:
+        """Return the trunk, set to this scaling coefficient."""
+        state = {
+            name: apply(tensor, self.task_vector[name], value) if name in self.task_vector else tensor
+            for name, tensor in self.base.items()
+        }
+        self.trunk.load_state_dict(state)
+        return self.trunk

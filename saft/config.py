@@ -36,8 +36,17 @@ def load(config_class: type[T], file: str | Path | None, overrides: Sequence[str
     return parse(config_class, overridden(read(file), overrides), where)
 
 
-def parse(config_class: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Validate a mapping as `config_class`; `where` (a file, a dotted place) begins every message.
+def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "") -> T:
+    """Validate a mapping as `config_class`.
+
+    Args:
+        config_class: a frozen dataclass.
+        mapping: its fields; nested dataclasses as nested mappings.
+        where: begins every message: the file, or where else the mapping comes from.
+        place: the dotted name of the mapping itself in that file.
+
+    Raises:
+        UserError: everything that does not fit, each with its dotted place.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -52,7 +61,7 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str) -> T:
     try:
         config: T = _adapter(config_class).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
-        raise UserError(*(_message(config_class, item, where) for item in error.errors())) from None
+        raise UserError(*(_message(config_class, item, where, place) for item in error.errors())) from None
     return config
 
 
@@ -155,9 +164,9 @@ def _adapter(config_class: Any) -> TypeAdapter[Any]:
     return TypeAdapter(config_class)
 
 
-def _message(config_class: type[Any], error: Any, where: str) -> str:
+def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> str:
     location = [str(part) for part in error["loc"]]
-    place = f"{where}: {'.'.join(location)}" if location else where
+    place = ": ".join(part for part in (where, ".".join([prefix, *location]).strip(".")) if part)
     match error["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"{place}: unknown key{did_you_mean(location[-1], _fields_beside(config_class, location))}"

@@ -16,6 +16,7 @@ from saft.locations import folder as local_folder
 __all__ = ["ModelConfig", "Classifier", "load_trunk", "load_tokenizer", "pool"]
 
 Pooling = Literal["mean", "cls", "last"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: the folder holds no tokenizer.
     """
     location = local_folder(config.path, "model.path")
+    if not any((location / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"model {config.path}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
+        )
     try:
         return transformers.AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:

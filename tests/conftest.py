@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries below are imported
+
 import torch
 import transformers
 
-COLOURS = {"red": ["rose", "blood", "brick"], "blue": ["sky", "sea", "ink"], "green": ["leaf", "grass", "moss"]}
+COLOURS = {
+    "red": ["rose", "blood", "brick"],
+    "blue": ["sky", "sea", "ink"],
+    "green": ["leaf", "grass", "moss"],
+}
 SIZES = {"big": ["whale", "tower", "hill"], "small": ["ant", "crumb", "dot"]}
 FILLER = ["the", "a", "of", "and", "thing", "is", "very", "near"]
 
@@ -29,7 +37,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [word for group in (COLOURS, SIZES) for label, some in group.items() for word in [label, *some]]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *FILLER]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(folder)
+    transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(
+        folder
+    )
     torch.manual_seed(0)
     settings = transformers.BertConfig(
         vocab_size=len(vocabulary),
@@ -50,7 +60,7 @@ def _write_table(file: Path, groups: dict[str, list[str]], count: int, seed: int
         writer.writerow(["text", "label"])
         for _ in range(count):
             label = draw.choice(sorted(groups))
-            words = [draw.choice(groups[label])] + draw.choices(FILLER, k=draw.randrange(2, 6))
+            words = [draw.choice(groups[label]), *draw.choices(FILLER, k=draw.randrange(2, 6))]
             draw.shuffle(words)
             writer.writerow([" ".join(words), label])
 

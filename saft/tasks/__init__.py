@@ -42,7 +42,7 @@ def build(name: str, mapping: Mapping[str, Any], where: str) -> Task:
     Args:
         name: the task's name, for messages.
         mapping: the mapping below `tasks: NAME:`; `kind` chooses the file in saft/tasks.
-        where: the place in front of every message, for example "quickstart.yaml: tasks".
+        where: the dotted place of the tasks in the config, for example "tasks".
 
     Raises:
         UserError: the kind is unknown, or a key or value does not belong to it.
@@ -57,4 +57,4 @@ def build(name: str, mapping: Mapping[str, Any], where: str) -> Task:
         )
     if ":" not in str(kind) and kind not in TASKS.names():
         raise UserError(f"{where}.{name}.kind: unknown task kind '{kind}'{did_you_mean(kind, TASKS.names())}")
-    return config.parse(TASKS.get(kind), options, f"{where}.{name}")
+    return config.parse(TASKS.get(kind), options, "", f"{where}.{name}")

@@ -1,4 +1,4 @@
-"""Rows of a labelled table through `datasets.load_dataset`: from the hub, or local CSV, JSON, Parquet files."""
+"""Rows of a labelled table through `datasets.load_dataset`: from the hub, or local CSV, JSON, Parquet."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _load(config: TableConfig, where: str) -> Mapping[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    files = {split: str(resolve(file, f"{where}.data.files.{split}")) for split, file in config.files.items()}
+    files = {split: _file(file, f"{where}.data.files.{split}") for split, file in config.files.items()}
     try:
         if files:
             return datasets.load_dataset(config.path, data_files=files, **config.options)  # type: ignore[no-any-return]
@@ -96,6 +96,13 @@ def _load(config: TableConfig, where: str) -> Mapping[str, Any]:
         raise UserError(
             f"{where}.data: datasets.load_dataset cannot read '{config.path}': {first_line}"
         ) from None
+
+
+def _file(location: str, where: str) -> str:
+    path = resolve(location, where)
+    if not path.is_file():  # what might be a hub id elsewhere is a missing file here
+        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
+    return str(path)
 
 
 def _rows(table: Mapping[str, Any], split: str, config: TableConfig, where: str) -> Rows:

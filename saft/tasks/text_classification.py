@@ -93,7 +93,8 @@ class TextClassification:
 
     def _examples(self, rows: Rows, tokenizer: Any) -> Examples:
         texts = [text for text, _ in rows]
-        encoded = tokenizer(texts, truncation=True, max_length=self.max_length) if texts else {"input_ids": []}
+        options = {"truncation": True, "max_length": self.max_length}
+        encoded = tokenizer(texts, **options) if texts else {"input_ids": []}
         number = {label: index for index, label in enumerate(self.labels)}
         labels = torch.tensor([number[label] for _, label in rows])
 

@@ -1,0 +1,335 @@
+"""The stages of an experiment: for each cell train, merge, choose, test, measure; each kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft import coefficient, tasks
+from saft.checkpoint import copy_side_files, staged, write_manifest, write_tensors
+from saft.coefficient import Point, Scaled
+from saft.evaluate import score, with_head
+from saft.locations import folder as local_folder
+from saft.measure import sharpness, weight_interference
+from saft.merge import MergeConfig, merge
+from saft.merging import engine
+from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
+from saft.module import TrainingOptions
+from saft.progress import Bar
+from saft.tasks import Examples, Limits, Splits, Task, heads
+from saft.train import TrainConfig, TrainResult, train, training_cost
+
+__all__ = ["Cell", "Experiment", "Protocol"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to fine-tune all tasks once."""
+
+    regime: str
+    arm: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where the cell's files are, below the folders `experts`, `merges` and `figures`."""
+        return Path(self.regime, self.arm, f"seed{self.seed}")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is read of the data, and how: the part of a run's config that decides what a figure means.
+
+    Args:
+        regimes: name -> number of training examples of each task; None is all of them.
+        validation: at most this many validation examples of each task.
+        test: at most this many test examples of each task.
+        read_test: False stops before the test split is read.
+        sharpness_rho: radius of the worst-case sharpness.
+        sharpness_examples: validation examples it is measured on.
+        density: of the trimmed measures of interference.
+    """
+
+    regimes: dict[str, int | None]
+    validation: int | None
+    test: int | None
+    read_test: bool
+    sharpness_rho: float
+    sharpness_examples: int
+    density: float
+
+
+class Experiment:
+    """What the cells of a run share, and the stages of one cell.
+
+    Every figure is kept in a file of its own as soon as it is known, and a stage whose file exists does
+    nothing. So a run can be stopped at any moment and goes on with the same command.
+
+    Args:
+        folder: the run's folder.
+        model: the pretrained model.
+        task_mappings: task name -> its mapping in the config.
+        arms: arm -> how it trains.
+        protocol: see `Protocol`.
+        trainer: further arguments of lightning.Trainer.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ModelConfig,
+        task_mappings: Mapping[str, dict[str, Any]],
+        arms: Mapping[str, TrainingOptions],
+        protocol: Protocol,
+        trainer: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.task_mappings = dict(task_mappings)
+        self.arms = arms
+        self.protocol = protocol
+        self.trainer = trainer
+        self.tasks: dict[str, Task] = {
+            name: tasks.build(name, mapping, "tasks") for name, mapping in task_mappings.items()
+        }
+        self.tokenizer = load_tokenizer(model)
+        self.pretrained = model
+        # Every checkpoint of the run starts from this copy, so that the names of its tensors are theirs.
+        self.model = ModelConfig(str(folder / "base"), model.pooling)
+        self.progress = Bar(None, 0)
+
+    # --- data and base -----------------------------------------------------------------------------------
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - an experiment lives as long as its process
+    def splits(self, regime: str, seed: int) -> dict[str, Splits]:
+        """Return every task's data in one regime, as one seed draws it."""
+        limits = Limits(
+            self.protocol.regimes[regime],
+            self.protocol.validation,
+            self.protocol.test if self.protocol.read_test else 0,
+            seed,
+        )
+        return {name: task.load(self.tokenizer, limits, f"tasks.{name}") for name, task in self.tasks.items()}
+
+    def write_base(self) -> None:
+        """Write the pretrained trunk, and every task's head as it makes it, to `base`."""
+        if (self.folder / "base").exists():
+            return
+        trunk = load_trunk(self.pretrained)
+        with staged(self.folder / "base") as folder:
+            copy_side_files(local_folder(self.pretrained.path, "model.path"), folder)
+            write_tensors(folder / "model.safetensors", trunk.state_dict())
+            for name, task in self.tasks.items():
+                classifier = Classifier(trunk, torch.nn.Identity(), self.model.pooling)
+                heads.save(task.head_for(classifier, self.tokenizer), folder, name)
+            manifest = {"kind": "base", "location": self.pretrained.path, "tasks": self.task_mappings}
+            write_manifest(folder, manifest | {"pooling": self.model.pooling})
+
+    def base_figures(self, regime: str, seed: int) -> dict[str, dict[str, float | None]]:
+        """Return the untouched base model's figures, with every task's initial head."""
+        self.progress.stage("evaluate the base model")
+        folder = self.folder / "base"
+        splits = self.splits(regime, seed)
+
+        def compute() -> dict[str, dict[str, float | None]]:
+            trunk = load_trunk(self.model)
+            return {
+                name: {
+                    "validation": self._score(self._classifier(trunk, folder, name), name, part.validation),
+                    "test": self._test(self._classifier(trunk, folder, name), name, part),
+                }
+                for name, part in splits.items()
+            }
+
+        figures: dict[str, dict[str, float | None]] = self._remembered("base", compute)
+        self.progress.advance(self.evaluation_cost(splits))
+        return figures
+
+    # --- one cell ----------------------------------------------------------------------------------------
+
+    def train(self, cell: Cell, name: str) -> TrainResult:
+        """Fine-tune on one task, or return what an earlier call has left."""
+        self.progress.stage(f"train {cell.arm} on {name} ({_where(cell)})")
+        out = self.folder / "experts" / cell.path / name
+        options = self.arms[cell.arm]
+        if out.exists():
+            self.progress.advance(training_cost(options))
+            return TrainResult.read(out)
+        config = TrainConfig(
+            model=self.model,
+            task=self.task_mappings[name],
+            out=str(out),
+            name=name,
+            training=options,
+            seed=cell.seed,
+            train_examples=self.protocol.regimes[cell.regime],
+            validation_examples=self.protocol.validation,
+            trainer=self.trainer,
+        )
+        return train(config, splits=self.splits(cell.regime, cell.seed)[name], progress=self.progress)
+
+    def experts(self, cell: Cell, results: Mapping[str, TrainResult]) -> dict[str, dict[str, Any]]:
+        """Return each expert's figures: validation, test, steps, sharpness."""
+        self.progress.stage(f"test the experts of {cell.arm} ({_where(cell)})")
+        splits = self.splits(cell.regime, cell.seed)
+
+        def compute() -> dict[str, dict[str, Any]]:
+            figures = {}
+            for name, result in results.items():
+                classifier = self._classifier(load_trunk(self._at(result.folder)), result.folder, name)
+                sharp = sharpness(
+                    classifier,
+                    self.tasks[name],
+                    splits[name].validation,
+                    self.protocol.sharpness_rho,
+                    self.protocol.sharpness_examples,
+                )
+                figures[name] = {
+                    "validation": result.validation,
+                    "test": self._test(classifier, name, splits[name]),
+                    "steps": result.steps,
+                    "sharpness": dataclasses.asdict(sharp),
+                }
+            return figures
+
+        figures: dict[str, dict[str, Any]] = self._remembered(f"{cell.path}/experts", compute)
+        self.progress.advance(self.test_cost(splits))
+        return figures
+
+    def interference(self, cell: Cell, results: Mapping[str, TrainResult]) -> dict[str, Any]:
+        """Return the interference of the cell's task vectors."""
+        self.progress.stage(f"measure the interference of {cell.arm} ({_where(cell)})")
+
+        def compute() -> dict[str, Any]:
+            folders = {name: str(result.folder) for name, result in results.items()}
+            found = weight_interference(self.model.path, folders, self.protocol.density)
+            return dataclasses.asdict(found)
+
+        figures: dict[str, Any] = self._remembered(f"{cell.path}/interference", compute)
+        return figures
+
+    def merge(
+        self,
+        cell: Cell,
+        results: Mapping[str, TrainResult],
+        method: str,
+        parameters: dict[str, Any],
+        grid: list[float],
+    ) -> dict[str, Any]:
+        """Merge the cell's experts, choose the coefficient on validation data, write the merge, and test it.
+
+        The task vectors are merged once; every coefficient of the grid scales the result. One pass over the
+        validation examples of all tasks is made per coefficient.
+        """
+        splits = self.splits(cell.regime, cell.seed)
+        out = self.folder / "merges" / cell.path / method
+        recipe = MergeConfig(
+            method=method,
+            base=self.model.path,
+            models={name: str(result.folder) for name, result in results.items()},
+            parameters=parameters,
+        )
+
+        def compute() -> dict[str, Any]:
+            scaled = Scaled(load_trunk(self.model), dict(engine.stream(engine.check(recipe))))
+            curve = []
+            for value in grid:
+                self.progress.stage(f"{method} of {cell.arm}, coefficient {value:g} ({_where(cell)})")
+                trunk = scaled.by(value)
+                figures = {
+                    name: self._score(
+                        self._classifier(trunk, results[name].folder, name), name, part.validation
+                    )
+                    for name, part in splits.items()
+                }
+                curve.append(Point(value, figures))
+                self.progress.advance(self.validation_cost(splits))
+            chosen = coefficient.shared(curve, {name: result.validation for name, result in results.items()})
+            each = coefficient.per_task(curve)
+            self.progress.stage(f"test {method} of {cell.arm} ({_where(cell)})")
+            shutil.rmtree(out, ignore_errors=True)
+            merge(dataclasses.replace(recipe, scaling=chosen), out)
+            trunk = load_trunk(self._at(out))
+            shared_test = {
+                name: self._test(self._classifier(trunk, out, name), name, part)
+                for name, part in splits.items()
+            }
+            each_test = {}
+            for name, part in splits.items():
+                if each[name] == chosen:
+                    each_test[name] = shared_test[name]
+                else:
+                    other = self._classifier(scaled.by(each[name]), results[name].folder, name)
+                    each_test[name] = self._test(other, name, part)
+            return {
+                "parameters": parameters,
+                "curve": [dataclasses.asdict(point) for point in curve],
+                "shared": {"coefficient": chosen, "test": shared_test},
+                "per_task": {"coefficients": each, "test": each_test},
+            }
+
+        known = self._file(f"{cell.path}/{method}").exists()
+        figures: dict[str, Any] = self._remembered(f"{cell.path}/{method}", compute)
+        self.progress.advance(self.merge_cost(splits, grid) if known else 2 * self.test_cost(splits))
+        return figures
+
+    # --- costs, in examples passed forward ---------------------------------------------------------------
+
+    def validation_cost(self, splits: Mapping[str, Splits]) -> float:
+        """Return the cost of one pass over every task's validation examples."""
+        return float(sum(len(part.validation) for part in splits.values()))
+
+    def test_cost(self, splits: Mapping[str, Splits]) -> float:
+        """Return the cost of one pass over every task's test examples, if they are read."""
+        return float(sum(len(part.test) for part in splits.values())) if self.protocol.read_test else 0.0
+
+    def evaluation_cost(self, splits: Mapping[str, Splits]) -> float:
+        """Return the cost of evaluating one model on everything."""
+        return self.validation_cost(splits) + self.test_cost(splits)
+
+    def merge_cost(self, splits: Mapping[str, Splits], grid: list[float]) -> float:
+        """Return the cost of `merge`; up to one more test pass goes to coefficients per task."""
+        return len(grid) * self.validation_cost(splits) + 2 * self.test_cost(splits)
+
+    # --- small things ------------------------------------------------------------------------------------
+
+    def _at(self, folder: Path) -> ModelConfig:
+        return ModelConfig(str(folder), self.model.pooling)
+
+    def _classifier(self, trunk: torch.nn.Module, folder: Path, name: str) -> Classifier:
+        return with_head(trunk, folder, self.model.pooling, name, self.tasks[name], self.tokenizer)
+
+    def _score(self, classifier: Classifier, name: str, examples: Examples) -> float:
+        return score(classifier, self.tasks[name], examples)
+
+    def _test(self, classifier: Classifier, name: str, splits: Splits) -> float | None:
+        return self._score(classifier, name, splits.test) if self.protocol.read_test else None
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "figures" / f"{name}.json"
+
+    def _remembered(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what the file holds, computing and writing it first if it is not there.
+
+        What is returned was always read from the file, so a first and a resumed run see the same values.
+        """
+        file = self._file(name)
+        if not file.exists():
+            text = json.dumps(compute(), indent=1)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(file.name + ".partial")
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, file)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.regime}, seed {cell.seed}"

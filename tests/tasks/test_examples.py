@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saft.tasks.examples import Batch, Examples, permutation
+
+
+def numbered(count: int) -> Examples:
+    """Return examples whose label and only input are their number."""
+
+    def collate(indices: list[int]) -> Batch:
+        values = torch.tensor(indices)
+        return Batch({"x": values.unsqueeze(1)}, values)
+
+    return Examples([1 + index % 3 for index in range(count)], collate)
+
+
+@given(
+    count=st.integers(1, 40), batch_size=st.integers(1, 16), steps=st.integers(1, 20), seed=st.integers(0, 9)
+)
+@settings(deadline=None, derandomize=True)
+def test_training_order_sees_every_example_equally_often(
+    count: int, batch_size: int, steps: int, seed: int
+) -> None:
+    order = numbered(count).training_order(batch_size, steps, seed)
+    assert [len(batch) for batch in order] == [batch_size] * steps
+    seen = Counter(index for batch in order for index in batch)
+    assert set(seen) <= set(range(count))
+    assert max(seen.values()) - min(seen.get(index, 0) for index in range(count)) <= 1
+
+
+def test_training_order_depends_on_the_seed_alone() -> None:
+    examples = numbered(20)
+    assert examples.training_order(4, 10, 0) == examples.training_order(4, 10, 0)
+    assert examples.training_order(4, 10, 0)[:5] == examples.training_order(4, 5, 0)
+    assert examples.training_order(4, 10, 0) != examples.training_order(4, 10, 1)
+
+
+@given(count=st.integers(0, 40), batch_size=st.integers(1, 16))
+@settings(deadline=None, derandomize=True)
+def test_batches_hold_every_example_once(count: int, batch_size: int) -> None:
+    seen = [label for batch in numbered(count).batches(batch_size) for label in batch.labels.tolist()]
+    assert sorted(seen) == list(range(count))
+
+
+def test_a_batch_splits_into_micro_batches() -> None:
+    batch = numbered(7).collate(list(range(7)))
+    parts = list(batch.split(3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert torch.equal(torch.cat([part.inputs["x"] for part in parts]), batch.inputs["x"])
+    assert [len(part) for part in batch.split(None)] == [7]
+
+
+def test_permutations_of_different_streams_differ() -> None:
+    assert sorted(permutation(50, 0)) == list(range(50))
+    assert permutation(50, 0, 0) != permutation(50, 0, 1)
+    assert permutation(0, 0) == []

@@ -1,0 +1,89 @@
+"""Who may know whom: imports run downward in the list of rooms, never up (DESIGN, section 2)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SAFT = Path(__file__).parent.parent / "saft"
+
+# From the top of the house to its cellar; rooms on one line may not import each other.
+ROOMS = [
+    ["cli"],
+    ["run"],
+    ["experiment"],
+    ["measure"],
+    ["train"],
+    ["merge", "evaluate"],
+    ["report"],
+    ["callbacks", "integrations"],
+    ["module"],
+    ["coefficient"],
+    ["tasks"],
+    ["models"],
+    ["interference"],
+    ["merging"],
+    ["optim"],
+    ["checkpoint"],
+    ["staging", "tensorfile"],
+    ["locations"],
+    ["progress"],
+    ["config"],
+    ["registry"],
+    ["errors"],
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# These libraries are used in these rooms alone.
+ONLY = {
+    "datasets": {"tasks"},
+    "lightning": {"module", "train", "callbacks", "integrations"},
+    "transformers": {"models", "integrations"},
+    "accelerate": {"integrations"},
+}
+# What optim and merging may know of saft: they stand alone.
+ALONE = {"optim": {"registry", "errors"}}
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"saft.{alias.name}" for alias in node.names] if node.module == "saft" else [node.module]
+            yield from ((node.lineno, name) for name in names)
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(SAFT).parts[0].removesuffix(".py")
+
+
+FILES = [file for file in sorted(SAFT.rglob("*.py")) if file != SAFT / "__init__.py"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SAFT)))
+def test_imports_run_downward(file: Path) -> None:
+    room = room_of(file)
+    assert room in LEVEL, f"{file}: a new room; give it a level in this test"
+    for line, name in imports(file):
+        top, *rest = name.split(".")
+        if top == "saft" and rest and rest[0] != room:
+            other = rest[0]
+            assert LEVEL[room] < LEVEL[other], (
+                f"{file}:{line}: {room} may not import {name}, which is above or beside it"
+            )
+            if room in ALONE:
+                assert other in ALONE[room], f"{file}:{line}: {room} stands alone and may not import {name}"
+        if top in ONLY:
+            assert room in ONLY[top], f"{file}:{line}: {top} may be imported in {sorted(ONLY[top])} alone"
+
+
+def test_no_file_holds_two_nouns() -> None:
+    long = {
+        str(file.relative_to(SAFT)): n
+        for file in FILES
+        if (n := len(file.read_text("utf-8").splitlines())) > 350
+    }
+    assert not long

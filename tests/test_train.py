@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import saft
+from saft import config
+from saft.callbacks import SaveEvery
+from saft.errors import UserError
+from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
+from saft.train import TrainConfig, TrainResult, train
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
+    mapping = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["colour"],
+        "name": "colour",
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}},
+        "train_examples": 40,
+    }
+    return config.parse(TrainConfig, mapping, "test")
+
+
+def changed(settings: TrainConfig, out: str, **training: Any) -> TrainConfig:
+    folder = str(Path(settings.out).parent / out)
+    return dataclasses.replace(
+        settings, out=folder, training=dataclasses.replace(settings.training, **training)
+    )
+
+
+def weights(result: TrainResult) -> dict[str, torch.Tensor]:
+    return load_file(result.folder / "model.safetensors")
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_learning_lowers_the_loss_and_the_folder_is_whole(settings: TrainConfig, tiny_model: Path) -> None:
+    result = train(changed(settings, "out", steps=60))
+    assert result.validation > 0.7
+    trunk = transformers.AutoModel.from_pretrained(result.folder)
+    assert equal(dict(trunk.state_dict()), weights(result))
+    assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.folder)
+    assert tokenizer("the red rose") == load_tokenizer(ModelConfig(str(tiny_model)))("the red rose")
+    names = {str(file.relative_to(result.folder)) for file in result.folder.rglob("*") if file.is_file()}
+    assert {"config.json", "saft.json", "README.md", "heads/colour.safetensors", "logs/metrics.csv"} <= names
+    assert TrainResult.read(result.folder) == result
+    assert [entry.name for entry in result.folder.parent.iterdir()] == ["out"]
+
+
+def test_rho_zero_is_plain_adamw_to_the_bit(settings: TrainConfig) -> None:
+    plain = train(changed(settings, "plain", perturbation=None))
+    zero = train(changed(settings, "zero", perturbation={"name": "sam", "rho": 0.0}))
+    sharp = train(changed(settings, "sharp"))
+    assert equal(weights(plain), weights(zero))
+    assert not equal(weights(plain), weights(sharp))
+
+
+def test_learning_rate_zero_leaves_the_weights_alone(settings: TrainConfig, tiny_model: Path) -> None:
+    result = train(changed(settings, "still", learning_rate=0.0, steps=3))
+    assert equal(weights(result), load_file(tiny_model / "model.safetensors"))
+
+
+def test_the_training_is_adamw_written_by_hand(settings: TrainConfig, tiny_model: Path) -> None:
+    """Two passes of a raw loop, from the equations: the oracle of the whole training path."""
+    from saft import tasks
+    from saft.tasks import Limits
+
+    options = settings.training
+    model = settings.model
+    tokenizer = load_tokenizer(model)
+    task = tasks.build("colour", settings.task, "tasks")
+    splits = task.load(tokenizer, Limits(40, None, 0, seed=0), "t")
+    classifier = Classifier(load_trunk(model), torch.nn.Identity())
+    classifier.head = task.head_for(classifier, tokenizer)
+    classifier.train()
+    matrices = [p for p in classifier.parameters() if p.ndim > 1]
+    vectors = [p for p in classifier.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=options.learning_rate,
+    )
+    for step, indices in enumerate(splits.train.training_order(options.batch_size, options.steps, 0)):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * (1 - step / options.steps)
+        batch = splits.train.collate(indices)
+        gradients = []
+        before = [p.detach().clone() for p in classifier.parameters()]
+        for _ in range(2):
+            torch.manual_seed(step * 1009)
+            loss = torch.nn.functional.cross_entropy(classifier(batch.inputs), batch.labels)
+            used = [p for p in classifier.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(loss, used, allow_unused=True)
+            if _ == 0:
+                norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+                with torch.no_grad():
+                    for p, g in zip(used, gradients, strict=True):
+                        if g is not None:
+                            p.add_(g, alpha=float(0.05 / norm))
+        with torch.no_grad():
+            for p, w in zip(classifier.parameters(), before, strict=True):
+                p.copy_(w)
+        for p, g in zip(used, gradients, strict=True):
+            p.grad = g
+        torch.nn.utils.clip_grad_norm_(used, options.gradient_clip)
+        optimizer.step()
+    trained = weights(train(settings))
+    for name, value in classifier.trunk.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_micro_batches_are_the_same_batch(settings: TrainConfig) -> None:
+    settings = changed(settings, "x", steps=4, schedule="constant")
+    without_dropout = _without_dropout(settings)
+    whole = weights(train(changed(without_dropout, "whole")))
+    parts = weights(train(changed(without_dropout, "parts", micro_batch_size=3)))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def _without_dropout(settings: TrainConfig) -> TrainConfig:
+    """Return the settings with a copy of the model whose config has no dropout."""
+    import shutil
+
+    folder = Path(settings.out).parent / "no-dropout"
+    shutil.copytree(settings.model.path, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(content))
+    return dataclasses.replace(settings, model=ModelConfig(str(folder)))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("arm", [{}, {"perturbation": None}, {"select_steps": [4, 8, 12]}])
+def test_killed_and_resumed_equals_uninterrupted(
+    settings: TrainConfig, arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(settings, checkpoint_every=5)
+    uninterrupted = train(changed(settings, "whole", **arm))
+
+    save = SaveEvery.on_train_batch_end
+
+    def save_then_die(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+        save(self, trainer, *rest)
+        if trainer.global_step == 7:
+            raise Killed
+
+    monkeypatch.setattr(SaveEvery, "on_train_batch_end", save_then_die)
+    with pytest.raises(Killed):
+        train(changed(settings, "resumed", **arm))
+    monkeypatch.undo()
+    work = Path(settings.out).parent / ".resumed.work"
+    assert (work / "last.ckpt").exists()
+    torch.rand(3)  # what happens in between must not matter
+    resumed = train(changed(settings, "resumed", **arm))
+    assert not work.exists()
+    assert equal(weights(uninterrupted), weights(resumed))
+    first, second = ((r.folder / "saft.json").read_text() for r in (uninterrupted, resumed))
+    assert first == second
+
+
+def test_an_interrupted_run_of_another_config_is_not_mixed_in(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(settings, checkpoint_every=5)
+
+    def die(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(SaveEvery, "on_train_batch_end", die)
+    with pytest.raises(Killed):
+        train(changed(settings, "out", learning_rate=0.5))
+    monkeypatch.undo()
+    fresh = train(changed(settings, "fresh"))
+    assert equal(weights(train(settings)), weights(fresh))
+
+
+def test_steps_are_selected_on_validation(settings: TrainConfig) -> None:
+    result = train(changed(settings, "selected", steps=20, select_steps=[1, 10, 20], schedule="constant"))
+    assert result.steps in (1, 10, 20)
+    alone = train(changed(settings, "alone", steps=result.steps, schedule="constant"))
+    assert equal(weights(result), weights(alone))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(settings: TrainConfig) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(settings)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_seeds_differ(settings: TrainConfig) -> None:
+    other = dataclasses.replace(changed(settings, "other"), seed=1)
+    assert not equal(weights(train(settings)), weights(train(other)))
+
+
+def test_a_linear_head_is_trained_and_saved(settings: TrainConfig) -> None:
+    settings = dataclasses.replace(settings, task=settings.task | {"head": "linear"})
+    result = train(changed(settings, "linear", steps=60))
+    assert result.validation > 0.6
+    assert load_file(result.folder / "heads/colour.safetensors")["weight"].abs().sum() > 0
+    figures = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(result.folder)], split="validation")).figures
+    assert figures[str(result.folder)]["colour"] == pytest.approx(result.validation)
+
+
+def test_a_target_that_is_not_empty_is_refused(settings: TrainConfig) -> None:
+    train(settings)
+    with pytest.raises(
+        UserError, match=r"is not empty; choose another `out`, or replace it with --overwrite"
+    ):
+        train(settings)
+    train(settings, overwrite=True)
+
+
+def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
+    with pytest.raises(UserError, match="training diverged: the loss is nan at step"):
+        train(changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=20))
+    assert not Path(settings.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (
+            {"trainer": {"acelerator": "cpu"}},
+            "trainer.acelerator: unknown argument; did you mean 'accelerator'",
+        ),
+        ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft; use training.steps"),
+        ({"trainer": {"precision": "16-mixed"}}, "use bf16-mixed"),
+        ({"training": {"steps": 0}}, "training: steps must be at least 1"),
+        ({"training": {"select_steps": [300]}}, "training: select_steps must lie in 1..200"),
+        ({"training": {"gradient_clip": 0}}, "training: gradient_clip must be above 0 or null"),
+        ({"training": {"learning_rate": -1}}, "training: learning_rate must be at least 0"),
+        (
+            {"training": {"perturbation": {"name": "sma"}}},
+            "training: perturbation: unknown perturbation 'sma'",
+        ),
+        ({"training": {"perturbation": {"name": "sam", "roh": 1}}}, "did you mean 'rho'"),
+        ({"training": {"perturbation": {"name": "sam", "rho": -1}}}, "rho"),
+        ({"training": {"perturbation": {"rho": 0.1}}}, "name"),
+    ],
+)
+def test_mistakes_are_named(mapping: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(TrainConfig, {"model": {"path": "x"}, "task": {}, "out": "y"} | mapping, "f.yaml")
+    assert message in str(caught.value)
+
+
+def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
+    result = train(dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"}))
+    assert all(value.dtype == torch.float32 for value in weights(result).values())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1]),
+        ("linear", 0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0, [1, 0.853553, 0.5, 0.146447]),
+        ("linear", 1, [0.5, 1, 2 / 3, 1 / 3]),
+    ],
+)
+def test_schedules(settings: TrainConfig, schedule: str, warmup: int, expected: list[float]) -> None:
+    options = dataclasses.replace(settings.training, steps=4, schedule=schedule, warmup_steps=warmup)
+    assert [options.learning_rate_factor(step) for step in range(4)] == pytest.approx(expected, abs=1e-6)
