@@ -118,6 +118,8 @@ def _count_upper(blocks: Iterable[Tensor]) -> Tensor:
         upper = (_keys(block) >> 16).add_(_BINS // 2)
         for row, digits in zip(counts, upper, strict=True):
             row += torch.bincount(digits, minlength=_BINS)
+    if not len(counts):
+        raise ValueError("an empty stream has no order statistics")
     return counts
 
 
@@ -173,5 +175,5 @@ def sums(blocks: Iterable[Tensor]) -> Tensor:
             found = block[:, start : start + SUM_GRAIN].sum(dim=1, keepdim=True, dtype=torch.float64)
             result = found if result is None else result.add_(found)
     if result is None:
-        raise ValueError("a stream without blocks has no sum")
+        raise ValueError("an empty stream has no sum")
     return result

@@ -1,0 +1,156 @@
+"""What every registered merge method keeps to, whatever it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from saft.errors import UserError
+from saft.merging.engine import merge_task_vectors
+from saft.merging.method import Method
+from saft.merging.methods import METHODS, describe, methods
+from saft.merging.statistics import SUM_GRAIN, passes_needed, prepare
+
+
+def variants(name):
+    """Every combination of the words that a method's parameters allow, with its default numbers."""
+    kind = METHODS.get(name)
+    words = {
+        field.name: field.metadata["choices"]
+        for field in dataclasses.fields(kind)
+        if field.metadata["choices"]
+    }
+    words.pop("granularity", None)
+    return [kind(**dict(zip(words, chosen, strict=True))) for chosen in itertools.product(*words.values())]
+
+
+METHODS_TO_TEST = [method for name in METHODS.names() for method in variants(name)]
+pytestmark = pytest.mark.parametrize("method", METHODS_TO_TEST, ids=repr)
+
+VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, -0.0, 1e-3, -1e-3, 1e-30, 1e-42])
+
+
+@st.composite
+def task_vectors(draw):
+    tasks, count = draw(st.integers(1, 5)), draw(st.integers(1, 30))
+    rows = st.lists(VALUES, min_size=count, max_size=count)
+    return torch.tensor(draw(st.lists(rows, min_size=tasks, max_size=tasks)))
+
+
+def with_density(method, density):
+    return dataclasses.replace(method, density=density) if hasattr(method, "density") else method
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    vectors=task_vectors(),
+    density=st.sampled_from([0.01, 0.2, 0.5, 1.0]),
+    dtype=st.sampled_from(["32", "16", "b16"]),
+)
+def test_any_input_gives_a_finite_float32_vector_and_is_left_alone(method, vectors, density, dtype):
+    vectors = vectors.to({"32": torch.float32, "16": torch.float16, "b16": torch.bfloat16}[dtype])
+    before = vectors.clone()
+    merged = merge_task_vectors(with_density(method, density), vectors)
+    assert vectors.equal(before)
+    assert merged.dtype == torch.float32
+    assert merged.shape == vectors.shape[1:]
+    assert merged.isfinite().all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(vectors=task_vectors())
+def test_no_merged_entry_exceeds_the_sum_of_the_magnitudes(method, vectors):
+    merged = merge_task_vectors(method, vectors).abs()
+    bound = vectors.abs().sum(dim=0)
+    if hasattr(method, "variant") and method.variant != "paper":  # it clips the small magnitudes upwards
+        bound = vectors.abs().amax(dim=1).sum().expand_as(merged) * (bound > 0)
+    assert (merged <= bound * (1 + 1e-5) + 1e-30).all()
+
+
+def test_zeros_give_zeros(method):
+    assert merge_task_vectors(method, torch.zeros(3, 10)).equal(torch.zeros(10))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 4])
+def test_one_element_and_one_task_are_finite(method, tasks):
+    assert merge_task_vectors(method, torch.ones(tasks, 1)).isfinite().all()
+    assert merge_task_vectors(method, torch.randn(1, 100)).isfinite().all()
+
+
+def test_the_order_of_the_tasks_is_visible_in_the_last_bits_alone(method):
+    vectors = torch.randn(4, 2000, generator=torch.manual_seed(0)) * 0.1
+    merged = merge_task_vectors(method, vectors)
+    for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
+        torch.testing.assert_close(merge_task_vectors(method, vectors[order]), merged, rtol=1e-4, atol=1e-6)
+
+
+def test_the_order_of_the_coordinates_does_not_matter(method):
+    vectors = torch.randn(3, 1000, generator=torch.manual_seed(0)) * 0.1
+    order = torch.randperm(1000, generator=torch.manual_seed(1))
+    torch.testing.assert_close(
+        merge_task_vectors(method, vectors[:, order]), merge_task_vectors(method, vectors)[order]
+    )
+
+
+@pytest.mark.parametrize("grains", [1, 2, 3])
+def test_the_size_of_the_blocks_does_not_change_a_bit(method, grains):
+    vectors = torch.randn(3, 20_001, generator=torch.manual_seed(0)) * 1e-2
+    expected = merge_task_vectors(method, vectors)
+
+    def blocks():
+        return vectors.split(grains * SUM_GRAIN, dim=1)
+
+    function = prepare(method, *vectors.shape, blocks)
+    assert torch.cat([function(block) for block in blocks()]).equal(expected)
+
+
+def test_threads_do_not_change_a_bit(method):
+    vectors = torch.randn(3, 300_000, generator=torch.manual_seed(0)) * 1e-2
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(merge_task_vectors(method, vectors))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].equal(found[1])
+
+
+def test_a_copy_of_a_task_changes_the_direction_of_nothing(method):
+    """Two equal tasks agree everywhere: what is merged has their sign."""
+    vector = torch.randn(1, 500, generator=torch.manual_seed(0))
+    merged = merge_task_vectors(method, vector.repeat(2, 1))
+    assert ((merged == 0) | (merged.sign() == vector[0].sign())).all()
+
+
+def test_what_saft_methods_says_comes_from_the_class(method):
+    name = next(name for name, kind in METHODS.items() if kind is type(method))
+    (info,) = methods(name)
+    assert info.summary.endswith(".")
+    assert "θ" in info.formula
+    assert "arXiv" in info.source
+    assert info.scaling_grid
+    assert info.scaling == 1 or info.scaling in info.scaling_grid
+    assert {parameter.name: parameter.default for parameter in info.parameters} == METHODS.get(
+        name
+    )().parameters()
+    assert all(parameter.help and parameter.range for parameter in info.parameters)
+    assert method.in_words()
+    assert describe(name)
+    assert passes_needed(method, 2) >= 1
+
+
+def test_every_parameter_is_checked(method):
+    kind: type[Method] = type(method)
+    with pytest.raises(UserError, match="unknown parameter 'nonsense'"):
+        kind.build({"nonsense": 1})
+    for field in dataclasses.fields(kind):
+        for value in ("nonsense", None, float("nan"), -1, []):
+            with pytest.raises(UserError, match=field.name):
+                kind.build({field.name: value})

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saft.merging.engine import merge_task_vectors
+from saft.merging.methods.pcb import Pcb
+from tests.oracles import merging as oracle
+
+
+def drawn(tasks, count, seed=0):
+    return torch.randn(tasks, count, generator=torch.manual_seed(seed)) * 0.1
+
+
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es"])
+@pytest.mark.parametrize("density", [0.05, 0.1, 0.37, 1.0])
+@pytest.mark.parametrize(("tasks", "count"), [(1, 300), (2, 1), (2, 2), (3, 10), (4, 1000)])
+def test_the_programs_of_the_authors_equal_their_equations(variant, density, tasks, count):
+    task_vectors = drawn(tasks, count, seed=count)
+    found = merge_task_vectors(Pcb(density=density, variant=variant), task_vectors)
+    expected = oracle.pcb(task_vectors.numpy(), density, variant)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.37, 1.0])
+@pytest.mark.parametrize(("tasks", "count"), [(1, 300), (2, 1), (3, 10), (4, 1000)])
+def test_the_formula_of_the_paper_equals_its_equations(density, tasks, count):
+    task_vectors = drawn(tasks, count, seed=count)
+    found = merge_task_vectors(Pcb(density=density, variant="paper"), task_vectors)
+    expected = oracle.pcb_paper(task_vectors.numpy(), density)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es"])
+def test_one_entry_fewer_counts_than_the_density_says_as_in_the_authors_code(variant):
+    found = merge_task_vectors(Pcb(density=0.1, variant=variant), drawn(1, 1000))
+    assert found.count_nonzero() == 99
+
+
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es", "paper"])
+def test_at_least_one_entry_counts(variant):
+    found = merge_task_vectors(Pcb(density=1e-6, variant=variant), drawn(3, 50))
+    assert 1 <= found.count_nonzero() <= 3
+
+
+def test_tied_best_scores_all_count():
+    """The clipped entries of es have one score; the quantile is that score, and the authors' norm has no range."""
+    task_vector = torch.tensor([[0.1, 5.0, 6.0, 7.0, 0.2, 0.3, 0.1, 0.4]])
+    many = task_vector.repeat(1, 100)
+    found = merge_task_vectors(Pcb(density=0.001, variant="es"), many)
+    assert found[1::8].eq(0).all()
+    assert found[3::8].eq(7).all()

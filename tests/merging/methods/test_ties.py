@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saft.merging.engine import merge_task_vectors
+from saft.merging.methods.ties import Ties
+from tests.oracles import merging as oracle
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.29, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("elect", ["mass", "normfrac", "normmass"])
+def test_every_variant_equals_the_equations(count, density, elect):
+    task_vectors = torch.randn(4, count, generator=torch.manual_seed(count)).mul(8).round() / 8
+    for combine in ("mean", "sum", "max"):
+        found = merge_task_vectors(Ties(density=density, elect=elect, combine=combine), task_vectors)
+        expected = oracle.ties(task_vectors.numpy(), density, combine, elect)
+        torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=0)
+
+
+def test_the_mean_and_the_sum_equal_the_equations_to_the_bit():
+    task_vectors = torch.randn(5, 2000, generator=torch.manual_seed(1)) * 1e-3
+    for combine in ("mean", "sum", "max"):
+        found = merge_task_vectors(Ties(density=0.2, combine=combine), task_vectors)
+        assert found.equal(torch.from_numpy(oracle.ties(task_vectors.numpy(), 0.2, combine)))
+
+
+@pytest.mark.parametrize(
+    ("density", "kept"), [(0.2, 201), (0.29, 291), (0.0001, 1), (0.999, 1000), (1.0, 1000)]
+)
+def test_one_more_entry_is_kept_than_the_density_says_as_in_the_authors_code(density, kept):
+    task_vector = torch.randn(1, 1000, generator=torch.manual_seed(0))
+    found = merge_task_vectors(Ties(density=density), task_vector)
+    assert found.count_nonzero() == kept
+    assert found.abs().max() == task_vector.abs().max()
+
+
+def test_more_zeros_than_are_trimmed_lose_nothing():
+    task_vectors = torch.randn(2, 1000) * (torch.rand(1000) < 0.1)
+    assert merge_task_vectors(Ties(density=0.2), task_vectors).equal(
+        merge_task_vectors(Ties(density=1.0), task_vectors)
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saft.errors import UserError
+from saft.merging.method import last_dropped, total
+from saft.merging.methods.average import Average
+from saft.merging.methods.ties import Ties
+
+
+def test_percent_is_taken_for_the_mistake_that_it_is():
+    with pytest.raises(UserError, match=r"density: must be in \(0, 1\], but is 20; .* write 0\.2"):
+        Ties(density=20)
+
+
+@pytest.mark.parametrize("density", [0, -0.1, 1.0001, float("inf"), float("nan"), True, "0.2"])
+def test_a_density_out_of_range(density):
+    with pytest.raises(UserError, match=r"density: must be .*\(0, 1\]"):
+        Ties(density=density)
+
+
+def test_an_integer_is_a_number():
+    assert Ties(density=1).density == 1
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(UserError) as caught:
+        Ties.build({"desnity": 0.2, "elect": "mas", "combine": "median"})
+    assert caught.value.problems == (
+        "unknown parameter 'desnity'; did you mean 'density'?",
+        "elect: unknown value 'mas'; did you mean 'mass'?",
+        "combine: unknown value 'median'; did you mean 'mean'?",
+    )
+
+
+def test_a_method_without_parameters_names_none():
+    with pytest.raises(UserError, match=r"unknown parameter 'density'$"):
+        Average.build({"density": 0.2})
+
+
+def test_sums_run_from_the_first_task_to_the_last():
+    a, b, c = torch.tensor([-0.2, -0.4, 0.6])
+    assert total(torch.stack([a, b, c]).unsqueeze(1)) == (a + b) + c
+    assert total(torch.stack([b, c, a]).unsqueeze(1)) == (b + c) + a != (a + b) + c
+
+
+@pytest.mark.parametrize(
+    ("count", "density", "rank"), [(1000, 0.2, 799), (100, 0.29, 71), (10, 0.01, 9), (10, 1, 0)]
+)
+def test_the_rank_that_a_trim_cuts_at_is_counted_as_the_authors_do(count, density, rank):
+    assert last_dropped(count, density) == rank

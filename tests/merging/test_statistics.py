@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hypothesis.extra.numpy as arrays
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from saft.merging.statistics import SUM_GRAIN, extremes, order_statistics, sums
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from(
+    [0.0, -0.0, 1e-45, -1e-45, 1.0]
+)
+MATRICES = arrays.arrays("float32", arrays.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=FLOATS)
+
+
+def in_blocks(matrix, length):
+    return lambda: [matrix[:, start : start + length] for start in range(0, matrix.shape[1], length)]
+
+
+def bits(tensor):
+    return (tensor + 0.0).view(torch.int32).tolist()
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(matrix=MATRICES, length=st.integers(1, 50), data=st.data())
+def test_order_statistics_equal_sorting_to_the_bit(matrix, length, data):
+    matrix = torch.from_numpy(matrix)
+    ranks = data.draw(st.lists(st.integers(0, matrix.shape[1] - 1), min_size=1, max_size=4))
+    found = order_statistics(in_blocks(matrix, length), ranks)
+    assert bits(found) == bits(matrix.sort(dim=1).values[:, ranks])
+
+
+@pytest.mark.parametrize("k", [1, 2, 5000, 7999, 8000, 9999, 10000])
+@pytest.mark.parametrize("kind", ["normal", "bfloat16", "ties", "sparse"])
+def test_magnitudes_equal_kthvalue_to_the_bit(kind, k):
+    values = torch.randn(2, 10_000, generator=torch.manual_seed(k)) * 1e-3
+    if kind == "bfloat16":
+        values = values.bfloat16().float()
+    if kind == "ties":
+        values = values.mul(2000).round()
+    if kind == "sparse":
+        values = values * (torch.rand(values.shape) < 0.1)
+    found = order_statistics(in_blocks(values.abs(), 4096), (k - 1,))
+    assert bits(found[:, 0]) == bits(values.abs().kthvalue(k, dim=1).values)
+
+
+def test_order_statistics_refuse_an_empty_stream():
+    with pytest.raises(ValueError, match="empty stream"):
+        order_statistics(list, (0,))
+
+
+def test_extremes_are_those_of_the_whole_stream():
+    matrix = torch.randn(3, 1000)
+    assert extremes(in_blocks(matrix, 7)()).equal(torch.stack(matrix.aminmax(dim=1), dim=1))
+
+
+@pytest.mark.parametrize("grains", [1, 2, 5, 100])
+def test_sums_are_the_same_bits_whatever_the_blocks_and_the_threads(grains):
+    matrix = torch.randn(3, 50_000, generator=torch.manual_seed(0))
+    expected = sums(in_blocks(matrix, SUM_GRAIN)())
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert sums(in_blocks(matrix, grains * SUM_GRAIN)()).equal(expected)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(expected, matrix.double().sum(dim=1, keepdim=True))
