@@ -42,7 +42,9 @@ class Displacement:
         """Put w + epsilon in place; the slots are given up."""
         while self._slots:
             slot = self._slots.pop()
-            if slot.movable:
+            if slot.shift is not None:
+                self._add(slot.weight, *slot.shift)
+            elif slot.movable:
                 self._point(slot.parameter, slot.buffer)
             elif slot.rows is not None:
                 self._overwrite_rows(slot.parameter, slot.rows, slot.weight, slot.buffer)
@@ -71,6 +73,11 @@ class Displacement:
         self._undo.append(undo)
         parameter.data = displaced
         increment_version(parameter)
+
+    def _add(self, weight: Tensor, direction: Tensor, scale: Tensor) -> None:
+        scale = scale.to(weight)
+        self._undo.append(lambda: weight.addcmul_(direction, -scale))
+        weight.addcmul_(direction, scale)
 
     def _overwrite(self, weight: Tensor, displaced: Tensor) -> None:
         original = weight.clone()

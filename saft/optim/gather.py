@@ -53,7 +53,9 @@ def slots_of(
         label = _label(parameter, labels, perturbation)
         if perturbation.selects(label):
             gradient = parameter.grad if perturbation.replays else None
-            slot = _slot(parameter, gradient, label, low_precision, fixed_storage)
+            slot = _slot(parameter, gradient, label, low_precision, fixed_storage, perturbation.adds)
+            if slot.rows is not None and (perturbation.remembers or perturbation.combines):
+                raise UserError(_sparse(parameter, label))
             slot.memory = memory.setdefault(parameter, {}) if perturbation.remembers else {}
             slot.optimizer_state = source.state_of(parameter)
             slots.append(slot)
@@ -76,11 +78,7 @@ def gradient_slots(parameters: Iterable[Tensor], memory: dict[Tensor, dict[str, 
         if gradient is None:
             continue
         if gradient.layout is not torch.strided:
-            raise UserError(
-                f"{_called(Label(), parameter)} has a sparse gradient; this perturbation combines gradients"
-                " and needs"
-                " dense ones"
-            )
+            raise UserError(_sparse(parameter, Label()))
         weight, layout = _local(parameter)
         buffer = gradient if layout is None else gradient.to_local()  # type: ignore[attr-defined]
         if weight.is_complex():
@@ -120,13 +118,14 @@ def _slot(
     label: Label,
     low_precision: LowPrecision,
     fixed_storage: bool,
+    adds: bool,
 ) -> Slot:
     """Return the slot of one parameter; without a gradient its buffer is new and not initialized."""
     movable = not fixed_storage and _is_plain(parameter) and _owns_its_storage(parameter)
     weight, layout = _local(parameter)
     rows = None
     if gradient is None:
-        buffer = torch.empty_like(weight)
+        buffer = weight if adds else torch.empty_like(weight)
     elif gradient.layout is not torch.strided:
         gradient = gradient.coalesce()
         if gradient.sparse_dim() != 1:
@@ -179,6 +178,10 @@ def _owns_its_storage(tensor: Tensor) -> bool:
     count = getattr(torch._C, "_storage_Use_Count", None)
     # Two users: the tensor, and the Python storage just made.
     return count is None or count(storage._cdata) <= 2
+
+
+def _sparse(parameter: Tensor, label: Label) -> str:
+    return f"{_called(label, parameter)} has a sparse gradient; this perturbation needs dense ones"
 
 
 def _called(label: Label, parameter: Tensor) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "ascend_", "blocks", "dot", "norm", "rescale_", "safe_ratio"]
+__all__ = ["Block", "ascend_", "blocks", "clear_unless_", "dot", "norm", "rescale_", "safe_ratio"]
 
 # Temporaries of this many elements stay in a CPU's cache, and are not faulted in anew at every use.
 _CPU_BLOCK = 1 << 17
@@ -106,13 +106,30 @@ def rescale_(block: Block, eta: float) -> None:
     torch._foreach_mul_(block.buffers, magnitudes)
 
 
-def ascend_(weights: list[Tensor], buffers: list[Tensor], scale: Tensor) -> None:
+def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
+    """Set all tensors to 0 unless `keep`, a 0-dim bool; whatever they hold, inf and nan too.
+
+    Example:
+        >>> x = torch.tensor([1.0, float("inf")])
+        >>> clear_unless_([x], torch.tensor(False)); x
+        tensor([0., 0.])
+    """
+    for tensor in tensors:
+        # 0 * inf is nan, so the bits are cleared, not the numbers multiplied.
+        integers = _INTEGERS[tensor.element_size()]
+        tensor.view(integers).mul_(keep.to(tensor.device, integers, non_blocking=True))
+
+
+def ascend_(
+    weights: list[Tensor], buffers: list[Tensor], scale: Tensor, along: list[Tensor] | None = None
+) -> None:
     r"""Overwrite every buffer b with $w + s b$; with w where s is 0, whatever b holds (nan too).
 
     Args:
         weights: w, on one device.
         buffers: b, on the same device.
         scale: s, a 0-dim tensor.
+        along: take these for b, and overwrite the buffers all the same.
 
     Example:
         >>> b = torch.tensor([1.0, float("nan")])
@@ -121,17 +138,16 @@ def ascend_(weights: list[Tensor], buffers: list[Tensor], scale: Tensor) -> None
     """
     if weights[0].device.type == "cpu":
         factor = scale.item()  # no device to wait for
-        for w, b in zip(weights, buffers, strict=True):
+        for w, b, direction in zip(weights, buffers, buffers if along is None else along, strict=True):
             if factor == 0:
                 b.copy_(w)
             else:
-                torch.add(w, b, alpha=factor, out=b)
+                torch.add(w, direction, alpha=factor, out=b)
         return
+    if along is not None:
+        torch._foreach_copy_(buffers, along)
     scale = scale.to(weights[0].device, non_blocking=True)
-    # 0 * inf is nan, so a vanished scale must clear the bits, not multiply the numbers.
-    integers = _INTEGERS[buffers[0].element_size()]
-    bits = [buffer.view(integers) for buffer in buffers]
-    torch._foreach_mul_(bits, (scale != 0).to(integers))
+    clear_unless_(buffers, scale != 0)
     torch._foreach_mul_(buffers, scale.to(buffers[0].dtype))
     torch._foreach_add_(buffers, weights)
 

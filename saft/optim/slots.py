@@ -45,6 +45,8 @@ class Slot:
         layout: how the shards make up the whole; None where w is whole.
         rows: the rows that a sparse gradient touches; None where it is dense.
         movable: whether the parameter may be pointed at the buffer, rather than be overwritten.
+        shift: (direction, scale): what is added to w in its place, instead of a buffer, by perturbations that
+            do so.
     """
 
     parameter: Tensor
@@ -56,6 +58,23 @@ class Slot:
     layout: Layout | None = None
     rows: Tensor | None = None
     movable: bool = False
+    shift: tuple[Tensor, Tensor] | None = None
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """Return this rank's part of a tensor that is laid out as the parameter is."""
+        if self.layout is not None and hasattr(tensor, "to_local"):
+            tensor = tensor.to_local()
+        return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+    @property
+    def shard(self) -> tuple[int, ...]:
+        """This rank's place among the shards; empty where the tensor is whole."""
+        if self.layout is None:
+            return ()
+        places = enumerate(self.layout.placements)
+        return tuple(
+            self.layout.mesh.get_local_rank(dim) for dim, placement in places if placement.is_shard()
+        )
 
 
 class Slots:
@@ -95,6 +114,22 @@ class Slots:
     def dot(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
         r"""Return $\langle x, y \rangle$ of two tensors per slot, over all shards of all ranks; 0-dim."""
         return self._total(lambda group: kernels.dot([xs[i] for i in group], [ys[i] for i in group]))
+
+    @property
+    def n_elements(self) -> int:
+        """Number of weights, over all shards of all ranks."""
+        return sum(
+            slot.parameter.numel() if slot.rows is None else slot.weight.numel() for slot in self.slots
+        )
+
+    def where(self, condition: Callable[[Slot], bool]) -> Slots:
+        """Return the slots of which the condition holds."""
+        return Slots([slot for slot in self.slots if condition(slot)], self.step, self.grad_scale)
+
+    def total(self, values: Sequence[Tensor]) -> Tensor:
+        """Add up one 0-dim tensor per slot, over all shards of all ranks."""
+        device = values[0].device
+        return self._total(lambda group: torch.stack([values[i].to(device) for i in group]).sum())
 
     def blocks(self, where: Callable[[Slot], bool] = lambda _: True) -> Iterator[kernels.Block]:
         """Cut weights and buffers, of the slots `where` says so, into blocks that arithmetic is quick on."""

@@ -45,3 +45,41 @@ def asam(
     t = [w.abs() + eta if yes else torch.ones_like(w) for w, yes in zip(weights, rescaled, strict=True)]
     norm = length([a * b for a, b in zip(t, g, strict=True)])
     return [rho * a * a * b / norm if norm > 0 else torch.zeros_like(b) for a, b in zip(t, g, strict=True)]
+
+
+def momentum(v: Sequence[Tensor], rho: float) -> list[Tensor]:
+    """epsilon = -rho v / ||v||, Becker et al."""
+    norm = length(v)
+    return [-rho * t / norm if norm > 0 else torch.zeros_like(t) for t in v]
+
+
+def friendly(
+    g: Sequence[Tensor], average: Sequence[Tensor] | None, rho: float, sigma: float, decay: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """epsilon and the next average, in the order of the authors' code (Li et al.)."""
+    if average is None:
+        return sam(g, g, rho), [t.clone() for t in g]
+    difference = [t - sigma * m for t, m in zip(g, average, strict=True)]
+    return sam(g, difference, rho), [decay * m + (1 - decay) * t for t, m in zip(g, average, strict=True)]
+
+
+def inner(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(xs, ys, strict=True))
+
+
+def part_at_right_angle(xs: Sequence[Tensor], to: Sequence[Tensor]) -> list[Tensor]:
+    """x less its projection on `to`, all tensors being one vector."""
+    along = inner(xs, to) / inner(to, to)
+    return [x - along * t for x, t in zip(xs, to, strict=True)]
+
+
+def gsam(g: Sequence[Tensor], replayed: Sequence[Tensor], alpha: float) -> list[Tensor]:
+    """g~ - alpha g_perp, Zhuang et al., algorithm 1."""
+    across = part_at_right_angle(g, replayed)
+    return [r - alpha * a for r, a in zip(replayed, across, strict=True)]
+
+
+def looksam(g: Sequence[Tensor], across: Sequence[Tensor], alpha: float) -> list[Tensor]:
+    """g + alpha ||g|| / ||g_v|| g_v, Liu et al., algorithm 1."""
+    factor = alpha * length(g) / length(across)
+    return [t + factor * a for t, a in zip(g, across, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,14 +29,14 @@ class Perturbation(ABC):
         rho: radius of the ascent step, in the perturbation's own metric, at least 0; 0 turns it off.
         every: ascend on every so many-th step; the other steps are the base optimizer's own.
         start: number of optimizer steps to take before the first ascent (late start).
-        schedule: factor on rho as a function of the number of steps taken, for example
-            `saft.optim.Linear(...)`.
+        schedule: factor on rho: a function of the number of steps taken, or "learning_rate", which is the
+            learning rate over the `initial_lr` that a scheduler noted.
     """
 
     rho: float = 0.05
     every: int = 1
     start: int = 0
-    schedule: Callable[[int], float] | None = None
+    schedule: Callable[[int], float] | Literal["learning_rate"] | None = None
 
     replays: ClassVar[bool] = True
     """Whether epsilon depends on this step's gradient, so that a second pass is needed."""
@@ -46,6 +46,9 @@ class Perturbation(ABC):
 
     remembers: ClassVar[bool] = False
     """Whether something is kept from step to step."""
+
+    adds: ClassVar[bool] = False
+    """Whether it sets `Slot.shift`, to be added to w, and needs no buffers."""
 
     reuses: ClassVar[bool] = False
     """Whether steps without a replay, once started, go through `reuse`."""
@@ -57,6 +60,11 @@ class Perturbation(ABC):
         for name, value, least in (("rho", self.rho, 0), ("every", self.every, 1), ("start", self.start, 0)):
             if not value >= least:
                 raise UserError(f"{type(self).__name__}: {name}: must be at least {least}, but is {value}")
+        if not (self.schedule is None or callable(self.schedule) or self.schedule == "learning_rate"):
+            raise UserError(
+                f"{type(self).__name__}: schedule: must be 'learning_rate' or a function of the step, but is"
+                f" {self.schedule!r}"
+            )
 
     def ascends(self, step: int) -> bool:
         """Return whether optimizer step number `step` (from 0) is one with an ascent."""
@@ -69,7 +77,11 @@ class Perturbation(ABC):
             step: number of optimizer steps taken so far.
             group: the first parameter group of the base optimizer, for those that follow its learning rate.
         """
-        return self.rho if self.schedule is None else self.rho * self.schedule(step)
+        if self.schedule is None:
+            return self.rho
+        if callable(self.schedule):
+            return self.rho * self.schedule(step)
+        return self.rho * float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1)
 
     def selects(self, label: Label) -> bool:
         """Return whether a parameter is perturbed; all are trained."""
