@@ -1,17 +1,24 @@
 """Sharpness-aware optimization: perturbations, the ascent that applies and undoes them, the optimizer."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from saft.optim.ascent import Ascent
-from saft.optim.perturbations.asam import ASAM
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, perturbation
-from saft.optim.perturbations.friendly_sam import FriendlySAM
-from saft.optim.perturbations.gsam import GSAM
-from saft.optim.perturbations.looksam import LookSAM
-from saft.optim.perturbations.momentum_sam import MomentumSAM
-from saft.optim.perturbations.norm_only import NormOnly
-from saft.optim.perturbations.sam import PlainSAM
-from saft.optim.perturbations.sampled_shift import SampledShift
 from saft.optim.replay import is_replay
 from saft.optim.sam import SAM
+
+if TYPE_CHECKING:
+    from saft.optim.perturbations.asam import ASAM
+    from saft.optim.perturbations.friendly_sam import FriendlySAM
+    from saft.optim.perturbations.gsam import GSAM
+    from saft.optim.perturbations.looksam import LookSAM
+    from saft.optim.perturbations.momentum_sam import MomentumSAM
+    from saft.optim.perturbations.norm_only import NormOnly
+    from saft.optim.perturbations.sam import PlainSAM
+    from saft.optim.perturbations.sampled_shift import SampledShift
 
 __all__ = [
     "SAM",
@@ -29,3 +36,21 @@ __all__ = [
     "PlainSAM",
     "SampledShift",
 ]
+
+# Imported when first asked for: a perturbation's file imports this package, which must not import it back.
+_FILES = {
+    "ASAM": "asam",
+    "FriendlySAM": "friendly_sam",
+    "GSAM": "gsam",
+    "LookSAM": "looksam",
+    "MomentumSAM": "momentum_sam",
+    "NormOnly": "norm_only",
+    "PlainSAM": "sam",
+    "SampledShift": "sampled_shift",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"saft.optim.perturbations.{_FILES[name]}"), name)

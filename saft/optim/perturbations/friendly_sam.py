@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from saft.errors import UserError
@@ -59,7 +58,7 @@ class FriendlySAM(Perturbation):
         finite = norm.isfinite()
         kernels.clear_unless_(slots.buffers, finite)
         # With g = d + sigma m the average needs no copy of g.
-        kept = torch.where(finite, self.decay + (1 - self.decay) * self.sigma, 1.0)
+        kept = 1 + finite.to(norm.dtype) * (self.decay + (1 - self.decay) * self.sigma - 1)
         for slot in slots:
             if "average" in slot.memory:
                 average = slot.memory["average"]

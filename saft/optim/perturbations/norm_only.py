@@ -31,8 +31,10 @@ class NormOnly(ASAM):
         eta, scope: see `ASAM`.
 
     Example:
-        >>> NormOnly().selects(Label("encoder.0.norm1.weight")), NormOnly().selects(Label("head.weight",
-        "Linear")) (True, False)
+        >>> NormOnly().selects(Label("encoder.0.norm1.weight"))
+        True
+        >>> NormOnly().selects(Label("head.weight", "Linear"))
+        False
 
     Source: Mueller et al., "Normalization Layers Are All That Sharpness-Aware Minimization Needs", NeurIPS
     2023, arXiv 2306.04226. Differs: a layer is a norm if its class says so, where the model is known; the
