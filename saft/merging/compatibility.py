@@ -65,7 +65,7 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
     ours = {name: header for name, header in model.headers.items() if name not in excluded}
     theirs = {name: header for name, header in base.headers.items() if name not in excluded}
     shared = [name for name in theirs if name in ours]
-    if not shared:
+    if theirs and not shared:
         yield (
             f"{what}: {model.folder} shares no tensor with the base {base.folder}: the one has "
             f"{some(ours)}, the other {some(theirs)}; is one of the folders another model?"

@@ -7,8 +7,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ __all__ = [
     "parameter",
     "total",
 ]
+
+M = TypeVar("M", bound="Method")
 
 
 # Statistics: what a method may ask about the whole stream. `values` maps a block [n_tasks, n] to [rows, n].
@@ -119,7 +121,7 @@ class Method(ABC):
             raise UserError(*problems)
 
     @classmethod
-    def build(cls, parameters: Mapping[str, Any]) -> Method:
+    def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
         """Return the method with `parameters`; every unknown name and wrong value is told at once."""
         known = {item.name: item for item in fields(cls)}
         problems = []
@@ -139,7 +141,7 @@ class Method(ABC):
             ParameterInfo(
                 item.name, type(item.default).__name__, item.default, _range(item), item.metadata["help"]
             )
-            for item in sorted(fields(cls), key=lambda item: item.name == "granularity")
+            for item in _own_first(cls)
         ]
 
     @classmethod
@@ -156,7 +158,7 @@ class Method(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters' values."""
-        return asdict(self)
+        return {item.name: getattr(self, item.name) for item in _own_first(type(self))}
 
     def in_words(self) -> str:
         """Return what is done, with the parameters' values."""
@@ -218,6 +220,11 @@ def total(rows: Tensor) -> Tensor:
     for row in rows[1:]:
         result += row
     return result
+
+
+def _own_first(kind: type[Method]) -> list[Field[Any]]:
+    """Return the fields with what a method declares itself before what it inherits."""
+    return sorted(fields(kind), key=lambda item: item.name not in kind.__annotations__)
 
 
 def _problem(item: Field[Any], value: Any) -> str | None:

@@ -162,14 +162,13 @@ def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def _method(config: MergeConfig) -> Elementwise:
-    kind = METHODS.get(config.method)
+    kind: object = METHODS.get(config.method)
+    if not (isinstance(kind, type) and issubclass(kind, Elementwise)):
+        raise UserError(f"method: '{config.method}' is no merge method, but {kind!r}")
     try:
-        method: Method = kind.build(config.parameters)
+        return kind.build(config.parameters)
     except UserError as error:
         raise UserError(*(f"parameters of {config.method}: {text}" for text in error.problems)) from error
-    if not isinstance(method, Elementwise):
-        raise UserError(f"method: '{config.method}' is no merge method ({kind!r})")
-    return method
 
 
 def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+import yaml
+
+from saft import config
+from saft.checkpoint import read_card, read_manifest, write_tensors
+from saft.errors import UserError
+from saft.merge import MergeConfig, merge
+
+
+@pytest.fixture
+def experts(tiny_model, tmp_path):
+    """A base with its tokenizer, and two models fine-tuned from it, with heads and cards."""
+    folders = {}
+    for seed, task in enumerate(("colours", "sizes"), start=1):
+        torch.manual_seed(seed)
+        model = transformers.AutoModel.from_pretrained(tiny_model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += torch.randn_like(weight) * 0.01
+        folder = tmp_path / task
+        model.save_pretrained(folder)
+        (folder / "heads").mkdir()
+        write_tensors(folder / "heads" / f"{task}.safetensors", {"weight": torch.ones(3, 32)})
+        (folder / "README.md").write_text("---\nbase_model: someone/tiny-bert\n---\n")
+        folders[task] = str(folder)
+    return folders
+
+
+def files(folder):
+    return {
+        str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()
+    }
+
+
+def test_a_merge_loads_in_transformers_and_computes_the_formula(tiny_model, experts, tmp_path):
+    result = merge(MergeConfig("task_arithmetic", str(tiny_model), experts, scaling=0.5), tmp_path / "out")
+    assert result.folder == tmp_path / "out"
+    merged, info = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("red whale")["input_ids"]
+    base = transformers.AutoModel.from_pretrained(tiny_model).state_dict()
+    tuned = [transformers.AutoModel.from_pretrained(folder).state_dict() for folder in experts.values()]
+    for name, weight in merged.state_dict().items():
+        if weight.is_floating_point():
+            expected = base[name] + 0.5 * sum(model[name] - base[name] for model in tuned)
+            torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
+
+
+def test_the_folder_holds_side_files_heads_manifest_and_card(tiny_model, experts, tmp_path):
+    merge(
+        MergeConfig("ties", str(tiny_model), experts, {"density": 0.3}, exclude=["pooler.*"]),
+        tmp_path / "out",
+    )
+    found, base = files(tmp_path / "out"), files(tiny_model)
+    for name in set(base) - {"model.safetensors"}:
+        assert found.pop(name) == base[name], name
+    for task, folder in experts.items():
+        assert (
+            found.pop(f"heads/{task}.safetensors")
+            == (Path(folder) / "heads" / f"{task}.safetensors").read_bytes()
+        )
+    assert set(found) == {"model.safetensors", "saft.json", "README.md"}
+
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["kind"] == "merge"
+    assert manifest["method"] == "ties"
+    assert manifest["parameters"] == {
+        "density": 0.3,
+        "elect": "mass",
+        "combine": "mean",
+        "granularity": "model",
+    }
+    assert manifest["scaling"] == 1.0
+    assert [model["task"] for model in manifest["models"]] == ["colours", "sizes"]
+    assert all(
+        len(model["sha256"]["model.safetensors"]) == 64 for model in [manifest["base"], *manifest["models"]]
+    )
+    assert manifest["tensors"]["copied from the base"] == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert manifest["formula"].startswith("base + 1 × (of each task vector the largest 0.3 of the entries")
+
+    card = read_card(tmp_path / "out")
+    assert card["base_model"] == ["someone/tiny-bert"]
+    assert card["base_model_relation"] == "merge"
+    assert card["tags"] == ["merge", "saft", "ties"]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert manifest["formula"] in text
+    assert all(folder in text for folder in experts.values())
+
+
+def test_the_same_merge_writes_the_same_bytes(tiny_model, experts, tmp_path):
+    settings = MergeConfig("pcb", str(tiny_model), experts)
+    for name in ("first", "second"):
+        merge(settings, tmp_path / name)
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+
+
+def test_another_dtype_is_stated_in_the_config(tiny_model, experts, tmp_path):
+    merge(MergeConfig("average", str(tiny_model), experts, dtype="bfloat16"), tmp_path / "out")
+    stated = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert stated.get("dtype", stated.get("torch_dtype")) == "bfloat16"
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    unchanged = json.loads((tiny_model / "config.json").read_text())
+    assert stated | {"dtype": "", "torch_dtype": ""} == unchanged | {"dtype": "", "torch_dtype": ""}
+
+
+def test_a_check_writes_nothing(tiny_model, experts, tmp_path):
+    before = set(tmp_path.iterdir())
+    result = merge(MergeConfig("ties", str(tiny_model), experts), None, check_only=True)
+    assert set(tmp_path.iterdir()) == before
+    assert result.folder is None
+    text = str(result)
+    assert "ties, density 0.2" in text
+    assert "in each of 4 passes" in text
+    assert "nothing is wrong" in text
+
+
+def test_a_target_in_use_is_refused_before_the_work(tiny_model, experts, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("1")
+    settings = MergeConfig("average", str(tiny_model), experts)
+    with pytest.raises(UserError, match="not empty"):
+        merge(settings, tmp_path / "out")
+    assert files(tmp_path / "out") == {"precious": b"1"}
+    merge(settings, tmp_path / "out", overwrite=True)
+    assert "precious" not in files(tmp_path / "out")
+
+
+def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
+    file = tmp_path / "merge.yaml"
+    mapping = {
+        "method": "ties",
+        "base": str(tiny_model),
+        "models": experts,
+        "parameters": {"density": 0.2},
+        "scaling": 1,
+        "dtype": "float32",
+        "exclude": ["pooler.*"],
+        "seed": 0,
+    }
+    file.write_text(yaml.safe_dump(mapping))
+    loaded = config.load(MergeConfig, file)
+    assert loaded == MergeConfig(
+        "ties", str(tiny_model), experts, {"density": 0.2}, 1.0, "float32", ["pooler.*"], 0
+    )
+    with pytest.raises(UserError, match="scalling: unknown key; did you mean 'scaling'"):
+        config.load(MergeConfig, file, ["--scalling=1"])
+    for _, _, _, documentation in config.describe(MergeConfig):
+        assert documentation
+
+
+MERGE = """
+import sys, torch
+torch.set_num_threads(1)
+from saft.merge import MergeConfig, merge
+print("ready", flush=True)
+for line in sys.stdin:
+    merge(MergeConfig("ties", sys.argv[1], sys.argv[2:4]), sys.argv[4], progress=lambda done, whole: print(done, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_merge_killed_at_any_pass_leaves_nothing_or_a_whole_folder(tiny_model, experts, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", MERGE, str(tiny_model), *experts.values(), str(out)]
+    plan = merge(MergeConfig("ties", str(tiny_model), experts), tmp_path / "expected").plan
+    steps = plan.passes * len(plan.merged)
+    for last in (1, steps - 3):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            for _ in range(last + 1):
+                process.stdout.readline()
+            process.kill()
+        assert not out.exists() or files(out) == files(tmp_path / "expected")
+        shutil.rmtree(out, ignore_errors=True)
+    subprocess.run(command, input=b"\n", check=True, capture_output=True)
+    assert files(out) == files(tmp_path / "expected")
+    assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")], (
+        "the next merge tidied up"
+    )
