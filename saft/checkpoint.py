@@ -171,8 +171,8 @@ def fingerprint(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write saft.json: sorted keys and no time of day, so that the same work writes the same bytes."""
-    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Write saft.json: keys in the order given (of labels it has a meaning), and no time of day."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 

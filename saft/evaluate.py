@@ -92,7 +92,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             for name, options in mapping.items():
                 progress.stage(f"{path} on {name}")
                 task = tasks.build(name, options, "tasks")
-                limits = Limits(train=0, **{config.split: config.examples})
+                limits = Limits(
+                    train=0,
+                    validation=config.examples if config.split == "validation" else 0,
+                    test=config.examples if config.split == "test" else 0,
+                )
                 examples = getattr(task.load(tokenizer, limits, f"tasks.{name}"), config.split)
                 classifier = with_head(trunk, folders[path], pooling, name, task, tokenizer)
                 figures[path][name] = score(classifier, task, examples, config.batch_size)
@@ -134,11 +138,12 @@ def with_head(
         UserError: there is no head, or it does not fit the task.
     """
     classifier = Classifier(trunk, nn.Identity(), pooling)
-    head = task.head_for(classifier, tokenizer)
-    trained = any(parameter.requires_grad for parameter in head.parameters())
-    if not heads.load(head, folder, name) and trained:
-        raise UserError(
-            f"{folder}: there is no heads/{name}.safetensors, and the head of this task is a trained one"
-        )
+    head = heads.load(folder, name, len(task.labels))
+    if head is None:
+        head = task.head_for(classifier, tokenizer)
+        if any(parameter.requires_grad for parameter in head.parameters()):
+            raise UserError(
+                f"{folder}: there is no heads/{name}.safetensors, and the head of this task is a trained one"
+            )
     classifier.head = head.to(next(trunk.parameters()).device)
     return classifier

@@ -20,8 +20,8 @@ from saft.coefficient import Point, Scaled
 from saft.evaluate import score, with_head
 from saft.locations import folder as local_folder
 from saft.measure import sharpness, weight_interference
-from saft.merge import MergeConfig, merge
 from saft.merging import engine
+from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
 from saft.progress import Bar
@@ -256,7 +256,8 @@ class Experiment:
             each = coefficient.per_task(curve)
             self.progress.stage(f"test {method} of {cell.arm} ({_where(cell)})")
             shutil.rmtree(out, ignore_errors=True)
-            merge(dataclasses.replace(recipe, scaling=chosen), out)
+            plan = engine.check(dataclasses.replace(recipe, scaling=chosen), out)
+            engine.write(plan, out, merged=scaled.task_vector.items())
             trunk = load_trunk(self._at(out))
             shared_test = {
                 name: self._test(self._classifier(trunk, out, name), name, part)

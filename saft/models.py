@@ -128,10 +128,15 @@ class Classifier(nn.Module):
 
 
 def _from_pretrained(name: str, location: str | Path, options: dict[str, Any]) -> tuple[nn.Module, list[str]]:
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # reading a local file takes no time worth a bar
     try:
         model, info = transformers.AutoModel.from_pretrained(location, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {name}: cannot be loaded: {_first_line(error)}") from None
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     if info.get("mismatched_keys"):
         raise UserError(
             f"model {name}: shapes in the file and in config.json differ: {info['mismatched_keys']}"

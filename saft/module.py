@@ -64,6 +64,8 @@ class TrainingOptions:
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be above 0 or null, but is {self.gradient_clip}")
         if self.perturbation is not None:
+            if "name" not in self.perturbation:
+                raise ValueError("perturbation: `name` is missing; write {name: sam, rho: 0.05}")
             try:
                 perturbation(**self.perturbation)
             except UserError as error:
@@ -126,7 +128,10 @@ class TaskModule(L.LightningModule):
         else:
             self.ascent.skip_replay()
 
-        self.clip_gradients(optimizer.optimizer, self.options.gradient_clip, "norm")
+        if (
+            self.options.gradient_clip is not None
+        ):  # not self.clip_gradients: it refuses fused optimizers in bf16
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
         optimizer.step()
         schedule.step()
         self.log("loss", loss, prog_bar=True)
@@ -179,7 +184,7 @@ class TaskModule(L.LightningModule):
         order = self.examples.training_order(self.options.batch_size, self.options.steps, self.seed)
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = _Batches(self.examples, [indices[rank::world] for indices in order])
-        return DataLoader(batches, batch_size=None, sampler=_StepsLeft(self.global_step, self.options.steps))
+        return _Resumable(batches, batch_size=None, sampler=_StepsLeft(self.global_step, self.options.steps))
 
 
 class _Batches(Dataset[Batch]):
@@ -194,6 +199,17 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         return self.examples.collate(self.order[step])
+
+
+class _Resumable(DataLoader[Batch]):
+    """A loader that Lightning may resume in mid-epoch: where it goes on follows from the step alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the number of steps taken says it all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: `_StepsLeft` begins at the step that was reached."""
 
 
 class _StepsLeft(Sampler[int]):

@@ -46,7 +46,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
     "enable_model_summary": False,
     "enable_progress_bar": False,
-    "log_every_n_steps": 10,
 }
 OWNED_BY_SAFT = {
     "accumulate_grad_batches": "use training.micro_batch_size",
@@ -203,7 +202,7 @@ def _fit(classifier: Classifier, task: Task, splits: Splits, config: TrainConfig
             default_root_dir=work,
             enable_checkpointing=False,
             use_distributed_sampler=False,
-            **(TRAINER_DEFAULTS | config.trainer),
+            **(TRAINER_DEFAULTS | {"log_every_n_steps": min(10, options.steps)} | config.trainer),
         )
         unfinished = work / "last.ckpt"
         trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)

@@ -198,10 +198,11 @@ def test_side_files_are_copied_byte_for_byte_and_nothing_else(tmp_path):
         assert (target / name).read_bytes() == (base / name).read_bytes()
 
 
-def test_a_manifest_comes_back_and_is_the_same_bytes_each_time(tmp_path):
+def test_a_manifest_comes_back_in_its_order_and_is_the_same_bytes_each_time(tmp_path):
     checkpoint.write_manifest(tmp_path, {"b": 1, "a": [1.5, "é"]})
     first = (tmp_path / "saft.json").read_bytes()
-    checkpoint.write_manifest(tmp_path, {"a": [1.5, "é"], "b": 1})
+    assert list(checkpoint.read_manifest(tmp_path)) == ["b", "a"]
+    checkpoint.write_manifest(tmp_path, checkpoint.read_manifest(tmp_path))
     assert (tmp_path / "saft.json").read_bytes() == first
     assert checkpoint.read_manifest(tmp_path) == {"a": [1.5, "é"], "b": 1}
 

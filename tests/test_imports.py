@@ -12,6 +12,7 @@ SAFT = Path(__file__).parent.parent / "saft"
 
 # From the top of the house to its cellar; rooms on one line may not import each other.
 ROOMS = [
+    ["__main__"],
     ["cli"],
     ["run"],
     ["experiment"],

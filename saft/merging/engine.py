@@ -171,7 +171,13 @@ def _refuse(plan: Plan, name: str) -> NoReturn:
     )
 
 
-def write(plan: Plan, out: str | Path, overwrite: bool = False, progress: Progress | None = None) -> None:
+def write(
+    plan: Plan,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    merged: Iterable[tuple[str, Tensor]] | None = None,
+) -> None:
     """Write base + λ · merged task vector as a checkpoint folder, tensor by tensor.
 
     Args:
@@ -179,6 +185,7 @@ def write(plan: Plan, out: str | Path, overwrite: bool = False, progress: Progre
         out: the folder; it appears when it is complete.
         overwrite: replace a folder that is there.
         progress: told about bytes read.
+        merged: what `stream` has given for this method and these models, where a caller still holds it.
 
     Raises:
         UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
@@ -191,13 +198,13 @@ def write(plan: Plan, out: str | Path, overwrite: bool = False, progress: Progre
         digests = {file: hasher.submit(fingerprint, file) for found in files.values() for file in found}
         try:
             with TensorWriter(folder / WEIGHTS, plan.layout) as writer:
-                merged = stream(plan, progress)
+                task_vectors = iter(stream(plan, progress) if merged is None else merged)
                 for name in writer.names:
                     base, dtype = plan.base.headers[name], plan.layout[name][0]
                     if name in plan.copied:
                         writer.write(name, view(base).to(dtype))
                     else:
-                        writer.write(name, _merged(plan, base, *next(merged)))
+                        writer.write(name, _merged(plan, base, *next(task_vectors)))
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise

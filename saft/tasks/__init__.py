@@ -20,6 +20,10 @@ __all__ = ["TASKS", "Task", "Examples", "Limits", "Splits", "build"]
 class Task(Protocol):
     """What every kind of task offers; a kind is a frozen dataclass whose fields are its YAML keys."""
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels, in the order of the logits."""
+
     def load(self, tokenizer: Any, limits: Limits, where: str) -> Splits:
         """Read the data, split it, and turn it into model inputs."""
 

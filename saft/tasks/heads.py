@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,22 +77,36 @@ def save(head: nn.Module, folder: Path, task: str) -> None:
     save_file(state, folder / "heads" / f"{task}.safetensors", metadata={"format": "pt"})
 
 
-def load(head: nn.Module, folder: Path, task: str) -> bool:
-    """Give `head` the weights that a checkpoint folder holds for the task; return whether it holds any.
+def load(folder: Path, task: str, labels: int) -> nn.Module | None:
+    """Return the head that a checkpoint folder holds for a task, or None if it holds none.
+
+    Args:
+        folder: the checkpoint folder.
+        task: the task's name.
+        labels: the number of labels it must have.
 
     Raises:
-        UserError: the file does not fit the head, or holds NaN or infinite values.
+        UserError: the file holds no head, one with another number of labels, or NaN or infinite values.
     """
     file = folder / "heads" / f"{task}.safetensors"
     if not file.is_file():
-        return False
-    state = load_file(file)
+        return None
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file}: is no whole safetensors file: {error}") from None
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
-    try:
-        head.load_state_dict(state)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split("\n\t", 1)[-1].split())
-        raise UserError(f"{file}: does not fit the head of task '{task}': {problem}") from None
-    return True
+    head: nn.Module
+    if state.keys() == {"label_embeddings", "scale"}:
+        head = ZeroShotHead(state["label_embeddings"], float(state["scale"]))
+    elif state.keys() == {"weight", "bias"}:
+        head = LinearHead(state["weight"].shape[1], state["weight"].shape[0])
+    else:
+        raise UserError(f"{file}: holds no head that saft knows, but {sorted(state)}")
+    head.load_state_dict(state)  # the very bits: making a zero-shot head normalizes once more
+    found = len(next(iter(state.values())))
+    if found != labels:
+        raise UserError(f"{file}: is a head for {found} labels, but task '{task}' has {labels}")
+    return head

@@ -26,20 +26,29 @@ def test_heads_come_back_from_disk(tmp_path: Path) -> None:
     head = LinearHead(4, 2)
     torch.nn.init.normal_(head.weight)
     heads.save(head, tmp_path, "a")
-    other = LinearHead(4, 2)
-    assert heads.load(other, tmp_path, "a")
+    other = heads.load(tmp_path, "a", 2)
+    assert isinstance(other, LinearHead)
     assert torch.equal(head.weight, other.weight)
-    assert not heads.load(other, tmp_path, "b")
+    assert heads.load(tmp_path, "b", 2) is None
+    zero_shot = ZeroShotHead(torch.randn(3, 4), 20.0)
+    heads.save(zero_shot, tmp_path, "z")
+    again = heads.load(tmp_path, "z", 3)
+    assert isinstance(again, ZeroShotHead)
+    assert torch.equal(zero_shot.label_embeddings, again.label_embeddings)
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
     heads.save(LinearHead(4, 2), tmp_path, "a")
-    with pytest.raises(
-        UserError, match=r"a.safetensors: does not fit the head of task 'a'.*size mismatch for weight"
-    ):
-        heads.load(LinearHead(4, 3), tmp_path, "a")
+    with pytest.raises(UserError, match=r"a.safetensors: is a head for 2 labels, but task 'a' has 3"):
+        heads.load(tmp_path, "a", 3)
     broken = LinearHead(4, 2)
     broken.bias.data[0] = float("inf")
     heads.save(broken, tmp_path, "c")
     with pytest.raises(UserError, match="tensor bias holds NaN or infinite"):
-        heads.load(LinearHead(4, 2), tmp_path, "c")
+        heads.load(tmp_path, "c", 2)
+    (tmp_path / "heads" / "t.safetensors").write_bytes(b"12")
+    with pytest.raises(UserError, match="is no whole safetensors file"):
+        heads.load(tmp_path, "t", 2)
+    heads.save(torch.nn.BatchNorm1d(3), tmp_path, "o")
+    with pytest.raises(UserError, match="holds no head that saft knows"):
+        heads.load(tmp_path, "o", 2)
