@@ -128,9 +128,7 @@ class TaskModule(L.LightningModule):
         else:
             self.ascent.skip_replay()
 
-        if (
-            self.options.gradient_clip is not None
-        ):  # not self.clip_gradients: it refuses fused optimizers in bf16
+        if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
         optimizer.step()
         schedule.step()

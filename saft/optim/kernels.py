@@ -8,7 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "ascend_", "blocks", "clear_unless_", "dot", "norm", "rescale_", "safe_ratio"]
+__all__ = [
+    "Block",
+    "ascend_",
+    "blocks",
+    "clear_unless_",
+    "dot",
+    "magnitudes",
+    "norm",
+    "norm_of_norms",
+    "safe_ratio",
+]
 
 # Temporaries of this many elements stay in a CPU's cache, and are not faulted in anew at every use.
 _CPU_BLOCK = 1 << 17
@@ -39,9 +49,18 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
         >>> norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
         tensor(5.)
     """
-    device = tensors[0].device
-    pieces = [piece for tensor in tensors for piece in _pieces(tensor)]
-    total: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device) for n in torch._foreach_norm(pieces)]))
+    return norm_of_norms(torch._foreach_norm([piece for tensor in tensors for piece in _pieces(tensor)]))
+
+
+def norm_of_norms(norms: Sequence[Tensor]) -> Tensor:
+    """Return the norm over what some norms were taken of, on the device of the first.
+
+    Example:
+        >>> norm_of_norms([torch.tensor(3.0), torch.tensor(4.0)])
+        tensor(5.)
+    """
+    device = norms[0].device
+    total: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device, non_blocking=True) for n in norms]))
     return total
 
 
@@ -92,18 +111,25 @@ def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[Blo
         yield Block(ws, bs, None)
 
 
-def rescale_(block: Block, eta: float) -> None:
-    r"""Multiply every buffer by $|w| + \eta$."""
-    magnitudes = block.scratch()
-    if block.weights[0].device.type == "cpu":
-        for w, magnitude in zip(block.weights, magnitudes, strict=True):
-            torch.abs(w, out=magnitude)
+def magnitudes(block: Block, eta: float) -> list[Tensor]:
+    r"""Return $|w| + \eta$ for every weight; without eta w itself, where only the square or the norm matters.
+
+    Example:
+        >>> w = torch.tensor([-1.0, 2.0])
+        >>> magnitudes(Block([w], [w], None), 0.5)
+        [tensor([1.5000, 2.5000])]
+    """
+    if eta == 0:
+        return block.weights
+    result = block.scratch()
+    if result[0].device.type == "cpu":
+        for weight, magnitude in zip(block.weights, result, strict=True):
+            torch.abs(weight, out=magnitude)
     else:
-        torch._foreach_copy_(magnitudes, block.weights)
-        torch._foreach_abs_(magnitudes)
-    if eta:
-        torch._foreach_add_(magnitudes, eta)
-    torch._foreach_mul_(block.buffers, magnitudes)
+        torch._foreach_copy_(result, block.weights)
+        torch._foreach_abs_(result)
+    torch._foreach_add_(result, eta)
+    return result
 
 
 def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
@@ -114,40 +140,54 @@ def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
         >>> clear_unless_([x], torch.tensor(False)); x
         tensor([0., 0.])
     """
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         # 0 * inf is nan, so the bits are cleared, not the numbers multiplied.
         integers = _INTEGERS[tensor.element_size()]
-        tensor.view(integers).mul_(keep.to(tensor.device, integers, non_blocking=True))
+        groups.setdefault((tensor.device, integers), []).append(tensor.view(integers))
+    for (device, integers), bits in groups.items():
+        torch._foreach_mul_(bits, keep.to(device, integers, non_blocking=True))
 
 
 def ascend_(
-    weights: list[Tensor], buffers: list[Tensor], scale: Tensor, along: list[Tensor] | None = None
+    weights: list[Tensor],
+    buffers: list[Tensor],
+    scale: Tensor,
+    *,
+    times: list[Tensor] | None = None,
+    along: list[Tensor] | None = None,
 ) -> None:
     r"""Overwrite every buffer b with $w + s b$; with w where s is 0, whatever b holds (nan too).
 
     Args:
-        weights: w, on one device.
-        buffers: b, on the same device.
+        weights: w, on one device and of one dtype.
+        buffers: b, likewise.
         scale: s, a 0-dim tensor.
-        along: take these for b, and overwrite the buffers all the same.
+        times: t: overwrite with $w + s t b$.
+        along: d: overwrite with $w + s d$.
 
     Example:
         >>> b = torch.tensor([1.0, float("nan")])
         >>> ascend_([torch.ones(2)], [b], torch.tensor(0.0)); b
         tensor([1., 1.])
     """
+    directions = buffers if along is None else along
     if weights[0].device.type == "cpu":
         factor = scale.item()  # no device to wait for
-        for w, b, direction in zip(weights, buffers, buffers if along is None else along, strict=True):
+        for index, (weight, buffer, direction) in enumerate(zip(weights, buffers, directions, strict=True)):
             if factor == 0:
-                b.copy_(w)
+                buffer.copy_(weight)
+            elif times is None:
+                torch.add(weight, direction, alpha=factor, out=buffer)
             else:
-                torch.add(w, direction, alpha=factor, out=b)
+                torch.addcmul(weight, direction, times[index], value=factor, out=buffer)
         return
+    scale = scale.to(weights[0].device, non_blocking=True)
     if along is not None:
         torch._foreach_copy_(buffers, along)
-    scale = scale.to(weights[0].device, non_blocking=True)
     clear_unless_(buffers, scale != 0)
+    if times is not None:
+        torch._foreach_mul_(buffers, times)
     torch._foreach_mul_(buffers, scale.to(buffers[0].dtype))
     torch._foreach_add_(buffers, weights)
 

@@ -59,15 +59,16 @@ class ASAM(Perturbation):
 
     def displace(self, slots: Slots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
-        for block in slots.blocks(self._rescales):
-            kernels.rescale_(block, self.eta)
-        norm = slots.norm(slots.buffers)
+
+        def rescale(block: kernels.Block) -> None:
+            torch._foreach_mul_(block.buffers, kernels.magnitudes(block, self.eta))
+
+        norm = slots.norm_after(rescale, self._rescales)
         scale = kernels.safe_ratio(rho, norm)
         for block in slots.blocks(self._rescales):
-            kernels.rescale_(block, self.eta)
-            kernels.ascend_(block.weights, block.buffers, scale)
+            kernels.ascend_(*block[:2], scale, times=kernels.magnitudes(block, self.eta))
         for block in slots.blocks(lambda slot: not self._rescales(slot)):
-            kernels.ascend_(block.weights, block.buffers, scale)
+            kernels.ascend_(*block[:2], scale)
         return norm
 
     def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
