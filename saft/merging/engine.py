@@ -18,7 +18,7 @@ from saft.merging import record
 from saft.merging.method import Elementwise, OrderStatistics, last_dropped
 from saft.merging.plan import MergeConfig, Plan, check
 from saft.merging.statistics import SUM_GRAIN, gather, prepare
-from saft.tensorfile import TensorHeader, TensorWriter, view
+from saft.tensorfile import TensorWriter, view
 
 __all__ = [
     "MergeConfig",
@@ -131,8 +131,12 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
     for name in plan.merged:
         header = plan.base.headers[name]
         of_block = function or prepared([name])
-        pieces = [of_block(block) for block in blocks([name])]
-        yield name, (torch.cat(pieces) if pieces else torch.empty(0)).view(header.shape)
+        merged, start = torch.empty(header.count), 0
+        for block in blocks([name]):
+            stop = start + block.shape[1]
+            merged[start:stop] = of_block(block)
+            start = stop
+        yield name, merged.view(header.shape)
 
 
 def _blocks(plan: Plan, name: str) -> Iterator[Tensor]:
@@ -185,7 +189,8 @@ def write(
         out: the folder; it appears when it is complete.
         overwrite: replace a folder that is there.
         progress: told about bytes read.
-        merged: what `stream` has given for this method and these models, where a caller still holds it.
+        merged: what `stream` has given for this method and these models, where a caller still holds it; so
+            a λ that was found by trying costs no second merge.
 
     Raises:
         UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
@@ -193,27 +198,30 @@ def write(
     sources = [plan.base, *plan.models.values()]
     files = {source.folder: weight_files(source.folder) for source in sources}
     with staged(out, overwrite) as folder, ThreadPoolExecutor(1) as hasher:
-        # The digests are taken beside the merge: hashing keeps one core busy and needs the files that it
-        # reads.
+        # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
         digests = {file: hasher.submit(fingerprint, file) for found in files.values() for file in found}
         try:
             with TensorWriter(folder / WEIGHTS, plan.layout) as writer:
                 task_vectors = iter(stream(plan, progress) if merged is None else merged)
                 for name in writer.names:
-                    base, dtype = plan.base.headers[name], plan.layout[name][0]
                     if name in plan.copied:
-                        writer.write(name, view(base).to(dtype))
-                    else:
-                        writer.write(name, _merged(plan, base, *next(task_vectors)))
+                        writer.write(name, view(plan.base.headers[name]).to(plan.layout[name][0]))
+                        continue
+                    found, task_vector = next(task_vectors)
+                    if found != name:
+                        raise ValueError(
+                            f"the merged task vectors are not in the plan's order: {found}, {name}"
+                        )
+                    writer.write(name, _merged(plan, name, task_vector))
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise
         record.write(plan, folder, {file: digest.result() for file, digest in digests.items()})
 
 
-def _merged(plan: Plan, base: TensorHeader, name: str, task_vector: Tensor) -> Tensor:
+def _merged(plan: Plan, name: str, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
-    result = apply(view(base), task_vector, plan.scaling, dtype)
+    result = apply(view(plan.base.headers[name]), task_vector, plan.scaling, dtype)
     if not _finite(result):
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "

@@ -158,9 +158,13 @@ def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 def extremes(blocks: Iterable[Tensor]) -> Tensor:
     """Return the least and the greatest value of each row: [rows, 2]."""
-    found = [torch.stack(block.aminmax(dim=1), dim=1) for block in blocks]
-    stacked = torch.stack(found)
-    return torch.stack([stacked[..., 0].amin(dim=0), stacked[..., 1].amax(dim=0)], dim=1)
+    result: Tensor | None = None
+    for block in blocks:
+        found = torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)
+        result = found if result is None else torch.maximum(result, found, out=result)
+    if result is None:
+        raise ValueError("an empty stream has no extremes")
+    return result * torch.tensor([-1, 1])
 
 
 def sums(blocks: Iterable[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -214,6 +215,20 @@ def test_task_vectors_are_read_and_trimmed_as_ties_trims(checkpoints, base_tenso
     kept = int(expected.shape[1] * 0.2) + 1
     assert trimmed.count_nonzero(dim=1).tolist() == [kept] * 3
     assert trimmed[trimmed != 0].equal(expected[trimmed != 0])
+
+
+def test_vectors_that_a_caller_holds_are_written_as_a_new_merge_would_be(checkpoints, tmp_path):
+    base, models = checkpoints
+    plan = engine.check(MergeConfig("ties", base, models))
+    held = dict(engine.stream(plan))
+    chosen = dataclasses.replace(plan, scaling=0.7)
+    engine.write(chosen, tmp_path / "held", merged=held.items())
+    engine.write(engine.check(MergeConfig("ties", base, models, scaling=0.7)), tmp_path / "new")
+    for name in ("model.safetensors", "saft.json", "README.md"):
+        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+    with pytest.raises(ValueError, match=r"not in the plan's order"):
+        engine.write(chosen, tmp_path / "other", merged=reversed(held.items()))
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_header_says_what_is_in_the_file(checkpoints, tmp_path):
