@@ -109,7 +109,7 @@ Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
 |---|---|
 {rows}
 
-{len(plan.merged)} tensors were merged, {len(plan.copied)} were copied from the base. `saft.json` holds the
+{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json` holds the
 SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
 """
 

@@ -63,7 +63,7 @@ class Pcb(Trimming):
     )
     words = (
         "the mean of the task vectors, each entry weighted by its magnitude and its agreement with the other "
-        "tasks; of each task the best {density:g} of the entries (over each {granularity}) count; "
+        "tasks; of each task the best {density:g} of the entries (statistics per {granularity}) count; "
         "variant {variant}"
     )
     source = "Du et al. 2024, Parameter competition balancing for model merging (arXiv 2410.02396)"

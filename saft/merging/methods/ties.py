@@ -49,7 +49,7 @@ class Ties(Trimming):
         "τ = mean of the τ̂ₜ with sign γ;  θ = θ0 + λ τ"
     )
     words = (
-        "of each task vector the largest {density:g} of the entries (over each {granularity}); "
+        "of each task vector the largest {density:g} of the entries (thresholds per {granularity}); "
         "per coordinate a sign (by {elect}), and the {combine} of the entries that have it"
     )
     source = "Yadav et al. 2023, TIES-Merging: resolving interference when merging models (arXiv 2306.01708)"
