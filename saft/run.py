@@ -23,7 +23,7 @@ from saft.module import TrainingOptions
 from saft.progress import bar
 from saft.train import training_cost, versions
 
-__all__ = ["MergeOptions", "RunConfig", "RunResult", "run"]
+__all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def run(config: RunConfig) -> RunResult:
     Raises:
         UserError: something in the config does not fit, or the folder holds a run of another config.
     """
-    arms = _arms(config)
-    merges = _merges(config)
+    arms, merges = plan(config)
     folder = Path(config.out)
     resolved = _resolved(config, arms, merges)
     _refuse_other(folder, resolved)
@@ -155,7 +154,7 @@ def run(config: RunConfig) -> RunResult:
         "device": _device(config),
         "config": resolved,
         "protocol": _protocol(config, experiment, cells[0]),
-        "arms": {name: _arm(config, name, options) for name, options in arms.items()},
+        "arms": {name: _arm(config, name, arms) for name in arms},
         "base": base,
         "cells": figures,
     }
@@ -174,6 +173,15 @@ def _cell(experiment: Experiment, cell: Cell, merges: dict[str, MergeOptions]) -
         },
         "experts": experiment.experts(cell, trained),
     }
+
+
+def plan(config: RunConfig) -> tuple[dict[str, TrainingOptions], dict[str, MergeOptions]]:
+    """Return how each arm trains and what each method tries, defaults filled in.
+
+    Raises:
+        UserError: an arm, a method, or one of their values does not exist.
+    """
+    return _arms(config), _merges(config)
 
 
 def _arms(config: RunConfig) -> dict[str, TrainingOptions]:
@@ -278,27 +286,31 @@ def _protocol(config: RunConfig, experiment: Experiment, cell: Cell) -> dict[str
     }
 
 
-def _arm(config: RunConfig, name: str, options: TrainingOptions) -> dict[str, Any]:
+def _arm(config: RunConfig, name: str, arms: dict[str, TrainingOptions]) -> dict[str, Any]:
     """Return how the report names and sorts an arm."""
+    options = arms[name]
     perturbation = options.perturbation or {}
-    sharpness_aware = [
-        arm.get("steps", config.training.steps)
-        for arm in config.arms.values()
-        if (arm or {}).get("perturbation")
-    ]
+    sharpness_aware = [other for other in arms.values() if other.perturbation]
     if perturbation:
         role = "sharpness_aware"
     elif options.select_steps:
         role = "selected_steps"
-    elif sharpness_aware and options.steps >= 2 * min(sharpness_aware):
+    elif any(options.steps == other.steps for other in sharpness_aware):
+        role = "equal_steps"
+    elif any(_passes(options) == _passes(other) for other in sharpness_aware):
         role = "equal_passes"
     else:
-        role = "equal_steps"
+        role = "other"
     return {
         "perturbation": perturbation.get("name"),
         "rho": perturbation.get("rho"),
         "steps": options.select_steps or options.steps,
-        "passes": options.steps * (2 if perturbation else 1),
+        "passes": _passes(options),
         "description": (config.arms[name] or {}).get("description", name),
         "role": role,
     }
+
+
+def _passes(options: TrainingOptions) -> int:
+    """Return the forward and backward passes of a training."""
+    return options.steps * (2 if options.perturbation else 1)
