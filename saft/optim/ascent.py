@@ -200,12 +200,14 @@ class Ascent:
             self._phase = "rest"
             self._stash = {}
         with torch.no_grad():
-            if kept is not None:
-                self.perturbation.descend(self._gradient_slots(), kept)
             if check is not None:
                 spread_non_finite(check, parameters)
-        if scaler is not None and unscaled is not None:
-            unscale_again(scaler, unscaled)
+            if scaler is not None and unscaled is not None:
+                unscale_again(scaler, unscaled)
+            if kept is not None:
+                self.perturbation.descend(self._gradient_slots(), kept)
+            elif self._reuses:
+                self.perturbation.reuse(self._gradient_slots())
         self.is_ready = True
 
     @contextmanager
@@ -297,9 +299,9 @@ class Ascent:
         self._require_rest("the optimizer's step()")
         if self._reuses and not self.is_ready:
             self.skip_replay()
-        if self.rho == 0 or self.perturbation.replays or self.source.takes_a_null_step:
+        if self.perturbation.replays or self.rho == 0 or len(self.passes) or self.is_ready:
             return
-        if not (len(self.passes) or self.is_ready):
+        if not self.source.takes_a_null_step:
             raise UserError(
                 f"{type(self.perturbation).__name__} perturbs the first pass, and there was none: put it"
                 " inside `with first_pass():`, or call `step(closure)`"

@@ -94,15 +94,13 @@ def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
 def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[Block]:
     """Cut parallel lists into blocks: pieces that fit a CPU's cache; on other devices, all at once."""
     groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    rooms: dict[torch.dtype, Tensor] = {}
     for weight, buffer in zip(weights, buffers, strict=True):
-        if (
-            weight.device.type == "cpu"
-            and weight.stride() == buffer.stride()
-            and _in_memory_order(weight) is not None
-        ):
-            room = torch.empty(min(_CPU_BLOCK, weight.numel()), dtype=weight.dtype)
+        if _on_cpu(weight) and weight.stride() == buffer.stride() and _in_memory_order(weight) is not None:
+            if weight.dtype not in rooms:
+                rooms[weight.dtype] = torch.empty(_CPU_BLOCK, dtype=weight.dtype)
             for w, b in zip(_pieces(weight), _pieces(buffer), strict=True):
-                yield Block([w], [b], room)
+                yield Block([w], [b], rooms[weight.dtype])
         else:
             group = groups.setdefault((weight.device, weight.dtype), ([], []))
             group[0].append(weight)
@@ -122,13 +120,13 @@ def magnitudes(block: Block, eta: float) -> list[Tensor]:
     if eta == 0:
         return block.weights
     result = block.scratch()
-    if result[0].device.type == "cpu":
+    if _on_cpu(result[0]):
         for weight, magnitude in zip(block.weights, result, strict=True):
-            torch.abs(weight, out=magnitude)
+            torch.abs(weight, out=magnitude).add_(eta)
     else:
         torch._foreach_copy_(result, block.weights)
         torch._foreach_abs_(result)
-    torch._foreach_add_(result, eta)
+        torch._foreach_add_(result, eta)
     return result
 
 
@@ -172,8 +170,8 @@ def ascend_(
         tensor([1., 1.])
     """
     directions = buffers if along is None else along
-    if weights[0].device.type == "cpu":
-        factor = scale.item()  # no device to wait for
+    if _on_cpu(weights[0]):
+        factor = scale.item()  # there is no device to wait for
         for index, (weight, buffer, direction) in enumerate(zip(weights, buffers, directions, strict=True)):
             if factor == 0:
                 buffer.copy_(weight)
@@ -192,6 +190,10 @@ def ascend_(
     torch._foreach_add_(buffers, weights)
 
 
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _in_memory_order(tensor: Tensor) -> Tensor | None:
     """Return a flat view in the order of memory, or None where the tensor has gaps."""
     ordered = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
@@ -200,7 +202,7 @@ def _in_memory_order(tensor: Tensor) -> Tensor | None:
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
     """Return flat pieces of a dense CPU tensor, in the order of its memory; anything else as it is."""
-    if tensor.device.type != "cpu":
+    if not _on_cpu(tensor):
         return (tensor,)
     flat = _in_memory_order(tensor)
     return (tensor,) if flat is None else torch.split(flat, _CPU_BLOCK)

@@ -44,8 +44,8 @@ class Source:
     """
 
     def __init__(self, source: Optimizer | Iterable[Any] | Callable[[], Groups]) -> None:
-        while isinstance(getattr(source, "optimizer", None), Optimizer):
-            source = source.optimizer  # type: ignore[union-attr]
+        while (inner := getattr(source, "optimizer", None)) is not None:
+            source = inner
         if isinstance(source, torch.optim.LBFGS):
             raise UserError("LBFGS runs its closure many times a step; it cannot be made sharpness-aware")
         self.optimizer = source if isinstance(source, Optimizer) else None
