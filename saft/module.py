@@ -158,9 +158,8 @@ class TaskModule(L.LightningModule):
             weight_decay=self.options.weight_decay,
             fused=True,
         )
-        self.ascent = Ascent(
-            optimizer, perturbation(**(self.options.perturbation or {"name": "sam", "rho": 0.0}))
-        )
+        ascent = perturbation(**(self.options.perturbation or {"name": "sam", "rho": 0.0}))
+        self.ascent = Ascent(optimizer, ascent, modules=self.classifier)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

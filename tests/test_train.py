@@ -15,6 +15,7 @@ from saft import config
 from saft.callbacks import SaveEvery
 from saft.errors import UserError
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
+from saft.optim import PERTURBATIONS
 from saft.train import TrainConfig, TrainResult, train
 
 
@@ -263,6 +264,12 @@ def test_mistakes_are_named(mapping: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config.parse(TrainConfig, {"model": {"path": "x"}, "task": {}, "out": "y"} | mapping, "f.yaml")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(PERTURBATIONS.names()))
+def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name: str) -> None:
+    result = train(changed(settings, "out", steps=3, perturbation={"name": name}))
+    assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
 
 
 def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
