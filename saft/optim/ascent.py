@@ -236,7 +236,8 @@ class Ascent:
 
     def forget(self) -> None:
         """Forget the first passes of this step: the gradients were cleared and the batch is given up."""
-        self.passes.forget(keep_last=self._phase == "first pass")
+        if self._phase != "replay":  # where it is a closure that zeroes, as it should
+            self.passes.forget(keep_last=self._phase == "first pass")
 
     def advance(self) -> None:
         """Count an optimizer step; called by a hook where `source` is an optimizer."""

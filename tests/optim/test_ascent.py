@@ -535,3 +535,27 @@ def test_parameters_that_a_trainer_replaces_are_seen() -> None:
     assert same(weights_of(other), before)
     optimizer.step()
     assert not same(weights_of(other), before)
+
+
+def test_a_closure_over_micro_batches_has_the_masks_of_its_first_call() -> None:
+    model = model_of(dropout=0.5)
+    optimizer = SAM(SGD(model.parameters(), lr=0.1))
+    masks: list[Tensor] = []
+    model[2].register_forward_hook(lambda m, i, o: masks.append(o == 0))
+    states: list[Tensor] = []
+
+    def closure() -> None:
+        optimizer.zero_grad()
+        for part in split(batch_of(0), 4):
+            loss_of(model, part).backward()
+        states.append(torch.get_rng_state())
+        if len(states) == 1:
+            torch.rand(7)  # a first pass that draws more than its replay
+
+    optimizer.step(closure)
+    after = torch.get_rng_state()
+    assert same(masks[:4], masks[4:])
+    assert torch.equal(*states)
+    torch.set_rng_state(states[0])
+    torch.rand(7)
+    assert torch.equal(torch.get_rng_state(), after)  # the stream goes on from the first pass

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saft.errors import UserError
+from saft.optim.passes import Passes
+from saft.optim.replay import RandomStreams, is_replay, replaying
+
+
+def test_the_flag_nests_and_survives_exceptions() -> None:
+    assert not is_replay()
+    with replaying():
+        with pytest.raises(ValueError, match="stop"), replaying():
+            raise ValueError("stop")
+        assert is_replay()
+    assert not is_replay()
+
+
+def test_streams_rewind_again_and_again() -> None:
+    streams = RandomStreams([torch.device("cpu"), torch.device("meta")])
+    draws = []
+    for _ in range(3):
+        streams.rewind()
+        draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
+def test_passes_pair_replays_with_first_passes_and_leave_the_stream_where_it_was() -> None:
+    passes = Passes()
+    first = []
+    for _ in range(3):
+        passes.record([])
+        first.append(torch.rand(2))
+    resume = torch.get_rng_state()
+    replayed = []
+    with passes.replaying([]):
+        for _ in range(3):
+            with passes.replay():
+                replayed.append(torch.rand(2))
+                torch.rand(5)  # more than the first pass drew
+    assert all(torch.equal(a, b) for a, b in zip(first, replayed, strict=True))
+    assert torch.equal(torch.get_rng_state(), resume)
+    assert len(passes) == 0
+
+
+@pytest.mark.parametrize("replays", [0, 1, 3])
+def test_passes_refuse_another_number_of_replays(replays: int) -> None:
+    passes = Passes()
+    for _ in range(2):
+        passes.record([])
+
+    def run() -> None:
+        with passes.replaying([]):
+            for _ in range(replays):
+                with passes.replay():
+                    pass
+
+    with pytest.raises(UserError, match="replay"):
+        run()
+    assert len(passes) == 0
+
+
+def test_passes_forget_all_but_the_one_that_runs() -> None:
+    passes = Passes()
+    passes.record([])
+    passes.record([])
+    passes.forget(keep_last=True)
+    assert len(passes) == 1
+    passes.drop_last()
+    assert len(passes) == 0
