@@ -3,11 +3,9 @@ out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -17,7 +15,8 @@ from saft.errors import UserError
 from saft.merging import record
 from saft.merging.method import Elementwise, OrderStatistics, last_dropped
 from saft.merging.plan import MergeConfig, Plan, check
-from saft.merging.statistics import SUM_GRAIN, gather, prepare
+from saft.merging.reader import Progress, Reader, all_finite, one_torch_thread
+from saft.merging.statistics import gather, prepare
 from saft.tensorfile import TensorWriter, view
 
 __all__ = [
@@ -31,12 +30,6 @@ __all__ = [
     "task_vectors",
     "write",
 ]
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes to read in all."""
-
-_BLOCK_ELEMENTS = 1 << 18
-"""Elements of a block, all tasks together: 1 MiB, so that what a method makes of it stays in the cache."""
 
 
 def merge_task_vectors(method: Elementwise, task_vectors: Tensor) -> Tensor:
@@ -56,7 +49,7 @@ def merge_task_vectors(method: Elementwise, task_vectors: Tensor) -> Tensor:
     """
     block = task_vectors.float()
     tasks, count = block.shape
-    return prepare(method, tasks, count, lambda: [block])(block)
+    return prepare(method, tasks, count, lambda function: [function(block)])(block)
 
 
 def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -85,16 +78,15 @@ def task_vectors(plan: Plan, density: float = 1.0) -> Iterator[tuple[str, Tensor
         Name of the tensor and a block of its task vectors, float32 [n_tasks, n], in the order of the plan.
     """
 
-    def blocks() -> Iterator[Tensor]:
-        return (block for name in plan.merged for block in _blocks(plan, name))
-
     threshold = torch.zeros(len(plan.models), 1)
-    if density < 1:
-        count = sum(plan.base.headers[name].count for name in plan.merged)
-        threshold = gather(OrderStatistics(torch.abs, (last_dropped(count, density),)), blocks)
-    for name in plan.merged:
-        for block in _blocks(plan, name):
-            yield name, block.mul_(block.abs().ge_(threshold))
+    with Reader(plan) as reader:
+        if density < 1:
+            count = sum(plan.base.headers[name].count for name in plan.merged)
+            smallest = OrderStatistics(torch.abs, (last_dropped(count, density),))
+            threshold = gather(smallest, reader.over(plan.merged))
+        for name in plan.merged:
+            for block in reader.over([name])(lambda block: block.mul_(block.abs().ge_(threshold))):
+                yield name, block
 
 
 def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -110,69 +102,22 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
     Raises:
         UserError: an input holds NaN or infinity; the message names file and tensor.
     """
-    method, tasks = plan.method, len(plan.models)
-    read, to_read = 0, plan.bytes_per_pass * plan.passes
+    with Reader(plan, progress) as reader:
 
-    def blocks(names: Iterable[str]) -> Iterator[Tensor]:
-        nonlocal read
-        for name in names:
-            yield from _blocks(plan, name)
-            read += sum(source.headers[name].nbytes for source in (plan.base, *plan.models.values()))
-            if progress:
-                progress(read, to_read)
+        def prepared(names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+            count = sum(plan.base.headers[name].count for name in names)
+            # Sorted, so that a sum of floats does not depend on the order in which the output is written.
+            return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)))
 
-    def prepared(names: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        count = sum(plan.base.headers[name].count for name in names)
-        # Sorted, so that a sum of floats does not depend on the order in which the output is written.
-        return prepare(method, tasks, count, lambda: blocks(sorted(names)))
-
-    whole_model = getattr(method, "granularity", "model") == "model"
-    function = prepared(plan.merged) if whole_model else None
-    for name in plan.merged:
-        header = plan.base.headers[name]
-        of_block = function or prepared([name])
-        merged, start = torch.empty(header.count), 0
-        for block in blocks([name]):
-            stop = start + block.shape[1]
-            merged[start:stop] = of_block(block)
-            start = stop
-        yield name, merged.view(header.shape)
-
-
-def _blocks(plan: Plan, name: str) -> Iterator[Tensor]:
-    """Read the task vectors of one tensor, in blocks [n_tasks, n] of float32."""
-    base = view(plan.base.headers[name]).reshape(-1)
-    models = [view(source.headers[name]).reshape(-1) for source in plan.models.values()]
-    length = max(_BLOCK_ELEMENTS // len(models) // SUM_GRAIN, 1) * SUM_GRAIN
-    for start in range(0, len(base), length):
-        part = base[start : start + length].float()
-        block = torch.empty(len(models), len(part))
-        for row, model in zip(block, models, strict=True):
-            torch.sub(model[start : start + length].float(), part, out=row)
-        if not _finite(block):
-            _refuse(plan, name)
-        yield block
-
-
-def _finite(tensor: Tensor) -> bool:
-    # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
-    return math.isfinite(tensor.float().sum()) or bool(torch.isfinite(tensor).all())
-
-
-def _refuse(plan: Plan, name: str) -> NoReturn:
-    """Say which input makes the task vectors of `name` not finite."""
-    problems = []
-    for source in (plan.base, *plan.models.values()):
-        header = source.headers[name]
-        bad = int(header.count - torch.isfinite(view(header).float()).sum())
-        if bad:
-            problems.append(
-                f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); "
-                "that model diverged or is damaged: train it again, or leave it out"
-            )
-    raise UserError(
-        *problems or [f"'{name}': fine-tuned and base weights differ by more than float32 can hold"]
-    )
+        whole_model = getattr(plan.method, "granularity", "model") == "model"
+        function = prepared(plan.merged) if whole_model else None
+        for name in plan.merged:
+            header = plan.base.headers[name]
+            merged, start = torch.empty(header.count), 0
+            for part in reader.over([name])(function or prepared([name])):
+                merged[start : start + len(part)] = part
+                start += len(part)
+            yield name, merged.view(header.shape)
 
 
 def write(
@@ -221,8 +166,10 @@ def write(
 
 def _merged(plan: Plan, name: str, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
-    result = apply(view(plan.base.headers[name]), task_vector, plan.scaling, dtype)
-    if not _finite(result):
+    with one_torch_thread():
+        result = apply(view(plan.base.headers[name]), task_vector, plan.scaling, dtype)
+        finite = all_finite(result)
+    if not finite:
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"

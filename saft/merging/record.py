@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-from saft.checkpoint import HEADS, copy_side_files, read_card, write_card, write_manifest
+from saft.checkpoint import (
+    HEADS,
+    MANIFEST,
+    copy_side_files,
+    read_card,
+    read_manifest,
+    write_card,
+    write_manifest,
+)
 from saft.locations import is_hub_id
 from saft.merging.compatibility import Source, some
 from saft.merging.plan import Plan
@@ -65,12 +73,25 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "seed": plan.config.seed,
         "formula": formula(plan),
         "tensors": {"merged": len(plan.merged), "copied from the base": list(plan.copied)},
+        **_inherited(plan),
         "versions": {
             "python": platform.python_version(),
             "saft": metadata.version("saft"),
             "torch": torch.__version__,
         },
     }
+
+
+def _inherited(plan: Plan) -> dict[str, Any]:
+    """Return what the models' own manifests say of their tasks, so that `saft evaluate` needs no config."""
+    tasks: dict[str, Any] = {}
+    pooling = None
+    for source in plan.models.values():
+        if (source.folder / MANIFEST).is_file():
+            found = read_manifest(source.folder)
+            tasks |= found.get("tasks", {})
+            pooling = pooling or found.get("pooling")
+    return {"tasks": tasks} | ({"pooling": pooling} if pooling else {})
 
 
 def formula(plan: Plan) -> str:

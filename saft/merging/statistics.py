@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from saft.merging.method import Elementwise, Extremes, OrderStatistics, Statisti
 
 __all__ = [
     "SUM_GRAIN",
-    "Blocks",
+    "Passes",
     "extremes",
     "gather",
     "order_statistics",
@@ -20,8 +21,16 @@ __all__ = [
     "sums",
 ]
 
-Blocks = Callable[[], Iterable[Tensor]]
-"""Starts a new pass over the stream, in blocks [rows, n] of float32."""
+
+class Passes(Protocol):
+    """A stream that can be gone over again: each call applies a function to every block, float32 [rows,
+    n]."""
+
+    def __call__(self, function: Callable[[Tensor], T]) -> Iterable[T]:
+        """Return the results in the order of the blocks; they may be computed several at a time."""
+
+
+T = TypeVar("T")
 
 SUM_GRAIN = 4096
 """Elements that `sums` adds up in one go: blocks that begin at its multiples give the same bits."""
@@ -30,14 +39,14 @@ _BINS = 1 << 16
 _MAGNITUDE_BITS = 0x7FFFFFFF
 
 
-def prepare(method: Elementwise, tasks: int, count: int, blocks: Blocks) -> Callable[[Tensor], Tensor]:
+def prepare(method: Elementwise, tasks: int, count: int, over: Passes) -> Callable[[Tensor], Tensor]:
     """Give `method` the statistics that it asks for, and return its function of a block.
 
     Args:
         method: how to merge.
         tasks: number of task vectors.
         count: number of coordinates of the stream.
-        blocks: starts a pass over the task vectors, in blocks [tasks, n].
+        over: passes over the task vectors, in blocks [tasks, n].
 
     Returns:
         A function of a block [tasks, n] to the merged block [n].
@@ -48,7 +57,7 @@ def prepare(method: Elementwise, tasks: int, count: int, blocks: Blocks) -> Call
     try:
         statistic = next(steps)
         while True:
-            statistic = steps.send(gather(statistic, blocks))
+            statistic = steps.send(gather(statistic, over))
     except StopIteration as end:
         function: Callable[[Tensor], Tensor] = end.value
         return function
@@ -58,27 +67,27 @@ def passes_needed(method: Elementwise, tasks: int) -> int:
     """Return how often `method` reads the task vectors, the pass that merges them included."""
     found = 1
 
-    def blocks() -> Iterable[Tensor]:
+    def over(function: Callable[[Tensor], T]) -> Iterable[T]:
         nonlocal found
         found += 1
-        return [torch.zeros(tasks, 2)]
+        return [function(torch.zeros(tasks, 2))]
 
-    prepare(method, tasks, 2, blocks)
+    prepare(method, tasks, 2, over)
     return found
 
 
-def gather(statistic: Statistic, blocks: Blocks) -> Tensor:
-    """Return the value of `statistic` over the stream of task vectors that `blocks` gives."""
+def gather(statistic: Statistic, over: Passes) -> Tensor:
+    """Return the value of `statistic` over the stream of task vectors that `over` passes over."""
 
-    def values() -> Iterable[Tensor]:
-        return (statistic.values(block) for block in blocks())
+    def values(function: Callable[[Tensor], T]) -> Iterable[T]:
+        return over(lambda block: function(statistic.values(block)))
 
     if isinstance(statistic, OrderStatistics):
         return order_statistics(values, statistic.ranks)
-    return extremes(values()) if isinstance(statistic, Extremes) else sums(values())
+    return extremes(values) if isinstance(statistic, Extremes) else sums(values)
 
 
-def order_statistics(blocks: Blocks, ranks: Sequence[int]) -> Tensor:
+def order_statistics(over: Passes, ranks: Sequence[int]) -> Tensor:
     """Return the values at `ranks` of each row of a stream, to the bit, in memory independent of its length.
 
     The bits of a float, read as an integer with the negative ones turned around, sort as the float does. A
@@ -86,56 +95,61 @@ def order_statistics(blocks: Blocks, ranks: Sequence[int]) -> Tensor:
     within that bin.
 
     Args:
-        blocks: starts a pass over finite float32 blocks [rows, n]; every pass must give the same values.
+        over: passes over finite float32 blocks [rows, n]; every pass must meet the same values.
         ranks: positions in ascending order, from 0.
 
     Returns:
         float32 [rows, len(ranks)]; a negative zero comes back as zero.
 
     Example:
-        >>> order_statistics(lambda: [torch.tensor([[3.0, -1.0]]), torch.tensor([[2.0]])], (0, 2))
+        >>> blocks = [torch.tensor([[3.0, -1.0]]), torch.tensor([[2.0]])]
+        >>> order_statistics(lambda function: map(function, blocks), (0, 2))
         tensor([[-1.,  3.]])
     """
     wanted = torch.tensor([list(ranks)])
-    counts = _count_upper(blocks())
+    counts = _added(over(_count_upper))
     bins, rest = _locate(counts, wanted.expand(len(counts), -1))
     # Ranks of one row that fall into one bin share its second histogram.
     codes = torch.arange(len(counts)).unsqueeze(1) * _BINS + bins
     chosen = sorted(set(codes.flatten().tolist()))
-    counts = _count_lower(blocks(), [divmod(code, _BINS) for code in chosen])
+    counts = _count_lower(over, [divmod(code, _BINS) for code in chosen])
     slots = torch.searchsorted(torch.tensor(chosen), codes.flatten())
     lower, _ = _locate(counts[slots], rest.reshape(-1, 1))
     keys = ((bins - _BINS // 2) << 16) | lower.view_as(bins)
     return _values(keys.to(torch.int32))
 
 
-def _count_upper(blocks: Iterable[Tensor]) -> Tensor:
+def _count_upper(block: Tensor) -> Tensor:
     """Count the upper halves of the keys: int64 [rows, bins]."""
-    counts = torch.empty(0)
-    for block in blocks:
-        if not len(counts):
-            counts = torch.zeros(len(block), _BINS, dtype=torch.int64)
-        upper = (_keys(block) >> 16).add_(_BINS // 2)
-        for row, digits in zip(counts, upper, strict=True):
-            row += torch.bincount(digits, minlength=_BINS)
-    if not len(counts):
-        raise ValueError("an empty stream has no order statistics")
-    return counts
+    upper = (_keys(block) >> 16).add_(_BINS // 2)
+    return torch.stack([torch.bincount(row, minlength=_BINS) for row in upper])
 
 
-def _count_lower(blocks: Iterable[Tensor], chosen: Sequence[tuple[int, int]]) -> Tensor:
+def _count_lower(over: Passes, chosen: Sequence[tuple[int, int]]) -> Tensor:
     """Count the lower halves of the keys in each chosen (row, bin): int64 [chosen, bins]."""
-    counts = torch.zeros(len(chosen), _BINS, dtype=torch.int64)
-    for block in blocks:
+
+    def select(block: Tensor) -> list[Tensor]:
         keys = _keys(block).numpy()
         upper = keys >> 16
-        for count, (row, found) in zip(counts, chosen, strict=True):
-            # NumPy, because its selection by a mask is five times as fast as torch's.
-            inside = keys[row][upper[row] == found - _BINS // 2] & (_BINS - 1)
-            count.scatter_add_(
-                0, torch.from_numpy(inside).long(), torch.ones(1, dtype=torch.int64).expand(len(inside))
-            )
+        # NumPy, because its selection by a mask is five times as fast as torch's.
+        found = [keys[row][upper[row] == number - _BINS // 2] & (_BINS - 1) for row, number in chosen]
+        return [torch.from_numpy(part).long() for part in found]
+
+    counts = torch.zeros(len(chosen), _BINS, dtype=torch.int64)
+    for selected in over(select):
+        for count, part in zip(counts, selected, strict=True):
+            count.scatter_add_(0, part, torch.ones_like(part))
     return counts
+
+
+def _added(results: Iterable[Tensor]) -> Tensor:
+    """Add up, from the first to the last, in place."""
+    total: Tensor | None = None
+    for result in results:
+        total = result if total is None else total.add_(result)
+    if total is None:
+        raise ValueError("an empty stream has no statistics")
+    return total
 
 
 def _keys(values: Tensor) -> Tensor:
@@ -156,28 +170,25 @@ def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     return bins, ranks - before
 
 
-def extremes(blocks: Iterable[Tensor]) -> Tensor:
+def extremes(over: Passes) -> Tensor:
     """Return the least and the greatest value of each row: [rows, 2]."""
     result: Tensor | None = None
-    for block in blocks:
-        found = torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)
+    for found in over(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
         result = found if result is None else torch.maximum(result, found, out=result)
     if result is None:
-        raise ValueError("an empty stream has no extremes")
+        raise ValueError("an empty stream has no statistics")
     return result * torch.tensor([-1, 1])
 
 
-def sums(blocks: Iterable[Tensor]) -> Tensor:
+def sums(over: Passes) -> Tensor:
     """Return the sum of each row: float64 [rows, 1].
 
     Pieces of a fixed length are added up by torch, the pieces one after the other, so that the bits depend on
     neither the number of threads nor, for blocks of whole pieces, on the size of the blocks.
     """
-    result: Tensor | None = None
-    for block in blocks:
-        for start in range(0, block.shape[1], SUM_GRAIN):
-            found = block[:, start : start + SUM_GRAIN].sum(dim=1, keepdim=True, dtype=torch.float64)
-            result = found if result is None else result.add_(found)
-    if result is None:
-        raise ValueError("an empty stream has no sum")
-    return result
+
+    def in_pieces(block: Tensor) -> list[Tensor]:
+        starts = range(0, block.shape[1], SUM_GRAIN)
+        return [block[:, at : at + SUM_GRAIN].sum(dim=1, keepdim=True, dtype=torch.float64) for at in starts]
+
+    return _added(piece for pieces in over(in_pieces) for piece in pieces)

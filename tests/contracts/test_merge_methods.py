@@ -102,11 +102,11 @@ def test_the_size_of_the_blocks_does_not_change_a_bit(method, grains):
     vectors = torch.randn(3, 20_001, generator=torch.manual_seed(0)) * 1e-2
     expected = merge_task_vectors(method, vectors)
 
-    def blocks():
-        return vectors.split(grains * SUM_GRAIN, dim=1)
+    def over(function):
+        return map(function, vectors.split(grains * SUM_GRAIN, dim=1))
 
-    function = prepare(method, *vectors.shape, blocks)
-    assert torch.cat([function(block) for block in blocks()]).equal(expected)
+    function = prepare(method, *vectors.shape, over)
+    assert torch.cat(list(over(function))).equal(expected)
 
 
 def test_threads_do_not_change_a_bit(method):

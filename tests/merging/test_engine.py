@@ -9,7 +9,7 @@ import torch
 
 from saft.checkpoint import tensor_headers
 from saft.errors import UserError
-from saft.merging import engine
+from saft.merging import engine, reader
 from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods import METHODS
 from tests.merging.conftest import SHAPES, draw
@@ -33,7 +33,7 @@ def flat(tensors, names):
 def test_the_stream_equals_the_merge_in_memory_to_the_bit(
     monkeypatch, checkpoints, base_tensors, task_tensors, method, parameters
 ):
-    monkeypatch.setattr(engine, "_BLOCK_ELEMENTS", 1)  # the smallest blocks
+    monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", 1)  # the smallest blocks
     base, models = checkpoints
     plan = engine.check(MergeConfig(method, base, models, parameters))
     found = dict(engine.stream(plan))
@@ -56,10 +56,29 @@ def test_the_size_of_the_blocks_does_not_change_a_bit(monkeypatch, checkpoints):
     plan = engine.check(MergeConfig("pcb", base, models, {"variant": "paper"}))
     found = []
     for size in (1, 1 << 15, 1 << 20):
-        monkeypatch.setattr(engine, "_BLOCK_ELEMENTS", size)
+        monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", size)
         found.append(dict(engine.stream(plan)))
     for other in found[1:]:
         assert all(other[name].equal(tensor) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize("method", ["ties", "pcb"])
+def test_threads_do_not_change_a_bit_and_are_given_back(monkeypatch, checkpoints, method):
+    monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", 1)
+    base, models = checkpoints
+    plan = engine.check(MergeConfig(method, base, models))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append({})
+            for name, merged in engine.stream(plan):
+                assert torch.get_num_threads() == threads, "a consumer keeps its threads"
+                found[-1][name] = merged
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(found[1][name].equal(tensor) for name, tensor in found[0].items())
 
 
 def test_shards_and_their_order_do_not_change_a_bit(save, checkpoints, task_tensors, tmp_path):
