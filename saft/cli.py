@@ -28,6 +28,7 @@ VERBS = {
     "measure": Verb("interference and sharpness of a set of checkpoints", "saft.measure:MeasureConfig"),
     "methods": Verb("what can be merged how: parameters, defaults, formula, source", ""),
 }
+FLAGS = ("--help", "--version", "--check", "--overwrite")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if words and not words[0].startswith("-") and words[0] not in VERBS:
             raise UserError(f"unknown verb '{words[0]}'{did_you_mean(words[0], VERBS)}")
-        arguments, overrides = _parser().parse_known_args(words)
+        words, overrides = _separated(words)
+        arguments = _parser().parse_args(words)
         verbs: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
             "run": _run,
             "train": _train,
@@ -65,6 +67,21 @@ def main(words: Sequence[str] | None = None) -> int:
         print("saft: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _separated(words: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the verb, its files and flags from `--dotted.name=value`, which argparse takes for a file if
+    the value holds a space."""
+    kept, overrides = [], []
+    remaining = iter(words)
+    for word in remaining:
+        if not word.startswith("--") or word in FLAGS:
+            kept.append(word)
+            continue
+        overrides.append(word)
+        if "=" not in word:
+            overrides += [value for value in [next(remaining, None)] if value is not None]
+    return kept, overrides
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,9 +149,9 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    settings = _config(arguments, overrides)
     if arguments.out is None and not arguments.check:
         raise UserError("merge: OUT is missing: the folder to write")
+    settings = _config(arguments, overrides)
     from saft.merge import merge
 
     print(merge(settings, arguments.out, overwrite=arguments.overwrite, check_only=arguments.check))

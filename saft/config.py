@@ -128,7 +128,7 @@ def describe(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, s
         if field.default is not dataclasses.MISSING:
             default = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
         elif field.default_factory is not dataclasses.MISSING:
-            default = yaml.safe_dump(field.default_factory(), default_flow_style=True).strip()
+            default = yaml.safe_dump(_plain(field.default_factory()), default_flow_style=True).strip()
         else:
             default = "required"
         annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
@@ -212,6 +212,15 @@ def _field_documentation(config_class: type[Any]) -> dict[str, str]:
             ):
                 found[statement.target.id] = " ".join(str(following.value.value).split())
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a default as plain values, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 def _copy(value: Any) -> Any:

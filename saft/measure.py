@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Group, RenderableType
@@ -29,6 +29,8 @@ from saft.progress import bar
 from saft.tasks import Examples, Limits, Task
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,13 @@ def weight_interference(
         MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude))
     )
 
-    def blocks() -> Iterator[Tensor]:
-        return (block for _, block in engine.task_vectors(plan))
+    def over(function: Callable[[Tensor], T]) -> Iterable[T]:
+        return (function(block) for _, block in engine.task_vectors(plan))
 
     count = sum(plan.base.headers[name].count for name in plan.merged)
-    thresholds = gather(OrderStatistics(torch.abs, (last_dropped(count, density),)), blocks)
+    thresholds = gather(OrderStatistics(torch.abs, (last_dropped(count, density),)), over)
     measurement = WeightMeasurement(list(checkpoints), thresholds.squeeze(1))
-    for block in blocks():
+    for _, block in engine.task_vectors(plan):
         measurement.update(block)
     return measurement.compute()
 

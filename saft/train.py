@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import shutil
+import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -205,9 +208,8 @@ def _fit(classifier: Classifier, task: Task, splits: Splits, config: TrainConfig
             **(TRAINER_DEFAULTS | {"log_every_n_steps": min(10, options.steps)} | config.trainer),
         )
         unfinished = work / "last.ckpt"
-        trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with _interruptible():
+            trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if options.select_steps:
             select.restore_best(module)
             return select.best
@@ -302,11 +304,19 @@ def _loggers(work: Path, tensorboard: bool) -> list[Logger]:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give an interrupt back to the caller: Lightning turns it into an exit and ignores all that follow."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from ended
+
+
+@contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence what Lightning says at every start: with a dozen experts a run, nobody would find the rest."""
-    import logging
-    import warnings
-
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

