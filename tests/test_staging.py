@@ -106,26 +106,38 @@ def test_files_get_the_mode_that_the_user_wants(tmp_path, umask):
 
 
 WRITER = """
-import sys
+import sys, time
 from saft.staging import staged
 with staged(sys.argv[1]) as folder:
-    for index in range(1000):
+    for index in range(int(sys.argv[2])):
         (folder / f"{index:04}").write_bytes(b"0" * 4096)
-    (folder / "complete").touch()
+    print("written", flush=True)
+    time.sleep(600)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
     target = tmp_path / "model"
-    for files in (0, 1, 300, 900):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
-        while sum(1 for _ in tmp_path.glob(".model.saft-*/*")) < files and writer.poll() is None:
-            pass
-        writer.kill()
-        writer.wait()
-        assert target.exists() == (writer.returncode == 0)
-    subprocess.run([sys.executable, "-c", WRITER, str(target)], check=writer.returncode != 0)
-    assert (target / "complete").exists()
-    assert len(list(target.iterdir())) == 1001
+    for count in ("0", "1", "300"):
+        command = [sys.executable, "-c", WRITER, str(target), count]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"written\n"
+            writer.kill()
+        assert not target.exists()
+        assert len(list(tmp_path.iterdir())) == 1
+    with staging.staged(target) as folder:
+        (folder / "complete").touch()
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"], "leftovers of the killed are gone"
+    assert [entry.name for entry in target.iterdir()] == ["complete"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes")
+def test_the_folder_of_a_living_writer_is_left_alone(tmp_path):
+    with staging.staged(tmp_path / "model") as first:
+        (first / "slow").touch()
+        with staging.staged(tmp_path / "model") as second:
+            (second / "fast").touch()
+            assert (first / "slow").exists()
+        (tmp_path / "model" / "fast").unlink()
+    assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["slow"]
