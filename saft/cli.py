@@ -153,8 +153,12 @@ def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("merge: OUT is missing: the folder to write")
     settings = _config(arguments, overrides)
     from saft.merge import merge
+    from saft.progress import bar
 
-    print(merge(settings, arguments.out, overwrite=arguments.overwrite, check_only=arguments.check))
+    with bar(total=1) as shown:
+        shown.stage(f"merge by {settings.method}")
+        result = merge(settings, arguments.out, arguments.overwrite, arguments.check, shown.at)
+    print(result)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:

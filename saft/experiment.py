@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from saft import coefficient, tasks
 from saft.checkpoint import copy_side_files, staged, write_manifest, write_tensors
@@ -119,16 +119,19 @@ class Experiment:
         )
         return {name: task.load(self.tokenizer, limits, f"tasks.{name}") for name, task in self.tasks.items()}
 
-    def write_base(self) -> None:
+    def load_base(self) -> nn.Module:
+        """Return the pretrained trunk: the copy in `base`, if an earlier call wrote it."""
+        return load_trunk(self.model if (self.folder / "base").exists() else self.pretrained)
+
+    def write_base(self, trunk: nn.Module) -> None:
         """Write the pretrained trunk, and every task's head as it makes it, to `base`."""
         if (self.folder / "base").exists():
             return
-        trunk = load_trunk(self.pretrained)
         with staged(self.folder / "base") as folder:
             copy_side_files(local_folder(self.pretrained.path, "model.path"), folder)
             write_tensors(folder / "model.safetensors", trunk.state_dict())
             for name, task in self.tasks.items():
-                classifier = Classifier(trunk, torch.nn.Identity(), self.model.pooling)
+                classifier = Classifier(trunk, nn.Identity(), self.model.pooling)
                 heads.save(task.head_for(classifier, self.tokenizer), folder, name)
             manifest = {"kind": "base", "location": self.pretrained.path, "tasks": self.task_mappings}
             write_manifest(folder, manifest | {"pooling": self.model.pooling})
@@ -305,7 +308,7 @@ class Experiment:
     def _at(self, folder: Path) -> ModelConfig:
         return ModelConfig(str(folder), self.model.pooling)
 
-    def _classifier(self, trunk: torch.nn.Module, folder: Path, name: str) -> Classifier:
+    def _classifier(self, trunk: nn.Module, folder: Path, name: str) -> Classifier:
         return with_head(trunk, folder, self.model.pooling, name, self.tasks[name], self.tokenizer)
 
     def _score(self, classifier: Classifier, name: str, examples: Examples) -> float:

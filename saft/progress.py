@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["Bar", "bar"]
+__all__ = ["Bar", "bar", "waiting"]
 
 
 class Bar:
@@ -33,10 +33,18 @@ class Bar:
         if self._progress is not None and self._line is not None:
             self._progress.advance(self._line, cost)
 
-    def note(self, text: str) -> None:
-        """Print a line above the bar, where somebody watches or the output is kept."""
-        if self._progress is not None:
-            self._progress.console.print(text, highlight=False, soft_wrap=True)
+    def at(self, done: float, total: float) -> None:
+        """Set how much of what total is done."""
+        if self._progress is not None and self._line is not None:
+            self._progress.update(self._line, completed=done, total=total)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show on standard error what is being waited for, if that is a terminal: for work of unknown length."""
+    console = Console(stderr=True)
+    with console.status(text) if console.is_terminal else nullcontext():
+        yield
 
 
 @contextmanager

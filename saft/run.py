@@ -20,7 +20,7 @@ from saft.experiment import Cell, Experiment, Protocol
 from saft.merging.methods import METHODS
 from saft.models import ModelConfig
 from saft.module import TrainingOptions
-from saft.progress import bar
+from saft.progress import bar, waiting
 from saft.train import training_cost, versions
 
 __all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]
@@ -130,16 +130,15 @@ def run(config: RunConfig) -> RunResult:
         sharpness_examples=config.sharpness_examples,
         density=config.density,
     )
-    experiment = Experiment(folder, config.model, config.tasks, arms, protocol, config.trainer)
-    cells = [
-        Cell(regime, arm, seed) for seed, regime, arm in itertools.product(config.seeds, config.regimes, arms)
-    ]
-    splits = experiment.splits(
-        cells[0].regime, cells[0].seed
-    )  # every mistake about data is found before training
-    experiment.write_base()
-    _keep(folder, resolved)
-
+    with waiting("loading model and data ..."):
+        # Every mistake about model and data is found here, before anything is written.
+        experiment = Experiment(folder, config.model, config.tasks, arms, protocol, config.trainer)
+        cells = [Cell(*cell) for cell in itertools.product(config.regimes, arms, config.seeds)]
+        cells.sort(key=lambda cell: config.seeds.index(cell.seed))
+        splits = experiment.splits(cells[0].regime, cells[0].seed)
+        trunk = experiment.load_base()
+        _keep(folder, resolved)
+        experiment.write_base(trunk)
     total = experiment.evaluation_cost(splits) + len(cells) * (
         experiment.test_cost(splits)
         + sum(experiment.merge_cost(splits, merge.scaling) for merge in merges.values())
