@@ -115,6 +115,12 @@ class Ascent:
         """Whether this step needs a second pass."""
         return self.perturbation.replays and self.rho != 0
 
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the weights are at w + epsilon now, and must not be saved or evaluated."""
+        here = "replay" if self.perturbation.replays else "first pass"
+        return self._phase in (here, "replay") and self.rho != 0
+
     @contextmanager
     def first_pass(self) -> Iterator[None]:
         """Run forward and backward at w inside, once for each micro-batch.

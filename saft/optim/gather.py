@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from saft.errors import UserError
@@ -144,7 +145,7 @@ def _slot(
     if weight.is_complex():
         weight, buffer, movable = torch.view_as_real(weight), torch.view_as_real(buffer), False
     if weight.element_size() < 4:
-        if low_precision == "refuse" or not movable:
+        if low_precision == "refuse" or not movable or _has_replicas():
             raise UserError(_low_precision(label, parameter, low_precision))
         weight = weight.float()
     return Slot(parameter, weight, buffer.to(weight.dtype), label, layout=layout, rows=rows, movable=movable)
@@ -182,6 +183,11 @@ def _owns_its_storage(tensor: Tensor) -> bool:
 
 def _sparse(parameter: Tensor, label: Label) -> str:
     return f"{_called(label, parameter)} has a sparse gradient; this perturbation needs dense ones"
+
+
+def _has_replicas() -> bool:
+    # DDP hangs its reduction on the parameter's node in the graph, and a change of type makes a new node.
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _called(label: Label, parameter: Tensor) -> str:

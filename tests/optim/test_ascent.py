@@ -221,6 +221,19 @@ def test_is_replay_is_true_in_the_replay_alone() -> None:
     assert seen == [False, True, False]
 
 
+@pytest.mark.parametrize("name", ["sam", "sampled_shift"])
+def test_it_says_where_the_weights_are(name: str) -> None:
+    model = model_of()
+    ascent = Ascent(SGD(model.parameters(), lr=0.1), name)
+    assert not ascent.is_perturbed
+    with ascent.first_pass():
+        assert ascent.is_perturbed is (name == "sampled_shift")
+        loss_of(model, batch_of(0)).backward()
+    with ascent.perturbed():
+        assert ascent.is_perturbed
+    assert not ascent.is_perturbed
+
+
 def test_phases_that_do_not_fit_are_named() -> None:
     model = model_of()
     optimizer = SAM(SGD(model.parameters(), lr=0.1))
