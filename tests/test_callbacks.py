@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from saft.callbacks import SelectSteps
+
+
+def test_the_best_candidate_is_the_earliest_of_equals(tmp_path: Path) -> None:
+    select = SelectSteps([1, 2, 3], lambda: 0.0, tmp_path / "best.safetensors")
+    select.figures = {1: 0.5, 2: 0.7, 3: 0.7}
+    assert select.best == 2
+
+
+def test_what_was_validated_survives_a_checkpoint(tmp_path: Path) -> None:
+    select = SelectSteps([1, 2], lambda: 0.0, tmp_path / "best.safetensors")
+    select.figures = {1: 0.5}
+    other = SelectSteps([1, 2], lambda: 0.0, tmp_path / "best.safetensors")
+    other.load_state_dict(select.state_dict())
+    assert other.figures == {1: 0.5}
