@@ -106,8 +106,8 @@ def _label(parameter: Tensor, labels: Mapping[int, Label], perturbation: Perturb
         return Label()
     if id(parameter) not in labels:
         raise UserError(
-            f"{type(perturbation).__name__} goes by names, and {_called(Label(), parameter)} has none:"
-            " pass the model too (SAM: `model=`, Ascent: `modules=`), or make the base optimizer from"
+            f"{type(perturbation).__name__} goes by names, and {_called(Label(), parameter)} has none: pass"
+            " the model too (SAM: `model=`, Ascent: `modules=`), or make the base optimizer from"
             " `model.named_parameters()`"
         )
     return labels[id(parameter)]
@@ -132,8 +132,7 @@ def _slot(
         if gradient.sparse_dim() != 1:
             raise UserError(
                 f"{_called(label, parameter)}: a sparse gradient over {gradient.sparse_dim()} dimensions"
-                " cannot be"
-                " perturbed, only one over rows (a sparse embedding's): use a dense gradient here"
+                " cannot be perturbed, only one over rows (a sparse embedding's): use a dense gradient here"
             )
         rows, movable = gradient.indices()[0], False
         weight, buffer = weight.index_select(0, rows), gradient.values()
@@ -200,11 +199,10 @@ def _low_precision(label: Label, parameter: Tensor, low_precision: LowPrecision)
     if low_precision == "refuse":
         return found + (
             "keep the weights in float32 and compute under torch.autocast, or pass low_precision='float32'"
-            " to replay"
-            " on float32 copies"
+            " to replay on float32 copies"
         )
     return found + (
         "low_precision='float32' points the parameter at a float32 copy, which this one does not allow"
-        " (fixed_storage,"
-        " FSDP, sparse or complex): keep the weights in float32 and compute under torch.autocast"
+        " (fixed_storage, DDP, FSDP, sparse or complex): keep the weights in float32 and compute under"
+        " torch.autocast"
     )

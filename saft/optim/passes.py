@@ -88,14 +88,12 @@ class Passes:
         if recorded > 1 and replayed != recorded:
             raise UserError(
                 f"{recorded} micro-batches were accumulated but {replayed} replayed: run all of them again"
-                " inside"
-                " perturbed(), each in `with replay_pass():`; or ascend for each one with"
+                " inside perturbed(), each in `with replay_pass():`; or ascend for each one with"
                 " per_micro_batch=True"
             )
         if not recorded and accumulated and self.backwards.passes and accumulated != self.backwards.passes:
             raise UserError(
                 f"{accumulated} backward passes were accumulated but {self.backwards.passes} replayed:"
-                " replay every"
-                " micro-batch inside perturbed(); if they were several losses of one batch, say so with"
-                " `with first_pass():` around them"
+                " replay every micro-batch inside perturbed(); if they were several losses of one batch,"
+                " say so with `with first_pass():` around them"
             )

@@ -260,12 +260,9 @@ class SAM(Optimizer):
         if self.replays and not self.ascent.is_ready and not self.ascent.source.takes_a_null_step:
             raise UserError(
                 "step() without a closure, and without a replay of this batch, would be a plain step of the"
-                " base"
-                " optimizer: call step(closure), or put the second pass inside `with"
-                " optimizer.perturbed():`. Under"
-                " Lightning use the callback of saft.integrations.lightning, under the Hugging Face Trainer"
-                " the mixin"
-                " of saft.integrations.transformers"
+                " base optimizer: call step(closure), or put the second pass inside `with"
+                " optimizer.perturbed():`. Under Lightning use the callback of saft.integrations.lightning,"
+                " under the Hugging Face Trainer the mixin of saft.integrations.transformers"
             )
         if "found_inf" in self.__dict__:
             return step_scaled(self.base, self.__dict__["grad_scale"], self.__dict__["found_inf"])
@@ -281,10 +278,8 @@ class SAM(Optimizer):
         if backwards.was_not_cleared() and self.replays:
             raise UserError(
                 "the closure did not zero the gradients of an earlier backward, so its replay could not"
-                " repeat the first"
-                " pass: call optimizer.zero_grad() in it; to accumulate micro-batches loop over them inside"
-                " the closure,"
-                " or use first_pass() and replay_pass()"
+                " repeat the first pass: call optimizer.zero_grad() in it; to accumulate micro-batches loop"
+                " over them inside the closure, or use first_pass() and replay_pass()"
             )
 
     def __getstate__(self) -> dict[str, Any]:

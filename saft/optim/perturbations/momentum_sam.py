@@ -59,9 +59,8 @@ class MomentumSAM(Perturbation):
         known = [v for v in momenta if v is not None]
         if not known and slots.step > 0:
             raise UserError(
-                "MomentumSAM needs the momentum of the base optimizer, which keeps none: use Adam, AdamW, or"
-                " SGD with"
-                " momentum=0.9"
+                "MomentumSAM needs the momentum of the base optimizer, which keeps none: use Adam, AdamW,"
+                " or SGD with momentum=0.9"
             )
         scale = -kernels.safe_ratio(rho, moving.norm(known)) if known else None
         for slot, v in zip(slots, momenta, strict=True):
