@@ -29,4 +29,6 @@ def test_the_config_is_valid(file: Path) -> None:
 
 def test_both_experiments_have_the_same_tasks() -> None:
     first, second = (config.read(file)["tasks"] for file in CONFIGS if "tasks" in config.read(file))
+    for mapping in (*first.values(), *second.values()):
+        del mapping["max_length"]  # the quickstart's are shorter
     assert first == second
