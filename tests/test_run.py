@@ -160,23 +160,26 @@ def same_but_for_paths(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes(finished: Path, mapping: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_process_resumes(mapping: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL at several moments, as a user or a full machine would do it."""
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(mapping | {"out": str(tmp_path / "run")}))
-    command = [sys.executable, "-m", "saft", "run", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    kills = 0
-    for pause in (9.0, 11.0, 13.0):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        time.sleep(pause)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        file = tmp_path / f"{out}.yaml"
+        file.write_text(yaml.safe_dump(mapping | {"out": str(tmp_path / out)}))
+        command = [sys.executable, "-m", "saft", "run", str(file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    begin = time.monotonic()
+    assert start("whole").wait() == 0
+    duration = time.monotonic() - begin
+    for share in (0.5, 0.6, 0.7):
+        process = start("killed")
+        time.sleep(duration * share)
+        process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    same_but_for_paths(finished, tmp_path / "run")
+    assert start("killed").wait() == 0
+    same_but_for_paths(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_another_config_is_not_mixed_in(finished: Path, mapping: dict[str, Any]) -> None:
