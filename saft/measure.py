@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
-from torch import Tensor
 
 from saft import tasks
 from saft.errors import UserError, did_you_mean
@@ -21,16 +19,12 @@ from saft.evaluate import with_head
 from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
 from saft.interference.weights import WeightInterference, WeightMeasurement
 from saft.merging import engine
-from saft.merging.method import OrderStatistics, last_dropped
 from saft.merging.plan import MergeConfig
-from saft.merging.statistics import gather
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
 from saft.tasks import Examples, Limits, Task
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,12 +130,7 @@ def weight_interference(
         MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude))
     )
 
-    def over(function: Callable[[Tensor], T]) -> Iterable[T]:
-        return (function(block) for _, block in engine.task_vectors(plan))
-
-    count = sum(plan.base.headers[name].count for name in plan.merged)
-    thresholds = gather(OrderStatistics(torch.abs, (last_dropped(count, density),)), over)
-    measurement = WeightMeasurement(list(checkpoints), thresholds.squeeze(1))
+    measurement = WeightMeasurement(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
     for _, block in engine.task_vectors(plan):
         measurement.update(block)
     return measurement.compute()

@@ -133,8 +133,8 @@ def run(config: RunConfig) -> RunResult:
     with waiting("loading model and data ..."):
         # Every mistake about model and data is found here, before anything is written.
         experiment = Experiment(folder, config.model, config.tasks, arms, protocol, config.trainer)
-        cells = [Cell(*cell) for cell in itertools.product(config.regimes, arms, config.seeds)]
-        cells.sort(key=lambda cell: config.seeds.index(cell.seed))
+        grid = itertools.product(config.seeds, config.regimes, arms)
+        cells = [Cell(regime, arm, seed) for seed, regime, arm in grid]
         splits = experiment.splits(cells[0].regime, cells[0].seed)
         trunk = experiment.load_base()
         _keep(folder, resolved)

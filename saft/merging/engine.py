@@ -28,6 +28,7 @@ __all__ = [
     "merge_task_vectors",
     "stream",
     "task_vectors",
+    "thresholds",
     "write",
 ]
 
@@ -78,15 +79,24 @@ def task_vectors(plan: Plan, density: float = 1.0) -> Iterator[tuple[str, Tensor
         Name of the tensor and a block of its task vectors, float32 [n_tasks, n], in the order of the plan.
     """
 
-    threshold = torch.zeros(len(plan.models), 1)
+    threshold = thresholds(plan, density) if density < 1 else torch.zeros(len(plan.models), 1)
     with Reader(plan) as reader:
-        if density < 1:
-            count = sum(plan.base.headers[name].count for name in plan.merged)
-            smallest = OrderStatistics(torch.abs, (last_dropped(count, density),))
-            threshold = gather(smallest, reader.over(plan.merged))
         for name in plan.merged:
             for block in reader.over([name])(lambda block: block.mul_(block.abs().ge_(threshold))):
                 yield name, block
+
+
+def thresholds(plan: Plan, density: float) -> Tensor:
+    """Return the smallest magnitude of each task that TIES keeps, over the whole model: float32 [n_tasks, 1].
+
+    Args:
+        plan: from `check`; its method does not matter.
+        density: fraction of the entries of each task that are kept, in (0, 1].
+    """
+    count = sum(plan.base.headers[name].count for name in plan.merged)
+    with Reader(plan) as reader:
+        smallest = OrderStatistics(torch.abs, (last_dropped(count, density),))
+        return gather(smallest, reader.over(plan.merged))
 
 
 def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
