@@ -156,7 +156,12 @@ class Ascent:
             self._phase = "rest"
 
     @contextmanager
-    def perturbed(self, scaler: GradScaler | None = None, optimizer: Any = None) -> Iterator[None]:
+    def perturbed(
+        self,
+        scaler: GradScaler | None = None,
+        optimizer: Any = None,
+        reduce: Callable[[Tensor], object] | None = None,
+    ) -> Iterator[None]:
         """Ascend along the gradients that are there, and run the replay at w + epsilon inside.
 
         On entry the gradients are used up and cleared; on exit, whatever happened inside, the weights are
@@ -170,6 +175,9 @@ class Ascent:
                 then unscaled too), or if the perturbation averages gradients over steps. Scale the loss in
                 both passes.
             optimizer: what the scaler knows the optimizer as, where that is a wrapper around `source`.
+            reduce: where replicas ascend each along its own gradient, `torch.distributed.all_reduce`: an inf
+                or nan in the first gradient of one then makes the descent gradients of all nan. It is given
+                one number, and changes it in place.
 
         Raises:
             UserError: no gradients, or weights that cannot be perturbed, or fewer micro-batches replayed than
@@ -207,6 +215,8 @@ class Ascent:
             self._stash = {}
         with torch.no_grad():
             if check is not None:
+                if reduce is not None:
+                    reduce(check)
                 spread_non_finite(check, parameters)
             if scaler is not None and unscaled is not None:
                 unscale_again(scaler, unscaled)

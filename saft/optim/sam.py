@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
 from saft.optim.gather import LowPrecision
-from saft.optim.perturbations.base import Perturbation, perturbation
+from saft.optim.perturbations.base import Perturbation
+from saft.optim.perturbations.base import perturbation as perturbation_of
 from saft.optim.scaling import step_scaled
 
 __all__ = ["SAM"]
@@ -97,7 +98,7 @@ class SAM(Optimizer):
         self.base = base
         self.ascent = Ascent(
             base,
-            _made(perturbation, rho, options),
+            perturbation_of(perturbation, rho, **options),
             modules=model,
             per_micro_batch=per_micro_batch,
             fixed_storage=fixed_storage,
@@ -262,7 +263,8 @@ class SAM(Optimizer):
                 "step() without a closure, and without a replay of this batch, would be a plain step of the"
                 " base optimizer: call step(closure), or put the second pass inside `with"
                 " optimizer.perturbed():`. Under Lightning use the callback of saft.integrations.lightning,"
-                " under the Hugging Face Trainer the mixin of saft.integrations.transformers"
+                " under the Hugging Face Trainer the mixin of saft.integrations.transformers, under"
+                " Accelerate SharpnessAware of saft.integrations.accelerate"
             )
         if "found_inf" in self.__dict__:
             return step_scaled(self.base, self.__dict__["grad_scale"], self.__dict__["found_inf"])
@@ -295,14 +297,3 @@ class SAM(Optimizer):
 
 class _GivenUp(Exception):
     """Thrown into a replay that will not be finished."""
-
-
-def _made(perturbation_: str | Perturbation, rho: float | None, options: dict[str, Any]) -> Perturbation:
-    if rho is not None:
-        options = {"rho": rho, **options}
-    if isinstance(perturbation_, str):
-        return perturbation(perturbation_, **options)
-    if options:
-        kind = type(perturbation_).__name__
-        raise UserError(f"{', '.join(options)}: give these to {kind}(...), which is an instance already")
-    return perturbation_

@@ -572,3 +572,24 @@ def test_a_closure_over_micro_batches_has_the_masks_of_its_first_call() -> None:
     torch.set_rng_state(states[0])
     torch.rand(7)
     assert torch.equal(torch.get_rng_state(), after)  # the stream goes on from the first pass
+
+
+def test_another_replicas_non_finite_gradient_is_told_to_this_one() -> None:
+    model = model_of()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    ascent = Ascent(optimizer)
+    told = []
+
+    def reduce(number: Tensor) -> None:
+        told.append(number.item())
+        number.add_(float("nan"))  # as the sum over replicas would be
+
+    for reduction in (None, reduce):
+        optimizer.zero_grad()
+        loss_of(model, batch_of(0)).backward()
+        with ascent.perturbed(reduce=reduction):
+            loss_of(model, batch_of(0)).backward()
+        finite = all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert finite == (reduction is None)
+    assert len(told) == 1
+    assert told[0] > 0

@@ -112,20 +112,28 @@ class Perturbation(ABC):
         return slots.norm(epsilon)
 
 
-def perturbation(name: str, **options: Any) -> Perturbation:
-    """Return the perturbation registered under a name, with some of its options.
+def perturbation(name: str | Perturbation, rho: float | None = None, **options: Any) -> Perturbation:
+    """Return the perturbation registered under a name, with some of its options; or an instance as it is.
 
     Args:
-        name: one of `PERTURBATIONS.names()`, or `module:attribute`.
-        **options: of the perturbation, for example `rho=0.05`.
+        name: one of `PERTURBATIONS.names()`, or `module:attribute`, or an instance, which takes no options.
+        rho: radius of the ascent step; by default the perturbation's own.
+        **options: of the perturbation, for example `every=10`.
 
     Raises:
-        UserError: unknown name or option, or a value out of range.
+        UserError: unknown name or option, or a value out of range, or options beside an instance.
 
     Example:
         >>> perturbation("sam", rho=0.02).rho
         0.02
     """
+    if rho is not None:
+        options = {"rho": rho, **options}
+    if not isinstance(name, str):
+        if options:
+            made = type(name).__name__
+            raise UserError(f"{', '.join(options)}: give these to {made}(...), which is an instance already")
+        return name
     kind = PERTURBATIONS.get(name)
     known = [field.name for field in fields(kind)]
     for option in options:
