@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.tensorfile import TensorHeader
+from torch import Tensor
+
+from saft.tensorfile import TensorHeader, view
 
 __all__ = ["Source", "differences", "some", "under_names_of"]
 
@@ -21,6 +23,10 @@ class Source:
     location: str
     folder: Path
     headers: Mapping[str, TensorHeader]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor as it is stored; of a file, as a view of it."""
+        return view(self.headers[name])
 
 
 def under_names_of(base: Source, model: Source) -> Source:

@@ -13,11 +13,12 @@ from torch import Tensor
 from saft.checkpoint import WEIGHTS, fingerprint, staged, weight_files
 from saft.errors import UserError
 from saft.merging import record
-from saft.merging.method import Elementwise, OrderStatistics, last_dropped
+from saft.merging.block import Block
+from saft.merging.method import Method, OrderStatistics, last_dropped, magnitudes
 from saft.merging.plan import MergeConfig, Plan, check
 from saft.merging.reader import Progress, Reader, all_finite, one_torch_thread
 from saft.merging.statistics import gather, prepare
-from saft.tensorfile import TensorWriter, view
+from saft.tensorfile import TensorWriter
 
 __all__ = [
     "MergeConfig",
@@ -33,24 +34,29 @@ __all__ = [
 ]
 
 
-def merge_task_vectors(method: Elementwise, task_vectors: Tensor) -> Tensor:
+def merge_task_vectors(
+    method: Method, task_vectors: Tensor, base: Tensor | None = None, seed: int = 0
+) -> Tensor:
     """Merge task vectors that are in memory.
 
     Args:
         method: how.
-        task_vectors: [n_tasks, n], any floating dtype; taken as one model.
+        task_vectors: [n_tasks, n], any floating dtype; taken as one model, of a single tensor. A method that
+            takes whole tensors may be given any shape [n_tasks, ...].
+        base: the base's weights, of the shape of one task vector; default: zeros.
+        seed: of methods that draw random numbers.
 
     Returns:
-        The merged task vector, float32 [n], without λ.
+        The merged task vector, float32 of the shape of one, without λ.
 
     Example:
         >>> from saft.merging.methods.task_arithmetic import TaskArithmetic
         >>> merge_task_vectors(TaskArithmetic(), torch.eye(2))
         tensor([1., 1.])
     """
-    block = task_vectors.float()
-    tasks, count = block.shape
-    return prepare(method, tasks, count, lambda function: [function(block)])(block)
+    start = torch.zeros(task_vectors.shape[1:]) if base is None else base.float()
+    block = Block(task_vectors.float(), start, seed=seed)
+    return prepare(method, block.tasks, start.numel(), lambda function: [function(block)])(block)
 
 
 def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -80,10 +86,15 @@ def task_vectors(plan: Plan, density: float = 1.0) -> Iterator[tuple[str, Tensor
     """
 
     threshold = thresholds(plan, density) if density < 1 else torch.zeros(len(plan.models), 1)
+
+    def trim(block: Block) -> Tensor:
+        found = block.task_vectors.flatten(1)
+        return found.abs().ge_(threshold).mul_(found)
+
     with Reader(plan) as reader:
         for name in plan.merged:
-            for block in reader.over([name])(lambda block: block.mul_(block.abs().ge_(threshold))):
-                yield name, block
+            for trimmed in reader.over([name])(trim):
+                yield name, trimmed
 
 
 def thresholds(plan: Plan, density: float) -> Tensor:
@@ -95,7 +106,7 @@ def thresholds(plan: Plan, density: float) -> Tensor:
     """
     count = sum(plan.base.headers[name].count for name in plan.merged)
     with Reader(plan) as reader:
-        smallest = OrderStatistics(torch.abs, (last_dropped(count, density),))
+        smallest = OrderStatistics(magnitudes, (last_dropped(count, density),))
         return gather(smallest, reader.over(plan.merged))
 
 
@@ -114,7 +125,7 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
     """
     with Reader(plan, progress) as reader:
 
-        def prepared(names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
             count = sum(plan.base.headers[name].count for name in names)
             # Sorted, so that a sum of floats does not depend on the order in which the output is written.
             return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)))
@@ -125,8 +136,8 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
             header = plan.base.headers[name]
             merged, start = torch.empty(header.count), 0
             for part in reader.over([name])(function or prepared([name])):
-                merged[start : start + len(part)] = part
-                start += len(part)
+                merged[start : start + part.numel()] = part.reshape(-1)
+                start += part.numel()
             yield name, merged.view(header.shape)
 
 
@@ -160,7 +171,7 @@ def write(
                 task_vectors = iter(stream(plan, progress) if merged is None else merged)
                 for name in writer.names:
                     if name in plan.copied:
-                        writer.write(name, view(plan.base.headers[name]).to(plan.layout[name][0]))
+                        writer.write(name, plan.base.tensor(name).to(plan.layout[name][0]))
                         continue
                     found, task_vector = next(task_vectors)
                     if found != name:
@@ -177,7 +188,7 @@ def write(
 def _merged(plan: Plan, name: str, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
     with one_torch_thread():
-        result = apply(view(plan.base.headers[name]), task_vector, plan.scaling, dtype)
+        result = apply(plan.base.tensor(name), task_vector, plan.scaling, dtype)
         finite = all_finite(result)
     if not finite:
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
+from saft.merging.block import Block
 
 __all__ = [
     "Elementwise",
@@ -23,8 +24,10 @@ __all__ = [
     "Statistic",
     "Steps",
     "Sums",
+    "Tensorwise",
     "Trimming",
     "last_dropped",
+    "magnitudes",
     "parameter",
     "total",
 ]
@@ -32,14 +35,14 @@ __all__ = [
 M = TypeVar("M", bound="Method")
 
 
-# Statistics: what a method may ask about the whole stream. `values` maps a block [n_tasks, n] to [rows, n].
+# Statistics: what a method may ask about the whole stream. `values` maps a block to float32 [rows, n].
 
 
 @dataclass(frozen=True)
 class OrderStatistics:
     """Asks for the values at `ranks` (from 0) of each row in ascending order, to the bit: [rows, ranks]."""
 
-    values: Callable[[Tensor], Tensor]
+    values: Callable[[Block], Tensor]
     ranks: tuple[int, ...]
 
 
@@ -47,18 +50,18 @@ class OrderStatistics:
 class Extremes:
     """Asks for the least and the greatest value of each row: [rows, 2]."""
 
-    values: Callable[[Tensor], Tensor]
+    values: Callable[[Block], Tensor]
 
 
 @dataclass(frozen=True)
 class Sums:
     """Asks for the sum of each row, added up in float64: [rows, 1]."""
 
-    values: Callable[[Tensor], Tensor]
+    values: Callable[[Block], Tensor]
 
 
 Statistic = OrderStatistics | Extremes | Sums
-Steps = Generator[Statistic, Tensor, Callable[[Tensor], Tensor]]
+Steps = Generator[Statistic, Tensor, Callable[[Block], Tensor]]
 
 
 def parameter(
@@ -74,7 +77,8 @@ def parameter(
     """Declare a parameter of a method: the one place for its default, its range and its description.
 
     Args:
-        default: its value when the user gives none; its type is the parameter's type.
+        default: its value when the user gives none; its type is the parameter's type. A tuple is a list of
+            numbers, each of them in the range.
         help: what it is, for `saft methods`.
         choices: the words that are allowed, for a word.
         above, at_least, at_most, below: the range, for a number.
@@ -114,6 +118,18 @@ class Method(ABC):
     """λ when the user gives none."""
     scaling_grid: ClassVar[tuple[float, ...]]
     """The λ to try on validation data; a single value means that the method has no coefficient."""
+    needs: ClassVar[str] = "base, models"
+    """What it merges, and from what."""
+    gives: ClassVar[str] = "one model"
+    """What comes out."""
+    random: ClassVar[bool] = False
+    """Whether it draws random numbers, by `Block.uniform`."""
+    collects: ClassVar[str] = ""
+    """What has to be collected from data before, if anything; it arrives as `Block.statistics`."""
+    fewest: ClassVar[int] = 1
+    """Number of models that it needs."""
+    most: ClassVar[float] = math.inf
+    """Number of models that it can take."""
 
     def __post_init__(self) -> None:
         problems = [problem for item in fields(self) if (problem := _problem(item, getattr(self, item.name)))]
@@ -132,7 +148,7 @@ class Method(ABC):
                 problems.append(problem)
         if problems:
             raise UserError(*problems)
-        return cls(**parameters)
+        return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in parameters.items()})
 
     @classmethod
     def parameter_infos(cls) -> list[ParameterInfo]:
@@ -164,9 +180,12 @@ class Method(ABC):
         """Return what is done, with the parameters' values."""
         return self.words.format(**self.parameters())
 
-
-class Elementwise(Method):
-    """A method that merges every coordinate by itself, once the statistics that it asks for are known."""
+    def problems(self, tasks: int) -> list[str]:
+        """Return what is wrong with merging this number of tasks; a method with a value for each adds to it."""
+        if self.fewest <= tasks <= self.most:
+            return []
+        wanted = f"{self.fewest}" if self.most == self.fewest else f"{self.fewest} or more"
+        return [f"models: this method merges {wanted}, but there are {tasks}"]
 
     @abstractmethod
     def steps(self, tasks: int, count: int) -> Steps:
@@ -180,9 +199,23 @@ class Elementwise(Method):
             A statistic; what is sent back is its value for the whole stream.
 
         Returns:
-            A function of a block of task vectors, float32 [tasks, n], to the merged block, float32 [n]. It
-            may neither change its input nor depend on where a block begins or ends.
+            A function of a block to the merged task vector: float32 [n], or [*shape] where it takes whole
+            tensors. It may not change its input.
         """
+
+
+class Elementwise(Method):
+    """A method that merges every coordinate by itself, once the statistics that it asks for are known.
+
+    Its functions may not depend on where a block begins or ends.
+    """
+
+
+class Tensorwise(Method):
+    """A method that needs a whole tensor at once, in its shape: its blocks are [n_tasks, *shape].
+
+    Statistics that it asks for are taken over the whole model.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +236,11 @@ def last_dropped(count: int, density: float) -> int:
     smallest is the threshold, and stays too. At density 1 everything stays.
     """
     return max(count - int(count * density) - 1, 0)
+
+
+def magnitudes(block: Block) -> Tensor:
+    """Return the magnitudes of the task vectors, float32 [n_tasks, n]."""
+    return block.task_vectors.flatten(1).abs()
 
 
 def total(rows: Tensor) -> Tensor:
@@ -234,6 +272,11 @@ def _problem(item: Field[Any], value: Any) -> str | None:
         if not isinstance(value, str) or value not in choices:
             return f"{item.name}: unknown value '{value}'" + did_you_mean(str(value), choices)
         return None
+    if isinstance(item.default, tuple):
+        if not isinstance(value, (list, tuple)) or any(_not_a_number(x) for x in value):
+            return f"{item.name}: must be a list of numbers in {_range(item)}, but is {value!r}"
+        wrong = [text for x in value if (text := _outside(item, x))]
+        return wrong[0] if wrong else None
     if isinstance(item.default, bool) or isinstance(value, bool):
         return (
             None
@@ -242,6 +285,14 @@ def _problem(item: Field[Any], value: Any) -> str | None:
         )
     if not isinstance(value, int if isinstance(item.default, int) else (int, float)):
         return f"{item.name}: must be a number in {_range(item)}, but is {value!r}"
+    return _outside(item, value)
+
+
+def _not_a_number(value: object) -> bool:
+    return isinstance(value, bool) or not isinstance(value, (int, float))
+
+
+def _outside(item: Field[Any], value: float) -> str | None:
     opening, low, closing, high = item.metadata["range"]
     inside = (low < value if opening == "(" else low <= value) and (
         value < high if closing == ")" else value <= high

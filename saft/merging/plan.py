@@ -17,7 +17,7 @@ from saft.checkpoint import HEADS, fingerprint, tensor_headers
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
 from saft.merging.compatibility import Source, differences, under_names_of
-from saft.merging.method import Elementwise, Method
+from saft.merging.method import Method
 from saft.merging.methods import METHODS
 from saft.merging.statistics import passes_needed
 
@@ -67,7 +67,7 @@ class Plan:
     """A merge that has been checked: what will be read, merged, copied and written."""
 
     config: MergeConfig
-    method: Elementwise
+    method: Method
     scaling: float
     base: Source
     models: Mapping[str, Source]
@@ -118,6 +118,8 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     models: dict[str, Source] = {}
     if not config.models:
         problems.append("models: there is none; give a list of folders, or {task: folder}")
+    elif method:
+        problems += method.problems(len(config.models))
     with _collected(problems, "base: "):
         base = _source(config.base, "base")
     for task, location in config.by_task().items():
@@ -161,9 +163,9 @@ def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
         problems += [text if text.startswith(prefix) else prefix + text for text in error.problems]
 
 
-def _method(config: MergeConfig) -> Elementwise:
+def _method(config: MergeConfig) -> Method:
     kind: object = METHODS.get(config.method)
-    if not (isinstance(kind, type) and issubclass(kind, Elementwise)):
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method: '{config.method}' is no merge method, but {kind!r}")
     try:
         return kind.build(config.parameters)

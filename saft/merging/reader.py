@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
+from saft.merging.block import Block
+from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan
 from saft.merging.statistics import SUM_GRAIN, Passes
-from saft.tensorfile import view
 
 __all__ = ["Progress", "Reader", "all_finite", "one_torch_thread"]
 
@@ -37,6 +38,7 @@ class _Piece:
     """A part of one tensor, in the base and then in every model, as it is in the files."""
 
     name: str
+    start: int
     parts: list[Tensor]
 
     @property
@@ -61,6 +63,7 @@ class Reader:
         self._read, self._to_read = 0, plan.bytes_per_pass * plan.passes
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads)
+        self._whole = isinstance(plan.method, Tensorwise)
 
     def __enter__(self) -> Reader:
         return self
@@ -68,10 +71,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def over(self, names: Sequence[str]) -> Passes:
-        """Return passes over the blocks, float32 [n_tasks, n], of the tensors called `names`."""
+    def over(self, names: Sequence[str]) -> Passes[Block]:
+        """Return passes over the blocks of the tensors called `names`."""
 
-        def passes(function: Callable[[Tensor], T]) -> Iterator[T]:
+        def passes(function: Callable[[Block], T]) -> Iterator[T]:
             return self._in_order(lambda piece: function(self._block(piece)), self._pieces(names))
 
         return passes
@@ -87,7 +90,7 @@ class Reader:
             pending: deque[tuple[_Piece, Future[T]]] = deque()
             for piece in pieces:
                 pending.append((piece, self._pool.submit(function, piece)))
-                if len(pending) > _AHEAD * self._threads:
+                if len(pending) >= self._threads * (1 if self._whole else _AHEAD):
                     yield pending[0][1].result()
                     self._count(pending.popleft()[0])
             for piece, future in pending:
@@ -103,26 +106,30 @@ class Reader:
         sources = [self._plan.base, *self._plan.models.values()]
         length = max(_BLOCK_ELEMENTS // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
         for name in names:
-            tensors = [view(source.headers[name]).reshape(-1) for source in sources]
-            for start in range(0, len(tensors[0]), length):
-                yield _Piece(name, [tensor[start : start + length] for tensor in tensors])
+            tensors = [source.tensor(name) for source in sources]
+            if self._whole:
+                yield _Piece(name, 0, tensors)
+                continue
+            flat = [tensor.reshape(-1) for tensor in tensors]
+            for start in range(0, len(flat[0]), length):
+                yield _Piece(name, start, [tensor[start : start + length] for tensor in flat])
 
-    def _block(self, piece: _Piece) -> Tensor:
+    def _block(self, piece: _Piece) -> Block:
         base, *models = piece.parts
         base = base.float()
-        block = torch.empty(len(models), len(base))
-        for row, model in zip(block, models, strict=True):
+        task_vectors = torch.empty(len(models), *base.shape)
+        for row, model in zip(task_vectors, models, strict=True):
             torch.sub(model.float(), base, out=row)
-        if not all_finite(block):
+        if not all_finite(task_vectors):
             self._refuse(piece.name)
-        return block
+        return Block(task_vectors, base, piece.name, piece.start, self._plan.config.seed)
 
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""
         problems = []
         for source in (self._plan.base, *self._plan.models.values()):
             header = source.headers[name]
-            bad = int(header.count - torch.isfinite(view(header).float()).sum())
+            bad = int(header.count - torch.isfinite(source.tensor(name).float()).sum())
             if bad:
                 problems.append(
                     f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); "

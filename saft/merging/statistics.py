@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from saft.merging.method import Elementwise, Extremes, OrderStatistics, Statistic
+from saft.merging.block import Block
+from saft.merging.method import Elementwise, Extremes, Method, OrderStatistics, Statistic
 
 __all__ = [
     "SUM_GRAIN",
@@ -22,15 +23,16 @@ __all__ = [
 ]
 
 
-class Passes(Protocol):
-    """A stream that can be gone over again: each call applies a function to every block, float32 [rows,
-    n]."""
+T = TypeVar("T")
+B = TypeVar("B", covariant=True)
 
-    def __call__(self, function: Callable[[Tensor], T]) -> Iterable[T]:
+
+class Passes(Protocol[B]):
+    """A stream that can be gone over again: each call applies a function to every block of it."""
+
+    def __call__(self, function: Callable[[B], T]) -> Iterable[T]:
         """Return the results in the order of the blocks; they may be computed several at a time."""
 
-
-T = TypeVar("T")
 
 SUM_GRAIN = 4096
 """Elements that `sums` adds up in one go: blocks that begin at its multiples give the same bits."""
@@ -39,44 +41,47 @@ _BINS = 1 << 16
 _MAGNITUDE_BITS = 0x7FFFFFFF
 
 
-def prepare(method: Elementwise, tasks: int, count: int, over: Passes) -> Callable[[Tensor], Tensor]:
+def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Callable[[Block], Tensor]:
     """Give `method` the statistics that it asks for, and return its function of a block.
 
     Args:
         method: how to merge.
         tasks: number of task vectors.
         count: number of coordinates of the stream.
-        over: passes over the task vectors, in blocks [tasks, n].
+        over: passes over the task vectors.
 
     Returns:
-        A function of a block [tasks, n] to the merged block [n].
+        A function of a block to the merged task vector, [n] or the tensor's shape.
     """
     if count == 0:
-        return lambda block: block.new_empty(0)
+        return lambda block: torch.zeros_like(block.base)
     steps = method.steps(tasks, count)
     try:
         statistic = next(steps)
         while True:
             statistic = steps.send(gather(statistic, over))
     except StopIteration as end:
-        function: Callable[[Tensor], Tensor] = end.value
+        function: Callable[[Block], Tensor] = end.value
         return function
 
 
-def passes_needed(method: Elementwise, tasks: int) -> int:
+def passes_needed(method: Method, tasks: int) -> int:
     """Return how often `method` reads the task vectors, the pass that merges them included."""
     found = 1
 
-    def over(function: Callable[[Tensor], T]) -> Iterable[T]:
+    shape = (2,) if isinstance(method, Elementwise) else (2, 2)
+    block = Block(torch.zeros(tasks, *shape), torch.zeros(shape))
+
+    def over(function: Callable[[Block], T]) -> Iterable[T]:
         nonlocal found
         found += 1
-        return [function(torch.zeros(tasks, 2))]
+        return [function(block)]
 
-    prepare(method, tasks, 2, over)
+    prepare(method, tasks, block.base.numel(), over)
     return found
 
 
-def gather(statistic: Statistic, over: Passes) -> Tensor:
+def gather(statistic: Statistic, over: Passes[Block]) -> Tensor:
     """Return the value of `statistic` over the stream of task vectors that `over` passes over."""
 
     def values(function: Callable[[Tensor], T]) -> Iterable[T]:
@@ -87,7 +92,7 @@ def gather(statistic: Statistic, over: Passes) -> Tensor:
     return extremes(values) if isinstance(statistic, Extremes) else sums(values)
 
 
-def order_statistics(over: Passes, ranks: Sequence[int]) -> Tensor:
+def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
     """Return the values at `ranks` of each row of a stream, to the bit, in memory independent of its length.
 
     The bits of a float, read as an integer with the negative ones turned around, sort as the float does. A
@@ -125,7 +130,7 @@ def _count_upper(block: Tensor) -> Tensor:
     return torch.stack([torch.bincount(row, minlength=_BINS) for row in upper])
 
 
-def _count_lower(over: Passes, chosen: Sequence[tuple[int, int]]) -> Tensor:
+def _count_lower(over: Passes[Tensor], chosen: Sequence[tuple[int, int]]) -> Tensor:
     """Count the lower halves of the keys in each chosen (row, bin): int64 [chosen, bins]."""
 
     def select(block: Tensor) -> list[Tensor]:
@@ -170,7 +175,7 @@ def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     return bins, ranks - before
 
 
-def extremes(over: Passes) -> Tensor:
+def extremes(over: Passes[Tensor]) -> Tensor:
     """Return the least and the greatest value of each row: [rows, 2]."""
     result: Tensor | None = None
     for found in over(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
@@ -180,7 +185,7 @@ def extremes(over: Passes) -> Tensor:
     return result * torch.tensor([-1, 1])
 
 
-def sums(over: Passes) -> Tensor:
+def sums(over: Passes[Tensor]) -> Tensor:
     """Return the sum of each row: float64 [rows, 1].
 
     Pieces of a fixed length are added up by torch, the pieces one after the other, so that the bits depend on

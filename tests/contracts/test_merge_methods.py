@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 
 from saft.errors import UserError
+from saft.merging.block import Block
 from saft.merging.engine import merge_task_vectors
-from saft.merging.method import Method
+from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.methods import METHODS, describe, methods
 from saft.merging.statistics import SUM_GRAIN, passes_needed, prepare
 
@@ -30,7 +31,19 @@ def variants(name):
 
 
 METHODS_TO_TEST = [method for name in METHODS.names() for method in variants(name)]
-pytestmark = pytest.mark.parametrize("method", METHODS_TO_TEST, ids=repr)
+every_method = pytest.mark.parametrize("method", METHODS_TO_TEST, ids=repr)
+every_deterministic = pytest.mark.parametrize(
+    "method", [method for method in METHODS_TO_TEST if not method.random], ids=repr
+)
+every_elementwise = pytest.mark.parametrize(
+    "method", [method for method in METHODS_TO_TEST if isinstance(method, Elementwise)], ids=repr
+)
+# Elementwise, and nothing is scaled up to make up for what is dropped.
+selections = [method for method in METHODS_TO_TEST if isinstance(method, Elementwise) and not method.random]
+every_selection = pytest.mark.parametrize("method", selections, ids=repr)
+every_tensorwise = pytest.mark.parametrize(
+    "method", [method for method in METHODS_TO_TEST if isinstance(method, Tensorwise)], ids=repr
+)
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, -0.0, 1e-3, -1e-3, 1e-30, 1e-42])
 
@@ -46,6 +59,7 @@ def with_density(method, density):
     return dataclasses.replace(method, density=density) if hasattr(method, "density") else method
 
 
+@every_method
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
     vectors=task_vectors(),
@@ -62,6 +76,7 @@ def test_any_input_gives_a_finite_float32_vector_and_is_left_alone(method, vecto
     assert merged.isfinite().all()
 
 
+@every_selection
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(vectors=task_vectors())
 def test_no_merged_entry_exceeds_the_sum_of_the_magnitudes(method, vectors):
@@ -72,16 +87,30 @@ def test_no_merged_entry_exceeds_the_sum_of_the_magnitudes(method, vectors):
     assert (merged <= bound * (1 + 1e-5) + 1e-30).all()
 
 
+@every_method
 def test_zeros_give_zeros(method):
     assert merge_task_vectors(method, torch.zeros(3, 10)).equal(torch.zeros(10))
 
 
+@every_method
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 def test_one_element_and_one_task_are_finite(method, tasks):
     assert merge_task_vectors(method, torch.ones(tasks, 1)).isfinite().all()
     assert merge_task_vectors(method, torch.randn(1, 100)).isfinite().all()
 
 
+@every_tensorwise
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 5), (6, 1), (3, 4), (5, 3), (2, 3, 2, 2)])
+def test_tensors_of_any_shape_keep_it_and_are_finite(method, shape):
+    for vectors in (torch.randn(3, *shape, generator=torch.manual_seed(0)) * 0.1, torch.zeros(3, *shape)):
+        before = vectors.clone()
+        merged = merge_task_vectors(method, vectors, base=torch.ones(shape))
+        assert merged.shape == shape
+        assert merged.isfinite().all()
+        assert vectors.equal(before)
+
+
+@every_deterministic
 def test_the_order_of_the_tasks_is_visible_in_the_last_bits_alone(method):
     vectors = torch.randn(4, 2000, generator=torch.manual_seed(0)) * 0.1
     merged = merge_task_vectors(method, vectors)
@@ -89,6 +118,7 @@ def test_the_order_of_the_tasks_is_visible_in_the_last_bits_alone(method):
         torch.testing.assert_close(merge_task_vectors(method, vectors[order]), merged, rtol=1e-4, atol=1e-6)
 
 
+@every_selection
 def test_the_order_of_the_coordinates_does_not_matter(method):
     vectors = torch.randn(3, 1000, generator=torch.manual_seed(0)) * 0.1
     order = torch.randperm(1000, generator=torch.manual_seed(1))
@@ -97,18 +127,24 @@ def test_the_order_of_the_coordinates_does_not_matter(method):
     )
 
 
+@every_elementwise
 @pytest.mark.parametrize("grains", [1, 2, 3])
 def test_the_size_of_the_blocks_does_not_change_a_bit(method, grains):
     vectors = torch.randn(3, 20_001, generator=torch.manual_seed(0)) * 1e-2
     expected = merge_task_vectors(method, vectors)
 
+    length = grains * SUM_GRAIN
+    parts = vectors.split(length, dim=1)
+    blocks = [Block(part, torch.zeros(part.shape[1]), start=at * length) for at, part in enumerate(parts)]
+
     def over(function):
-        return map(function, vectors.split(grains * SUM_GRAIN, dim=1))
+        return map(function, blocks)
 
     function = prepare(method, *vectors.shape, over)
     assert torch.cat(list(over(function))).equal(expected)
 
 
+@every_method
 def test_threads_do_not_change_a_bit(method):
     vectors = torch.randn(3, 300_000, generator=torch.manual_seed(0)) * 1e-2
     threads = torch.get_num_threads()
@@ -122,6 +158,7 @@ def test_threads_do_not_change_a_bit(method):
     assert found[0].equal(found[1])
 
 
+@every_selection
 def test_a_copy_of_a_task_changes_the_direction_of_nothing(method):
     """Two equal tasks agree everywhere: what is merged has their sign."""
     vector = torch.randn(1, 500, generator=torch.manual_seed(0))
@@ -129,6 +166,7 @@ def test_a_copy_of_a_task_changes_the_direction_of_nothing(method):
     assert ((merged == 0) | (merged.sign() == vector[0].sign())).all()
 
 
+@every_method
 def test_what_saft_methods_says_comes_from_the_class(method):
     name = next(name for name, kind in METHODS.items() if kind is type(method))
     (info,) = methods(name)
@@ -146,11 +184,12 @@ def test_what_saft_methods_says_comes_from_the_class(method):
     assert passes_needed(method, 2) >= 1
 
 
+@every_method
 def test_every_parameter_is_checked(method):
     kind: type[Method] = type(method)
     with pytest.raises(UserError, match="unknown parameter 'nonsense'"):
         kind.build({"nonsense": 1})
     for field in dataclasses.fields(kind):
-        for value in ("nonsense", None, float("nan"), -1, []):
+        for value in ("nonsense", None, float("nan"), -1, ["nonsense"]):
             with pytest.raises(UserError, match=field.name):
                 kind.build({field.name: value})

@@ -29,6 +29,8 @@ class MethodInfo:
     source: str
     differs: str
     notes: str
+    needs: str
+    gives: str
 
 
 def methods(name: str | None = None) -> list[MethodInfo]:
@@ -38,8 +40,8 @@ def methods(name: str | None = None) -> list[MethodInfo]:
         UserError: there is no such method.
 
     Example:
-        >>> [info.name for info in methods()]
-        ['average', 'pcb', 'task_arithmetic', 'ties']
+        >>> methods("average")[0].summary
+        'Takes the mean of the fine-tuned weights.'
         >>> [parameter.name for parameter in methods("ties")[0].parameters]
         ['density', 'elect', 'combine', 'granularity']
     """
@@ -55,6 +57,8 @@ def methods(name: str | None = None) -> list[MethodInfo]:
             kind.source,
             kind.differs,
             kind.notes(),
+            kind.needs,
+            kind.gives,
         )
         for found, kind in kinds
     ]
@@ -63,9 +67,10 @@ def methods(name: str | None = None) -> list[MethodInfo]:
 def describe(name: str | None = None) -> RenderableType:
     """Return the table of all methods, or everything about the one called `name`, to be printed by rich."""
     if name is None:
-        table = Table("method", "what it does", "parameters", box=None, pad_edge=False)
+        table = Table("method", "what it does", "needs", "gives", "parameters", box=None, pad_edge=False)
         for info in methods():
-            table.add_row(info.name, info.summary, ", ".join(item.name for item in info.parameters))
+            parameters = ", ".join(item.name for item in info.parameters)
+            table.add_row(info.name, info.summary, info.needs, info.gives, parameters)
         return table
     (info,) = methods(name)
     grid = ", ".join(f"{value:g}" for value in info.scaling_grid)
@@ -79,6 +84,8 @@ def describe(name: str | None = None) -> RenderableType:
     for key, value in (
         ("formula", info.formula),
         ("scaling", coefficient),
+        ("needs", info.needs),
+        ("gives", info.gives),
         ("source", info.source),
         ("differs", info.differs),
     ):

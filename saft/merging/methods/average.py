@@ -31,4 +31,4 @@ class Average(Elementwise):
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the mean; no statistic is needed."""
         yield from ()
-        return lambda block: total(block) / tasks
+        return lambda block: total(block.task_vectors) / tasks

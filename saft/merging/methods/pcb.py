@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.method import Extremes, OrderStatistics, Statistic, Steps, Sums, Trimming, parameter, total
+from saft.merging.block import Block
+from saft.merging.method import (
+    Extremes,
+    OrderStatistics,
+    Statistic,
+    Steps,
+    Sums,
+    Trimming,
+    magnitudes,
+    parameter,
+    total,
+)
 from saft.merging.methods import METHODS
 
 __all__ = ["Pcb"]
@@ -80,59 +91,62 @@ class Pcb(Trimming):
             return (yield from self._paper_steps(tasks, count))
         clipped = _CLIPPED[self.variant]
         ranks = (int(count * clipped), int(count * (1 - clipped) - 1))
-        low, high = (yield OrderStatistics(torch.abs, ranks)).chunk(2, dim=1)
+        low, high = (yield OrderStatistics(magnitudes, ranks)).chunk(2, dim=1)
 
-        def clip(block: Tensor) -> Tensor:
-            return block.abs().maximum(low).minimum(high)
+        def clip(block: Block) -> Tensor:
+            return block.task_vectors.abs().maximum(low).minimum(high)
 
-        def scores(block: Tensor) -> Tensor:
+        def scores(block: Block) -> Tensor:
             magnitude = _norm(clip(block), low, high)
             intra = magnitude.square().mul_(tasks).exp_()
-            return intra.mul_(self._agreement(block, magnitude))
+            return intra.mul_(self._agreement(block.task_vectors, magnitude))
 
         cut = min(int(count * (1 - self.density)), count - 1)
         least, greatest = (yield OrderStatistics(scores, (cut, count - 1))).chunk(2, dim=1)
         best_alone = (least == greatest) & (greatest > 0)
         any_best_alone = bool(best_alone.any())
 
-        def merge(block: Tensor) -> Tensor:
+        def merge(block: Block) -> Tensor:
             found = scores(block)
             weights = _norm(found.maximum(least), least, greatest)
             if any_best_alone:
                 weights += found.ge_(greatest).mul_(best_alone)
-            return _weighted_mean(block.sign().mul_(clip(block)), weights)
+            return _weighted_mean(block.task_vectors.sign().mul_(clip(block)), weights)
 
         return merge
 
-    def _agreement(self, block: Tensor, magnitude: Tensor) -> Tensor:
+    def _agreement(self, task_vectors: Tensor, magnitude: Tensor) -> Tensor:
         if self.variant in ("nlp", "root"):
-            return (block * total(block)).tanh_()
-        signed = block.sign().mul_(magnitude)
+            return (task_vectors * total(task_vectors)).tanh_()
+        signed = task_vectors.sign().mul_(magnitude)
         if self.variant == "vision":
-            return (block * total(signed)).tanh_()
-        result = torch.zeros_like(block)
+            return (task_vectors * total(signed)).tanh_()
+        result = torch.zeros_like(task_vectors)
         for other in signed:
             result += (signed * other).tanh_()
         return result
 
     def _paper_steps(self, tasks: int, count: int) -> Steps:
-        def products(block: Tensor) -> Tensor:  # [tasks * tasks, n], symmetric in the two tasks
-            return (block.unsqueeze(0) * block.unsqueeze(1)).flatten(0, 1)
+        def squares(block: Block) -> Tensor:
+            return block.task_vectors.square()
 
-        intra = yield from _softmax(torch.square, tasks, count)
+        def products(block: Block) -> Tensor:  # [tasks * tasks, n], symmetric in the two tasks
+            return (block.task_vectors.unsqueeze(0) * block.task_vectors.unsqueeze(1)).flatten(0, 1)
+
+        intra = yield from _softmax(squares, tasks, count)
         inter = yield from _softmax(products, 1, count)
 
-        def scores(block: Tensor) -> Tensor:
+        def scores(block: Block) -> Tensor:
             return intra(block).mul_(total(inter(block).view(tasks, tasks, -1)))
 
         cut = min(int(count * (1 - self.density)), count - 1)
         least, to_beat, greatest = (yield OrderStatistics(scores, (0, cut, count - 1))).chunk(3, dim=1)
         least = least * (least >= to_beat)  # with an entry masked, the least masked score is zero
 
-        def merge(block: Tensor) -> Tensor:
+        def merge(block: Block) -> Tensor:
             found = scores(block)
             masked = found.ge(to_beat).float().mul_(found)
-            return _weighted_mean(block, _norm(masked, least, greatest))
+            return _weighted_mean(block.task_vectors, _norm(masked, least, greatest))
 
         return merge
 
@@ -144,12 +158,12 @@ def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _softmax(
-    values: Callable[[Tensor], Tensor], temperature: float, count: int
-) -> Generator[Statistic, Tensor, Callable[[Tensor], Tensor]]:
+    values: Callable[[Block], Tensor], temperature: float, count: int
+) -> Generator[Statistic, Tensor, Callable[[Block], Tensor]]:
     """Return `count` times the softmax over the stream of temperature * norm(values)."""
     low, high = (yield Extremes(values)).chunk(2, dim=1)
 
-    def exponential(block: Tensor) -> Tensor:
+    def exponential(block: Block) -> Tensor:
         return _norm(values(block), low, high).mul_(temperature).exp_()
 
     scale = (count / (yield Sums(exponential))).float()

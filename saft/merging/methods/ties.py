@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.method import OrderStatistics, Steps, Sums, Trimming, last_dropped, parameter, total
+from saft.merging.block import Block
+from saft.merging.method import (
+    OrderStatistics,
+    Steps,
+    Sums,
+    Trimming,
+    last_dropped,
+    magnitudes,
+    parameter,
+    total,
+)
 from saft.merging.methods import METHODS
 
 __all__ = ["Ties"]
@@ -62,10 +72,10 @@ class Ties(Trimming):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the thresholds, then for the sign of the majority; return the merge of a block."""
-        threshold = yield OrderStatistics(torch.abs, (last_dropped(count, self.density),))
+        threshold = yield OrderStatistics(magnitudes, (last_dropped(count, self.density),))
 
-        def trim(block: Tensor) -> Tensor:
-            return block.abs().ge_(threshold).mul_(block)
+        def trim(block: Block) -> Tensor:
+            return block.task_vectors.abs().ge_(threshold).mul_(block.task_vectors)
 
         vote: Callable[[Tensor], Tensor] = total
         if self.elect != "mass":
@@ -74,7 +84,7 @@ class Ties(Trimming):
         votes = yield Sums(lambda block: vote(trim(block)).sign_().unsqueeze(0))
         majority = votes.sign().float().squeeze()
 
-        def merge(block: Tensor) -> Tensor:
+        def merge(block: Block) -> Tensor:
             trimmed = trim(block)
             sign = vote(trimmed).sign_()
             sign += (1 - sign.abs()) * majority

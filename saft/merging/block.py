@@ -1,0 +1,74 @@
+"""What a merge method is given: a part of one tensor in every task, and random numbers that belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Block"]
+
+_WORDS = 8  # of 32 bits, that Philox gives for each value of its counter
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of one tensor, in the base and in every task.
+
+    A method may not change what a block holds.
+
+    Args:
+        task_vectors: float32 [n_tasks, n]; [n_tasks, *shape] for a method that takes whole tensors.
+        base: the base's weights, float32 [n] or [*shape].
+        name: of the tensor.
+        start: place of the first element in the flattened tensor, from 0.
+        seed: of the merge.
+        statistics: what was collected from data for this tensor, one row a task: [n_tasks, ...], by its
+            name; empty for a method that needs no data.
+
+    Example:
+        >>> block = Block(torch.zeros(2, 3), torch.zeros(3), "weight", seed=1)
+        >>> later = Block(torch.zeros(2, 2), torch.zeros(2), "weight", start=1, seed=1)
+        >>> block.uniform()[:, 1:].equal(later.uniform())
+        True
+    """
+
+    task_vectors: Tensor
+    base: Tensor
+    name: str = ""
+    start: int = 0
+    seed: int = 0
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.task_vectors)
+
+    def uniform(self) -> Tensor:
+        """Return a random number in [0, 1) for each entry, float32 of the shape of `task_vectors`.
+
+        Each is a function of the seed, the tensor's name, the task's place and the entry's place alone
+        (Philox, a counter-based generator): so neither the cutting into blocks, nor threads, nor the order
+        of the work changes it.
+        """
+        count = self.base.numel()
+        streams = [f"{self.seed}\0{self.name}\0{task}" for task in range(self.tasks)]
+        rows = [_uniform(stream, self.start, count) for stream in streams]
+        drawn = torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count)
+        return drawn.view(self.task_vectors.shape).to(self.task_vectors.device)
+
+
+def _uniform(stream: str, start: int, count: int) -> np.ndarray:
+    """Return the float32 numbers in [0, 1) at `start` and after it of the stream that is called `stream`."""
+    key = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=16).digest(), "little")
+    skipped, offset = divmod(start, _WORDS)
+    generator = np.random.Philox(key=key).advance(skipped)
+    # Raw bits: NumPy keeps them the same in every version, which it does not promise of its distributions.
+    raw = np.asarray(generator.random_raw((offset + count + 1) // 2), dtype="<u8")
+    bits = raw.view("<u4")[offset : offset + count]
+    return (bits >> 8).astype(np.float32) * np.float32(2**-24)
