@@ -1,0 +1,235 @@
+"""Sharpness-aware training with Accelerate: the user's own loop, model, optimizer and scheduler."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from saft.errors import UserError
+from saft.optim import SAM, Ascent, Perturbation
+from saft.optim import perturbation as perturbation_of
+from saft.optim.gather import LowPrecision
+
+try:
+    from accelerate import Accelerator
+except ImportError as missing:
+    raise ImportError(
+        "saft.integrations.accelerate needs accelerate: pip install 'saft[accelerate]'"
+    ) from missing
+
+__all__ = ["SharpnessAware"]
+
+Batch = TypeVar("Batch")
+
+# Engines that own the backward pass or the gradients, by the name of accelerate's DistributedType.
+_UNSUPPORTED = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM", "XLA": "XLA"}
+
+
+class SharpnessAware:
+    r"""Makes the gradient in an Accelerate loop sharpness-aware; everything else stays as it was.
+
+    In place of `accelerator.backward(loss)`, `backward(compute_loss, batch)` runs forward and backward at w;
+    with the last micro-batch of an accumulation window it ascends and replays all of them at w + epsilon.
+    `.grad` then holds $\nabla L(w + \epsilon)$ of the whole batch, for clipping and the prepared optimizer's
+    own step. What the ascent must remember is saved and loaded with the optimizer's state.
+
+    Args:
+        accelerator: on one device, or with DistributedDataParallel; any mixed precision.
+        model: the prepared model, or all that are trained by `optimizer`.
+        optimizer: the prepared optimizer, for example AdamW.
+        perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance.
+        rho: radius of the ascent step, at least 0; by default the perturbation's own.
+        per_micro_batch: ascend for each micro-batch, without waiting for the last one; holds one more copy of
+            the gradients, but no batches.
+        sync_ascent: reduce the gradients of the first pass as well, so that all replicas ascend along the
+            gradient of the global batch. By default each ascends along that of its own part, as the original
+            implementation does, which saves one reduction a step; the descent gradient is always reduced.
+        fixed_storage, low_precision: see `saft.optim.Ascent`.
+        **options: further options of a perturbation given by name, for example `every=10` or `start=500`.
+
+    Raises:
+        UserError: FSDP, DeepSpeed and other engines that own the gradients; an unknown perturbation or
+            option; a combination that cannot work.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        >>> model = nn.Linear(4, 1)
+        >>> loader = torch.utils.data.DataLoader(torch.randn(16, 4), batch_size=4)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        >>> sharpness_aware = SharpnessAware(accelerator, model, optimizer, rho=0.05)
+        >>> def compute_loss(batch):
+        ...     return model(batch).square().mean()
+        >>> for batch in loader:
+        ...     with accelerator.accumulate(model):
+        ...         loss = sharpness_aware.backward(compute_loss, batch)
+        ...         if accelerator.sync_gradients:
+        ...             _ = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        >>> sharpness_aware.ascent.step
+        2
+
+    Source: Foret et al., ICLR 2021, arXiv 2010.01412.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module | Iterable[nn.Module],
+        optimizer: Optimizer,
+        perturbation: str | Perturbation = "sam",
+        *,
+        rho: float | None = None,
+        per_micro_batch: bool = False,
+        sync_ascent: bool = False,
+        fixed_storage: bool = False,
+        low_precision: LowPrecision = "refuse",
+        **options: Any,
+    ) -> None:
+        self.accelerator = accelerator
+        self.models = (model,) if isinstance(model, nn.Module) else tuple(model)
+        self.sync_ascent = sync_ascent
+        self.ascent = Ascent(
+            optimizer,
+            perturbation_of(perturbation, rho, **options),
+            modules=self.models,
+            per_micro_batch=per_micro_batch,
+            fixed_storage=fixed_storage,
+            low_precision=low_precision,
+        )
+        self._window: list[Callable[[], Tensor]] = []
+        self._refuse()
+        self._ride_along()
+
+    def backward(self, compute_loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """Run forward and backward of a micro-batch, in place of `accelerator.backward`, and replays if due.
+
+        Args:
+            compute_loss: maps a batch to a loss. It is called once at w and once at w + epsilon, where
+                `saft.optim.is_replay()` is true; it must depend on its argument alone.
+            batch: the micro-batch; kept until the last one of the accumulation window.
+
+        Returns:
+            The loss at w, detached.
+        """
+
+        def forward_backward() -> Tensor:
+            loss = compute_loss(batch)
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        return self.take(forward_backward)
+
+    def take(
+        self, forward_backward: Callable[[], Tensor], models: Iterable[nn.Module] | None = None
+    ) -> Tensor:
+        """Run a micro-batch given as a function that runs forward and backward, and replays if due.
+
+        Args:
+            forward_backward: runs both and returns the loss; called again for the replay.
+            models: those whose gradients are reduced; by default those of construction.
+
+        Returns:
+            What the first call returned.
+        """
+        ascent = self.ascent
+        models = self.models if models is None else tuple(models)
+        if not self._window:
+            ascent.forget()
+        with ascent.first_pass(), self._unreduced(models, when=ascent.replays and not self.sync_ascent):
+            loss = forward_backward()
+        self._window.append(forward_backward)
+        if not (self.accelerator.sync_gradients or ascent.per_micro_batch):
+            return loss
+        window, self._window = self._window, []
+        if not ascent.replays:
+            ascent.skip_replay()
+            return loss
+        with ascent.perturbed(self.accelerator.scaler, reduce=self._reduce):
+            for i, again in enumerate(window, start=1):
+                with ascent.replay_pass(), self._unreduced(models, when=i < len(window)):
+                    again()
+        return loss
+
+    def forget(self) -> None:
+        """Forget the micro-batches of this window: their gradients were cleared, the batch is given up."""
+        self._window.clear()
+        self.ascent.forget()
+
+    @contextmanager
+    def _unreduced(self, models: Iterable[nn.Module], when: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            for model in models if when else ():
+                stack.enter_context(self.accelerator.no_sync(model))
+            yield
+
+    @property
+    def _reduce(self) -> Callable[[Tensor], object] | None:
+        alone = self.sync_ascent or self.accelerator.num_processes == 1
+        return None if alone else torch.distributed.all_reduce
+
+    def _refuse(self) -> None:
+        perturbation, engine = self.ascent.perturbation, self.accelerator.distributed_type.name
+        if isinstance(self.ascent.source.optimizer, SAM):
+            raise UserError(
+                "the optimizer is a saft.SAM already: give the one that it wraps, for example AdamW"
+            )
+        if engine in _UNSUPPORTED:
+            raise UserError(
+                f"sharpness-aware training with Accelerate or the Hugging Face Trainer does not support"
+                f" {_UNSUPPORTED[engine]}, which owns the gradients: use DistributedDataParallel; saft.SAM"
+                " takes FSDP2 models (fully_shard) in a loop of your own"
+            )
+        if self.ascent.per_micro_batch and self.sync_ascent:
+            raise UserError(
+                "per_micro_batch ascends along the micro-batches of each replica: leave out sync_ascent"
+            )
+        if (
+            (perturbation.combines or perturbation.remembers)
+            and self.accelerator.num_processes > 1
+            and not self.sync_ascent
+        ):
+            raise UserError(
+                f"{type(perturbation).__name__} uses the first gradient again, which must then be the same on"
+                " every replica: set sync_ascent=True"
+            )
+
+    def _ride_along(self) -> None:
+        """Join the state of the optimizer, and see that it does not step with a gradient of one pass."""
+        optimizer, owner = self.ascent.source.optimizer, weakref.ref(self)
+        if optimizer is None:
+            raise UserError("optimizer must be a prepared optimizer, for example of AdamW")
+
+        def save(_: Optimizer, state_dict: dict[str, Any]) -> None:
+            if (alive := owner()) is not None:
+                state_dict["saft"] = alive.ascent.state_dict()
+
+        def load(_: Optimizer, state_dict: dict[str, Any]) -> None:
+            section = state_dict.pop("saft", None)
+            if (alive := owner()) is not None and section is not None:
+                alive.ascent.load_state_dict(section)
+
+        def check(*_: Any) -> None:
+            if (alive := owner()) is not None:
+                alive._require_replay()
+
+        optimizer.register_state_dict_post_hook(save)
+        optimizer.register_load_state_dict_pre_hook(load)
+        optimizer.register_step_pre_hook(check)
+
+    def _require_replay(self) -> None:
+        ascent = self.ascent
+        if ascent.replays and not ascent.is_ready and not ascent.source.takes_a_null_step:
+            raise UserError(
+                "the optimizer's step came without a replay of this batch, and would be a plain one: compute"
+                " gradients by SharpnessAware.backward(compute_loss, batch), or under the Hugging Face"
+                " Trainer by super().training_step(...)"
+            )

@@ -1,0 +1,127 @@
+"""Sharpness-aware training with the Hugging Face Trainer, or any trainer derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import Trainer
+
+from saft.errors import UserError
+from saft.integrations.accelerate import SharpnessAware
+from saft.optim.source import Source
+
+__all__ = ["SharpnessAwareMixin"]
+
+# From here on the Trainer itself says which micro-batch is the last of an accumulation window.
+_OLDEST = (4, 47)
+
+
+class SharpnessAwareMixin:
+    """Makes a Hugging Face Trainer sharpness-aware; its optimizer, scheduler and loop stay as they were.
+
+    Each micro-batch runs through the Trainer's own `training_step`; with the last one of an accumulation
+    window the weights ascend, all of them are replayed at w + epsilon, and the weights are put back bit for
+    bit, before the Trainer clips and steps. The loss that is logged is the one at w. What the ascent must
+    remember is in the checkpoint, within the optimizer's state.
+
+    Put it before the Trainer: `class MyTrainer(SharpnessAwareMixin, Trainer)`. A `compute_loss` of your own
+    is called in both passes; `saft.optim.is_replay()` tells them apart.
+
+    Args:
+        *args: of the Trainer.
+        sharpness_aware: options of `saft.integrations.accelerate.SharpnessAware`: `perturbation` ("sam"),
+            `rho` (the perturbation's own), `per_micro_batch` (False), `sync_ascent` (False), `fixed_storage`,
+            `low_precision`, and those of the perturbation, for example
+            `{"perturbation": "asam", "rho": 0.5}`. By default plain SAM with rho 0.05.
+        **kwargs: of the Trainer.
+
+    Raises:
+        UserError: FSDP, DeepSpeed, optimizers that step within the backward pass, a Trainer older than 4.47,
+            or options that cannot work; all at construction.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import TrainingArguments
+        >>> class MyTrainer(SharpnessAwareMixin, Trainer):
+        ...     pass
+        >>> class Model(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = nn.Linear(2, 2)
+        ...     def forward(self, x, labels):
+        ...         return {"loss": nn.functional.cross_entropy(self.layer(x), labels)}
+        >>> data = [{"x": torch.randn(2), "labels": i % 2} for i in range(16)]
+        >>> folder = tempfile.mkdtemp()
+        >>> args = TrainingArguments(
+        ...     folder, max_steps=2, gradient_accumulation_steps=2, report_to="none", disable_tqdm=True,
+        ...     save_strategy="no", use_cpu=True, dataloader_pin_memory=False)
+        >>> options = {"perturbation": "asam", "rho": 0.5}
+        >>> trainer = MyTrainer(Model(), args, train_dataset=data, sharpness_aware=options)
+        >>> trainer.train().global_step
+        {'train_runtime': ...}
+        2
+
+    Source: Foret et al., ICLR 2021, arXiv 2010.01412.
+    """
+
+    accelerator: Any
+    args: Any
+    model: Any
+    optimizer: Any
+    _sharpness_aware: SharpnessAware | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(SharpnessAwareMixin):
+            raise UserError(
+                f"{cls.__name__}: SharpnessAwareMixin must come before the trainer, or it changes nothing:"
+                f" class {cls.__name__}(SharpnessAwareMixin, Trainer)"
+            )
+
+    def __init__(self, *args: Any, sharpness_aware: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        version = transformers.__version__
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+            raise UserError(f"SharpnessAwareMixin needs transformers 4.47 or newer, but this is {version}")
+        super().__init__(*args, **kwargs)
+        if any(kind in str(self.args.optim).lower() for kind in ("lomo", "layerwise")):
+            raise UserError(
+                f"optim={str(self.args.optim)!r} steps within the backward pass, before there is a gradient"
+                " to ascend along: choose another, for example 'adamw_torch'"
+            )
+        self._options = dict(sharpness_aware or {})
+        # The optimizer comes later, but mistakes are told now.
+        self._made_for(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """Create the Trainer's optimizer, and the ascent that goes with it."""
+        optimizer: Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if (made := self._known_for(optimizer)) is not None:
+            made.forget()  # training begins anew
+        else:
+            self._sharpness_aware = self._made_for(optimizer)
+        return optimizer
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the Trainer's step for a micro-batch, with the last one the replay; return the first loss."""
+        if (made := self._known_for(self.optimizer)) is None:
+            raise UserError(
+                f"the optimizer was made behind SharpnessAwareMixin's back: let {type(self).__name__}"
+                ".create_optimizer() set self.optimizer and end with `return super().create_optimizer()`"
+            )
+        step = partial(super().training_step, model, inputs, *args, **kwargs)  # type: ignore[misc]
+        return made.take(step, [model])
+
+    def _made_for(self, optimizer: Optimizer) -> SharpnessAware:
+        return SharpnessAware(self.accelerator, self.model, optimizer, **self._options)
+
+    def _known_for(self, optimizer: Optimizer) -> SharpnessAware | None:
+        made = self._sharpness_aware
+        known = made is not None and made.ascent.source.optimizer is Source(optimizer).optimizer
+        return made if known else None
