@@ -181,7 +181,7 @@ class Method(ABC):
         return self.words.format(**self.parameters())
 
     def problems(self, tasks: int) -> list[str]:
-        """Return what is wrong with merging this number of tasks; a method with a value for each adds to it."""
+        """Return what is wrong with merging this number of tasks; whoever has a value for each adds to it."""
         if self.fewest <= tasks <= self.most:
             return []
         wanted = f"{self.fewest}" if self.most == self.fewest else f"{self.fewest} or more"

@@ -69,8 +69,8 @@ def describe(name: str | None = None) -> RenderableType:
     if name is None:
         table = Table("method", "what it does", "needs", "gives", "parameters", box=None, pad_edge=False)
         for info in methods():
-            parameters = ", ".join(item.name for item in info.parameters)
-            table.add_row(info.name, info.summary, info.needs, info.gives, parameters)
+            names = ", ".join(item.name for item in info.parameters)
+            table.add_row(info.name, info.summary, info.needs, info.gives, names)
         return table
     (info,) = methods(name)
     grid = ", ".join(f"{value:g}" for value in info.scaling_grid)
