@@ -125,6 +125,21 @@ def test_per_micro_batch_form_keeps_what_was_accumulated_when_a_pass_fails() -> 
     assert not same([p.grad for p in model.parameters()], before)
 
 
+def test_per_micro_batch_form_forgets_what_is_cleared_between_forward_and_backward() -> None:
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1), per_micro_batch=True)
+    gradients = []
+    for _ in range(2):  # trainers clear after the forward; here the gradient of the first step would stay
+        with optimizer.first_pass():
+            loss = loss_of(model, batch_of(0))
+            optimizer.zero_grad()
+            loss.backward()
+        with optimizer.perturbed():
+            loss_of(model, batch_of(0)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert same(*gradients)
+
+
 @pytest.mark.parametrize("name", ["gsam", "looksam"])
 def test_methods_that_combine_gradients_have_no_form_per_micro_batch(name: str) -> None:
     with pytest.raises(UserError, match="whole batch"):
