@@ -1,0 +1,196 @@
+"""The two passes of a step under Lightning: every micro-batch noted when it is run, and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torchmetrics import Metric
+
+from saft.errors import UserError
+from saft.optim import Ascent
+
+__all__ = ["MicroBatch", "TwoPasses", "logged_once"]
+
+
+class TwoPasses:
+    """The strategy's `training_step` and `backward`, which hear of every micro-batch, and repeat it.
+
+    No hook of a callback lies right before `training_step`, whose random numbers are those to replay: the
+    module's `on_train_batch_start` comes between, and may draw some, or end the epoch.
+    """
+
+    def __init__(
+        self, trainer: L.Trainer, module: L.LightningModule, ascent: Ascent, ascends_alone: bool
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.ascent = ascent
+        self.ascends_alone = ascends_alone
+        self.micro_batches: list[MicroBatch | None] = []
+        self._current: MicroBatch | None = None
+        self._open: ExitStack | None = None
+        self._training_step = trainer.strategy.training_step
+        self._backward = trainer.strategy.backward
+
+    def attach(self) -> None:
+        """Take the place of the strategy's methods."""
+        vars(self.trainer.strategy).update(training_step=self.training_step, backward=self.backward)
+
+    def detach(self) -> None:
+        """Give the strategy its methods back."""
+        for name in ("training_step", "backward"):
+            vars(self.trainer.strategy).pop(name, None)
+
+    def begin_step(self) -> None:
+        """Hear that the gradients are about to be cleared; the first micro-batch has been forwarded."""
+        self.micro_batches.clear()
+        self.ascent.forget()
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        """Open the first pass, and run the forward."""
+        self.give_up()
+        self._current = MicroBatch(arguments, keywords) if self.ascent.replays else None
+        stack = ExitStack()
+        self._open = stack
+        try:
+            stack.enter_context(self.ascent.first_pass())
+            if self.ascends_alone and self.ascent.replays:
+                stack.enter_context(self._unreduced())
+            output = self._training_step(*arguments, **keywords)
+        except BaseException:
+            self.give_up()
+            raise
+        if output is None:  # Lightning skips such a batch
+            self.give_up()
+        return output
+
+    def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        """Run the backward, and close the first pass."""
+        try:
+            loss = self._backward(loss, *arguments, **keywords)
+        except BaseException:
+            self.give_up()
+            raise
+        stack, self._open = self._open, None
+        if stack is not None:
+            stack.close()
+            self.micro_batches.append(self._current)
+            if self.ascent.per_micro_batch and self.ascent.replays:
+                with self._perturbed():
+                    self._repeat(self._current)
+        self._current = None
+        return loss
+
+    def finish_step(self) -> None:
+        """Make the descent gradient of the step."""
+        self.give_up()
+        seen, self.micro_batches = self.micro_batches, []
+        if not self.ascent.replays:
+            self.ascent.skip_replay()
+        elif seen and not self.ascent.per_micro_batch:
+            with self._perturbed():
+                for micro_batch in seen[:-1]:
+                    with self._unreduced(), self.ascent.replay_pass():
+                        self._repeat(micro_batch)
+                with self.ascent.replay_pass():
+                    self._repeat(seen[-1])
+
+    def give_up(self) -> None:
+        """Leave a first pass that has no backward, as if it had not been; weights are put back."""
+        stack, self._open = self._open, None
+        self._current = None
+        if stack is not None:
+            with suppress(_GivenUp):
+                stack.__exit__(_GivenUp, _GivenUp(), None)
+
+    @contextmanager
+    def _perturbed(self) -> Iterator[None]:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        reduce = dist.all_reduce if self.ascends_alone else None
+        with torch.enable_grad(), self.ascent.perturbed(scaler, reduce=reduce), logged_once(self.module):
+            yield
+
+    def _repeat(self, micro_batch: MicroBatch | None) -> None:
+        assert micro_batch is not None
+        arguments, keywords = micro_batch.again()
+        output = self._training_step(*arguments, **keywords)
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        if loss is None:
+            raise UserError(
+                "training_step returned a loss in the first pass, and None in the replay of the same batch"
+            )
+        self._backward(loss / self.trainer.accumulate_grad_batches, self.trainer.optimizers[0])
+
+    def _unreduced(self) -> AbstractContextManager[None]:
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+class _GivenUp(Exception):
+    """Thrown into a first pass that will not be finished."""
+
+
+class MicroBatch:
+    """What `training_step` was called with, as it was then.
+
+    Lists and dictionaries are copied, for `training_step` may take things out of them; tensors are not, but
+    a change in place is noticed.
+    """
+
+    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self._tensors: list[tuple[Tensor, int]] = []
+        self._given = apply_to_collection((arguments, keywords), Tensor, self._note, allow_frozen=True)
+
+    def again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the same arguments for the replay.
+
+        Raises:
+            UserError: the first pass changed them.
+        """
+        for tensor, version in self._tensors:
+            if tensor._version != version:
+                raise UserError(
+                    f"training_step changed its batch in place (a tensor of shape {tuple(tensor.shape)}), so"
+                    " the replay would see other data: work on a copy, `tensor.clone()`"
+                )
+        arguments, keywords = self._given
+        return arguments, keywords
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_inference():  # these count no versions
+            self._tensors.append((tensor, tensor._version))
+        return tensor
+
+
+@contextmanager
+def logged_once(module: L.LightningModule) -> Iterator[None]:
+    """Make `module.log` do nothing inside, and put its metrics back as they were."""
+    metrics = [(metric, _remembered(metric)) for metric in module.modules() if isinstance(metric, Metric)]
+    own = vars(module).copy()
+    vars(module)["log"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del vars(module)["log"]
+        if "log" in own:
+            vars(module)["log"] = own["log"]
+        for metric, remembered in metrics:
+            for name, value in remembered.items():
+                setattr(metric, name, value)
+
+
+def _remembered(metric: Metric) -> dict[str, Any]:
+    states = {
+        name: list(value) if isinstance(value, list) else value.clone()
+        for name, value in metric.metric_state.items()
+    }
+    others = ("_update_count", "_computed", "_forward_cache")
+    return {**states, **{name: getattr(metric, name) for name in others}}
