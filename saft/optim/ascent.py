@@ -254,7 +254,7 @@ class Ascent:
         """Forget the first passes of this step: the gradients were cleared and the batch is given up."""
         if self._phase != "replay":  # where it is a closure that zeroes, as it should
             self.passes.forget(keep_last=self._phase == "first pass")
-            self._stash = {}
+            self._stash, self.is_ready = {}, False
 
     def advance(self) -> None:
         """Count an optimizer step; called by a hook where `source` is an optimizer."""

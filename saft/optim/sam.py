@@ -161,7 +161,8 @@ class SAM(Optimizer):
 
         Args:
             closure: torch's contract: zeroes the gradients, runs forward and backward, returns the loss. It
-                is called once or twice, as `replays` says.
+                is called once or twice, as `replays` says. After `perturbed` or `skip_replay` the gradient is
+                ready, and a closure is called once and must compute no other (Lightning hands in such a one).
             scaler: the gradient scaler, if the closure scales its loss; call `scaler.update()` afterwards.
 
         Returns:
@@ -178,6 +179,10 @@ class SAM(Optimizer):
                 " scaler=scaler)"
             )
         closure = torch.enable_grad()(closure)
+        if self.ascent.is_ready:
+            loss = self._call_without_backward(closure)
+            self._step_along_gradient()
+            return loss
         with self._first_of_closure(), self.first_pass():
             loss = closure()
         if self.replays:
@@ -189,6 +194,7 @@ class SAM(Optimizer):
             self.base.step()
         else:
             scaler.step(self.base)
+        self.ascent.is_ready = False  # a scaler may have skipped the step
         return loss
 
     @torch.no_grad()
@@ -267,8 +273,23 @@ class SAM(Optimizer):
                 " Accelerate SharpnessAware of saft.integrations.accelerate"
             )
         if "found_inf" in self.__dict__:
-            return step_scaled(self.base, self.__dict__["grad_scale"], self.__dict__["found_inf"])
-        return self.base.step()
+            result = step_scaled(self.base, self.__dict__["grad_scale"], self.__dict__["found_inf"])
+        else:
+            result = self.base.step()
+        self.ascent.is_ready = False  # a scaler may have skipped the step
+        return result
+
+    def _call_without_backward(self, closure: Callable[[], Any]) -> Any:
+        backwards = self.ascent.passes.backwards
+        backwards.watch([p for p in self.ascent.source.trainable if p.grad is not None])
+        backwards.restart()
+        loss = closure()
+        if backwards.passes:
+            raise UserError(
+                "step(closure) after perturbed() or skip_replay(): the gradient was ready, and the closure"
+                " computed another; call step() without a closure"
+            )
+        return loss
 
     @contextmanager
     def _first_of_closure(self) -> Iterator[None]:

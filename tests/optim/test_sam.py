@@ -263,6 +263,46 @@ def test_closure_may_accumulate_inside() -> None:
         torch.testing.assert_close(one, four)
 
 
+@pytest.mark.parametrize("name", ["sam", "looksam"])
+def test_a_ready_gradient_and_a_closure_that_computes_none_take_one_step(name: str) -> None:
+    """Lightning hands in such a closure where the user's step() has none."""
+    results = []
+    for closure in (None, lambda: 7):
+        model = model_of()
+        optimizer = SAM(SGD(model.parameters(), lr=0.1), name, rho=0.3)
+        for step in range(3):
+            optimizer.zero_grad()
+            with optimizer.first_pass():
+                loss_of(model, batch_of(step)).backward()
+            if optimizer.replays:
+                with optimizer.perturbed():
+                    loss_of(model, batch_of(step)).backward()
+            else:
+                optimizer.skip_replay()
+            assert optimizer.step(closure) == (closure and 7)
+        results.append(weights_of(model))
+    assert same(*results)
+    with optimizer.perturbed():
+        loss_of(model, batch_of(0)).backward()
+    before = weights_of(model)
+    with pytest.raises(UserError, match="the gradient was ready, and the closure computed another"):
+        optimizer.step(lambda: loss_of(model, batch_of(0)).backward())
+    assert same(weights_of(model), before)
+
+
+def test_a_gradient_is_ready_for_one_step_alone_even_if_a_scaler_skips_it() -> None:
+    model = model_of()
+    optimizer, scaler = SAM(SGD(model.parameters(), lr=0.1)), torch.amp.GradScaler("cpu")
+    loss_of(model, batch_of(0)).backward()
+    with optimizer.perturbed():
+        scaler.scale(loss_of(model, batch_of(0)) * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert optimizer.ascent.step == 0
+    with pytest.raises(UserError, match="without a replay of this batch"):
+        optimizer.step()
+
+
 def test_restore_gives_up_a_first_step() -> None:
     model = model_of()
     optimizer = SAM(SGD(model.parameters(), lr=0.1))
