@@ -57,10 +57,10 @@ def base_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.named_parameters(), lr=1e-2)
 
 
-def of_one_process(name: str) -> list[Tensor]:
+def of_one_process(name: str, **options: Any) -> list[Tensor]:
     """Return the weights of a single process whose batch is that of both replicas."""
     model = Model()
-    optimizer = SAM(base_of(model), name, rho=RHO, model=model)
+    optimizer = SAM(base_of(model), name, rho=RHO, model=model, **options)
     for step in range(STEPS):
 
         def closure(step: int = step) -> None:
@@ -136,7 +136,8 @@ def loop(rank: int, folder: str, overflow: bool = False, **options: Any) -> None
                 sharpness_aware.backward(compute_loss, micro_batch(step, rank, part))
                 optimizer.step()
                 optimizer.zero_grad()
-    assert reductions.count(0) == STEPS * (2 if options.get("sync_ascent") else 1)
+    twice = len(range(0, STEPS, options.get("every", 1))) if "sync_ascent" in options else 0
+    assert reductions.count(0) == STEPS + twice
     save(rank, folder, inner)
     if overflow:
         assert accelerator.scaler.get_scale() == 1024 / 2**STEPS
@@ -183,17 +184,31 @@ def save(rank: int, folder: str, model: Model) -> None:
     torch.save(model.replayed, f"{folder}/replayed{rank}.pt")
 
 
+TOGETHER: dict[str, dict[str, Any]] = {
+    "sam": {"every": 2},
+    "asam": {},
+    "friendly_sam": {},
+    "gsam": {},
+    "looksam": {"every": 2},
+}
+ALONE: dict[str, dict[str, Any]] = {
+    "sam": {},
+    "sam-per-micro-batch": {"per_micro_batch": True},
+    "sam-every-second": {"every": 2},
+    "momentum_sam": {"perturbation": "momentum_sam"},
+}
 CASES: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
-    f"{work.__name__}-{name}": (work, options)
-    for work in (loop, train)
-    for name, options in {
-        "alone": {},
-        "alone-per-micro-batch": {"per_micro_batch": True},
-        "together-sam": {"sync_ascent": True},
-        "together-asam": {"perturbation": "asam", "sync_ascent": True},
-        "together-looksam": {"perturbation": "looksam", "sync_ascent": True, "every": 1},
-    }.items()
-} | {"overflow": (loop, {"overflow": True})}
+    **{f"{work.__name__}-alone-{name}": (work, ALONE[name]) for work in (loop, train) for name in ALONE},
+    **{
+        f"{work.__name__}-together-{name}": (
+            work,
+            {"perturbation": name, "sync_ascent": True, **TOGETHER[name]},
+        )
+        for work in (loop, train)
+        for name in TOGETHER
+    },
+    "overflow": (loop, {"overflow": True}),
+}
 
 
 def _main(rank: int, port: int, folder: str) -> None:
@@ -241,17 +256,21 @@ def test_replicas_stay_alike(case: str, results: Path) -> None:
 
 
 @pytest.mark.parametrize("work", ["loop", "train"])
-@pytest.mark.parametrize("name", ["sam", "asam", "looksam"])
+@pytest.mark.parametrize("name", TOGETHER)
 def test_ascending_together_equals_the_single_process_result(name: str, work: str, results: Path) -> None:
     case = results / f"{work}-together-{name}"
     assert alike(*saved(case, "replayed"))
-    expected = of_one_process(name if name != "looksam" else "sam")  # which it is with every=1
-    assert_close(saved(case)[0], expected)
+    assert_close(saved(case)[0], of_one_process(name, **TOGETHER[name]))
+
+
+@pytest.mark.parametrize("work", ["loop", "train"])
+def test_without_a_replay_the_first_pass_is_reduced(work: str, results: Path) -> None:
+    assert_close(saved(results / f"{work}-alone-momentum_sam")[0], of_one_process("momentum_sam"))
 
 
 @pytest.mark.parametrize("work", ["loop", "train"])
 @pytest.mark.parametrize("per_micro_batch", [False, True])
 def test_each_replica_may_ascend_by_itself(work: str, per_micro_batch: bool, results: Path) -> None:
-    case = results / (f"{work}-alone" + ("-per-micro-batch" if per_micro_batch else ""))
+    case = results / (f"{work}-alone-sam" + ("-per-micro-batch" if per_micro_batch else ""))
     assert not any(torch.equal(a, b) for a, b in zip(*saved(case, "replayed"), strict=True))
     assert_close(saved(case)[0], of_two_ascents(per_micro_batch))
