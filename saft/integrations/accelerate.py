@@ -27,9 +27,6 @@ __all__ = ["SharpnessAware"]
 
 Batch = TypeVar("Batch")
 
-# Engines that own the backward pass or the gradients, by the name of accelerate's DistributedType.
-_UNSUPPORTED = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM", "XLA": "XLA"}
-
 
 class SharpnessAware:
     r"""Makes the gradient in an Accelerate loop sharpness-aware; everything else stays as it was.
@@ -54,8 +51,8 @@ class SharpnessAware:
         **options: further options of a perturbation given by name, for example `every=10` or `start=500`.
 
     Raises:
-        UserError: FSDP, DeepSpeed and other engines that own the gradients; an unknown perturbation or
-            option; a combination that cannot work.
+        UserError: FSDP, DeepSpeed, or another engine that shards; an unknown perturbation or option; a
+            combination that cannot work.
 
     Example:
         >>> from accelerate import Accelerator
@@ -177,16 +174,18 @@ class SharpnessAware:
         return None if alone else torch.distributed.all_reduce
 
     def _refuse(self) -> None:
-        perturbation, engine = self.ascent.perturbation, self.accelerator.distributed_type.name
+        perturbation = self.ascent.perturbation
+        engine = self.accelerator.distributed_type.value
+        sharded = any(hasattr(p, "to_local") for model in self.models for p in model.parameters())
         if isinstance(self.ascent.source.optimizer, SAM):
             raise UserError(
                 "the optimizer is a saft.SAM already: give the one that it wraps, for example AdamW"
             )
-        if engine in _UNSUPPORTED:
+        if sharded or not (engine == "NO" or engine.startswith("MULTI_")):
             raise UserError(
-                f"sharpness-aware training with Accelerate or the Hugging Face Trainer does not support"
-                f" {_UNSUPPORTED[engine]}, which owns the gradients: use DistributedDataParallel; saft.SAM"
-                " takes FSDP2 models (fully_shard) in a loop of your own"
+                "sharpness-aware training with Accelerate or the Hugging Face Trainer does not support"
+                f" {'sharded models' if sharded else engine}: use DistributedDataParallel; or saft.SAM in a"
+                " loop of your own, which takes FSDP2 models (fully_shard)"
             )
         if self.ascent.per_micro_batch and self.sync_ascent:
             raise UserError(
