@@ -1,0 +1,75 @@
+"""The merge file: what to merge, how, and in what form the result is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft.errors import UserError
+
+__all__ = ["DTYPES", "MergeConfig", "size_in_bytes"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """What to merge, and how."""
+
+    method: str
+    """Name of a merge method; `saft methods` lists them."""
+    base: str
+    """The base model: a folder, a hub id, or package://DISTRIBUTION/path/inside."""
+    models: list[str] | dict[str, str]
+    """The fine-tuned models, as a list or as {task: model}; the order is the order of summation."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the method; `saft methods NAME` lists them."""
+    scaling: float | None = None
+    """The scaling coefficient lambda in base + lambda * merged task vector; null takes the method's
+    default."""
+    dtype: str | None = None
+    """Of the output's floating-point tensors: float32, bfloat16, float16, float64; null takes the base's."""
+    exclude: list[str] = field(default_factory=list)
+    """Globs of tensor names that are copied from the base, for example "classifier.*"."""
+    seed: int = 0
+    """Seed of methods that draw random numbers."""
+    shard_size: int | str | None = None
+    """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
+
+    def by_task(self) -> dict[str, str]:
+        """Return task -> model; a list's models are called by their folders, or by their place in doubt."""
+        if isinstance(self.models, dict):
+            return self.models
+        names = [Path(model).name for model in self.models]
+        clear = len(set(names)) == len(names)
+        return dict(zip(names if clear else map(str, range(1, len(names) + 1)), self.models, strict=True))
+
+
+def size_in_bytes(what: str, size: int | str) -> int:
+    """Return the bytes that a size such as `500MB`, `1.5 GiB` or 4096 stands for.
+
+    Args:
+        what: the size's place, for messages.
+        size: a number with a unit of 1000s (kB, MB, GB) or 1024s (KiB, MiB, GiB); without one, bytes.
+
+    Raises:
+        UserError: it is no size, or less than one byte.
+
+    Example:
+        >>> size_in_bytes("shard_size", "1.5 GiB")
+        1610612736
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(size).strip())
+    if not found or found[2].upper() not in _UNITS or float(found[1]) * _UNITS[found[2].upper()] < 1:
+        raise UserError(f"{what}: '{size}' is no size; write a number and MB, GB, MiB or GiB, such as 1GB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
