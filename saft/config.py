@@ -68,6 +68,8 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
 def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
 
+    `--shard-size` is understood as `--shard_size`.
+
     Example:
         >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
         {'model': {'path': 'b'}, 'seed': 3}
@@ -86,7 +88,8 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"command line: --{key}: '{text}' is no YAML value; put it in quotes") from None
-        *parents, last = key.split(".")
+        first, *rest = key.split(".")
+        *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
         place = result
         for parent in parents:
             if not isinstance(place.get(parent), dict):

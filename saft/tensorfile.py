@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from saft.errors import UserError
 
-__all__ = ["TensorHeader", "TensorWriter", "read_headers", "view"]
+__all__ = ["Layout", "TensorHeader", "TensorWriter", "file_order", "read_headers", "view"]
+
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Name -> (dtype, shape) of every tensor that will be written."""
 
 _DTYPES = {
     "F64": torch.float64,
@@ -144,12 +148,20 @@ def view(header: TensorHeader) -> Tensor:
     return flat.view(header.dtype).view(header.shape)
 
 
+def file_order(layout: Layout) -> list[str]:
+    """Return the names in the order in which they are written.
+
+    Wide dtypes come first, so that every tensor is aligned without padding, which the format forbids.
+    """
+    return sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+
+
 class TensorWriter:
     """Writes a safetensors file whose header comes first and whose tensors follow as they are made.
 
     Args:
         file: to be written.
-        layout: name -> (dtype, shape) of every tensor.
+        layout: name -> (dtype, shape) of every tensor; those without elements need not be written.
 
     Example:
         >>> import tempfile
@@ -160,12 +172,12 @@ class TensorWriter:
         tensor([1., 2.])
     """
 
-    def __init__(self, file: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    def __init__(self, file: Path, layout: Layout) -> None:
         self.file = file
-        # Wide dtypes come first, so that every tensor is aligned without padding, which the format forbids.
-        self.names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+        self.names = file_order(layout)
         self._layout = layout
-        self._next = 0
+        self._missing = deque(name for name in self.names if math.prod(layout[name][1]))
+        self._elements = 0  # of the first that is missing, those that are there
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> TensorWriter:
@@ -185,22 +197,34 @@ class TensorWriter:
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Append the next tensor; the order is that of `names`."""
+        """Write the next tensor as a whole; the order is that of `names`."""
+        shape = self._layout[name][1]
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{self.file}: '{name}' is {tuple(tensor.shape)}, not {shape}")
+        self.append(name, tensor)
+
+    def append(self, name: str, part: Tensor) -> None:
+        """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`."""
         dtype, shape = self._layout[name]
-        if self._stream is None or self._next >= len(self.names) or name != self.names[self._next]:
+        there, count = self._elements + part.numel(), math.prod(shape)
+        if count and (self._stream is None or not self._missing or name != self._missing[0]):
             raise ValueError(f"{self.file}: '{name}' is written out of order")
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        if part.dtype != dtype or there > count > 0:
             raise ValueError(
-                f"{self.file}: '{name}' is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}"
+                f"{self.file}: '{name}' is {part.dtype} with {there} elements, not {dtype} with {count}"
             )
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if part.numel() == 0 or self._stream is None:
+            return
+        flat = part.detach().cpu().contiguous().reshape(-1)
         self._stream.write(flat.view(torch.uint8).numpy().data)
-        self._next += 1
+        self._elements = there % count
+        if there == count:
+            self._missing.popleft()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._stream is not None
         self._stream.close()
-        if kind is None and self._next < len(self.names):
-            raise ValueError(f"{self.file}: '{self.names[self._next]}' was never written")
+        if kind is None and self._missing:
+            raise ValueError(f"{self.file}: '{self._missing[0]}' was never written, or not whole")

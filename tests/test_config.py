@@ -122,3 +122,8 @@ def test_dump_and_load_round_trip() -> None:
     import yaml
 
     assert config.parse(Outer, yaml.safe_load(config.dump(original)), "f") == original
+
+
+def test_a_key_may_be_written_with_hyphens_and_a_task_keeps_them() -> None:
+    found = config.overridden({}, ["--shard-size=1GB", "--models.my-task=folder"])
+    assert found == {"shard_size": "1GB", "models": {"my-task": "folder"}}

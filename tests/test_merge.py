@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -113,6 +114,30 @@ def test_another_dtype_is_stated_in_the_config(tiny_model, experts, tmp_path):
     assert model.dtype == torch.bfloat16
     unchanged = json.loads((tiny_model / "config.json").read_text())
     assert stated | {"dtype": "", "torch_dtype": ""} == unchanged | {"dtype": "", "torch_dtype": ""}
+
+
+def test_shards_load_in_transformers_and_hold_the_same_bits(tiny_model, experts, tmp_path):
+    settings = MergeConfig("ties", str(tiny_model), experts)
+    merge(settings, tmp_path / "whole")
+    merge(dataclasses.replace(settings, shard_size="20kB"), tmp_path / "shards")
+    names = {file.name for file in (tmp_path / "shards").glob("*.safetensors")}
+    assert len(names) > 2
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    whole = transformers.AutoModel.from_pretrained(tmp_path / "whole").state_dict()
+    found, info = transformers.AutoModel.from_pretrained(tmp_path / "shards", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for name, tensor in found.state_dict().items():
+        assert tensor.equal(whole[name])
+    again = merge(MergeConfig("average", str(tiny_model), [str(tmp_path / "shards")]), tmp_path / "again")
+    digests = read_manifest(again.folder)["models"][0]["sha256"]
+    assert set(digests) == names, "every shard that was read is in the record"
+
+
+@pytest.mark.parametrize("size", ["1 TB", "many", "0", "-1GB", "0.1B", 0])
+def test_what_is_no_size_is_told(tiny_model, experts, size):
+    with pytest.raises(UserError, match=f"shard_size: '{size}' is no size; .* such as 1GB"):
+        merge(MergeConfig("ties", str(tiny_model), experts, shard_size=size), None, check_only=True)
 
 
 def test_a_check_writes_nothing(tiny_model, experts, tmp_path):

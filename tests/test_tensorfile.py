@@ -67,3 +67,29 @@ def test_a_writer_refuses_what_its_header_does_not_say(tmp_path):
         writer.write("b", torch.zeros(2))
     with pytest.raises(ValueError, match="not"), TensorWriter(tmp_path / "f", layout) as writer:
         writer.write("a", torch.zeros(2).double())
+    layout = {"a": (torch.float32, (2,))}
+    with (
+        pytest.raises(ValueError, match="'a' was never written, or not whole"),
+        TensorWriter(tmp_path / "f", layout) as writer,
+    ):
+        writer.append("a", torch.zeros(1))
+    with pytest.raises(ValueError, match="3 elements, not"), TensorWriter(tmp_path / "f", layout) as writer:
+        writer.append("a", torch.zeros(3))
+    with (
+        pytest.raises(ValueError, match=r"\(1, 2\), not \(2,\)"),
+        TensorWriter(tmp_path / "f", layout) as writer,
+    ):
+        writer.write("a", torch.zeros(1, 2))
+
+
+def test_a_tensor_may_come_in_pieces_and_an_empty_one_not_at_all(tmp_path):
+    whole = torch.arange(12.0).view(3, 4)
+    layout = {"a": (torch.float32, (3, 4)), "nothing": (torch.float32, (0, 4)), "z": (torch.float32, ())}
+    with TensorWriter(tmp_path / "f", layout) as writer:
+        for part in (whole[0], whole[1, :1], whole.view(-1)[5:]):
+            writer.append("a", part)
+        writer.append("z", torch.tensor(7.0))
+    found = safetensors.torch.load_file(tmp_path / "f")
+    assert found["a"].equal(whole)
+    assert found["nothing"].shape == (0, 4)
+    assert found["z"] == 7

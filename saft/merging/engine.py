@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.checkpoint import WEIGHTS, fingerprint, staged, weight_files
+from saft.checkpoint import WeightsWriter, fingerprint, staged, weight_files
 from saft.errors import UserError
 from saft.merging import record
 from saft.merging.block import Block
@@ -18,7 +18,6 @@ from saft.merging.method import Method, OrderStatistics, last_dropped, magnitude
 from saft.merging.plan import MergeConfig, Plan, check
 from saft.merging.reader import Progress, Reader, all_finite, one_torch_thread
 from saft.merging.statistics import gather, prepare
-from saft.tensorfile import TensorWriter
 
 __all__ = [
     "MergeConfig",
@@ -167,18 +166,18 @@ def write(
         # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
         digests = {file: hasher.submit(fingerprint, file) for found in files.values() for file in found}
         try:
-            with TensorWriter(folder / WEIGHTS, plan.layout) as writer:
+            with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
                 task_vectors = iter(stream(plan, progress) if merged is None else merged)
                 for name in writer.names:
                     if name in plan.copied:
-                        writer.write(name, plan.base.tensor(name).to(plan.layout[name][0]))
+                        writer.append(name, plan.base.tensor(name).to(plan.layout[name][0]))
                         continue
                     found, task_vector = next(task_vectors)
                     if found != name:
                         raise ValueError(
                             f"the merged task vectors are not in the plan's order: {found}, {name}"
                         )
-                    writer.write(name, _merged(plan, name, task_vector))
+                    writer.append(name, _merged(plan, name, task_vector))
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise

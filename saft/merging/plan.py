@@ -7,59 +7,20 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from saft.checkpoint import HEADS, fingerprint, tensor_headers
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
 from saft.merging.compatibility import Source, differences, under_names_of
+from saft.merging.config import DTYPES, MergeConfig, size_in_bytes
 from saft.merging.method import Method
 from saft.merging.methods import METHODS
 from saft.merging.statistics import passes_needed
+from saft.tensorfile import Layout, file_order
 
-__all__ = ["DTYPES", "Plan", "MergeConfig", "Source", "check"]
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-
-
-@dataclass(frozen=True)
-class MergeConfig:
-    """What to merge, and how."""
-
-    method: str
-    """Name of a merge method; `saft methods` lists them."""
-    base: str
-    """The base model: a folder, a hub id, or package://DISTRIBUTION/path/inside."""
-    models: list[str] | dict[str, str]
-    """The fine-tuned models, as a list or as {task: model}; the order is the order of summation."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    """Parameters of the method; `saft methods NAME` lists them."""
-    scaling: float | None = None
-    """The scaling coefficient lambda in base + lambda * merged task vector; null takes the method's
-    default."""
-    dtype: str | None = None
-    """Of the output's floating-point tensors: float32, bfloat16, float16, float64; null takes the base's."""
-    exclude: list[str] = field(default_factory=list)
-    """Globs of tensor names that are copied from the base, for example "classifier.*"."""
-    seed: int = 0
-    """Seed of methods that draw random numbers."""
-
-    def by_task(self) -> dict[str, str]:
-        """Return task -> model; a list's models are called by their folders, or by their place in doubt."""
-        if isinstance(self.models, dict):
-            return self.models
-        names = [Path(model).name for model in self.models]
-        clear = len(set(names)) == len(names)
-        return dict(zip(names if clear else map(str, range(1, len(names) + 1)), self.models, strict=True))
+__all__ = ["Plan", "MergeConfig", "Source", "check"]
 
 
 @dataclass(frozen=True)
@@ -75,10 +36,12 @@ class Plan:
     """Names of the tensors that are merged, in the order of the file that will be written."""
     copied: tuple[str, ...]
     """Names of the tensors that come from the base: integers, and what was excluded."""
-    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    layout: Layout
     """dtype and shape of every tensor of the output."""
     heads: Mapping[str, Path]
     """Heads that are carried along: file name -> file."""
+    shard_size: int | None
+    """Bytes of weights that a file may hold."""
 
     @property
     def bytes_per_pass(self) -> int:
@@ -115,6 +78,10 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     with _collected(problems):
         method = _method(config)
     problems += _value_problems(config, method)
+    shard_size = None
+    with _collected(problems):
+        if config.shard_size is not None:
+            shard_size = size_in_bytes("shard_size", config.shard_size)
     models: dict[str, Source] = {}
     if not config.models:
         problems.append("models: there is none; give a list of folders, or {task: folder}")
@@ -144,12 +111,13 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         name: (dtype if dtype and header.dtype.is_floating_point else header.dtype, header.shape)
         for name, header in base.headers.items()
     }
-    order = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
-    merged = tuple(name for name in order if name not in copied)
+    merged = tuple(name for name in file_order(layout) if name not in copied)
     if not merged:
         raise UserError(f"base: {base.folder}: no floating-point tensor is left to merge; exclude less")
     scaling = method.scaling if config.scaling is None else config.scaling
-    plan = Plan(config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads)
+    plan = Plan(
+        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, shard_size
+    )
     if out is not None:
         _check_target(plan, Path(out))
     return plan
