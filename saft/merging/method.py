@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
@@ -26,6 +27,7 @@ __all__ = [
     "Sums",
     "Tensorwise",
     "Trimming",
+    "for_each_task",
     "last_dropped",
     "magnitudes",
     "parameter",
@@ -78,7 +80,7 @@ def parameter(
 
     Args:
         default: its value when the user gives none; its type is the parameter's type. A tuple is a list of
-            numbers, each of them in the range.
+            numbers, one for each task, each of them in the range; a tuple of one number is for all tasks.
         help: what it is, for `saft methods`.
         choices: the words that are allowed, for a word.
         above, at_least, at_most, below: the range, for a number.
@@ -178,14 +180,27 @@ class Method(ABC):
 
     def in_words(self) -> str:
         """Return what is done, with the parameters' values."""
-        return self.words.format(**self.parameters())
+        in_words = {
+            name: ", ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else value
+            for name, value in self.parameters().items()
+        }
+        return self.words.format(**in_words)
 
     def problems(self, tasks: int) -> list[str]:
-        """Return what is wrong with merging this number of tasks; whoever has a value for each adds to it."""
-        if self.fewest <= tasks <= self.most:
-            return []
-        wanted = f"{self.fewest}" if self.most == self.fewest else f"{self.fewest} or more"
-        return [f"models: this method merges {wanted}, but there are {tasks}"]
+        """Return what is wrong with merging this number of tasks."""
+        problems = []
+        if not self.fewest <= tasks <= self.most:
+            wanted = f"{self.fewest}" if self.most == self.fewest else f"{self.fewest} or more"
+            problems.append(f"models: this method merges {wanted}, but there are {tasks}")
+        for item in fields(self):
+            given = getattr(self, item.name)
+            if isinstance(item.default, tuple) and len(given) not in (len(item.default), tasks):
+                one_for_all = " or one for all" if item.default else ""
+                problems.append(
+                    f"{item.name}: has {len(given)} numbers, but there are {tasks} models; "
+                    f"give one for each, in their order,{one_for_all} or leave it out"
+                )
+        return problems
 
     @abstractmethod
     def steps(self, tasks: int, count: int) -> Steps:
@@ -241,6 +256,12 @@ def last_dropped(count: int, density: float) -> int:
 def magnitudes(block: Block) -> Tensor:
     """Return the magnitudes of the task vectors, float32 [n_tasks, n]."""
     return block.task_vectors.flatten(1).abs()
+
+
+def for_each_task(numbers: Sequence[float], tasks: int) -> Tensor:
+    """Return a parameter's number for each task, or its one number for all: float32 [n_tasks, 1]."""
+    column = torch.tensor(numbers, dtype=torch.float32).unsqueeze(1)
+    return column.expand(tasks, 1) if len(numbers) == 1 else column
 
 
 def total(rows: Tensor) -> Tensor:

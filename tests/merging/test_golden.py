@@ -48,6 +48,12 @@ def test_ties_of_fusion_bench(percent, combine):
     assert merged(Ties(density=percent / 100, combine=combine)) == expected
 
 
+@pytest.mark.parametrize(("kept_here", "kept_by_mergekit"), [(0.2, 0.4), (0.4, 0.6)])
+def test_weighted_ties_of_mergekit_which_keeps_one_entry_less(kept_here, kept_by_mergekit):
+    expected = SMALL[f"ties_mergekit.normalize.weights_.5_1_2.density{kept_by_mergekit}.delta"]
+    assert merged(Ties(density=kept_here, weights=(0.5, 1.0, 2.0))) == expected
+
+
 def test_ties_keeps_everything_at_density_one_where_the_authors_code_stops():
     assert "ERROR" in SMALL["ties_repo.K100"]
     assert merged(Ties(density=1.0)) == SMALL["ties_repo.notrim.dis-mean"]

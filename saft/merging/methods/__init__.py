@@ -43,7 +43,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
         >>> methods("average")[0].summary
         'Takes the mean of the fine-tuned weights.'
         >>> [parameter.name for parameter in methods("ties")[0].parameters]
-        ['density', 'elect', 'combine', 'granularity']
+        ['density', 'elect', 'combine', 'weights', 'granularity']
     """
     kinds = METHODS.items() if name is None else [(name, METHODS.get(name))]
     return [

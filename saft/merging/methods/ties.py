@@ -14,14 +14,14 @@ from saft.merging.method import (
     Steps,
     Sums,
     Trimming,
+    for_each_task,
     last_dropped,
-    magnitudes,
     parameter,
     total,
 )
 from saft.merging.methods import METHODS
 
-__all__ = ["Ties"]
+__all__ = ["Ties", "agreeing", "mean_of_agreeing"]
 
 
 @METHODS.register("ties")
@@ -33,7 +33,8 @@ class Ties(Trimming):
     its task; so int(N · density) + 1 stay, and all that are tied with the last. Density 1 keeps everything,
     and at least one entry is kept whatever the density. Elect: the sign of the sum of what is kept; where
     that is zero, the sign that most coordinates have; where that is zero too, minus. Merge: over the tasks
-    whose entry agrees.
+    whose entry agrees. Weights, which the authors have not, multiply what is kept before the election; the
+    mean divides by the sum of the weights of those that agree.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
@@ -53,18 +54,21 @@ class Ties(Trimming):
     combine: str = parameter(
         "mean", "what becomes of the entries that agree with the sign", choices=("mean", "sum", "max")
     )
+    weights: tuple[float, ...] = parameter(
+        (1.0,), "of the models, one for each or one for all: what is kept is multiplied before the election"
+    )
 
     formula = (
         "τ̂ₜ = τₜ where |τₜ| ≥ the k-th smallest |τₜ|, else 0;  γ = sign(Σₜ τ̂ₜ);  "
         "τ = mean of the τ̂ₜ with sign γ;  θ = θ0 + λ τ"
     )
     words = (
-        "of each task vector the largest {density:g} of the entries (thresholds per {granularity}); "
-        "per coordinate a sign (by {elect}), and the {combine} of the entries that have it"
+        "of each task vector the largest {density:g} of the entries (thresholds per {granularity}; weights "
+        "{weights}); per coordinate a sign (by {elect}), and the {combine} of the entries that have it"
     )
     source = "Yadav et al. 2023, TIES-Merging: resolving interference when merging models (arXiv 2306.01708)"
     differs = (
-        "nothing at density < 1; the authors' code takes percent and stops at 100; "
+        "nothing at density < 1 and without weights; the authors' code takes percent and stops at 100; "
         "fusion_bench combines by sum, mergekit and peft trim each tensor"
     )
     scaling = 1.0
@@ -72,10 +76,18 @@ class Ties(Trimming):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the thresholds, then for the sign of the majority; return the merge of a block."""
-        threshold = yield OrderStatistics(magnitudes, (last_dropped(count, self.density),))
+        return (yield from self.steps_for(lambda block: block.task_vectors, tasks, count))
+
+    def steps_for(self, vectors: Callable[[Block], Tensor], tasks: int, count: int) -> Steps:
+        """Do the same with what `vectors` makes of a block, [n_tasks, n]; for methods that drop entries."""
+        threshold, weights = torch.zeros(tasks, 1), for_each_task(self.weights, tasks)
+        if self.density < 1:
+            rank = last_dropped(count, self.density)
+            threshold = yield OrderStatistics(lambda block: vectors(block).abs(), (rank,))
 
         def trim(block: Block) -> Tensor:
-            return block.task_vectors.abs().ge_(threshold).mul_(block.task_vectors)
+            found = vectors(block)
+            return found.abs().ge_(threshold).mul_(found).mul_(weights)
 
         vote: Callable[[Tensor], Tensor] = total
         if self.elect != "mass":
@@ -88,14 +100,36 @@ class Ties(Trimming):
             trimmed = trim(block)
             sign = vote(trimmed).sign_()
             sign += (1 - sign.abs()) * majority
-            positive = sign.clamp(min=0)  # 1 or 0: a sign that is still zero counts as negative
-            agreeing = trimmed.clamp(min=0).mul_(positive).add_(trimmed.clamp_(max=0).mul_(1 - positive))
+            kept = agreeing(trimmed, sign)
             if self.combine == "max":
-                return agreeing.abs_().amax(dim=0) * sign
-            merged = total(agreeing)
-            return merged if self.combine == "sum" else merged.div_(total(agreeing.ne_(0)).clamp_(min=1))
+                return kept.abs_().amax(dim=0) * sign
+            return total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
 
         return merge
+
+
+def agreeing(rows: Tensor, sign: Tensor) -> Tensor:
+    """Return the entries of `rows`, [n_tasks, n], that have the `sign`, [n], and zero elsewhere.
+
+    A sign of zero counts as minus.
+    """
+    positive = sign.clamp(min=0)
+    return rows.clamp(min=0).mul_(positive).add_(rows.clamp(max=0).mul_(1 - positive))
+
+
+def mean_of_agreeing(kept: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of the weighted entries over the sum of the weights of those that are not zero.
+
+    Args:
+        kept: entries times weights, [n_tasks, n]; it is changed.
+        weights: [n_tasks, 1].
+
+    Returns:
+        [n]; the sum alone where the weights add up to zero.
+    """
+    merged = total(kept)
+    share = total(kept.ne_(0).mul_(weights))
+    return merged.div_(share.add_(share == 0))
 
 
 def _by_share(norms: Tensor, largest: bool) -> Callable[[Tensor], Tensor]:

@@ -5,6 +5,7 @@ import torch
 
 from saft.merging.engine import merge_task_vectors
 from saft.merging.methods.ties import Ties
+from tests.oracles import elementwise
 from tests.oracles import merging as oracle
 
 
@@ -41,3 +42,12 @@ def test_more_zeros_than_are_trimmed_lose_nothing():
     assert merge_task_vectors(Ties(density=0.2), task_vectors).equal(
         merge_task_vectors(Ties(density=1.0), task_vectors)
     )
+
+
+@pytest.mark.parametrize("weights", [(0.5, 1.0, 2.0), (1.0, 3.0, 0.0), (-1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_weights_multiply_what_is_kept_before_the_election(weights, density):
+    task_vectors = torch.randn(3, 300, generator=torch.manual_seed(0)).mul(8).round() / 8
+    found = merge_task_vectors(Ties(density=density, weights=weights), task_vectors)
+    expected = elementwise.weighted_ties(task_vectors.numpy(), density, weights)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=1e-7)

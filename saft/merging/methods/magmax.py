@@ -1,0 +1,48 @@
+"""MagMax: the largest entry of each coordinate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saft.merging.block import Block
+from saft.merging.method import Elementwise, Steps
+from saft.merging.methods import METHODS
+
+__all__ = ["MagMax"]
+
+
+@METHODS.register("magmax")
+@dataclass(frozen=True, kw_only=True)
+class MagMax(Elementwise):
+    """Takes, at each coordinate, the entry of the task whose magnitude is the largest.
+
+    Where two magnitudes are equal the later task counts, as in the authors' code. The paper trains the tasks
+    one after the other, each from the model of the one before, and takes every task vector from the
+    first base; models that were trained apart can be merged as well.
+
+    Example:
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> merge_task_vectors(MagMax(), torch.tensor([[1.0, -2.0, 3.0], [-4.0, 1.0, -3.0]]))
+        tensor([-4., -2., -3.])
+    """
+
+    formula = "τ = τₜ with t = argmaxⱼ |τⱼ|, at each coordinate;  θ = θ0 + λ τ"
+    words = "at each coordinate the entry of the task whose magnitude is the largest"
+    source = "Marczak et al. 2024, MagMax: model merging for continual learning (arXiv 2407.06322)"
+    scaling = 0.5
+    scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+    def steps(self, tasks: int, count: int) -> Steps:
+        """Return the choice of the largest; no statistic is needed."""
+        yield from ()
+
+        def merge(block: Block) -> Tensor:
+            merged = block.task_vectors[0].clone()
+            for task_vector in block.task_vectors[1:]:
+                merged = torch.where(task_vector.abs() >= merged.abs(), task_vector, merged)
+            return merged
+
+        return merge
