@@ -111,7 +111,7 @@ class SharpnessAware:
 
         Args:
             compute_loss: maps a batch to a loss. It is called once at w and once at w + epsilon, where
-                `saft.optim.is_replay()` is true; it must depend on its argument alone.
+                `saft.optim.is_replay()` is true; it must depend on its argument alone, and not change it.
             batch: the micro-batch; kept until the last one of the accumulation window.
 
         Returns:

@@ -49,22 +49,27 @@ class Model(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.layers(x).float(), labels)}
 
 
-class Sequential(Trainer):
-    """Takes the examples in order, steps with SGD, and leaves the random numbers to the test."""
+class PlainInOrder(Trainer):
+    """Takes the examples in order."""
 
     def _get_train_sampler(self, *_: Any) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+
+class InOrder(SharpnessAwareMixin, PlainInOrder):
+    pass
+
+
+class WithSGD(PlainInOrder):
+    """Steps with SGD."""
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is None:
             self.optimizer = base_of(self.model)
         return super().create_optimizer(*args, **kwargs)
 
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        return []
 
-
-class SharpnessAwareTrainer(SharpnessAwareMixin, Sequential):
+class SharpnessAwareTrainer(SharpnessAwareMixin, WithSGD):
     pass
 
 
@@ -236,7 +241,7 @@ def test_as_many_passes_as_the_algorithm_needs(
 
 
 def test_logs_schedule_and_steps_are_those_of_a_plain_trainer(tmp_path: Path) -> None:
-    class Plain(Sequential):
+    class Plain(WithSGD):
         def __init__(self, *args: Any, sharpness_aware: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
 
@@ -379,7 +384,7 @@ def test_adapters_on_a_frozen_base(tmp_path: Path) -> None:
         model = get_peft_model(Model(), config)
         frozen = [p.clone() for p in model.parameters() if not p.requires_grad]
         settings = arguments(tmp_path, parts, optim="sgd", learning_rate=0.5, label_names=["labels"])
-        trainer = SharpnessAwareMixinTrainer(model, settings, train_dataset=data())
+        trainer = InOrder(model, settings, train_dataset=data())
         trainer.train()
         assert same(frozen, [p for p in model.parameters() if not p.requires_grad])
         assert trainer._sharpness_aware.ascent.step == STEPS
@@ -387,13 +392,11 @@ def test_adapters_on_a_frozen_base(tmp_path: Path) -> None:
     assert_close(*found)
 
 
-class SharpnessAwareMixinTrainer(SharpnessAwareMixin, Trainer):
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
-
-
-def test_a_model_of_transformers(tmp_path: Path) -> None:
-    """With dropout, gradient checkpointing, and the Trainer's own AdamW."""
+def bert_weights(
+    folder: Path, kind: type[Trainer], dtype: torch.dtype = torch.float32, **others: Any
+) -> list[Tensor]:
+    """Train a model of transformers, with dropout and the Trainer's own AdamW."""
+    torch.manual_seed(0)
     settings = transformers.BertConfig(
         vocab_size=32,
         hidden_size=16,
@@ -403,20 +406,29 @@ def test_a_model_of_transformers(tmp_path: Path) -> None:
         max_position_embeddings=16,
     )
     rows = [{"input_ids": torch.arange(i, i + 8) % 32, "labels": i % 2} for i in range(64)]
-    found = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = transformers.BertForSequenceClassification(settings)
-        trainer = SharpnessAwareMixinTrainer(
-            model,
-            arguments(tmp_path, 2, activation_checkpointing=checkpointing),
-            train_dataset=rows,
-            sharpness_aware={"perturbation": "asam", "rho": 0.5},
-            callbacks=[Seed()],
-        )
-        trainer.train()
-        found.append(weights_of(model))
-    assert_close(*found)
+    model = transformers.BertForSequenceClassification(settings).to(dtype)
+    options = {"sharpness_aware": others.pop("sharpness_aware")} if "sharpness_aware" in others else {}
+    kind(model, arguments(folder, 2, **others), train_dataset=rows, callbacks=[Seed()], **options).train()
+    return weights_of(model)
+
+
+def test_before_its_start_it_is_the_plain_trainer(tmp_path: Path) -> None:
+    found = bert_weights(tmp_path, InOrder, sharpness_aware={"start": STEPS})
+    assert same(found, bert_weights(tmp_path, PlainInOrder))
+    assert not same(found, bert_weights(tmp_path, InOrder, sharpness_aware={"start": STEPS - 1}))
+
+
+def test_activation_checkpointing(tmp_path: Path) -> None:
+    options = {"sharpness_aware": {"perturbation": "asam", "rho": 0.5}}
+    plain = bert_weights(tmp_path, InOrder, **options)
+    assert_close(bert_weights(tmp_path, InOrder, activation_checkpointing=True, **options), plain)
+
+
+def test_weights_in_low_precision_are_refused_or_copied(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bfloat16"):
+        bert_weights(tmp_path, InOrder, torch.bfloat16)
+    found = bert_weights(tmp_path, InOrder, torch.bfloat16, sharpness_aware={"low_precision": "float32"})
+    assert all(weight.dtype == torch.bfloat16 and weight.isfinite().all() for weight in found)
 
 
 @pytest.mark.slow
@@ -467,7 +479,7 @@ def test_an_older_trainer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_optimizer_made_behind_its_back_is_refused(tmp_path: Path) -> None:
-    class Own(SharpnessAwareMixin, Sequential):
+    class Own(SharpnessAwareMixin, WithSGD):
         def create_optimizer(self, *_: Any, **__: Any) -> Any:
             self.optimizer = base_of(self.model)
             return self.optimizer
@@ -477,7 +489,7 @@ def test_an_optimizer_made_behind_its_back_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_training_step_without_the_mixins_is_refused(tmp_path: Path) -> None:
-    class Own(SharpnessAwareMixin, Sequential):
+    class Own(SharpnessAwareMixin, WithSGD):
         def training_step(self, model: nn.Module, inputs: Any, *_: Any) -> Tensor:
             loss = self.compute_loss(model, inputs)
             self.accelerator.backward(loss)
