@@ -35,7 +35,7 @@ class Source:
             or a function that returns parameter groups.
 
     Raises:
-        UserError: an optimizer that cannot be made sharpness-aware.
+        UserError: an optimizer that cannot be made sharpness-aware, or parameters flattened by FSDP1.
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)
@@ -54,6 +54,8 @@ class Source:
         if self.optimizer is None and self._make is None:
             given = list(source)  # type: ignore[arg-type]
             self._groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        if self._make is None:
+            _refuse_flattened(self.parameters)
 
     @property
     def groups(self) -> Groups:
@@ -70,7 +72,9 @@ class Source:
     @property
     def trainable(self) -> list[Tensor]:
         """The parameters that ask for a gradient, each once."""
-        return list({id(p): p for p in self.parameters if p.requires_grad}.values())
+        parameters = list({id(p): p for p in self.parameters if p.requires_grad}.values())
+        _refuse_flattened(parameters)
+        return parameters
 
     @property
     def takes_a_null_step(self) -> bool:
@@ -100,3 +104,12 @@ class Source:
 
         self.optimizer.register_step_pre_hook(before)
         self.optimizer.register_step_post_hook(after)
+
+
+def _refuse_flattened(parameters: Iterable[Tensor]) -> None:
+    # FSDP1's mark: these are pieces of flat shards, with nothing that says of which.
+    if any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
+        raise UserError(
+            "FullyShardedDataParallel (FSDP1) flattens parameters, and norms over all shards cannot be had:"
+            " use torch.distributed.fsdp.fully_shard (FSDP2), or DistributedDataParallel"
+        )

@@ -19,8 +19,9 @@ from lightning.fabric import Fabric
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
+from saft.errors import UserError
 from saft.integrations.lightning import SharpnessAware
 from saft.optim import SAM, is_replay
 
@@ -247,6 +248,14 @@ def fabric(rank: int, folder: str, form: str) -> None:
     torch.save({"weights": weights(raw)}, f"{folder}/{rank}")
 
 
+def flattened(rank: int, folder: str) -> None:
+    for original in (True, False):
+        model = FullyShardedDataParallel(model_of(), use_orig_params=original, device_id=torch.device("cpu"))
+        with pytest.raises(UserError, match=r"FullyShardedDataParallel \(FSDP1\).*fully_shard \(FSDP2\)"):
+            SAM(base_of(model))
+    torch.save({"weights": []}, f"{folder}/{rank}")
+
+
 SYNC = [
     ("sam", {"rho": 0.3, "sync_ascent": True}),
     ("asam", {"rho": 0.5, "sync_ascent": True}),
@@ -274,6 +283,7 @@ CASES |= {
 }
 CASES |= {
     "overflow": (overflow, (), {}),
+    "flattened": (flattened, (), {}),
     "resumed": (resumed, (), {"perturbation": "friendly_sam", "rho": 0.3, "sync_ascent": True}),
     "manual": (manual, (Manual,), {}),
     "manual-closure": (manual, (ManualClosure,), {}),
@@ -404,6 +414,10 @@ def test_an_overflow_in_the_ascent_of_one_replica_skips_the_step_of_all(results:
 
 def test_a_resumed_run_of_replicas_equals_one_that_never_stopped(results: Path) -> None:
     alike(results / "resumed")  # the ranks have compared
+
+
+def test_fsdp1_is_refused_at_construction(results: Path) -> None:
+    alike(results / "flattened")  # the ranks have seen to it
 
 
 @pytest.mark.parametrize("case", ["manual", "manual-closure", "fabric", "fabric-closure"])
