@@ -57,13 +57,12 @@ class TwoPasses:
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """Open the first pass, and run the forward."""
         self.give_up()
-        self._current = MicroBatch(arguments, keywords) if self.ascent.replays else None
-        stack = ExitStack()
-        self._open = stack
+        self._current = MicroBatch(arguments, keywords) if self._may_replay else None
+        self._open = ExitStack()
         try:
-            stack.enter_context(self.ascent.first_pass())
+            self._open.enter_context(self.ascent.first_pass())
             if self.ascends_alone and self.ascent.replays:
-                stack.enter_context(self._unreduced())
+                self._open.enter_context(self._unreduced())
             output = self._training_step(*arguments, **keywords)
         except BaseException:
             self.give_up()
@@ -79,9 +78,9 @@ class TwoPasses:
         except BaseException:
             self.give_up()
             raise
-        stack, self._open = self._open, None
-        if stack is not None:
-            stack.close()
+        if self._open is not None:
+            self._open.close()
+            self._open = None
             self.micro_batches.append(self._current)
             if self.ascent.per_micro_batch and self.ascent.replays:
                 with self._perturbed():
@@ -105,11 +104,15 @@ class TwoPasses:
 
     def give_up(self) -> None:
         """Leave a first pass that has no backward, as if it had not been; weights are put back."""
-        stack, self._open = self._open, None
-        self._current = None
-        if stack is not None:
+        if self._open is not None:
             with suppress(_GivenUp):
-                stack.__exit__(_GivenUp, _GivenUp(), None)
+                self._open.__exit__(_GivenUp, _GivenUp(), None)
+        self._open, self._current = None, None
+
+    @property
+    def _may_replay(self) -> bool:
+        # Not `ascent.replays`: whether rho is 0 may change within a step, with a learning rate set by hand.
+        return self.ascent.perturbation.replays and self.ascent.perturbation.ascends(self.ascent.step)
 
     @contextmanager
     def _perturbed(self) -> Iterator[None]:

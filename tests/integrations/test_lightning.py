@@ -550,6 +550,18 @@ def test_a_module_that_steps_in_its_own_way() -> None:
     assert same(fitted(SharpnessAware(rho=0.3), batches_of(4), Steps()), raw_loop(batches_of(4), rho=0.3))
 
 
+def test_a_learning_rate_that_is_set_within_a_step_may_turn_the_ascent_on() -> None:
+    class WarmsUp(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
+            group["lr"], group["initial_lr"] = batch_idx * 1e-3, 1e-2
+
+    module = WarmsUp()
+    callback = SharpnessAware(rho=0.3, schedule="learning_rate")
+    fitted(callback, batches_of(2), module, accumulate_grad_batches=2)
+    assert module.passes == [False, False, True, True]
+
+
 @pytest.mark.parametrize("name", ["sam", "momentum_sam"])
 def test_a_hook_may_end_the_epoch(name: str) -> None:
     class Ends(Classifier):
