@@ -143,9 +143,11 @@ class SAM(Optimizer):
         """Run forward and backward at w inside; see `Ascent.first_pass`."""
         return self.ascent.first_pass()
 
-    def perturbed(self, scaler: GradScaler | None = None) -> AbstractContextManager[None]:
+    def perturbed(
+        self, scaler: GradScaler | None = None, reduce: Callable[[Tensor], object] | None = None
+    ) -> AbstractContextManager[None]:
         """Ascend, and run the replay inside; see `Ascent.perturbed`."""
-        return self.ascent.perturbed(scaler, optimizer=self)
+        return self.ascent.perturbed(scaler, optimizer=self, reduce=reduce)
 
     def replay_pass(self) -> AbstractContextManager[None]:
         """Replay one of several micro-batches inside; see `Ascent.replay_pass`."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision as FabricMixedPrecision
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
@@ -104,6 +105,18 @@ class Manual(Automatic):
 
     def configure_optimizers(self) -> Any:
         return SAM(base_of(self), rho=0.3)
+
+
+class ManualAlone(Manual):
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        strategy: Any = self.trainer.strategy
+        optimizer.zero_grad()
+        with optimizer.first_pass(), strategy.block_backward_sync():
+            self.manual_backward(loss_of(self.model, batch))
+        with optimizer.perturbed(reduce=dist.all_reduce):
+            self.manual_backward(loss_of(self.model, batch))
+        optimizer.step()
 
 
 class ManualClosure(Manual):
@@ -227,25 +240,30 @@ def manual(rank: int, folder: str, module: type[Manual]) -> None:
 
 
 def fabric(rank: int, folder: str, form: str) -> None:
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, enabled=form == "overflow")
+    plugins: Any = [FabricMixedPrecision("16-mixed", "cpu", scaler)] if form == "overflow" else None
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=plugins)
     fabric.launch()
-    raw = model_of()
+    raw = model_of().float() if form == "overflow" else model_of()  # autocast leaves float64 alone
     model, optimizer = fabric.setup(raw, SAM(base_of(raw), rho=0.3))
-    for batch in Loader(rank):
+    for step, batch in enumerate(Loader(rank)):
 
-        def backward(batch: Tensor = batch) -> None:
-            fabric.backward(loss_of(model, batch))
+        def backward(batch: Tensor = batch, factor: float = 1.0) -> None:
+            fabric.backward(factor * loss_of(model, batch))
 
         if form == "closure":
             optimizer.step(lambda backward=backward: (optimizer.zero_grad(), backward()))
             continue
+        overflows = form == "overflow" and (step, rank) == (1, 1)
+        alone = form != "context"
         optimizer.zero_grad()
-        with optimizer.first_pass(), fabric.no_backward_sync(model, enabled=form == "alone"):
-            backward()
-        with optimizer.perturbed():
+        with optimizer.first_pass(), fabric.no_backward_sync(model, enabled=alone):
+            backward(factor=float("inf") if overflows else 1.0)
+        with optimizer.perturbed(reduce=dist.all_reduce if alone else None):
             backward()
         optimizer.step()
-    torch.save({"weights": weights(raw)}, f"{folder}/{rank}")
+    found = {"weights": weights(raw), "steps": optimizer.ascent.step, "scale": scaler.get_scale()}
+    torch.save(found, f"{folder}/{rank}")
 
 
 def flattened(rank: int, folder: str) -> None:
@@ -286,9 +304,11 @@ CASES |= {
     "flattened": (flattened, (), {}),
     "resumed": (resumed, (), {"perturbation": "friendly_sam", "rho": 0.3, "sync_ascent": True}),
     "manual": (manual, (Manual,), {}),
+    "manual-alone": (manual, (ManualAlone,), {}),
     "manual-closure": (manual, (ManualClosure,), {}),
     "fabric": (fabric, ("context",), {}),
     "fabric-closure": (fabric, ("closure",), {}),
+    "fabric-overflow": (fabric, ("overflow",), {}),
     "fabric-alone": (fabric, ("alone",), {}),
 }
 CASES |= {
@@ -426,9 +446,14 @@ def test_manual_optimization_and_fabric_equal_one_process(case: str, results: Pa
     assert_close(found["weights"], by_hand(1, lambda batches: [batches]))
 
 
-def test_fabrics_replicas_may_ascend_each_by_itself(results: Path) -> None:
-    found = alike(results / "fabric-alone")
-    assert_close(found["weights"], by_hand(1, lambda batches: [[c] for b in batches for c in b.chunk(2)]))
+@pytest.mark.parametrize("case", ["manual-alone", "fabric-alone", "fabric-overflow"])
+def test_there_too_replicas_may_ascend_each_by_itself(case: str, results: Path) -> None:
+    found = alike(results / case)
+    if case == "fabric-overflow":
+        assert (found["steps"], found["scale"]) == (2 * STEPS - 1, 2.0**3)
+    else:
+        expected = by_hand(1, lambda batches: [[c] for b in batches for c in b.chunk(2)])
+        assert_close(found["weights"], expected)
 
 
 @pytest.mark.parametrize("name", ["sam", "asam"])
