@@ -139,8 +139,6 @@ class SharpnessAware:
         """
         ascent = self.ascent
         models = self.models if models is None else tuple(models)
-        if not self._window:
-            ascent.forget()
         with ascent.first_pass(), self._unreduced(models, when=ascent.replays and not self.sync_ascent):
             loss = forward_backward()
         self._window.append(forward_backward)

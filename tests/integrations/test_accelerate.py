@@ -252,8 +252,8 @@ def test_bf16() -> None:
 
 
 def scaled(run: Run) -> GradScaler:
-    """Scale a run's gradients as under fp16, for which Accelerate wants a GPU."""
-    scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    """Scale a run's gradients as under fp16, for which Accelerate wants a GPU; doubling the scale each step."""
+    scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=1)
     run.accelerator.scaler = run.optimizer.scaler = scaler
     run.accelerator.native_amp = True
     run.accelerator.state._mixed_precision = "fp16"
@@ -265,8 +265,9 @@ def scaled(run: Run) -> GradScaler:
 @pytest.mark.parametrize("name", NAMES)
 def test_scaled_gradients(name: str, clip: float) -> None:
     run = Run(2, clip=clip, **options_of(name))
-    scaled(run)
+    scaler = scaled(run)
     assert_close(run.steps(*range(STEPS)), raw(clip=clip, **options_of(name)))
+    assert scaler.get_scale() == 1024 * 2**STEPS
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.1])
@@ -284,7 +285,7 @@ def test_an_overflow_in_either_pass_skips_the_step_and_shrinks_the_scale_once(
 
     run.compute_loss = overflowing  # type: ignore[method-assign]
     assert same(run.steps(1), before)
-    assert scaler.get_scale() == 512
+    assert scaler.get_scale() == 1024  # doubled and halved
     assert run.sharpness_aware.ascent.step == 1
     run.compute_loss = compute_loss  # type: ignore[method-assign]
     assert not same(run.steps(2), before)
