@@ -29,6 +29,7 @@ class Block:
         seed: of the merge.
         statistics: what was collected from data for this tensor, one row a task: [n_tasks, ...], by its
             name; empty for a method that needs no data.
+        size: elements of the whole tensor, for a method that weighs tensors; None: those of this block.
 
     Example:
         >>> block = Block(torch.zeros(2, 3), torch.zeros(3), "weight", seed=1)
@@ -43,6 +44,7 @@ class Block:
     start: int = 0
     seed: int = 0
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    size: int | None = None
 
     @property
     def tasks(self) -> int:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from saft.errors import UserError
 from saft.merging.block import Block
 from saft.merging.engine import merge_task_vectors
+from saft.merging.keeping import Keeping
 from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.methods import METHODS, describe, methods
 from saft.merging.statistics import SUM_GRAIN, passes_needed, prepare
@@ -30,7 +31,10 @@ def variants(name):
     return [kind(**dict(zip(words, chosen, strict=True))) for chosen in itertools.product(*words.values())]
 
 
-METHODS_TO_TEST = [method for name in METHODS.names() for method in variants(name)]
+EVERYTHING = [method for name in METHODS.names() for method in variants(name)]
+every_registered = pytest.mark.parametrize("method", EVERYTHING, ids=repr)
+# Those that give one model; test_keeping_methods.py has the others.
+METHODS_TO_TEST = [method for method in EVERYTHING if not isinstance(method, Keeping)]
 every_method = pytest.mark.parametrize("method", METHODS_TO_TEST, ids=repr)
 every_deterministic = pytest.mark.parametrize(
     "method", [method for method in METHODS_TO_TEST if not method.random], ids=repr
@@ -166,7 +170,7 @@ def test_a_copy_of_a_task_changes_the_direction_of_nothing(method):
     assert ((merged == 0) | (merged.sign() == vector[0].sign())).all()
 
 
-@every_method
+@every_registered
 def test_what_saft_methods_says_comes_from_the_class(method):
     name = next(name for name, kind in METHODS.items() if kind is type(method))
     (info,) = methods(name)
@@ -184,7 +188,7 @@ def test_what_saft_methods_says_comes_from_the_class(method):
     assert passes_needed(method, 2) >= 1
 
 
-@every_method
+@every_registered
 def test_every_parameter_is_checked(method):
     kind: type[Method] = type(method)
     with pytest.raises(UserError, match="unknown parameter 'nonsense'"):

@@ -1,0 +1,63 @@
+"""TALL masks: one vector for all tasks, and which of its entries each task can use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from saft.merging.block import Block
+from saft.merging.keeping import KeepingSteps, Kept, Masking, pack
+from saft.merging.method import for_each_task, parameter, total
+from saft.merging.methods import METHODS
+
+__all__ = ["TallMasks"]
+
+
+@METHODS.register("tall_masks")
+@dataclass(frozen=True, kw_only=True)
+class TallMasks(Masking):
+    """Keeps the sum of the task vectors, and for each task a bit per entry: whether the entry helps the task.
+
+    An entry helps a task when the task's own entry is larger than the threshold times what the other tasks
+    add to it. So a larger threshold keeps fewer entries. The authors choose the threshold of each task on
+    validation data, from 0.2, 0.3, 0.4, 0.5 and 0.6. With one task everything that was moved is kept.
+
+    Example:
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> merge_task_vectors(TallMasks(), torch.tensor([[4.0, 1.0, -2.0], [2.0, -3.0, 1.0]]))
+        tensor([[ 6.,  0., -1.],
+                [ 6., -2., -1.]])
+    """
+
+    thresholds: tuple[float, ...] = parameter(
+        (0.4,), "λₜ for each task, in the order of the models, or one for all", at_least=0
+    )
+
+    formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |τ − τₜ|];  θₜ = θ0 + λ mₜ τ"
+    words = (
+        "for each task: the sum of the task vectors, of which the task takes the entries where its own is "
+        "larger than {thresholds} times the rest of the sum"
+    )
+    source = (
+        "Wang et al. 2024, Localizing task information for improved model merging and compression "
+        "(arXiv 2405.07813)"
+    )
+    differs = (
+        "nothing, but for entries within rounding of their threshold: the authors subtract after adding the "
+        "base; their option to trim the sum as TIES does is left out; fusion_bench compares other quantities"
+    )
+    scaling = 1.0
+    scaling_grid = (0.8, 0.9, 1.0, 1.1, 1.2)
+
+    def keep(self, tasks: int, count: int) -> KeepingSteps:
+        """Return the sum and the masks; no statistic is needed."""
+        yield from ()
+        thresholds = for_each_task(self.thresholds, tasks)
+
+        def keep(block: Block) -> Kept:
+            vector = total(block.task_vectors)
+            masks = block.task_vectors.abs() > thresholds * (vector - block.task_vectors).abs()
+            return Kept(vector, {"mask": pack(masks)}, torch.ones(tasks, dtype=torch.float64))
+
+        return keep

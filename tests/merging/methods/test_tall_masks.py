@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from saft.errors import UserError
+from saft.merging import engine
+from saft.merging.engine import MergeConfig, merge_task_vectors
+from saft.merging.methods.tall_masks import TallMasks
+from tests.oracles import parts as oracle
+
+CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").read_text())
+TASK_VECTORS = torch.tensor(CASES["small_3x5"]["inputs"]["task_vectors"])
+
+
+@pytest.mark.parametrize("thresholds", [(0.4,), (0.0,), (0.2, 0.4, 0.6, 3.0)])
+@pytest.mark.parametrize("count", [1, 8, 1001])
+def test_every_threshold_equals_the_equations_to_the_bit(thresholds, count):
+    task_vectors = torch.randn(4, count, generator=torch.manual_seed(count)) * 1e-2
+    found = merge_task_vectors(TallMasks(thresholds=thresholds), task_vectors)
+    each = thresholds if len(thresholds) == 4 else thresholds * 4
+    assert found.equal(torch.from_numpy(oracle.tall_masks(task_vectors.numpy(), each)))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6])
+def test_the_authors_own_result(threshold):
+    found = merge_task_vectors(TallMasks(thresholds=(threshold,)), TASK_VECTORS)
+    expected = CASES["small_3x5"]["outputs"]
+    assert found.tolist() == expected[f"tall.lambda{threshold}.compressed_task_deltas"]
+    assert found.ne(0).int().tolist() == expected[f"tall.lambda{threshold}.masks"]
+
+
+def test_what_no_task_has_moved_is_masked():
+    task_vectors = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert merge_task_vectors(TallMasks(thresholds=(0.0,)), task_vectors).tolist() == [[0, 2], [0, 2]]
+
+
+def test_a_wrong_number_of_thresholds_is_told_before_a_weight_is_read(checkpoints):
+    base, models = checkpoints
+    config = MergeConfig("tall_masks", base, models, {"thresholds": [0.2, 0.4]})
+    with pytest.raises(UserError, match=r"thresholds: has 2 numbers, but there are 3 models"):
+        engine.check(config)
