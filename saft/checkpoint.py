@@ -40,6 +40,8 @@ __all__ = [
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 MANIFEST = "saft.json"
 CARD = "README.md"
 HEADS = "heads"
@@ -48,7 +50,7 @@ _SIDE_SUFFIXES = {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".
 _NOT_SIDE_FILES = {
     MANIFEST,
     INDEX,
-    "pytorch_model.bin.index.json",
+    PICKLED_INDEX,
     "trainer_state.json",
     "adapter_config.json",
 }
@@ -56,21 +58,23 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that hold the weights of `folder`, in order.
+    """Return the files that hold the weights of `folder`, in order: safetensors, else torch's `.bin`.
 
     Raises:
-        UserError: the folder is absent, or holds no weights, pickles or an adapter alone, or not every shard.
+        UserError: the folder is absent, or holds no weights, other pickles or an adapter alone, or not every
+            shard.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder (looked for {folder.absolute()})")
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        files = [folder / name for name in sorted(set(_weight_map(folder).values()))]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise UserError(f"{folder / INDEX}: names shards that are not there: {', '.join(missing)}")
-        return files
+    for single, index in ((WEIGHTS, INDEX), (PICKLED, PICKLED_INDEX)):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            files = [folder / name for name in sorted(set(_weight_map(folder / index).values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise UserError(f"{folder / index}: names shards that are not there: {', '.join(missing)}")
+            return files
     if (folder / "adapter_model.safetensors").is_file():
         raise UserError(
             f"{folder}: holds an adapter alone, not a whole model; merge it into its base model first"
@@ -86,35 +90,35 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
+def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found: dict[str, str] = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+        found: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
         if all(Path(name).name == name for name in found.values()):
             return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / INDEX}: no index of safetensors ({error!r})") from error
-    raise UserError(f"{folder / INDEX}: names files outside its folder")
+        raise UserError(f"{index}: is no index of weights ({error!r})") from error
+    raise UserError(f"{index}: names files outside its folder")
 
 
 def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     """Return name, dtype, shape and place of every weight in `folder`, from headers alone.
 
     Args:
-        folder: with `model.safetensors`, or with shards and their index.
+        folder: with `model.safetensors` or `pytorch_model.bin`, or with shards and their index.
 
     Returns:
         Name -> header, sorted by name.
 
     Raises:
-        UserError: there are no safetensors weights, or a file is cut off.
+        UserError: there are no weights, or a file is cut off, or holds more than weights.
     """
-    found = {name: header for file in weight_files(folder) for name, header in read_headers(file).items()}
-    if not (folder / WEIGHTS).is_file():
-        missing = sorted(set(_weight_map(folder)) - set(found))
+    files = weight_files(folder)
+    found = {name: header for file in files for name, header in read_headers(file).items()}
+    if files[0].name not in (WEIGHTS, PICKLED):
+        index = folder / (INDEX if files[0].suffix == ".safetensors" else PICKLED_INDEX)
+        missing = sorted(set(_weight_map(index)) - set(found))
         if missing:
-            raise UserError(
-                f"{folder / INDEX}: promises tensors that no shard holds: {', '.join(missing[:3])}"
-            )
+            raise UserError(f"{index}: promises tensors that no shard holds: {', '.join(missing[:3])}")
     return dict(sorted(found.items()))
 
 

@@ -1,13 +1,17 @@
-"""The safetensors format: headers alone, tensors as views of their file, and files written header first."""
+"""Files of tensors: headers alone, tensors as views of their file, and files written header first.
+
+Safetensors are read and written; torch's pickles are read, through torch's loader of weights alone.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import mmap
+import pickle
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -41,25 +45,31 @@ _DTYPES = {
     "C64": torch.complex64,
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_AS_SAFETENSORS = (
+    "save it again as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+)
 _LENGTH_BYTES = 8  # the file begins with the header's length, a little-endian 64-bit integer
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of one tensor.
+    """What a file says of one tensor.
 
     Args:
         dtype: of the stored numbers.
         shape: of the tensor.
         file: the file that holds it.
-        offsets: first byte, and the byte after the last, counted from the beginning of the file.
+        offsets: first byte, and the byte after the last, counted from the beginning of the file; in a pickle
+            from that of its first tensor. Tensors of equal dtype, shape and offsets are one.
+        stored: the tensor itself, where reading the headers has mapped it (in a pickle).
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     file: Path
     offsets: tuple[int, int]
+    stored: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -76,14 +86,17 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
     """Return what `file` says of its tensors, without reading any of them.
 
     Args:
-        file: a safetensors file.
+        file: a safetensors file, or a pickle of a state dict (`.bin`).
 
     Returns:
         Name -> header, in the order of the file.
 
     Raises:
-        UserError: the file is cut off, is no safetensors file, or holds a dtype that torch does not have.
+        UserError: the file is cut off, is of another format, holds a dtype that torch does not have, or more
+            than weights.
     """
+    if file.suffix == ".bin":
+        return _pickled_headers(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(_LENGTH_BYTES)
@@ -124,6 +137,38 @@ def _cut_off(file: Path, size: int, promised: int) -> str:
     return f"{file}: cut off: {size} bytes, where its header promises {promised}; copy or download it again"
 
 
+def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
+    try:
+        # Tensors are mapped, not read. Only weights are loaded, so nothing in the file is run.
+        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file}: holds more than weights, and is not loaded, because it could run code "
+            f"({str(error).splitlines()[0]}); {_AS_SAFETENSORS}"
+        ) from error
+    except (RuntimeError, ValueError, EOFError) as error:
+        if "mmap can only be used" in str(error):
+            raise UserError(
+                f"{file}: was written by torch before 1.6, or is damaged; {_AS_SAFETENSORS}"
+            ) from error
+        raise UserError(
+            f"{file}: is damaged or no file of torch ({str(error).splitlines()[0]}); "
+            "copy or download it again"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(item, Tensor) for item in found.values()):
+        raise UserError(f"{file}: is no state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
+    sparse = [name for name, tensor in found.items() if tensor.layout != torch.strided]
+    if sparse:
+        raise UserError(f"{file}: '{sparse[0]}' is sparse; write it densely: tensor.to_dense()")
+    first = min((tensor.data_ptr() for tensor in found.values() if tensor.numel()), default=0)
+    headers = {}
+    for name, tensor in found.items():
+        start = tensor.data_ptr() - first if tensor.numel() else 0
+        place = (start, start + tensor.nbytes)
+        headers[name] = TensorHeader(tensor.dtype, tuple(tensor.shape), file, place, tensor.detach())
+    return headers
+
+
 def view(header: TensorHeader) -> Tensor:
     """Return the tensor as a view of its file: bytes are read when they are used, and dropped under pressure.
 
@@ -135,6 +180,8 @@ def view(header: TensorHeader) -> Tensor:
     Returns:
         A tensor of the header's dtype and shape.
     """
+    if header.stored is not None:
+        return header.stored
     if header.nbytes == 0:
         return torch.empty(header.shape, dtype=header.dtype)
     start, stop = header.offsets

@@ -81,6 +81,7 @@ def test_the_folder_holds_side_files_heads_manifest_and_card(tiny_model, experts
         "elect": "mass",
         "combine": "mean",
         "granularity": "model",
+        "weights": [1.0],
     }
     assert manifest["scaling"] == 1.0
     assert [model["task"] for model in manifest["models"]] == ["colours", "sizes"]

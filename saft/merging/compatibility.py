@@ -4,56 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from torch import Tensor
+from saft.merging.source import Source, is_vocabulary
+from saft.tensorfile import TensorHeader
 
-from saft.tensorfile import TensorHeader, view
-
-__all__ = ["Source", "differences", "some", "under_names_of"]
-
-_VOCABULARY = ("embed", "wte", "shared", "lm_head", "decoder.weight", "decoder.bias", "predictions.bias")
-
-
-@dataclass(frozen=True)
-class Source:
-    """An input: where it was said to be, its folder, and its tensors under the base's names."""
-
-    location: str
-    folder: Path
-    headers: Mapping[str, TensorHeader]
-
-    def tensor(self, name: str) -> Tensor:
-        """Return a tensor as it is stored; of a file, as a view of it."""
-        return view(self.headers[name])
-
-
-def under_names_of(base: Source, model: Source) -> Source:
-    """Return `model` with the base's names, when all that sets them apart is one prefix such as `bert.`.
-
-    A model with a head names its trunk `bert.encoder...`, the bare model `encoder...`; either may be the
-    base.
-    """
-
-    def renamed(prefix: str, add: bool) -> dict[str, TensorHeader]:
-        new = {}
-        for name, header in model.headers.items():
-            longer = prefix + name
-            new[(longer if longer in base.headers else name) if add else name.removeprefix(prefix)] = header
-        return new if len(new) == len(model.headers) else {}  # two names must not become one
-
-    def in_common(headers: Mapping[str, TensorHeader]) -> int:
-        return len(headers.keys() & base.headers.keys())
-
-    candidates = [dict(model.headers)]
-    candidates += [renamed(prefix, add=True) for prefix in _prefixes(base.headers)]
-    candidates += [renamed(prefix, add=False) for prefix in _prefixes(model.headers)]
-    return Source(model.location, model.folder, max(candidates, key=in_common))
-
-
-def _prefixes(names: Collection[str]) -> list[str]:
-    return sorted({name.split(".", 1)[0] + "." for name in names if "." in name})
+__all__ = ["Source", "differences", "some"]
 
 
 def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
@@ -82,7 +37,8 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
     missing = [name for name in theirs if name not in ours and theirs[name].dtype.is_floating_point]
     if extra:
         cure = _keep_out(extra, shared)
-        yield f"{what}: {model.folder} has {some(extra)}, which the base {base.folder} lacks; {cure}"
+        tied = " or ties to another" if any(name in base.tied for name in extra) else ""
+        yield f"{what}: {model.folder} has {some(extra)}, which the base {base.folder} lacks{tied}; {cure}"
     if missing:
         cure = _keep_out(missing, shared)
         yield f"{what}: {model.folder} lacks {some(missing)}, which the base {base.folder} has; {cure}"
@@ -114,10 +70,11 @@ def _shapes_differ(
     )
     rows_alone = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in wrong)
     cure = _keep_out(wrong, [name for name in shared if name not in wrong])
-    if rows_alone and all(any(part in name for part in _VOCABULARY) for name in wrong):
+    if rows_alone and all(is_vocabulary(name) for name in wrong):
         return text + (
             f"the vocabularies differ: give both models {other.shape[0]} rows with "
-            f"model.resize_token_embeddings({other.shape[0]}), or {cure}"
+            f"model.resize_token_embeddings({other.shape[0]}), take the base's words alone with "
+            f"vocabulary: base, or {cure}"
         )
     if len(wrong) < len(shared) / 2:
         return text + cure

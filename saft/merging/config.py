@@ -11,7 +11,7 @@ import torch
 
 from saft.errors import UserError
 
-__all__ = ["DTYPES", "MergeConfig", "size_in_bytes"]
+__all__ = ["DTYPES", "VOCABULARIES", "MergeConfig", "size_in_bytes"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -19,6 +19,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+VOCABULARIES = ("refuse", "base")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -45,6 +46,10 @@ class MergeConfig:
     """Seed of methods that draw random numbers."""
     shard_size: int | str | None = None
     """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
+
+    vocabulary: str = "refuse"
+    """What to do where a model's vocabulary differs from the base's: refuse, or give its embeddings and head
+    the base's rows (base): rows beyond them are cut, rows that it lacks stay the base's."""
 
     def by_task(self) -> dict[str, str]:
         """Return task -> model; a list's models are called by their folders, or by their place in doubt."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.checkpoint import WeightsWriter, fingerprint, staged, weight_files
+from saft.checkpoint import WeightsWriter, fingerprint, staged
 from saft.errors import UserError
 from saft.merging import record
 from saft.merging.block import Block
@@ -161,10 +161,10 @@ def write(
         UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
     """
     sources = [plan.base, *plan.models.values()]
-    files = {source.folder: weight_files(source.folder) for source in sources}
+    files = dict.fromkeys(file for source in sources for file in source.files)
     with staged(out, overwrite) as folder, ThreadPoolExecutor(1) as hasher:
         # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
-        digests = {file: hasher.submit(fingerprint, file) for found in files.values() for file in found}
+        digests = {file: hasher.submit(fingerprint, file) for file in files}
         try:
             with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
                 task_vectors = iter(stream(plan, progress) if merged is None else merged)

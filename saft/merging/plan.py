@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.checkpoint import HEADS, fingerprint, tensor_headers
+from saft.checkpoint import HEADS, fingerprint
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
-from saft.merging.compatibility import Source, differences, under_names_of
-from saft.merging.config import DTYPES, MergeConfig, size_in_bytes
+from saft.merging.compatibility import differences
+from saft.merging.config import DTYPES, VOCABULARIES, MergeConfig, size_in_bytes
 from saft.merging.method import Method
 from saft.merging.methods import METHODS
+from saft.merging.source import Source, fitted, read_source
 from saft.merging.statistics import passes_needed
 from saft.tensorfile import Layout, file_order
 
@@ -93,7 +94,7 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         with _collected(problems, f"models.{task}: "):
             models[task] = _source(location, f"models.{task}")
     if base is not None:
-        models = {task: under_names_of(base, source) for task, source in models.items()}
+        models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
@@ -144,6 +145,8 @@ def _method(config: MergeConfig) -> Method:
 def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:
     if config.dtype is not None and config.dtype not in DTYPES:
         yield f"dtype: unknown '{config.dtype}'" + did_you_mean(config.dtype, DTYPES)
+    if config.vocabulary not in VOCABULARIES:
+        yield f"vocabulary: unknown '{config.vocabulary}'" + did_you_mean(config.vocabulary, VOCABULARIES)
     if config.scaling is not None and not math.isfinite(config.scaling):
         yield f"scaling: must be a finite number, but is {config.scaling}"
     elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
@@ -154,12 +157,11 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
 
 
 def _source(location: str | Path, what: str) -> Source:
-    found = folder(location, what)
-    return Source(str(location), found, tensor_headers(found))
+    return read_source(str(location), folder(location, what))
 
 
 def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list[str]) -> set[str]:
-    names = {name for source in sources for name in source.headers}
+    names = {name for source in sources for name in [*source.headers, *source.tied]}
     excluded: set[str] = set()
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)

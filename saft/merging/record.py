@@ -22,8 +22,9 @@ from saft.checkpoint import (
     write_manifest,
 )
 from saft.locations import is_hub_id
-from saft.merging.compatibility import Source, some
+from saft.merging.compatibility import some
 from saft.merging.plan import Plan
+from saft.merging.source import Source
 
 __all__ = ["describe", "formula", "manifest", "write"]
 
@@ -58,8 +59,10 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
     """Return what saft.json says of a merge: inputs, method, parameters, versions."""
 
     def described(source: Source) -> dict[str, Any]:
-        files = {file.name: digest for file, digest in digests.items() if file.parent == source.folder}
-        return {"location": source.location, "sha256": files}
+        return {
+            "location": source.location,
+            "sha256": {file.name: digests[file] for file in source.files},
+        }
 
     return {
         "kind": "merge",
@@ -71,8 +74,13 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "dtype": plan.config.dtype,
         "exclude": list(plan.config.exclude),
         "seed": plan.config.seed,
+        "vocabulary": plan.config.vocabulary,
         "formula": formula(plan),
-        "tensors": {"merged": len(plan.merged), "copied from the base": list(plan.copied)},
+        "tensors": {
+            "merged": len(plan.merged),
+            "copied from the base": list(plan.copied),
+            "tied, written once": dict(plan.base.tied),
+        },
         **_inherited(plan),
         "versions": {
             "python": platform.python_version(),
@@ -104,6 +112,7 @@ def describe(plan: Plan) -> str:
     parameters = "".join(f", {name} {value}" for name, value in plan.method.parameters().items())
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
+    copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
     largest = max(plan.base.headers[name].count for name in plan.merged) * 4
     needed = 2 * largest + 2**24  # the merged tensor, its cast, and a few blocks
     return (

@@ -197,10 +197,12 @@ def test_a_file_that_is_cut_off_is_told(checkpoints, tmp_path):
     assert "cut off" in found
 
 
-def test_a_model_with_pickles_alone_is_refused(checkpoints, tmp_path):
+def test_a_model_with_pickles_of_unknown_content_is_refused(checkpoints, tmp_path):
     base, models = checkpoints
-    (tmp_path / "b" / "model.safetensors").rename(tmp_path / "b" / "pytorch_model.bin")
+    (tmp_path / "b" / "model.safetensors").rename(tmp_path / "b" / "model.ckpt")
     assert "pickled weights alone" in problems(MergeConfig("average", base, models))[0]
+    (tmp_path / "b" / "model.ckpt").rename(tmp_path / "b" / "pytorch_model.bin")
+    assert "or is damaged" in problems(MergeConfig("average", base, models))[0]
 
 
 def test_extra_names_in_another_order_are_no_difference(save, base_tensors, task_tensors, tmp_path):
