@@ -113,7 +113,7 @@ def test_the_size_of_the_blocks_does_not_change_a_bit(method, grains):
 
 
 @every_tensorwise
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if math.prod(shape)])
 def test_tensors_of_any_shape_keep_it_and_are_finite(method, shape):
     for vectors in (torch.randn(3, *shape, generator=torch.manual_seed(0)), torch.zeros(3, *shape)):
         found = merge_task_vectors(method, vectors)
