@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,23 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+class Model(torch.nn.Linear):
+    """A layer that gives its loss, as the Hugging Face Trainer wants it, where it is given labels."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        y = super().forward(x)
+        return y if labels is None else {"loss": (y - labels).square().mean()}
+
+
 @pytest.mark.parametrize("block", blocks("python"))
-def test_the_python_runs(block: str) -> None:
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, through Lightning
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:'pin_memory'")
+def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    model, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
+    model, x = Model(3, 1), torch.randn(4, 3)
+    loader = torch.utils.data.DataLoader(x, batch_size=2)
+    dataset = [{"x": row, "labels": 1.0} for row in x]
 
     def closure() -> torch.Tensor:
         model.zero_grad()
@@ -31,7 +45,8 @@ def test_the_python_runs(block: str) -> None:
         return loss
 
     before = model.weight.detach().clone()
-    exec(block, {"torch": torch, "model": model, "x": x, "closure": closure})
+    given = {"torch": torch, "model": model, "x": x, "closure": closure, "loader": loader, "dataset": dataset}
+    exec(block, given)
     assert not torch.equal(before, model.weight)
 
 
