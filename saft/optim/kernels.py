@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # Temporaries of this many elements stay in a CPU's cache, and are not faulted in anew at every use.
-_CPU_BLOCK = 1 << 17
+_CPU_BLOCK = 1 << 18
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -148,20 +148,18 @@ def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
 
 
 def ascend_(
-    weights: list[Tensor],
-    buffers: list[Tensor],
+    weights: Sequence[Tensor],
+    buffers: Sequence[Tensor],
     scale: Tensor,
     *,
-    times: list[Tensor] | None = None,
-    along: list[Tensor] | None = None,
+    along: Sequence[Tensor] | None = None,
 ) -> None:
     r"""Overwrite every buffer b with $w + s b$; with w where s is 0, whatever b holds (nan too).
 
     Args:
-        weights: w, on one device and of one dtype.
-        buffers: b, likewise.
+        weights: w.
+        buffers: b, of the types and on the devices of the weights.
         scale: s, a 0-dim tensor.
-        times: t: overwrite with $w + s t b$.
         along: d: overwrite with $w + s d$.
 
     Example:
@@ -169,25 +167,29 @@ def ascend_(
         >>> ascend_([torch.ones(2)], [b], torch.tensor(0.0)); b
         tensor([1., 1.])
     """
-    directions = buffers if along is None else along
-    if _on_cpu(weights[0]):
-        factor = scale.item()  # there is no device to wait for
-        for index, (weight, buffer, direction) in enumerate(zip(weights, buffers, directions, strict=True)):
-            if factor == 0:
-                buffer.copy_(weight)
-            elif times is None:
-                torch.add(weight, direction, alpha=factor, out=buffer)
-            else:
-                torch.addcmul(weight, direction, times[index], value=factor, out=buffer)
-        return
-    scale = scale.to(weights[0].device, non_blocking=True)
-    if along is not None:
-        torch._foreach_copy_(buffers, along)
-    clear_unless_(buffers, scale != 0)
-    if times is not None:
-        torch._foreach_mul_(buffers, times)
-    torch._foreach_mul_(buffers, scale.to(buffers[0].dtype))
-    torch._foreach_add_(buffers, weights)
+    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
+    for row in zip(weights, buffers, buffers if along is None else along, strict=True):
+        group = groups.setdefault((row[0].device, row[0].dtype), ([], [], []))
+        for members, tensor in zip(group, row, strict=True):
+            members.append(tensor)
+    for (device, dtype), (ws, bs, directions) in groups.items():
+        if _on_cpu(ws[0]):
+            _ascend_on_cpu(ws, bs, scale.item(), directions)
+            continue
+        if along is not None:
+            torch._foreach_copy_(bs, directions)
+        here = scale.to(device, non_blocking=True)
+        clear_unless_(bs, here != 0)
+        torch._foreach_mul_(bs, here.to(dtype))
+        torch._foreach_add_(bs, ws)
+
+
+def _ascend_on_cpu(ws: list[Tensor], bs: list[Tensor], scale: float, directions: list[Tensor]) -> None:
+    for weight, buffer, direction in zip(ws, bs, directions, strict=True):
+        if scale == 0:
+            buffer.copy_(weight)
+        else:
+            torch.add(weight, direction, alpha=scale, out=buffer)
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -196,6 +198,8 @@ def _on_cpu(tensor: Tensor) -> bool:
 
 def _in_memory_order(tensor: Tensor) -> Tensor | None:
     """Return a flat view in the order of memory, or None where the tensor has gaps."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
     ordered = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
     return ordered.view(-1) if ordered.is_contiguous() else None
 
@@ -205,4 +209,6 @@ def _pieces(tensor: Tensor) -> Sequence[Tensor]:
     if not _on_cpu(tensor):
         return (tensor,)
     flat = _in_memory_order(tensor)
-    return (tensor,) if flat is None else torch.split(flat, _CPU_BLOCK)
+    if flat is None or flat.numel() <= _CPU_BLOCK:
+        return (tensor if flat is None else flat,)
+    return torch.split(flat, _CPU_BLOCK)

@@ -131,25 +131,24 @@ class Slots:
         device = values[0].device
         return self._total(lambda group: torch.stack([values[i].to(device) for i in group]).sum())
 
-    def blocks(self, where: Callable[[Slot], bool] = lambda _: True) -> Iterator[kernels.Block]:
-        """Cut weights and buffers, of the slots `where` says so, into blocks that arithmetic is quick on."""
-        chosen = [slot for slot in self.slots if where(slot)]
-        return kernels.blocks([slot.weight for slot in chosen], [slot.buffer for slot in chosen])
+    def blocks(self) -> Iterator[kernels.Block]:
+        """Cut weights and buffers into blocks that several operations in a row are quick on."""
+        return kernels.blocks(self.weights, self.buffers)
 
-    def norm_after(
-        self, change: Callable[[kernels.Block], None], where: Callable[[Slot], bool] = lambda _: True
+    def norm_by_blocks(
+        self, change: Callable[[kernels.Block], list[Tensor]], where: Callable[[Slot], bool] = lambda _: True
     ) -> Tensor:
-        """Change the buffers of some slots, block by block, and return the norm of all buffers then.
+        """Change the buffers of some slots, block by block, and return a norm taken on the way.
 
-        The same as a change and then `norm`, but each block is still in a CPU's cache for the latter.
+        Args:
+            change: changes the buffers of a block, and returns the norms that it had need of, while the block
+                was in a CPU's cache.
+            where: which slots are changed; of the others the norm is that of the buffers as they are.
         """
 
         def of_group(group: list[int]) -> Tensor:
             changed = Slots([self.slots[i] for i in group if where(self.slots[i])])
-            norms: list[Tensor] = []
-            for block in changed.blocks():
-                change(block)
-                norms.extend(torch._foreach_norm(block.buffers))
+            norms = [norm for block in changed.blocks() for norm in change(block)]
             others = [self.slots[i].buffer for i in group if not where(self.slots[i])]
             return kernels.norm_of_norms([*norms, *([kernels.norm(others)] if others else [])]).square()
 
@@ -157,8 +156,7 @@ class Slots:
 
     def ascend(self, scale: Tensor) -> None:
         """Overwrite every buffer b with w + scale * b; with w where the scale is 0, whatever b holds."""
-        for block in self.blocks():
-            kernels.ascend_(block.weights, block.buffers, scale)
+        kernels.ascend_(self.weights, self.buffers, scale)
 
     def _total(self, of_group: Callable[[list[int]], Tensor]) -> Tensor:
         groups: dict[Layout | None, list[int]] = {}

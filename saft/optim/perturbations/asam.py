@@ -60,15 +60,15 @@ class ASAM(Perturbation):
     def displace(self, slots: Slots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
 
-        def rescale(block: kernels.Block) -> None:
-            torch._foreach_mul_(block.buffers, kernels.magnitudes(block, self.eta))
+        def rescale(block: kernels.Block) -> list[Tensor]:
+            t = kernels.magnitudes(block, self.eta)
+            torch._foreach_mul_(block.buffers, t)
+            norms = torch._foreach_norm(block.buffers)
+            torch._foreach_mul_(block.buffers, t)
+            return list(norms)
 
-        norm = slots.norm_after(rescale, self._rescales)
-        scale = kernels.safe_ratio(rho, norm)
-        for block in slots.blocks(self._rescales):
-            kernels.ascend_(*block[:2], scale, times=kernels.magnitudes(block, self.eta))
-        for block in slots.blocks(lambda slot: not self._rescales(slot)):
-            kernels.ascend_(*block[:2], scale)
+        norm = slots.norm_by_blocks(rescale, self._rescales)
+        slots.ascend(kernels.safe_ratio(rho, norm))
         return norm
 
     def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
