@@ -124,7 +124,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "reductions",
         "checkpoint",
     ):
-        result.add_column(heading, justify="right")
+        result.add_column(heading, justify="right", no_wrap=True)
     if with_waits:
         result.add_column("waits", justify="right")
     for row in rows:
@@ -159,10 +159,10 @@ def describe(results: Mapping[str, Any]) -> str:
         f" {versions['pytorch_optimizer']}, saft {versions['saft']}.\n{protocol['rounds']} rounds in random"
         f" order, in each {protocol['warm']} steps unmeasured and {protocol['steps']} measured: minimum"
         f" (median). Load average {before} before, {after} after.\nBeyond floor: time beyond as many passes"
-        f" and AdamW, in fused AdamW steps of {unit[0]:.1f} ({unit[1]:.1f}) ms; outside passes: the same without"
-        " the time inside the passes, which varies most. Memory: peak beyond AdamW's; checkpoint: size beyond"
-        " AdamW's; P is one copy of the parameters. Reductions: of the whole gradient among replicas (with a"
-        " first pass of each replica alone)."
+        f" and AdamW, in fused AdamW steps of {unit[0]:.1f} ({unit[1]:.1f}) ms; outside passes: the same"
+        " without the time inside the passes, which varies most. Memory: peak beyond AdamW's; checkpoint:"
+        " size beyond AdamW's; P is one copy of the parameters. Reductions: of the whole gradient among"
+        " replicas (with a first pass of each replica alone)."
     )
 
 
