@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saft.merging.block import Block
 from saft.merging.engine import apply, merge_task_vectors
 from saft.merging.methods.average import Average
+from saft.merging.methods.consensus import Consensus
+from saft.merging.methods.dare import Dare
 from saft.merging.methods.pcb import Pcb
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.merging.methods.ties import Ties
@@ -119,3 +122,32 @@ def test_pcb_ignores_a_task_of_zeros_where_the_authors_code_gives_nan(variant):
     where_it_counts = torch.where(result != 0, other.clamp(-clipped, clipped), 0)
     torch.testing.assert_close(result, where_it_counts)
     assert result.count_nonzero() >= 1
+
+
+def test_dare_with_a_mask_that_is_given(monkeypatch):
+    kept = torch.tensor(CASES["small_3x5"]["inputs"]["dare_keep_mask"])
+    monkeypatch.setattr(Block, "uniform", lambda block: 1 - kept)
+    assert merged(Dare(density=0.5, rescale="probability")) == ((TASK_VECTORS * kept * 2).sum(dim=0).tolist())
+    delta = merge_task_vectors(Dare(density=0.5), TASK_VECTORS) * 0.3
+    assert delta.tolist() == SMALL["dare_ta.lambda0.3.delta"]
+    assert merged(Dare(density=0.5, merger="ties", trim=0.4)) == SMALL["dare_ties.repo.K40.dis-mean"]
+    assert merged(Dare(density=0.5, merger="ties", trim=1)) == SMALL["dare_ties.repo.notrim.dis-mean"]
+    by_norm = torch.stack(
+        [
+            merge_task_vectors(
+                Dare(density=0.5, rescale="norm", weights=tuple(float(task == other) for other in range(3))),
+                TASK_VECTORS,
+            )
+            for task in range(3)
+        ]
+    )
+    expected = torch.tensor(SMALL["dare.mergekit_l1_rescaled_tvs"])
+    torch.testing.assert_close(by_norm, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("at_least", [1, 2, 3])
+def test_consensus_of_the_authors(threshold, at_least):
+    method = Consensus(thresholds=(threshold,), at_least=at_least)
+    found = merge_task_vectors(method, TASK_VECTORS, BASE)
+    assert found.tolist() == SMALL[f"consensus.lambda{threshold}.k{at_least}.sum_delta"]

@@ -32,3 +32,27 @@ def weighted_ties(task_vectors, density, weights):
         share = sum(weights[t] for t in agree)
         merged.append(sum(column[t] for t in agree) / (share or 1))
     return np.array(merged, FLOAT)
+
+
+def consensus(base, task_vectors, vector, thresholds, at_least):
+    """The entries of a merged vector that help enough tasks, by the authors' form: in weights, strictly greater."""
+    merged = []
+    for theta0, column, tau in zip(base, task_vectors.T, vector, strict=True):
+        models = [FLOAT(theta0 + entry) for entry in column]
+        helped = [
+            abs(entry) > FLOAT(threshold) * abs(FLOAT(theta0 + tau) - model)
+            for entry, model, threshold in zip(column, models, thresholds, strict=True)
+        ]
+        merged.append(tau if sum(helped) >= at_least else FLOAT(0))
+    return np.array(merged, FLOAT)
+
+
+def drop(task_vectors, uniform, density, rescale):
+    """DARE's first step, with the random numbers given."""
+    kept = np.where(uniform < FLOAT(density), task_vectors, FLOAT(0)).astype(np.float64)
+    if rescale == "probability":
+        return kept / density
+    if rescale == "norm":
+        before, after = abs(task_vectors.astype(np.float64)).sum(axis=1), abs(kept).sum(axis=1)
+        return kept * np.divide(before, after, out=np.ones_like(before), where=after > 0)[:, None]
+    return kept

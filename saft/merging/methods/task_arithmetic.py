@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saft.merging.method import Elementwise, Steps, total
+from saft.merging.method import Elementwise, Steps, for_each_task, parameter, total
 from saft.merging.methods import METHODS
 
 __all__ = ["TaskArithmetic"]
@@ -22,12 +22,15 @@ class TaskArithmetic(Elementwise):
         tensor([4., 0.])
     """
 
-    formula = "θ = θ0 + λ Σₜ τₜ"
-    words = "the sum of the task vectors"
+    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
+
+    formula = "θ = θ0 + λ Σₜ wₜ τₜ"
+    words = "the sum of the task vectors (weights {weights})"
     source = "Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089)"
     differs = (
         "the default λ of 0.4 is what the TIES paper uses for task arithmetic without validation data; "
-        "with many tasks λ wants to be nearer to 1/K"
+        "with many tasks λ wants to be nearer to 1/K; "
+        "the paper weighs all tasks alike"
     )
     scaling = 0.4
     scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -35,4 +38,7 @@ class TaskArithmetic(Elementwise):
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the sum; no statistic is needed."""
         yield from ()
-        return lambda block: total(block.task_vectors)
+        if self.weights == (1.0,):
+            return lambda block: total(block.task_vectors)
+        weights = for_each_task(self.weights, tasks)
+        return lambda block: total(block.task_vectors * weights)

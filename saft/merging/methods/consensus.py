@@ -1,0 +1,88 @@
+"""Consensus: what helps one task alone, or none, is left out of the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from saft.merging.block import Block
+from saft.merging.method import Steps, Trimming, for_each_task, parameter, total
+from saft.merging.methods import METHODS
+from saft.merging.methods.ties import Ties
+
+__all__ = ["Consensus"]
+
+
+@METHODS.register("consensus")
+@dataclass(frozen=True, kw_only=True)
+class Consensus(Trimming):
+    """Keeps those entries of a merged task vector that help at least two of the tasks, or another number.
+
+    An entry helps a task when the task's own entry is larger than its threshold times what the other tasks
+    add to it: these are the TALL masks. `at_least` 2 drops what helps one task alone and what helps none, 1
+    the latter, 0 nothing. The authors choose each task's threshold on validation data, from 0.2, 0.3, 0.4,
+    0.5 and 0.6. What is masked is the sum of the task vectors, or, with `merger: ties`, what TIES makes of
+    them with `trim` as its density and the sum of what agrees. A task of zeros is helped by nothing.
+
+    Example:
+        >>> import torch
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> merge_task_vectors(Consensus(), torch.tensor([[4.0, -1.0, 2.0], [2.0, 3.0, -0.5]]))
+        tensor([6., 0., 0.])
+    """
+
+    thresholds: tuple[float, ...] = parameter(
+        (0.4,), "λₜ for each task, in the order of the models, or one for all", at_least=0
+    )
+    at_least: int = parameter(2, "number of tasks that an entry has to help (the paper's k)", at_least=0)
+    merger: str = parameter("sum", "what makes the vector that is masked", choices=("sum", "ties"))
+    trim: float = parameter(
+        0.2, "fraction of each task vector that TIES keeps, with `merger: ties`", above=0, at_most=1
+    )
+
+    formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |(θ0 + τ) − θₜ|];  m = [Σₜ mₜ ≥ k];  θ = θ0 + λ m τ"
+    words = (
+        "the task vectors merged by {merger}, of which those are kept that help {at_least} or more tasks "
+        "(thresholds {thresholds})"
+    )
+    source = (
+        "Wang et al. 2024, Localizing task information for improved model merging and compression "
+        "(arXiv 2405.07813)"
+    )
+    differs = (
+        "nothing, but that θₜ is computed from θ0 and τₜ; fusion_bench compares other quantities; without "
+        "validation data one threshold for all tasks is a guess"
+    )
+    scaling = 0.3
+    scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+    def problems(self, tasks: int) -> list[str]:
+        """Return what is wrong with merging this number of tasks."""
+        problems = super().problems(tasks)
+        if self.at_least > tasks:
+            problems.append(
+                f"at_least: is {self.at_least}, but there are {tasks} models, so that nothing would be kept; "
+                "take fewer"
+            )
+        return problems
+
+    def steps(self, tasks: int, count: int) -> Steps:
+        """Ask for what TIES asks for, if it is wanted; return the masked merge of a block."""
+        merged: Callable[[Block], Tensor] = _sum
+        if self.merger == "ties":
+            merged = yield from Ties(density=self.trim, combine="sum").steps(tasks, count)
+        thresholds = for_each_task(self.thresholds, tasks)
+
+        def merge(block: Block) -> Tensor:
+            vector = merged(block)
+            distances = (block.base + vector).sub(block.base + block.task_vectors).abs_()
+            helped = block.task_vectors.abs().gt(distances.mul_(thresholds)).sum(dim=0)
+            return vector.mul_(helped >= self.at_least)
+
+        return merge
+
+
+def _sum(block: Block) -> Tensor:
+    return total(block.task_vectors)

@@ -1,0 +1,88 @@
+"""DARE: drop and rescale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saft.merging.block import Block
+from saft.merging.method import Steps, Sums, Trimming, for_each_task, magnitudes, parameter, total
+from saft.merging.methods import METHODS
+from saft.merging.methods.ties import Ties
+
+__all__ = ["Dare"]
+
+
+@METHODS.register("dare")
+@dataclass(frozen=True, kw_only=True)
+class Dare(Trimming):
+    """Drops entries of each task vector at random, scales up the rest, and merges by a sum or by TIES.
+
+    With `rescale: probability` an entry that is kept is divided by `density`, so that its expectation stays;
+    with `norm` all that is kept is scaled until the sum of its magnitudes is what it was; with `none` it
+    stays. The numbers drawn depend on the seed of the merge, the tensor, the task and the entry's place.
+
+    `merger: ties` trims the rescaled vectors again, as the authors do, to the fraction `trim` of all entries,
+    the dropped ones included: where `density` is smaller than `trim` it changes nothing, and `trim: 1` leaves
+    it out. Then it elects a sign and takes the mean or the sum (`combine`) of what has it. Where everything
+    of a task is dropped the task counts nowhere; density 1 drops nothing.
+
+    Example:
+        >>> from saft.merging.engine import merge_task_vectors
+        >>> merge_task_vectors(Dare(density=0.5), torch.ones(2, 6), seed=1)
+        tensor([2., 2., 4., 0., 2., 4.])
+    """
+
+    density: float = parameter(
+        0.5, "probability that an entry is kept (one minus the paper's drop rate)", above=0, at_most=1
+    )
+    rescale: str = parameter(
+        "probability",
+        "what makes up for the dropped entries: division by the density, or the sum of the magnitudes",
+        choices=("probability", "norm", "none"),
+    )
+    merger: str = parameter("sum", "what merges the rest", choices=("sum", "ties"))
+    trim: float = parameter(
+        0.2, "fraction of each task vector that TIES keeps, the largest", above=0, at_most=1
+    )
+    combine: str = parameter(
+        "mean", "what TIES makes of the entries that agree with the sign", choices=("mean", "sum", "max")
+    )
+    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
+
+    formula = "mₜ ~ Bernoulli(density);  τ̂ₜ = mₜ τₜ / density;  θ = θ0 + λ Σₜ τ̂ₜ, or TIES of the τ̂ₜ"
+    words = (
+        "of each task vector each entry kept with probability {density:g} and rescaled ({rescale}); merged "
+        "by {merger} (weights {weights}; for ties: trim {trim:g}, {combine}; statistics per {granularity})"
+    )
+    source = "Yu et al. 2024, Language models are Super Mario (arXiv 2311.03099)"
+    differs = (
+        "nothing with rescale probability and trim 0.2, but for the random numbers; mergekit rescales each "
+        "tensor by its norm and, like peft, does not trim; the authors search density and λ"
+    )
+    scaling = 0.3
+    scaling_grid = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    random = True
+
+    def steps(self, tasks: int, count: int) -> Steps:
+        """Ask for the norms if they rescale, and for what TIES asks for; return the merge of a block."""
+
+        def drop(block: Block) -> Tensor:
+            return block.uniform().lt_(self.density).mul_(block.task_vectors)
+
+        divisor = torch.full((tasks, 1), self.density if self.rescale == "probability" else 1.0)
+        if self.rescale == "norm":
+            norms = yield Sums(lambda block: torch.cat([magnitudes(block), drop(block).abs_()]))
+            before, after = norms.chunk(2)
+            divisor = (after / (before + (before == 0)) + (after == 0)).float()
+
+        def kept(block: Block) -> Tensor:
+            return drop(block).div_(divisor)
+
+        if self.merger == "ties":
+            ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)
+            return (yield from ties.steps_for(kept, tasks, count))
+        weights = for_each_task(self.weights, tasks)
+        return lambda block: total(kept(block).mul_(weights))
