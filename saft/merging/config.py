@@ -11,7 +11,7 @@ import torch
 
 from saft.errors import UserError
 
-__all__ = ["DTYPES", "VOCABULARIES", "MergeConfig", "size_in_bytes"]
+__all__ = ["ARITHMETIC", "DTYPES", "VOCABULARIES", "MergeConfig", "device_problem", "size_in_bytes"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -19,6 +19,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+ARITHMETIC = {name: DTYPES[name] for name in ("float32", "float64")}
 VOCABULARIES = ("refuse", "base")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -51,6 +52,14 @@ class MergeConfig:
     """What to do where a model's vocabulary differs from the base's: refuse, or give its embeddings and head
     the base's rows (base): rows beyond them are cut, rows that it lacks stay the base's."""
 
+    arithmetic: str = "float32"
+    """Of everything between reading and writing: float32, or float64; it is cast once, when it is written."""
+    device: str = "cpu"
+    """Where it is computed: cpu, or cuda, through which the blocks are moved."""
+    block_size: int | str | None = None
+    """Task vectors that a thread works on at a time, where a method does not need whole tensors; less needs
+    less memory. null: 1MiB on a CPU, 64MiB on a GPU."""
+
     def by_task(self) -> dict[str, str]:
         """Return task -> model; a list's models are called by their folders, or by their place in doubt."""
         if isinstance(self.models, dict):
@@ -78,3 +87,23 @@ def size_in_bytes(what: str, size: int | str) -> int:
     if not found or found[2].upper() not in _UNITS or float(found[1]) * _UNITS[found[2].upper()] < 1:
         raise UserError(f"{what}: '{size}' is no size; write a number and MB, GB, MiB or GiB, such as 1GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def device_problem(name: str) -> str | None:
+    """Return what is wrong with computing on the device called `name`, or None.
+
+    Example:
+        >>> device_problem("gpu")
+        "device: unknown 'gpu'; use cpu or cuda"
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        return f"device: unknown '{name}'; use cpu or cuda"
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        seen = f"{found} CUDA devices" if found else "no CUDA device"
+        return f"device: '{name}' was asked for, but torch {torch.__version__} finds {seen}; use device: cpu"
+    return None

@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,9 +33,15 @@ __all__ = [
     "write",
 ]
 
+_COPIED = 1 << 20  # elements that are copied from the base at a time
+
 
 def merge_task_vectors(
-    method: Method, task_vectors: Tensor, base: Tensor | None = None, seed: int = 0
+    method: Method,
+    task_vectors: Tensor,
+    base: Tensor | None = None,
+    seed: int = 0,
+    arithmetic: torch.dtype = torch.float32,
 ) -> Tensor:
     """Merge task vectors that are in memory.
 
@@ -44,33 +51,34 @@ def merge_task_vectors(
             takes whole tensors may be given any shape [n_tasks, ...].
         base: the base's weights, of the shape of one task vector; default: zeros.
         seed: of methods that draw random numbers.
+        arithmetic: float32 or float64.
 
     Returns:
-        The merged task vector, float32 of the shape of one, without λ.
+        The merged task vector, in the dtype of the arithmetic and of the shape of one, without λ.
 
     Example:
         >>> from saft.merging.methods.task_arithmetic import TaskArithmetic
         >>> merge_task_vectors(TaskArithmetic(), torch.eye(2))
         tensor([1., 1.])
     """
-    start = torch.zeros(task_vectors.shape[1:]) if base is None else base.float()
-    block = Block(task_vectors.float(), start, seed=seed)
+    start = torch.zeros(task_vectors.shape[1:]) if base is None else base
+    block = Block(task_vectors.to(arithmetic), start.to(arithmetic), seed=seed)
     return prepare(method, block.tasks, start.numel(), lambda function: [function(block)])(block)
 
 
 def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype | None = None) -> Tensor:
-    """Return base + scaling · task_vector, computed in float32 and cast once.
+    """Return base + scaling · task_vector, computed in the dtype of the task vector and cast once.
 
     Args:
         base: weights, any shape and floating dtype.
-        task_vector: of the same shape, float32.
+        task_vector: of the same shape, float32 or float64.
         scaling: λ.
         dtype: of the result; default: the base's.
 
     Returns:
         The merged weights; the same bits that `write` writes.
     """
-    return (task_vector * scaling).add_(base.float()).to(dtype or base.dtype)
+    return (task_vector * scaling).add_(base.to(task_vector.dtype)).to(dtype or base.dtype)
 
 
 def task_vectors(plan: Plan, density: float = 1.0) -> Iterator[tuple[str, Tensor]]:
@@ -117,27 +125,34 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
         progress: told about bytes read, in all passes.
 
     Yields:
-        Name and merged task vector, float32, of the base's shape, without λ; in the order of `plan.merged`.
+        Name and merged task vector, in the dtype of the arithmetic and of the base's shape, without λ; in
+        the order of `plan.merged`.
 
     Raises:
         UserError: an input holds NaN or infinity; the message names file and tensor.
     """
     with Reader(plan, progress) as reader:
+        for names, function in _functions(plan, reader):
+            for name in names:
+                header = plan.base.headers[name]
+                merged, start = torch.empty(header.count, dtype=plan.arithmetic), 0
+                for part in reader.over([name])(function):
+                    merged[start : start + part.numel()] = part.reshape(-1)
+                    start += part.numel()
+                yield name, merged.view(header.shape)
 
-        def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
-            count = sum(plan.base.headers[name].count for name in names)
-            # Sorted, so that a sum of floats does not depend on the order in which the output is written.
-            return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)))
 
-        whole_model = getattr(plan.method, "granularity", "model") == "model"
-        function = prepared(plan.merged) if whole_model else None
-        for name in plan.merged:
-            header = plan.base.headers[name]
-            merged, start = torch.empty(header.count), 0
-            for part in reader.over([name])(function or prepared([name])):
-                merged[start : start + part.numel()] = part.reshape(-1)
-                start += part.numel()
-            yield name, merged.view(header.shape)
+def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Callable[[Block], Tensor]]]:
+    """Yield names of tensors and the function that merges their blocks, in the order of `plan.merged`."""
+
+    def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
+        count = sum(plan.base.headers[name].count for name in names)
+        # Sorted, so that a sum of floats does not depend on the order in which the output is written.
+        return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)))
+
+    whole_model = getattr(plan.method, "granularity", "model") == "model"
+    for names in [plan.merged] if whole_model else [(name,) for name in plan.merged]:
+        yield names, prepared(names)
 
 
 def write(
@@ -167,31 +182,52 @@ def write(
         digests = {file: hasher.submit(fingerprint, file) for file in files}
         try:
             with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
-                task_vectors = iter(stream(plan, progress) if merged is None else merged)
-                for name in writer.names:
-                    if name in plan.copied:
-                        writer.append(name, plan.base.tensor(name).to(plan.layout[name][0]))
-                        continue
-                    found, task_vector = next(task_vectors)
-                    if found != name:
-                        raise ValueError(
-                            f"the merged task vectors are not in the plan's order: {found}, {name}"
-                        )
-                    writer.append(name, _merged(plan, name, task_vector))
+                pieces = _merged(plan, progress) if merged is None else _applied(plan, merged)
+                copied = deque(name for name in writer.names if name in plan.copied)
+                place = {name: at for at, name in enumerate(writer.names)}
+                for name, piece in pieces:
+                    while copied and place[copied[0]] < place[name]:
+                        _copy(plan, copied.popleft(), writer)
+                    writer.append(name, piece)
+                for name in copied:
+                    _copy(plan, name, writer)
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise
         record.write(plan, folder, {file: digest.result() for file, digest in digests.items()})
 
 
-def _merged(plan: Plan, name: str, task_vector: Tensor) -> Tensor:
+def _merged(plan: Plan, progress: Progress | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the merged weights, block by block, in the order of `plan.merged`."""
+    with Reader(plan, progress) as reader:
+        for names, function in _functions(plan, reader):
+
+            def finished(block: Block, function: Callable[[Block], Tensor] = function) -> tuple[str, Tensor]:
+                return block.name, _weights(plan, block.name, block.base, function(block))
+
+            yield from reader.over(names)(finished)
+
+
+def _applied(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the merged weights, tensor by tensor, of task vectors that are merged already."""
+    for name, task_vector in merged:
+        with one_torch_thread():
+            weights = _weights(plan, name, plan.base.tensor(name), task_vector)
+        yield name, weights
+
+
+def _weights(plan: Plan, name: str, base: Tensor, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
-    with one_torch_thread():
-        result = apply(plan.base.tensor(name), task_vector, plan.scaling, dtype)
-        finite = all_finite(result)
-    if not finite:
+    result = apply(base, task_vector, plan.scaling, dtype)
+    if not all_finite(result):
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"
         )
-    return result
+    return result.cpu()
+
+
+def _copy(plan: Plan, name: str, writer: WeightsWriter) -> None:
+    flat = plan.base.tensor(name).reshape(-1)
+    for start in range(0, len(flat), _COPIED):
+        writer.append(name, flat[start : start + _COPIED].to(plan.layout[name][0]))

@@ -10,11 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from saft.checkpoint import HEADS, fingerprint
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
 from saft.merging.compatibility import differences
-from saft.merging.config import DTYPES, VOCABULARIES, MergeConfig, size_in_bytes
+from saft.merging.config import (
+    ARITHMETIC,
+    DTYPES,
+    VOCABULARIES,
+    MergeConfig,
+    device_problem,
+    size_in_bytes,
+)
 from saft.merging.method import Method
 from saft.merging.methods import METHODS
 from saft.merging.source import Source, fitted, read_source
@@ -22,6 +31,9 @@ from saft.merging.statistics import passes_needed
 from saft.tensorfile import Layout, file_order
 
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
+
+
+_BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,6 @@ class Plan:
     """dtype and shape of every tensor of the output."""
     heads: Mapping[str, Path]
     """Heads that are carried along: file name -> file."""
-    shard_size: int | None
-    """Bytes of weights that a file may hold."""
 
     @property
     def bytes_per_pass(self) -> int:
@@ -53,7 +63,29 @@ class Plan:
     @property
     def passes(self) -> int:
         """How often the task vectors are read: for the statistics, and once to merge."""
-        return passes_needed(self.method, len(self.models))
+        return passes_needed(self.method, len(self.models), self.arithmetic)
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Of everything between reading and writing."""
+        return ARITHMETIC[self.config.arithmetic]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return torch.device(self.config.device)
+
+    @property
+    def shard_size(self) -> int | None:
+        """Bytes of weights that a file may hold."""
+        size = self.config.shard_size
+        return None if size is None else size_in_bytes("shard_size", size)
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of the task vectors of a block, all tasks together."""
+        size = self.config.block_size
+        return _BLOCK_SIZES[self.device.type] if size is None else size_in_bytes("block_size", size)
 
     @property
     def bytes_out(self) -> int:
@@ -79,10 +111,6 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     with _collected(problems):
         method = _method(config)
     problems += _value_problems(config, method)
-    shard_size = None
-    with _collected(problems):
-        if config.shard_size is not None:
-            shard_size = size_in_bytes("shard_size", config.shard_size)
     models: dict[str, Source] = {}
     if not config.models:
         problems.append("models: there is none; give a list of folders, or {task: folder}")
@@ -116,9 +144,7 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     if not merged:
         raise UserError(f"base: {base.folder}: no floating-point tensor is left to merge; exclude less")
     scaling = method.scaling if config.scaling is None else config.scaling
-    plan = Plan(
-        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, shard_size
-    )
+    plan = Plan(config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads)
     if out is not None:
         _check_target(plan, Path(out))
     return plan
@@ -143,10 +169,22 @@ def _method(config: MergeConfig) -> Method:
 
 
 def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:
-    if config.dtype is not None and config.dtype not in DTYPES:
-        yield f"dtype: unknown '{config.dtype}'" + did_you_mean(config.dtype, DTYPES)
-    if config.vocabulary not in VOCABULARIES:
-        yield f"vocabulary: unknown '{config.vocabulary}'" + did_you_mean(config.vocabulary, VOCABULARIES)
+    words = {
+        "dtype": (config.dtype, [None, *DTYPES]),
+        "arithmetic": (config.arithmetic, ARITHMETIC),
+        "vocabulary": (config.vocabulary, VOCABULARIES),
+    }
+    for key, (word, known) in words.items():
+        if word not in known:
+            yield f"{key}: unknown '{word}'" + did_you_mean(str(word), [name for name in known if name])
+    for key, size in (("shard_size", config.shard_size), ("block_size", config.block_size)):
+        if size is not None:
+            try:
+                size_in_bytes(key, size)
+            except UserError as error:
+                yield from error.problems
+    if problem := device_problem(config.device):
+        yield problem
     if config.scaling is not None and not math.isfinite(config.scaling):
         yield f"scaling: must be a finite number, but is {config.scaling}"
     elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):

@@ -26,9 +26,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
 
-_BLOCK_ELEMENTS = 1 << 18
-"""Elements of a block, all tasks together: 1 MiB, so that what a method makes of it stays in the cache."""
-
 _AHEAD = 4
 """Blocks that wait for each thread, so that none waits for the thread that reads and collects."""
 
@@ -104,7 +101,8 @@ class Reader:
 
     def _pieces(self, names: Sequence[str]) -> Iterator[_Piece]:
         sources = [self._plan.base, *self._plan.models.values()]
-        length = max(_BLOCK_ELEMENTS // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
+        elements = self._plan.block_size // self._plan.arithmetic.itemsize
+        length = max(elements // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
         for name in names:
             tensors = [source.tensor(name) for source in sources]
             if self._whole:
@@ -115,35 +113,42 @@ class Reader:
                 yield _Piece(name, start, [tensor[start : start + length] for tensor in flat])
 
     def _block(self, piece: _Piece) -> Block:
-        base, *models = piece.parts
-        base = base.float()
-        task_vectors = torch.empty(len(models), *base.shape)
+        device, dtype = self._plan.device, self._plan.arithmetic
+        base, *models = (part.to(device, non_blocking=True) for part in piece.parts)
+        base = base.to(dtype)
+        task_vectors = torch.empty(len(models), *base.shape, dtype=dtype, device=device)
         for row, model in zip(task_vectors, models, strict=True):
-            torch.sub(model.float(), base, out=row)
+            torch.sub(model.to(dtype), base, out=row)
         if not all_finite(task_vectors):
             self._refuse(piece.name)
-        return Block(task_vectors, base, piece.name, piece.start, self._plan.config.seed)
+        size = self._plan.base.headers[piece.name].count
+        return Block(task_vectors, base, piece.name, piece.start, self._plan.config.seed, size=size)
 
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""
         problems = []
         for source in (self._plan.base, *self._plan.models.values()):
             header = source.headers[name]
-            bad = int(header.count - torch.isfinite(source.tensor(name).float()).sum())
+            bad = int(header.count - torch.isfinite(source.tensor(name).to(self._plan.arithmetic)).sum())
             if bad:
                 problems.append(
                     f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); "
                     "that model diverged or is damaged: train it again, or leave it out"
                 )
         raise UserError(
-            *problems or [f"'{name}': fine-tuned and base weights differ by more than float32 can hold"]
+            *problems
+            or [
+                f"'{name}': fine-tuned and base weights differ by more than "
+                f"{self._plan.config.arithmetic} can hold"
+            ]
         )
 
 
 def all_finite(tensor: Tensor) -> bool:
     """Tell whether a tensor holds neither NaN nor infinity."""
     # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
-    return math.isfinite(tensor.float().sum()) or bool(torch.isfinite(tensor).all())
+    total = tensor.sum() if tensor.dtype == torch.float64 else tensor.float().sum()
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -37,8 +37,9 @@ class Passes(Protocol[B]):
 SUM_GRAIN = 4096
 """Elements that `sums` adds up in one go: blocks that begin at its multiples give the same bits."""
 
-_BINS = 1 << 16
-_MAGNITUDE_BITS = 0x7FFFFFFF
+_DIGIT = 16  # bits that a pass counts
+_BINS = 1 << _DIGIT
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Callable[[Block], Tensor]:
@@ -65,12 +66,12 @@ def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Call
         return function
 
 
-def passes_needed(method: Method, tasks: int) -> int:
+def passes_needed(method: Method, tasks: int, arithmetic: torch.dtype = torch.float32) -> int:
     """Return how often `method` reads the task vectors, the pass that merges them included."""
     found = 1
 
     shape = (2,) if isinstance(method, Elementwise) else (2, 2)
-    block = Block(torch.zeros(tasks, *shape), torch.zeros(shape))
+    block = Block(torch.zeros(tasks, *shape, dtype=arithmetic), torch.zeros(shape, dtype=arithmetic))
 
     def over(function: Callable[[Block], T]) -> Iterable[T]:
         nonlocal found
@@ -96,55 +97,80 @@ def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
     """Return the values at `ranks` of each row of a stream, to the bit, in memory independent of its length.
 
     The bits of a float, read as an integer with the negative ones turned around, sort as the float does. A
-    first pass counts the upper 16 bits, which finds the bin of each rank; a second counts the lower 16
-    within that bin.
+    first pass counts the upper 16 bits, which finds the bin of each rank; each further pass counts the next
+    16 within that bin: one more for float32, three for float64.
 
     Args:
-        over: passes over finite float32 blocks [rows, n]; every pass must meet the same values.
+        over: passes over finite blocks [rows, n], float32 or float64; every pass must meet the same values.
         ranks: positions in ascending order, from 0.
 
     Returns:
-        float32 [rows, len(ranks)]; a negative zero comes back as zero.
+        [rows, len(ranks)] of the blocks' dtype, on their device; a negative zero comes back as zero.
 
     Example:
         >>> blocks = [torch.tensor([[3.0, -1.0]]), torch.tensor([[2.0]])]
         >>> order_statistics(lambda function: map(function, blocks), (0, 2))
         tensor([[-1.,  3.]])
     """
-    wanted = torch.tensor([list(ranks)])
-    counts = _added(over(_count_upper))
-    bins, rest = _locate(counts, wanted.expand(len(counts), -1))
-    # Ranks of one row that fall into one bin share its second histogram.
-    codes = torch.arange(len(counts)).unsqueeze(1) * _BINS + bins
-    chosen = sorted(set(codes.flatten().tolist()))
-    counts = _count_lower(over, [divmod(code, _BINS) for code in chosen])
-    slots = torch.searchsorted(torch.tensor(chosen), codes.flatten())
-    lower, _ = _locate(counts[slots], rest.reshape(-1, 1))
-    keys = ((bins - _BINS // 2) << 16) | lower.view_as(bins)
-    return _values(keys.to(torch.int32))
+    counts, example = _count_first(over)
+    bins, rest = _locate(counts, torch.tensor([list(ranks)]).expand(len(counts), -1))
+    prefixes = bins - _BINS // 2
+    for shift in range(_first_shift(example.dtype) - _DIGIT, -1, -_DIGIT):
+        # Ranks of one row that fall into one bin share the histogram of their next digit.
+        wanted = [(row, prefix) for row, found in enumerate(prefixes.tolist()) for prefix in found]
+        chosen = sorted(set(wanted))
+        counts = _count_within(over, chosen, shift)[[chosen.index(place) for place in wanted]]
+        digits, rest = _locate(counts, rest.reshape(-1, 1))
+        prefixes = (prefixes << _DIGIT) | digits.view_as(prefixes)
+    return _values(prefixes, example.dtype).to(example.device)
 
 
-def _count_upper(block: Tensor) -> Tensor:
-    """Count the upper halves of the keys: int64 [rows, bins]."""
-    upper = (_keys(block) >> 16).add_(_BINS // 2)
-    return torch.stack([torch.bincount(row, minlength=_BINS) for row in upper])
+def _first_shift(dtype: torch.dtype) -> int:
+    """Return by how many bits the uppermost digit is shifted."""
+    return dtype.itemsize * 8 - _DIGIT
 
 
-def _count_lower(over: Passes[Tensor], chosen: Sequence[tuple[int, int]]) -> Tensor:
-    """Count the lower halves of the keys in each chosen (row, bin): int64 [chosen, bins]."""
+def _count_first(over: Passes[Tensor]) -> tuple[Tensor, Tensor]:
+    """Count the uppermost digits of the keys, int64 [rows, bins]; return an empty tensor of the kind too."""
+
+    def count(block: Tensor) -> tuple[Tensor, Tensor]:
+        upper = (_keys(block) >> _first_shift(block.dtype)).add_(_BINS // 2)
+        return torch.stack([torch.bincount(row, minlength=_BINS) for row in upper]), block[:0]
+
+    example = torch.empty(0)
+
+    def counts() -> Iterator[Tensor]:
+        nonlocal example
+        for found, kind in over(count):
+            example = kind
+            yield found
+
+    return _added(counts()).cpu(), example
+
+
+def _count_within(over: Passes[Tensor], chosen: Sequence[tuple[int, int]], shift: int) -> Tensor:
+    """Count the digits at `shift` of the keys that begin as in each chosen (row, prefix): [chosen, bins]."""
 
     def select(block: Tensor) -> list[Tensor]:
-        keys = _keys(block).numpy()
-        upper = keys >> 16
-        # NumPy, because its selection by a mask is five times as fast as torch's.
-        found = [keys[row][upper[row] == number - _BINS // 2] & (_BINS - 1) for row, number in chosen]
-        return [torch.from_numpy(part).long() for part in found]
+        keys = _keys(block)
+        upper = keys >> (shift + _DIGIT)
+        found = [_selected(keys[row], upper[row] == prefix) for row, prefix in chosen]
+        return [(part >> shift).bitwise_and_(_BINS - 1).long() for part in found]
 
-    counts = torch.zeros(len(chosen), _BINS, dtype=torch.int64)
+    counts: Tensor | None = None
     for selected in over(select):
+        if counts is None:
+            counts = torch.zeros(len(chosen), _BINS, dtype=torch.int64, device=selected[0].device)
         for count, part in zip(counts, selected, strict=True):
             count.scatter_add_(0, part, torch.ones_like(part))
-    return counts
+    assert counts is not None
+    return counts.cpu()
+
+
+def _selected(keys: Tensor, mask: Tensor) -> Tensor:
+    if keys.device.type != "cpu":
+        return keys[mask]
+    return torch.from_numpy(keys.numpy()[mask.numpy()])  # five times as fast as torch's selection
 
 
 def _added(results: Iterable[Tensor]) -> Tensor:
@@ -158,13 +184,18 @@ def _added(results: Iterable[Tensor]) -> Tensor:
 
 
 def _keys(values: Tensor) -> Tensor:
-    """Return int32 that sort as the float32 `values` do."""
-    bits = (values + 0.0).view(torch.int32)  # adding zero makes the negative zero equal to zero
-    return (bits >> 31).bitwise_and_(_MAGNITUDE_BITS).bitwise_xor_(bits)
+    """Return integers that sort as the floating-point `values` do: int32 of float32, int64 of float64."""
+    bits = (values + 0.0).view(_INTEGERS[values.dtype])  # adding zero makes the negative zero equal to zero
+    return _turned(bits)
 
 
-def _values(keys: Tensor) -> Tensor:
-    return (keys ^ ((keys >> 31) & _MAGNITUDE_BITS)).view(torch.float32)
+def _values(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    return _turned(keys.to(_INTEGERS[dtype])).view(dtype)
+
+
+def _turned(bits: Tensor) -> Tensor:
+    """Turn around all but the sign where it is minus; the same again gives the bits back."""
+    return (bits >> (bits.itemsize * 8 - 1)).bitwise_and_(torch.iinfo(bits.dtype).max).bitwise_xor_(bits)
 
 
 def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +213,7 @@ def extremes(over: Passes[Tensor]) -> Tensor:
         result = found if result is None else torch.maximum(result, found, out=result)
     if result is None:
         raise ValueError("an empty stream has no statistics")
-    return result * torch.tensor([-1, 1])
+    return result * result.new_tensor([-1, 1])
 
 
 def sums(over: Passes[Tensor]) -> Tensor:

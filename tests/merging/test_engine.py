@@ -9,9 +9,10 @@ import torch
 
 from saft.checkpoint import tensor_headers
 from saft.errors import UserError
-from saft.merging import engine, reader
+from saft.merging import engine
 from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods import METHODS
+from saft.tensorfile import view
 from tests.merging.conftest import SHAPES, draw
 
 EVERY_METHOD = [
@@ -31,11 +32,10 @@ def flat(tensors, names):
 
 @pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
 def test_the_stream_equals_the_merge_in_memory_to_the_bit(
-    monkeypatch, checkpoints, base_tensors, task_tensors, method, parameters
+    checkpoints, base_tensors, task_tensors, method, parameters
 ):
-    monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", 1)  # the smallest blocks
     base, models = checkpoints
-    plan = engine.check(MergeConfig(method, base, models, parameters))
+    plan = engine.check(MergeConfig(method, base, models, parameters, block_size=1))  # the smallest blocks
     found = dict(engine.stream(plan))
     assert set(found) == set(SHAPES)
     names = sorted(SHAPES)
@@ -51,22 +51,20 @@ def test_the_stream_equals_the_merge_in_memory_to_the_bit(
         assert found[name].dtype == torch.float32
 
 
-def test_the_size_of_the_blocks_does_not_change_a_bit(monkeypatch, checkpoints):
+def test_the_size_of_the_blocks_does_not_change_a_bit(checkpoints):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("pcb", base, models, {"variant": "paper"}))
     found = []
-    for size in (1, 1 << 15, 1 << 20):
-        monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", size)
+    for size in (1, "128KiB", "4MiB", None):
+        plan = engine.check(MergeConfig("pcb", base, models, {"variant": "paper"}, block_size=size))
         found.append(dict(engine.stream(plan)))
     for other in found[1:]:
         assert all(other[name].equal(tensor) for name, tensor in found[0].items())
 
 
 @pytest.mark.parametrize("method", ["ties", "pcb"])
-def test_threads_do_not_change_a_bit_and_are_given_back(monkeypatch, checkpoints, method):
-    monkeypatch.setattr(reader, "_BLOCK_ELEMENTS", 1)
+def test_threads_do_not_change_a_bit_and_are_given_back(checkpoints, method):
     base, models = checkpoints
-    plan = engine.check(MergeConfig(method, base, models))
+    plan = engine.check(MergeConfig(method, base, models, block_size=1))
     found, before = [], torch.get_num_threads()
     try:
         for threads in (1, 3):
@@ -79,6 +77,85 @@ def test_threads_do_not_change_a_bit_and_are_given_back(monkeypatch, checkpoints
     finally:
         torch.set_num_threads(before)
     assert all(found[1][name].equal(tensor) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_written_is_what_the_stream_gives_whatever_the_threads_and_the_shards(
+    checkpoints, tmp_path, method, parameters, threads
+):
+    base, models = checkpoints
+    plan = engine.check(MergeConfig(method, base, models, parameters, block_size=1, shard_size=1000))
+    expected = dict(engine.stream(plan))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        engine.write(plan, tmp_path / "out")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    headers = tensor_headers(tmp_path / "out")
+    assert len({header.file for header in headers.values()}) > 2
+    for name, merged in expected.items():
+        found = view(headers[name])
+        assert found.equal(engine.apply(plan.base.tensor(name), merged, plan.scaling))
+
+
+@pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
+def test_float64_on_request_equals_the_merge_in_memory_to_the_bit(save, tmp_path, method, parameters):
+    shapes = {"w": (130, 70), "b": (7,)}
+    base, first, second = (draw(shapes, seed, 1.0, torch.float64) for seed in range(3))
+    config = MergeConfig(
+        method, save("base", base), [save("a", first), save("b", second)], parameters,
+        arithmetic="float64", block_size=1,
+    )  # fmt: skip
+    plan = engine.check(config)
+    assert plan.passes >= engine.check(dataclasses.replace(config, arithmetic="float32")).passes
+    scopes = [["w"], ["b"]] if parameters.get("granularity") == "tensor" else [["b", "w"]]
+    found = dict(engine.stream(plan))
+    engine.write(plan, tmp_path / "out")
+    written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    for names in scopes:
+        whole = [torch.cat([tensors[name].view(-1) for name in names]) for tensors in (base, first, second)]
+        vectors = torch.stack([model - whole[0] for model in whole[1:]])
+        expected = merge_task_vectors(plan.method, vectors, arithmetic=torch.float64)
+        assert expected.dtype == torch.float64
+        assert torch.cat([found[name].view(-1) for name in names]).equal(expected)
+        assert torch.cat([written[name].view(-1) for name in names]).equal(expected * plan.scaling + whole[0])
+        rough = merge_task_vectors(plan.method, vectors)
+        torch.testing.assert_close(rough.double(), expected, rtol=1e-3, atol=1e-5)
+        assert not rough.double().equal(expected)
+
+
+def test_progress_counts_the_passes_of_float64(checkpoints):
+    base, models = checkpoints
+    plan = engine.check(MergeConfig("ties", base, models, arithmetic="float64"))
+    seen = []
+    dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
+    assert plan.passes == 6
+    assert seen[-1] == (plan.bytes_per_pass * 6, plan.bytes_per_pass * 6)
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("gpu", "unknown 'gpu'; use cpu or cuda"), ("meta", "use cpu or cuda"), ("cuda:99", "use device: cpu")],
+)
+def test_a_device_that_is_not_there_is_refused(checkpoints, device, told):
+    base, models = checkpoints
+    with pytest.raises(UserError, match=f"device: .*{told}"):
+        engine.check(MergeConfig("ties", base, models, device=device))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("arithmetic", ["float32", "float64"])
+@pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
+def test_a_gpu_gives_the_same_numbers(checkpoints, method, parameters, arithmetic):
+    base, models = checkpoints
+    config = MergeConfig(method, base, models, parameters, arithmetic=arithmetic, block_size="64KiB")
+    expected = dict(engine.stream(engine.check(config)))
+    for name, found in engine.stream(engine.check(dataclasses.replace(config, device="cuda"))):
+        assert found.device.type == "cpu"
+        torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_shards_and_their_order_do_not_change_a_bit(save, checkpoints, task_tensors, tmp_path):
@@ -245,7 +322,7 @@ def test_vectors_that_a_caller_holds_are_written_as_a_new_merge_would_be(checkpo
     engine.write(engine.check(MergeConfig("ties", base, models, scaling=0.7)), tmp_path / "new")
     for name in ("model.safetensors", "saft.json", "README.md"):
         assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
-    with pytest.raises(ValueError, match=r"not in the plan's order"):
+    with pytest.raises(ValueError, match=r"out of order"):
         engine.write(chosen, tmp_path / "other", merged=reversed(held.items()))
     assert not (tmp_path / "other").exists()
 
