@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from saft.checkpoint import WeightsWriter, fingerprint, staged
 from saft.errors import UserError
 from saft.merging import record
 from saft.merging.block import Block
-from saft.merging.method import Method, OrderStatistics, last_dropped, magnitudes
+from saft.merging.method import Method, OrderStatistics, Tensorwise, last_dropped, magnitudes
 from saft.merging.plan import MergeConfig, Plan, check
 from saft.merging.reader import Progress, Reader, all_finite, one_torch_thread
 from saft.merging.statistics import gather, prepare
@@ -63,7 +64,9 @@ def merge_task_vectors(
     """
     start = torch.zeros(task_vectors.shape[1:]) if base is None else base
     block = Block(task_vectors.to(arithmetic), start.to(arithmetic), seed=seed)
-    return prepare(method, block.tasks, start.numel(), lambda function: [function(block)])(block)
+    # Sums over a whole tensor, and so the last bits, depend on the number of threads.
+    with one_torch_thread() if isinstance(method, Tensorwise) else nullcontext():
+        return prepare(method, block.tasks, start.numel(), lambda function: [function(block)])(block)
 
 
 def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype | None = None) -> Tensor:

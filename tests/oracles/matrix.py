@@ -1,0 +1,53 @@
+"""Slow merges of whole tensors, straight from the papers' equations, in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+norm = np.linalg.norm
+
+
+# On the sphere
+
+
+def slerp(first, second, t):
+    if min(norm(first), norm(second)) <= 1e-8:
+        return (1 - t) * first + t * second
+    cosine = (first * second).sum() / norm(first) / norm(second)
+    if abs(cosine) > 0.9995:
+        return (1 - t) * first + t * second
+    angle = np.arccos(cosine)
+    return (np.sin((1 - t) * angle) * first + np.sin(t * angle) * second) / np.sin(angle)
+
+
+def karcher_gradient(mean, units):
+    """The sum of the logarithms of the units at the mean: zero at the Karcher mean."""
+    logarithms = []
+    for unit in units:
+        cosine = np.clip((mean * unit).sum(), -1, 1)
+        angle = np.arccos(cosine)
+        logarithms.append((unit - cosine * mean) * (angle / np.sin(angle) if angle > 1e-12 else 1))
+    return sum(logarithms) / len(units)
+
+
+def karcher(weights, iterations):
+    """The iteration on whole vectors; none of them zero."""
+    units = [weight / norm(weight) for weight in weights]
+    mean = sum(units) / norm(sum(units))
+    for _ in range(iterations):
+        tangent = karcher_gradient(mean, units)
+        length = norm(tangent)
+        if length > 0:
+            mean = np.cos(length) * mean + np.sin(length) * tangent / length
+    return mean * np.mean([norm(weight) for weight in weights])
+
+
+def model_stock(task_vectors, mean_of):
+    """The merged task vector; no task vector is zero."""
+    tasks = len(task_vectors)
+    cosines = [(a * b).sum() / norm(a) / norm(b) for a, b in itertools.combinations(task_vectors, 2)]
+    cosine = np.mean(cosines) if mean_of == "cosines" else np.cos(np.mean(np.arccos(cosines)))
+    share = tasks * cosine / (1 + (tasks - 1) * cosine)
+    return share * np.mean(task_vectors, axis=0)
