@@ -22,8 +22,9 @@ class Block:
     A method may not change what a block holds.
 
     Args:
-        task_vectors: float32 [n_tasks, n]; [n_tasks, *shape] for a method that takes whole tensors.
-        base: the base's weights, float32 [n] or [*shape].
+        task_vectors: float32, or float64 on request, [n_tasks, n]; [n_tasks, *shape] for a method that takes
+            whole tensors.
+        base: the base's weights, of the same dtype and on the same device, [n] or [*shape].
         name: of the tensor.
         start: place of the first element in the flattened tensor, from 0.
         seed: of the merge.
@@ -52,7 +53,7 @@ class Block:
         return len(self.task_vectors)
 
     def uniform(self) -> Tensor:
-        """Return a random number in [0, 1) for each entry, float32 of the shape of `task_vectors`.
+        """Return a random number in [0, 1) for each entry, of the shape, dtype and device of `task_vectors`.
 
         Each is a function of the seed, the tensor's name, the task's place and the entry's place alone
         (Philox, a counter-based generator): so neither the cutting into blocks, nor threads, nor the order
@@ -62,7 +63,7 @@ class Block:
         streams = [f"{self.seed}\0{self.name}\0{task}" for task in range(self.tasks)]
         rows = [_uniform(stream, self.start, count) for stream in streams]
         drawn = torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count)
-        return drawn.view(self.task_vectors.shape).to(self.task_vectors.device)
+        return drawn.view(self.task_vectors.shape).to(self.task_vectors)
 
 
 def _uniform(stream: str, start: int, count: int) -> np.ndarray:

@@ -151,7 +151,7 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
     def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
         count = sum(plan.base.headers[name].count for name in names)
         # Sorted, so that a sum of floats does not depend on the order in which the output is written.
-        return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)))
+        return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)), plan.device)
 
     whole_model = getattr(plan.method, "granularity", "model") == "model"
     for names in [plan.merged] if whole_model else [(name,) for name in plan.merged]:

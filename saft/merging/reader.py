@@ -17,7 +17,7 @@ from saft.errors import UserError
 from saft.merging.block import Block
 from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan
-from saft.merging.statistics import SUM_GRAIN, Passes
+from saft.merging.statistics import SUM_GRAIN, Passes, on_device
 
 __all__ = ["Progress", "Reader", "all_finite", "one_torch_thread"]
 
@@ -72,7 +72,11 @@ class Reader:
         """Return passes over the blocks of the tensors called `names`."""
 
         def passes(function: Callable[[Block], T]) -> Iterator[T]:
-            return self._in_order(lambda piece: function(self._block(piece)), self._pieces(names))
+            def work(piece: _Piece) -> T:
+                with on_device(self._plan.device):
+                    return function(self._block(piece))
+
+            return self._in_order(work, self._pieces(names))
 
         return passes
 

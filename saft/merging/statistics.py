@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "Passes",
     "extremes",
     "gather",
+    "on_device",
     "order_statistics",
     "passes_needed",
     "prepare",
@@ -39,10 +41,17 @@ SUM_GRAIN = 4096
 
 _DIGIT = 16  # bits that a pass counts
 _BINS = 1 << _DIGIT
+_CPU = torch.device("cpu")
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Callable[[Block], Tensor]:
+def prepare(
+    method: Method,
+    tasks: int,
+    count: int,
+    over: Passes[Block],
+    device: torch.device = _CPU,
+) -> Callable[[Block], Tensor]:
     """Give `method` the statistics that it asks for, and return its function of a block.
 
     Args:
@@ -50,6 +59,7 @@ def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Call
         tasks: number of task vectors.
         count: number of coordinates of the stream.
         over: passes over the task vectors.
+        device: of the task vectors.
 
     Returns:
         A function of a block to the merged task vector, [n] or the tensor's shape.
@@ -58,12 +68,20 @@ def prepare(method: Method, tasks: int, count: int, over: Passes[Block]) -> Call
         return lambda block: torch.zeros_like(block.base)
     steps = method.steps(tasks, count)
     try:
-        statistic = next(steps)
+        with on_device(device):
+            statistic = next(steps)
         while True:
-            statistic = steps.send(gather(statistic, over))
+            found = gather(statistic, over)
+            with on_device(device):
+                statistic = steps.send(found)
     except StopIteration as end:
         function: Callable[[Block], Tensor] = end.value
         return function
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make the tensors that a method makes there, so that it need not know where it computes."""
+    return nullcontext() if device.type == "cpu" else device
 
 
 def passes_needed(method: Method, tasks: int, arithmetic: torch.dtype = torch.float32) -> int:
