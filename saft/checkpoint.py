@@ -22,12 +22,15 @@ from saft.staging import staged
 from saft.tensorfile import Layout, TensorHeader, TensorWriter, file_order, read_headers
 
 __all__ = [
+    "BASE_WEIGHTS",
     "HEADS",
     "MANIFEST",
+    "PARTS",
     "WEIGHTS",
     "WeightsWriter",
     "copy_side_files",
     "fingerprint",
+    "holds_parts",
     "read_card",
     "read_manifest",
     "staged",
@@ -45,6 +48,9 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 MANIFEST = "saft.json"
 CARD = "README.md"
 HEADS = "heads"
+# In place of the weights, where a merge has kept a part per task (saft/merging/parts.py).
+BASE_WEIGHTS = "base.safetensors"
+PARTS = "parts"
 
 _SIDE_SUFFIXES = {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _NOT_SIDE_FILES = {
@@ -75,6 +81,11 @@ def weight_files(folder: Path) -> list[Path]:
             if missing:
                 raise UserError(f"{folder / index}: names shards that are not there: {', '.join(missing)}")
             return files
+    if holds_parts(folder):
+        raise UserError(
+            f"{folder}: holds a part per task, and no single model; make one with "
+            f'saft.load_task("{folder}", TASK).save_pretrained(OTHER_FOLDER), and give that folder'
+        )
     if (folder / "adapter_model.safetensors").is_file():
         raise UserError(
             f"{folder}: holds an adapter alone, not a whole model; merge it into its base model first"
@@ -88,6 +99,11 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(
         f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, [file.name for file in folder.iterdir()])}"
     )
+
+
+def holds_parts(folder: Path) -> bool:
+    """Tell whether `folder` holds a part per task in place of weights."""
+    return (folder / PARTS).is_dir() and (folder / BASE_WEIGHTS).is_file()
 
 
 def _weight_map(index: Path) -> dict[str, str]:

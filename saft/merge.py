@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.merging import engine, record
+from saft.merging import engine, parts, record
 from saft.merging.engine import Progress
+from saft.merging.keeping import Keeping
 from saft.merging.plan import MergeConfig, Plan
 
 __all__ = ["MergeConfig", "MergeResult", "merge"]
@@ -65,9 +66,13 @@ def merge(
         ...
     """
     plan = engine.check(config, None if check_only else out)
+    plan = parts.planned(plan) if isinstance(plan.method, Keeping) else plan
     if check_only:
         return MergeResult(None, plan)
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
-    engine.write(plan, out, overwrite, progress)
+    if isinstance(plan, parts.PartsPlan):
+        parts.write(plan, out, overwrite, progress)
+    else:
+        engine.write(plan, out, overwrite, progress)
     return MergeResult(Path(out), plan)
