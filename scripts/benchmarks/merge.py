@@ -1,0 +1,275 @@
+"""What a merge costs: time and private memory of each method, beside reading and writing the same bytes.
+
+Every merge is a process of its own. In each round all of them run once, one after the other, in a random
+order, so that whatever else the machine does meets all alike. mergekit, in its own environment, runs between
+them when asked for. Prints a table for a README, and writes a JSON of every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from merge_models import MODELS, make
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from saft.merging import engine
+from saft.merging.config import DTYPES
+from saft.merging.method import Elementwise
+from saft.merging.methods import METHODS
+
+MERGEKIT = "mergekit==0.1.4"
+TORCH = "torch==2.13.0"  # pinned first, as in scripts/environment
+OTHERS = ("karcher", "model_stock")  # methods of whole tensors that are measured too: those without an SVD
+SAMPLED = 0.01  # seconds between two looks at a process's memory
+
+# The methods that mergekit has too, as it is told to do what saft does by default.
+COUNTERPARTS: dict[str, dict[str, Any]] = {
+    "average": {"merge_method": "linear"},
+    "task_arithmetic": {"merge_method": "task_arithmetic", "parameters": {"lambda": 0.4}},
+    "ties": {"merge_method": "ties", "of_each": {"density": 0.2}},
+    "dare": {"merge_method": "dare_linear", "of_each": {"density": 0.5}},
+    "karcher": {"merge_method": "karcher"},
+    "model_stock": {"merge_method": "model_stock"},
+}
+
+
+def run_one(
+    python: str, request: Mapping[str, Any], options: argparse.Namespace, out: Path
+) -> dict[str, float]:
+    """Return the seconds of a merge, those of its whole process, and its greatest private memory in bytes."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()  # what the one before has left to be written
+    command = [python, str(Path(__file__).with_name("merge_worker.py"))]
+    before = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, json.dumps({**request, "out": str(out), "threads": options.threads})],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if python != sys.executable else None,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"},
+    )
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _private_bytes(process.pid))
+        time.sleep(SAMPLED)
+    whole = time.perf_counter() - before
+    answer, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{request['tool']}, {request['method']}: failed\n{errors or ''}")
+    shutil.rmtree(out, ignore_errors=True)
+    return {"merge": json.loads(answer)["seconds"], "process": whole, "private": peak}
+
+
+def _private_bytes(process: int) -> int:
+    """Return the memory that a process alone uses, RssAnon: not that of files, which can be dropped."""
+    with suppress(OSError), open(f"/proc/{process}/status") as lines:
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
+    return 0
+
+
+def requests(
+    names: Sequence[str], folders: Sequence[Path], options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Return label -> what a process is asked to do."""
+    models = [str(folder) for folder in folders]
+    found = {"read and write": {"tool": "copy", "method": "", "models": models}}
+    for name in names:
+        found[name] = {"tool": "saft", "method": name, "models": models}
+        if options.mergekit and name in COUNTERPARTS:
+            method = {**COUNTERPARTS[name], "dtype": options.dtype}
+            found[f"mergekit {name}"] = {"tool": "mergekit", "method": method, "models": models}
+    return found
+
+
+def figures(
+    name: str, asked: Mapping[str, Any], results: Mapping[str, Any], folders: Sequence[Path]
+) -> dict[str, Any]:
+    """Return the figures of one row, from everything that was measured."""
+    measured = results["measured"][name]
+    found: dict[str, Any] = {"name": name, "tool": asked["tool"], "passes": 1}
+    if asked["tool"] == "saft":
+        plan = engine.check(
+            engine.MergeConfig(name, str(folders[0]), [str(folder) for folder in folders[1:]])
+        )
+        found["passes"] = plan.passes
+    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in folders]
+    found["bytes"] = sum(sizes) * found["passes"] + sizes[0]
+    for kind, of in (("min", min), ("median", statistics.median)):
+        for what in ("merge", "process"):
+            found[f"{what}_seconds_{kind}"] = of([one[what] for one in measured])
+        floor = of([one["merge"] for one in results["measured"]["read and write"]])
+        found[f"floors_per_pass_{kind}"] = found[f"merge_seconds_{kind}"] / found["passes"] / floor
+        found[f"bytes_per_second_{kind}"] = found["bytes"] / found[f"merge_seconds_{kind}"]
+    found["private_bytes"] = max(one["private"] for one in measured)
+    if other := results["measured"].get(f"mergekit {name}"):
+        for what in ("merge", "process"):
+            theirs = min(one[what] for one in other)
+            found[f"faster_{what}"] = theirs / found[f"{what}_seconds_min"]
+        found["of_its_memory"] = found["private_bytes"] / max(one["private"] for one in other)
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table, which is Markdown when printed."""
+    compared = any("faster_merge" in row for row in rows)
+    result = Table(box=box.MARKDOWN)
+    result.add_column("", no_wrap=True)
+    headings = ("passes", "s", "s with imports", "GB/s", "floors a pass", "private MiB")
+    for heading in headings + (("mergekit", "its memory") if compared else ()):
+        result.add_column(heading, justify="right")
+    for row in rows:
+        cells = [
+            f"{row['passes']}",
+            f"{row['merge_seconds_min']:.1f} ({row['merge_seconds_median']:.1f})",
+            f"{row['process_seconds_min']:.1f} ({row['process_seconds_median']:.1f})",
+            f"{row['bytes_per_second_min'] / 1e9:.2f}",
+            f"{row['floors_per_pass_min']:.2f} ({row['floors_per_pass_median']:.2f})",
+            f"{row['private_bytes'] / 2**20:.0f}",
+        ]
+        if compared and "faster_merge" in row:
+            cells += [
+                f"× {row['faster_merge']:.1f} ({row['faster_process']:.1f})",
+                f"× {1 / row['of_its_memory']:.1f}",
+            ]
+        result.add_row(row["name"], *cells)
+    return result
+
+
+def describe(results: Mapping[str, Any]) -> str:
+    """Return what was run, where and how, in sentences."""
+    versions, protocol, sizes = results["versions"], results["protocol"], results["sizes"]
+    before, after = (", ".join(f"{load:.2f}" for load in results["load_average"][when]) for when in WHEN)
+    bound = 350 + (protocol["models"] + 3) * sizes["largest_bytes"] / 2**20
+    text = (
+        f"{MODELS[protocol['model']][0]} ({sizes['n_parameters'] / 1e6:.1f} M parameters,"
+        f" {protocol['dtype']}): a base and {protocol['models']} models; {versions['processor']},"
+        f" {protocol['threads']} threads; Python {versions['python']}, torch {versions['torch']}, saft"
+        f" {versions['saft']}.\n{protocol['rounds']} rounds in random order: minimum (median). Load average"
+        f" {before} before, {after} after. The inputs are in the page cache. What is written is synced by"
+        " saft and by the floor, not by mergekit.\ns: the merge alone, from the check to the folder under"
+        " its name, the SHA-256 of every input included; with imports: the whole process. GB/s: bytes read in"
+        " all passes, and written. Floors: reading every model's bytes once and writing the base's, by one"
+        f" thread. Private MiB: greatest RssAnon, looked at every {1000 * SAMPLED:.0f} ms, imports included;"
+        f" saft's bound for elementwise methods is {bound:.0f}."
+    )
+    if protocol["mergekit"]:
+        text += f"\n{MERGEKIT}: its time / saft's (with imports), and its memory / saft's."
+    return text
+
+
+WHEN = ("before", "after")
+
+
+def install_mergekit(python: Path) -> str:
+    """Return a Python that has mergekit, in an environment that is made where there is none."""
+    if not python.exists():
+        environment = python.parents[1]
+        print(f"installing {MERGEKIT} into {environment} ...", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        for package in (TORCH, MERGEKIT):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=True)
+    return str(python)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("scripts/bench merge", description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default="llama-120m")
+    parser.add_argument("--models", type=int, default=4, help="fine-tuned models, beside the base")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for each merge")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
+    parser.add_argument("--folder", type=Path, default=Path(".bench/merge"), help="for the models")
+    parser.add_argument("--json", type=Path, help="where to write every figure")
+    parser.add_argument(
+        "--mergekit",
+        type=Path,
+        nargs="?",
+        const=Path(".venv-mergekit/bin/python"),
+        help=f"compare with {MERGEKIT}, by this Python; by default one that is installed in .venv-mergekit",
+    )
+    parser.add_argument(
+        "--methods",
+        type=lambda value: value.split(","),
+        help="comma-separated; by default every elementwise method, and " + ", ".join(OTHERS),
+    )
+    return parser.parse_args(arguments)
+
+
+def methods(options: argparse.Namespace) -> list[str]:
+    """Return the methods that were asked for, or those that are measured by default."""
+    if options.methods:
+        for name in options.methods:
+            METHODS.get(name)
+        return list(options.methods)
+    return [
+        name
+        for name, kind in METHODS.items()
+        if (issubclass(kind, Elementwise) or name in OTHERS)
+        and kind.gives == "one model"
+        and not kind.collects
+        and kind.fewest <= options.models <= kind.most
+    ]
+
+
+def main() -> None:
+    options = parse()
+    console = Console(stderr=True)
+    names = methods(options)
+    python = install_mergekit(options.mergekit) if options.mergekit else ""
+    with console.status("making models"):
+        place = options.folder / f"{options.model}-{options.dtype}"
+        folders = make(options.model, options.models, DTYPES[options.dtype], place)
+    asked = requests(names, folders, options)
+    floor, out = asked["read and write"], place / "out"
+    run_one(sys.executable, floor, options, out)  # brings the files into the page cache
+    load = {"before": os.getloadavg()}
+    measured: dict[str, list[dict[str, float]]] = {label: [] for label in asked}
+    order = random.Random(options.seed)
+    runs = [label for _ in range(options.rounds) for label in order.sample(list(asked), len(asked))]
+    for label in track(runs, "merging", console=console, transient=True):
+        by = python if asked[label]["tool"] == "mergekit" else sys.executable
+        measured[label].append(run_one(by, asked[label], options, out))
+    load["after"] = os.getloadavg()
+    plan = engine.check(engine.MergeConfig("average", str(folders[0]), [str(folders[1])]))
+    counts = {name: header.count for name, header in plan.base.headers.items()}
+    results: dict[str, Any] = {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "saft": metadata.version("saft"),
+            "processor": platform.processor() or platform.machine(),
+        },
+        "sizes": {"n_parameters": sum(counts.values()), "largest_bytes": 4 * max(counts.values())},
+        "protocol": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+        "load_average": load,
+        "measured": measured,
+    }
+    results["figures"] = [figures(label, asked[label], results, folders) for label in asked]
+    print(describe(results))
+    Console(width=160).print(table(results["figures"]))
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

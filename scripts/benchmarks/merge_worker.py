@@ -1,0 +1,77 @@
+"""One merge in one process: imports first, then the merge alone by the clock; a line of JSON says how long.
+
+It runs in saft's environment and in mergekit's, so it imports neither before it knows which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PIECE = 1 << 20  # bytes that are read, and written, at a time
+
+
+def saft(method: str, models: list[str], out: str, threads: int) -> Callable[[], object]:
+    """Merge as `saft merge` does, with the method's defaults."""
+    import torch
+
+    from saft.merge import MergeConfig, merge
+    from saft.merging.methods import METHODS
+
+    METHODS.get(method)  # imports the methods
+    torch.set_num_threads(threads)
+    config = MergeConfig(method, models[0], models[1:])
+    return lambda: merge(config, out)
+
+
+def mergekit(method: dict[str, Any], models: list[str], out: str, threads: int) -> Callable[[], object]:
+    """Merge as `mergekit-yaml` does by default, but for the tokenizer, which the models do not have."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    parameters = method.pop("of_each", {})
+    entries = [{"model": model, "parameters": {"weight": 1.0, **parameters}} for model in models[1:]]
+    base = {"base_model": models[0]} if method["merge_method"] != "linear" else {}
+    config = MergeConfiguration.model_validate({**method, **base, "models": entries})
+    options = MergeOptions(copy_tokenizer=False, quiet=True, num_threads=threads)
+    options.apply_global_options()
+    return lambda: run_merge(config, out, options)
+
+
+def copy(method: str, models: list[str], out: str, threads: int) -> Callable[[], object]:
+    """Read the weights of every model, and write those of the first: one thread, piece by piece."""
+    files = [file for model in models for file in sorted(Path(model).glob("*.safetensors"))]
+
+    def run() -> None:
+        Path(out).mkdir()
+        piece = memoryview(bytearray(_PIECE))
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                target = Path(out, file.name) if str(file.parent) == models[0] else Path(os.devnull)
+                with target.open("wb", buffering=0) as written:
+                    while count := stream.readinto(piece):
+                        written.write(piece[:count])
+                    if target.is_file():
+                        os.fsync(written.fileno())  # as saft does
+
+    return run
+
+
+def main() -> None:
+    # Whatever a library prints must not be taken for the answer.
+    answer, sys.stdout = sys.stdout, sys.stderr
+    request = json.loads(sys.argv[1])
+    run = {"saft": saft, "mergekit": mergekit, "copy": copy}[request.pop("tool")](**request)
+    before = time.perf_counter()
+    run()
+    print(json.dumps({"seconds": time.perf_counter() - before}), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""scripts/bench merge: that it measures every method beside the floor, and what it makes of the seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from saft.merging import engine
+
+BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
+
+
+@pytest.fixture
+def merge(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("merge", "merge_models"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import merge
+
+    return merge
+
+
+@pytest.fixture
+def folders(merge, tmp_path):
+    return merge.make("tiny", 2, torch.float32, tmp_path)
+
+
+def test_models_are_merged_as_they_are(merge, folders, tmp_path):
+    base, one, other = map(str, folders)
+    plan = engine.check(engine.MergeConfig("average", base, [one, other]))
+    moved = [tensor.float().std() for _, tensor in engine.task_vectors(plan)]
+    assert all(0 < spread < 0.01 for spread in moved)
+    before = [file.read_bytes() for folder in folders for file in sorted(folder.iterdir())]
+    assert merge.make("tiny", 2, torch.float32, tmp_path) == folders
+    assert [file.read_bytes() for folder in folders for file in sorted(folder.iterdir())] == before
+
+
+def test_every_elementwise_method_is_measured(merge):
+    names = merge.methods(merge.parse([]))
+    assert {"average", "task_arithmetic", "ties", "pcb"} <= set(names)
+    assert not {"emr", "smile"} & set(names)  # they write no single model
+    assert merge.methods(merge.parse(["--methods", "ties"])) == ["ties"]
+
+
+def test_mergekit_is_measured_where_it_has_the_method(merge, folders):
+    asked = merge.requests(["ties", "pcb"], folders, Namespace(mergekit=Path("python"), dtype="float32"))
+    assert list(asked) == ["read and write", "ties", "mergekit ties", "pcb"]
+    assert asked["mergekit ties"]["method"]["merge_method"] == "ties"
+
+
+def test_figures(merge, folders):
+    def took(*seconds, private):
+        return [{"merge": s, "process": s + 1, "private": private} for s in seconds]
+
+    results = {
+        "measured": {
+            "read and write": took(1.0, 3.0, 2.0, private=10),
+            "ties": took(8.0, 10.0, 12.0, private=100),
+            "mergekit ties": took(44.0, 40.0, 48.0, private=300),
+        }
+    }
+    found = merge.figures("ties", {"tool": "saft"}, results, folders)
+    size = (folders[0] / "model.safetensors").stat().st_size
+    assert found["passes"] == 4
+    assert found["bytes"] == 4 * 3 * size + size
+    assert found["floors_per_pass_min"] == 8.0 / 4 / 1.0
+    assert found["floors_per_pass_median"] == 10.0 / 4 / 2.0
+    assert found["faster_merge"] == 40.0 / 8.0
+    assert found["faster_process"] == 41.0 / 9.0
+    assert found["of_its_memory"] == 100 / 300
+    assert "faster_merge" not in merge.figures("read and write", {"tool": "copy"}, results, folders)
+
+
+@pytest.mark.slow
+def test_run(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCHMARKS / "merge.py"), "--model", "tiny", "--models", "2"]
+    command += ["--rounds", "1", "--methods", "average", "--folder", str(tmp_path), "--json", str(file)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(file.read_text())
+    assert [row["name"] for row in found["figures"]] == ["read and write", "average"]
+    assert all(len(measured) == 1 for measured in found["measured"].values())
+    for row in found["figures"]:
+        assert 0 < row["merge_seconds_min"] <= row["process_seconds_min"]
+        assert f"| {row['name']} " in printed
+        if sys.platform == "linux":
+            assert row["private_bytes"] > 0
+    assert not (tmp_path / "tiny-float32" / "out").exists()
