@@ -51,3 +51,45 @@ def model_stock(task_vectors, mean_of):
     cosine = np.mean(cosines) if mean_of == "cosines" else np.cos(np.mean(np.arccos(cosines)))
     share = tasks * cosine / (1 + (tasks - 1) * cosine)
     return share * np.mean(task_vectors, axis=0)
+
+
+# On singular vectors: matrices of full rank
+
+
+def svd(matrix):
+    return np.linalg.svd(matrix, full_matrices=False)
+
+
+def orthogonal(matrix):
+    left, _, right = svd(matrix)
+    return left @ right
+
+
+def tsv_m(task_vectors):
+    tasks, rows, columns = task_vectors.shape
+    k = min(rows, columns) // tasks
+    left, values, right = zip(*map(svd, task_vectors), strict=True)
+    u = np.concatenate([x[:, :k] for x in left], axis=1)
+    v = np.concatenate([x[:k] for x in right], axis=0)
+    sigma = np.concatenate([x[:k] for x in values])
+    return orthogonal(u) @ np.diag(sigma) @ orthogonal(v)
+
+
+def iso_c(task_vectors):
+    left, values, right = svd(task_vectors.sum(axis=0))
+    return left @ np.diag(np.full(len(values), values.mean())) @ right
+
+
+def iso_cts(task_vectors, fraction):
+    tasks, rows, columns = task_vectors.shape
+    size = min(rows, columns)
+    each = round((size - int(size * fraction)) / tasks)
+    common = size - each * tasks
+    left, values, right = svd(task_vectors.sum(axis=0))
+    u, sigma, v = [left[:, :common]], [values[:common]], [right[:common]]
+    projection = np.eye(rows) - u[0] @ u[0].T
+    for task_vector in task_vectors:
+        left, values, right = svd(projection @ task_vector)
+        u, sigma, v = [*u, left[:, :each]], [*sigma, values[:each]], [*v, right[:each]]
+    mean = np.concatenate(sigma).mean()
+    return mean * orthogonal(np.concatenate(u, axis=1)) @ orthogonal(np.concatenate(v, axis=0))
