@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from saft.optim import kernels
 from saft.optim.slots import Slot
 
 __all__ = ["Displacement", "in_place"]
@@ -18,8 +19,8 @@ class Displacement:
     """The perturbed weights of one ascent step, in place between `apply` and `restore`.
 
     A parameter that may move is pointed at the buffer that holds w + epsilon, the first gradient's memory:
-    its weights are never written, so putting them back costs nothing and cannot be inexact. Any other is
-    overwritten, and restored from a copy.
+    its weights are never written, so putting them back costs nothing and cannot be inexact. To a slot with a
+    `shift` that is added, and subtracted again. Any other is overwritten, and restored from a copy.
 
     Args:
         slots: whose buffers hold w + epsilon.
@@ -76,8 +77,13 @@ class Displacement:
 
     def _add(self, weight: Tensor, direction: Tensor, scale: Tensor) -> None:
         scale = scale.to(weight)
-        self._undo.append(lambda: weight.addcmul_(direction, -scale))
-        weight.addcmul_(direction, scale)
+        if weight.dim() == 0:  # which has no indices
+            weight, direction = weight.view(1), direction.view(1)
+        for block in kernels.blocks([weight], [direction]):
+            for piece, along in zip(block.weights, block.buffers, strict=True):
+                displaced, undo = _sum(piece, along, scale)
+                self._undo.append(undo)
+                piece.copy_(displaced)
 
     def _overwrite(self, weight: Tensor, displaced: Tensor) -> None:
         original = weight.clone()
@@ -88,6 +94,24 @@ class Displacement:
         weight = parameter.detach()
         self._undo.append(lambda: weight.index_copy_(0, rows, original))
         weight.index_copy_(0, rows, displaced)
+
+
+def _sum(weight: Tensor, direction: Tensor, scale: Tensor) -> tuple[Tensor, Callable[[], object]]:
+    """Return weight + scale * direction, and what makes of it the weight again, bit for bit.
+
+    Subtracting gives back most weights. The others, which lost digits to rounding, are kept: few where
+    epsilon is small beside the weights; where they are many, all are.
+    """
+    # Product and sum are rounded one after the other, which gives the same bits each time; a fused addcmul
+    # may not.
+    epsilon = direction * scale
+    displaced = weight + epsilon
+    lost = (kernels.bits(displaced - epsilon) != kernels.bits(weight)).nonzero(as_tuple=True)
+    if 4 * len(lost[0]) > weight.numel():
+        original = weight.clone()
+        return displaced, lambda: weight.copy_(original)
+    kept = weight[lost]
+    return displaced, lambda: weight.sub_(direction * scale).index_put_(lost, kept)
 
 
 @contextmanager

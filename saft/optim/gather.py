@@ -144,7 +144,7 @@ def _slot(
     if weight.is_complex():
         weight, buffer, movable = torch.view_as_real(weight), torch.view_as_real(buffer), False
     if weight.element_size() < 4:
-        if low_precision == "refuse" or not movable or _has_replicas():
+        if low_precision == "refuse" or not movable or adds or _has_replicas():
             raise UserError(_low_precision(label, parameter, low_precision))
         weight = weight.float()
     return Slot(parameter, weight, buffer.to(weight.dtype), label, layout=layout, rows=rows, movable=movable)
@@ -203,6 +203,6 @@ def _low_precision(label: Label, parameter: Tensor, low_precision: LowPrecision)
         )
     return found + (
         "low_precision='float32' points the parameter at a float32 copy, which this one does not allow"
-        " (fixed_storage, DDP, FSDP, sparse or complex): keep the weights in float32 and compute under"
-        " torch.autocast"
+        " (fixed_storage, in_place, DDP, FSDP, sparse or complex): keep the weights in float32 and compute"
+        " under torch.autocast"
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "Block",
     "ascend_",
+    "bits",
     "blocks",
     "clear_unless_",
     "dot",
@@ -130,6 +131,16 @@ def magnitudes(block: Block, eta: float) -> list[Tensor]:
     return result
 
 
+def bits(tensor: Tensor) -> Tensor:
+    """Return the memory of floating-point numbers as integers.
+
+    Example:
+        >>> bits(torch.tensor([0.0, -0.0])).tolist()
+        [0, -2147483648]
+    """
+    return tensor.view(_INTEGERS[tensor.element_size()])
+
+
 def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
     """Set all tensors to 0 unless `keep`, a 0-dim bool; whatever they hold, inf and nan too.
 
@@ -141,10 +152,10 @@ def clear_unless_(tensors: Sequence[Tensor], keep: Tensor) -> None:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         # 0 * inf is nan, so the bits are cleared, not the numbers multiplied.
-        integers = _INTEGERS[tensor.element_size()]
-        groups.setdefault((tensor.device, integers), []).append(tensor.view(integers))
-    for (device, integers), bits in groups.items():
-        torch._foreach_mul_(bits, keep.to(device, integers, non_blocking=True))
+        whole = bits(tensor)
+        groups.setdefault((tensor.device, whole.dtype), []).append(whole)
+    for (device, integers), members in groups.items():
+        torch._foreach_mul_(members, keep.to(device, integers, non_blocking=True))
 
 
 def ascend_(
