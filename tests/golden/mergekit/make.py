@@ -4,8 +4,8 @@
     mergekit-venv/bin/python tests/golden/mergekit/make.py
 
 Each case is a file of mergekit's as a user would write it, `NAME.yaml`, with its result, `NAME.safetensors`.
-Run here with mergekit 0.1.4, torch 2.13.0+cpu and transformers 4.53.3 (with transformers 5 it
-fails).
+Run here with mergekit 0.1.4, torch 2.13.0+cpu and transformers 4.53.3 (it fails
+with transformers 5).
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+"""Parameters that differ from tensor to tensor, in mergekit's notation: gradients and filters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from saft.errors import UserError, did_you_mean
+from saft.merging.method import Method
+
+__all__ = ["depths", "is_constant", "methods_by_tensor", "setting_problem", "value_at"]
+
+_LAYER = re.compile(r"(.*?\.)?(\d+)\.")
+
+
+def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequence[str]) -> dict[str, Method]:
+    """Return the method of each tensor.
+
+    Args:
+        method: with the parameters that all tensors have.
+        varying: parameter -> setting; of a parameter with a number for each model, a list of settings.
+        names: of the tensors.
+
+    Raises:
+        UserError: a parameter is unknown, a setting is none, has no value for a tensor, or a wrong one.
+    """
+    kind, known = type(method), {item.name: item for item in fields(method)}
+    problems = [
+        f"varying: unknown parameter '{n}'" + did_you_mean(n, known) for n in varying if n not in known
+    ]
+    if getattr(method, "granularity", "tensor") != "tensor":
+        problems.append("varying: the statistics are of the whole model; set granularity: tensor")
+    per_model = {name for name, item in known.items() if isinstance(item.default, tuple)}
+    for name, setting in varying.items():
+        several = name in per_model
+        if several and not isinstance(setting, list):
+            problems.append(f"varying.{name}: must be a list with a setting for each model")
+            continue
+        found = [setting_problem(one) for one in (setting if several else [setting])]
+        problems += [f"varying.{name}: {problem}" for problem in found if problem]
+    if problems:
+        raise UserError(*problems)
+    depth = depths(names)
+    result = {}
+    for name in names:
+
+        def at(setting: Any, name: str = name) -> Any:
+            return value_at(setting, name, depth[name])
+
+        given = {
+            parameter: [at(one) for one in setting] if parameter in per_model else at(setting)
+            for parameter, setting in varying.items()
+        }
+        try:
+            result[name] = kind.build(method.parameters() | given)
+        except UserError as error:
+            problems += [f"varying, at '{name}': {text}" for text in error.problems]
+    if problems:
+        raise UserError(*problems)
+    return result
+
+
+def value_at(setting: Any, name: str, depth: float) -> Any:
+    """Return the value of a setting for a tensor.
+
+    Args:
+        setting: a value; a list of numbers, which are spread evenly over the layers and interpolated; or
+            a list of {filter: part of a name, value: ...}, of which the first that fits holds (one without
+            filter, or with "*", fits all).
+        name: of the tensor.
+        depth: of its layer, from 0 for the first to 1 for the last.
+
+    Returns:
+        The value; None where no filter fits.
+
+    Example:
+        >>> value_at([0.0, 1.0, 0.5], "layers.1.mlp.weight", 0.25)
+        0.5
+        >>> value_at([{"filter": "mlp", "value": 1}, {"value": 2}], "layers.1.attn.weight", 0.25)
+        2
+    """
+    if not isinstance(setting, (list, tuple)):
+        return setting
+    if any(isinstance(entry, Mapping) for entry in setting):
+        fitting = (
+            entry["value"]
+            for entry in setting
+            if entry.get("filter", "*") in ("*", None) or entry["filter"] in name
+        )
+        return value_at(next(fitting, None), name, depth)
+    place = depth * (len(setting) - 1)
+    before = int(place)
+    share = place - before
+    return (1 - share) * setting[before] + share * setting[min(before + 1, len(setting) - 1)]
+
+
+def setting_problem(setting: Any, inner: bool = False) -> str | None:
+    """Return what is wrong with a setting's form, or None; the range of its values is not looked at."""
+    if not isinstance(setting, (list, tuple)):
+        return "must be a value" if isinstance(setting, Mapping) or setting is None else None
+    if not setting:
+        return "is an empty list"
+    if all(isinstance(entry, (int, float)) for entry in setting):
+        return None
+    if inner or not all(isinstance(entry, Mapping) for entry in setting):
+        return f"must be a list of numbers, or of filter and value, but is {setting!r}"
+    for entry in setting:
+        unknown = [str(key) for key in entry if key not in ("filter", "value")]
+        if unknown:
+            return f"unknown key '{unknown[0]}'" + did_you_mean(unknown[0], ["filter", "value"])
+        if not isinstance(entry.get("filter", ""), (str, type(None))):
+            return f"filter must be a part of a tensor's name, but is {entry['filter']!r}"
+        if "value" not in entry:
+            return f"has no value for the filter {entry.get('filter')!r}"
+        if problem := setting_problem(entry["value"], inner=True):
+            return problem
+    return None
+
+
+def is_constant(setting: Any) -> bool:
+    """Tell whether a setting is the same for all tensors."""
+    return not isinstance(setting, (list, tuple))
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """Return how deep in the model each tensor is: 0 in the first layer, 1 in the last.
+
+    The number of a layer is the first that stands alone in a name; layers are counted for each prefix. What
+    is in no layer is at 0; what is in an only layer is at 1. So does mergekit.
+
+    Example:
+        >>> depths(["embed.weight", "layers.0.weight", "layers.1.weight", "layers.2.weight"])
+        {'embed.weight': 0.0, 'layers.0.weight': 0.0, 'layers.1.weight': 0.5, 'layers.2.weight': 1.0}
+    """
+    names = list(names)
+    places = {name: (found[1] or "", int(found[2])) for name in names if (found := _LAYER.match(name))}
+    last: dict[str, int] = {}
+    for prefix, layer in places.values():
+        last[prefix] = max(layer, last.get(prefix, 0))
+    result = dict.fromkeys(names, 0.0)
+    for name, (prefix, layer) in places.items():
+        result[name] = layer / last[prefix] if last[prefix] else 1.0
+    return result
