@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from saft.errors import UserError
 from saft.progress import Bar
+from saft.staging import replaced
 
 __all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite"]
 
@@ -90,9 +91,8 @@ class SelectSteps(L.Callback):
         self.figures[step] = self.validate()
         if self.best == step and trainer.is_global_zero:
             state = {name: value.contiguous() for name, value in pl_module.state_dict().items()}
-            temporary = self.file.with_suffix(".partial")
-            save_file(state, temporary)
-            os.replace(temporary, self.file)
+            with replaced(self.file) as temporary:
+                save_file(state, temporary)
 
     def restore_best(self, module: L.LightningModule) -> None:
         """Give the module the weights of the best candidate."""

@@ -17,6 +17,7 @@ from saft.errors import UserError
 from saft.locations import folder as local_folder
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
+from saft.staging import write_text
 from saft.tasks import Examples, Limits, Task, heads
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate", "score", "with_head"]
@@ -102,7 +103,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
                 figures[path][name] = score(classifier, task, examples, config.batch_size)
                 progress.advance(1)
     if config.out is not None:
-        Path(config.out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(config.out), json.dumps(figures, indent=2) + "\n")
     return EvaluateResult(figures, config.split)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
 from saft.progress import Bar
+from saft.staging import write_text
 from saft.tasks import Examples, Limits, Splits, Task, heads
 from saft.train import TrainConfig, TrainResult, train, training_cost
 
@@ -327,11 +327,7 @@ class Experiment:
         """
         file = self._file(name)
         if not file.exists():
-            text = json.dumps(compute(), indent=1)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(file.name + ".partial")
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            write_text(file, json.dumps(compute(), indent=1) + "\n")
         return json.loads(file.read_text(encoding="utf-8"))
 
 

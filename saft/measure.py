@@ -22,6 +22,7 @@ from saft.merging import engine
 from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
+from saft.staging import write_text
 from saft.tasks import Examples, Limits, Task
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
@@ -118,7 +119,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
             progress.advance(1)
     result = MeasureResult(weights, found)
     if config.out is not None:
-        Path(config.out).write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(config.out), json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
 
 

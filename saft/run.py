@@ -21,6 +21,7 @@ from saft.merging.methods import METHODS
 from saft.models import ModelConfig
 from saft.module import TrainingOptions
 from saft.progress import bar, waiting
+from saft.staging import write_text
 from saft.train import training_cost, versions
 
 __all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]
@@ -242,10 +243,8 @@ def _refuse_other(folder: Path, resolved: dict[str, Any]) -> None:
 
 
 def _keep(folder: Path, resolved: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110), "utf-8")
-    partial.replace(folder / "config.yaml")
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110)
+    write_text(folder / "config.yaml", text)
 
 
 def _device(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""A folder written under another name and renamed when it is complete, so that nobody meets half of one."""
+"""Folders and files written under another name and renamed when complete: nobody meets half of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saft.errors import UserError
 
-__all__ = ["staged"]
+__all__ = ["replaced", "staged", "write_text"]
 
 
 @contextmanager
@@ -58,6 +58,44 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """Give a temporary path beside `file` that takes its name, and its place, once the block has ended well.
+
+    Args:
+        file: the file to make; its parents are made too.
+
+    Yields:
+        The temporary path, to be written by one process.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.partial")
+    try:
+        yield temporary
+        _flush_one(temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file that is complete or absent: UTF-8, lines ended by a newline alone.
+
+    Args:
+        file: the file to make or replace; its parents are made too.
+        text: its content.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "figures" / "a.json"
+        >>> write_text(file, "{}")
+        >>> file.read_text()
+        '{}'
+    """
+    with replaced(file) as temporary:
+        temporary.write_text(text, "utf-8", newline="\n")
 
 
 def _refuse(target: Path, overwrite: bool) -> None:

@@ -107,7 +107,7 @@ def test_files_get_the_mode_that_the_user_wants(tmp_path, umask):
 
 WRITER = """
 import sys, time
-from saft.staging import staged
+from saft.staging import replaced, staged, write_text
 with staged(sys.argv[1]) as folder:
     for index in range(int(sys.argv[2])):
         (folder / f"{index:04}").write_bytes(b"0" * 4096)
@@ -141,3 +141,18 @@ def test_the_folder_of_a_living_writer_is_left_alone(tmp_path):
             assert (first / "slow").exists()
         (tmp_path / "model" / "fast").unlink()
     assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["slow"]
+
+
+def test_a_file_is_complete_or_what_it_was(tmp_path):
+    file = tmp_path / "new" / "figures.json"
+    staging.write_text(file, "old\n")
+
+    def write():
+        with staging.replaced(file) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [path.name for path in file.parent.iterdir()] == ["figures.json"]
+    assert file.read_bytes() == b"old\n"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from saft.staging import write_text
 
 __all__ = ["write"]
 
@@ -24,10 +25,10 @@ def write(results: Mapping[str, Any], folder: str | Path) -> None:
     from saft.report.html import page  # matplotlib and jinja2 are needed here alone
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     plain = _plain(results)
-    _replace(folder / "results.json", json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "report.html", page(plain))
+    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "results.json", text + "\n")
+    write_text(folder / "report.html", page(plain))
 
 
 def _plain(value: Any) -> Any:
@@ -38,15 +39,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

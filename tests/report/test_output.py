@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from saft.report import output, write
+from saft.report import write
 from tests.report.made_up import made_up
 
 FILES = ["report.html", "results.json"]
@@ -43,7 +44,7 @@ def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     def interrupted(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write(made_up(seeds=(1,), arms=("adamw", "sam")), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
