@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
 from saft.merging.block import Block
+from saft.merging.parameters import ParameterInfo, in_order, parameter, problem, range_of
 
 __all__ = [
     "Elementwise",
@@ -28,6 +29,7 @@ __all__ = [
     "Tensorwise",
     "Trimming",
     "for_each_task",
+    "in_rows",
     "last_dropped",
     "magnitudes",
     "parameter",
@@ -66,41 +68,6 @@ Statistic = OrderStatistics | Extremes | Sums
 Steps = Generator[Statistic, Tensor, Callable[[Block], Tensor]]
 
 
-def parameter(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> Any:
-    """Declare a parameter of a method: the one place for its default, its range and its description.
-
-    Args:
-        default: its value when the user gives none; its type is the parameter's type. A tuple is a list of
-            numbers, one for each task, each of them in the range; a tuple of one number is for all tasks.
-        help: what it is, for `saft methods`.
-        choices: the words that are allowed, for a word.
-        above, at_least, at_most, below: the range, for a number.
-    """
-    low = ("(", above) if above > at_least else ("[", at_least)
-    high = (")", below) if below < at_most else ("]", at_most)
-    return field(default=default, metadata={"help": help, "choices": tuple(choices), "range": (*low, *high)})
-
-
-@dataclass(frozen=True)
-class ParameterInfo:
-    """A parameter as `saft methods` shows it."""
-
-    name: str
-    type: str
-    default: Any
-    range: str
-    help: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A merge method: a frozen dataclass whose fields are its parameters, declared with `parameter`.
@@ -134,7 +101,7 @@ class Method(ABC):
     """Number of models that it can take."""
 
     def __post_init__(self) -> None:
-        problems = [problem for item in fields(self) if (problem := _problem(item, getattr(self, item.name)))]
+        problems = [problem for item in fields(self) if (problem := problem(item, getattr(self, item.name)))]
         if problems:
             raise UserError(*problems)
 
@@ -146,7 +113,7 @@ class Method(ABC):
         for name, value in parameters.items():
             if name not in known:
                 problems.append(f"unknown parameter '{name}'" + did_you_mean(name, known))
-            elif problem := _problem(known[name], value):
+            elif problem := problem(known[name], value):
                 problems.append(problem)
         if problems:
             raise UserError(*problems)
@@ -157,9 +124,9 @@ class Method(ABC):
         """Return every parameter with its type, default, range and description."""
         return [
             ParameterInfo(
-                item.name, type(item.default).__name__, item.default, _range(item), item.metadata["help"]
+                item.name, type(item.default).__name__, item.default, range_of(item), item.metadata["help"]
             )
-            for item in _own_first(cls)
+            for item in in_order(cls)
         ]
 
     @classmethod
@@ -176,7 +143,7 @@ class Method(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters' values."""
-        return {item.name: getattr(self, item.name) for item in _own_first(type(self))}
+        return {item.name: getattr(self, item.name) for item in in_order(type(self))}
 
     def in_words(self) -> str:
         """Return what is done, with the parameters' values."""
@@ -244,6 +211,19 @@ class Trimming(Elementwise):
     )
 
 
+def in_rows(tensors: Tensor, within: str) -> Tensor:
+    """Return a tensor of each task as rows: [n_tasks, rows, n].
+
+    Args:
+        tensors: [n_tasks, *shape].
+        within: "row" for the rows of a matrix, one row for each index of the first dimension, one for a
+            vector; "tensor" for one row with everything.
+    """
+    if within == "row" and tensors.ndim > 2:
+        return tensors.flatten(2)
+    return tensors.reshape(len(tensors), 1, -1)
+
+
 def last_dropped(count: int, density: float) -> int:
     """Return the rank, from 0 in ascending order of magnitude, of the entry that a trim to `density` cuts at.
 
@@ -258,9 +238,12 @@ def magnitudes(block: Block) -> Tensor:
     return block.task_vectors.flatten(1).abs()
 
 
-def for_each_task(numbers: Sequence[float], tasks: int) -> Tensor:
-    """Return a parameter's number for each task, or its one number for all: float32 [n_tasks, 1]."""
-    column = torch.tensor(numbers, dtype=torch.float32).unsqueeze(1)
+def for_each_task(numbers: Sequence[float], tasks: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a parameter's number for each task, or its one number for all: [n_tasks, 1].
+
+    A method multiplies by it in the dtype of its block: to lose nothing there, it takes float64 here.
+    """
+    column = torch.tensor(numbers, dtype=dtype).unsqueeze(1)
     return column.expand(tasks, 1) if len(numbers) == 1 else column
 
 
@@ -279,57 +262,3 @@ def total(rows: Tensor) -> Tensor:
     for row in rows[1:]:
         result += row
     return result
-
-
-def _own_first(kind: type[Method]) -> list[Field[Any]]:
-    """Return the fields with what a method declares itself before what it inherits."""
-    return sorted(fields(kind), key=lambda item: item.name not in kind.__annotations__)
-
-
-def _problem(item: Field[Any], value: Any) -> str | None:
-    """Return what is wrong with a value of a parameter, or None."""
-    choices = item.metadata["choices"]
-    if choices:
-        if not isinstance(value, str) or value not in choices:
-            return f"{item.name}: unknown value '{value}'" + did_you_mean(str(value), choices)
-        return None
-    if isinstance(item.default, tuple):
-        if not isinstance(value, (list, tuple)) or any(_not_a_number(x) for x in value):
-            return f"{item.name}: must be a list of numbers in {_range(item)}, but is {value!r}"
-        wrong = [text for x in value if (text := _outside(item, x))]
-        return wrong[0] if wrong else None
-    if isinstance(item.default, bool) or isinstance(value, bool):
-        return (
-            None
-            if isinstance(item.default, bool) and isinstance(value, bool)
-            else f"{item.name}: must be {_range(item)}, but is {value!r}"
-        )
-    if not isinstance(value, int if isinstance(item.default, int) else (int, float)):
-        return f"{item.name}: must be a number in {_range(item)}, but is {value!r}"
-    return _outside(item, value)
-
-
-def _not_a_number(value: object) -> bool:
-    return isinstance(value, bool) or not isinstance(value, (int, float))
-
-
-def _outside(item: Field[Any], value: float) -> str | None:
-    opening, low, closing, high = item.metadata["range"]
-    inside = (low < value if opening == "(" else low <= value) and (
-        value < high if closing == ")" else value <= high
-    )
-    if inside:
-        return None
-    percent = (
-        f"; it is a fraction, not percent: write {value / 100:g}" if high == 1 and 1 < value <= 100 else ""
-    )
-    return f"{item.name}: must be in {_range(item)}, but is {value}{percent}"
-
-
-def _range(item: Field[Any]) -> str:
-    if item.metadata["choices"]:
-        return " | ".join(item.metadata["choices"])
-    if isinstance(item.default, bool):
-        return "true | false"
-    opening, low, closing, high = item.metadata["range"]
-    return f"{'(' if low == -math.inf else opening}{low:g}, {high:g}{')' if high == math.inf else closing}"

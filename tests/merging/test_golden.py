@@ -11,6 +11,7 @@ import torch
 from saft.merging.block import Block
 from saft.merging.engine import apply, merge_task_vectors
 from saft.merging.methods.average import Average
+from saft.merging.methods.breadcrumbs import Breadcrumbs
 from saft.merging.methods.consensus import Consensus
 from saft.merging.methods.dare import Dare
 from saft.merging.methods.pcb import Pcb
@@ -151,3 +152,9 @@ def test_consensus_of_the_authors(threshold, at_least):
     method = Consensus(thresholds=(threshold,), at_least=at_least)
     found = merge_task_vectors(method, TASK_VECTORS, BASE)
     assert found.tolist() == SMALL[f"consensus.lambda{threshold}.k{at_least}.sum_delta"]
+
+
+@pytest.mark.parametrize("density", [0.4, 0.6])
+def test_breadcrumbs_of_mergekit(density):
+    method = Breadcrumbs(density=density, outliers=0.2, within="tensor")
+    assert merged(method) == SMALL[f"breadcrumbs_mergekit.density{density}.gamma0.2.delta_sum_w1"]

@@ -56,3 +56,26 @@ def drop(task_vectors, uniform, density, rescale):
         before, after = abs(task_vectors.astype(np.float64)).sum(axis=1), abs(kept).sum(axis=1)
         return kept * np.divide(before, after, out=np.ones_like(before), where=after > 0)[:, None]
     return kept
+
+
+def breadcrumbs(row, density, outliers):
+    """Sort the magnitudes of a row, drop the top, keep the next."""
+    length = len(row)
+    kept = max(int(length * density), 1)
+    top = min(int(length * outliers), length - kept)
+    inside = np.argsort(abs(row), kind="stable")[length - top - kept : length - top]
+    masked = np.zeros_like(row)
+    masked[inside] = row[inside]
+    return masked
+
+
+def della_probabilities(row, density, epsilon):
+    """How probable it is that each entry of a row is kept."""
+    length = len(row)
+    if length == 1:
+        return np.array([density])
+    epsilon = min(epsilon, density, 1 - density)
+    probabilities = np.zeros(length)
+    for rank, place in enumerate(np.argsort(abs(row), kind="stable")):
+        probabilities[place] = density - epsilon + 2 * epsilon * rank / (length - 1)
+    return probabilities

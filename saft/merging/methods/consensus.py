@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from saft.merging.block import Block
@@ -27,7 +28,6 @@ class Consensus(Trimming):
     them with `trim` as its density and the sum of what agrees. A task of zeros is helped by nothing.
 
     Example:
-        >>> import torch
         >>> from saft.merging.engine import merge_task_vectors
         >>> merge_task_vectors(Consensus(), torch.tensor([[4.0, -1.0, 2.0], [2.0, 3.0, -0.5]]))
         tensor([6., 0., 0.])
@@ -73,12 +73,13 @@ class Consensus(Trimming):
         merged: Callable[[Block], Tensor] = _sum
         if self.merger == "ties":
             merged = yield from Ties(density=self.trim, combine="sum").steps(tasks, count)
-        thresholds = for_each_task(self.thresholds, tasks)
+        thresholds = for_each_task(self.thresholds, tasks, torch.float64)
 
         def merge(block: Block) -> Tensor:
             vector = merged(block)
             distances = (block.base + vector).sub(block.base + block.task_vectors).abs_()
-            helped = block.task_vectors.abs().gt(distances.mul_(thresholds)).sum(dim=0)
+            distances.mul_(thresholds.to(distances.dtype))
+            helped = (block.task_vectors.abs() > distances).sum(dim=0)
             return vector.mul_(helped >= self.at_least)
 
         return merge

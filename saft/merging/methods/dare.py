@@ -72,17 +72,19 @@ class Dare(Trimming):
         def drop(block: Block) -> Tensor:
             return block.uniform().lt_(self.density).mul_(block.task_vectors)
 
-        divisor = torch.full((tasks, 1), self.density if self.rescale == "probability" else 1.0)
+        divisor = for_each_task(
+            [self.density if self.rescale == "probability" else 1.0], tasks, torch.float64
+        )
         if self.rescale == "norm":
             norms = yield Sums(lambda block: torch.cat([magnitudes(block), drop(block).abs_()]))
             before, after = norms.chunk(2)
-            divisor = (after / (before + (before == 0)) + (after == 0)).float()
+            divisor = after / (before + (before == 0)) + (after == 0)
 
         def kept(block: Block) -> Tensor:
-            return drop(block).div_(divisor)
+            return drop(block).div_(divisor.to(block.task_vectors.dtype))
 
         if self.merger == "ties":
             ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)
             return (yield from ties.steps_for(kept, tasks, count))
-        weights = for_each_task(self.weights, tasks)
-        return lambda block: total(kept(block).mul_(weights))
+        weights = for_each_task(self.weights, tasks, torch.float64)
+        return lambda block: total(kept(block).mul_(weights.to(block.task_vectors.dtype)))

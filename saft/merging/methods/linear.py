@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from saft.merging.block import Block
@@ -23,7 +24,6 @@ class Linear(Elementwise):
     other than one makes the whole model larger or smaller.
 
     Example:
-        >>> import torch
         >>> from saft.merging.engine import merge_task_vectors
         >>> merge_task_vectors(Linear(weights=(3.0, 1.0)), torch.tensor([[1.0, 2.0], [5.0, -2.0]]))
         tensor([2., 1.])
@@ -51,11 +51,11 @@ class Linear(Elementwise):
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the weighted average; no statistic is needed."""
         yield from ()
-        weights = for_each_task(self.weights, tasks)
+        weights = for_each_task(self.weights, tasks, torch.float64)
         whole = float(weights.sum())
 
         def merge(block: Block) -> Tensor:
-            merged = total(block.task_vectors * weights)
+            merged = total(block.task_vectors * weights.to(block.base.dtype))
             return merged.div_(whole) if self.normalize else merged.add_(block.base, alpha=whole - 1)
 
         return merge

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from saft.merging.method import Elementwise, Steps, for_each_task, parameter, total
 from saft.merging.methods import METHODS
 
@@ -16,7 +18,6 @@ class TaskArithmetic(Elementwise):
     """Adds the sum of the task vectors to the base, scaled by one coefficient.
 
     Example:
-        >>> import torch
         >>> from saft.merging.engine import merge_task_vectors
         >>> merge_task_vectors(TaskArithmetic(), torch.tensor([[1.0, 2.0], [3.0, -2.0]]))
         tensor([4., 0.])
@@ -40,5 +41,5 @@ class TaskArithmetic(Elementwise):
         yield from ()
         if self.weights == (1.0,):
             return lambda block: total(block.task_vectors)
-        weights = for_each_task(self.weights, tasks)
-        return lambda block: total(block.task_vectors * weights)
+        weights = for_each_task(self.weights, tasks, torch.float64)
+        return lambda block: total(block.task_vectors * weights.to(block.base.dtype))

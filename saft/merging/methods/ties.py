@@ -80,26 +80,26 @@ class Ties(Trimming):
 
     def steps_for(self, vectors: Callable[[Block], Tensor], tasks: int, count: int) -> Steps:
         """Do the same with what `vectors` makes of a block, [n_tasks, n]; for methods that drop entries."""
-        threshold, weights = torch.zeros(tasks, 1), for_each_task(self.weights, tasks)
+        weights, threshold = for_each_task(self.weights, tasks, torch.float64), torch.zeros(tasks, 1)
         if self.density < 1:
             rank = last_dropped(count, self.density)
             threshold = yield OrderStatistics(lambda block: vectors(block).abs(), (rank,))
 
         def trim(block: Block) -> Tensor:
             found = vectors(block)
-            return found.abs().ge_(threshold).mul_(found).mul_(weights)
+            return found.abs().ge_(threshold).mul_(found).mul_(weights.to(found.dtype))
 
         vote: Callable[[Tensor], Tensor] = total
         if self.elect != "mass":
             squares = yield Sums(lambda block: trim(block).double().square_())
-            vote = _by_share(squares.sqrt().float(), largest=self.elect == "normfrac")
+            vote = _by_share(squares.sqrt(), largest=self.elect == "normfrac")
         votes = yield Sums(lambda block: vote(trim(block)).sign_().unsqueeze(0))
-        majority = votes.sign().float().squeeze()
+        majority = votes.sign().squeeze()
 
         def merge(block: Block) -> Tensor:
             trimmed = trim(block)
             sign = vote(trimmed).sign_()
-            sign += (1 - sign.abs()) * majority
+            sign += (1 - sign.abs()) * majority.to(sign.dtype)
             kept = agreeing(trimmed, sign)
             if self.combine == "max":
                 return kept.abs_().amax(dim=0) * sign
@@ -128,7 +128,7 @@ def mean_of_agreeing(kept: Tensor, weights: Tensor) -> Tensor:
         [n]; the sum alone where the weights add up to zero.
     """
     merged = total(kept)
-    share = total(kept.ne_(0).mul_(weights))
+    share = total(kept.ne_(0).mul_(weights.to(kept.dtype)))
     return merged.div_(share.add_(share == 0))
 
 
@@ -137,7 +137,7 @@ def _by_share(norms: Tensor, largest: bool) -> Callable[[Tensor], Tensor]:
     norms = norms.clamp(min=torch.finfo(torch.float32).tiny)
 
     def vote(trimmed: Tensor) -> Tensor:
-        scaled = trimmed / norms
+        scaled = trimmed / norms.to(trimmed.dtype)
         share = scaled * scaled.abs()
         return (
             share.gather(0, share.abs().argmax(dim=0, keepdim=True)).squeeze(0) if largest else total(share)
