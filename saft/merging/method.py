@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
 from saft.merging.block import Block
-from saft.merging.parameters import ParameterInfo, in_order, parameter, problem, range_of
+from saft.merging.parameters import ParameterInfo, in_order, parameter, range_of, wrong_with
 
 __all__ = [
     "Elementwise",
@@ -101,7 +101,7 @@ class Method(ABC):
     """Number of models that it can take."""
 
     def __post_init__(self) -> None:
-        problems = [problem for item in fields(self) if (problem := problem(item, getattr(self, item.name)))]
+        problems = [text for item in fields(self) if (text := wrong_with(item, getattr(self, item.name)))]
         if problems:
             raise UserError(*problems)
 
@@ -113,8 +113,8 @@ class Method(ABC):
         for name, value in parameters.items():
             if name not in known:
                 problems.append(f"unknown parameter '{name}'" + did_you_mean(name, known))
-            elif problem := problem(known[name], value):
-                problems.append(problem)
+            elif text := wrong_with(known[name], value):
+                problems.append(text)
         if problems:
             raise UserError(*problems)
         return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in parameters.items()})
