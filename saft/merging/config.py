@@ -36,6 +36,10 @@ class MergeConfig:
     """The fine-tuned models, as a list or as {task: model}; the order is the order of summation."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; `saft methods NAME` lists them."""
+    varying: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the method that differ from tensor to tensor: parameter -> a list of numbers that are
+    spread over the layers, or a list of {filter: part of a name, value: ...}; of a parameter with a number
+    for each model, a list of such settings."""
     scaling: float | None = None
     """The scaling coefficient lambda in base + lambda * merged task vector; null takes the method's
     default."""

@@ -151,9 +151,10 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
     def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
         count = sum(plan.base.headers[name].count for name in names)
         # Sorted, so that a sum of floats does not depend on the order in which the output is written.
-        return prepare(plan.method, len(plan.models), count, reader.over(sorted(names)), plan.device)
+        method = plan.by_tensor.get(names[0], plan.method)
+        return prepare(method, len(plan.models), count, reader.over(sorted(names)), plan.device)
 
-    whole_model = getattr(plan.method, "granularity", "model") == "model"
+    whole_model = not plan.by_tensor and getattr(plan.method, "granularity", "model") == "model"
     for names in [plan.merged] if whole_model else [(name,) for name in plan.merged]:
         yield names, prepared(names)
 

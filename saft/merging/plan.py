@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from saft.merging.method import Method
 from saft.merging.methods import METHODS
 from saft.merging.source import Source, fitted, read_source
 from saft.merging.statistics import passes_needed
+from saft.merging.varying import methods_by_tensor
 from saft.tensorfile import Layout, file_order
 
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
@@ -53,12 +55,19 @@ class Plan:
     """dtype and shape of every tensor of the output."""
     heads: Mapping[str, Path]
     """Heads that are carried along: file name -> file."""
+    by_tensor: Mapping[str, Method]
+    """The method of each tensor, where its parameters differ from tensor to tensor; else empty."""
 
     @property
     def bytes_per_pass(self) -> int:
         """Bytes that one pass over the tensors to merge reads."""
         sources = [self.base, *self.models.values()]
         return sum(source.headers[name].nbytes for source in sources for name in self.merged)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the method, and how they differ from tensor to tensor."""
+        return self.method.parameters() | self.config.varying
 
     @property
     def passes(self) -> int:
@@ -143,8 +152,17 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     merged = tuple(name for name in file_order(layout) if name not in copied)
     if not merged:
         raise UserError(f"base: {base.folder}: no floating-point tensor is left to merge; exclude less")
+    by_tensor: dict[str, Method] = {}
+    if config.varying:
+        by_tensor = methods_by_tensor(method, config.varying, merged)
+        method = by_tensor[merged[0]]
+        problems = [problem for found in by_tensor.values() for problem in found.problems(len(models))]
+        if problems:
+            raise UserError(*dict.fromkeys(problems))
     scaling = method.scaling if config.scaling is None else config.scaling
-    plan = Plan(config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads)
+    plan = Plan(
+        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, by_tensor
+    )
     if out is not None:
         _check_target(plan, Path(out))
     return plan

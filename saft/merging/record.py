@@ -69,7 +69,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "base": described(plan.base),
         "models": [{"task": task} | described(source) for task, source in plan.models.items()],
         "method": plan.config.method,
-        "parameters": plan.method.parameters(),
+        "parameters": plan.parameters,
         "scaling": plan.scaling,
         "dtype": plan.config.dtype,
         "exclude": list(plan.config.exclude),
@@ -104,12 +104,15 @@ def _inherited(plan: Plan) -> dict[str, Any]:
 
 def formula(plan: Plan) -> str:
     """Return what was applied, in words and numbers."""
-    return f"base + {plan.scaling:g} × ({plan.method.in_words()}), K = {len(plan.models)} tasks"
+    words = plan.method.in_words()
+    if plan.by_tensor:
+        words += f", as at '{plan.merged[0]}'; from tensor to tensor differ {', '.join(plan.config.varying)}"
+    return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
 
 
 def describe(plan: Plan) -> str:
     """Return what will be read, merged, copied and written, for people."""
-    parameters = "".join(f", {name} {value}" for name, value in plan.method.parameters().items())
+    parameters = "".join(f", {name} {value}" for name, value in plan.parameters.items())
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
     copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
@@ -126,7 +129,7 @@ def describe(plan: Plan) -> str:
 
 def _body(plan: Plan) -> str:
     rows = "\n".join(f"| {task} | `{source.location}` |" for task, source in plan.models.items())
-    values = ", ".join(f"{name} {value}" for name, value in plan.method.parameters().items()) or "none"
+    values = ", ".join(f"{name} {value}" for name, value in plan.parameters.items()) or "none"
     return f"""\
 Merged weights = {formula(plan)}.
 
