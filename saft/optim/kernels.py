@@ -37,7 +37,8 @@ class Block(NamedTuple):
         """Return uninitialized temporaries in the shapes of the weights."""
         if self.room is None:
             return [torch.empty_like(weight) for weight in self.weights]
-        return [self.room[: weight.numel()] for weight in self.weights]
+        sizes = [weight.numel() for weight in self.weights]
+        return list(self.room[: sum(sizes)].split(sizes))
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -93,19 +94,28 @@ def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
 
 
 def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[Block]:
-    """Cut parallel lists into blocks: pieces that fit a CPU's cache; on other devices, all at once."""
+    """Cut parallel lists into blocks: together they fit a CPU's cache; on other devices, all at once."""
     groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-    rooms: dict[torch.dtype, Tensor] = {}
+    pieces: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for weight, buffer in zip(weights, buffers, strict=True):
         if _on_cpu(weight) and weight.stride() == buffer.stride() and _in_memory_order(weight) is not None:
-            if weight.dtype not in rooms:
-                rooms[weight.dtype] = torch.empty(_CPU_BLOCK, dtype=weight.dtype)
-            for w, b in zip(_pieces(weight), _pieces(buffer), strict=True):
-                yield Block([w], [b], rooms[weight.dtype])
+            pairs = zip(_pieces(weight), _pieces(buffer), strict=True)
+            pieces.setdefault(weight.dtype, []).extend(pairs)
         else:
             group = groups.setdefault((weight.device, weight.dtype), ([], []))
             group[0].append(weight)
             group[1].append(buffer)
+    for dtype, pairs_of_dtype in pieces.items():
+        room = torch.empty(_CPU_BLOCK, dtype=dtype)
+        block, free = Block([], [], room), _CPU_BLOCK
+        for piece, part in pairs_of_dtype:
+            if piece.numel() > free:
+                yield block
+                block, free = Block([], [], room), _CPU_BLOCK
+            block.weights.append(piece)
+            block.buffers.append(part)
+            free -= piece.numel()
+        yield block
     for ws, bs in groups.values():
         yield Block(ws, bs, None)
 
