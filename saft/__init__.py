@@ -27,6 +27,8 @@ _LAZY = {
     "measure": "saft.measure",
     "MeasureConfig": "saft.measure",
     "methods": "saft.merging.methods",
+    "load_task": "saft.models",
+    "load_mixture": "saft.mixture",
 }
 __all__ = [*_LAZY]
 

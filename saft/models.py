@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from saft.checkpoint import holds_parts
 from saft.errors import UserError
 from saft.locations import folder as local_folder
+from saft.merging import parts
 
-__all__ = ["ModelConfig", "Classifier", "load_trunk", "load_tokenizer", "pool"]
+__all__ = ["ModelConfig", "Classifier", "load_task", "load_trunk", "load_tokenizer", "model_of", "pool"]
+
+M = TypeVar("M")
 
 Pooling = Literal["mean", "cls", "last"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
@@ -29,11 +35,12 @@ class ModelConfig:
     """How token features become one vector per text: mean over the tokens, the first token, or the last."""
 
 
-def load_trunk(config: ModelConfig) -> nn.Module:
+def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
     """Load the backbone in float32, without any head.
 
     Args:
         config: where the model is; see `ModelConfig`.
+        task: whose model to take from a folder that holds a part per task; of no matter to others.
 
     Returns:
         The `transformers.AutoModel`, in evaluation mode.
@@ -43,11 +50,9 @@ def load_trunk(config: ModelConfig) -> nn.Module:
     """
     location = local_folder(config.path, "model.path")
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    trunk, missing = _from_pretrained(config.path, location, options)
-    if missing and all(name.startswith("pooler.") for name in missing):
-        # Encoders are often published without the pooler, which no pooling here uses: leave it out
-        # rather than carry random weights into every checkpoint.
-        trunk, missing = _from_pretrained(config.path, location, options | {"add_pooling_layer": False})
+    trunk, missing = _without_absent_pooler(
+        lambda more: _from_pretrained(config.path, location, options | more, task)
+    )
     if missing:
         raise UserError(
             f"model {config.path}: the weights of {_some(missing)} are missing from the folder;"
@@ -58,6 +63,70 @@ def load_trunk(config: ModelConfig) -> nn.Module:
             raise UserError(f"model {config.path}: tensor {name} holds NaN or infinite values")
     trunk.eval()
     return trunk
+
+
+def load_task(folder: str | Path, task: str, kind: Any = None) -> Any:
+    r"""Load the model of one task from a folder that holds a part per task.
+
+    .. math:: \theta_t = \theta_0 + \lambda r_t\, m_t \odot \tau \quad \text{(EMR, TALL masks)}, \qquad
+       \theta_t = \theta_0 + \lambda U_t S_t V_t^\top \quad \text{(SMILE)}
+
+    Args:
+        folder: as `saft merge` has written it with a method that keeps a part per task, or a hub id.
+        task: its name in the recipe of the merge.
+        kind: class of transformers to load it as, such as `AutoModel`; default: the one in config.json.
+
+    Returns:
+        A plain transformers model, in evaluation mode and in the dtype of its config; its `save_pretrained`
+        writes a folder that every reader takes.
+
+    Raises:
+        UserError: the folder holds one model or is damaged, or there is no such task.
+
+    Example:
+        >>> load_task("./no-folder", "colours")
+        Traceback (most recent call last):
+        saft.errors.UserError: folder: there is no './no-folder' ...
+    """
+    location = local_folder(folder, "folder")
+    return model_of(location, parts.read(location).task_tensors(task), kind)
+
+
+def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = None) -> Any:
+    """Return the model that the config in a folder describes, with weights that are not in the folder.
+
+    Args:
+        location: with config.json.
+        weights: name -> tensor.
+        kind: class of transformers; default: the one that the config names.
+
+    Raises:
+        UserError: there is no such class, or it has weights that are not among these.
+    """
+    settings = _settings(location)
+    names = getattr(settings, "architectures", None) or ["AutoModel"]
+    kind = kind or getattr(transformers, names[0], None)
+    if kind is None:
+        raise UserError(
+            f"{location / 'config.json'}: transformers has no architecture '{names[0]}'; give kind"
+        )
+    concrete, state = _concrete(kind, settings), dict(weights)
+
+    def load(more: dict[str, Any]) -> tuple[Any, list[str]]:
+        options = {"config": settings, "state_dict": state, "dtype": "auto", "output_loading_info": True}
+        with _without_bars():
+            model, info = concrete.from_pretrained(None, **options, **more)
+        return model, sorted(info["missing_keys"])
+
+    model, missing = _without_absent_pooler(load)
+    if missing:
+        raise UserError(
+            f"{location}: lacks the weights of {_some(missing)}, which {type(model).__name__} has; "
+            "give kind: a class of transformers that the weights are for, such as AutoModel"
+        )
+    if (location / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(location)
+    return model.eval()
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -127,21 +196,72 @@ class Classifier(nn.Module):
         return pool(features, inputs["attention_mask"], self.pooling)
 
 
-def _from_pretrained(name: str, location: str | Path, options: dict[str, Any]) -> tuple[nn.Module, list[str]]:
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # reading a local file takes no time worth a bar
+def _from_pretrained(
+    name: str, location: Path, options: dict[str, Any], task: str | None
+) -> tuple[nn.Module, list[str]]:
     try:
-        model, info = transformers.AutoModel.from_pretrained(location, **options)
+        with _without_bars():
+            if holds_parts(location):
+                model, info = _task_trunk(location, options, task)
+            else:
+                model, info = transformers.AutoModel.from_pretrained(location, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {name}: cannot be loaded: {_first_line(error)}") from None
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     if info.get("mismatched_keys"):
         raise UserError(
             f"model {name}: shapes in the file and in config.json differ: {info['mismatched_keys']}"
         )
     return model, sorted(info["missing_keys"])
+
+
+def _without_absent_pooler(load: Callable[[dict[str, Any]], tuple[M, list[str]]]) -> tuple[M, list[str]]:
+    """Load, and once more without the pooler where it alone is missing.
+
+    Encoders are often published without the pooler, which no pooling here uses: leave it out rather than
+    carry random weights into every checkpoint.
+    """
+    model, missing = load({})
+    if missing and all(name.startswith("pooler.") for name in missing):
+        return load({"add_pooling_layer": False})
+    return model, missing
+
+
+def _task_trunk(location: Path, options: dict[str, Any], task: str | None) -> Any:
+    if task is None:
+        raise UserError(
+            f"{location}: holds a part per task, and no single model; "
+            f'load a task\'s model with saft.load_task("{location}", TASK)'
+        )
+    weights, settings = dict(parts.read(location).task_tensors(task)), _settings(location)
+    kind = _concrete(transformers.AutoModel, settings)
+    return kind.from_pretrained(None, config=settings, state_dict=weights, **options)
+
+
+def _settings(location: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(location)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{location}: its config.json cannot be read: {_first_line(error)}") from None
+
+
+def _concrete(kind: Any, settings: Any) -> Any:
+    """Return the class that an `Auto` class stands for; another class is returned as it is."""
+    if not kind.__name__.startswith("Auto"):
+        return kind
+    with torch.device("meta"):  # no memory is taken and no weight is drawn
+        return type(kind.from_config(settings))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Let transformers show no progress bars: reading a local file takes no time worth one."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _some(names: list[str]) -> str:
