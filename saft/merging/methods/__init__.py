@@ -67,11 +67,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
 def describe(name: str | None = None) -> RenderableType:
     """Return the table of all methods, or everything about the one called `name`, to be printed by rich."""
     if name is None:
-        table = Table("method", "what it does", "needs", "gives", "parameters", box=None, pad_edge=False)
-        for info in methods():
-            names = ", ".join(item.name for item in info.parameters)
-            table.add_row(info.name, info.summary, info.needs, info.gives, names)
-        return table
+        return _overview()
     (info,) = methods(name)
     grid = ", ".join(f"{value:g}" for value in info.scaling_grid)
     coefficient = (
@@ -79,7 +75,7 @@ def describe(name: str | None = None) -> RenderableType:
     )
     parameters = Table("parameter", "range", "default", "meaning", box=None, pad_edge=False)
     for item in info.parameters:
-        parameters.add_row(item.name, Text(item.range), str(item.default), item.help)
+        parameters.add_row(item.name, Text(item.range), _shown(item.default), item.help)
     facts = Table.grid(padding=(0, 2))
     for key, value in (
         ("formula", info.formula),
@@ -92,3 +88,30 @@ def describe(name: str | None = None) -> RenderableType:
         facts.add_row(key, Text(value))
     below: list[RenderableType] = [parameters, ""] if info.parameters else []
     return Group(f"{info.name}: {info.summary}", "", facts, "", *below, Text(info.notes))
+
+
+def _overview() -> RenderableType:
+    """Return all methods, with those together that need and give the same; what needs least comes first."""
+    groups: dict[tuple[str, str], list[MethodInfo]] = {}
+    for info in methods():
+        groups.setdefault((info.needs, info.gives), []).append(info)
+    parts: list[RenderableType] = []
+    width = max(len(info.name) for info in methods())
+    for (needs, gives), members in sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]))):
+        table = Table.grid(padding=(0, 2))
+        table.add_column(min_width=width)
+        for info in members:
+            table.add_row(info.name, Text(info.summary))
+        parts += [Text(f"Needs {needs}; gives {gives}:", style="bold"), table, ""]
+    return Group(
+        *parts,
+        "saft methods NAME gives a method's formula, parameters and source, and says where it differs from "
+        "that. LiNeS can scale the layers after any method that gives one model: `lines` in the merge file.",
+    )
+
+
+def _shown(default: object) -> str:
+    """Return a parameter's default as it is written in a merge file."""
+    if isinstance(default, tuple):
+        return "[" + ", ".join(f"{number:g}" for number in default) + "]"
+    return str(default).lower() if isinstance(default, bool) else str(default)
