@@ -38,7 +38,7 @@ class Block(NamedTuple):
         if self.room is None:
             return [torch.empty_like(weight) for weight in self.weights]
         sizes = [weight.numel() for weight in self.weights]
-        return list(self.room[: sum(sizes)].split(sizes))
+        return list(torch.split(self.room[: sum(sizes)], sizes))
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:

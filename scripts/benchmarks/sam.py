@@ -208,7 +208,7 @@ def main() -> None:
     results.update(load_average=load, protocol={**protocol, "malloc": malloc})
     results["figures"] = [figures(name, results) for name in names]
     print(describe(results))
-    Console(width=120).print(table(results["figures"]))
+    Console(width=160).print(table(results["figures"]))
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 
