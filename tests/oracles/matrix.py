@@ -93,3 +93,28 @@ def iso_cts(task_vectors, fraction):
         u, sigma, v = [*u, left[:, :each]], [*sigma, values[:each]], [*v, right[:each]]
     mean = np.concatenate(sigma).mean()
     return mean * orthogonal(np.concatenate(u, axis=1)) @ orthogonal(np.concatenate(v, axis=0))
+
+
+# By descent
+
+
+def adam(start, gradient, steps, learning_rate):
+    point, mean, square = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    for step in range(1, steps + 1):
+        slope = gradient(point)
+        mean = 0.9 * mean + 0.1 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        rate = learning_rate / (1 - 0.9**step)
+        point = point - rate * mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    return point
+
+
+def wudi_gradient(point, task_vectors):
+    """Of the sum over the tasks of |(tau - tau_t) tau_t^T|^2 / |tau_t|^2, no task being zero."""
+    return sum(2 * (point - tau) @ tau.T @ tau / norm(tau) ** 2 for tau in task_vectors)
+
+
+def wudi(task_vectors, steps, learning_rate):
+    return adam(
+        task_vectors.sum(axis=0), lambda point: wudi_gradient(point, task_vectors), steps, learning_rate
+    )

@@ -39,8 +39,8 @@ class IsoC(Tensorwise):
         "subspaces (arXiv 2502.04959)"
     )
     differs = (
-        "nothing for sums of full rank; the authors' code adds arbitrary directions where the sum has none. λ "
-        "is chosen on validation data; fusion_bench uses 1.5"
+        "nothing for sums of full rank; the authors' code adds arbitrary directions where the sum has none. "
+        "λ is chosen on validation data; fusion_bench uses 1.5"
     )
     scaling = 1.0
     scaling_grid = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
