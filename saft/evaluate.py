@@ -12,9 +12,10 @@ from rich.table import Table
 from torch import nn
 
 from saft import tasks
-from saft.checkpoint import MANIFEST, read_manifest
+from saft.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.errors import UserError
 from saft.locations import folder as local_folder
+from saft.merging import parts
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
 from saft.staging import write_text
@@ -83,12 +84,17 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     for path, mapping in declared.items():
         if not mapping:
             raise UserError(f"{path}: no saft.json says which tasks this model is for; give `tasks:`")
+        if holds_parts(folders[path]):
+            for name in mapping:
+                parts.read(folders[path]).part(name)
     figures: dict[str, dict[str, float]] = {}
     with bar(total=sum(len(mapping) for mapping in declared.values())) as progress:
         for path, mapping in declared.items():
             pooling = config.pooling or manifests[path].get("pooling", "mean")
             model = ModelConfig(path=path, pooling=pooling)
-            trunk, tokenizer = load_trunk(model).to(config.device), load_tokenizer(model)
+            tokenizer = load_tokenizer(model)
+            # Every task has a model of its own where a merge has kept a part per task.
+            one = None if holds_parts(folders[path]) else load_trunk(model).to(config.device)
             figures[path] = {}
             for name, options in mapping.items():
                 progress.stage(f"{path} on {name}")
@@ -99,6 +105,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
                     test=config.examples if config.split == "test" else 0,
                 )
                 examples = getattr(task.load(tokenizer, limits, f"tasks.{name}"), config.split)
+                trunk = load_trunk(model, name).to(config.device) if one is None else one
                 classifier = with_head(trunk, folders[path], pooling, name, task, tokenizer)
                 figures[path][name] = score(classifier, task, examples, config.batch_size)
                 progress.advance(1)

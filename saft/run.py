@@ -17,6 +17,7 @@ from saft import config as configs
 from saft import report
 from saft.errors import UserError
 from saft.experiment import Cell, Experiment, Protocol
+from saft.merging.keeping import Keeping
 from saft.merging.methods import METHODS
 from saft.models import ModelConfig
 from saft.module import TrainingOptions
@@ -202,6 +203,11 @@ def _merges(config: RunConfig) -> dict[str, MergeOptions]:
             method = METHODS.get(name).build(options.parameters)
         except UserError as error:
             raise UserError(*(f"merges.{name}: {problem}" for problem in error.problems)) from None
+        if isinstance(method, Keeping):
+            raise UserError(
+                f"merges.{name}: keeps a part per task and gives no single model, which `saft run` compares; "
+                "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
+            )
         if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
             raise UserError(f"merges.{name}.scaling: {name} has no scaling coefficient; leave it out")
         merges[name] = dataclasses.replace(options, scaling=options.scaling or list(method.scaling_grid))

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from saft import tasks
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate, score, with_head
-from saft.models import ModelConfig, load_tokenizer, load_trunk
+from saft.merge import MergeConfig, merge
+from saft.models import ModelConfig, load_task, load_tokenizer, load_trunk
 from saft.tasks import Limits
 
 
@@ -56,3 +58,31 @@ def test_a_trained_head_must_be_there(
     linear = {"colour": tiny_tasks["colour"] | {"head": "linear"}}
     with pytest.raises(UserError, match=r"there is no heads/colour.safetensors"):
         evaluate(EvaluateConfig(checkpoints=[str(tmp_path / "model")], tasks=linear))
+
+
+@pytest.mark.parametrize("method", ["emr", "tall_masks", "smile"])
+def test_each_task_is_measured_on_its_own_model_where_a_merge_kept_a_part_for_it(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path, method: str
+) -> None:
+    models = {}
+    for seed, name in enumerate(("colour", "size")):
+        model = transformers.AutoModel.from_pretrained(tiny_model)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += torch.randn_like(weight) * 0.1
+        model.save_pretrained(tmp_path / name)
+        models[name] = str(tmp_path / name)
+    out = str(tmp_path / "out")
+    merge(MergeConfig(method, str(tiny_model), models), out)
+    figures = evaluate(EvaluateConfig(checkpoints=[out], tasks=tiny_tasks, examples=30)).figures[out]
+    for name in models:
+        load_task(out, name).save_pretrained(tmp_path / f"plain-{name}")
+        shutil.copy(tiny_model / "tokenizer.json", tmp_path / f"plain-{name}")
+        shutil.copy(tiny_model / "tokenizer_config.json", tmp_path / f"plain-{name}")
+        plain = str(tmp_path / f"plain-{name}")
+        own = {name: tiny_tasks[name]}
+        alone = evaluate(EvaluateConfig(checkpoints=[plain], tasks=own, examples=30)).figures[plain]
+        assert figures[name] == alone[name]
+    with pytest.raises(UserError, match=r"has no part for 'sise'; did you mean 'size'\?"):
+        evaluate(EvaluateConfig(checkpoints=[out], tasks={"sise": tiny_tasks["size"]}))
