@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def merge(
 
     First everything is checked, from configs and headers alone; then the weights are read tensor by tensor,
     so that memory is bounded by the largest tensor and not by the model. The arithmetic is float32, with one
-    cast at the end. The folder appears when it is complete.
+    cast at the end. The folder appears when it is complete. A method that reads examples has them go through
+    the models before.
 
     Args:
         config: what to merge, and how.
@@ -67,6 +69,10 @@ def merge(
     """
     plan = engine.check(config, None if check_only else out)
     plan = parts.planned(plan) if isinstance(plan.method, Keeping) else plan
+    if plan.method.collects:
+        from saft import calibration  # which loads transformers
+
+        calibration.check(plan)
     if check_only:
         return MergeResult(None, plan)
     if out is None:
@@ -74,5 +80,14 @@ def merge(
     if isinstance(plan, parts.PartsPlan):
         parts.write(plan, out, overwrite, progress)
     else:
-        engine.write(plan, out, overwrite, progress)
+        with _with_data(plan, progress) as plan:
+            engine.write(plan, out, overwrite, progress)
     return MergeResult(Path(out), plan)
+
+
+def _with_data(plan: Plan, progress: Progress | None) -> AbstractContextManager[Plan]:
+    if not plan.method.collects:
+        return nullcontext(plan)
+    from saft import calibration
+
+    return calibration.collected(plan, progress)

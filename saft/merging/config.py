@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from saft.errors import UserError
 
-__all__ = ["ARITHMETIC", "DTYPES", "VOCABULARIES", "MergeConfig", "device_problem", "size_in_bytes"]
+__all__ = [
+    "ARITHMETIC",
+    "DTYPES",
+    "VOCABULARIES",
+    "DataConfig",
+    "MergeConfig",
+    "device_problem",
+    "size_in_bytes",
+]
 
 DTYPES = {
     "float32": torch.float32,
@@ -22,6 +30,28 @@ DTYPES = {
 ARITHMETIC = {name: DTYPES[name] for name in ("float32", "float64")}
 VOCABULARIES = ("refuse", "base")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The examples of each task that a method reads; their labels are not looked at."""
+
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Model -> the task it was fine-tuned on, as in `saft run`; what is not named is taken from the model's
+    own saft.json."""
+    split: Literal["train", "validation"] = "validation"
+    """The split that they are taken from; the test split cannot be."""
+    examples: int = 256
+    """At most this many examples of each task; at least 1."""
+    batch_size: int = 16
+    """Examples per forward pass; at least 1."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How token features become one vector; null takes what the models were trained with, else mean."""
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, but is {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,9 @@ class MergeConfig:
     block_size: int | str | None = None
     """Task vectors that a thread works on at a time, where a method does not need whole tensors; less needs
     less memory. null: 1MiB on a CPU, 64MiB on a GPU."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Examples of each task, for methods that need them; `saft methods` says which."""
 
     def by_task(self) -> dict[str, str]:
         """Return task -> model; a list's models are called by their folders, or by their place in doubt."""

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 from saft.checkpoint import HEADS, fingerprint
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
+from saft.merging.collected import Collected
 from saft.merging.compatibility import differences
 from saft.merging.config import (
     ARITHMETIC,
     DTYPES,
     VOCABULARIES,
+    DataConfig,
     MergeConfig,
     device_problem,
     size_in_bytes,
@@ -57,6 +59,8 @@ class Plan:
     """Heads that are carried along: file name -> file."""
     by_tensor: Mapping[str, Method]
     """The method of each tensor, where its parameters differ from tensor to tensor; else empty."""
+    collected: Collected = field(default_factory=Collected)
+    """What was read of data, for a method that collects; `check` leaves it empty."""
 
     @property
     def bytes_per_pass(self) -> int:
@@ -203,6 +207,8 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
                 yield from error.problems
     if problem := device_problem(config.device):
         yield problem
+    if method and not method.collects and config.data != DataConfig():
+        yield f"data: '{config.method}' reads no examples; leave `data` out"
     if config.scaling is not None and not math.isfinite(config.scaling):
         yield f"scaling: must be a finite number, but is {config.scaling}"
     elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):

@@ -55,6 +55,8 @@ class Reader:
     """
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
+        if plan.method.collects and not plan.collected.headers:
+            raise ValueError(f"{plan.config.method} reads examples; collect them: saft.calibration.collected")
         self._plan = plan
         self._progress = progress
         self._read, self._to_read = 0, plan.bytes_per_pass * plan.passes
@@ -125,8 +127,10 @@ class Reader:
             torch.sub(model.to(dtype), base, out=row)
         if not all_finite(task_vectors):
             self._refuse(piece.name)
-        size = self._plan.base.headers[piece.name].count
-        return Block(task_vectors, base, piece.name, piece.start, self._plan.config.seed, size=size)
+        header = self._plan.base.headers[piece.name]
+        statistics = self._plan.collected.of(piece.name, header.shape, piece.start, base)
+        seed = self._plan.config.seed
+        return Block(task_vectors, base, piece.name, piece.start, seed, statistics, size=header.count)
 
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""

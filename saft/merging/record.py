@@ -74,6 +74,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "dtype": plan.config.dtype,
         "exclude": list(plan.config.exclude),
         "seed": plan.config.seed,
+        **({"data": dict(plan.collected.data)} if plan.collected.data else {}),
         "vocabulary": plan.config.vocabulary,
         "formula": formula(plan),
         "tensors": {
@@ -142,9 +143,21 @@ Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
 |---|---|
 {rows}
 
-{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json` holds the
-SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
+{_data(plan)}{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json`
+holds the SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
 """
+
+
+def _data(plan: Plan) -> str:
+    """Return the sentence that says which data were read."""
+    data = plan.collected.data
+    if not data:
+        return ""
+    counts = ", ".join(f"{count} of {task}" for task, count in data["examples"].items())
+    return (
+        f"Examples of the {data['split']} split were read, without their labels: {counts}. "
+        "Test examples were not.\n\n"
+    )
 
 
 def _hub_ids(plan: Plan) -> list[str]:

@@ -1,0 +1,109 @@
+"""What some merge methods need to know from data, collected before the merge; one file a collector.
+
+A collector reads the models and a few unlabelled examples of each task, never of the test split. What it
+finds goes to files, from which the engine gives each block its part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saft.calibration.material import Advance, Material, gathered, task_data
+from saft.checkpoint import write_tensors
+from saft.errors import UserError
+from saft.merging.collected import Collected
+from saft.merging.plan import Plan
+from saft.merging.reader import Progress
+from saft.registry import Registry
+from saft.tensorfile import TensorHeader, read_headers
+
+__all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected"]
+
+Statistics = Iterator[tuple[str, str, dict[str, Tensor]]]
+"""For each task: its name, the name of the statistic, and name of the tensor -> its statistic."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collector:
+    """What a method collects.
+
+    Args:
+        cost: of collecting, in any unit, from the material; what `collect` advances in all.
+        collect: yields the statistics, task by task.
+    """
+
+    cost: Callable[[Material], float]
+    collect: Callable[[Material, Advance], Statistics]
+
+
+COLLECTORS: Registry[Collector] = Registry("collector", "saft.calibration")
+
+
+def check(plan: Plan) -> None:
+    """Check that the data of a merge are there, without reading a model; a plan that needs none is fine.
+
+    Raises:
+        UserError: a task is unknown or missing, or its table has no such column or split.
+    """
+    if plan.method.collects:
+        COLLECTORS.get(plan.method.collects)
+        for found in task_data(plan).values():
+            found.check()
+
+
+@contextmanager
+def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
+    """Collect what the method of a plan needs; a plan that needs nothing is given back as it is.
+
+    Args:
+        plan: from `saft.merging.plan.check`.
+        progress: told how much is done, and how much there is to do.
+
+    Yields:
+        The plan, with what was collected; the files are removed at the end of the block.
+
+    Raises:
+        UserError: as `check`; or what was collected is not finite.
+    """
+    if not plan.method.collects:
+        yield plan
+        return
+    collector = COLLECTORS.get(plan.method.collects)
+    material = gathered(plan)
+    done, cost = 0.0, max(collector.cost(material), 1.0)
+
+    def advance(by: float) -> None:
+        nonlocal done
+        done += by
+        if progress:
+            progress(int(done), int(cost))
+
+    with tempfile.TemporaryDirectory(prefix="saft-") as folder:
+        headers: dict[str, dict[str, dict[str, TensorHeader]]] = defaultdict(dict)
+        # Dropout is off, but a model's own code might draw: nothing here changes the caller's random state.
+        with torch.random.fork_rng():
+            torch.manual_seed(plan.config.seed)
+            for task, kind, tensors in collector.collect(material, advance):
+                _refuse_not_finite(plan, task, tensors)
+                file = Path(folder) / f"{kind}-{list(plan.models).index(task)}.safetensors"
+                write_tensors(file, tensors)
+                headers[kind][task] = read_headers(file)
+        by_kind = {kind: [found[task] for task in plan.models] for kind, found in headers.items()}
+        yield dataclasses.replace(plan, collected=Collected(by_kind, material.described()))
+
+
+def _refuse_not_finite(plan: Plan, task: str, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"models.{task}: {plan.models[task].folder}: what was collected for '{name}' holds NaN or "
+                "infinity; the model diverges on its data: train it again, or leave it out"
+            )

@@ -1,0 +1,82 @@
+"""The diagonal of the Fisher information, at each task's fine-tuned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from saft.calibration import COLLECTORS, Collector, Statistics
+from saft.calibration.material import Advance, Material
+from saft.merging.methods.fisher import Fisher
+from saft.models import Classifier
+from saft.tasks import Examples
+
+__all__ = ["collect", "exact", "of_batches"]
+
+
+def collect(material: Material, advance: Advance) -> Statistics:
+    """Yield each task's information, by the estimate that the method asks for, in the weights' shapes.
+
+    Source:
+        Matena & Raffel 2022, arXiv 2111.09832, section 3.1; the other variant: MergeLM.
+    """
+    method = material.plan.method
+    assert isinstance(method, Fisher)
+    weights = material.parameters()
+    for model, classifier, examples in material.experts():
+        found = [torch.zeros_like(weight) for weight in weights.values()]
+        if method.variant == "paper":
+            gradients = exact(classifier, examples, list(weights.values()))
+        else:
+            gradients = of_batches(
+                classifier, examples, list(weights.values()), material.plan.config.data.batch_size
+            )
+        for share, scaled in gradients:
+            for information, gradient in zip(found, scaled, strict=True):
+                if gradient is not None:
+                    information += gradient.square() / len(examples)
+            advance(share)
+        yield model, "fisher", dict(zip(weights, found, strict=True))
+
+
+Gradients = Iterator[tuple[float, tuple[Tensor | None, ...]]]
+"""Gradients whose squares add up to the information times the examples; each with its share of the cost."""
+
+
+def exact(classifier: Classifier, examples: Examples, weights: list[Tensor]) -> Gradients:
+    r"""Yield :math:`\sqrt{p_c}\, \partial \log p_c / \partial \theta` of every example and class."""
+    for index in range(len(examples)):
+        (log_p,) = _log_probabilities(classifier, examples, [index])
+        # The square root is a constant: it weighs the gradient and is not differentiated.
+        scaled = log_p.detach().div(2).exp() * log_p
+        for c, term in enumerate(scaled):
+            yield (
+                1 / len(scaled),
+                torch.autograd.grad(term, weights, retain_graph=c + 1 < len(scaled), allow_unused=True),
+            )
+
+
+def of_batches(
+    classifier: Classifier, examples: Examples, weights: list[Tensor], batch_size: int
+) -> Gradients:
+    r"""Yield :math:`\partial \sum \sqrt{p} \log p / \partial \theta`, a sum over a batch and all classes."""
+    for start in range(0, len(examples), batch_size):
+        batch = list(range(start, min(start + batch_size, len(examples))))
+        log_p = _log_probabilities(classifier, examples, batch)
+        term = (log_p.detach().div(2).exp() * log_p).sum()
+        yield len(batch), torch.autograd.grad(term, weights, allow_unused=True)
+
+
+def _log_probabilities(classifier: Classifier, examples: Examples, indices: list[int]) -> Tensor:
+    batch = examples.collate(indices).to(next(classifier.parameters()).device)
+    return functional.log_softmax(classifier(batch.inputs), dim=-1)
+
+
+def _cost(material: Material) -> float:
+    return float(sum(len(examples) for examples in material.examples.values()))
+
+
+COLLECTORS.register("fisher")(Collector(_cost, collect))

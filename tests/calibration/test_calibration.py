@@ -1,0 +1,190 @@
+"""Merges that read data, through `saft merge`; every method that collects goes through the same tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from saft import config
+from saft.calibration.material import gathered, tensor_names
+from saft.checkpoint import read_manifest, write_manifest, write_tensors
+from saft.errors import UserError
+from saft.evaluate import EvaluateConfig, evaluate
+from saft.merge import MergeConfig, merge
+from saft.merging import engine
+from saft.merging.config import DataConfig
+from saft.merging.methods import METHODS
+from saft.models import ModelConfig, load_trunk
+
+COLLECTING = [name for name, kind in METHODS.items() if kind.collects]
+QUICK = {"adamerging": {"iterations": 2}}
+every_method = pytest.mark.parametrize("method", COLLECTING)
+
+
+def settings(tiny_model, experts, method="fisher", **data):
+    data = DataConfig(**({"examples": 4, "batch_size": 2} | data))
+    return MergeConfig(method, str(tiny_model), experts, QUICK.get(method, {}), data=data)
+
+
+@every_method
+def test_a_merge_reads_data_and_says_which(
+    tiny_model, experts, tmp_path, tmp_path_factory, method, monkeypatch
+):
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    told = []
+    chosen = settings(tiny_model, experts, method)
+    merge(chosen, tmp_path / "out", progress=lambda done, whole: told.append((done, whole)))
+    assert not list(temporary.iterdir()), "what was collected is removed"
+    assert told
+    assert all(0 <= done <= whole for done, whole in told)
+    assert read_manifest(tmp_path / "out")["data"] == {
+        "split": "validation",
+        "examples": {"colour": 4, "size": 4},
+        "batch_size": 2,
+        "pooling": "mean",
+    }
+    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert "Examples of the validation split were read, without their labels: 4 of colour, 4 of size." in card
+    merged = transformers.AutoModel.from_pretrained(tmp_path / "out").state_dict()
+    average = merge(MergeConfig("average", str(tiny_model), experts), tmp_path / "average").folder
+    plain = transformers.AutoModel.from_pretrained(average).state_dict()
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert not torch.allclose(merged[name], plain[name], atol=1e-6), "the data count"
+    figures = evaluate(EvaluateConfig([str(tmp_path / "out")], examples=8)).figures
+    assert set(figures[str(tmp_path / "out")]) == {"colour", "size"}
+
+
+@every_method
+def test_the_same_merge_writes_the_same_weights_and_leaves_the_random_state(
+    tiny_model, experts, tmp_path, method
+):
+    chosen, before = settings(tiny_model, experts, method), torch.get_rng_state()
+    for name in ("first", "second"):
+        merge(chosen, tmp_path / name)
+    assert torch.get_rng_state().equal(before)
+    first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@every_method
+def test_the_labels_are_not_looked_at(tiny_model, tiny_tasks, experts, tmp_path, method):
+    def shuffled(task):
+        mapping = json.loads(json.dumps(tiny_tasks[task]))
+        file = Path(mapping["data"]["files"]["train"])
+        head, *rows = file.read_text().splitlines()
+        labels = [row.rsplit(",", 1)[1] for row in rows]
+        rows = [f"{row.rsplit(',', 1)[0]},{label}" for row, label in zip(rows, reversed(labels), strict=True)]
+        (tmp_path / f"{task}.csv").write_text("\n".join([head, *rows]) + "\n")
+        mapping["data"]["files"]["train"] = str(tmp_path / f"{task}.csv")
+        return mapping
+
+    merge(settings(tiny_model, experts, method), tmp_path / "true")
+    merge(
+        settings(tiny_model, experts, method, tasks={task: shuffled(task) for task in tiny_tasks}),
+        tmp_path / "shuffled",
+    )
+    one, other = (tmp_path / name / "model.safetensors" for name in ("true", "shuffled"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_check_finds_what_is_wrong_with_the_data_without_loading_a_model(
+    tiny_model, tiny_tasks, experts, monkeypatch
+):
+    monkeypatch.setattr("saft.calibration.material.load_trunk", None)
+    monkeypatch.setattr("saft.calibration.material.load_tokenizer", None)
+    assert "nothing is wrong" in str(merge(settings(tiny_model, experts), None, check_only=True))
+
+    def wrong(task="size", **changes):
+        mapping = tiny_tasks["size"] | changes
+        with pytest.raises(UserError) as caught:
+            merge(settings(tiny_model, experts, tasks={task: mapping}), None, check_only=True)
+        return str(caught.value)
+
+    assert "data.tasks.sice: there is no model of this name; did you mean 'size'?" in wrong("sice")
+    assert "data.tasks.size.kind: unknown task kind" in wrong(kind="text_clasification")
+    broken = {"data": tiny_tasks["size"]["data"] | {"text": "txt"}}
+    assert "there is no column 'txt' in the train split; did you mean 'text'" in wrong(**broken)
+    broken = {"data": tiny_tasks["size"]["data"] | {"train": "trian"}}
+    assert "there is no split 'trian'; did you mean 'train'" in wrong(**broken)
+
+
+def test_a_model_without_a_task_is_told_with_the_cure(tiny_model, tiny_tasks, experts, tmp_path):
+    (Path(experts["size"]) / "saft.json").unlink()
+    write_manifest(Path(experts["colour"]), {"tasks": {"x": {}, "y": {}}})
+    with pytest.raises(UserError) as caught:
+        merge(settings(tiny_model, experts), None, check_only=True)
+    first, second = caught.value.problems
+    assert "saft.json says 2 tasks, and none is called 'colour'; give it: data: {tasks: {colour:" in first
+    assert "saft.json says no task; give it: data: {tasks: {size: {kind: ...}}}" in second
+    merge(settings(tiny_model, experts, tasks=tiny_tasks), tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["data"]["examples"] == {"colour": 4, "size": 4}
+
+
+def test_the_test_split_cannot_be_named_and_numbers_are_checked(tiny_model, experts):
+    mapping = {"method": "fisher", "base": str(tiny_model), "models": experts}
+    for data, message in (
+        ({"split": "test"}, "data.split: unknown value 'test'; there is: train, validation"),
+        ({"examples": 0}, "data: examples: must be at least 1, but is 0"),
+        ({"batch_size": 0}, "data: batch_size: must be at least 1, but is 0"),
+        ({"exmples": 1}, "data.exmples: unknown key; did you mean 'examples'?"),
+    ):
+        with pytest.raises(UserError) as caught:
+            config.parse(MergeConfig, mapping | {"data": data}, "merge.yaml")
+        assert str(caught.value) == f"merge.yaml: {message}"
+
+
+def test_examples_come_from_the_split_that_was_asked_for(planned):
+    found = gathered(planned("fisher", split="validation", examples=1000)).examples
+    assert {task: len(examples) for task, examples in found.items()} == {"colour": 12, "size": 12}
+    found = gathered(planned("fisher", split="train", examples=1000)).examples
+    assert {task: len(examples) for task, examples in found.items()} == {"colour": 108, "size": 108}
+
+
+def test_two_ways_to_pool_have_to_be_decided_between(planned, experts):
+    manifest = read_manifest(Path(experts["size"]))
+    write_manifest(Path(experts["size"]), manifest | {"pooling": "cls"})
+    with pytest.raises(
+        UserError, match=r"data.pooling: the models were trained with cls and mean; say which"
+    ):
+        gathered(planned("fisher"))
+    assert gathered(planned("fisher", pooling="cls")).pooling == "cls"
+
+
+def test_a_model_is_set_to_the_weights_of_an_expert(planned, experts):
+    material = gathered(planned("fisher"))
+    for model, classifier, _ in material.experts():
+        expected = load_trunk(ModelConfig(experts[model])).state_dict()
+        assert all(tensor.equal(expected[name]) for name, tensor in classifier.trunk.state_dict().items())
+        assert not classifier.training
+
+
+def test_names_of_a_checkpoint_with_a_head(tiny_model, tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(tiny_model))
+    shutil.copytree(tiny_model, tmp_path / "base")
+    model.save_pretrained(tmp_path / "base")
+    plan = engine.check(MergeConfig("average", str(tmp_path / "base"), [str(tmp_path / "base")]))
+    trunk = load_trunk(ModelConfig(str(tmp_path / "base")))
+    names = tensor_names(trunk, plan.base)
+    assert names["encoder.layer.0.output.dense.bias"] == "bert.encoder.layer.0.output.dense.bias"
+    state = trunk.state_dict()
+    assert all(plan.base.tensor(name).equal(state[own]) for own, name in names.items())
+    trunk.register_parameter("strange", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(UserError, match=r"transformers loads 'strange' from a tensor of another name"):
+        tensor_names(trunk, plan.base)
+
+
+def test_statistics_that_are_not_finite_are_refused(tiny_model, experts, tmp_path):
+    loaded = transformers.AutoModel.from_pretrained(experts["size"]).state_dict()
+    model = {name: tensor.clone() for name, tensor in loaded.items()}  # not as views of the file
+    model["encoder.layer.1.intermediate.dense.weight"] *= 1e38  # finite, but the activations overflow
+    write_tensors(Path(experts["size"]) / "model.safetensors", model)
+    with pytest.raises(UserError, match=r"models.size: .*what was collected for '.*' holds NaN or infinity"):
+        merge(settings(tiny_model, experts), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
