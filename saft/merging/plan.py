@@ -27,7 +27,7 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
-from saft.merging.method import Method
+from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.source import Source, fitted, read_source
 from saft.merging.statistics import passes_needed

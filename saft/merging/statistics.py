@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
@@ -150,39 +152,57 @@ def _first_shift(dtype: torch.dtype) -> int:
 
 def _count_first(over: Passes[Tensor]) -> tuple[Tensor, Tensor]:
     """Count the uppermost digits of the keys, int64 [rows, bins]; return an empty tensor of the kind too."""
+    counts = _Counts()
 
-    def count(block: Tensor) -> tuple[Tensor, Tensor]:
-        upper = (_keys(block) >> _first_shift(block.dtype)).add_(_BINS // 2)
-        return torch.stack([torch.bincount(row, minlength=_BINS) for row in upper]), block[:0]
+    def count(block: Tensor) -> Tensor:
+        for row, digits in enumerate((_keys(block) >> _first_shift(block.dtype)).add_(_BINS // 2)):
+            counts.add(row, digits)
+        return block[:0]
 
-    example = torch.empty(0)
-
-    def counts() -> Iterator[Tensor]:
-        nonlocal example
-        for found, kind in over(count):
-            example = kind
-            yield found
-
-    return _added(counts()).cpu(), example
+    examples = deque(over(count), maxlen=1)
+    if not examples:
+        raise ValueError("an empty stream has no statistics")
+    return counts.result(), examples[0]
 
 
 def _count_within(over: Passes[Tensor], chosen: Sequence[tuple[int, int]], shift: int) -> Tensor:
     """Count the digits at `shift` of the keys that begin as in each chosen (row, prefix): [chosen, bins]."""
+    counts = _Counts()
 
-    def select(block: Tensor) -> list[Tensor]:
+    def count(block: Tensor) -> None:
         keys = _keys(block)
         upper = keys >> (shift + _DIGIT)
-        found = [_selected(keys[row], upper[row] == prefix) for row, prefix in chosen]
-        return [(part >> shift).bitwise_and_(_BINS - 1).long() for part in found]
+        for at, (row, prefix) in enumerate(chosen):
+            found = _selected(keys[row], upper[row] == prefix)
+            counts.add(at, (found >> shift).bitwise_and_(_BINS - 1))
 
-    counts: Tensor | None = None
-    for selected in over(select):
-        if counts is None:
-            counts = torch.zeros(len(chosen), _BINS, dtype=torch.int64, device=selected[0].device)
-        for count, part in zip(counts, selected, strict=True):
-            count.scatter_add_(0, part, torch.ones_like(part))
-    assert counts is not None
-    return counts.cpu()
+    deque(over(count), maxlen=0)  # goes through them all
+    return counts.result()
+
+
+class _Counts:
+    """Histograms that the threads add to, since whole numbers may be added up in any order.
+
+    Were they collected as results, those that wait would take more memory than all the blocks.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[int, Tensor] = {}
+
+    def add(self, place: int, digits: Tensor) -> None:
+        few = len(digits) < _BINS // 8
+        found = digits.long() if few else torch.bincount(digits, minlength=_BINS)
+        with self._lock:
+            if place not in self._counts:
+                self._counts[place] = torch.zeros(_BINS, dtype=torch.int64, device=digits.device)
+            if few:
+                self._counts[place].scatter_add_(0, found, torch.ones_like(found))
+            else:
+                self._counts[place] += found
+
+    def result(self) -> Tensor:
+        return torch.stack([self._counts[place] for place in sorted(self._counts)]).cpu()
 
 
 def _selected(keys: Tensor, mask: Tensor) -> Tensor:

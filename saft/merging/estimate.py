@@ -1,0 +1,98 @@
+"""How long a merge will take, from trying a small piece of the work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from saft.merging.block import Block
+from saft.merging.engine import apply
+from saft.merging.method import Tensorwise
+from saft.merging.plan import Plan
+from saft.merging.reader import one_torch_thread
+from saft.merging.statistics import prepare
+
+__all__ = ["seconds"]
+
+_LONGEST = 2**18
+"""Elements of a task in a block that is tried, at most."""
+
+T = TypeVar("T")
+
+_PROBE = 0.05
+"""Seconds that a trial may take."""
+
+_SIDE = 128
+"""Rows and columns of the matrix that a method of whole tensors is tried on."""
+
+
+def seconds(plan: Plan) -> float:
+    """Return about how long a merge will take on an idle machine, from a fifth of a second of trying.
+
+    The method is timed on one block of random numbers, hashing and copying on a part of the base. Files are
+    taken to be in the system's cache: a disk that is slower than the memory takes longer. A method of whole
+    tensors is taken to cost as many multiplications as a product of matrices.
+    """
+    parallel = min(torch.get_num_threads(), os.cpu_count() or 1)
+    counts = {name: plan.base.headers[name].count for name in plan.merged}
+    with one_torch_thread():
+        if isinstance(plan.method, Tensorwise):
+            block, length = _block(plan, _SIDE, _SIDE), _SIDE**2
+            sides = {name: min(plan.base.headers[name].shape[:2], default=1) / _SIDE for name in counts}
+        else:
+            length = plan.block_size // plan.arithmetic.itemsize // len(plan.models)
+            length = max(min(length, _LONGEST, max(counts.values())), 1)
+            block, sides = _block(plan, length), dict.fromkeys(counts, 1.0)
+        merging = sum(count * sides[name] for name, count in counts.items()) / length
+        merging *= _fastest(lambda: _seconds_of(plan, block))
+        largest = plan.base.tensor(max(counts, key=lambda name: counts[name]))
+        sample = largest.reshape(-1)[: 2**20].contiguous()
+        raw = sample.view(torch.uint8).numpy()
+        hashing = _fastest(lambda: _clock(lambda: hashlib.sha256(raw.data))) / max(raw.nbytes, 1)
+        reading = _fastest(lambda: _clock(sample.clone)) / max(raw.nbytes, 1)
+    sources = [plan.base, *plan.models.values()]
+    hashed = hashing * sum(file.stat().st_size for source in sources for file in source.files)
+    moved = reading * (plan.bytes_per_pass * plan.passes + plan.bytes_out)
+    return max((merging + hashed + moved) / parallel, hashed)
+
+
+def _block(plan: Plan, *shape: int) -> Block:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(len(plan.models) + 1, *shape, generator=generator, dtype=plan.arithmetic) * 0.01
+    return Block(drawn[1:].to(plan.device), drawn[0].to(plan.device), "probe")
+
+
+def _seconds_of(plan: Plan, block: Block) -> float:
+    """Return the seconds of one block in all passes; what is done once for all blocks does not count."""
+    spent = 0.0
+
+    def timed(function: Callable[[Block], T]) -> list[T]:
+        nonlocal spent
+        start = time.thread_time()
+        found = function(block)
+        spent += time.thread_time() - start
+        return [found]
+
+    function = prepare(plan.method, block.tasks, block.base.numel(), timed, plan.device)
+    timed(lambda block: apply(block.base, function(block), plan.scaling))
+    return spent
+
+
+def _clock(work: Callable[[], object]) -> float:
+    start = time.thread_time()  # of this thread alone: another program that runs now may be gone later
+    work()
+    return time.thread_time() - start
+
+
+def _fastest(trial: Callable[[], float]) -> float:
+    """Return the fewest seconds of the trials that there is time for."""
+    times: list[float] = []  # the first warms up
+    begin = time.perf_counter()
+    while len(times) < 2 or time.perf_counter() - begin < _PROBE:
+        times.append(trial())
+    return min(times)
