@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from saft.errors import UserError
+from saft.merging.lines import Lines
 
 __all__ = [
     "ARITHMETIC",
@@ -79,6 +80,8 @@ class MergeConfig:
     """Globs of tensor names that are copied from the base, for example "classifier.*"."""
     seed: int = 0
     """Seed of methods that draw random numbers."""
+    lines: Lines | None = None
+    """LiNeS: how the merged layers are scaled, for example {beta: 0.5}; null leaves them as they are."""
     shard_size: int | str | None = None
     """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
 

@@ -16,6 +16,7 @@ from saft.checkpoint import WeightsWriter, fingerprint, staged
 from saft.errors import UserError
 from saft.merging import record
 from saft.merging.block import Block
+from saft.merging.lines import scaled
 from saft.merging.method import Method, OrderStatistics, Tensorwise, last_dropped, magnitudes
 from saft.merging.plan import MergeConfig, Plan, check
 from saft.merging.reader import Progress, Reader, all_finite, one_torch_thread
@@ -155,8 +156,21 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
         return prepare(method, len(plan.models), count, reader.over(sorted(names)), plan.device)
 
     whole_model = not plan.by_tensor and getattr(plan.method, "granularity", "model") == "model"
-    for names in [plan.merged] if whole_model else [(name,) for name in plan.merged]:
-        yield names, prepared(names)
+    parts = [plan.merged] if whole_model else [(name,) for name in plan.merged]
+    if plan.config.lines is None:
+        for names in parts:
+            yield names, prepared(names)
+        return
+    # The norms of the whole merged vector are needed before its first tensor can be scaled.
+    by_name: dict[str, Callable[[Block], Tensor]] = {}
+    for names in parts:
+        by_name |= dict.fromkeys(names, prepared(names))
+
+    def merge(block: Block) -> Tensor:
+        return by_name[block.name](block)
+
+    over = reader.over(sorted(plan.merged))
+    yield plan.merged, scaled(plan.config.lines, len(plan.models), plan.layout, merge, over)
 
 
 def write(

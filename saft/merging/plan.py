@@ -16,6 +16,7 @@ import torch
 from saft.checkpoint import HEADS, fingerprint
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
+from saft.merging import lines
 from saft.merging.collected import Collected
 from saft.merging.compatibility import differences
 from saft.merging.config import (
@@ -27,6 +28,7 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
+from saft.merging.keeping import Keeping
 from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.source import Source, fitted, read_source
@@ -76,7 +78,8 @@ class Plan:
     @property
     def passes(self) -> int:
         """How often the task vectors are read: for the statistics, and once to merge."""
-        return passes_needed(self.method, len(self.models), self.arithmetic)
+        for_lines = self.config.lines is not None and self.config.lines.alpha is None
+        return passes_needed(self.method, len(self.models), self.arithmetic) + for_lines
 
     @property
     def arithmetic(self) -> torch.dtype:
@@ -139,6 +142,8 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
+        if config.lines is not None:
+            problems += lines.problems(config.lines, base.headers)
     heads = _heads(models, problems)
     if problems or method is None or base is None:
         raise UserError(*dict.fromkeys(problems))
@@ -163,7 +168,8 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         problems = [problem for found in by_tensor.values() for problem in found.problems(len(models))]
         if problems:
             raise UserError(*dict.fromkeys(problems))
-    scaling = method.scaling if config.scaling is None else config.scaling
+    default_scaling = method.scaling if config.lines is None else 1.0
+    scaling = default_scaling if config.scaling is None else config.scaling
     plan = Plan(
         config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, by_tensor
     )
@@ -205,6 +211,8 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
                 size_in_bytes(key, size)
             except UserError as error:
                 yield from error.problems
+    if method and config.lines is not None and isinstance(method, Keeping):
+        yield f"lines: '{config.method}' gives {method.gives}; LiNeS scales the layers of one merged model"
     if problem := device_problem(config.device):
         yield problem
     if method and not method.collects and config.data != DataConfig():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shutil
@@ -71,6 +72,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "method": plan.config.method,
         "parameters": plan.parameters,
         "scaling": plan.scaling,
+        **({} if plan.config.lines is None else {"lines": dataclasses.asdict(plan.config.lines)}),
         "dtype": plan.config.dtype,
         "exclude": list(plan.config.exclude),
         "seed": plan.config.seed,
@@ -108,6 +110,8 @@ def formula(plan: Plan) -> str:
     words = plan.method.in_words()
     if plan.by_tensor:
         words += f", as at '{plan.merged[0]}'; from tensor to tensor differ {', '.join(plan.config.varying)}"
+    if plan.config.lines is not None:
+        words += f"; {plan.config.lines.in_words()}"
     return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
 
 
