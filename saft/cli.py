@@ -118,12 +118,18 @@ def _version() -> str:
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     from saft import config
 
+    return config.parse(_config_class(arguments.verb), *_mapping(arguments, overrides))
+
+
+def _mapping(arguments: argparse.Namespace, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """Return what the file and the command line say, and what the file is called in messages."""
+    from saft import config
+
     if arguments.config is None and not overrides:
         raise UserError(f"{arguments.verb}: CONFIG is missing; see `saft {arguments.verb} --help`")
     # The file is read before the verb is imported: a mistyped name or key is answered at once.
     mapping = config.overridden(config.read(arguments.config), overrides)
-    where = arguments.config or "command line"
-    return config.parse(_config_class(arguments.verb), mapping, where)
+    return mapping, arguments.config or "command line"
 
 
 def _config_class(verb: str) -> type[Any]:
@@ -151,7 +157,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.out is None and not arguments.check:
         raise UserError("merge: OUT is missing: the folder to write")
-    settings = _config(arguments, overrides)
+    settings = _merge_config(*_mapping(arguments, overrides))
     from saft.merge import merge
     from saft.progress import bar
 
@@ -159,6 +165,19 @@ def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
         shown.stage(f"merge by {settings.method}")
         result = merge(settings, arguments.out, arguments.overwrite, arguments.check, shown.at)
     print(result)
+
+
+def _merge_config(mapping: dict[str, Any], where: str) -> Any:
+    """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`."""
+    from saft import config
+    from saft.merging import mergekit
+
+    if not mergekit.is_mergekit(mapping):
+        return config.parse(_config_class("merge"), mapping, where)
+    settings, notes = mergekit.read(mapping, where)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return settings
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
