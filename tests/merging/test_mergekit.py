@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from saft.cli import main
 from saft.errors import UserError
 from saft.merging import engine, mergekit
 
@@ -185,3 +187,12 @@ def test_a_merge_file_of_mergekits_is_written_and_described(tmp_path):
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=2e-6)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "from tensor to tensor differ weights, densities, coefficient" in text
+
+
+def test_the_command_line_takes_either_dialect(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["merge", "ties_base_listed.yaml", str(out), "--parameters.density=0.9"]) == 0
+    assert json.loads((out / "saft.json").read_text())["parameters"]["densities"] == [0.9] * 3
+    assert "int8_mask changes no number" in capsys.readouterr().err
+    assert main(["merge", "ties.yaml", str(tmp_path / "other"), "--parameters.desnity=0.9"]) == 2
+    assert "did you mean 'density'?" in capsys.readouterr().err
