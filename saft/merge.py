@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.merging import engine, parts, record
+from saft.merging import engine, estimate, parts, record
 from saft.merging.engine import Progress
 from saft.merging.keeping import Keeping
 from saft.merging.plan import MergeConfig, Plan
@@ -21,15 +21,19 @@ class MergeResult:
     Args:
         folder: the checkpoint folder; None when it was only checked.
         plan: what was read, merged, copied and written.
+        seconds: that the merge is estimated to take, when it was only checked; None for a method that reads
+            examples.
     """
 
     folder: Path | None
     plan: Plan
+    seconds: float | None = None
 
     def __str__(self) -> str:
-        return record.describe(self.plan) + (
-            f"\nwritten: {self.folder}" if self.folder else "\nnothing is wrong"
-        )
+        if self.folder:
+            return f"{record.describe(self.plan)}\nwritten: {self.folder}"
+        time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
+        return f"{record.describe(self.plan)}{time}\nnothing is wrong"
 
 
 def merge(
@@ -74,7 +78,7 @@ def merge(
 
         calibration.check(plan)
     if check_only:
-        return MergeResult(None, plan)
+        return MergeResult(None, plan, None if plan.method.collects else estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
     if isinstance(plan, parts.PartsPlan):

@@ -178,7 +178,14 @@ def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
     file.write_text(yaml.safe_dump(mapping))
     loaded = config.load(MergeConfig, file)
     assert loaded == MergeConfig(
-        "ties", str(tiny_model), experts, {"density": 0.2}, 1.0, "float32", ["pooler.*"], 0
+        method="ties",
+        base=str(tiny_model),
+        models=experts,
+        parameters={"density": 0.2},
+        scaling=1.0,
+        dtype="float32",
+        exclude=["pooler.*"],
+        seed=0,
     )
     with pytest.raises(UserError, match="scalling: unknown key; did you mean 'scaling'"):
         config.load(MergeConfig, file, ["--scalling=1"])

@@ -39,7 +39,10 @@ from saft.tensorfile import Layout, file_order
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
 
 
-_BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
+# On a CPU, what a method makes of a block stays in the cache, and all threads' blocks within bounds.
+_SMALLEST_BLOCK, _LARGEST_BLOCK, _ALL_BLOCKS, _CUDA_BLOCK = 2**18, 2**20, 2**24, 2**26
+
+_AT_REST = 250 * 2**20  # bytes of Python, torch and saft itself, of counters, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,26 @@ class Plan:
     @property
     def block_size(self) -> int:
         """Bytes of the task vectors of a block, all tasks together."""
-        size = self.config.block_size
-        return _BLOCK_SIZES[self.device.type] if size is None else size_in_bytes("block_size", size)
+        if self.config.block_size is not None:
+            return size_in_bytes("block_size", self.config.block_size)
+        if self.device.type == "cuda":
+            return _CUDA_BLOCK
+        return min(max(_ALL_BLOCKS // torch.get_num_threads(), _SMALLEST_BLOCK), _LARGEST_BLOCK)
+
+    @property
+    def memory(self) -> int:
+        r"""Bytes of private memory that the merge is expected to need at most.
+
+        .. math:: 250\,\text{MiB} + \text{threads} \cdot (K + 3) \cdot \text{piece}
+
+        with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
+        tensors, the largest tensor. Files that are read do not count: the kernel drops their pages when it
+        needs room.
+        """
+        largest = max(self.base.headers[name].count for name in self.merged) * self.arithmetic.itemsize
+        whole = isinstance(self.method, Tensorwise)
+        piece = largest if whole else min(self.block_size, len(self.models) * largest)
+        return _AT_REST + torch.get_num_threads() * (len(self.models) + 3) * piece
 
     @property
     def bytes_out(self) -> int:

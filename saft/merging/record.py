@@ -78,6 +78,8 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         "seed": plan.config.seed,
         **({"data": dict(plan.collected.data)} if plan.collected.data else {}),
         "vocabulary": plan.config.vocabulary,
+        "arithmetic": plan.config.arithmetic,
+        "device": plan.config.device,
         "formula": formula(plan),
         "tensors": {
             "merged": len(plan.merged),
@@ -121,14 +123,13 @@ def describe(plan: Plan) -> str:
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
     copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
-    largest = max(plan.base.headers[name].count for name in plan.merged) * 4
-    needed = 2 * largest + 2**24  # the merged tensor, its cast, and a few blocks
     return (
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
         f"  base: {plan.base.location}{models}\n"
         f"{len(plan.merged)} tensors merged{copied}\n"
         f"reads {plan.bytes_per_pass / 2**20:.1f} MiB in each of {plan.passes} passes, "
-        f"writes {plan.bytes_out / 2**20:.1f} MiB, needs about {needed / 2**20:.0f} MiB of memory"
+        f"writes {plan.bytes_out / 2**20:.1f} MiB, "
+        f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
     )
 
 
