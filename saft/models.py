@@ -11,13 +11,23 @@ from typing import Any, Literal, TypeVar
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from saft.checkpoint import holds_parts
 from saft.errors import UserError
 from saft.locations import folder as local_folder
 from saft.merging import parts
 
-__all__ = ["ModelConfig", "Classifier", "load_task", "load_trunk", "load_tokenizer", "model_of", "pool"]
+__all__ = [
+    "Conv1D",
+    "ModelConfig",
+    "Classifier",
+    "load_task",
+    "load_trunk",
+    "load_tokenizer",
+    "model_of",
+    "pool",
+]
 
 M = TypeVar("M")
 

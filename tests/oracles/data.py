@@ -61,3 +61,34 @@ def fisher_merge(models, information, weights, floor, normalize, mergelm):
         ]
         merged.append(sum(s * t for s, t in zip(shares, theta, strict=True)) / sum(shares))
     return np.array(merged)
+
+
+def gram(classifier, examples, weight_of):
+    """The mean of x xᵀ over the tokens of each example, one example at a time and so without padding.
+
+    weight_of: name -> linear module; returns name -> [inputs, inputs].
+    """
+    seen = {name: [] for name in weight_of}
+    hooks = [
+        module.register_forward_hook(
+            lambda m, i, o, name=name: seen[name].append(i[0].double().flatten(0, -2))
+        )
+        for name, module in weight_of.items()
+    ]
+    with torch.no_grad():
+        for index in range(len(examples)):
+            classifier(examples.collate([index]).inputs)
+    for hook in hooks:
+        hook.remove()
+    rows = {name: torch.cat(parts) for name, parts in seen.items() if parts}
+    return {name: sum(x.outer(x) for x in found) / len(found) for name, found in rows.items()}
+
+
+def regmean(models, products, off_diagonal):
+    """The normal equations of whole models, [n_tasks, outputs, inputs], where they have a solution."""
+    left, right = 0, 0
+    for weight, product in zip(models.astype(FLOAT), products.astype(FLOAT), strict=True):
+        scaled = product * off_diagonal
+        np.fill_diagonal(scaled, product.diagonal())
+        left, right = left + scaled, right + scaled @ weight.T
+    return (np.linalg.inv(left) @ right).T

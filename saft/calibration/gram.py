@@ -1,0 +1,111 @@
+"""Inner products of the inputs of every linear layer, over the tokens of each task's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saft.calibration import COLLECTORS, Collector, Statistics
+from saft.calibration.material import Advance, Material
+from saft.models import Conv1D
+
+__all__ = ["collect", "rows_that_count"]
+
+# Conv1D is GPT-2's linear layer: its weight is [inputs, outputs], where that of nn.Linear is the transpose.
+KINDS: dict[type[nn.Module], str] = {nn.Linear: "gram", Conv1D: "gram_of_rows"}
+
+
+@torch.no_grad()
+def collect(material: Material, advance: Advance) -> Statistics:
+    r"""Yield the mean over tokens of :math:`x x^\top` for each weight that is multiplied with inputs x.
+
+    What is padding does not count. A statistic is float32 [inputs, inputs]; `gram` belongs to weights
+    [outputs, inputs], `gram_of_rows` to weights [inputs, outputs].
+
+    Source:
+        Jin et al. 2023, arXiv 2212.09849, section 3.
+    """
+    batch_size = material.plan.config.data.batch_size
+    for model, classifier, examples in material.experts():
+        with _watched(material) as (sums, counts, see):
+            for batch in examples.batches(batch_size):
+                batch = batch.to(material.plan.device)
+                see(batch.inputs.get("attention_mask"))
+                classifier.embed(batch.inputs)
+                advance(len(batch))
+        for kind, found in sums.items():
+            yield model, kind, {name: total / counts[name] for name, total in found.items()}
+
+
+@contextmanager
+def _watched(
+    material: Material,
+) -> Iterator[tuple[dict[str, dict[str, Tensor]], dict[str, int], Callable[[Tensor | None], None]]]:
+    """Add up the inner products of what goes into the trunk's linear layers while the block runs.
+
+    Yields:
+        Kind -> name of the weight -> sum; name of the weight -> tokens; what to call with a batch's mask.
+    """
+    mask: Tensor | None = None
+    sums: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS.values()}
+    counts: dict[str, int] = {}
+
+    def see(current: Tensor | None) -> None:
+        nonlocal mask
+        mask = current
+
+    def watch(kind: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            rows = rows_that_count(inputs[0], mask)
+            product = rows.T @ rows
+            sums[kind][name] = product if name not in sums[kind] else sums[kind][name].add_(product)
+            counts[name] = counts.get(name, 0) + len(rows)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, module in material.trunk.named_modules():
+            own = material.names.get(f"{name}.weight")
+            kind = KINDS.get(type(module))
+            if own in material.plan.merged and kind is not None:
+                hooks.enter_context(_closing(module.register_forward_pre_hook(watch(kind, own))))
+        yield sums, counts, see
+
+
+@contextmanager
+def _closing(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def rows_that_count(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a layer's inputs as rows, without those of padding: float32 [tokens, width].
+
+    Args:
+        inputs: [..., width]; of each token where the dimensions before are those of the mask, or their
+            product; else of something that has no padding, as a pooled text.
+        mask: [batch, tokens], 1 for a token and 0 for padding; None where nothing is padded.
+
+    Example:
+        >>> rows_that_count(torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]]), torch.tensor([[1, 1], [1, 0]]))
+        tensor([[1.],
+                [2.],
+                [3.]])
+    """
+    rows = inputs.detach().float().reshape(-1, inputs.shape[-1])
+    if mask is None or len(rows) != mask.numel():
+        return rows
+    return rows[mask.reshape(-1).bool()]
+
+
+def _cost(material: Material) -> float:
+    return float(sum(len(examples) for examples in material.examples.values()))
+
+
+COLLECTORS.register("gram")(Collector(_cost, collect))
