@@ -24,7 +24,7 @@ class Kept:
     """What is kept of a block.
 
     Args:
-        vector: what all tasks share, float32 [n]; None where they share the base alone.
+        vector: what all tasks share, [n]; None where they share the base alone.
         parts: what each task has for itself: name of the piece -> [n_tasks, ...].
         rescalers: a factor for each task, float64 [n_tasks]; the same in every block.
     """
@@ -69,7 +69,7 @@ class Keeping(Method):
             rescaler: the task's factor.
 
         Returns:
-            float32 [*shape].
+            [*shape], in the dtype of what was kept.
         """
 
     def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -105,7 +105,8 @@ class Masking(Keeping, Elementwise):
         assert vector is not None
         chosen = unpack(part["mask"], vector.numel())
         # Selected and not multiplied by zero: what is masked out may be infinite times the rescaler.
-        return torch.where(chosen, vector.reshape(-1).double() * rescaler, 0).float().view(shape)
+        scaled = torch.where(chosen, vector.reshape(-1).double() * rescaler, 0)
+        return scaled.to(vector.dtype).view(shape)
 
 
 def pack(masks: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def pack(masks: Tensor) -> Tensor:
         >>> pack(torch.tensor([[True, False, False, False, False, False, False, True, True]]))
         tensor([[129, 128]], dtype=torch.uint8)
     """
-    return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+    return torch.from_numpy(np.packbits(masks.cpu().numpy(), axis=-1)).to(masks.device)
 
 
 def unpack(bits: Tensor, count: int) -> Tensor:
@@ -131,7 +132,7 @@ def unpack(bits: Tensor, count: int) -> Tensor:
         bits: uint8 [..., ⌈count / 8⌉].
         count: entries of the mask.
     """
-    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1, count=count)).bool()
+    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), axis=-1, count=count)).bool().to(bits.device)
 
 
 def joined(parts: Sequence[Kept]) -> Kept:

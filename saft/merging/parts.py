@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -18,14 +18,13 @@ from torch import Tensor
 from saft.checkpoint import BASE_WEIGHTS, PARTS, fingerprint, read_manifest, staged, write_manifest
 from saft.errors import UserError, did_you_mean
 from saft.merging import record
-from saft.merging.block import Block
-from saft.merging.config import DTYPES
+from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.engine import apply
-from saft.merging.keeping import Keeping, KeepingSteps, Kept, joined
+from saft.merging.keeping import Keeping, Kept, joined
 from saft.merging.methods import METHODS
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, Reader, all_finite
-from saft.merging.statistics import Passes, gather
+from saft.merging.statistics import answered
 from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
 
 __all__ = ["Parts", "PartsPlan", "planned", "read", "write"]
@@ -92,6 +91,10 @@ def planned(plan: Plan) -> PartsPlan:
     ]
     if plan.shard_size is not None:
         problems.append(f"shard_size: {plan.config.method} does not write shards; leave it out")
+    if plan.by_tensor:
+        problems.append(
+            f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
+        )
     wanted = set(plan.method.wanted({name: plan.layout[name][1] for name in plan.merged}))
     if not any(math.prod(plan.layout[name][1]) for name in wanted):
         problems.append(f"base: {plan.base.folder}: {plan.config.method} finds no tensor to work on")
@@ -121,9 +124,10 @@ def write(
         UserError: an input is not finite, or `out` is not empty.
     """
     sources = [plan.base, *plan.models.values()]
+    files = dict.fromkeys(file for source in sources for file in source.files)
     with staged(out, overwrite) as folder, ThreadPoolExecutor(1) as hasher:
         # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
-        digests = {file: hasher.submit(fingerprint, file) for source in sources for file in source.files}
+        digests = {file: hasher.submit(fingerprint, file) for file in files}
         try:
             with TensorWriter(folder / BASE_WEIGHTS, plan.base_layout) as writer:
                 for name in writer.names:
@@ -163,12 +167,13 @@ def _write_parts(plan: PartsPlan, folder: Path, progress: Progress | None) -> li
             return _AnyOrder(stack.enter_context(TensorWriter(file, layout)), layout)
 
         shared = opened(folder / SHARED, plan.shared_layout) if plan.shared_layout else None
-        parts = [opened(_part_file(folder, task), plan.part_layout) for task in plan.models]
+        layout = plan.part_layout
+        parts = [opened(_part_file(folder, task), layout) for task in plan.models]
         for name, kept in _stream(plan, progress):
             if shared is not None and kept.vector is not None:
-                if not all_finite(kept.vector):
+                if not all_finite(kept.vector.float()):
                     raise UserError(f"'{name}': the merged task vector exceeds what float32 can hold")
-                shared.write(name, kept.vector.float())
+                shared.write(name, kept.vector)
             for row, part in enumerate(parts):
                 for piece, rows in kept.parts.items():
                     part.write(f"{name}.{piece}", rows[row])
@@ -181,35 +186,25 @@ def _stream(plan: PartsPlan, progress: Progress | None) -> Iterator[tuple[str, K
     names = sorted(plan.merged)
     count = sum(plan.base.headers[name].count for name in names)
     with Reader(plan, progress) as reader:
-        function = _answered(plan.keeping.keep(len(plan.models), count), reader.over(names))
+        steps = plan.keeping.keep(len(plan.models), count)
+        function = answered(steps, reader.over(names), plan.device)
         for name in names:
             blocks = list(reader.over([name])(function))
             if blocks:
                 yield name, joined(blocks)
 
 
-def _answered(steps: KeepingSteps, over: Passes[Block]) -> Callable[[Block], Kept]:
-    """Give a method the statistics that it asks for, and return its function of a block."""
-    try:
-        statistic = next(steps)
-        while True:
-            statistic = steps.send(gather(statistic, over))
-    except StopIteration as end:
-        function: Callable[[Block], Kept] = end.value
-        return function
-
-
 class _AnyOrder:
     """Writes tensors to a file in the file's order, and holds those that come before their turn."""
 
     def __init__(self, writer: TensorWriter, layout: Layout) -> None:
-        self._writer = writer
+        self._writer, self._layout = writer, layout
         # A tensor without elements has no bytes, and may never come.
         self._order = deque(name for name in writer.names if math.prod(layout[name][1]))
         self._waiting: dict[str, Tensor] = {}
 
     def write(self, name: str, tensor: Tensor) -> None:
-        self._waiting[name] = tensor
+        self._waiting[name] = tensor.to(self._layout[name][0])
         while self._order and self._order[0] in self._waiting:
             following = self._order.popleft()
             self._writer.append(following, self._waiting.pop(following))
@@ -246,6 +241,11 @@ class Parts:
     def scaling(self) -> float:
         """λ."""
         return float(self.manifest["scaling"])
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Of everything between reading and writing."""
+        return ARITHMETIC[self.manifest["arithmetic"]]
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype that a tensor of a task's model has."""
@@ -285,7 +285,7 @@ class Parts:
                 continue
             vector = view(self.shared[name]) if self.method.shares else None
             own = self.method.restored(header.shape, vector, part[name], rescaler)
-            weights = apply(view(header), own, self.scaling, dtype)
+            weights = apply(view(header), own.to(self.arithmetic), self.scaling, dtype)
             if not all_finite(weights):
                 raise UserError(f"{self.folder}: '{name}' of task '{task}' does not fit {dtype}")
             yield name, weights

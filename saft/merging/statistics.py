@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from saft.merging.method import Elementwise, Extremes, Method, OrderStatistics, 
 __all__ = [
     "SUM_GRAIN",
     "Passes",
+    "answered",
     "extremes",
     "gather",
     "on_device",
@@ -68,7 +69,11 @@ def prepare(
     """
     if count == 0:
         return lambda block: torch.zeros_like(block.base)
-    steps = method.steps(tasks, count)
+    return answered(method.steps(tasks, count), over, device)
+
+
+def answered(steps: Generator[Statistic, Tensor, T], over: Passes[Block], device: torch.device = _CPU) -> T:
+    """Send a method's steps the value of each statistic that they ask for; return what they return."""
     try:
         with on_device(device):
             statistic = next(steps)
@@ -77,8 +82,8 @@ def prepare(
             with on_device(device):
                 statistic = steps.send(found)
     except StopIteration as end:
-        function: Callable[[Block], Tensor] = end.value
-        return function
+        result: T = end.value
+        return result
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

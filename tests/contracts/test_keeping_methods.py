@@ -12,7 +12,7 @@ from saft.merging.block import Block
 from saft.merging.engine import merge_task_vectors
 from saft.merging.keeping import Keeping, joined
 from saft.merging.method import Elementwise, Tensorwise
-from saft.merging.statistics import SUM_GRAIN
+from saft.merging.statistics import SUM_GRAIN, answered
 from tests.contracts.test_merge_methods import EVERYTHING, task_vectors
 
 KEEPING = [method for method in EVERYTHING if isinstance(method, Keeping)]
@@ -28,15 +28,7 @@ SHAPES = [(), (1,), (7,), (0,), (1, 5), (6, 1), (3, 4), (5, 3), (0, 4), (2, 3, 2
 
 def kept(method, block):
     """Run a method that asks for the statistics of one block."""
-    from saft.merging.statistics import gather
-
-    steps = method.keep(block.tasks, block.base.numel())
-    try:
-        statistic = next(steps)
-        while True:
-            statistic = steps.send(gather(statistic, lambda function: [function(block)]))
-    except StopIteration as end:
-        return end.value
+    return answered(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])
 
 
 @every_method

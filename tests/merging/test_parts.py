@@ -33,7 +33,7 @@ every_method = pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
 
 
 def in_memory(method, base, tasks, scaling, dtype=None):
-    """Each task's weights by the method's function of whole tensors, without any file."""
+    """Each task's weights by the method's function of whole tensors in float32, without any file."""
     shapes = {name: tuple(tensor.shape) for name, tensor in base.items() if tensor.is_floating_point()}
     names = [name for name in sorted(method.wanted(shapes)) if base[name].numel()]
     blocks = []
@@ -85,6 +85,29 @@ def test_the_dtype_that_was_asked_for_is_cast_to_once(
             assert tensor.equal(expected["b"][name].to(wanted))
         else:
             assert tensor.dtype == base_tensors[name].dtype
+
+
+@pytest.mark.parametrize("method", ["emr", "tall_masks"])
+def test_in_float64_nothing_of_the_base_is_lost(save, tmp_path, method):
+    torch.manual_seed(0)
+    base = torch.randn(100, dtype=torch.float64)
+    moved = torch.randn(100, dtype=torch.float64) * (torch.arange(100) < 50)
+    folders = save("base", {"w": base}), [save("a", {"w": base + moved})]
+    merge(MergeConfig(method, *folders, arithmetic="float64"), tmp_path / "out")
+    ((_, found),) = parts.read(tmp_path / "out").task_tensors("a")
+    assert found[50:].equal(base[50:])
+    torch.testing.assert_close(found[:50], base[:50] + moved[:50], rtol=0, atol=1e-6)
+
+
+@every_method
+def test_small_blocks_do_not_change_a_bit(checkpoints, tmp_path, method, parameters):
+    base, models = checkpoints
+    found = []
+    for size in (None, 1):
+        out = tmp_path / f"out{size}"
+        merge(MergeConfig(method, base, models, parameters, block_size=size), out)
+        found.append({file.name: file.read_bytes() for file in out.rglob("*.safetensors")})
+    assert found[0] == found[1]
 
 
 @every_method
@@ -183,10 +206,14 @@ def test_weights_that_do_not_fit_their_dtype_are_told(save, tmp_path):
 
 def test_what_no_file_can_be_called_and_shards_are_refused_at_once(checkpoints, tmp_path):
     base, models = checkpoints
-    config = MergeConfig("emr", base, {"../a": models["a"], "b": models["b"]}, shard_size="1MB")
+    varying = {"thresholds": [[0.2, 0.4]]}
+    config = MergeConfig(
+        "tall_masks", base, {"../a": models["a"], "b": models["b"]}, shard_size="1MB", varying=varying
+    )
     with pytest.raises(UserError) as caught:
         merge(config, tmp_path / "out")
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 3
+    assert "varying" in str(caught.value)
     assert "'../a' will name a file" in str(caught.value)
     assert "shard_size" in str(caught.value)
 

@@ -34,7 +34,7 @@ class TallMasks(Masking):
         (0.4,), "λₜ for each task, in the order of the models, or one for all", at_least=0
     )
 
-    formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |τ − τₜ|];  θₜ = θ0 + λ mₜ τ"
+    formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |(θ0 + τ) − θₜ|];  θₜ = θ0 + λ mₜ τ"
     words = (
         "for each task: the sum of the task vectors, of which the task takes the entries where its own is "
         "larger than {thresholds} times the rest of the sum"
@@ -44,8 +44,8 @@ class TallMasks(Masking):
         "(arXiv 2405.07813)"
     )
     differs = (
-        "nothing, but for entries within rounding of their threshold: the authors subtract after adding the "
-        "base; their option to trim the sum as TIES does is left out; fusion_bench compares other quantities"
+        "nothing, but that θₜ is computed from θ0 and τₜ, and that only the sum is masked, which TIES can "
+        "replace in the authors' code; fusion_bench compares other quantities"
     )
     scaling = 1.0
     scaling_grid = (0.8, 0.9, 1.0, 1.1, 1.2)
@@ -57,7 +57,9 @@ class TallMasks(Masking):
 
         def keep(block: Block) -> Kept:
             vector = total(block.task_vectors)
-            masks = block.task_vectors.abs() > thresholds * (vector - block.task_vectors).abs()
+            # The others' part of the sum as the authors take it, rounded as it is after the base is added.
+            others = (block.base + vector) - (block.base + block.task_vectors)
+            masks = block.task_vectors.abs() > thresholds * others.abs()
             return Kept(vector, {"mask": pack(masks)}, torch.ones(tasks, dtype=torch.float64))
 
         return keep

@@ -11,7 +11,7 @@ from saft.merging.block import Block
 from saft.merging.engine import merge_task_vectors
 from saft.merging.keeping import unpack
 from saft.merging.methods.emr import Emr
-from saft.merging.statistics import prepare
+from saft.merging.statistics import answered, prepare
 from tests.oracles import parts as oracle
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").read_text())
@@ -19,13 +19,8 @@ CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").r
 
 def keep(method, task_vectors):
     """What is kept of task vectors that are one tensor."""
-    steps = method.keep(*task_vectors.shape)
     block = Block(task_vectors, torch.zeros(task_vectors.shape[1]))
-    statistic = next(steps)
-    try:
-        steps.send(statistic.values(block).double().sum(dim=1, keepdim=True))
-    except StopIteration as end:
-        return end.value(block)
+    return answered(method.keep(*task_vectors.shape), lambda function: [function(block)])(block)
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])

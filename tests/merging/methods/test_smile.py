@@ -8,15 +8,14 @@ from saft.merging import engine
 from saft.merging.block import Block
 from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods.smile import Smile
+from saft.merging.statistics import answered
 from tests.oracles import parts as oracle
 
 
 def keep(method, task_vectors):
     """What is kept of a tensor."""
-    steps = method.keep(len(task_vectors), task_vectors[0].numel())
-    with pytest.raises(StopIteration) as end:
-        next(steps)
-    return end.value.value(Block(task_vectors, torch.zeros(task_vectors.shape[1:]), "layer.weight"))
+    block = Block(task_vectors, torch.zeros(task_vectors.shape[1:]), "layer.weight")
+    return answered(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])(block)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (1, 9), (9, 1)])
