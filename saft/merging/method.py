@@ -93,6 +93,8 @@ class Method(ABC):
     """What comes out."""
     random: ClassVar[bool] = False
     """Whether it draws random numbers, by `Block.uniform`."""
+    ordered: ClassVar[bool] = False
+    """Whether the order of the models counts."""
     collects: ClassVar[str] = ""
     """What has to be collected from data before, if anything; it arrives as `Block.statistics`."""
     fewest: ClassVar[int] = 1

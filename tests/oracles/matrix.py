@@ -118,3 +118,73 @@ def wudi(task_vectors, steps, learning_rate):
     return adam(
         task_vectors.sum(axis=0), lambda point: wudi_gradient(point, task_vectors), steps, learning_rate
     )
+
+
+# DOGE
+
+
+def doge_errors(change, task_vectors, scales):
+    """<tau_t, tau_t - sum of lambda_j (tau_j + change)> of each task and row."""
+    added = sum(scale * (tau + change) for scale, tau in zip(scales, task_vectors, strict=True))
+    return [(tau * (tau - added)).sum(axis=1) for tau in task_vectors]
+
+
+def doge_gradient(change, task_vectors, scales):
+    errors = doge_errors(change, task_vectors, scales)
+    return sum(-2 * sum(scales) * e[:, None] * tau for e, tau in zip(errors, task_vectors, strict=True))
+
+
+def doge(model, density, length, subspace, steps, learning_rate):
+    """The merged task vector of a model of matrices, [n_tasks, m, n] each, that are trimmed together."""
+    flat = np.abs(np.concatenate([tau.reshape(len(tau), -1) for tau in model], axis=1))
+    rank = flat.shape[1] - int(flat.shape[1] * density)
+    thresholds = np.sort(flat, axis=1)[:, max(rank - 1, 0)]
+    merged = []
+    for task_vectors in model:
+        tasks, rows, columns = task_vectors.shape
+        size = min(rows, columns)
+        scales = [length / norm(tau) for tau in task_vectors]
+        leading = np.concatenate([svd(tau)[0][:, : size // tasks] for tau in task_vectors], axis=1)
+        shared = svd(leading)[0][:, : size // subspace] if leading.size else leading
+        project = np.eye(rows) - shared @ shared.T
+        change = adam(
+            np.zeros((rows, columns)),
+            lambda x, project=project, tau=task_vectors, scales=scales: (
+                project @ doge_gradient(x, tau, scales)
+            ),
+            steps,
+            learning_rate,
+        )
+        parts = zip(scales, task_vectors, thresholds, strict=True)
+        merged.append(sum(scale * (abs(tau) >= least) * (tau + change) for scale, tau, least in parts))
+    return merged
+
+
+# OPCM
+
+
+def opcm(model, alpha):
+    """The merged task vector of a model of tensors, [n_tasks, *shape] each: scaled at each step, as in the paper."""
+
+    def model_norm(tensors):
+        return np.sqrt(sum(norm(tensor) ** 2 for tensor in tensors))
+
+    tasks = len(model[0])
+    merged, scale = [tau[0] for tau in model], 1.0
+    norms = [model_norm(merged)]
+    for task in range(1, tasks):
+        norms.append(model_norm([tau[task] for tau in model]))
+        raw = []
+        for before, tau in zip(merged, (tensor[task] for tensor in model), strict=True):
+            rest = tau
+            if tau.ndim == 2:
+                left, values, right = np.linalg.svd(before)
+                leading = int(np.argmax(np.cumsum(values) / values.sum() > alpha))
+                inner = left.T @ tau @ right.T
+                np.fill_diagonal(inner, 0)
+                inner[:leading, :leading] = 0
+                rest = left @ inner @ right
+            raw.append(scale * before + rest)
+        scale = model_norm(raw) / np.mean(norms)
+        merged = [tensor / scale for tensor in raw]
+    return merged
