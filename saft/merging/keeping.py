@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from saft.merging.block import Block
 from saft.merging.method import Elementwise, Method, Statistic, Steps
 from saft.tensorfile import Layout
 
-__all__ = ["Keeping", "KeepingSteps", "Kept", "Masking", "joined", "pack", "unpack"]
+__all__ = ["Keeping", "KeepingSteps", "Kept", "Masking", "pack", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,3 @@ def unpack(bits: Tensor, count: int) -> Tensor:
         count: entries of the mask.
     """
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), axis=-1, count=count)).bool().to(bits.device)
-
-
-def joined(parts: Sequence[Kept]) -> Kept:
-    """Return what was kept of consecutive blocks of one tensor as one; all but the last hold whole bytes."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    vectors = [part.vector for part in parts if part.vector is not None]
-    return Kept(
-        torch.cat(vectors) if vectors else None,
-        {name: torch.cat([part.parts[name] for part in parts], dim=-1) for name in first.parts},
-        first.rescalers,
-    )

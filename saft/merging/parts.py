@@ -20,7 +20,7 @@ from saft.errors import UserError, did_you_mean
 from saft.merging import record
 from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.engine import apply
-from saft.merging.keeping import Keeping, Kept, joined
+from saft.merging.keeping import Keeping, Kept
 from saft.merging.methods import METHODS
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, Reader, all_finite
@@ -173,25 +173,24 @@ def _write_parts(plan: PartsPlan, folder: Path, progress: Progress | None) -> li
             if shared is not None and kept.vector is not None:
                 if not all_finite(kept.vector.float()):
                     raise UserError(f"'{name}': the merged task vector exceeds what float32 can hold")
-                shared.write(name, kept.vector)
+                shared.append(name, kept.vector)
             for row, part in enumerate(parts):
                 for piece, rows in kept.parts.items():
-                    part.write(f"{name}.{piece}", rows[row])
+                    part.append(f"{name}.{piece}", rows[row])
             rescalers = kept.rescalers.tolist()
     return rescalers
 
 
 def _stream(plan: PartsPlan, progress: Progress | None) -> Iterator[tuple[str, Kept]]:
-    """Give what is kept of each tensor, one at a time."""
+    """Give the name of a tensor and what is kept of a block of it, in order."""
     names = sorted(plan.merged)
     count = sum(plan.base.headers[name].count for name in names)
     with Reader(plan, progress) as reader:
         steps = plan.keeping.keep(len(plan.models), count)
         function = answered(steps, reader.over(names), plan.device)
         for name in names:
-            blocks = list(reader.over([name])(function))
-            if blocks:
-                yield name, joined(blocks)
+            for kept in reader.over([name])(function):
+                yield name, kept
 
 
 class _AnyOrder:
@@ -201,13 +200,21 @@ class _AnyOrder:
         self._writer, self._layout = writer, layout
         # A tensor without elements has no bytes, and may never come.
         self._order = deque(name for name in writer.names if math.prod(layout[name][1]))
-        self._waiting: dict[str, Tensor] = {}
+        self._waiting: dict[str, list[Tensor]] = {}
+        self._elements = 0  # of the first in the order, those that were written
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        self._waiting[name] = tensor.to(self._layout[name][0])
+    def append(self, name: str, part: Tensor) -> None:
+        """Write the next elements of a tensor, cast to its dtype."""
+        dtype, _ = self._layout[name]
+        self._waiting.setdefault(name, []).append(part.to(dtype))
         while self._order and self._order[0] in self._waiting:
-            following = self._order.popleft()
-            self._writer.append(following, self._waiting.pop(following))
+            first = self._order[0]
+            for waiting in self._waiting.pop(first):
+                self._writer.append(first, waiting)
+                self._elements += waiting.numel()
+            if self._elements == math.prod(self._layout[first][1]):
+                self._order.popleft()
+                self._elements = 0
 
 
 def _part_file(folder: Path, task: str) -> Path:

@@ -117,10 +117,11 @@ class Smile(Keeping, Tensorwise):
         largest = values.amax() if len(values) else 0
         # Past the numerical rank the directions are arbitrary: they differ between libraries.
         significant = values > largest * max(task_vector.shape) * torch.finfo(values.dtype).eps
+        seen = right[: self.gate_rank]
         return {
-            "SV": (values.unsqueeze(1) * right)[: self.rank],
-            "U": left[:, : self.rank],
-            "router": torch.where(significant.unsqueeze(1), right, 0)[: self.gate_rank],
+            "SV": values[: self.rank].unsqueeze(1) * right[: self.rank],
+            "U": left[:, : self.rank].clone(),  # a view would hold the whole of it
+            "router": torch.where(significant[: self.gate_rank].unsqueeze(1), seen, 0),
         }
 
     def restored(
