@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 
+from tests.oracles import merging
+
 norm = np.linalg.norm
 
 
@@ -188,3 +190,35 @@ def opcm(model, alpha):
         scale = model_norm(raw) / np.mean(norms)
         merged = [tensor / scale for tensor in raw]
     return merged
+
+
+# Others
+
+
+def multi_slerp(vectors, weights):
+    """By way of the tangent space, as mergekit describes it; no vector and no mean is zero."""
+    units = [vector / norm(vector) for vector in vectors]
+    mean = sum(weight * unit for weight, unit in zip(weights, units, strict=True))
+    mean = mean / norm(mean)
+    tangents = [unit - (unit * mean).sum() * mean for unit in units]
+    tangent = sum(weight * vector for weight, vector in zip(weights, tangents, strict=True))
+    length = norm(tangent)
+    point = np.cos(length) * mean + np.sinc(length / np.pi) * tangent
+    return point * sum(weight * norm(vector) for weight, vector in zip(weights, vectors, strict=True))
+
+
+def knots(model, density, combine):
+    """The merged task vector of a model of matrices, [n_tasks, m, n] each, whose coordinates are trimmed together."""
+    bases, coordinates = [], []
+    for task_vectors in model:
+        left, values, right = svd(np.concatenate(list(task_vectors), axis=1))
+        kept = values > 1e-5
+        bases.append(left[:, kept])
+        coordinates.append(np.stack(np.split(values[kept, None] * right[kept], len(task_vectors), axis=1)))
+    flat = np.concatenate([found.reshape(len(found), -1) for found in coordinates], axis=1)
+    merged, start, result = merging.ties(flat.astype(np.float32), density, combine), 0, []
+    for basis, found in zip(bases, coordinates, strict=True):
+        part = merged[start : start + found[0].size]
+        start += found[0].size
+        result.append(basis @ part.reshape(found[0].shape))
+    return result

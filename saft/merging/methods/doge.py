@@ -55,8 +55,8 @@ class Doge(Tensorwise):
     )
     words = (
         "of each matrix the task vectors, scaled to norm {norm:g}, plus one change found in {iterations} "
-        "steps of Adam (learning rate {learning_rate:g}) off the shared subspace (1 of {subspace} directions); of "
-        "each task the largest {density:g} of the entries; other tensors are those of the base"
+        "steps of Adam (learning rate {learning_rate:g}) off the shared subspace (1 of {subspace} "
+        "directions); of each task the largest {density:g} of the entries; other tensors are the base's"
     )
     source = (
         "Wei et al. 2025, Modeling multi-task model merging as adaptive projective gradient descent "
