@@ -15,8 +15,8 @@ import torch
 
 from saft.checkpoint import HEADS, fingerprint
 from saft.errors import UserError, did_you_mean
-from saft.locations import folder
 from saft.merging import lines
+from saft.merging.adapters import read_input
 from saft.merging.collected import Collected
 from saft.merging.compatibility import differences
 from saft.merging.config import (
@@ -31,7 +31,7 @@ from saft.merging.config import (
 from saft.merging.keeping import Keeping
 from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
-from saft.merging.source import Source, fitted, read_source
+from saft.merging.source import Source, fitted
 from saft.merging.statistics import passes_needed
 from saft.merging.varying import methods_by_tensor
 from saft.tensorfile import Layout, file_order
@@ -154,10 +154,10 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
     elif method:
         problems += method.problems(len(config.models))
     with _collected(problems, "base: "):
-        base = _source(config.base, "base")
+        base = read_input(config.base, "base")
     for task, location in config.by_task().items():
         with _collected(problems, f"models.{task}: "):
-            models[task] = _source(location, f"models.{task}")
+            models[task] = read_input(location, f"models.{task}", base)
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
@@ -247,10 +247,6 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
         )
 
 
-def _source(location: str | Path, what: str) -> Source:
-    return read_source(str(location), folder(location, what))
-
-
 def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list[str]) -> set[str]:
     names = {name for source in sources for name in [*source.headers, *source.tied]}
     excluded: set[str] = set()
@@ -274,7 +270,8 @@ def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]
 
 
 def _check_target(plan: Plan, out: Path) -> None:
-    inputs = {source.folder.resolve() for source in (plan.base, *plan.models.values())}
+    sources = (plan.base, *plan.models.values())
+    inputs = {file.parent.resolve() for source in sources for file in source.files}
     if out.resolve() in inputs:
         raise UserError(f"{out}: is one of the models to merge; choose another folder to write to")
     existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
