@@ -95,7 +95,7 @@ class MergeConfig:
     """Where it is computed: cpu, or cuda, through which the blocks are moved."""
     block_size: int | str | None = None
     """Task vectors that a thread works on at a time, where a method does not need whole tensors; less needs
-    less memory. null: 1MiB, on a GPU 64MiB; less where there are more than 16 threads."""
+    less memory. null: 1MiB, on a GPU 64MiB."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Examples of each task, for methods that need them; `saft methods` says which."""

@@ -38,7 +38,7 @@ def seconds(plan: Plan) -> float:
     taken to be in the system's cache: a disk that is slower than the memory takes longer. A method of whole
     tensors is taken to cost as many multiplications as a product of matrices.
     """
-    parallel = min(torch.get_num_threads(), os.cpu_count() or 1)
+    parallel = min(plan.threads, os.cpu_count() or 1)
     counts = {name: plan.base.headers[name].count for name in plan.merged}
     with one_torch_thread():
         if isinstance(plan.method, Tensorwise):

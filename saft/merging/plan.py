@@ -39,10 +39,13 @@ from saft.tensorfile import Layout, file_order
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
 
 
-# On a CPU, what a method makes of a block stays in the cache, and all threads' blocks within bounds.
-_SMALLEST_BLOCK, _LARGEST_BLOCK, _ALL_BLOCKS, _CUDA_BLOCK = 2**18, 2**20, 2**24, 2**26
+_BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
+_MOST_THREADS = 16  # more would wait for the memory, and take some
 
-_AT_REST = 250 * 2**20  # bytes of Python, torch and saft itself, of counters, and what the allocator keeps
+_AT_REST = 200 * 2**20
+"""Bytes of Python, torch and saft itself, and of counters."""
+_PER_THREAD = 10 * 2**20
+"""Bytes that the allocator keeps for each thread."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,19 @@ class Plan:
     @property
     def block_size(self) -> int:
         """Bytes of the task vectors of a block, all tasks together."""
-        if self.config.block_size is not None:
-            return size_in_bytes("block_size", self.config.block_size)
-        if self.device.type == "cuda":
-            return _CUDA_BLOCK
-        return min(max(_ALL_BLOCKS // torch.get_num_threads(), _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        size = self.config.block_size
+        return _BLOCK_SIZES[self.device.type] if size is None else size_in_bytes("block_size", size)
+
+    @property
+    def threads(self) -> int:
+        """Threads that work on blocks."""
+        return min(torch.get_num_threads(), _MOST_THREADS)
 
     @property
     def memory(self) -> int:
         r"""Bytes of private memory that the merge is expected to need at most.
 
-        .. math:: 250\,\text{MiB} + \text{threads} \cdot (K + 3) \cdot \text{piece}
+        .. math:: 200\,\text{MiB} + \text{threads} \cdot (10\,\text{MiB} + (K + 3) \cdot \text{piece})
 
         with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
         tensors, the largest tensor. Files that are read do not count: the kernel drops their pages when it
@@ -122,7 +127,7 @@ class Plan:
         largest = max(self.base.headers[name].count for name in self.merged) * self.arithmetic.itemsize
         whole = isinstance(self.method, Tensorwise)
         piece = largest if whole else min(self.block_size, len(self.models) * largest)
-        return _AT_REST + torch.get_num_threads() * (len(self.models) + 3) * piece
+        return _AT_REST + self.threads * (_PER_THREAD + (len(self.models) + 3) * piece)
 
     @property
     def bytes_out(self) -> int:

@@ -60,7 +60,7 @@ class Reader:
         self._plan = plan
         self._progress = progress
         self._read, self._to_read = 0, plan.bytes_per_pass * plan.passes
-        self._threads = torch.get_num_threads()
+        self._threads = plan.threads
         self._pool = ThreadPoolExecutor(self._threads)
         self._whole = isinstance(plan.method, Tensorwise)
 

@@ -162,7 +162,7 @@ def _count_first(over: Passes[Tensor]) -> tuple[Tensor, Tensor]:
     def count(block: Tensor) -> Tensor:
         for row, digits in enumerate((_keys(block) >> _first_shift(block.dtype)).add_(_BINS // 2)):
             counts.add(row, digits)
-        return block[:0]
+        return block.new_empty(0)
 
     examples = deque(over(count), maxlen=1)
     if not examples:
