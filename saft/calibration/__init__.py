@@ -54,6 +54,10 @@ def check(plan: Plan) -> None:
         UserError: a task is unknown or missing, or its table has no such column or split.
     """
     if plan.method.collects:
+        if plan.config.varying:
+            raise UserError(
+                f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
+            )
         COLLECTORS.get(plan.method.collects)
         for found in task_data(plan).values():
             found.check()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from tests.oracles import merging
+
 FLOAT = np.float64
 
 
@@ -92,3 +94,15 @@ def regmean(models, products, off_diagonal):
         np.fill_diagonal(scaled, product.diagonal())
         left, right = left + scaled, right + scaled @ weight.T
     return (np.linalg.inv(left) @ right).T
+
+
+def ties_kept(vectors, density):
+    """What TIES keeps of each task vector, over the whole model: {name: [n_tasks, *shape]}."""
+    names = sorted(vectors)
+    flat = torch.cat([vectors[name].flatten(1) for name in names], dim=1).numpy()
+    trimmed = merging.trim(flat, density)
+    signs = np.array([merging.sign(column.sum()) for column in trimmed.T])
+    signs[signs == 0] = merging.sign(signs.sum())
+    kept = torch.from_numpy(np.where(np.sign(trimmed) == signs, trimmed, 0))
+    parts = kept.split([vectors[name][0].numel() for name in names], dim=1)
+    return {name: part.view(vectors[name].shape) for name, part in zip(names, parts, strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from saft.merging.block import Block
 from saft.merging.method import (
     OrderStatistics,
+    Statistic,
     Steps,
     Sums,
     Trimming,
@@ -80,6 +81,21 @@ class Ties(Trimming):
 
     def steps_for(self, vectors: Callable[[Block], Tensor], tasks: int, count: int) -> Steps:
         """Do the same with what `vectors` makes of a block, [n_tasks, n]; for methods that drop entries."""
+        agreed = yield from self.agreed(vectors, tasks, count)
+        weights = for_each_task(self.weights, tasks, torch.float64)
+
+        def merge(block: Block) -> Tensor:
+            kept, sign = agreed(block)
+            if self.combine == "max":
+                return kept.abs_().amax(dim=0) * sign
+            return total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
+
+        return merge
+
+    def agreed(
+        self, vectors: Callable[[Block], Tensor], tasks: int, count: int
+    ) -> Generator[Statistic, Tensor, Callable[[Block], tuple[Tensor, Tensor]]]:
+        """Do it without the merge: return the entries that agree, [n_tasks, n], and the sign, [n]."""
         weights, threshold = for_each_task(self.weights, tasks, torch.float64), torch.zeros(tasks, 1)
         if self.density < 1:
             rank = last_dropped(count, self.density)
@@ -96,16 +112,13 @@ class Ties(Trimming):
         votes = yield Sums(lambda block: vote(trim(block)).sign_().unsqueeze(0))
         majority = votes.sign().squeeze()
 
-        def merge(block: Block) -> Tensor:
+        def elected(block: Block) -> tuple[Tensor, Tensor]:
             trimmed = trim(block)
             sign = vote(trimmed).sign_()
             sign += (1 - sign.abs()) * majority.to(sign.dtype)
-            kept = agreeing(trimmed, sign)
-            if self.combine == "max":
-                return kept.abs_().amax(dim=0) * sign
-            return total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
+            return agreeing(trimmed, sign), sign
 
-        return merge
+        return elected
 
 
 def agreeing(rows: Tensor, sign: Tensor) -> Tensor:
