@@ -57,6 +57,6 @@ def _products(task_vectors: Tensor, origin: Tensor) -> Tensor:
     result = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     for start in range(0, len(origin), _COLUMNS):
         columns = slice(start, start + _COLUMNS)
-        part = rows[:, columns].double().add_(origin[columns])
+        part = rows[:, columns].double() + origin[columns]  # not in place: it may be the input itself
         result += part @ part.T
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import hypothesis.strategies as st
 import pytest
@@ -20,7 +19,7 @@ from saft.merging.statistics import SUM_GRAIN, passes_needed, prepare
 
 
 def variants(name):
-    """Every combination of the words that a method's parameters allow, with its default numbers."""
+    """The method with its default words, with each other word of a parameter alone, and with all the last."""
     kind = METHODS.get(name)
     words = {
         field.name: field.metadata["choices"]
@@ -28,7 +27,9 @@ def variants(name):
         if field.metadata["choices"]
     }
     words.pop("granularity", None)
-    return [kind(**dict(zip(words, chosen, strict=True))) for chosen in itertools.product(*words.values())]
+    alone = [{name: word} for name, choices in words.items() for word in choices]
+    all_last = {name: choices[-1] for name, choices in words.items()}
+    return list(dict.fromkeys(kind(**chosen) for chosen in [{}, *alone, all_last]))
 
 
 EVERYTHING = [method for name in METHODS.names() for method in variants(name)]
@@ -189,6 +190,62 @@ def test_a_copy_of_a_task_changes_the_direction_of_nothing(method):
     vector = torch.randn(1, 500, generator=torch.manual_seed(0))
     merged = merge_task_vectors(method, vector.repeat(2, 1))
     assert ((merged == 0) | (merged.sign() == vector[0].sign())).all()
+
+
+# Nothing that was published makes these linear in the length of the task vectors: they compare entries with
+# a tanh of their product, or step by a length of their own.
+NOT_HOMOGENEOUS = {("pcb", "vision"), ("pcb", "nlp"), ("pcb", "root"), ("wudi", None), ("doge", None)}
+
+
+@every_method
+@pytest.mark.parametrize("power", [-10, 4])
+def test_twice_the_task_vectors_give_twice_the_merge(method, power):
+    """Powers of two, so that no bit may differ where each entry is merged by itself."""
+    name = next(name for name, kind in METHODS.items() if kind is type(method))
+    vectors = as_many(method, torch.randn(3, 6, 10, generator=torch.manual_seed(0)) * 0.1)
+    if isinstance(method, Elementwise):
+        vectors = vectors.flatten(1)
+    expected = merge_task_vectors(method, vectors) * 2.0**power
+    found = merge_task_vectors(method, vectors * 2.0**power)
+    if {(name, getattr(method, "variant", None)), (name, None)} & NOT_HOMOGENEOUS:
+        assert power < 0 or not torch.allclose(found, expected, rtol=1e-5, atol=0)
+    elif isinstance(method, Elementwise):
+        assert found.equal(expected)
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * 2.0**power)
+
+
+@st.composite
+def any_tensors(draw):
+    """Task vectors of any shape and dtype, some of them zero, and a base of the same."""
+    shape = draw(st.lists(st.integers(1, 5), max_size=4))
+    dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
+    tasks, seed = draw(st.integers(1, 4)), draw(st.integers(0, 99))
+    generator = torch.manual_seed(seed)
+    vectors = torch.randn(tasks, *shape, generator=generator) * 10.0 ** draw(st.integers(-4, 2))
+    vectors *= (
+        torch.rand(vectors.shape, generator=generator) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    ).float()
+    return vectors.to(dtype), torch.randn(shape, generator=generator).to(dtype)
+
+
+@every_method
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(tensors=any_tensors(), density=st.floats(0.001, 1.0), seed=st.integers(0, 2**40))
+def test_any_shape_dtype_and_density_gives_a_finite_tensor_of_that_shape(method, tensors, density, seed):
+    vectors, base = tensors
+    vectors, method = as_many(method, vectors), with_density(method, density)
+    if isinstance(method, Elementwise):
+        vectors, base = vectors.reshape(len(vectors), -1), base.reshape(-1)
+    arithmetic = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    before = (vectors.clone(), base.clone())
+    merged = merge_task_vectors(method, vectors, base, seed, arithmetic)
+    assert merged.dtype == arithmetic
+    assert merged.shape == base.shape
+    assert merged.isfinite().all()
+    assert merged.equal(merge_task_vectors(method, vectors, base, seed, arithmetic))
+    assert vectors.equal(before[0])
+    assert base.equal(before[1])
 
 
 @every_registered

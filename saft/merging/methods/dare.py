@@ -72,16 +72,17 @@ class Dare(Trimming):
         def drop(block: Block) -> Tensor:
             return block.uniform().lt_(self.density).mul_(block.task_vectors)
 
-        divisor = for_each_task(
-            [self.density if self.rescale == "probability" else 1.0], tasks, torch.float64
-        )
+        factor = torch.ones(tasks, 1, dtype=torch.float64)
         if self.rescale == "norm":
             norms = yield Sums(lambda block: torch.cat([magnitudes(block), drop(block).abs_()]))
             before, after = norms.chunk(2)
-            divisor = after / (before + (before == 0)) + (after == 0)
+            factor = before / (after + (after == 0))
 
         def kept(block: Block) -> Tensor:
-            return drop(block).div_(divisor.to(block.task_vectors.dtype))
+            found = drop(block)
+            if self.rescale == "norm":  # float32 cannot hold the factor of a task that is nearly zero
+                return found.double().mul_(factor).to(found.dtype)
+            return found.div_(self.density) if self.rescale == "probability" else found
 
         if self.merger == "ties":
             ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)

@@ -108,7 +108,8 @@ class Della(Tensorwise):
         if self.rescale == "norm":
             before = rows.flatten(1).abs().sum(dim=1, keepdim=True, dtype=torch.float64)
             after = kept.abs().sum(dim=1, keepdim=True, dtype=torch.float64)
-            kept.mul_((before / (after + (after == 0))).to(kept.dtype))
+            # float32 cannot hold the factor of a task that is nearly zero
+            kept = kept.double().mul_(before / (after + (after == 0))).to(kept.dtype)
         return kept
 
     def _probabilities(self, rows: Tensor) -> Tensor:
