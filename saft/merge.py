@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.merging import engine, estimate, parts, record
+from saft.merging import engine, estimate, lora, parts, record
 from saft.merging.engine import Progress
 from saft.merging.keeping import Keeping
 from saft.merging.plan import MergeConfig, Plan
@@ -23,15 +23,18 @@ class MergeResult:
         plan: what was read, merged, copied and written.
         seconds: that the merge is estimated to take, when it was only checked; None for a method that reads
             examples.
+        adapter: how well the factors give the merged change back, when an adapter was written.
     """
 
     folder: Path | None
     plan: Plan
     seconds: float | None = None
+    adapter: lora.Refactored | None = None
 
     def __str__(self) -> str:
         if self.folder:
-            return f"{record.describe(self.plan)}\nwritten: {self.folder}"
+            adapter = f"\n{self.adapter}" if self.adapter else ""
+            return f"{record.describe(self.plan)}{adapter}\nwritten: {self.folder}"
         time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
         return f"{record.describe(self.plan)}{time}\nnothing is wrong"
 
@@ -81,12 +84,16 @@ def merge(
         return MergeResult(None, plan, None if plan.method.collects else estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
+    adapter = None
     if isinstance(plan, parts.PartsPlan):
         parts.write(plan, out, overwrite, progress)
     else:
         with _with_data(plan, progress) as plan:
-            engine.write(plan, out, overwrite, progress)
-    return MergeResult(Path(out), plan)
+            if plan.config.adapter_rank is None:
+                engine.write(plan, out, overwrite, progress)
+            else:
+                adapter = lora.write(plan, plan.config.adapter_rank, out, overwrite, progress)
+    return MergeResult(Path(out), plan, adapter=adapter)
 
 
 def _with_data(plan: Plan, progress: Progress | None) -> AbstractContextManager[Plan]:

@@ -20,7 +20,7 @@ from saft.locations import folder
 from saft.merging.source import Source, is_vocabulary, read_source
 from saft.tensorfile import TensorHeader, read_headers, view
 
-__all__ = ["CONFIG", "WEIGHTS", "is_adapter", "read_input"]
+__all__ = ["CONFIG", "WEIGHTS", "is_adapter", "is_transposed", "read_input"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -270,7 +270,7 @@ def _low_rank(
     flipped = (
         embedding
         or bool(config.get("fan_in_fan_out"))
-        or _model_config(base.folder).get("model_type") in _TRANSPOSED
+        or is_transposed(base.folder)
     )
     fits = (ends[0], ends[1]) == (shape[0], math.prod(shape[1:]))
     transposed = shape == ends[::-1] and (flipped or not fits)
@@ -281,6 +281,11 @@ def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> floa
     """Return the value of the first pattern that a module's name ends with, as peft does."""
     found = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
     return float(next(found, default))
+
+
+def is_transposed(found: Path) -> bool:
+    """Tell whether a model stores the matrices of its layers as [in, out], by its config.json."""
+    return _model_config(found).get("model_type") in _TRANSPOSED
 
 
 def _model_config(found: Path) -> Mapping[str, Any]:

@@ -82,6 +82,9 @@ class MergeConfig:
     """Seed of methods that draw random numbers."""
     lines: Lines | None = None
     """LiNeS: how the merged layers are scaled, for example {beta: 0.5}; null leaves them as they are."""
+    adapter_rank: int | None = None
+    """Write the merged change of the base's matrices as a LoRA adapter of this rank instead of whole weights;
+    null writes the weights."""
     shard_size: int | str | None = None
     """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
 

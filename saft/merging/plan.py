@@ -239,6 +239,12 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
                 yield from error.problems
     if method and config.lines is not None and isinstance(method, Keeping):
         yield f"lines: '{config.method}' gives {method.gives}; LiNeS scales the layers of one merged model"
+    if config.adapter_rank is not None and config.adapter_rank < 1:
+        yield f"adapter_rank: must be at least 1, but is {config.adapter_rank}"
+    if config.adapter_rank is not None and config.shard_size is not None:
+        yield "shard_size: an adapter is one file; leave it out"
+    if config.adapter_rank is not None and isinstance(method, Keeping):
+        yield f"adapter_rank: {config.method} keeps a part per task, and no adapter can; leave it out"
     if problem := device_problem(config.device):
         yield problem
     if method and not method.collects and config.data != DataConfig():
