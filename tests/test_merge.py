@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,9 @@ def test_a_check_writes_nothing(tiny_model, experts, tmp_path):
     text = str(result)
     assert "ties, density 0.2" in text
     assert "in each of 4 passes" in text
+    assert f"needs at most about {result.plan.memory / 2**20:.0f} MiB of memory" in text
+    assert result.seconds > 0
+    assert f"takes about {result.seconds:.1f} s" in text
     assert "nothing is wrong" in text
 
 
@@ -196,27 +200,31 @@ def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
 MERGE = """
 import sys, time
 from saft.merge import MergeConfig, merge
-steps = int(sys.argv[5])
+steps = int(sys.argv[1])
 def pause(done, whole):
     global steps
     steps -= 1
     if steps == 0:
         print("paused", flush=True)
         time.sleep(600)
-merge(MergeConfig("ties", sys.argv[1], sys.argv[2:4]), sys.argv[4], progress=pause)
+size = sys.argv[2] or None
+merge(MergeConfig("ties", sys.argv[4], sys.argv[5:], shard_size=size), sys.argv[3], progress=pause)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_merge_killed_while_it_reads_or_writes_leaves_nothing(tiny_model, experts, tmp_path):
-    settings = MergeConfig("ties", str(tiny_model), list(experts.values()))
+@pytest.mark.parametrize("shard_size", [None, "20kB"])
+def test_a_merge_killed_while_it_reads_or_writes_leaves_nothing(tiny_model, experts, tmp_path, shard_size):
+    settings = MergeConfig("ties", str(tiny_model), list(experts.values()), shard_size=shard_size)
     plan = merge(settings, tmp_path / "expected").plan
     steps = plan.passes * len(plan.merged)
     out = tmp_path / "out"
-    for step in (1, steps - 3):
-        command = [sys.executable, "-c", MERGE, str(tiny_model), *experts.values(), str(out), str(step)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    for step in (1, steps // 2, steps - len(plan.merged) // 2, steps - 1):
+        command = [sys.executable, "-c", MERGE, str(step), shard_size or "", str(out)]
+        with subprocess.Popen(
+            [*command, str(tiny_model), *experts.values()], stdout=subprocess.PIPE
+        ) as process:
             assert process.stdout.readline() == b"paused\n"
             process.kill()
         assert not out.exists()
@@ -225,3 +233,62 @@ def test_a_merge_killed_while_it_reads_or_writes_leaves_nothing(tiny_model, expe
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")], (
         "the next merge tidied up"
     )
+
+
+KILLED_AT_ANY_CALL = """
+import os, signal, sys
+from saft.merge import MergeConfig, merge
+
+CALLS = {"open", "mkdir", "rename", "remove", "fsync", "os.chmod", "shutil.copyfile", "os.rename", "os.mkdir"}
+settings = MergeConfig("average", sys.argv[2], sys.argv[3:5], shard_size=sys.argv[5] or None)
+merge(settings, sys.argv[1] + "/warm", overwrite=True)
+for moment in range(10**6):
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def kill(event, arguments):
+            global seen
+            if event in CALLS:
+                seen += 1
+                if seen > moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(kill)
+        merge(settings, sys.argv[1] + "/out")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(moment, os.waitstatus_to_exitcode(status), flush=True)
+    sys.stdin.readline()
+    if status == 0:
+        break
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("shard_size", ["", "20kB"])
+def test_a_merge_killed_at_any_call_of_the_file_system_leaves_nothing_or_a_whole(
+    tiny_model, experts, tmp_path, shard_size
+):
+    settings = MergeConfig("average", str(tiny_model), list(experts.values()), shard_size=shard_size or None)
+    merge(settings, tmp_path / "expected")
+    expected, out = files(tmp_path / "expected"), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED_AT_ANY_CALL, str(tmp_path), str(tiny_model), *experts.values()]
+    seen = {"nothing": 0, "a whole": 0}
+    with subprocess.Popen(
+        [*command, shard_size],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        for line in process.stdout:
+            if out.exists():
+                assert files(out) == expected, line
+                shutil.rmtree(out)
+                seen["a whole"] += 1
+            else:
+                seen["nothing"] += 1
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+    assert process.returncode == 0
+    assert seen["nothing"] > 20
+    assert seen["a whole"] >= 1
