@@ -13,13 +13,15 @@ from typing import Any
 
 from torch import nn
 
-from saft import coefficient, tasks
+from saft import calibration, coefficient, tasks
 from saft.checkpoint import copy_side_files, staged, write_manifest, write_tensors
 from saft.coefficient import Point, Scaled
 from saft.evaluate import score, with_head
 from saft.locations import folder as local_folder
 from saft.measure import sharpness, weight_interference
 from saft.merging import engine
+from saft.merging.config import DataConfig
+from saft.merging.methods import METHODS
 from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
@@ -239,10 +241,12 @@ class Experiment:
             base=self.model.path,
             models={name: str(result.folder) for name, result in results.items()},
             parameters=parameters,
+            data=self._data(method),
         )
 
         def compute() -> dict[str, Any]:
-            scaled = Scaled(load_trunk(self.model), dict(engine.stream(engine.check(recipe))))
+            with calibration.collected(engine.check(recipe)) as ready:
+                scaled = Scaled(load_trunk(self.model), dict(engine.stream(ready)))
             curve = []
             for value in grid:
                 self.progress.stage(f"{method} of {cell.arm}, coefficient {value:g} ({_where(cell)})")
@@ -260,6 +264,7 @@ class Experiment:
             self.progress.stage(f"test {method} of {cell.arm} ({_where(cell)})")
             shutil.rmtree(out, ignore_errors=True)
             plan = engine.check(dataclasses.replace(recipe, scaling=chosen), out)
+            plan = dataclasses.replace(plan, collected=ready.collected)  # for the record
             engine.write(plan, out, merged=scaled.task_vector.items())
             trunk = load_trunk(self._at(out))
             shared_test = {
@@ -302,6 +307,13 @@ class Experiment:
     def merge_cost(self, splits: Mapping[str, Splits], grid: list[float]) -> float:
         """Return the cost of `merge`; up to one more test pass goes to coefficients per task."""
         return len(grid) * self.validation_cost(splits) + 2 * self.test_cost(splits)
+
+    def _data(self, method: str) -> DataConfig:
+        """Return what a method reads: validation examples, where it reads any, and no more than the run."""
+        default = DataConfig()
+        if not METHODS.get(method).collects or self.protocol.validation is None:
+            return default
+        return DataConfig(examples=min(self.protocol.validation, default.examples))
 
     # --- small things ------------------------------------------------------------------------------------
 

@@ -84,6 +84,18 @@ def test_everything_is_there(finished: Path, mapping: dict[str, Any]) -> None:
     assert not [f for f in files(finished) if "partial" in f or ".work" in f]
 
 
+def test_merges_that_read_data(mapping: dict[str, Any], tmp_path: Path) -> None:
+    merges = {"fisher": {}, "regmean": {}, "adamerging": {"parameters": {"iterations": 3}}}
+    arms = {"adamw": {"description": "AdamW"}}
+    result = run(load(mapping, tmp_path / "run", merges=merges, arms=arms, validation_examples=5))
+    (cell,) = result.results["cells"]
+    for name in merges:
+        assert set(cell["merges"][name]["shared"]["test"]) == {"colour", "size"}
+        manifest = json.loads((tmp_path / "run/merges/limited/adamw/seed0" / name / "saft.json").read_text())
+        assert manifest["data"]["examples"] == {"colour": 5, "size": 5}
+        assert manifest["data"]["split"] == "validation"
+
+
 def test_experts_and_merges_load_with_transformers(finished: Path) -> None:
     for folder in (finished / "experts/limited/sam/seed0/colour", finished / "merges/limited/sam/seed0/ties"):
         trunk = transformers.AutoModel.from_pretrained(folder)
