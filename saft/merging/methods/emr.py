@@ -64,9 +64,11 @@ class Emr(Masking):
 
         def compared(block: Block) -> Tensor:
             vector, masks = _elected(block.task_vectors)
-            magnitudes = torch.cat([block.task_vectors.abs(), masks * vector.abs()]).double()
+            magnitudes = torch.cat([block.task_vectors.abs(), masks * vector.abs()])
+            if self.variant == "paper":
+                return magnitudes
             size = block.base.numel() if block.size is None else block.size
-            return magnitudes / max(size, 1) if self.variant == "code" else magnitudes
+            return magnitudes.mul_(count / max(size, 1))  # means, all of them times the same number
 
         own, taken = (yield Sums(compared)).squeeze(1).chunk(2)
         rescalers = torch.where(taken > 0, own / taken, 1)
@@ -79,8 +81,11 @@ class Emr(Masking):
 
 
 def _elected(task_vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the elected vector, float32 [n], and what each task takes of it, bool [n_tasks, n]."""
-    positive = total(task_vectors) > 0
-    masks = torch.where(positive, task_vectors > 0, task_vectors < 0)
-    magnitude = torch.where(masks, task_vectors.abs(), 0).amax(dim=0)
-    return torch.where(positive, magnitude, -magnitude), masks
+    """Return the elected vector, [n], and what each task takes of it, bool [n_tasks, n]."""
+    sign = torch.where(total(task_vectors) > 0, 1.0, -1.0).to(task_vectors.dtype)
+    agreeing = task_vectors * sign
+    masks = agreeing > 0
+    largest = agreeing[0].clamp(min=0)
+    for other in agreeing[1:]:
+        torch.maximum(largest, other, out=largest)
+    return largest.mul_(sign), masks
