@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.slerp import Slerp
 from tests.oracles import matrix as oracle
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "mergekit"
 
 
 def drawn(tasks, shape, spread=1.0):
@@ -28,6 +34,21 @@ def test_it_equals_the_way_through_the_tangent_space(weights, normalize, center,
     else:
         expected = oracle.multi_slerp(task_vectors.double().numpy(), weights)
     torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "method"),
+    [
+        ("multislerp", MultiSlerp(weights=(0.5, 0.3, 0.4))),
+        ("multislerp_base", MultiSlerp(weights=(0.5, 0.3, 0.4), normalize=False, center="base")),
+    ],
+)
+def test_the_numbers_are_mergekits(case, method):
+    base, *models = (load_file(GOLDEN / name / "model.safetensors") for name in ("base", "a", "b", "c"))
+    for name, expected in load_file(GOLDEN / f"{case}.safetensors").items():
+        task_vectors = torch.stack([model[name] - base[name] for model in models])
+        found = base[name] + merge_task_vectors(method, task_vectors, base[name])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_of_two_models_of_one_norm_it_is_the_middle_of_the_arc():
