@@ -74,8 +74,9 @@ def merge(
         saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
         ...
     """
-    plan = engine.check(config, None if check_only else out)
-    plan = parts.planned(plan) if isinstance(plan.method, Keeping) else plan
+    target = None if check_only else out
+    plan = engine.check(config, target)
+    plan = parts.planned(plan, target) if isinstance(plan.method, Keeping) else plan
     if plan.method.collects:
         from saft import calibration  # which loads transformers
 

@@ -22,7 +22,7 @@ from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.engine import apply
 from saft.merging.keeping import Keeping, Kept
 from saft.merging.methods import METHODS
-from saft.merging.plan import Plan
+from saft.merging.plan import Plan, check_target
 from saft.merging.reader import Progress, Reader, all_finite
 from saft.merging.statistics import answered
 from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
@@ -74,14 +74,16 @@ def _nbytes(layout: Layout) -> int:
     return sum(math.prod(shape) * dtype.itemsize for dtype, shape in layout.values())
 
 
-def planned(plan: Plan) -> PartsPlan:
+def planned(plan: Plan, out: str | Path | None = None) -> PartsPlan:
     """Return the plan of a method that keeps parts: only the tensors that it works on are merged.
 
     Args:
         plan: from `engine.check`.
+        out: where the result will go, to check the room on the disk.
 
     Raises:
-        UserError: the method finds nothing to work on, a task cannot name a file, or shards are asked for.
+        UserError: the method finds nothing to work on, a task cannot name a file, shards are asked for, or
+            the disk is too full.
     """
     assert isinstance(plan.method, Keeping)
     problems = [
@@ -103,7 +105,10 @@ def planned(plan: Plan) -> PartsPlan:
     values: dict[str, Any] = {item.name: getattr(plan, item.name) for item in fields(plan)}
     values["merged"] = tuple(name for name in plan.merged if name in wanted)
     values["copied"] = tuple(sorted(plan.layout.keys() - wanted))
-    return PartsPlan(**values)
+    narrowed = PartsPlan(**values)
+    if out is not None:
+        check_target(narrowed, Path(out))
+    return narrowed
 
 
 def write(

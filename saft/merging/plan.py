@@ -36,7 +36,7 @@ from saft.merging.statistics import passes_needed
 from saft.merging.varying import methods_by_tensor
 from saft.tensorfile import Layout, file_order
 
-__all__ = ["Plan", "MergeConfig", "Source", "check"]
+__all__ = ["Plan", "MergeConfig", "Source", "check", "check_target"]
 
 
 _BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
@@ -200,7 +200,7 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, by_tensor
     )
     if out is not None:
-        _check_target(plan, Path(out))
+        check_target(plan, Path(out))
     return plan
 
 
@@ -280,7 +280,8 @@ def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]
     return heads
 
 
-def _check_target(plan: Plan, out: Path) -> None:
+def check_target(plan: Plan, out: Path) -> None:
+    """Refuse a folder that is one of the inputs, or whose disk is too full."""
     sources = (plan.base, *plan.models.values())
     inputs = {file.parent.resolve() for source in sources for file in source.files}
     if out.resolve() in inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -216,6 +217,16 @@ def test_what_no_file_can_be_called_and_shards_are_refused_at_once(checkpoints, 
     assert "varying" in str(caught.value)
     assert "'../a' will name a file" in str(caught.value)
     assert "shard_size" in str(caught.value)
+
+
+def test_a_disk_without_room_for_the_parts_is_told_at_once(monkeypatch, checkpoints, tmp_path):
+    base, models = checkpoints
+    one_model = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
+    free = shutil._ntuple_diskusage(10**9, 0, one_model)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    merge(MergeConfig("average", base, models), tmp_path / "average")
+    with pytest.raises(UserError, match=r"the result takes .* MiB, but .* are left on the disk"):
+        merge(MergeConfig("emr", base, models), tmp_path / "out")
 
 
 def test_smile_without_a_linear_layer_is_refused(save, tmp_path):
