@@ -63,9 +63,11 @@ def test_extremes_are_those_of_the_whole_stream():
     assert extremes(in_blocks(matrix, 7)).equal(torch.stack(matrix.aminmax(dim=1), dim=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("grains", [1, 2, 5, 100])
-def test_sums_are_the_same_bits_whatever_the_blocks_and_the_threads(grains):
-    matrix = torch.randn(3, 50_000, generator=torch.manual_seed(0))
+def test_sums_are_the_same_bits_whatever_the_blocks_and_the_threads(grains, rows, dtype):
+    matrix = torch.randn(rows, 50_000, generator=torch.manual_seed(0), dtype=dtype)
     expected = sums(in_blocks(matrix, SUM_GRAIN))
     threads = torch.get_num_threads()
     try:
