@@ -164,7 +164,7 @@ class Method(ABC):
         for item in fields(self):
             given = getattr(self, item.name)
             if isinstance(item.default, tuple) and len(given) not in (len(item.default), tasks):
-                one_for_all = " or one for all" if item.default else ""
+                one_for_all = " or one for all," if item.default else ""
                 problems.append(
                     f"{item.name}: has {len(given)} numbers, but there are {tasks} models; "
                     f"give one for each, in their order,{one_for_all} or leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import hypothesis.strategies as st
@@ -213,6 +214,56 @@ def test_twice_the_task_vectors_give_twice_the_merge(method, power):
         assert found.equal(expected)
     else:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * 2.0**power)
+
+
+def others(field):
+    """Values of a parameter that are not its default."""
+    if field.metadata["choices"]:
+        return [word for word in field.metadata["choices"] if word != field.default]
+    if isinstance(field.default, bool):
+        return [not field.default]
+    if isinstance(field.default, tuple):
+        return [(0.25, 0.5, 0.75), (2.0, 1.0, 0.5), (0.5,), (0.1,)]
+    return [0.01, 0.3, 0.9, 3.0, 8.0] if isinstance(field.default, float) else [0, 1, 3]
+
+
+def changed_once(method, names, tasks):
+    """(Parameter, method) for each other value that one of the parameters may have."""
+    for field in [field for field in dataclasses.fields(method) if field.name in names]:
+        for value in others(field):
+            with contextlib.suppress(UserError):  # out of the range
+                found = dataclasses.replace(method, **{field.name: value})
+                if not found.problems(tasks):
+                    yield field.name, found
+
+
+ONE_MODEL = sorted(
+    name
+    for name, kind in METHODS.items()
+    if not kind.collects and not issubclass(kind, Keeping) and dataclasses.fields(kind)
+)
+
+
+@pytest.mark.parametrize("name", ONE_MODEL)
+def test_every_parameter_changes_the_result(name):
+    """With some values of the others: the trim of TIES, for example, where TIES merges."""
+    kind = METHODS.get(name)
+    generator = torch.manual_seed(0)
+    vectors, base = torch.randn(3, 12, 20, generator=generator), torch.randn(12, 20, generator=generator)
+    vectors = as_many(kind(), vectors)
+    if issubclass(kind, Elementwise):
+        vectors, base = vectors.flatten(1), base.flatten()
+    everything = {field.name for field in dataclasses.fields(kind)}
+    unseen = everything - {"granularity"}  # of a single tensor
+    words = variants(name)
+    numbers = [found for word in words for _, found in changed_once(word, everything, len(vectors))]
+    for start in dict.fromkeys([*words, *numbers]):
+        if unseen:
+            expected = merge_task_vectors(start, vectors, base)
+            for parameter, found in changed_once(start, unseen, len(vectors)):
+                if parameter in unseen and not merge_task_vectors(found, vectors, base).equal(expected):
+                    unseen.remove(parameter)
+    assert not unseen
 
 
 @st.composite

@@ -18,6 +18,8 @@ from tests.merging.conftest import SHAPES, draw
 EVERY_METHOD = [
     ("average", {}),
     ("task_arithmetic", {}),
+    ("linear", {}),
+    ("magmax", {}),
     ("ties", {"density": 0.3}),
     ("ties", {"density": 0.3, "granularity": "tensor", "elect": "normmass"}),
     ("pcb", {"density": 0.3}),
