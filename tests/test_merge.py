@@ -85,6 +85,12 @@ def test_the_folder_holds_side_files_heads_manifest_and_card(tiny_model, experts
         "weights": [1.0],
     }
     assert manifest["scaling"] == 1.0
+    assert (manifest["arithmetic"], manifest["device"], manifest["vocabulary"]) == (
+        "float32",
+        "cpu",
+        "refuse",
+    )
+    assert manifest["tensors"]["tied, written once"] == {}
     assert [model["task"] for model in manifest["models"]] == ["colours", "sizes"]
     assert all(
         len(model["sha256"]["model.safetensors"]) == 64 for model in [manifest["base"], *manifest["models"]]
