@@ -48,8 +48,9 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 MANIFEST = "saft.json"
 CARD = "README.md"
 HEADS = "heads"
-# In place of the weights, where a merge has kept a part per task (saft/merging/parts.py).
-BASE_WEIGHTS = "base.safetensors"
+# In place of the weights, where a merge has kept a part per task (saft/merging/parts.py). In folders of their
+# own: some readers, vLLM for one, take every safetensors file that they find at the top for weights.
+BASE_WEIGHTS = "shared/base.safetensors"
 PARTS = "parts"
 
 _SIDE_SUFFIXES = {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".py"}

@@ -29,7 +29,7 @@ from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, vi
 
 __all__ = ["Parts", "PartsPlan", "planned", "read", "write"]
 
-SHARED = "shared.safetensors"
+SHARED = "shared/vector.safetensors"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -116,7 +116,7 @@ def write(
 ) -> None:
     """Write the base, what all tasks share, and a part for each task, tensor by tensor.
 
-    There is no `model.safetensors`: no reader shall take the folder for a model, which it is only together
+    There are no weights at the top: no reader shall take the folder for a model, which it is only together
     with a task (`saft.load_task`) or a router (`saft.load_mixture`).
 
     Args:
@@ -134,6 +134,7 @@ def write(
         # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
         digests = {file: hasher.submit(fingerprint, file) for file in files}
         try:
+            (folder / BASE_WEIGHTS).parent.mkdir()
             with TensorWriter(folder / BASE_WEIGHTS, plan.base_layout) as writer:
                 for name in writer.names:
                     writer.append(name, plan.base.tensor(name))
@@ -152,9 +153,9 @@ def write(
 _HOW_TO_LOAD = """
 ## How to load
 
-This folder holds no single model, but the base (`base.safetensors`), what all tasks share
-(`shared.safetensors`, where they share more), and a part of each task (`parts/`). What is said above of the
-merged weights holds for each task with its own part. A task's model:
+This folder holds no single model, but what all tasks share (`shared/`: the base, and a vector where they
+share one) and a part of each task (`parts/`). What is said above of the merged weights holds for each task
+with its own part. A task's model:
 
 ```python
 model = saft.load_task("this/folder", "{task}")
@@ -163,7 +164,7 @@ model = saft.load_task("this/folder", "{task}")
 
 
 def _write_parts(plan: PartsPlan, folder: Path, progress: Progress | None) -> list[float]:
-    """Write shared.safetensors and parts/<task>.safetensors; return the factor of each task."""
+    """Write shared/vector.safetensors and parts/<task>.safetensors; return the factor of each task."""
     rescalers = [1.0] * len(plan.models)
     (folder / PARTS).mkdir()
     with ExitStack() as stack:

@@ -107,7 +107,7 @@ def test_small_blocks_do_not_change_a_bit(checkpoints, tmp_path, method, paramet
     for size in (None, 1):
         out = tmp_path / f"out{size}"
         merge(MergeConfig(method, base, models, parameters, block_size=size), out)
-        found.append({file.name: file.read_bytes() for file in out.rglob("*.safetensors")})
+        found.append({str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*.safetensors")})
     assert found[0] == found[1]
 
 
@@ -235,6 +235,14 @@ def test_smile_without_a_linear_layer_is_refused(save, tmp_path):
         merge(config, tmp_path / "out")
 
 
+@every_method
+def test_no_weights_lie_where_a_reader_would_take_them_for_a_model(checkpoints, tmp_path, method, parameters):
+    base, models = checkpoints
+    merge(MergeConfig(method, base, models, parameters), tmp_path / "out")
+    assert {file.suffix for file in (tmp_path / "out").glob("*.*")} == {".json", ".md"}
+    assert {file.name for file in (tmp_path / "out").iterdir() if file.is_dir()} == {"shared", "parts"}
+
+
 def test_such_a_folder_is_no_input_and_says_what_would_be(checkpoints, tmp_path):
     base, models = checkpoints
     out = str(tmp_path / "out")
@@ -271,8 +279,8 @@ def test_a_damaged_folder_is_told(checkpoints, tmp_path):
     (out / "parts" / "a.safetensors").unlink()
     with pytest.raises(UserError, match=r"a.safetensors: is missing; the folder is damaged"):
         dict(parts.read(out).task_tensors("a"))
-    (out / "shared.safetensors").unlink()
-    with pytest.raises(UserError, match=r"shared.safetensors: is missing"):
+    (out / "shared" / "vector.safetensors").unlink()
+    with pytest.raises(UserError, match=r"vector.safetensors: is missing"):
         parts.read(out)
 
 
