@@ -32,11 +32,11 @@ class Smile(Keeping, Tensorwise):
         wₜ = softmaxₜ(‖router x‖₂), zero but for the largest top_k, which are divided by their sum
         y = W0 x + b0 + λ Σₜ wₜ (Eₜ x + Δbₜ)
 
-    `saft.load_mixture` gives the mixture as a torch module. The model of one task, of `saft.load_task`, is the
-    base with the experts of this task. Linear layers are taken to be the
-    matrices that are called `*.weight` and are no table of embeddings; all else stays as in the base.
-    Where a task vector has a lower rank than the router, the directions that are missing see nothing: a layer
-    that a task left alone never attracts a token. Rank above that of the matrix keeps it whole.
+    `saft.load_mixture` gives the mixture as a torch module. The model of one task, of `saft.load_task`, is
+    the base with the experts of this task. Linear layers are taken to be the matrices that are called
+    `*.weight` and are no table of embeddings; all else stays as in the base. Where a task vector has a lower
+    rank than the router, the directions that are missing see nothing: a task that left a layer alone draws no
+    token there that another task's router sees. A rank above that of the matrix keeps it whole.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
