@@ -46,7 +46,10 @@ class Knots(Tensorwise):
         "mean", "what becomes of the coordinates that agree with the sign", choices=("mean", "sum", "max")
     )
     smallest: float = parameter(
-        1e-5, "a direction whose singular value is at most this is left out", at_least=0
+        1e-5,
+        "a direction is left out whose singular value is at most this share of the matrix's largest",
+        at_least=0,
+        below=1,
     )
 
     formula = "[τ1 … τK] = U Σ [V1 … VK]ᵀ;  τ = U · TIES(Σ V1ᵀ, …, Σ VKᵀ);  θ = θ0 + λ τ"
@@ -56,8 +59,9 @@ class Knots(Tensorwise):
     )
     source = "Stoica et al. 2024, Model merging with SVD to tie the KnOTS (arXiv 2410.19735)"
     differs = (
-        "nothing in KnOTS-TIES, but that singular values within rounding of zero are left out whatever "
-        "`smallest` is, and that max keeps the sign; KnOTS with DARE is not offered"
+        "nothing in KnOTS-TIES for adapters, whose singular values are either large or rounding: the authors "
+        "leave out what is at most 1e-5, whatever the largest is. Their max loses the sign; KnOTS with DARE "
+        "is not offered"
     )
     scaling = 0.6
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -88,7 +92,7 @@ class Knots(Tensorwise):
         rows = block.base.new_zeros(block.tasks, 0)
         if is_matrix(block):
             left, values, _ = decompose(torch.cat(list(block.task_vectors), dim=1))
-            basis = left[:, values > self.smallest].to(block.base.dtype)
+            basis = left[:, values > values[:1] * self.smallest].to(block.base.dtype)
             rows = (basis.T @ block.task_vectors).flatten(1)
         return basis, replace(block, task_vectors=rows, base=torch.zeros_like(rows[0]))
 

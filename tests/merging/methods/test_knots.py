@@ -46,6 +46,16 @@ def test_the_result_lies_in_the_directions_of_the_tasks():
     assert torch.linalg.matrix_rank(torch.cat([*task_vectors, merged], dim=1), rtol=1e-4) == 6
 
 
+def test_directions_of_little_weight_are_left_out_of_the_count():
+    """A matrix of low rank that was rounded to few digits has more directions, of which none is meant."""
+    task_vectors = adapters(2, (20, 30), 2)
+    noisy = task_vectors + torch.randn(2, 20, 30, generator=torch.manual_seed(7)) * 1e-3
+    expected = merge_task_vectors(Knots(), task_vectors)
+    found = merge_task_vectors(Knots(smallest=1e-2), noisy)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
+    assert not merge_task_vectors(Knots(), noisy).allclose(expected, rtol=0, atol=0.1)
+
+
 def test_a_task_of_zeros_is_left_out():
     task_vectors = adapters(2, (20, 30), 2)
     expected = merge_task_vectors(Knots(), task_vectors)

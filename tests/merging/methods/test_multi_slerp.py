@@ -11,7 +11,6 @@ from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.slerp import Slerp
 from tests.oracles import matrix as oracle
 
-
 GOLDEN = Path(__file__).parents[2] / "golden" / "mergekit"
 
 
