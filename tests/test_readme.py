@@ -54,10 +54,13 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_yaml_fits(block: str) -> None:
     from saft import config, tasks
     from saft.merge import MergeConfig
+    from saft.merging import mergekit
     from saft.models import ModelConfig
 
     mapping = yaml.safe_load(block)
-    if "method" in mapping:
+    if mergekit.is_mergekit(mapping):
+        mergekit.read(mapping, "README")
+    elif "method" in mapping:
         config.parse(MergeConfig, mapping, "README")
     else:
         config.parse(ModelConfig, mapping["model"], "README")
@@ -77,3 +80,10 @@ def test_every_verb_script_and_file_is_named() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b|\bPERTURBATIONS\b", README.replace("MALLOC_", ""))
+
+
+def test_every_merge_method_is_named() -> None:
+    from saft.merging.methods import METHODS
+
+    missing = {name for name in METHODS.names() if f"`{name}`" not in README}
+    assert {name for name in missing if not name.startswith("mergekit")} == set()
