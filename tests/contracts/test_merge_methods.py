@@ -223,7 +223,7 @@ def others(field):
     if isinstance(field.default, bool):
         return [not field.default]
     if isinstance(field.default, tuple):
-        return [(0.25, 0.5, 0.75), (2.0, 1.0, 0.5), (0.5,), (0.1,)]
+        return [(0.25, 0.5, 0.75), (2.0, 1.0, 0.5), (2.0, 0.5), (0.5,), (0.1,)]
     return [0.01, 0.3, 0.9, 3.0, 8.0] if isinstance(field.default, float) else [0, 1, 3]
 
 
