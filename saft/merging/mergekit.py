@@ -20,8 +20,6 @@ _NOT_HERE = "mergekit can do this; saft does not"
 _ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
 _OTHER_METHODS = (
     "passthrough",
-    "nuslerp",
-    "multislerp",
     "arcee_fusion",
     "nearswap",
     "sce",
@@ -182,6 +180,8 @@ class _Settings:
         """Return the parameters that all tensors have, and those that differ from tensor to tensor."""
         self._check_names()
         found = {"parameters": dict(self.method.fixed), "varying": {}}
+        if self.mapping.get("base_model") is not None:
+            found["parameters"] |= self.method.with_base
         for name, parameter in self.method.per_model.items():
             settings = [self._setting(name, parameter, at) for at in range(len(self.models))]
             constant = all(is_constant(setting) for setting in settings)
@@ -192,7 +192,7 @@ class _Settings:
         return found
 
     def _check_names(self) -> None:
-        everything = [*self.method.per_model, *self.method.general, *_IGNORED]
+        everything = [*self.method.per_model, *self.method.general, *self.method.only, *_IGNORED]
         own = [*self.method.per_model, *_IGNORED]
         listed = self.mapping.get("models") or []
         places = [(entry, f"models[{at}].parameters", own) for at, entry in enumerate(listed)]
@@ -201,7 +201,9 @@ class _Settings:
             if given is not None and not isinstance(given, Mapping):
                 self.problems.append(f"{place}: must hold `name: value` lines, but is {given!r}")
                 continue
-            for name in given or {}:
+            for name, value in (given or {}).items():
+                if name in self.method.only and value != self.method.only[name]:
+                    self.problems.append(f"{place}.{name}: {value}: {_NOT_HERE}")
                 if name in everything and name not in known:
                     cure = "is one for all models: write it under the file's own `parameters:`"
                     self.problems.append(f"{place}.{name}: {cure}")

@@ -29,6 +29,8 @@ class MergeMethod:
         general: mergekit's name -> parameter, one for all models.
         takes_base: whether the base is one of the models that are merged.
         needs_base: whether there has to be a `base_model`.
+        with_base: parameters of saft's that are so when there is a `base_model`.
+        only: mergekit's name -> the one value that saft can do, which is mergekit's default.
     """
 
     method: str
@@ -37,6 +39,8 @@ class MergeMethod:
     general: Mapping[str, Parameter] = field(default_factory=dict)
     takes_base: bool = False
     needs_base: bool = True
+    with_base: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, bool] = field(default_factory=dict)
 
 
 def _arithmetic(
@@ -74,6 +78,20 @@ MERGE_METHODS: Mapping[str, MergeMethod] = {
     "della": _arithmetic(elect=True, normalize=True, **_DELLA),
     "della_linear": _arithmetic(elect=False, **_DELLA),
     "slerp": MergeMethod("slerp", general={"t": Parameter("t")}, takes_base=True),
+    "nuslerp": MergeMethod(
+        "nuslerp",
+        per_model={"weight": Parameter("weights")},
+        needs_base=False,
+        with_base={"center": "base"},
+        only={"nuslerp_row_wise": False, "nuslerp_flatten": True},
+    ),
+    "multislerp": MergeMethod(
+        "multi_slerp",
+        per_model={"weight": Parameter("weights")},
+        general={"normalize_weights": Parameter("normalize", True, bool)},
+        needs_base=False,
+        with_base={"center": "base"},
+    ),
     "karcher": MergeMethod(
         "karcher",
         general={
