@@ -1,0 +1,81 @@
+"""Parameters that differ from tensor to tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saft.errors import UserError
+from saft.merging import engine
+from saft.merging.config import MergeConfig
+from saft.merging.varying import depths, setting_problem, value_at
+
+
+def test_gradients_are_interpolated_over_the_layers_of_each_prefix():
+    names = ["a.layers.0.w", "a.layers.3.w", "a.layers.6.w", "b.block.0.layer.1.w", "b.block.1.w"]
+    names += ["c.only.0.w", "d"]
+    depth = depths(names)
+    assert [depth[name] for name in names] == [0, 0.5, 1, 0, 1, 1, 0]
+    assert [value_at([0.0, 1.0, 0.0], name, depth[name]) for name in names] == [0, 1, 0, 0, 0, 0, 0]
+    assert value_at([2.0], "d", 0.7) == 2.0
+    assert value_at([0, 1], "d", 0.25) == 0.25
+
+
+def test_the_first_filter_that_fits_holds():
+    setting = [{"filter": "mlp", "value": [0, 1]}, {"filter": "*", "value": 3}, {"value": 4}]
+    assert value_at(setting, "layers.0.mlp.w", 0.5) == 0.5
+    assert value_at(setting, "layers.0.attn.w", 0.5) == 3
+    assert value_at(setting[:1], "layers.0.attn.w", 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ([], "is an empty list"),
+        (None, "must be a value"),
+        ([1, "a"], "must be a list of numbers, or of filter and value"),
+        ([{"value": [{"value": 1}]}], "must be a list of numbers"),
+        ([{"filter": 3, "value": 1}], "filter must be a part of a tensor's name"),
+    ],
+)
+def test_what_is_no_setting(setting, message):
+    assert message in setting_problem(setting)
+
+
+def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp_path):
+    base, models = checkpoints
+    weights = [[{"filter": "layer.0", "value": 2.0}, {"value": 0.5}], [1.0, 3.0], 0.0]
+    config = MergeConfig("task_arithmetic", base, models, scaling=1.0, varying={"weights": weights})
+    engine.write(engine.check(config), tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    for name, first, second in (
+        ("layer.0.weight", 2.0, 1.0),
+        ("layer.1.weight", 0.5, 3.0),
+        ("embeddings.weight", 0.5, 1.0),
+    ):
+        moves = [task_tensors[task][name] - base_tensors[name] for task in "ab"]
+        expected = base_tensors[name] + first * moves[0] + second * moves[1]
+        torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "varying", "message"),
+    [
+        ("ties", {"density": [0.1, 0.5]}, "varying: the statistics are of the whole model; set granularity"),
+        (
+            "task_arithmetic",
+            {"wieghts": [1]},
+            "varying: unknown parameter 'wieghts'; did you mean 'weights'?",
+        ),
+        ("task_arithmetic", {"weights": 1.0}, "must be a list with a setting for each model"),
+        ("task_arithmetic", {"weights": [1.0, 2.0]}, "has 2 numbers, but there are 3 models"),
+        ("slerp", {"t": [0.5, 3.0]}, "t: must be in"),
+        ("emr", {"x": 1}, "emr keeps a part per task; its parameters cannot vary"),
+    ],
+)
+def test_what_cannot_vary_is_refused(checkpoints, method, varying, message):
+    base, models = checkpoints
+    chosen = dict(list(models.items())[:2]) if method == "slerp" else models
+    with pytest.raises(UserError, match=message):
+        engine.check(MergeConfig(method, base, chosen, varying=varying))
