@@ -245,6 +245,8 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
         yield "shard_size: an adapter is one file; leave it out"
     if config.adapter_rank is not None and isinstance(method, Keeping):
         yield f"adapter_rank: {config.method} keeps a part per task, and no adapter can; leave it out"
+    if config.varying and isinstance(method, Keeping):
+        yield f"varying: {config.method} keeps a part per task; its parameters cannot vary"
     if problem := device_problem(config.device):
         yield problem
     if method and not method.collects and config.data != DataConfig():
