@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saft.errors import UserError
-from saft.merging import engine
+from saft.merging import adapters, engine, mergekit
 from saft.merging.adapters import read_input
 from saft.merging.config import MergeConfig
+from saft.tensorfile import view
 
 # peft's own business with transformers, and with the models of these tests.
 pytestmark = [
@@ -203,3 +204,29 @@ def test_places_without_an_adapter_are_said(base, tmp_path):
     adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
     with pytest.raises(UserError, match=r"base: .* holds an adapter alone; write CHECKPOINT\+ADAPTER"):
         engine.check(MergeConfig("average", str(tmp_path / "adapter"), [base]))
+
+
+def test_mergekits_file_knows_the_notation_too(base, tmp_path):
+    first = adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
+    second = adapt(llama(), tmp_path / "two", seed=2, target_modules=["up_proj"])
+    listed = [
+        {"model": f"{base}+{tmp_path / name}", "parameters": {"weight": weight}}
+        for name, weight in (("one", 0.5), ("two", 2.0))
+    ]
+    case = {"merge_method": "task_arithmetic", "base_model": base, "models": listed}
+    plan = engine.check(mergekit.read(case, "merge.yaml")[0])
+    start = load_file(tmp_path / "base" / "model.safetensors")
+    for name, vector in engine.stream(plan):
+        expected = 0.5 * (first[name] - start[name]) + 2 * (second[name] - start[name])
+        torch.testing.assert_close(vector, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_only_tensors_that_are_read_are_made(base, tmp_path, monkeypatch):
+    """The delta of one tensor at a time: nothing else of the adapter is multiplied, and nothing is kept."""
+    adapt(llama(), tmp_path / "one", target_modules=["q_proj", "up_proj"])
+    source = read_input(f"{base}+{tmp_path / 'one'}", "models.a")
+    read = []
+    monkeypatch.setattr(adapters, "view", lambda header: read.append(header) or view(header))
+    source.tensor("model.layers.0.self_attn.q_proj.weight")
+    source.tensor("model.layers.0.self_attn.k_proj.weight")
+    assert [header.shape for header in read] == [(8, 3), (3, 8)]
