@@ -18,7 +18,7 @@ from saft.errors import UserError, did_you_mean
 from saft.merging import lines
 from saft.merging.adapters import read_input
 from saft.merging.collected import Collected
-from saft.merging.compatibility import differences
+from saft.merging.compatibility import differences, factors_differ
 from saft.merging.config import (
     ARITHMETIC,
     DTYPES,
@@ -121,13 +121,15 @@ class Plan:
         .. math:: 200\,\text{MiB} + \text{threads} \cdot (10\,\text{MiB} + (K + 3) \cdot \text{piece})
 
         with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
-        tensors, the largest tensor. Files that are read do not count: the kernel drops their pages when it
-        needs room.
+        tensors, the largest tensor. An input that is computed, such as an adapter's, adds two of its largest
+        tensors: one that is worked on, and the next. Files that are read do not count: the kernel drops their
+        pages when it needs room.
         """
         largest = max(self.base.headers[name].count for name in self.merged) * self.arithmetic.itemsize
         whole = isinstance(self.method, Tensorwise)
         piece = largest if whole else min(self.block_size, len(self.models) * largest)
-        return _AT_REST + self.threads * (_PER_THREAD + (len(self.models) + 3) * piece)
+        computed = sum(source.computes for source in (self.base, *self.models.values())) * 2 * largest
+        return _AT_REST + computed + self.threads * (_PER_THREAD + (len(self.models) + 3) * piece)
 
     @property
     def bytes_out(self) -> int:
@@ -168,6 +170,8 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
+        if method and method.adapters:
+            problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:
             problems += lines.problems(config.lines, base.headers)
     heads = _heads(models, problems)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saft.checkpoint import tensor_headers, weight_files
+from saft.merging.factors import Factors
 from saft.tensorfile import TensorHeader, view
 
 __all__ = ["Source", "fitted", "is_vocabulary", "read_source", "rows_differ"]
@@ -45,9 +46,18 @@ class Source:
         """Return the files that are read, for their digests."""
         return weight_files(self.folder)
 
+    @property
+    def computes(self) -> bool:
+        """Tell whether tensors are made when they are asked for, and so take memory as a whole."""
+        return False
+
     def tensor(self, name: str) -> Tensor:
         """Return a tensor as it is stored; of a file, as a view of it."""
         return view(self.headers[name])
+
+    def factors(self, name: str) -> Factors | None:
+        """Return the two matrices of an adapter that changes a tensor; None where none does."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,14 @@ class _Fitted(Source):
     def files(self) -> list[Path]:
         return self.original.files
 
+    @property
+    def computes(self) -> bool:
+        lacking = (
+            header.shape[:1] > self.original.headers[self.names[name]].shape[:1]
+            for name, header in self.headers.items()
+        )
+        return self.original.computes or any(lacking)
+
     def tensor(self, name: str) -> Tensor:
         found, shape = self.original.tensor(self.names[name]), self.headers[name].shape
         if tuple(found.shape) == shape:
@@ -77,6 +95,9 @@ class _Fitted(Source):
         missing = self.base.tensor(name)[len(found) :]
         dtype = torch.promote_types(found.dtype, missing.dtype)  # so that the base's rows stay as they are
         return torch.cat([found.to(dtype), missing.to(dtype)])
+
+    def factors(self, name: str) -> Factors | None:
+        return self.original.factors(self.names[name])
 
 
 def read_source(location: str, folder: Path) -> Source:

@@ -125,3 +125,11 @@ def test_the_plan_grows_with_the_block_or_the_tensor_not_with_the_model(models, 
     )
     planned = check(MergeConfig(whole, config.base, config.models[:2])).memory
     assert planned == (200 + 2 * (10 + 5 * 32)) * MIB
+
+
+def test_an_input_that_is_computed_is_counted(save):
+    base, shorter = {"embed.weight": torch.zeros(3 * MIB, 1)}, {"embed.weight": torch.zeros(MIB, 1)}
+    folders = [save("base", base), save("a", shorter), save("b", base)]
+    config = MergeConfig("average", folders[0], folders[1:], vocabulary="base")
+    fitting = MergeConfig("average", folders[0], [folders[2], folders[2]])
+    assert check(config).memory - check(fitting).memory == 2 * 12 * MIB
