@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from saft import tasks
+from saft import interventions, tasks
 from saft.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.errors import UserError
 from saft.locations import folder as local_folder
@@ -93,8 +93,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             pooling = config.pooling or manifests[path].get("pooling", "mean")
             model = ModelConfig(path=path, pooling=pooling)
             tokenizer = load_tokenizer(model)
-            # Every task has a model of its own where a merge has kept a part per task.
-            one = None if holds_parts(folders[path]) else load_trunk(model).to(config.device)
+            # Every task has a model of its own where a merge has kept a part or interventions per task.
+            own = holds_parts(folders[path]) or interventions.are_in(folders[path])
+            one = None if own else load_trunk(model).to(config.device)
             figures[path] = {}
             for name, options in mapping.items():
                 progress.stage(f"{path} on {name}")

@@ -77,16 +77,21 @@ def merge(
     target = None if check_only else out
     plan = engine.check(config, target)
     plan = parts.planned(plan, target) if isinstance(plan.method, Keeping) else plan
-    if plan.method.collects:
+    reads_examples = bool(plan.method.collects) or plan.config.interventions is not None
+    if reads_examples:
         from saft import calibration  # which loads transformers
 
         calibration.check(plan)
     if check_only:
-        return MergeResult(None, plan, None if plan.method.collects else estimate.seconds(plan))
+        return MergeResult(None, plan, None if reads_examples else estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
     adapter = None
-    if isinstance(plan, parts.PartsPlan):
+    if plan.config.interventions is not None:
+        from saft.calibration import intervention
+
+        intervention.write(plan, out, overwrite, progress)
+    elif isinstance(plan, parts.PartsPlan):
         parts.write(plan, out, overwrite, progress)
     else:
         with _with_data(plan, progress) as plan:

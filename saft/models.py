@@ -13,10 +13,12 @@ import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from saft.checkpoint import holds_parts
+from saft import interventions
+from saft.checkpoint import holds_parts, tensor_headers
 from saft.errors import UserError
 from saft.locations import folder as local_folder
 from saft.merging import parts
+from saft.tensorfile import view
 
 __all__ = [
     "Conv1D",
@@ -71,6 +73,8 @@ def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
     for name, parameter in trunk.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UserError(f"model {config.path}: tensor {name} holds NaN or infinite values")
+    if task is not None and interventions.are_in(location):
+        interventions.attach_from(location, trunk, task)
     trunk.eval()
     return trunk
 
@@ -81,14 +85,17 @@ def load_task(folder: str | Path, task: str, kind: Any = None) -> Any:
     .. math:: \theta_t = \theta_0 + \lambda r_t\, m_t \odot \tau \quad \text{(EMR, TALL masks)}, \qquad
        \theta_t = \theta_0 + \lambda U_t S_t V_t^\top \quad \text{(SMILE)}
 
+    Where the merge has trained interventions, it is the merged model with those of the task attached.
+
     Args:
-        folder: as `saft merge` has written it with a method that keeps a part per task, or a hub id.
+        folder: as `saft merge` has written it with a method that keeps a part per task, or with
+            interventions; or a hub id.
         task: its name in the recipe of the merge.
         kind: class of transformers to load it as, such as `AutoModel`; default: the one in config.json.
 
     Returns:
         A plain transformers model, in evaluation mode and in the dtype of its config; its `save_pretrained`
-        writes a folder that every reader takes.
+        writes a folder that every reader takes; with interventions it refuses, since readers lose them.
 
     Raises:
         UserError: the folder holds one model or is damaged, or there is no such task.
@@ -99,6 +106,11 @@ def load_task(folder: str | Path, task: str, kind: Any = None) -> Any:
         saft.errors.UserError: folder: there is no './no-folder' ...
     """
     location = local_folder(folder, "folder")
+    if interventions.are_in(location):
+        weights = ((name, view(header)) for name, header in tensor_headers(location).items())
+        model = model_of(location, weights, kind)
+        interventions.attach_from(location, model, task)
+        return model
     return model_of(location, parts.read(location).task_tensors(task), kind)
 
 

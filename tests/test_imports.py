@@ -27,7 +27,7 @@ ROOMS = [
     ["coefficient"],
     ["tasks", "mixture"],
     ["models"],
-    ["interference"],
+    ["interference", "interventions"],
     ["merging"],
     ["optim"],
     ["checkpoint"],

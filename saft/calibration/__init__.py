@@ -7,6 +7,7 @@ finds goes to files, from which the engine gives each block its part.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from saft.calibration.material import Advance, Material, gathered, task_data
 from saft.checkpoint import write_tensors
 from saft.errors import UserError
 from saft.merging.collected import Collected
+from saft.merging.keeping import Keeping
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress
 from saft.registry import Registry
@@ -53,12 +55,26 @@ def check(plan: Plan) -> None:
     Raises:
         UserError: a task is unknown or missing, or its table has no such column or split.
     """
-    if plan.method.collects:
-        if plan.config.varying:
-            raise UserError(
-                f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
-            )
-        COLLECTORS.get(plan.method.collects)
+    problems = []
+    if plan.config.interventions is not None and isinstance(plan.method, Keeping):
+        problems.append(
+            f"interventions: {plan.config.method} gives each task its own model already; leave them out"
+        )
+    if plan.config.interventions is not None and plan.config.adapter_rank is not None:
+        problems.append("adapter_rank: interventions are trained for a whole model; leave one of the two out")
+    if plan.config.interventions is not None:
+        problems += [
+            f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
+            for task in plan.models
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", task)
+        ]
+    if plan.method.collects and plan.config.varying:
+        problems.append(
+            f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
+        )
+    if problems:
+        raise UserError(*problems)
+    if plan.method.collects or plan.config.interventions is not None:
         for found in task_data(plan).values():
             found.check()
 

@@ -17,6 +17,7 @@ __all__ = [
     "DTYPES",
     "VOCABULARIES",
     "DataConfig",
+    "InterventionConfig",
     "MergeConfig",
     "device_problem",
     "size_in_bytes",
@@ -53,6 +54,28 @@ class DataConfig:
         for name in ("examples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, but is {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class InterventionConfig:
+    """How interventions are trained after the merge (IntervMerge); they read the examples in `data`."""
+
+    rank: int = 1
+    """Of the change that is made after the attention of each block; at least 1."""
+    positions: Literal["first", "all"] | None = None
+    """Tokens that are changed; null takes the first where pooling is cls, else all."""
+    learning_rate: float = 1e-3
+    """Of Adam, above 0."""
+    iterations: int = 500
+    """Steps of Adam for each task; at least 0."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank: must be at least 1, but is {self.rank}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: must be above 0, but is {self.learning_rate}")
+        if self.iterations < 0:
+            raise ValueError(f"iterations: must be at least 0, but is {self.iterations}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,10 @@ class MergeConfig:
     less memory. null: 1MiB, on a GPU 64MiB."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Examples of each task, for methods that need them; `saft methods` says which."""
+    """Examples of each task, for methods that need them, `saft methods` says which, and for interventions."""
+    interventions: InterventionConfig | None = None
+    """Train an intervention for each task after the merge (IntervMerge); {} does with the defaults: rank 1,
+    positions null, learning_rate 0.001, iterations 500."""
 
     def by_task(self) -> dict[str, str]:
         """Return task -> model; a list's models are called by their folders, or by their place in doubt."""

@@ -253,7 +253,8 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
         yield f"varying: {config.method} keeps a part per task; its parameters cannot vary"
     if problem := device_problem(config.device):
         yield problem
-    if method and not method.collects and config.data != DataConfig():
+    reads = config.interventions is not None or (method and method.collects)
+    if method and not reads and config.data != DataConfig():
         yield f"data: '{config.method}' reads no examples; leave `data` out"
     if config.scaling is not None and not math.isfinite(config.scaling):
         yield f"scaling: must be a finite number, but is {config.scaling}"

@@ -1,0 +1,168 @@
+"""IntervMerge: after a merge, interventions that give the merged model each expert's features again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saft import interventions
+from saft.calibration import collected
+from saft.calibration.material import Advance, Material, gathered
+from saft.checkpoint import read_manifest, staged, write_manifest
+from saft.interventions import Intervention, Positions
+from saft.merging import engine
+from saft.merging.config import InterventionConfig
+from saft.merging.plan import Plan
+from saft.merging.reader import Progress
+from saft.merging.source import read_source
+from saft.models import Classifier
+from saft.tasks import Examples
+
+__all__ = ["train", "write"]
+
+
+def write(plan: Plan, out: str | Path, overwrite: bool = False, progress: Progress | None = None) -> None:
+    """Merge, train the interventions of each task, and write both as one folder.
+
+    The folder holds the merged model, which every reader takes, and parts/TASK.safetensors with the
+    interventions, which `saft.load_task` and `saft evaluate` attach.
+
+    Args:
+        plan: from `engine.check`, of a method that gives one model.
+        out: the folder; it appears when it is complete.
+        overwrite: replace a folder that is there.
+        progress: told how much of the merge, and then of the training, is done.
+    """
+    settings = _settings(plan)
+    with staged(out, overwrite) as folder:
+        merged = folder / "merged"
+        with collected(plan, progress) as ready:
+            engine.write(ready, merged, progress=progress)
+        for entry in merged.iterdir():
+            entry.rename(folder / entry.name)
+        merged.rmdir()
+        material = gathered(plan)
+        cost = settings.iterations * plan.config.data.batch_size * len(plan.models)
+        done = 0.0
+
+        def advance(by: float) -> None:
+            nonlocal done
+            done += by
+            if progress:
+                progress(int(done), cost)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(plan.config.seed)
+            for task, found in train(material, folder, advance):
+                interventions.save(folder, task, found)
+        described = {
+            "rank": settings.rank,
+            "positions": _positions(material),
+            "learning_rate": settings.learning_rate,
+            "iterations": settings.iterations,
+        }
+        data = {"data": material.described()}
+        write_manifest(folder, read_manifest(folder) | data | {"interventions": described})
+        with (folder / "README.md").open("a", encoding="utf-8") as card:
+            counts = ", ".join(f"{count} of {task}" for task, count in data["data"]["examples"].items())
+            split = plan.config.data.split
+            card.write(_CARD.format(counts=counts, split=split, task=next(iter(plan.models)), **described))
+
+
+_CARD = """
+## Interventions
+
+`parts/` holds for each task an intervention (rank {rank}, positions: {positions}) after the attention of
+every block, trained to bring the merged model's features near those of the task's own model (IntervMerge,
+arXiv 2412.17023), on examples of the {split} split without their labels: {counts}. Test examples were not
+read. A task's model with its interventions:
+
+```python
+model = saft.load_task("this/folder", "{task}")
+```
+"""
+
+
+def train(
+    material: Material, folder: Path, advance: Advance
+) -> Iterator[tuple[str, dict[str, Intervention]]]:
+    r"""Train the interventions of each task, and yield them.
+
+    .. math:: \min \; \operatorname{mean} \lvert f(x; \theta, \Phi_t) - f(x; \theta_t) \rvert
+
+    with f the pooled features, θ the merged weights, Φ the interventions and θₜ the task's own model. Adam,
+    without weight decay.
+
+    Args:
+        material: the trunk and the examples.
+        folder: that holds the merged model.
+        advance: told of every example.
+
+    Source:
+        Tang et al. 2025, arXiv 2412.17023; there on the test images, and in 12 blocks whatever the depth.
+    """
+    plan, settings = material.plan, _settings(material.plan)
+    merged = read_source(str(folder), folder)
+    batch_size = plan.config.data.batch_size
+    material.trunk.requires_grad_(False)
+    for model, source in plan.models.items():
+        examples, classifier = material.examples[model], material.classifier(model)
+        material.set_to(source)
+        features, widths = _features(material, classifier, examples)
+        material.set_to(merged)
+        found = {
+            name: Intervention(width, settings.rank, _positions(material)).to(plan.device)
+            for name, width in widths.items()
+        }
+        weights = [weight for intervention in found.values() for weight in intervention.parameters()]
+        optimizer = torch.optim.Adam(weights, lr=settings.learning_rate)
+        end = interventions.attach(material.trunk, found)
+        for batch in examples.training_order(batch_size, settings.iterations, plan.config.seed):
+            inputs = examples.collate(batch).to(plan.device).inputs
+            optimizer.zero_grad()
+            torch.autograd.backward(functional.l1_loss(classifier.embed(inputs), features[batch]))
+            optimizer.step()
+            advance(len(batch))
+        end()
+        yield model, found
+
+
+@torch.no_grad()
+def _features(
+    material: Material, classifier: Classifier, examples: Examples
+) -> tuple[Tensor, dict[str, int]]:
+    """Return the features of all examples, [examples, width], and the width of each block's attention."""
+    widths: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Any) -> None:
+            widths[name] = (output[0] if isinstance(output, tuple) else output).shape[-1]
+
+        return hook
+
+    watched = interventions.attention(material.trunk).items()
+    handles = [module.register_forward_hook(watch(name)) for name, module in watched]
+    size = material.plan.config.data.batch_size
+    batches = [range(at, min(at + size, len(examples))) for at in range(0, len(examples), size)]
+    features = [
+        classifier.embed(examples.collate(list(batch)).to(material.plan.device).inputs) for batch in batches
+    ]
+    for handle in handles:
+        handle.remove()
+    return torch.cat(features), widths
+
+
+def _settings(plan: Plan) -> InterventionConfig:
+    assert plan.config.interventions is not None
+    return plan.config.interventions
+
+
+def _positions(material: Material) -> Positions:
+    """Return the tokens that are changed: as asked for, or the first where its feature is the text's."""
+    chosen = _settings(material.plan).positions
+    return chosen or ("first" if material.pooling == "cls" else "all")
