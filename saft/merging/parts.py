@@ -93,10 +93,6 @@ def planned(plan: Plan, out: str | Path | None = None) -> PartsPlan:
     ]
     if plan.shard_size is not None:
         problems.append(f"shard_size: {plan.config.method} does not write shards; leave it out")
-    if plan.by_tensor:
-        problems.append(
-            f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
-        )
     wanted = set(plan.method.wanted({name: plan.layout[name][1] for name in plan.merged}))
     if not any(math.prod(plan.layout[name][1]) for name in wanted):
         problems.append(f"base: {plan.base.folder}: {plan.config.method} finds no tensor to work on")

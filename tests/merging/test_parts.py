@@ -211,16 +211,19 @@ def test_weights_that_do_not_fit_their_dtype_are_told(save, tmp_path):
 
 def test_what_no_file_can_be_called_and_shards_are_refused_at_once(checkpoints, tmp_path):
     base, models = checkpoints
-    varying = {"thresholds": [[0.2, 0.4]]}
-    config = MergeConfig(
-        "tall_masks", base, {"../a": models["a"], "b": models["b"]}, shard_size="1MB", varying=varying
-    )
+    config = MergeConfig("emr", base, {"../a": models["a"], "b": models["b"]}, shard_size="1MB")
     with pytest.raises(UserError) as caught:
         merge(config, tmp_path / "out")
-    assert len(caught.value.problems) == 3
-    assert "varying" in str(caught.value)
+    assert len(caught.value.problems) == 2
     assert "'../a' will name a file" in str(caught.value)
     assert "shard_size" in str(caught.value)
+
+
+def test_parameters_that_differ_from_tensor_to_tensor_are_refused(checkpoints, tmp_path):
+    base, models = checkpoints
+    config = MergeConfig("tall_masks", base, models, varying={"thresholds": [[0.2, 0.4]]})
+    with pytest.raises(UserError, match="varying: tall_masks"):
+        merge(config, tmp_path / "out")
 
 
 def test_a_disk_without_room_for_the_parts_is_told_at_once(monkeypatch, checkpoints, tmp_path):
