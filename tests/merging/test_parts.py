@@ -303,7 +303,7 @@ def test_names_whose_pieces_interleave_in_the_file_are_kept_apart(save, tmp_path
 
 
 @pytest.mark.parametrize("method", ["emr", "tall_masks", "smile"])
-@settings(deadline=None, derandomize=True, max_examples=15)
+@settings(deadline=None, derandomize=True, max_examples=10)
 @given(
     shapes=st.dictionaries(
         st.sampled_from(["a.weight", "a.bias", "b", "c.weight", "embed.weight"]),
