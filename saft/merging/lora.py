@@ -14,7 +14,7 @@ from torch import Tensor
 from saft.checkpoint import fingerprint, staged, write_card, write_manifest, write_tensors
 from saft.errors import UserError
 from saft.locations import is_hub_id
-from saft.merging import adapters, engine, record
+from saft.merging import adapters, engine, record, spectrum
 from saft.merging.compatibility import some
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, one_torch_thread
@@ -66,12 +66,11 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         >>> (up @ down).norm().isclose(torch.tensor(2.0)), up.shape, down.shape
         (tensor(True), torch.Size([2, 1]), torch.Size([1, 2]))
     """
-    left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
-    kept = min(rank, len(values))
-    roots = values[:kept].sqrt()
+    left, values, right = spectrum.decompose(change, rank)
+    found, roots = len(values), values.sqrt()
     up, down = torch.zeros(len(change), rank), torch.zeros(rank, change.shape[1])
-    up[:, :kept] = left[:, :kept] * roots
-    down[:kept] = roots.unsqueeze(1) * right[:kept]
+    up[:, :found] = left * roots
+    down[:found] = roots.unsqueeze(1) * right
     return up, down
 
 
