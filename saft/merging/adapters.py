@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
+from saft.merging.factors import Factors
 from saft.merging.source import Source, is_vocabulary, read_source
 from saft.tensorfile import TensorHeader, read_headers, view
 
@@ -54,6 +55,13 @@ class _Change:
     transposed: bool = False
     replacement: TensorHeader | None = None
 
+    def factors(self) -> Factors | None:
+        """Return the factors as matrices, float32; None where there is no product."""
+        if self.down is None or self.up is None:
+            return None
+        up, down = (view(header).float().flatten(1) for header in (self.up, self.down))
+        return Factors(down, up, self.scale, self.transposed)
+
 
 @dataclass(frozen=True)
 class _Adapted(Source):
@@ -81,11 +89,13 @@ class _Adapted(Source):
         change = self.changes.get(name)
         saved = change.replacement if change else None
         weight = self.base.tensor(name) if saved is None else view(saved)
-        if change is None or change.down is None or change.up is None:
-            return weight
-        delta = view(change.up).float().flatten(1) @ view(change.down).float().flatten(1)
-        delta = (delta.T if change.transposed else delta).reshape(weight.shape)
-        return delta.mul(change.scale).add_(weight)
+        factors = change.factors() if change else None
+        return weight if factors is None else factors.change(weight.shape).add_(weight)
+
+    def factors(self, name: str) -> Factors | None:
+        change = self.changes.get(name)
+        # What is saved whole as well is no longer the base with a product added.
+        return change.factors() if change and change.replacement is None else None
 
 
 def read_input(location: str, what: str, base: Source | None = None) -> Source:
@@ -271,11 +281,7 @@ def _low_rank(
     rank = down.shape[0]
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     ends = (up.shape[0], math.prod(down.shape[1:]))
-    flipped = (
-        embedding
-        or bool(config.get("fan_in_fan_out"))
-        or is_transposed(base.folder)
-    )
+    flipped = embedding or bool(config.get("fan_in_fan_out")) or is_transposed(base.folder)
     fits = (ends[0], ends[1]) == (shape[0], math.prod(shape[1:]))
     transposed = shape == ends[::-1] and (flipped or not fits)
     return {"down": down, "up": up, "scale": scale, "transposed": transposed}

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saft.merging.factors import Factors
+
 __all__ = ["Block"]
 
 _WORDS = 8  # of 32 bits, that Philox gives for each value of its counter
@@ -31,6 +33,8 @@ class Block:
         statistics: what was collected from data for this tensor, one row a task: [n_tasks, ...], by its
             name; empty for a method that needs no data.
         size: elements of the whole tensor, for a method that weighs tensors; None: those of this block.
+        factors: of each task's LoRA adapter, for a method that merges adapters; empty for a tensor that no
+            adapter changes.
 
     Example:
         >>> block = Block(torch.zeros(2, 3), torch.zeros(3), "weight", seed=1)
@@ -46,6 +50,7 @@ class Block:
     seed: int = 0
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     size: int | None = None
+    factors: tuple[Factors, ...] = ()
 
     @property
     def tasks(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from saft.merging.source import Source, is_vocabulary
 from saft.tensorfile import TensorHeader
 
-__all__ = ["Source", "differences", "some"]
+__all__ = ["Source", "differences", "factors_differ", "some"]
 
 
 def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
@@ -79,6 +79,53 @@ def _shapes_differ(
     if len(wrong) < len(shared) / 2:
         return text + cure
     return text + "only models that were fine-tuned from this base can be merged"
+
+
+def factors_differ(
+    method: str, base: Source, models: Mapping[str, Source], excluded: Collection[str]
+) -> Iterator[str]:
+    """Tell why the models are not LoRA adapters of the base that change the same tensors by the same ranks.
+
+    Args:
+        method: its name, for messages.
+        base: the base model.
+        models: by task, under the base's names.
+        excluded: names that are not merged.
+
+    Yields:
+        One message for each model that is no adapter, and for each that differs from the first.
+    """
+    first = ""
+    ranks: dict[str, dict[str, int]] = {}
+    for task, model in models.items():
+        names = [name for name in model.headers if name not in excluded]
+        found = {name: factors.rank for name in names if (factors := model.factors(name))}
+        # A model that stands on another base than this one differs from it by more than its factors.
+        if not found or model.files[:-1] != base.files:
+            yield (
+                f"models.{task}: {model.location} is no LoRA adapter of the base {base.location}, but "
+                f"{method} merges adapters alone; give peft's adapter folders, or merge whole models by "
+                "another method, such as ties"
+            )
+            continue
+        ranks[task] = found
+        first = first or task
+        only = {task: found.keys() - ranks[first].keys(), first: ranks[first].keys() - found.keys()}
+        for one, other in ((task, first), (first, task)):
+            if only[one]:
+                yield (
+                    f"models.{one}: its adapter changes {some(sorted(only[one]))}, that of models.{other} "
+                    f"does not; {method} needs adapters with the same target_modules; else merge their full "
+                    "changes by another method, such as knots, or exclude these tensors"
+                )
+        wrong = [name for name in found if found[name] != ranks[first].get(name, found[name])]
+        if wrong:
+            yield (
+                f"models.{task}: its adapter has rank {found[wrong[0]]} at '{wrong[0]}', that of "
+                f"models.{first} has rank {ranks[first][wrong[0]]} ({len(wrong)} tensors differ); {method} "
+                "needs equal ranks: train them with the same r, or merge their full changes by another "
+                "method, such as knots"
+            )
 
 
 def some(names: Collection[str]) -> str:

@@ -97,6 +97,8 @@ class Method(ABC):
     """Whether the order of the models counts."""
     collects: ClassVar[str] = ""
     """What has to be collected from data before, if anything; it arrives as `Block.statistics`."""
+    adapters: ClassVar[bool] = False
+    """Whether the models must be LoRA adapters of the base; their matrices arrive as `Block.factors`."""
     fewest: ClassVar[int] = 1
     """Number of models that it needs."""
     most: ClassVar[float] = math.inf

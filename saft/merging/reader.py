@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.merging.block import Block
+from saft.merging.factors import Factors
 from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan
 from saft.merging.statistics import SUM_GRAIN, Passes, on_device
@@ -129,8 +130,15 @@ class Reader:
             self._refuse(piece.name)
         header = self._plan.base.headers[piece.name]
         statistics = self._plan.collected.of(piece.name, header.shape, piece.start, base)
+        factors = self._factors(piece.name, base)
         seed = self._plan.config.seed
-        return Block(task_vectors, base, piece.name, piece.start, seed, statistics, size=header.count)
+        return Block(task_vectors, base, piece.name, piece.start, seed, statistics, header.count, factors)
+
+    def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
+        if not self._plan.method.adapters:
+            return ()
+        found = (model.factors(name) for model in self._plan.models.values())
+        return tuple(factors.to(base) for factors in found if factors is not None)
 
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""
