@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saft.checkpoint import tensor_headers, weight_files
+from saft.merging.factors import Factors
 from saft.tensorfile import TensorHeader, view
 
 __all__ = ["Source", "fitted", "is_vocabulary", "read_source", "rows_differ"]
@@ -54,6 +55,10 @@ class Source:
         """Return a tensor as it is stored; of a file, as a view of it."""
         return view(self.headers[name])
 
+    def factors(self, name: str) -> Factors | None:
+        """Return the two matrices of an adapter that changes a tensor; None where none does."""
+        return None
+
 
 @dataclass(frozen=True)
 class _Fitted(Source):
@@ -90,6 +95,9 @@ class _Fitted(Source):
         missing = self.base.tensor(name)[len(found) :]
         dtype = torch.promote_types(found.dtype, missing.dtype)  # so that the base's rows stay as they are
         return torch.cat([found.to(dtype), missing.to(dtype)])
+
+    def factors(self, name: str) -> Factors | None:
+        return self.original.factors(self.names[name])
 
 
 def read_source(location: str, folder: Path) -> Source:
