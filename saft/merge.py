@@ -24,18 +24,24 @@ class MergeResult:
         seconds: that the merge is estimated to take, when it was only checked; None for a method that reads
             examples.
         adapter: how well the factors give the merged change back, when an adapter was written.
+        examples_memory: bytes that the models take while examples go through them, when it was only checked;
+            0 for a merge that reads none.
     """
 
     folder: Path | None
     plan: Plan
     seconds: float | None = None
     adapter: lora.Refactored | None = None
+    examples_memory: int = 0
 
     def __str__(self) -> str:
         if self.folder:
             adapter = f"\n{self.adapter}" if self.adapter else ""
             return f"{record.describe(self.plan)}{adapter}\nwritten: {self.folder}"
         time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
+        if self.examples_memory:
+            mebibytes = self.examples_memory / 2**20
+            time = f"\nreads examples through the models, which take about {mebibytes:.0f} MiB meanwhile"
         return f"{record.describe(self.plan)}{time}\nnothing is wrong"
 
 
@@ -77,13 +83,14 @@ def merge(
     target = None if check_only else out
     plan = engine.check(config, target)
     plan = parts.planned(plan, target) if isinstance(plan.method, Keeping) else plan
-    reads_examples = bool(plan.method.collects) or plan.config.interventions is not None
-    if reads_examples:
+    if plan.method.collects or plan.config.interventions is not None:
         from saft import calibration  # which loads transformers
 
         calibration.check(plan)
+        if check_only:
+            return MergeResult(None, plan, examples_memory=calibration.memory(plan))
     if check_only:
-        return MergeResult(None, plan, None if reads_examples else estimate.seconds(plan))
+        return MergeResult(None, plan, estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
     adapter = None

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.calibration.material import Advance, Material, gathered, task_data
+from saft.calibration.material import Advance, Material, gathered, model_bytes, task_data
 from saft.checkpoint import write_tensors
 from saft.errors import UserError
 from saft.merging.collected import Collected
@@ -27,7 +27,7 @@ from saft.merging.reader import Progress
 from saft.registry import Registry
 from saft.tensorfile import TensorHeader, read_headers
 
-__all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected"]
+__all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected", "memory"]
 
 Statistics = Iterator[tuple[str, str, dict[str, Tensor]]]
 """For each task: its name, the name of the statistic, and name of the tensor -> its statistic."""
@@ -38,10 +38,12 @@ class Collector:
     """What a method collects.
 
     Args:
+        memory: that the weights and what is made of them take at a time, in bytes, beside the activations.
         cost: of collecting, in any unit, from the material; what `collect` advances in all.
         collect: yields the statistics, task by task.
     """
 
+    memory: Callable[[Plan], int]
     cost: Callable[[Material], float]
     collect: Callable[[Material, Advance], Statistics]
 
@@ -77,6 +79,13 @@ def check(plan: Plan) -> None:
     if plan.method.collects or plan.config.interventions is not None:
         for found in task_data(plan).values():
             found.check()
+
+
+def memory(plan: Plan) -> int:
+    """Return the bytes that the models take while examples go through them, beside the activations."""
+    collector = COLLECTORS.get(plan.method.collects) if plan.method.collects else None
+    least = model_bytes(plan) if plan.config.interventions is not None else 0
+    return max(least, collector.memory(plan) if collector else 0)
 
 
 @contextmanager

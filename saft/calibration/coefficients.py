@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material
+from saft.calibration.material import Advance, Material, model_bytes
 from saft.merging.methods.adamerging import AdaMerging, Added
+from saft.merging.plan import Plan
 from saft.merging.reader import Reader
 from saft.merging.statistics import prepare
 
@@ -105,4 +106,8 @@ def _cost(material: Material) -> float:
     return float(len(material.examples) * method.iterations * material.plan.config.data.batch_size)
 
 
-COLLECTORS.register("coefficients")(Collector(_cost, collect))
+def _memory(plan: Plan) -> int:
+    return (len(plan.models) + 3) * model_bytes(plan)  # task vectors, base, merged weights, their gradients
+
+
+COLLECTORS.register("coefficients")(Collector(_memory, _cost, collect))

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material
+from saft.calibration.material import Advance, Material, model_bytes
 from saft.merging.methods.fisher import Fisher
+from saft.merging.plan import Plan
 from saft.models import Classifier
 from saft.tasks import Examples
 
@@ -79,4 +80,8 @@ def _cost(material: Material) -> float:
     return float(sum(len(examples) for examples in material.examples.values()))
 
 
-COLLECTORS.register("fisher")(Collector(_cost, collect))
+def _memory(plan: Plan) -> int:
+    return 3 * model_bytes(plan)  # themselves, their gradients, and the information
+
+
+COLLECTORS.register("fisher")(Collector(_memory, _cost, collect))

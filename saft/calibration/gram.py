@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material
+from saft.calibration.material import Advance, Material, model_bytes
+from saft.merging.plan import Plan
 from saft.models import Conv1D
 
 __all__ = ["collect", "rows_that_count"]
@@ -108,4 +109,10 @@ def _cost(material: Material) -> float:
     return float(sum(len(examples) for examples in material.examples.values()))
 
 
-COLLECTORS.register("gram")(Collector(_cost, collect))
+def _memory(plan: Plan) -> int:
+    """Return the bytes of one model and its products; at most: matrices that are no layer's count too."""
+    shapes = [plan.base.headers[name].shape for name in plan.merged]
+    return model_bytes(plan) + 4 * sum(shape[1] ** 2 for shape in shapes if len(shape) == 2)
+
+
+COLLECTORS.register("gram")(Collector(_memory, _cost, collect))

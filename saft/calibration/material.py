@@ -18,7 +18,7 @@ from saft.merging.source import Source
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.tasks import Examples, Limits, Task
 
-__all__ = ["Advance", "Material", "TaskData", "gathered", "task_data", "tensor_names"]
+__all__ = ["Advance", "Material", "TaskData", "gathered", "model_bytes", "task_data", "tensor_names"]
 
 Advance = Callable[[float], None]
 """Called with the cost of what was done."""
@@ -74,11 +74,14 @@ class Material:
     pooling: Pooling
 
     def set_to(self, source: Source) -> None:
-        """Give the trunk the weights of the base, or of one of the plan's models."""
+        """Give the trunk the weights of a model; the base's where it has none, or of another shape."""
         with torch.no_grad():
             for name, tensor in self.trunk.state_dict().items():
-                if name in self.names:
-                    tensor.copy_(source.tensor(self.names[name]))
+                own = self.names.get(name)
+                if own is not None:
+                    header = source.headers.get(own)
+                    fits = header is not None and header.shape == tensor.shape
+                    tensor.copy_((source if fits else self.plan.base).tensor(own))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trunk's parameters that the plan merges, by their names in the plan."""
@@ -162,6 +165,11 @@ def gathered(plan: Plan) -> Material:
     examples = {model: task.examples(plan, tokenizer) for model, task in found.items()}
     trunk = load_trunk(ModelConfig(str(plan.base.folder), pooling)).to(plan.device)
     return Material(plan, trunk, tensor_names(trunk, plan.base), found, examples, tokenizer, pooling)
+
+
+def model_bytes(plan: Plan) -> int:
+    """Return the bytes of the weights of one model in float32."""
+    return 4 * sum(header.count for header in plan.base.headers.values())
 
 
 def tensor_names(trunk: nn.Module, source: Source) -> dict[str, str]:

@@ -96,7 +96,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _inherited(plan: Plan) -> dict[str, Any]:
-    """Return what the models' own manifests say of their tasks, so that `saft evaluate` needs no config."""
+    """Return what is known of the models' tasks, so that `saft evaluate` needs no config."""
     tasks: dict[str, Any] = {}
     pooling = None
     for source in plan.models.values():
@@ -104,7 +104,7 @@ def _inherited(plan: Plan) -> dict[str, Any]:
             found = read_manifest(source.folder)
             tasks |= found.get("tasks", {})
             pooling = pooling or found.get("pooling")
-    return {"tasks": tasks} | ({"pooling": pooling} if pooling else {})
+    return {"tasks": tasks | plan.config.data.tasks} | ({"pooling": pooling} if pooling else {})
 
 
 def formula(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -162,6 +163,40 @@ def test_a_model_is_set_to_the_weights_of_an_expert(planned, experts):
         expected = load_trunk(ModelConfig(experts[model])).state_dict()
         assert all(tensor.equal(expected[name]) for name, tensor in classifier.trunk.state_dict().items())
         assert not classifier.training
+
+
+def test_what_cannot_be_merged_is_taken_from_the_base(planned, experts):
+    """An excluded tensor of another shape, or that a model does not have."""
+    material = gathered(planned("fisher"))
+    source = material.plan.models["size"]
+    headers = dict(source.headers)
+    del headers["pooler.dense.bias"]
+    bias = "encoder.layer.0.output.dense.bias"
+    headers[bias] = dataclasses.replace(headers[bias], shape=(3,))
+    material.set_to(source)
+    material.set_to(dataclasses.replace(source, headers=headers))
+    state = material.trunk.state_dict()
+    for name in ("pooler.dense.bias", bias):
+        assert state[name].equal(material.plan.base.tensor(name))
+    other = "encoder.layer.1.output.dense.bias"
+    assert state[other].equal(source.tensor(other))
+
+
+@every_method
+def test_a_check_says_what_the_models_take(tiny_model, experts, method):
+    result = merge(settings(tiny_model, experts, method), None, check_only=True)
+    weights = sum(p.numel() for p in transformers.AutoModel.from_pretrained(tiny_model).parameters()) * 4
+    assert result.examples_memory > weights
+    assert "reads examples through the models, which take about" in str(result)
+
+
+def test_tasks_that_were_given_are_known_to_the_merged_folder(tiny_model, tiny_tasks, experts, tmp_path):
+    for folder in experts.values():
+        (Path(folder) / "saft.json").unlink()
+    merge(settings(tiny_model, experts, tasks=tiny_tasks), tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["tasks"] == tiny_tasks
+    out = str(tmp_path / "out")
+    assert set(evaluate(EvaluateConfig([out], examples=4)).figures[out]) == set(tiny_tasks)
 
 
 def test_names_of_a_checkpoint_with_a_head(tiny_model, tmp_path):

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from saft.calibration.gram import rows_that_count
 from saft.calibration.material import gathered
+from saft.merging import engine
+from saft.merging.config import DataConfig, MergeConfig
 from saft.models import Conv1D
 from tests.oracles import data as oracle
 
@@ -27,44 +32,31 @@ def test_the_products_are_those_of_the_examples_without_padding(planned, collect
             torch.testing.assert_close(found["gram"][task][name].double(), product, rtol=1e-4, atol=1e-5)
 
 
-def test_the_linear_layers_of_gpt2_are_told_apart(planned, collect, monkeypatch):
-    """A layer that is turned into the other kind, whose weight is the transpose, sees the same inputs."""
-    plan = planned("regmean")
-    expected = collect(plan)["gram"]
-    name = "encoder.layer.1.intermediate.dense"
-
-    def turned(plan):
-        material = gathered(plan)
-        linear = material.trunk.get_submodule(name)
-        conv = Conv1D(linear.out_features, linear.in_features)
-
-        class Turned(Conv1D):
-            def forward(self, x):
-                return nn.functional.linear(x, linear.weight, linear.bias)
-
-        conv.__class__ = Turned
-        parent = material.trunk.get_submodule(name.rpartition(".")[0])
-        parent.dense = conv
-        return material, conv
-
-    material, conv = turned(plan)
-    assert type(conv) is not Conv1D
-    from saft.calibration import gram
-
-    monkeypatch.setitem(gram.KINDS, type(conv), gram.KINDS[Conv1D])
-    monkeypatch.setattr(type(material), "set_to", lambda self, source: None)
-    found = {}
-    for task, kind, tensors in gram.collect(material, lambda cost: None):
-        found.setdefault(kind, {})[task] = tensors
-    assert set(found["gram_of_rows"]["size"]) == {f"{name}.weight"}
-    assert found["gram_of_rows"]["size"][f"{name}.weight"].shape == (32, 32)
-    assert set(found["gram"]["size"]) == set(expected["size"]) - {f"{name}.weight"}
+def test_the_linear_layers_of_gpt2_are_those_of_their_rows(tiny_model, tiny_tasks, collect, tmp_path):
+    """GPT-2's weights are [inputs, outputs]: the products belong to the rows."""
+    torch.manual_seed(0)
+    options = transformers.GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=2, n_head=2)
+    shutil.copytree(tiny_model, tmp_path / "gpt2")  # for the tokenizer
+    transformers.GPT2Model(options).save_pretrained(tmp_path / "gpt2")
+    folder = str(tmp_path / "gpt2")
+    data = DataConfig(tasks={"colour": tiny_tasks["colour"]}, examples=3, pooling="last")
+    plan = engine.check(MergeConfig("regmean", folder, {"colour": folder}, data=data))
+    found = collect(plan)
+    assert not found["gram"]["colour"]
+    material = gathered(plan)
+    linear = {
+        material.names[f"{name}.weight"]: module
+        for name, module in material.trunk.named_modules()
+        if isinstance(module, Conv1D)
+    }
+    expected = oracle.gram(material.classifier("colour"), material.examples["colour"], linear)
+    assert len(expected) == 8
+    for name, product in expected.items():
+        torch.testing.assert_close(found["gram_of_rows"]["colour"][name].double(), product)
+        assert len(product) == len(plan.base.tensor(name))
 
 
 def test_excluded_layers_are_not_watched(planned, collect, tiny_model, experts):
-    from saft.merging import engine
-    from saft.merging.config import DataConfig, MergeConfig
-
     config = MergeConfig(
         "regmean", str(tiny_model), experts, exclude=["*.query.*", "pooler.*"], data=DataConfig(examples=2)
     )
