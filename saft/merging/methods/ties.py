@@ -126,8 +126,8 @@ def agreeing(rows: Tensor, sign: Tensor) -> Tensor:
 
     A sign of zero counts as minus.
     """
-    positive = sign.clamp(min=0)
-    return rows.clamp(min=0).mul_(positive).add_(rows.clamp(max=0).mul_(1 - positive))
+    direction = sign.clamp(min=0).mul_(2).sub_(1)  # 1 or -1
+    return (rows * direction).clamp_(min=0).mul_(direction)
 
 
 def mean_of_agreeing(kept: Tensor, weights: Tensor) -> Tensor:
