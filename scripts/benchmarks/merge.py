@@ -58,13 +58,15 @@ def run_one(
     shutil.rmtree(out, ignore_errors=True)
     os.sync()  # what the one before has left to be written
     command = [python, str(Path(__file__).with_name("merge_worker.py"))]
+    # As a user's shell has it: scripts/environment tells the allocator to keep memory, for trainings.
+    usual = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     before = time.perf_counter()
     process = subprocess.Popen(
         [*command, json.dumps({**request, "out": str(out), "threads": options.threads})],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if python != sys.executable else None,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"},
+        env={**usual, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"},
     )
     peak = 0
     while process.poll() is None:
@@ -225,6 +227,7 @@ def methods(options: argparse.Namespace) -> list[str]:
         name
         for name, kind in METHODS.items()
         if (issubclass(kind, Elementwise) or name in OTHERS)
+        and not name.startswith("mergekit")  # the dialect's own methods: they do what the counterparts do
         and kind.gives == "one model"
         and not kind.collects
         and kind.fewest <= options.models <= kind.most
