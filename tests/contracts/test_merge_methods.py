@@ -240,7 +240,7 @@ def changed_once(method, names, tasks):
 ONE_MODEL = sorted(
     name
     for name, kind in METHODS.items()
-    if not kind.collects and not issubclass(kind, Keeping) and dataclasses.fields(kind)
+    if not (kind.collects or kind.adapters or issubclass(kind, Keeping)) and dataclasses.fields(kind)
 )
 
 
