@@ -38,7 +38,7 @@ def collect(material: Material, advance: Advance) -> Statistics:
         for share, scaled in gradients:
             for information, gradient in zip(found, scaled, strict=True):
                 if gradient is not None:
-                    information += gradient.square() / len(examples)
+                    information.addcmul_(gradient, gradient, value=1 / len(examples))
             advance(share)
         yield model, "fisher", dict(zip(weights, found, strict=True))
 

@@ -21,9 +21,9 @@ class Fisher(Elementwise):
 
     The information of a weight is the mean over examples of E[(∂ log p(y | x) / ∂θ)²], with y drawn from the
     model's own prediction: no label is read. It is computed exactly, one example and one class after the
-    other, at the fine-tuned weights and in evaluation mode (`paper`). MergeLM, whose figures later papers
-    quote, squares the gradient of Σ √p log p summed over a batch and all classes (`mergelm`); that holds
-    products of different examples and classes too.
+    other, at the fine-tuned weights and in evaluation mode (`paper`): a backward pass for each. MergeLM,
+    whose figures later papers quote, squares the gradient of Σ √p log p summed over a batch and all classes
+    (`mergelm`); that is much faster, but holds products of different examples and classes too.
 
     Information below the floor counts as the floor (`paper`), or the floor is added (`mergelm`): a weight
     that no task's data touch is averaged. Normalized, each task's information is divided by its norm over
