@@ -92,10 +92,12 @@ class _Adapted(Source):
         factors = change.factors() if change else None
         return weight if factors is None else factors.change(weight.shape).add_(weight)
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str, base: Source) -> Factors | None:
         change = self.changes.get(name)
         # What is saved whole as well is no longer the base with a product added.
-        return change.factors() if change and change.replacement is None else None
+        if change is None or change.replacement is not None:
+            return None
+        return change.factors() if base is self.base or base.files == self.base.files else None
 
 
 def read_input(location: str, what: str, base: Source | None = None) -> Source:

@@ -99,9 +99,8 @@ def factors_differ(
     ranks: dict[str, dict[str, int]] = {}
     for task, model in models.items():
         names = [name for name in model.headers if name not in excluded]
-        found = {name: factors.rank for name in names if (factors := model.factors(name))}
-        # A model that stands on another base than this one differs from it by more than its factors.
-        if not found or model.files[:-1] != base.files:
+        found = {name: factors.rank for name in names if (factors := model.factors(name, base))}
+        if not found:
             yield (
                 f"models.{task}: {model.location} is no LoRA adapter of the base {base.location}, but "
                 f"{method} merges adapters alone; give peft's adapter folders, or merge whole models by "

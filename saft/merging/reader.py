@@ -33,11 +33,16 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of one tensor, in the base and then in every model, as it is in the files."""
+    """A part of one tensor, in the base and then in every model, as it is in the files.
+
+    `subtracted` tells of each model whether its part is the difference from the base: that of an adapter is,
+    since adding the base and subtracting it again would leave rounding, which has all directions.
+    """
 
     name: str
     start: int
     parts: list[Tensor]
+    subtracted: list[bool]
 
     @property
     def nbytes(self) -> int:
@@ -107,25 +112,34 @@ class Reader:
             self._progress(self._read, self._to_read)
 
     def _pieces(self, names: Sequence[str]) -> Iterator[_Piece]:
-        sources = [self._plan.base, *self._plan.models.values()]
+        base, models = self._plan.base, self._plan.models.values()
         elements = self._plan.block_size // self._plan.arithmetic.itemsize
         length = max(elements // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
         for name in names:
-            tensors = [source.tensor(name) for source in sources]
+            tensors, subtracted = [base.tensor(name)], []
+            for model in models:
+                factors = model.factors(name, base)
+                change = factors.change(base.headers[name].shape) if factors else None
+                tensors.append(model.tensor(name) if change is None else change)
+                subtracted.append(change is not None)
             if self._whole:
-                yield _Piece(name, 0, tensors)
+                yield _Piece(name, 0, tensors, subtracted)
                 continue
             flat = [tensor.reshape(-1) for tensor in tensors]
             for start in range(0, len(flat[0]), length):
-                yield _Piece(name, start, [tensor[start : start + length] for tensor in flat])
+                parts = [tensor[start : start + length] for tensor in flat]
+                yield _Piece(name, start, parts, subtracted)
 
     def _block(self, piece: _Piece) -> Block:
         device, dtype = self._plan.device, self._plan.arithmetic
         base, *models = (part.to(device, non_blocking=True) for part in piece.parts)
         base = base.to(dtype)
         task_vectors = torch.empty(len(models), *base.shape, dtype=dtype, device=device)
-        for row, model in zip(task_vectors, models, strict=True):
-            torch.sub(model.to(dtype), base, out=row)
+        for row, model, subtracted in zip(task_vectors, models, piece.subtracted, strict=True):
+            if subtracted:
+                row.copy_(model)
+            else:
+                torch.sub(model.to(dtype), base, out=row)
         if not all_finite(task_vectors):
             self._refuse(piece.name)
         header = self._plan.base.headers[piece.name]
@@ -137,7 +151,7 @@ class Reader:
     def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
         if not self._plan.method.adapters:
             return ()
-        found = (model.factors(name) for model in self._plan.models.values())
+        found = (model.factors(name, self._plan.base) for model in self._plan.models.values())
         return tuple(factors.to(base) for factors in found if factors is not None)
 
     def _refuse(self, name: str) -> NoReturn:

@@ -55,8 +55,8 @@ class Source:
         """Return a tensor as it is stored; of a file, as a view of it."""
         return view(self.headers[name])
 
-    def factors(self, name: str) -> Factors | None:
-        """Return the two matrices of an adapter that changes a tensor; None where none does."""
+    def factors(self, name: str, base: Source) -> Factors | None:
+        """Return the matrices whose product sets a tensor apart from the base's; None where none do."""
         return None
 
 
@@ -96,8 +96,8 @@ class _Fitted(Source):
         dtype = torch.promote_types(found.dtype, missing.dtype)  # so that the base's rows stay as they are
         return torch.cat([found.to(dtype), missing.to(dtype)])
 
-    def factors(self, name: str) -> Factors | None:
-        return self.original.factors(self.names[name])
+    def factors(self, name: str, base: Source) -> Factors | None:
+        return self.original.factors(self.names[name], base)
 
 
 def read_source(location: str, folder: Path) -> Source:
