@@ -15,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries below are imported
 import torch
 import transformers
 
+collect_ignore = ["golden/mergekit/make.py"]  # needs mergekit, in an environment of its own
+
 COLOURS = {
     "red": ["rose", "blood", "brick"],
     "blue": ["sky", "sea", "ink"],
