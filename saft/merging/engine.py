@@ -195,8 +195,9 @@ def write(
     """
     sources = [plan.base, *plan.models.values()]
     files = dict.fromkeys(file for source in sources for file in source.files)
-    with staged(out, overwrite) as folder, ThreadPoolExecutor(1) as hasher:
-        # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
+    with staged(out, overwrite) as folder, ThreadPoolExecutor(plan.threads) as hasher:
+        # The digests are taken beside the merge, of the files that it reads; what is left when it ends takes
+        # every core.
         digests = {file: hasher.submit(fingerprint, file) for file in files}
         try:
             with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
