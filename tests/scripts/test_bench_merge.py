@@ -46,6 +46,7 @@ def test_every_elementwise_method_is_measured(merge):
     names = merge.methods(merge.parse([]))
     assert {"average", "task_arithmetic", "ties", "pcb"} <= set(names)
     assert not {"emr", "smile"} & set(names)  # they write no single model
+    assert not [name for name in names if name.startswith("mergekit")]
     assert merge.methods(merge.parse(["--methods", "ties"])) == ["ties"]
 
 
