@@ -208,6 +208,8 @@ def _merges(config: RunConfig) -> dict[str, MergeOptions]:
                 f"merges.{name}: keeps a part per task and gives no single model, which `saft run` compares; "
                 "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
             )
+        if method.adapters:
+            raise UserError(f"merges.{name}: merges LoRA adapters, but `saft run` trains whole models")
         if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
             raise UserError(f"merges.{name}.scaling: {name} has no scaling coefficient; leave it out")
         merges[name] = dataclasses.replace(options, scaling=options.scaling or list(method.scaling_grid))

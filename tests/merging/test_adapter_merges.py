@@ -65,13 +65,13 @@ def run(tmp_path, method, out, *more):
     assert main(["merge", str(merge_file), str(tmp_path / out), *more]) == 0
 
 
-@pytest.mark.parametrize("method", ["ties", "dare", "knots", "robust_merge"])
-def test_adapters_give_weights_and_an_adapter_with_its_error(adapters, tmp_path, method, capsys):
+@pytest.mark.parametrize(("method", "rank"), [("ties", 6), ("dare", 6), ("knots", 6), ("robust_merge", 3)])
+def test_adapters_give_weights_and_an_adapter_with_its_error(adapters, tmp_path, method, rank, capsys):
     changes = adapters()
     run(tmp_path, method, "whole")
     capsys.readouterr()
-    run(tmp_path, method, "adapter", "--adapter-rank=6")
-    printed = float(re.search(r"adapter of rank 6: relative error ([-+.e0-9]+),", capsys.readouterr().out)[1])
+    run(tmp_path, method, "adapter", f"--adapter-rank={rank}")
+    printed = float(re.search(r"relative error ([-+.e0-9]+),", capsys.readouterr().out)[1])
     start, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "whole"))
     assert {name for name in start if not start[name].equal(whole[name])} == changes.keys()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -23,7 +23,9 @@ class RobustMerge(Tensorwise):
     Of each matrix the largest magnitudes are kept (with ties, and at least one entry). Direction j of task t
     is row j of Aₜ and column j of Bₜ; its scale makes up for what the pruning of A took from it,
 
-        sₜⱼ = Σᵢ |Aₜⱼᵢ| / Σᵢ |pruned Aₜⱼᵢ|,   raised to the (1 − distinct)-quantile of the task where below.
+        sₜⱼ = Σᵢ |Aₜⱼᵢ| / Σᵢ |prune(Aₜ)ⱼᵢ|
+
+    and is raised to the (1 − distinct)-quantile of the task's scales where it is below.
 
     The merged change of a tensor is B A with the A and B of the formula, where each Bₜ already has the scale
     α / r of its adapter. It is no sum of the tasks' changes: it holds products of one task's B with another's
@@ -31,7 +33,8 @@ class RobustMerge(Tensorwise):
 
     A direction of which nothing is left, or in which A is zero, has the scale zero before the raising; where
     the scales of all tasks are zero, the column of B is zero. Whatever no adapter changes by a product
-    (modules_to_save, biases) is the mean of the models. Convolutions are merged as matrices.
+    (modules_to_save, biases) is the mean of the models. Convolutions are merged as matrices. With the rank
+    of the adapters as `adapter_rank` the result is an adapter again: of all of B A, in other factors of it.
 
     Example:
         >>> one = Factors(torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0], [0.1]]))
