@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import pickle
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,14 +96,14 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
         UserError: the file is cut off, is of another format, holds a dtype that torch does not have, or more
             than weights.
     """
-    if file.suffix == ".bin":
-        return _pickled_headers(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
         if prefix == b"version ":
             raise UserError(f"{file}: a git-lfs pointer, not the weights; fetch them with: git lfs pull")
+        if file.suffix == ".bin":
+            return _pickled_headers(file)
         if len(prefix) < _LENGTH_BYTES or length > _LONGEST_HEADER:
             raise UserError(f"{file}: no safetensors file ({size} bytes); copy or download it again")
         if size < _LENGTH_BYTES + length:
@@ -142,11 +143,14 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
         # Tensors are mapped, not read. Only weights are loaded, so nothing in the file is run.
         found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
+        # The rest of torch's message advises to load it anyway.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        named = f" ({found[1]})" if found else ""
         raise UserError(
-            f"{file}: holds more than weights, and is not loaded, because it could run code "
-            f"({str(error).splitlines()[0]}); {_AS_SAFETENSORS}"
+            f"{file}: holds more than weights{named}, and is not loaded, because it could run code; "
+            f"{_AS_SAFETENSORS}"
         ) from error
-    except (RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError) as error:  # of a file that is cut off, any of them
         if "mmap can only be used" in str(error):
             raise UserError(
                 f"{file}: was written by torch before 1.6, or is damaged; {_AS_SAFETENSORS}"
