@@ -71,17 +71,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _separated(words: list[str]) -> tuple[list[str], list[str]]:
     """Separate the verb, its files and flags from `--dotted.name=value`, which argparse takes for a file if
-    the value holds a space."""
-    kept, overrides = [], []
+    the value holds a space. Flags come last, since argparse takes no file after one."""
+    kept: list[str] = []
+    flags: list[str] = []
+    overrides: list[str] = []
     remaining = iter(words)
     for word in remaining:
         if not word.startswith("--") or word in FLAGS:
-            kept.append(word)
+            (flags if word in FLAGS else kept).append(word)
             continue
         overrides.append(word)
         if "=" not in word:
             overrides += [value for value in [next(remaining, None)] if value is not None]
-    return kept, overrides
+    return kept + flags, overrides
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -63,7 +63,7 @@ def merge(
 
     Args:
         config: what to merge, and how.
-        out: the folder to write; None with `check_only`.
+        out: the folder to write; with `check_only` it may be None.
         overwrite: replace a folder that is there and not empty.
         check_only: check, and write nothing.
         progress: called with the bytes read and the bytes to read.
@@ -80,9 +80,8 @@ def merge(
         saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
         ...
     """
-    target = None if check_only else out
-    plan = engine.check(config, target)
-    plan = parts.planned(plan, target) if isinstance(plan.method, Keeping) else plan
+    plan = engine.check(config, out, overwrite)
+    plan = parts.planned(plan, out) if isinstance(plan.method, Keeping) else plan
     if plan.method.collects or plan.config.interventions is not None:
         from saft import calibration  # which loads transformers
 

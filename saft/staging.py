@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saft.errors import UserError
 
-__all__ = ["replaced", "staged", "write_text"]
+__all__ = ["refuse", "replaced", "staged", "write_text"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         ['config.json']
     """
     target = Path(os.path.realpath(target))
-    _refuse(target, overwrite)
+    refuse(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
     temporary = _sibling(target)
@@ -53,7 +53,7 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         for file in _files(temporary):
             file.chmod(mode)
         _flush(temporary)
-        _refuse(target, overwrite)
+        refuse(target, overwrite)
         _exchange(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -98,7 +98,16 @@ def write_text(file: Path, text: str) -> None:
         temporary.write_text(text, "utf-8", newline="\n")
 
 
-def _refuse(target: Path, overwrite: bool) -> None:
+def refuse(target: Path, overwrite: bool) -> None:
+    """Refuse a target that `staged` would not write: a file, or a folder in use.
+
+    Args:
+        target: the folder to make.
+        overwrite: replace a folder that is there and is not empty.
+
+    Raises:
+        UserError: with the reason.
+    """
     if target.is_file():
         raise UserError(f"{target}: is a file; give the name of a folder to write")
     if not target.is_dir() or not any(target.iterdir()):

@@ -137,6 +137,8 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{task}"], "OUT is missing"),
         (["merge", "{merge}", "{out}", "--method=teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["merge", "{merge}", "{out}", "--parameters.density=20"], "write 0.2"),
+        (["merge", "--check", "{merge}", "--parameters.density=20", "{out}"], "write 0.2"),
+        (["merge", "{merge}", "--overwrite", "{out}", "--parameters.density=20"], "write 0.2"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),

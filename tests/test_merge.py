@@ -166,8 +166,9 @@ def test_a_target_in_use_is_refused_before_the_work(tiny_model, experts, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("1")
     settings = MergeConfig("average", str(tiny_model), experts)
-    with pytest.raises(UserError, match="not empty"):
-        merge(settings, tmp_path / "out")
+    for check_only in (True, False):
+        with pytest.raises(UserError, match="not empty"):
+            merge(settings, tmp_path / "out", check_only=check_only)
     assert files(tmp_path / "out") == {"precious": b"1"}
     merge(settings, tmp_path / "out", overwrite=True)
     assert "precious" not in files(tmp_path / "out")

@@ -22,9 +22,10 @@ from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.engine import apply
 from saft.merging.keeping import Keeping, Kept
 from saft.merging.methods import METHODS
-from saft.merging.plan import Plan, check_target
+from saft.merging.plan import Plan
 from saft.merging.reader import Progress, Reader, all_finite
 from saft.merging.statistics import answered
+from saft.merging.target import check_room
 from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
 
 __all__ = ["Parts", "PartsPlan", "planned", "read", "write"]
@@ -103,7 +104,7 @@ def planned(plan: Plan, out: str | Path | None = None) -> PartsPlan:
     values["copied"] = tuple(sorted(plan.layout.keys() - wanted))
     narrowed = PartsPlan(**values)
     if out is not None:
-        check_target(narrowed, Path(out))
+        check_room(Path(out), narrowed.bytes_out)
     return narrowed
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,10 +32,11 @@ from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.source import Source, fitted
 from saft.merging.statistics import passes_needed
+from saft.merging.target import check_room, check_target
 from saft.merging.varying import methods_by_tensor
 from saft.tensorfile import Layout, file_order
 
-__all__ = ["Plan", "MergeConfig", "Source", "check", "check_target"]
+__all__ = ["Plan", "MergeConfig", "Source", "check"]
 
 
 _BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
@@ -137,12 +137,13 @@ class Plan:
         return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.layout.values())
 
 
-def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
+def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = False) -> Plan:
     """Find everything that can be wrong with a merge, without reading a weight.
 
     Args:
         config: what to merge, and how.
-        out: where the result will go, to check the room on the disk.
+        out: where the result will go, to check that place too.
+        overwrite: whether a folder that is there and not empty may be replaced.
 
     Returns:
         The plan, for `stream` and `write`.
@@ -175,6 +176,9 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         if config.lines is not None:
             problems += lines.problems(config.lines, base.headers)
     heads = _heads(models, problems)
+    if out is not None:
+        with _collected(problems):
+            check_target(Path(out), [*([base] if base else []), *models.values()], overwrite)
     if problems or method is None or base is None:
         raise UserError(*dict.fromkeys(problems))
 
@@ -204,7 +208,7 @@ def check(config: MergeConfig, out: str | Path | None = None) -> Plan:
         config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, by_tensor
     )
     if out is not None:
-        check_target(plan, Path(out))
+        check_room(Path(out), plan.bytes_out)
     return plan
 
 
@@ -285,18 +289,3 @@ def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]
             if other is not file and fingerprint(other) != fingerprint(file):
                 problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")
     return heads
-
-
-def check_target(plan: Plan, out: Path) -> None:
-    """Refuse a folder that is one of the inputs, or whose disk is too full."""
-    sources = (plan.base, *plan.models.values())
-    inputs = {file.parent.resolve() for source in sources for file in source.files}
-    if out.resolve() in inputs:
-        raise UserError(f"{out}: is one of the models to merge; choose another folder to write to")
-    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < plan.bytes_out:
-        raise UserError(
-            f"{out}: the result takes {plan.bytes_out / 2**20:.0f} MiB, "
-            f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
-        )

@@ -7,7 +7,6 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.merging import plan as plan_module
 from saft.merging.engine import MergeConfig, check
 
 
@@ -172,20 +171,6 @@ def test_heads_of_one_name_must_be_equal(save, base_tensors, task_tensors):
     assert "differ but have one name" in found
     shutil.copy(f"{models[0]}/heads/t.safetensors", f"{models[1]}/heads/t.safetensors")
     assert list(check(MergeConfig("average", base, models)).heads) == ["t.safetensors"]
-
-
-def test_an_input_is_no_output(checkpoints):
-    base, models = checkpoints
-    for out in (base, models["b"], models["b"] + "/"):
-        assert "is one of the models to merge" in problems(MergeConfig("average", base, models), out)[0]
-
-
-def test_a_full_disk_is_told_before_the_work(checkpoints, tmp_path, monkeypatch):
-    base, models = checkpoints
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda path: usage)
-    (found,) = problems(MergeConfig("average", base, models), tmp_path / "new" / "out")
-    assert "MiB are left on the disk" in found
 
 
 def test_a_file_that_is_cut_off_is_told(checkpoints, tmp_path):

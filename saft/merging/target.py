@@ -1,0 +1,54 @@
+"""The folder that a merge will write: what speaks against it, told before any work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from saft.errors import UserError
+from saft.merging.source import Source
+from saft.staging import refuse
+
+__all__ = ["check_room", "check_target"]
+
+
+def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
+    """Refuse a folder that is or holds one of the inputs, or that is in use and shall not be replaced.
+
+    Args:
+        out: where the result will go.
+        inputs: the base and the models, as far as they are known.
+        overwrite: whether a folder that is there and not empty may be replaced.
+
+    Raises:
+        UserError: with the reason.
+    """
+    target = out.resolve()
+    for folder in {file.parent.resolve() for source in inputs for file in source.files}:
+        if target == folder:
+            raise UserError(f"{out}: is one of the models to merge; choose another folder to write to")
+        if target in folder.parents:
+            raise UserError(
+                f"{out}: holds {folder}, one of the models to merge; choose another folder to write to"
+            )
+    refuse(target, overwrite)
+
+
+def check_room(out: Path, size: int) -> None:
+    """Refuse a folder whose disk is too full.
+
+    Args:
+        out: where the result will go.
+        size: of the result, in bytes.
+
+    Raises:
+        UserError: with both sides.
+    """
+    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise UserError(
+            f"{out}: the result takes {size / 2**20:.0f} MiB, "
+            f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
+        )
