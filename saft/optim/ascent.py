@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
-from saft.optim.gather import LowPrecision, gradient_slots, slots_of
+from saft.optim.gather import LowPrecision, gradient_slots, require_low_precision, slots_of
 from saft.optim.passes import Passes
-from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
+from saft.optim.perturbations.base import Perturbation
+from saft.optim.perturbations.base import perturbation as perturbation_of
 from saft.optim.replay import replaying
 from saft.optim.scaling import gradient_scale, has_unscaled, spread_non_finite, unscale_again
 from saft.optim.slots import Slots
@@ -40,7 +41,7 @@ class Ascent:
 
     Args:
         source: an optimizer, parameter groups, or a function that returns parameter groups.
-        perturbation: a name of `PERTURBATIONS`, or an instance.
+        perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance.
         modules: the models that are trained: for names of parameters, and to find batch norms in compiled
             models.
         per_micro_batch: ascend for each micro-batch; holds one more copy of the gradients.
@@ -51,7 +52,7 @@ class Ascent:
             the gradients are cast back at its end. That replay computes in float32, so its inputs must suit.
 
     Raises:
-        UserError: an unknown perturbation, or a combination that cannot work.
+        UserError: an unknown perturbation or value, or a combination that cannot work.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -79,9 +80,8 @@ class Ascent:
         fixed_storage: bool = False,
         low_precision: LowPrecision = "refuse",
     ) -> None:
-        self.perturbation = (
-            PERTURBATIONS.get(perturbation)() if isinstance(perturbation, str) else perturbation
-        )
+        require_low_precision(low_precision)
+        self.perturbation = perturbation_of(perturbation)
         self.modules = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
         self.per_micro_batch = per_micro_batch
         self.fixed_storage = fixed_storage

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from saft.errors import UserError
+from saft.errors import UserError, did_you_mean
 from saft.optim.perturbations.base import Perturbation
 from saft.optim.slots import Label, Layout, Slot
 from saft.optim.source import Source
 
-__all__ = ["LowPrecision", "gradient_slots", "slots_of"]
+__all__ = ["LowPrecision", "gradient_slots", "require_low_precision", "slots_of"]
 
 LowPrecision = Literal["refuse", "float32"]
+
+
+def require_low_precision(value: str) -> None:
+    """Raise unless `value` is one of `LowPrecision`: anything else would be taken for one of them."""
+    known = get_args(LowPrecision)
+    if value not in known:
+        raise UserError(f"low_precision: unknown value {value!r}{did_you_mean(str(value), known)}")
 
 
 def slots_of(

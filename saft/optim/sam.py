@@ -41,7 +41,7 @@ class SAM(Optimizer):
         **options: further options of a perturbation given by name, for example `every=10`.
 
     Raises:
-        UserError: an unknown perturbation or option, or an optimizer that cannot be the base.
+        UserError: an unknown perturbation, option or value, or an optimizer that cannot be the base.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -77,6 +77,7 @@ class SAM(Optimizer):
     # Told of the scale, instead of having gradients unscaled behind its back: see `_scaled_step`.
     _step_supports_amp_scaling = True
     _open: ExitStack | None = None
+    base: Optimizer
 
     def __init__(
         self,
@@ -94,6 +95,11 @@ class SAM(Optimizer):
             raise UserError(
                 f"SAM wraps an optimizer, not a {type(base).__name__}: write"
                 " SAM(torch.optim.AdamW(model.parameters(), lr=1e-5), rho=0.05)"
+            )
+        if isinstance(base, SAM):
+            raise UserError(
+                "SAM wraps the base optimizer, not another SAM, which would ascend twice: give it"
+                f" {type(base.base).__name__} itself"
             )
         self.base = base
         self.ascent = Ascent(

@@ -352,3 +352,16 @@ def test_options_out_of_range_are_refused(name: str) -> None:
             perturbation(name, **{option: value})
     with pytest.raises(UserError, match="schedule"):
         perturbation(name, schedule="cosine")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_of_another_kind_are_refused(name: str) -> None:
+    for option, value in (
+        ("rho", "0.05"),
+        ("rho", float("inf")),
+        ("every", 1.5),
+        ("start", 0.5),
+        ("start", "1"),
+    ):
+        with pytest.raises(UserError, match=f"{option}: must be a "):
+            perturbation(name, **{option: value})

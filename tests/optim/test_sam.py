@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from saft.errors import UserError
-from saft.optim import SAM, is_replay
+from saft.optim import SAM, PlainSAM, is_replay
 
 
 def model_of(seed: int = 0) -> nn.Module:
@@ -338,6 +338,13 @@ def test_mistakes_in_construction_are_named() -> None:
         SAM(model.parameters(), SGD)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="LBFGS"):
         SAM(torch.optim.LBFGS(model.parameters()))
+    for neither in (None, 0.05, PlainSAM):
+        with pytest.raises(UserError, match="must be a name or an instance"):
+            SAM(base, neither)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="ascend twice: give it SGD itself"):
+        SAM(SAM(base))
+    with pytest.raises(UserError, match="unknown value 'float23'; did you mean 'float32'"):
+        SAM(base, low_precision="float23")  # type: ignore[arg-type]
 
 
 def test_every_and_start_say_when_a_second_pass_is_needed() -> None:

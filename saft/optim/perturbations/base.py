@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -57,12 +59,21 @@ class Perturbation(ABC):
     """Whether the descent gradient is made of both gradients, by `keep` and `descend`."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (("rho", self.rho, 0), ("every", self.every, 1), ("start", self.start, 0)):
+        made = type(self).__name__
+        ranges: tuple[tuple[str, Any, type, str, int], ...] = (
+            ("rho", self.rho, Real, "a number", 0),
+            ("every", self.every, Integral, "a whole number", 1),
+            ("start", self.start, Integral, "a whole number", 0),
+        )
+        for name, value, kind, what, least in ranges:
+            is_one = isinstance(value, kind) and value != math.inf
+            if not is_one:
+                raise UserError(f"{made}: {name}: must be {what}, but is {value!r}")
             if not value >= least:
-                raise UserError(f"{type(self).__name__}: {name}: must be at least {least}, but is {value}")
+                raise UserError(f"{made}: {name}: must be at least {least}, but is {value}")
         if not (self.schedule is None or callable(self.schedule) or self.schedule == "learning_rate"):
             raise UserError(
-                f"{type(self).__name__}: schedule: must be 'learning_rate' or a function of the step, but is"
+                f"{made}: schedule: must be 'learning_rate' or a function of the step, but is"
                 f" {self.schedule!r}"
             )
 
@@ -121,7 +132,8 @@ def perturbation(name: str | Perturbation, rho: float | None = None, **options: 
         **options: of the perturbation, for example `every=10`.
 
     Raises:
-        UserError: unknown name or option, or a value out of range, or options beside an instance.
+        UserError: neither a name nor an instance, unknown name or option, a value out of range, or options
+            beside an instance.
 
     Example:
         >>> perturbation("sam", rho=0.02).rho
@@ -129,6 +141,11 @@ def perturbation(name: str | Perturbation, rho: float | None = None, **options: 
     """
     if rho is not None:
         options = {"rho": rho, **options}
+    if not isinstance(name, str | Perturbation):
+        raise UserError(
+            f"perturbation: must be a name or an instance, but is {name!r}: for example perturbation='asam',"
+            " or ASAM(rho=0.5), or for plain SAM rho=0.05 alone"
+        )
     if not isinstance(name, str):
         if options:
             made = type(name).__name__
