@@ -9,7 +9,7 @@ from typing import Any
 
 from saft.errors import did_you_mean
 
-__all__ = ["ParameterInfo", "in_order", "parameter", "range_of", "wrong_with"]
+__all__ = ["ParameterInfo", "add_up_to_zero", "in_order", "parameter", "range_of", "wrong_with"]
 
 
 def parameter(
@@ -73,6 +73,11 @@ def wrong_with(item: Field[Any], value: Any) -> str | None:
     if not isinstance(value, int if isinstance(item.default, int) else (int, float)):
         return f"{item.name}: must be a number in {range_of(item)}, but is {value!r}"
     return _outside(item, value)
+
+
+def add_up_to_zero(numbers: Sequence[float]) -> bool:
+    """Tell whether numbers add up to zero, but for rounding."""
+    return abs(math.fsum(numbers)) <= 1e-6 * sum(map(abs, numbers))
 
 
 def _not_a_number(value: object) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from saft.merging.block import Block
-from saft.merging.method import Steps, Tensorwise, for_each_task, in_rows, parameter, total
+from saft.merging.method import Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
 
@@ -65,17 +64,8 @@ class Breadcrumbs(Tensorwise):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what TIES asks for, if it is wanted; return the merge of a tensor."""
-        if self.merger == "ties":
-            ties = Ties(density=1.0, combine=self.combine, weights=self.weights)
-            by_ties = yield from ties.steps_for(self._mask, tasks, count)
-            return lambda block: by_ties(block).view(block.base.shape)
-        weights = for_each_task(self.weights, tasks, torch.float64)
-
-        def merge(block: Block) -> Tensor:
-            kept = self._mask(block)
-            return total(kept.mul_(weights.to(kept.dtype))).view(block.base.shape)
-
-        return merge
+        ties = Ties(density=1.0, combine=self.combine, weights=self.weights)
+        return (yield from ties.steps_for(self._mask, tasks, count, self.merger))
 
     def _mask(self, block: Block) -> Tensor:
         """Return the task vectors without noise and outliers: [n_tasks, n]."""

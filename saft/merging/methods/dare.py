@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saft.merging.block import Block
-from saft.merging.method import Steps, Sums, Trimming, for_each_task, magnitudes, parameter, total
+from saft.merging.method import Steps, Sums, Trimming, magnitudes, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
 
@@ -84,8 +84,5 @@ class Dare(Trimming):
                 return found.double().mul_(factor).to(found.dtype)
             return found.div_(self.density) if self.rescale == "probability" else found
 
-        if self.merger == "ties":
-            ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)
-            return (yield from ties.steps_for(kept, tasks, count))
-        weights = for_each_task(self.weights, tasks, torch.float64)
-        return lambda block: total(kept(block).mul_(weights.to(block.task_vectors.dtype)))
+        ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)
+        return (yield from ties.steps_for(kept, tasks, count, self.merger))

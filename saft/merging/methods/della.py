@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saft.merging.block import Block
-from saft.merging.method import Steps, Tensorwise, for_each_task, in_rows, parameter, total
+from saft.merging.method import Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
 
@@ -85,17 +85,8 @@ class Della(Tensorwise):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what TIES asks for, if it is wanted; return the merge of a tensor."""
-        if self.merger == "ties":
-            ties = Ties(density=1.0, combine=self.combine, weights=self.weights)
-            by_ties = yield from ties.steps_for(self._drop, tasks, count)
-            return lambda block: by_ties(block).view(block.base.shape)
-        weights = for_each_task(self.weights, tasks, torch.float64)
-
-        def merge(block: Block) -> Tensor:
-            kept = self._drop(block)
-            return total(kept.mul_(weights.to(kept.dtype))).view(block.base.shape)
-
-        return merge
+        ties = Ties(density=1.0, combine=self.combine, weights=self.weights)
+        return (yield from ties.steps_for(self._drop, tasks, count, self.merger))
 
     def _drop(self, block: Block) -> Tensor:
         """Return what is kept of the task vectors, rescaled: [n_tasks, n]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from saft.merging.block import Block
 from saft.merging.method import Elementwise, Steps, for_each_task, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.parameters import add_up_to_zero
 
 __all__ = ["Linear"]
 
@@ -44,7 +44,7 @@ class Linear(Elementwise):
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""
         problems = super().problems(tasks)
-        if self.normalize and abs(math.fsum(self.weights)) <= 1e-6 * sum(map(abs, self.weights)):
+        if self.normalize and add_up_to_zero(self.weights):
             problems.append("weights: they add up to zero; change one, or set normalize: false")
         return problems
 

@@ -79,16 +79,39 @@ class Ties(Trimming):
         """Ask for the thresholds, then for the sign of the majority; return the merge of a block."""
         return (yield from self.steps_for(lambda block: block.task_vectors, tasks, count))
 
-    def steps_for(self, vectors: Callable[[Block], Tensor], tasks: int, count: int) -> Steps:
-        """Do the same with what `vectors` makes of a block, [n_tasks, n]; for methods that drop entries."""
-        agreed = yield from self.agreed(vectors, tasks, count)
+    def steps_for(
+        self, vectors: Callable[[Block], Tensor], tasks: int, count: int, merger: str = "ties"
+    ) -> Steps:
+        """Do the same with what a method keeps of the task vectors.
+
+        Args:
+            vectors: what is kept of a block, [n_tasks, n]; for `sum` in memory of its own.
+            tasks: number of task vectors.
+            count: number of coordinates that the statistics are taken over.
+            merger: `ties`, or `sum` for the sum alone, by weights.
+
+        Yields:
+            The statistics.
+
+        Returns:
+            The merge of a block, of its shape.
+        """
         weights = for_each_task(self.weights, tasks, torch.float64)
+        if merger == "sum":
+
+            def add(block: Block) -> Tensor:
+                return total(vectors(block).mul_(weights.to(block.base.dtype))).view(block.base.shape)
+
+            return add
+        agreed = yield from self.agreed(vectors, tasks, count)
 
         def merge(block: Block) -> Tensor:
             kept, sign = agreed(block)
             if self.combine == "max":
-                return kept.abs_().amax(dim=0) * sign
-            return total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
+                merged = kept.abs_().amax(dim=0) * sign
+            else:
+                merged = total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
+            return merged.view(block.base.shape)
 
         return merge
 
