@@ -104,7 +104,9 @@ def test_measure_with_tasks(
 
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
-    assert "ties" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("Needs base, models; gives one model:")
+    assert "ties" in printed
     assert main(["methods", "ties"]) == 0
     assert "2306.01708" in capsys.readouterr().out
 

@@ -104,6 +104,7 @@ def test_the_folder_holds_side_files_heads_manifest_and_card(tiny_model, experts
     assert card["tags"] == ["merge", "saft", "ties"]
     text = (tmp_path / "out" / "README.md").read_text()
     assert manifest["formula"] in text
+    assert "Parameters: density 0.3, elect mass, combine mean, weights [1], granularity model." in text
     assert all(folder in text for folder in experts.values())
 
 
@@ -156,6 +157,9 @@ def test_a_check_writes_nothing(tiny_model, experts, tmp_path):
     text = str(result)
     assert "ties, density 0.2" in text
     assert "in each of 4 passes" in text
+    assert "weights [1]" in text
+    once = merge(MergeConfig("average", str(tiny_model), experts), None, check_only=True)
+    assert "MiB in one pass, " in str(once)
     assert f"needs at most about {result.plan.memory / 2**20:.0f} MiB of memory" in text
     assert result.seconds > 0
     assert f"takes about {result.seconds:.1f} s" in text

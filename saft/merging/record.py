@@ -24,6 +24,7 @@ from saft.checkpoint import (
 )
 from saft.locations import is_hub_id
 from saft.merging.compatibility import some
+from saft.merging.methods import shown
 from saft.merging.plan import Plan
 from saft.merging.source import Source
 
@@ -119,15 +120,16 @@ def formula(plan: Plan) -> str:
 
 def describe(plan: Plan) -> str:
     """Return what will be read, merged, copied and written, for people."""
-    parameters = "".join(f", {name} {value}" for name, value in plan.parameters.items())
+    parameters = "".join(f", {name} {shown(value)}" for name, value in plan.parameters.items())
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
     copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
+    passes = "one pass" if plan.passes == 1 else f"each of {plan.passes} passes"
     return (
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
         f"  base: {plan.base.location}{models}\n"
         f"{len(plan.merged)} tensors merged{copied}\n"
-        f"reads {plan.bytes_per_pass / 2**20:.1f} MiB in each of {plan.passes} passes, "
+        f"reads {plan.bytes_per_pass / 2**20:.1f} MiB in {passes}, "
         f"writes {plan.bytes_out / 2**20:.1f} MiB, "
         f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
     )
@@ -135,7 +137,7 @@ def describe(plan: Plan) -> str:
 
 def _body(plan: Plan) -> str:
     rows = "\n".join(f"| {task} | `{source.location}` |" for task, source in plan.models.items())
-    values = ", ".join(f"{name} {value}" for name, value in plan.parameters.items()) or "none"
+    values = ", ".join(f"{name} {shown(value)}" for name, value in plan.parameters.items()) or "none"
     return f"""\
 Merged weights = {formula(plan)}.
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from saft.merging.method import Method, ParameterInfo
 from saft.registry import Registry
 
-__all__ = ["METHODS", "MethodInfo", "describe", "methods"]
+__all__ = ["METHODS", "MethodInfo", "describe", "methods", "shown"]
 
 METHODS: Registry[type[Method]] = Registry("merge method", "saft.merging.methods")
 
@@ -75,7 +75,7 @@ def describe(name: str | None = None) -> RenderableType:
     )
     parameters = Table("parameter", "range", "default", "meaning", box=None, pad_edge=False)
     for item in info.parameters:
-        parameters.add_row(item.name, Text(item.range), _shown(item.default), item.help)
+        parameters.add_row(item.name, Text(item.range), shown(item.default), item.help)
     facts = Table.grid(padding=(0, 2))
     for key, value in (
         ("formula", info.formula),
@@ -97,7 +97,9 @@ def _overview() -> RenderableType:
         groups.setdefault((info.needs, info.gives), []).append(info)
     parts: list[RenderableType] = []
     width = max(len(info.name) for info in methods())
-    for (needs, gives), members in sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]))):
+    for (needs, gives), members in sorted(
+        groups.items(), key=lambda group: (len(group[0][0]), -len(group[1]))
+    ):
         table = Table.grid(padding=(0, 2))
         table.add_column(min_width=width)
         for info in members:
@@ -110,8 +112,13 @@ def _overview() -> RenderableType:
     )
 
 
-def _shown(default: object) -> str:
-    """Return a parameter's default as it is written in a merge file."""
-    if isinstance(default, tuple):
-        return "[" + ", ".join(f"{number:g}" for number in default) + "]"
-    return str(default).lower() if isinstance(default, bool) else str(default)
+def shown(value: object) -> str:
+    """Return a parameter's value as it is written in a merge file.
+
+    Example:
+        >>> shown((1.0, 0.5)), shown(True)
+        ('[1, 0.5]', 'true')
+    """
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{number:g}" for number in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
