@@ -102,6 +102,8 @@ class Ascent:
         self.passes = Passes()
         self._stash: dict[Tensor, Tensor] = {}
         self.source.call_around_steps(self)
+        if self.source.optimizer is not None:  # from the first backward on
+            self.passes.backwards.watch(self.source.trainable)
 
     @property
     def rho(self) -> float:

@@ -323,6 +323,19 @@ def test_restore_gives_up_a_first_step() -> None:
         optimizer.second_step()
 
 
+def test_already_the_first_step_must_replay_all_that_was_accumulated() -> None:
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1))
+    before = weights_of(model)
+    for i in range(2):
+        loss_of(model, batch_of(i)).backward()
+    optimizer.first_step(zero_grad=True)
+    loss_of(model, batch_of(1)).backward()
+    with pytest.raises(UserError, match="2 backward passes were accumulated but 1 replayed"):
+        optimizer.second_step()
+    assert same(weights_of(model), before)
+
+
 def test_mistakes_in_construction_are_named() -> None:
     model = model_of()
     base = SGD(model.parameters(), lr=0.1)
