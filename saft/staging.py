@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from saft.errors import UserError
 
 __all__ = ["refuse", "replaced", "staged", "write_text"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         The temporary folder, to be filled.
 
     Raises:
-        UserError: `target` is a file, or a non-empty folder and `overwrite` is False.
+        UserError: `target` is a file, or a non-empty folder and `overwrite` is False; or the disk is full.
 
     Example:
         >>> import tempfile
@@ -55,8 +58,13 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         _flush(temporary)
         refuse(target, overwrite)
         _exchange(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise UserError(
+                f"{target}: could not be written: {os.strerror(error.errno)}; nothing of it is left; "
+                "make room, or choose a folder on another disk"
+            ) from error
         raise
 
 

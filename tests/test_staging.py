@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -130,6 +131,19 @@ def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
         (folder / "complete").touch()
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"], "leftovers of the killed are gone"
     assert [entry.name for entry in target.iterdir()] == ["complete"]
+
+
+def test_a_disk_that_becomes_full_is_told_and_nothing_is_left(tmp_path):
+    def write(number):
+        with staging.staged(tmp_path / "model") as folder:
+            (folder / "half").touch()
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match="model: could not be written: No space left on device"):
+        write(errno.ENOSPC)
+    with pytest.raises(FileNotFoundError):  # any other error is not the disk's
+        write(errno.ENOENT)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes")
