@@ -68,7 +68,7 @@ class Emr(Masking):
             if self.variant == "paper":
                 return magnitudes
             size = block.base.numel() if block.size is None else block.size
-            return magnitudes.mul_(count / max(size, 1))  # means, all of them times the same number
+            return magnitudes.mul_(1 / max(size, 1))  # their sums over a tensor are its means
 
         own, taken = (yield Sums(compared)).squeeze(1).chunk(2)
         rescalers = torch.where(taken > 0, own / taken, 1)

@@ -98,3 +98,15 @@ def test_a_rescaler_that_float32_cannot_hold_gives_finite_vectors():
     assert keep(Emr(), task_vectors).rescalers[0] > 1e40
     assert found.isfinite().all()
     assert np.isclose(found[0, 1].item(), 1e3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_task_vectors_near_the_end_of_float32_have_finite_rescalers(variant):
+    task_vectors = torch.full((2, 1000), 1e37)
+    assert keep(Emr(variant=variant), task_vectors).rescalers.tolist() == [1, 1]
+
+
+def test_many_small_tensors_near_the_end_of_float32_have_finite_rescalers():
+    blocks = [Block(torch.full((2, 1), 1e37), torch.zeros(1), name, size=1) for name in map(str, range(200))]
+    function = answered(Emr().keep(2, 200), lambda work: map(work, blocks))
+    assert function(blocks[0]).rescalers.tolist() == [1, 1]
