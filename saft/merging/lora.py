@@ -101,8 +101,8 @@ def write(
     left_out = []
     with staged(out, overwrite) as folder:
         for name, task_vector in engine.stream(plan, progress):
-            change = task_vector.float() * plan.scaling
-            whole = float(change.double().square().sum())
+            change = task_vector.float().mul_(plan.scaling)
+            whole = _squared_norm(change)
             if whole == 0:
                 continue
             if not _is_matrix(name, change):
@@ -114,7 +114,7 @@ def write(
             with one_torch_thread():
                 up, down = (part.to(dtype) for part in factors(change.T if flipped else change, rank))
                 back = up.float() @ down.float()
-                rest = float((change - (back.T if flipped else back)).double().square().sum())
+                rest = _squared_norm(change.sub_(back.T if flipped else back))
             squares[name] = (rest, whole)
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
         if not tensors:
@@ -130,6 +130,10 @@ def write(
         (folder / adapters.CONFIG).write_text(text, "utf-8")
         _describe(plan, folder, result)
     return result
+
+
+def _squared_norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _is_matrix(name: str, change: Tensor) -> bool:

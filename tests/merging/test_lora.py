@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import peft
 import pytest
@@ -149,3 +152,45 @@ def test_a_merge_that_changes_no_matrix_makes_no_adapter(models, tmp_path):
     with pytest.raises(UserError, match="no matrix changes"):
         merge(MergeConfig("average", base, tuned, adapter_rank=2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+MEASURED = """
+import sys, threading, time, torch
+from saft.merge import MergeConfig, merge
+
+def private():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+def sample():
+    global peak
+    while not done:
+        peak = max(peak, private())
+        time.sleep(0.002)
+
+base, model, out = sys.argv[1:]
+torch.set_num_threads(1)
+peak, done = 0, False
+sampler = threading.Thread(target=sample)
+sampler.start()
+result = merge(MergeConfig("task_arithmetic", base, [model], adapter_rank=8), out)
+done = True
+sampler.join()
+print(peak, result.plan.memory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts private memory")
+def test_the_plan_counts_the_memory_that_factoring_takes(save, tmp_path):
+    base = save("base", {"a.weight": torch.zeros(2048, 2048)})
+    model = save("a", {"a.weight": torch.randn(2048, 2048, generator=torch.manual_seed(0))})
+    printed = subprocess.run(
+        [sys.executable, "-c", MEASURED, base, model, tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout
+    peak, planned = map(int, printed.split())
+    assert 200 * 2**20 < peak <= planned
