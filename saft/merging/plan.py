@@ -155,7 +155,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
     """
     problems: list[str] = []
     method = base = None
-    with _collected(problems):
+    with _added_to(problems):
         method = _method(config)
     problems += _value_problems(config, method)
     models: dict[str, Source] = {}
@@ -163,10 +163,10 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
         problems.append("models: there is none; give a list of folders, or {task: folder}")
     elif method:
         problems += method.problems(len(config.models))
-    with _collected(problems, "base: "):
+    with _added_to(problems, "base: "):
         base = read_input(config.base, "base")
     for task, location in config.by_task().items():
-        with _collected(problems, f"models.{task}: "):
+        with _added_to(problems, f"models.{task}: "):
             models[task] = read_input(location, f"models.{task}", base)
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
@@ -179,7 +179,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
             problems += lines.problems(config.lines, base.headers)
     heads = _heads(models, problems)
     if out is not None:
-        with _collected(problems):
+        with _added_to(problems):
             check_target(Path(out), [*([base] if base else []), *models.values()], overwrite)
     if problems or method is None or base is None:
         raise UserError(*dict.fromkeys(problems))
@@ -215,7 +215,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
 
 
 @contextmanager
-def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
+def _added_to(problems: list[str], prefix: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
