@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,11 +70,21 @@ def models(tmp_path_factory):
 
 
 def measure(models, *cases):
-    """Return the peak of private memory and the plan's, for each case, in one process."""
+    """Return the peak of private memory and the plan's, for each case, in one process.
+
+    It has a user's allocator: scripts/environment has torch keep what is freed, for training.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     folders = {"base": str(models / "base"), "models": [str(models / name) for name in "abc"]}
     lines = "".join(json.dumps({"threads": 2, **folders, **case}) + "\n" for case in cases)
     printed = subprocess.run(
-        [sys.executable, "-c", MEASURE], input=lines, capture_output=True, text=True, timeout=600, check=True
+        [sys.executable, "-c", MEASURE],
+        input=lines,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     ).stdout
     return [json.loads(line) for line in printed.splitlines()]
 

@@ -29,6 +29,7 @@ class Breadcrumbs(Tensorwise):
     sum or the mean (`combine`) of what has it.
 
     Example:
+        >>> import torch
         >>> from saft.merging.engine import merge_task_vectors
         >>> task_vectors = torch.tensor([[9.0, -3.0, 2.0, 1.0], [1.0, 4.0, -5.0, 2.0]])
         >>> merge_task_vectors(Breadcrumbs(density=0.5, outliers=0.25), task_vectors)
