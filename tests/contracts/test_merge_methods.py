@@ -33,23 +33,26 @@ def variants(name):
     return list(dict.fromkeys(kind(**chosen) for chosen in [{}, *alone, all_last]))
 
 
+def each(methods):
+    """A test for each method; the first tier has those with their default words alone."""
+    marked = [
+        method if method == type(method)() else pytest.param(method, marks=pytest.mark.slow)
+        for method in methods
+    ]
+    return pytest.mark.parametrize("method", marked, ids=repr)
+
+
 EVERYTHING = [method for name in METHODS.names() for method in variants(name)]
-every_registered = pytest.mark.parametrize("method", EVERYTHING, ids=repr)
+every_registered = each(EVERYTHING)
 # Those that give one model; test_keeping_methods.py has the others.
 METHODS_TO_TEST = [method for method in EVERYTHING if not isinstance(method, Keeping)]
-every_method = pytest.mark.parametrize("method", METHODS_TO_TEST, ids=repr)
-every_unordered = pytest.mark.parametrize(
-    "method", [method for method in METHODS_TO_TEST if not method.random and not method.ordered], ids=repr
-)
-every_elementwise = pytest.mark.parametrize(
-    "method", [method for method in METHODS_TO_TEST if isinstance(method, Elementwise)], ids=repr
-)
+every_method = each(METHODS_TO_TEST)
+every_unordered = each(method for method in METHODS_TO_TEST if not method.random and not method.ordered)
+every_elementwise = each(method for method in METHODS_TO_TEST if isinstance(method, Elementwise))
 # Elementwise, and nothing is scaled up to make up for what is dropped.
 selections = [method for method in METHODS_TO_TEST if isinstance(method, Elementwise) and not method.random]
-every_selection = pytest.mark.parametrize("method", selections, ids=repr)
-every_tensorwise = pytest.mark.parametrize(
-    "method", [method for method in METHODS_TO_TEST if isinstance(method, Tensorwise)], ids=repr
-)
+every_selection = each(selections)
+every_tensorwise = each(method for method in METHODS_TO_TEST if isinstance(method, Tensorwise))
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, -0.0, 1e-3, -1e-3, 1e-30, 1e-42])
 
