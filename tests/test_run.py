@@ -141,6 +141,7 @@ class Killed(BaseException):
 STAGES = ["write_base", "base_figures", "train", "interference", "merge", "experts"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_and_resumed_equals_uninterrupted(
     finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -19,6 +19,7 @@ def test_importing_saft_imports_nothing_heavy() -> None:
     assert python(f"import saft, sys; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "merge", "evaluate", "measure", "run", "methods"])
 def test_verbs_are_functions(verb: str) -> None:
     first = f"import saft; print(callable(saft.{verb}))"

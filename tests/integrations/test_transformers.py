@@ -21,6 +21,8 @@ from saft.integrations import transformers as adapter
 from saft.integrations.transformers import SharpnessAwareMixin
 from saft.optim import SAM, is_replay
 
+pytestmark = pytest.mark.slow
+
 STEPS, LR = 4, 0.05
 NAMES = ["sam", "asam", "friendly_sam", "gsam", "looksam", "momentum_sam", "sampled_shift"]
 

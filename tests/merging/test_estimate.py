@@ -7,6 +7,8 @@ from saft.merging import estimate
 from saft.merging.engine import MergeConfig, check
 from saft.merging.methods import METHODS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "name", [name for name, kind in METHODS.items() if not (kind.collects or kind.adapters)]

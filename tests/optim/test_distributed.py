@@ -20,7 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from saft.optim import SAM, Ascent
 
 STEPS = 3
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo"),
+]
 
 
 def model_of() -> nn.Module:

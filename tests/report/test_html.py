@@ -14,6 +14,8 @@ from saft.report.figures import NAMED
 from saft.report.html import page
 from tests.report.made_up import ARMS, METHODS, TASKS, made_up
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
