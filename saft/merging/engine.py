@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from saft.checkpoint import WeightsWriter, fingerprint, staged
+from saft.checkpoint import WeightsWriter, staged
 from saft.errors import UserError
 from saft.merging import record
 from saft.merging.block import Block
@@ -193,27 +192,18 @@ def write(
     Raises:
         UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
     """
-    sources = [plan.base, *plan.models.values()]
-    files = dict.fromkeys(file for source in sources for file in source.files)
-    with staged(out, overwrite) as folder, ThreadPoolExecutor(plan.threads) as hasher:
-        # The digests are taken beside the merge, of the files that it reads; what is left when it ends takes
-        # every core.
-        digests = {file: hasher.submit(fingerprint, file) for file in files}
-        try:
-            with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
-                pieces = _merged(plan, progress) if merged is None else _applied(plan, merged)
-                copied = deque(name for name in writer.names if name in plan.copied)
-                place = {name: at for at, name in enumerate(writer.names)}
-                for name, piece in pieces:
-                    while copied and place[copied[0]] < place[name]:
-                        _copy(plan, copied.popleft(), writer)
-                    writer.append(name, piece)
-                for name in copied:
-                    _copy(plan, name, writer)
-        except BaseException:
-            hasher.shutdown(wait=False, cancel_futures=True)
-            raise
-        record.write(plan, folder, {file: digest.result() for file, digest in digests.items()})
+    with staged(out, overwrite) as folder, record.digests(plan) as digests:
+        with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
+            pieces = _merged(plan, progress) if merged is None else _applied(plan, merged)
+            copied = deque(name for name in writer.names if name in plan.copied)
+            place = {name: at for at, name in enumerate(writer.names)}
+            for name, piece in pieces:
+                while copied and place[copied[0]] < place[name]:
+                    _copy(plan, copied.popleft(), writer)
+                writer.append(name, piece)
+            for name in copied:
+                _copy(plan, name, writer)
+        record.write(plan, folder, digests())
 
 
 def _merged(plan: Plan, progress: Progress | None) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import fingerprint, staged, write_card, write_manifest, write_tensors
+from saft.checkpoint import staged, write_card, write_manifest, write_tensors
 from saft.errors import UserError
 from saft.locations import is_hub_id
 from saft.merging import adapters, engine, record, spectrum
@@ -99,7 +99,7 @@ def write(
     tensors: dict[str, Tensor] = {}
     squares: dict[str, tuple[float, float]] = {}
     left_out = []
-    with staged(out, overwrite) as folder:
+    with staged(out, overwrite) as folder, record.digests(plan) as digests:
         for name, task_vector in engine.stream(plan, progress):
             change = task_vector.float().mul_(plan.scaling)
             whole = _squared_norm(change)
@@ -128,7 +128,7 @@ def write(
         write_tensors(folder / adapters.WEIGHTS, tensors)
         text = json.dumps(_config(plan, rank, tensors, transposed), indent=2) + "\n"
         (folder / adapters.CONFIG).write_text(text, "utf-8")
-        _describe(plan, folder, result)
+        _describe(plan, folder, result, digests())
     return result
 
 
@@ -160,9 +160,8 @@ def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor], transposed: bo
     }
 
 
-def _describe(plan: Plan, folder: Path, result: Refactored) -> None:
-    files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
-    stated = record.manifest(plan, {file: fingerprint(file) for file in files})
+def _describe(plan: Plan, folder: Path, result: Refactored, digests: Mapping[Path, str]) -> None:
+    stated = record.manifest(plan, digests)
     error = {"overall": result.overall, "by tensor": dict(result.errors), "left out": result.left_out}
     adapter = {"rank": result.rank, "relative error": error}
     write_manifest(folder, stated | {"kind": "adapter", "adapter": adapter})

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from saft.checkpoint import (
     HEADS,
     MANIFEST,
     copy_side_files,
+    fingerprint,
     read_card,
     read_manifest,
     write_card,
@@ -28,7 +31,29 @@ from saft.merging.methods import shown
 from saft.merging.plan import Plan
 from saft.merging.source import Source
 
-__all__ = ["describe", "formula", "manifest", "write"]
+__all__ = ["describe", "digests", "formula", "manifest", "write"]
+
+
+@contextmanager
+def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
+    """Take the SHA-256 of every file that a plan reads, beside the work in the block, which reads the same.
+
+    What is left when the work ends takes every core; where it fails, the rest is given up.
+
+    Args:
+        plan: of the merge.
+
+    Yields:
+        A function that waits for the digests, to be called when the work is done.
+    """
+    files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
+    with ThreadPoolExecutor(plan.threads) as hasher:
+        found = {file: hasher.submit(fingerprint, file) for file in files}
+        try:
+            yield lambda: {file: digest.result() for file, digest in found.items()}
+        except BaseException:
+            hasher.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def write(plan: Plan, folder: Path, digests: Mapping[Path, str]) -> None:
