@@ -7,7 +7,6 @@ finds goes to files, from which the engine gives each block its part.
 from __future__ import annotations
 
 import dataclasses
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from saft.merging.collected import Collected
 from saft.merging.keeping import Keeping
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress
+from saft.merging.target import file_name_problems
 from saft.registry import Registry
 from saft.tensorfile import TensorHeader, read_headers
 
@@ -65,11 +65,7 @@ def check(plan: Plan) -> None:
     if plan.config.interventions is not None and plan.config.adapter_rank is not None:
         problems.append("adapter_rank: interventions are trained for a whole model; leave one of the two out")
     if plan.config.interventions is not None:
-        problems += [
-            f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
-            for task in plan.models
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", task)
-        ]
+        problems += file_name_problems(plan.models)
     if plan.method.collects and plan.config.varying:
         problems.append(
             f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import BASE_WEIGHTS, PARTS, fingerprint, read_manifest, staged, write_manifest
+from saft.checkpoint import BASE_WEIGHTS, PARTS, read_manifest, staged, write_manifest
 from saft.errors import UserError, did_you_mean
 from saft.merging import record
 from saft.merging.config import ARITHMETIC, DTYPES
@@ -25,13 +23,12 @@ from saft.merging.methods import METHODS
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, Reader, all_finite
 from saft.merging.statistics import answered
-from saft.merging.target import check_room
+from saft.merging.target import check_room, file_name_problems
 from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
 
 __all__ = ["Parts", "PartsPlan", "planned", "read", "write"]
 
 SHARED = "shared/vector.safetensors"
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,7 @@ def planned(plan: Plan, out: str | Path | None = None) -> PartsPlan:
             the disk is too full.
     """
     assert isinstance(plan.method, Keeping)
-    problems = [
-        f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
-        for task in plan.models
-        if not _FILE_NAME.fullmatch(task)
-    ]
+    problems = file_name_problems(plan.models)
     if plan.shard_size is not None:
         problems.append(f"shard_size: {plan.config.method} does not write shards; leave it out")
     wanted = set(plan.method.wanted({name: plan.layout[name][1] for name in plan.merged}))
@@ -125,21 +118,13 @@ def write(
     Raises:
         UserError: an input is not finite, or `out` is not empty.
     """
-    sources = [plan.base, *plan.models.values()]
-    files = dict.fromkeys(file for source in sources for file in source.files)
-    with staged(out, overwrite) as folder, ThreadPoolExecutor(1) as hasher:
-        # The digests are taken beside the merge: hashing reads the same files, and keeps one core busy.
-        digests = {file: hasher.submit(fingerprint, file) for file in files}
-        try:
-            (folder / BASE_WEIGHTS).parent.mkdir()
-            with TensorWriter(folder / BASE_WEIGHTS, plan.base_layout) as writer:
-                for name in writer.names:
-                    writer.append(name, plan.base.tensor(name))
-            rescalers = _write_parts(plan, folder, progress)
-        except BaseException:
-            hasher.shutdown(wait=False, cancel_futures=True)
-            raise
-        found = {file: digest.result() for file, digest in digests.items()}
+    with staged(out, overwrite) as folder, record.digests(plan) as digests:
+        (folder / BASE_WEIGHTS).parent.mkdir()
+        with TensorWriter(folder / BASE_WEIGHTS, plan.base_layout) as writer:
+            for name in writer.names:
+                writer.append(name, plan.base.tensor(name))
+        rescalers = _write_parts(plan, folder, progress)
+        found = digests()
         record.write(plan, folder, found)
         kept = {"kind": "parts", "rescalers": dict(zip(plan.models, rescalers, strict=True))}
         write_manifest(folder, record.manifest(plan, found) | kept)

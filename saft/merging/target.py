@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,9 @@ from saft.errors import UserError
 from saft.merging.source import Source
 from saft.staging import refuse
 
-__all__ = ["check_room", "check_target"]
+__all__ = ["check_room", "check_target", "file_name_problems"]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
@@ -52,3 +55,17 @@ def check_room(out: Path, size: int) -> None:
             f"{out}: the result takes {size / 2**20:.0f} MiB, "
             f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
         )
+
+
+def file_name_problems(tasks: Iterable[str]) -> list[str]:
+    """Return what is wrong with tasks that each will name a file, for the user.
+
+    Example:
+        >>> file_name_problems(["size", "../size"])
+        ["models: '../size' will name a file; use letters, digits, '.', '_' and '-' alone"]
+    """
+    return [
+        f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
+        for task in tasks
+        if not _FILE_NAME.fullmatch(task)
+    ]
