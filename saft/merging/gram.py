@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from saft.merging.block import Block
+from saft.merging.method import total
 
-__all__ = ["combination", "of_rows", "of_task_vectors", "of_weights"]
+__all__ = ["around", "combination", "combination_around", "of_rows", "of_task_vectors", "of_weights"]
 
 _COLUMNS = 1 << 16  # taken to float64 at a time, so that no second copy of the models is made
 
@@ -50,6 +51,19 @@ def combination(block: Block, coefficients: Tensor) -> Tensor:
     for coefficient, task_vector in zip(coefficients.tolist(), block.task_vectors, strict=True):
         result += task_vector * coefficient
     return result
+
+
+def around(block: Block, center: str) -> Tensor:
+    """Return the inner products of the models as seen from "zero", or from the "base"."""
+    return of_weights(block) if center == "zero" else of_task_vectors(block)
+
+
+def combination_around(block: Block, center: str, coefficients: Tensor) -> Tensor:
+    """Return the task vector of center + Σₜ cₜ (θₜ − center); see `combination` for the center "zero"."""
+    if center == "zero":
+        return combination(block, coefficients)
+    rows = zip(coefficients.tolist(), block.task_vectors, strict=True)
+    return total(torch.stack([row * coefficient for coefficient, row in rows]))
 
 
 def _products(task_vectors: Tensor, origin: Tensor) -> Tensor:

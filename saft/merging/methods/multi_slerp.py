@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saft.merging import gram
 from saft.merging.block import Block
-from saft.merging.method import Steps, Tensorwise, for_each_task, parameter, total
+from saft.merging.method import Steps, Tensorwise, for_each_task, parameter
 from saft.merging.methods import METHODS
 from saft.merging.parameters import add_up_to_zero
 
@@ -67,13 +67,9 @@ class MultiSlerp(Tensorwise):
             weights = weights / weights.sum()
 
         def merge(block: Block) -> Tensor:
-            around_zero = self.center == "zero"
-            products = gram.of_weights(block) if around_zero else gram.of_task_vectors(block)
+            products = gram.around(block, self.center)
             coefficients = self._coefficients(products, weights.to(products.device))
-            if around_zero:
-                return gram.combination(block, coefficients)
-            rows = zip(coefficients.tolist(), block.task_vectors, strict=True)
-            return total(torch.stack([row * coefficient for coefficient, row in rows]))
+            return gram.combination_around(block, self.center, coefficients)
 
         return merge
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saft.merging import gram
 from saft.merging.block import Block
-from saft.merging.method import Steps, Tensorwise, for_each_task, parameter, total
+from saft.merging.method import Steps, Tensorwise, for_each_task, parameter
 from saft.merging.methods import METHODS
 
 __all__ = ["NuSlerp"]
@@ -56,13 +56,10 @@ class NuSlerp(Tensorwise):
         t = second / (first + second) if abs(first + second) >= _NO_WEIGHT else 0.5
 
         def merge(block: Block) -> Tensor:
-            around_zero = self.center == "zero"
-            products = gram.of_weights(block) if around_zero else gram.of_task_vectors(block)
-            coefficients = _coefficients(products, t)
-            if around_zero:
-                return gram.combination(block, torch.tensor(coefficients, dtype=torch.float64))
-            rows = zip(coefficients, block.task_vectors, strict=True)
-            return total(torch.stack([row * coefficient for coefficient, row in rows]))
+            coefficients = _coefficients(gram.around(block, self.center), t)
+            return gram.combination_around(
+                block, self.center, torch.tensor(coefficients, dtype=torch.float64)
+            )
 
         return merge
 
