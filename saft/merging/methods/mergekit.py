@@ -110,7 +110,10 @@ class Mergekit(Trimming):
     def _ranks(self, tasks: int, count: int) -> list[tuple[int, int]]:
         """Return the ranks in ascending order of magnitude of the first and the last entry that is kept."""
         result = []
-        for density, gamma in zip(_numbers(self.densities, tasks), _numbers(self.gammas, tasks), strict=True):
+        fractions = (
+            for_each_task(x, tasks, torch.float64).flatten().tolist() for x in (self.densities, self.gammas)
+        )
+        for density, gamma in zip(*fractions, strict=True):
             kept = max(int(density * count), 1)
             above = 0
             if self.sparsify == "outliers" and density < 1:
@@ -212,7 +215,3 @@ def mixed(kept: Tensor, weights: Tensor, elect: bool, normalize: bool, coefficie
         divisor = torch.where(divisor.abs() < _NO_WEIGHT, 1, divisor)
     merged = total(weighted)
     return (merged.div_(divisor) if normalize else merged).mul_(coefficient)
-
-
-def _numbers(given: tuple[float, ...], tasks: int) -> tuple[float, ...]:
-    return given * tasks if len(given) == 1 else given
