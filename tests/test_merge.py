@@ -274,22 +274,11 @@ for moment in range(10**6):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("shard_size", ["", "20kB"])
-def test_a_merge_killed_at_any_call_of_the_file_system_leaves_nothing_or_a_whole(
-    tiny_model, experts, tmp_path, shard_size
-):
-    settings = MergeConfig("average", str(tiny_model), list(experts.values()), shard_size=shard_size or None)
-    merge(settings, tmp_path / "expected")
-    expected, out = files(tmp_path / "expected"), tmp_path / "out"
-    command = [sys.executable, "-c", KILLED_AT_ANY_CALL, str(tmp_path), str(tiny_model), *experts.values()]
+def kill_at_every_call(command, out, expected):
+    """Run a merge that is killed at each call in turn; after each there is nothing, or what is expected."""
     seen = {"nothing": 0, "a whole": 0}
     with subprocess.Popen(
-        [*command, shard_size],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         for line in process.stdout:
             if out.exists():
@@ -303,3 +292,16 @@ def test_a_merge_killed_at_any_call_of_the_file_system_leaves_nothing_or_a_whole
     assert process.returncode == 0
     assert seen["nothing"] > 20
     assert seen["a whole"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("shard_size", ["", "20kB"])
+def test_a_merge_killed_at_any_call_of_the_file_system_leaves_nothing_or_a_whole(
+    tiny_model, experts, tmp_path, shard_size
+):
+    settings = MergeConfig("average", str(tiny_model), list(experts.values()), shard_size=shard_size or None)
+    merge(settings, tmp_path / "expected")
+    expected, out = files(tmp_path / "expected"), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED_AT_ANY_CALL, str(tmp_path), str(tiny_model), *experts.values()]
+    kill_at_every_call([*command, shard_size], out, expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 from saft.merging.statistics import prepare
 from tests.merging.conftest import SHAPES, draw
-from tests.test_merge import KILLED_AT_ANY_CALL, files
+from tests.test_merge import KILLED_AT_ANY_CALL, files, kill_at_every_call
 
 EVERY_METHOD = [
     ("emr", {}),
@@ -342,25 +341,7 @@ def test_a_merge_killed_at_any_call_of_the_file_system_leaves_nothing_or_a_whole
     merge(MergeConfig(method, base, folders), tmp_path / "expected")
     expected, out = files(tmp_path / "expected"), tmp_path / "out"
     script = KILLED_AT_ANY_CALL.replace('"average"', f'"{method}"')
-    seen = {"nothing": 0, "a whole": 0}
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path), base, *folders, ""],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        for line in process.stdout:
-            if out.exists():
-                assert files(out) == expected, line
-                shutil.rmtree(out)
-                seen["a whole"] += 1
-            else:
-                seen["nothing"] += 1
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-    assert process.returncode == 0
-    assert seen["nothing"] > 20
-    assert seen["a whole"] >= 1
+    kill_at_every_call([sys.executable, "-c", script, str(tmp_path), base, *folders, ""], out, expected)
 
 
 def test_a_plan_is_narrowed_once(checkpoints):
