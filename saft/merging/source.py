@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saft.checkpoint import tensor_headers, weight_files
+from saft.errors import UserError
 from saft.merging.factors import Factors
 from saft.tensorfile import TensorHeader, view
 
@@ -109,13 +109,21 @@ def read_source(location: str, folder: Path) -> Source:
     Args:
         location: as the user wrote it.
         folder: a checkpoint folder.
+
+    Raises:
+        UserError: the weights cannot be read, are quantized, or config.json is damaged.
     """
-    headers = tensor_headers(folder)
-    tied = _tied(headers, folder)
+    headers, config = tensor_headers(folder), _config(folder)
+    if any(part.get("quantization_config") for part in _parts(config)):
+        raise UserError(
+            f"{folder / 'config.json'}: says that the weights are quantized (quantization_config), and codes "
+            "cannot be added up; give the model as it was before, or save it after model.dequantize()"
+        )
+    tied = _tied(headers, any(part.get("tie_word_embeddings") is True for part in _parts(config)))
     return Source(location, folder, {n: header for n, header in headers.items() if n not in tied}, tied)
 
 
-def _tied(headers: Mapping[str, TensorHeader], folder: Path) -> dict[str, str]:
+def _tied(headers: Mapping[str, TensorHeader], stated: bool) -> dict[str, str]:
     first: dict[Any, str] = {}
     tied = {}
     for name in sorted(headers, key=_trunk_first):
@@ -124,7 +132,7 @@ def _tied(headers: Mapping[str, TensorHeader], folder: Path) -> dict[str, str]:
         place = (header.file, header.offsets, header.dtype, header.shape, strides)
         if header.count and first.setdefault(place, name) != name:
             tied[name] = first[place]
-    if _says_tied(folder):
+    if stated:
         vocabulary = [name for name in sorted(headers, key=_trunk_first) if is_vocabulary(name)]
         for name, other in combinations([name for name in vocabulary if name not in tied], 2):
             if name not in tied and other not in tied and _equal(headers[name], headers[other]):
@@ -138,12 +146,23 @@ def _trunk_first(name: str) -> tuple[int, str]:
     return next((at for at, part in enumerate(_EMBEDDINGS) if part in name), len(_EMBEDDINGS)), name
 
 
-def _says_tied(folder: Path) -> bool:
-    with suppress(OSError, ValueError):
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        parts = [config, *config.values()] if isinstance(config, dict) else []
-        return any(isinstance(part, dict) and part.get("tie_word_embeddings") is True for part in parts)
-    return False
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return what config.json says; nothing where there is none."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: is not readable as JSON: {error}; copy or download it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: is not a JSON object; copy or download it again")
+    return found
+
+
+def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a config and those inside it, of a model that is made of several."""
+    return [part for part in (config, *config.values()) if isinstance(part, dict)]
 
 
 def _equal(one: TensorHeader, other: TensorHeader) -> bool:

@@ -239,3 +239,19 @@ def test_the_bases_rows_do_not_mend_other_shapes(save):
         engine.check(config)
     with pytest.raises(UserError, match="vocabulary: unknown 'bases'; did you mean 'base'"):
         engine.check(MergeConfig("average", config.base, config.models, vocabulary="bases"))
+
+
+@pytest.mark.parametrize("where", ["{}", '{{"text_config": {}}}'])
+def test_quantized_weights_are_refused_since_codes_cannot_be_added_up(save, base_tensors, where):
+    quantized = '{"quantization_config": {"quant_method": "bitsandbytes"}}'
+    base = save("base", base_tensors)
+    model = save("a", base_tensors, **{"config.json": where.format(quantized)})
+    with pytest.raises(UserError, match=r"models.a: .*a/config.json: says that the weights are quantized"):
+        engine.check(MergeConfig("average", base, [model]))
+
+
+@pytest.mark.parametrize("text", ["{x", "[]"])
+def test_a_damaged_config_is_told_before_the_work(save, base_tensors, text):
+    base = save("base", base_tensors, **{"config.json": text})
+    with pytest.raises(UserError, match=r"base: .*base/config.json: is not"):
+        engine.check(MergeConfig("average", base, [save("a", base_tensors)], dtype="float16"))
