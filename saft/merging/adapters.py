@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saft.checkpoint import MANIFEST, read_manifest
 from saft.errors import UserError, did_you_mean
 from saft.locations import folder
+from saft.merging.compatibility import some
 from saft.merging.factors import Factors
 from saft.merging.source import Source, is_vocabulary, read_source
 from saft.tensorfile import TensorHeader, read_headers, view
@@ -124,6 +126,11 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
         return adapted if base else dataclasses.replace(adapted, folder=whole.folder)
     found = folder(location, what)
     if not is_adapter(found):
+        if (found / MANIFEST).is_file() and "interventions" in read_manifest(found):
+            raise UserError(
+                f"{found}: holds interventions for each task, which a merge of its weights would lose; merge "
+                "the models that it was made of, or copy its weights and config.json to a folder of their own"
+            )
         return read_source(location, found)
     if base is None:
         raise UserError(
@@ -160,14 +167,24 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
         changes[name] = _Change(replacement=header)
         headers[name] = header
     replaced = dataclasses.replace(base, headers=headers) if saved else base
+    absent = []
     for module, parts in modules.items():
         name = _named(f"{module}.weight", base)
+        if name not in base.headers and not _tie(name, base):
+            absent.append(name)
+            continue
         if problem := _misfit(file, module, name, parts, replaced):
             problems.append(problem)
             continue
         low_rank = _low_rank(config, module, parts, headers[name].shape, base)
         changes[name] = dataclasses.replace(changes.get(name, _Change()), **low_rank)
         headers[name] = dataclasses.replace(headers[name], dtype=torch.float32, stored=None)
+    if absent:
+        matrices = [name for name, header in base.headers.items() if header.shape[1:]]
+        problems.append(
+            f"{file}: changes {some(absent)}, which the base {base.folder} lacks: it has {some(matrices)}; "
+            "is the adapter of another base?"
+        )
     if problems:
         raise UserError(*problems)
     if not changes:
@@ -235,10 +252,6 @@ def _misfit(
     """Return what keeps the factors from being added to the base's tensor, or None."""
     if other := _tie(name, base):
         return _tied(file, module, other)
-    if name not in base.headers:
-        near = did_you_mean(name, [other for other in base.headers if base.headers[other].shape[1:]])
-        near = near if "did you mean" in near else ""
-        return f"{file}: changes '{module}', but {base.folder} has no '{name}'" + near
     if set(parts) not in ({"A", "B"}, {"embedding A", "embedding B"}):
         return f"{file}: '{module}' has {', '.join(sorted(parts))} alone, but needs both factors"
     down, up = (parts[key].shape for key in sorted(parts))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import peft
 import pytest
@@ -170,13 +172,13 @@ def test_what_is_more_than_lora_is_refused_by_name(base, tmp_path, settings, mes
     [
         (
             lambda key: key.replace("q_proj", "q_porj"),
-            "changes '.*q_porj', .* did you mean '.*q_proj.weight'",
+            r"changes '.*q_porj.weight'.*, which the base .* lacks: it has '.*; is the adapter of another",
         ),
         (lambda key: key.replace("self_attn.q_proj", "mlp.up_proj"), "which do not make the base's"),
         (lambda key: key.replace("lora_A.weight", "lora_magnitude_vector"), "belongs to no plain LoRA"),
         (
             lambda key: key.replace("layers.0.self_attn.q_proj.lora_A", "x.lora_A"),
-            "needs both factors|has no",
+            "needs both factors",
         ),
     ],
 )
@@ -204,6 +206,24 @@ def test_places_without_an_adapter_are_said(base, tmp_path):
     adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
     with pytest.raises(UserError, match=r"base: .* holds an adapter alone; write CHECKPOINT\+ADAPTER"):
         engine.check(MergeConfig("average", str(tmp_path / "adapter"), [base]))
+
+
+def test_an_adapter_of_another_base_is_said_once(tmp_path, base):
+    adapt(llama(), tmp_path / "adapter", target_modules=["q_proj", "v_proj"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key.replace("model.layers", "h"): tensor for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError) as caught:
+        read_input(f"{base}+{tmp_path / 'adapter'}", "models.a")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_folder_with_interventions_is_refused_since_they_would_be_lost(base, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copyfile(Path(base) / name, tmp_path / "out" / name)
+    (tmp_path / "out" / "saft.json").write_text('{"interventions": {"rank": 1}}')
+    with pytest.raises(UserError, match=r"models.out: .*out: holds interventions for each task, which"):
+        engine.check(MergeConfig("average", base, [str(tmp_path / "out")]))
 
 
 def test_mergekits_file_knows_the_notation_too(base, tmp_path):
