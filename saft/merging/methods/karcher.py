@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from saft.merging.methods import METHODS
 
 __all__ = ["Karcher"]
 
+_ROUNDING = 1e-6  # lengths below it, and angles as near to π, are the inner products' rounding
+
 
 @METHODS.register("karcher")
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class Karcher(Tensorwise):
     The direction minimizes the sum of the squared angles to the models' directions. It is found by steps in
     the tangent space, from the direction of the mean of the unit vectors; from the first model where that
     mean is zero. Tensors are taken as vectors of weights, not of differences. A tensor of zeros has no
-    direction: it counts only in the mean of the norms. With two models this is SLERP at one half,
+    direction: it counts only in the mean of the norms. So does, in a step, a model exactly opposite to the
+    point that is reached, from which no shortest way leads to it. With two models this is SLERP at one half,
     but for the norm.
 
     Example:
@@ -45,7 +49,10 @@ class Karcher(Tensorwise):
         "Karcher 1977, Riemannian center of mass and mollifier smoothing; of weights as in mergekit "
         "(Goddard et al. 2024, arXiv 2403.13257)"
     )
-    differs = "from mergekit in rounding only: angles are computed in float64"
+    differs = (
+        "from mergekit in rounding only: angles are computed in float64; but there, where a model is opposite "
+        "to the mean, rounding chooses the direction and the length"
+    )
     scaling = 1.0
     scaling_grid = (1.0,)
 
@@ -70,11 +77,13 @@ class Karcher(Tensorwise):
         weights = valid / valid.sum()
         mean = weights.double()
         length = _length(mean, cosines)
-        mean = mean / length if length >= self.tolerance else (valid.cumsum(0) * valid == 1).double()
+        directed = length >= max(self.tolerance, _ROUNDING)
+        mean = mean / length if directed else (valid.cumsum(0) * valid == 1).double()
         for _ in range(self.iterations):
             cosine = (cosines @ mean).clamp(-1, 1)
             angle = cosine.arccos()
-            pull = torch.where(angle < self.tolerance, 0, weights * angle / angle.sin().clamp(min=1e-300))
+            still = (angle < self.tolerance) | (angle > math.pi - _ROUNDING)
+            pull = torch.where(still, 0, weights * angle / angle.sin().clamp(min=1e-300))
             tangent = pull - (pull * cosine).sum() * mean
             step = _length(tangent, cosines)
             if step < self.tolerance:

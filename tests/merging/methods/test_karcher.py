@@ -50,3 +50,17 @@ def test_a_tensor_of_zeros_has_no_direction_but_a_norm():
 def test_opposite_models_give_the_direction_of_the_first():
     found = merge_task_vectors(Karcher(), torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
     torch.testing.assert_close(found, torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 1000])
+@pytest.mark.parametrize("tasks", [2, 3, 4, 5, 7])
+def test_models_on_one_line_give_its_direction_and_their_mean_norm(tasks, size):
+    """A model opposite to the mean pulls nowhere; rounding once chose a direction of any length for it."""
+    for seed in range(20):
+        draw = torch.manual_seed(seed)
+        line = torch.randn(size, generator=draw)
+        lengths = torch.rand(tasks, 1, generator=draw) + 0.1
+        signs = torch.tensor([1.0, -1.0] * tasks)[:tasks].unsqueeze(1)
+        found = merge_task_vectors(Karcher(), signs * lengths * line)
+        # As many one way as the other: the first model's way; else that of the more.
+        torch.testing.assert_close(found, line * lengths.mean(), rtol=1e-4, atol=1e-6)
