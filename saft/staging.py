@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
@@ -15,6 +16,8 @@ from saft.errors import UserError
 
 __all__ = ["refuse", "replaced", "staged", "write_text"]
 
+_ASIDE = "-old"
+_HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -23,7 +26,8 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `target` that takes its name once the block has ended well.
 
     Everything is flushed to disk before the renaming, so `target` is complete or absent, also after a loss of
-    power. On any exception (an interrupt too) nothing is left; what a killed process left, the next removes.
+    power. On any exception (an interrupt too) nothing is left; what a killed process left, the next removes,
+    or gives its name back where it is the folder that was being replaced.
 
     Args:
         target: the folder to make; its parents are made too.
@@ -33,7 +37,8 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         The temporary folder, to be filled.
 
     Raises:
-        UserError: `target` is a file, or a non-empty folder and `overwrite` is False; or the disk is full.
+        UserError: `target` is a file, a non-empty folder and `overwrite` is False, or in a place where none
+            can be made; or the disk is full.
 
     Example:
         >>> import tempfile
@@ -44,9 +49,9 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         ['config.json']
     """
     target = Path(os.path.realpath(target))
+    _clear_leftovers(target)
     refuse(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
     temporary = _sibling(target)
     temporary.mkdir()
     try:
@@ -107,7 +112,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def refuse(target: Path, overwrite: bool) -> None:
-    """Refuse a target that `staged` would not write: a file, or a folder in use.
+    """Refuse a target that `staged` would not write: a file, a folder in use, or one that cannot be made.
 
     Args:
         target: the folder to make.
@@ -118,6 +123,13 @@ def refuse(target: Path, overwrite: bool) -> None:
     """
     if target.is_file():
         raise UserError(f"{target}: is a file; give the name of a folder to write")
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{target}: cannot be made, since {above} is a file; choose another folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{target}: cannot be made, since {above} may not be written to; choose another folder"
+        )
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
@@ -131,17 +143,16 @@ def _sibling(target: Path) -> Path:
     return target.parent / f".{target.name}.saft-{mark}"
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove what processes of this machine that are no more have left beside `target`."""
+def _clear_leftovers(target: Path) -> None:
+    """Clear what processes of this machine that are no more have left beside `target`."""
     mark = f".{target.name}.saft-{socket.gethostname()}-"
-    for entry in target.parent.iterdir():
+    for entry in target.parent.iterdir() if os.name == "posix" and target.parent.is_dir() else ():
         process = entry.name.removeprefix(mark).split("-")[0]
-        if (
-            os.name == "posix"
-            and entry.name.startswith(mark)
-            and process.isdigit()
-            and not _alive(int(process))
-        ):
+        if not entry.name.startswith(mark) or not process.isdigit() or _alive(int(process)):
+            continue
+        if entry.name.endswith(_ASIDE) and not target.exists():
+            entry.rename(target)  # it was put aside, and what should have replaced it never came
+        else:
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -175,16 +186,27 @@ def _flush_one(path: Path) -> None:
 
 
 def _exchange(temporary: Path, target: Path) -> None:
-    aside = None
-    if target.exists():
-        aside = _sibling(target)
-        target.rename(aside)
-    try:
+    if not target.exists():
         temporary.rename(target)
-    except BaseException:
-        if aside is not None:
+        _flush_one(target.parent)
+        return
+    aside = temporary
+    if not _swapped(temporary, target):
+        aside = temporary.with_name(temporary.name + _ASIDE)
+        target.rename(aside)
+        try:
+            temporary.rename(target)
+        except BaseException:
             aside.rename(target)
-        raise
+            raise
     _flush_one(target.parent)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, if the system can: Linux, on most file systems."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0)
