@@ -50,8 +50,8 @@ class Karcher(Tensorwise):
         "(Goddard et al. 2024, arXiv 2403.13257)"
     )
     differs = (
-        "from mergekit in rounding only: angles are computed in float64; but there, where a model is opposite "
-        "to the mean, rounding chooses the direction and the length"
+        "from mergekit in rounding only: angles are computed in float64; but there rounding chooses the "
+        "direction and the length where a model is opposite to the mean"
     )
     scaling = 1.0
     scaling_grid = (1.0,)

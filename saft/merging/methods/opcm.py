@@ -29,7 +29,8 @@ class Opcm(Tensorwise):
     At each step the paper scales the merged task vector to the mean norm of the task vectors so far. Since
     the directions do not depend on the scale, scaling once at the end gives the same. So each
     tensor can be merged by itself; it is done twice, the first time for the norm, and the memory holds one
-    tensor of each model and not the merged model.
+    tensor of each model and not the merged model. Where the task vectors add up to zero the base comes out; a
+    task of zeros adds nothing, but counts in the mean norm.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
@@ -76,7 +77,8 @@ class Opcm(Tensorwise):
 
         merged, *norms = (yield Sums(squares)).sqrt().flatten().tolist()
         scale = sum(norms) / tasks / merged if merged else 0.0
-        return lambda block: self._added(block) * scale
+        # float32 cannot hold the scale of a sum that is nearly zero
+        return lambda block: self._added(block).double().mul_(scale).to(block.base.dtype)
 
     def _added(self, block: Block) -> Tensor:
         """Return δ_K of one tensor."""

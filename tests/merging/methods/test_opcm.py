@@ -55,3 +55,15 @@ def test_a_task_that_comes_again_adds_nothing():
 def test_a_first_task_of_zeros_leaves_the_second_whole():
     task_vectors = torch.cat([torch.zeros(1, 6, 8), drawn(1, (6, 8))])
     torch.testing.assert_close(merge_task_vectors(Opcm(), task_vectors), task_vectors[1] / 2)
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-40])
+def test_however_little_is_merged_has_the_mean_norm(least):
+    """Of a matrix of one entry the second task adds nothing to what the first already has."""
+    found = merge_task_vectors(Opcm(), torch.tensor([[[least]], [[1.0]]]))
+    torch.testing.assert_close(found, torch.tensor([[(1 + least) / 2]]))
+
+
+def test_a_sum_of_zero_leaves_the_base():
+    found = merge_task_vectors(Opcm(), torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
+    assert found.equal(torch.zeros(2))
