@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -35,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints look like every other message of saft."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see `{self.prog} --help`")
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -60,9 +62,18 @@ def main(words: Sequence[str] | None = None) -> int:
             _print_help(arguments.verb)
         else:
             verbs[arguments.verb](arguments, overrides)
+        sys.stdout.flush()
     except UserError as error:
         print("\n".join(f"saft: {problem}" for problem in error.problems), file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # what reads our words, such as `head`, has had enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"saft: {error.filename}: {error.strerror}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("saft: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -80,9 +91,17 @@ def _separated(words: list[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("--") or word in FLAGS:
             (flags if word in FLAGS else kept).append(word)
             continue
+        name, equals, _ = word.partition("=")
+        if name in FLAGS:
+            raise UserError(f"command line: {name} takes no value; write {name} alone")
         overrides.append(word)
-        if "=" not in word:
-            overrides += [value for value in [next(remaining, None)] if value is not None]
+        if equals:
+            continue
+        value = next(remaining, None)
+        if value is None or value.startswith("--"):
+            near = did_you_mean(word, FLAGS)
+            raise UserError(f"command line: {word} needs a value; write {word}=value, or a flag" + near)
+        overrides.append(value)
     return kept + flags, overrides
 
 
@@ -158,7 +177,9 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.out is None and not arguments.check:
-        raise UserError("merge: OUT is missing: the folder to write")
+        pairs = itertools.pairwise(overrides)
+        taken = [f"; '{value}' was read as the value of {name}" for name, value in pairs if value[:2] != "--"]
+        raise UserError("merge: OUT is missing: the folder to write" + "".join(taken))
     settings = _merge_config(*_mapping(arguments, overrides))
     from saft.merge import merge
     from saft.progress import bar

@@ -141,6 +141,10 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "{out}", "--parameters.density=20"], "write 0.2"),
         (["merge", "--check", "{merge}", "--parameters.density=20", "{out}"], "write 0.2"),
         (["merge", "{merge}", "--overwrite", "{out}", "--parameters.density=20"], "write 0.2"),
+        (["merge", "{merge}", "--over-write", "{out}"], "out' was read as the value of --over-write"),
+        (["merge", "{merge}", "{out}", "--over-write"], "or a flag; did you mean '--overwrite'?"),
+        (["merge", "{merge}", "{out}", "--dry-run"], "or a flag; there is: --check"),
+        (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write --check alone"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
@@ -169,6 +173,28 @@ def test_mistakes_end_with_2_and_one_or_two_lines(
     assert len(printed.err.splitlines()) <= 2
     assert "Traceback" not in printed.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_the_system_refuses_is_one_line(task_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(task_file), f"--out={'x' * 300}"]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+@pytest.mark.parametrize("words", [["methods", "--help"], ["methods", "ties"]])
+def test_a_reader_that_goes_away_is_no_traceback(words: list[str]) -> None:
+    code = f"import sys; from saft.cli import main; sys.stdin.read(); sys.exit(main({words}))"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_nan_in_a_checkpoint_is_named(
