@@ -25,9 +25,9 @@ class Knots(Tensorwise):
 
     The basis is that of the left singular vectors of the tasks' matrices side by side: it aligns tasks that
     were trained by LoRA, each in directions of its own. The trim is over the coordinates of all matrices.
-    With everything kept and no signs elected this would be the mean of the task vectors. Embeddings are
-    matrices too. All other tensors (biases, norms, convolutions) stay those of the base, as in the authors'
-    code, which takes the matrices that LoRA changes.
+    With everything kept and no signs elected this would be the mean of the task vectors. A task of zeros
+    counts nowhere. Embeddings are matrices too. All other tensors (biases, norms, convolutions) stay those of
+    the base, as in the authors' code, which takes the matrices that LoRA changes.
 
     The decomposition of a matrix is made anew in each of the passes, so that the memory holds one at a time.
 
@@ -72,7 +72,8 @@ class Knots(Tensorwise):
         def aligned(block: Block) -> Block:
             return self._aligned(block)[1]
 
-        entries = yield Sums(lambda block: block.base.new_tensor([[aligned(block).base.numel()]]))
+        # float32 cannot hold every count beyond 2²⁴
+        entries = yield Sums(lambda block: torch.tensor([[aligned(block).base.numel()]]).double())
         if not entries.item():
             return lambda block: torch.zeros_like(block.base)
         ties = Ties(density=self.density, combine=self.combine)

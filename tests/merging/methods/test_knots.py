@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saft.merging.block import Block
 from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.knots import Knots
 from tests.oracles import matrix as oracle
@@ -75,3 +76,10 @@ def test_the_coordinates_of_all_matrices_are_trimmed_together(checkpoints, base_
     for name, tensor in zip(names, expected, strict=True):
         torch.testing.assert_close(found[name].double(), torch.from_numpy(tensor), rtol=1e-3, atol=1e-5)
     assert all(found[name].eq(0).all() for name in found if name not in names)
+
+
+def test_the_entries_are_counted_exactly():
+    """Beyond 2²⁴ float32 holds only every other whole number."""
+    task_vectors = torch.ones(1).expand(1, 1, 4097 * 4097)
+    asked = next(Knots().steps(1, task_vectors.numel()))
+    assert asked.values(Block(task_vectors, task_vectors[0])).item() == 4097 * 4097
