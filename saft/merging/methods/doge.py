@@ -15,6 +15,8 @@ from saft.merging.spectrum import decompose, is_matrix
 
 __all__ = ["Doge"]
 
+_NOTHING = 1e-12  # norms below it count as zero: what their λ multiplies would overflow float32
+
 
 @METHODS.register("doge")
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,9 @@ class Doge(Tensorwise):
     each gradient is projected off the leading left singular vectors that the tasks share, so that what they
     have in common is spared (Adam's own scaling brings some of it back). Then of each task the largest
     entries over all matrices are kept, as TIES trims them, and the rest of τₜ + Δ is set to zero. All tensors
-    that are no matrix (biases, norms, convolutions) stay those of the base. A task vector of zeros is left
-    out. With one task all its directions lead equally, and which are spared is arbitrary.
+    that are no matrix (biases, norms, convolutions) stay those of the base. A task's matrix of zeros, or of a
+    norm below 1e-12, is left out. With one task all its directions lead equally, and which are spared is
+    arbitrary.
 
     Adam's steps are about as long as the learning rate, whatever the size of the task vectors: where these
     are much smaller than learning rate times iterations, Δ dominates them.
@@ -71,9 +74,8 @@ class Doge(Tensorwise):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the number of entries and what to trim at; return the sum of the moved task vectors."""
-        entries = int(
-            (yield Sums(lambda block: _chosen(block).new_tensor([[_chosen(block).shape[1]]]))).item()
-        )
+        # float32 cannot hold every count beyond 2²⁴
+        entries = int((yield Sums(lambda block: torch.tensor([[_chosen(block).shape[1]]]).double())).item())
         threshold = torch.zeros(tasks, 1)
         if entries and self.density < 1:
             rank = last_dropped(entries, self.density)
@@ -83,7 +85,7 @@ class Doge(Tensorwise):
             if not is_matrix(block):
                 return torch.zeros_like(block.base)
             norms = torch.linalg.vector_norm(block.task_vectors, dim=(1, 2), dtype=torch.float64)
-            scales = torch.where(norms > 0, self.norm / norms, 0).to(block.base.dtype)
+            scales = torch.where(norms > _NOTHING, self.norm / norms, 0).to(block.base.dtype)
             change = self._change(block.task_vectors, scales)
             merged = torch.zeros_like(block.base)
             for scale, row, least in zip(scales, block.task_vectors, threshold, strict=True):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saft.merging.block import Block
 from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.doge import Doge
 from tests.oracles import matrix as oracle
@@ -56,3 +57,19 @@ def test_all_matrices_are_trimmed_together(checkpoints, base_tensors, task_tenso
     for name, tensor in zip(names, expected, strict=True):
         torch.testing.assert_close(found[name].double(), torch.from_numpy(tensor), rtol=1e-2, atol=1e-5)
     assert all(found[name].eq(0).all() for name in found if name not in names)
+
+
+def test_the_entries_are_counted_exactly():
+    """Beyond 2²⁴ float32 holds only every other whole number."""
+    task_vectors = torch.ones(1).expand(1, 4097, 4097)
+    asked = next(Doge().steps(1, task_vectors.numel()))
+    assert asked.values(Block(task_vectors, task_vectors[0])).item() == 4097 * 4097
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e-20, 1e-13])
+def test_a_task_of_nearly_nothing_is_left_out(size):
+    alone, little = drawn(1, (4, 6)), drawn(1, (4, 6)) * size
+    expected = merge_task_vectors(Doge(iterations=5), torch.cat([alone, torch.zeros(1, 4, 6)]))
+    found = merge_task_vectors(Doge(iterations=5), torch.cat([alone, little]))
+    torch.testing.assert_close(found, expected)
+    assert merge_task_vectors(Doge(iterations=5), little).equal(torch.zeros(4, 6))
