@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from saft.errors import UserError, did_you_mean
 __all__ = ["load", "read", "parse", "overridden", "describe", "dump", "differences"]
 
 T = TypeVar("T")
+
+_TYPE = re.compile(r"int|str|(list|dict)\[.*\]")
 
 
 def load(config_class: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
@@ -61,7 +64,8 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
     try:
         config: T = _adapter(config_class).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
-        raise UserError(*(_message(config_class, item, where, place) for item in error.errors())) from None
+        found = _without_branches(error.errors())
+        raise UserError(*(_message(config_class, item, where, place) for item in found)) from None
     return config
 
 
@@ -165,6 +169,30 @@ def read(file: str | Path | None) -> Mapping[str, Any]:
 def _adapter(config_class: Any) -> TypeAdapter[Any]:
     setattr(config_class, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010 - mypy knows no such field
     return TypeAdapter(config_class)
+
+
+def _without_branches(errors: Sequence[Any]) -> list[Any]:
+    """Return the errors, of a field that has several types those of the type that fits furthest.
+
+    pydantic tells what is wrong for each type, with the type behind the field's name.
+    """
+    result = []
+    by_field: dict[Any, dict[Any, list[Any]]] = {}
+    for error in errors:
+        field, *inside = error["loc"]
+        if inside and _TYPE.fullmatch(str(inside[0])):
+            by_field.setdefault(field, {}).setdefault(inside[0], []).append(error)
+        else:
+            result.append(error)
+    for field, by_type in by_field.items():
+        furthest = max(by_type.values(), key=lambda found: len(found[0]["loc"]))
+        if len(by_type) == 1:  # no type, but a key that is called like one
+            result += furthest
+        elif len(furthest[0]["loc"]) == 2:
+            result.append(furthest[0] | {"loc": (field,), "msg": f"input should be {' or '.join(by_type)}"})
+        else:
+            result += [error | {"loc": (field, *error["loc"][2:])} for error in furthest]
+    return result
 
 
 def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> str:

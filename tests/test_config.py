@@ -33,6 +33,8 @@ class Outer:
     optional: Inner | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     pair: tuple[float, float] = (0.9, 0.999)
+    models: list[str] | dict[str, str] = field(default_factory=list)
+    size: int | str | None = None
 
 
 def test_values_are_typed_and_nested() -> None:
@@ -64,6 +66,14 @@ def test_values_are_typed_and_nested() -> None:
             {"path": "a", "inner": {"kind": "tensr"}},
             "f.yaml: inner.kind: unknown value 'tensr'; did you mean 'tensor'?",
         ),
+        (
+            {"path": "a", "models": "b"},
+            "f.yaml: models: input should be list[str] or dict[str,str], but it is 'b'",
+        ),
+        ({"path": "a", "models": {"x": 3}}, "f.yaml: models.x: input should be a valid string, but it is 3"),
+        ({"path": "a", "models": [{"model": "b"}]}, "f.yaml: models.0: input should be a valid string"),
+        ({"path": "a", "size": [1]}, "f.yaml: size: input should be int or str, but it is [1]"),
+        ({"path": "a", "many": {"int": {"densty": 1}}}, "f.yaml: many.int.densty: unknown key"),
         ({"path": "a", "seeds": [0.5]}, "f.yaml: seeds.0: input should be a valid integer"),
     ],
 )
@@ -71,6 +81,7 @@ def test_each_mistake_names_its_place(mapping: dict[str, Any], message: str) -> 
     with pytest.raises(UserError) as caught:
         config.parse(Outer, mapping, "f.yaml")
     assert str(caught.value).startswith(message)
+    assert len(caught.value.problems) == 1
 
 
 def test_all_mistakes_are_told_at_once() -> None:
