@@ -53,13 +53,13 @@ class TallMasks(Masking):
     def keep(self, tasks: int, count: int) -> KeepingSteps:
         """Return the sum and the masks; no statistic is needed."""
         yield from ()
-        thresholds = for_each_task(self.thresholds, tasks)
+        thresholds = for_each_task(self.thresholds, tasks, torch.float64)
 
         def keep(block: Block) -> Kept:
             vector = total(block.task_vectors)
             # The others' part of the sum as the authors take it, rounded as it is after the base is added.
             others = (block.base + vector) - (block.base + block.task_vectors)
-            masks = block.task_vectors.abs() > thresholds * others.abs()
+            masks = block.task_vectors.abs() > others.abs().mul_(thresholds.to(others.dtype))
             return Kept(vector, {"mask": pack(masks)}, torch.ones(tasks, dtype=torch.float64))
 
         return keep

@@ -43,3 +43,9 @@ def test_a_wrong_number_of_thresholds_is_told_before_a_weight_is_read(checkpoint
     config = MergeConfig("tall_masks", base, models, {"thresholds": [0.2, 0.4]})
     with pytest.raises(UserError, match=r"thresholds: has 2 numbers, but there are 3 models"):
         engine.check(config)
+
+
+def test_in_float64_a_threshold_has_all_its_digits():
+    task_vectors = torch.tensor([[0.4 + 3e-9], [1.0]], dtype=torch.float64)  # float32 has 0.4 + 6e-9
+    found = merge_task_vectors(TallMasks(), task_vectors, arithmetic=torch.float64)
+    assert found.ne(0).tolist() == [[True], [True]]
