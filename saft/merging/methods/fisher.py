@@ -21,9 +21,11 @@ class Fisher(Elementwise):
 
     The information of a weight is the mean over examples of E[(∂ log p(y | x) / ∂θ)²], with y drawn from the
     model's own prediction: no label is read. It is computed exactly, one example and one class after the
-    other, at the fine-tuned weights and in evaluation mode (`paper`): a backward pass for each. MergeLM,
-    whose figures later papers quote, squares the gradient of Σ √p log p summed over a batch and all classes
-    (`mergelm`); that is much faster, but holds products of different examples and classes too.
+    other, at the fine-tuned weights and in evaluation mode (`paper`): a backward pass for each. So does the
+    authors' program, from which the paper's figures come. MergeLM squares the gradient of Σ √p log p summed
+    over a batch and all classes (`mergelm`); that is much faster, but holds products of different examples
+    and classes too, and depends on the batch size. fusion_bench does the same, so its figures are of
+    `mergelm`.
 
     Information below the floor counts as the floor (`paper`), or the floor is added (`mergelm`): a weight
     that no task's data touch is averaged. Normalized, each task's information is divided by its norm over
@@ -53,10 +55,10 @@ class Fisher(Elementwise):
         "the average of the fine-tuned weights, weighted by the diagonal Fisher information of each task's "
         "model (estimate {variant}, normalized: {normalize}, at least {floor:g}; weights {weights})"
     )
-    source = "Matena & Raffel 2022, Merging models with Fisher-weighted averaging (arXiv 2111.09832)"
+    source = "Matena and Raffel 2022, Merging models with Fisher-weighted averaging (arXiv 2111.09832)"
     differs = (
-        "the authors apply the floor to the first model alone, so that it wins where no model has any "
-        "information; here to every model, so that the average comes out"
+        "variant paper: the authors apply the floor to the first model alone, so that it wins where no model "
+        "has any information; here to every model, so that the average comes out. Variant mergelm: nothing"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
@@ -72,7 +74,7 @@ class Fisher(Elementwise):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the norms of the information; return the weighted average."""
-        factors = for_each_task(self.weights, tasks).double()
+        factors = for_each_task(self.weights, tasks, torch.float64)
         if self.normalize:
             squares = yield Sums(lambda block: _information(block).double().square_())
             norms = squares.sqrt().add_(self.floor if self.variant == "mergelm" else 0)
