@@ -45,7 +45,10 @@ class Slerp(Tensorwise):
         "Shoemake 1985, Animating rotation with quaternion curves; of weights as in mergekit "
         "(Goddard et al. 2024, arXiv 2403.13257)"
     )
-    differs = "from mergekit in rounding only: angles are computed in float64"
+    differs = (
+        "from mergekit in rounding only: angles are computed in float64; but a tensor of zeros is there at a "
+        "right angle to any other, so that halfway to one that is not zero lies 0.71 of it, and here half"
+    )
     scaling = 1.0
     scaling_grid = (1.0,)
     fewest = 2
