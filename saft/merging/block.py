@@ -66,17 +66,18 @@ class Block:
         """
         count = self.base.numel()
         streams = [f"{self.seed}\0{self.name}\0{task}" for task in range(self.tasks)]
-        rows = [_uniform(stream, self.start, count) for stream in streams]
-        drawn = torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count)
-        return drawn.view(self.task_vectors.shape).to(self.task_vectors)
+        drawn = torch.empty(self.tasks, count, dtype=torch.float32)
+        for row, stream in zip(drawn, streams, strict=True):
+            row.copy_(torch.from_numpy(_bits(stream, self.start, count)))
+        return drawn.mul_(2**-24).view(self.task_vectors.shape).to(self.task_vectors)
 
 
-def _uniform(stream: str, start: int, count: int) -> np.ndarray:
-    """Return the float32 numbers in [0, 1) at `start` and after it of the stream that is called `stream`."""
+def _bits(stream: str, start: int, count: int) -> np.ndarray:
+    """Return 24 random bits for each entry from `start` on, as int32, of the stream called `stream`."""
     key = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=16).digest(), "little")
     skipped, offset = divmod(start, _WORDS)
     generator = np.random.Philox(key=key).advance(skipped)
     # Raw bits: NumPy keeps them the same in every version, which it does not promise of its distributions.
     raw = np.asarray(generator.random_raw((offset + count + 1) // 2), dtype="<u8")
     bits = raw.view("<u4")[offset : offset + count]
-    return (bits >> 8).astype(np.float32) * np.float32(2**-24)
+    return (bits >> 8).view(np.int32)

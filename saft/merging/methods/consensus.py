@@ -77,10 +77,11 @@ class Consensus(Trimming):
 
         def merge(block: Block) -> Tensor:
             vector = merged(block)
-            distances = (block.base + vector).sub(block.base + block.task_vectors).abs_()
+            distances = block.base + block.task_vectors
+            torch.sub(block.base + vector, distances, out=distances).abs_()
             distances.mul_(thresholds.to(distances.dtype))
-            helped = (block.task_vectors.abs() > distances).sum(dim=0)
-            return vector.mul_(helped >= self.at_least)
+            helped = total(block.task_vectors.abs().gt_(distances))
+            return vector.mul_(helped.ge_(self.at_least))
 
         return merge
 

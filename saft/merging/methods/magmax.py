@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from saft.merging.block import Block
@@ -40,9 +39,18 @@ class MagMax(Elementwise):
         yield from ()
 
         def merge(block: Block) -> Tensor:
-            merged = block.task_vectors[0].clone()
-            for task_vector in block.task_vectors[1:]:
-                merged = torch.where(task_vector.abs() >= merged.abs(), task_vector, merged)
+            greatest, least = block.task_vectors.amax(dim=0), block.task_vectors.amin(dim=0)
+            longer = greatest + least  # positive where the greatest has the larger magnitude
+            equal = (longer == 0).logical_and_(greatest != 0)
+            merged = greatest.maximum(-least).copysign_(longer)
+            if equal.any():
+                merged[equal] = _last(block.task_vectors[:, equal])
             return merged
 
         return merge
+
+
+def _last(task_vectors: Tensor) -> Tensor:
+    """Return, at each coordinate, the last of the entries whose magnitude is the largest: [n]."""
+    last = len(task_vectors) - 1 - task_vectors.abs().flip(0).argmax(dim=0, keepdim=True)
+    return task_vectors.gather(0, last).squeeze(0)
