@@ -64,14 +64,11 @@ def wrong_with(item: Field[Any], value: Any) -> str | None:
             return f"{item.name}: must be a list of numbers in {range_of(item)}, but is {value!r}"
         wrong = [text for x in value if (text := _outside(item, x))]
         return wrong[0] if wrong else None
-    if isinstance(item.default, bool) or isinstance(value, bool):
-        return (
-            None
-            if isinstance(item.default, bool) and isinstance(value, bool)
-            else f"{item.name}: must be {range_of(item)}, but is {value!r}"
-        )
-    if not isinstance(value, int if isinstance(item.default, int) else (int, float)):
-        return f"{item.name}: must be a number in {range_of(item)}, but is {value!r}"
+    if isinstance(item.default, bool):
+        return None if isinstance(value, bool) else f"{item.name}: must be {range_of(item)}, but is {value!r}"
+    if _not_a_number(value) or (isinstance(item.default, int) and not isinstance(value, int)):
+        whole = "whole " if isinstance(item.default, int) else ""
+        return f"{item.name}: must be a {whole}number in {range_of(item)}, but is {value!r}"
     return _outside(item, value)
 
 
@@ -89,7 +86,7 @@ def _outside(item: Field[Any], value: float) -> str | None:
     inside = (low < value if opening == "(" else low <= value) and (
         value < high if closing == ")" else value <= high
     )
-    if inside:
+    if inside and math.isfinite(value):  # a range without an end does not hold its end
         return None
     percent = (
         f"; it is a fraction, not percent: write {value / 100:g}" if high == 1 and 1 < value <= 100 else ""

@@ -6,7 +6,9 @@ import torch
 from saft.errors import UserError
 from saft.merging.method import last_dropped, total
 from saft.merging.methods.average import Average
+from saft.merging.methods.linear import Linear
 from saft.merging.methods.ties import Ties
+from saft.merging.methods.wudi import Wudi
 
 
 def test_percent_is_taken_for_the_mistake_that_it_is():
@@ -18,6 +20,23 @@ def test_percent_is_taken_for_the_mistake_that_it_is():
 def test_a_density_out_of_range(density):
     with pytest.raises(UserError, match=r"density: must be .*\(0, 1\]"):
         Ties(density=density)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "problem"),
+    [
+        (Wudi, {"learning_rate": float("inf")}, "learning_rate: must be in (0, inf), but is inf"),
+        (Wudi, {"iterations": 2.5}, "iterations: must be a whole number in [0, inf), but is 2.5"),
+        (Wudi, {"iterations": True}, "iterations: must be a whole number in [0, inf), but is True"),
+        (Ties, {"density": True}, "density: must be a number in (0, 1], but is True"),
+        (Linear, {"weights": [1, float("-inf")]}, "weights: must be in (-inf, inf), but is -inf"),
+        (Linear, {"normalize": 1}, "normalize: must be true | false, but is 1"),
+    ],
+)
+def test_a_value_of_another_kind_or_without_end(method, parameters, problem):
+    with pytest.raises(UserError) as caught:
+        method.build(parameters)
+    assert caught.value.problems == (problem,)
 
 
 def test_an_integer_is_a_number():
