@@ -99,7 +99,13 @@ class _Adapted(Source):
         # What is saved whole as well is no longer the base with a product added.
         if change is None or change.replacement is not None:
             return None
-        return change.factors() if base is self.base or base.files == self.base.files else None
+        return change.factors() if self._is_of(base) else None
+
+    def keeps(self, name: str, base: Source) -> bool:
+        return name not in self.changes and self._is_of(base)
+
+    def _is_of(self, base: Source) -> bool:
+        return base is self.base or base.files == self.base.files
 
 
 def read_input(location: str, what: str, base: Source | None = None) -> Source:

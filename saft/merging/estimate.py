@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from saft.merging import lora
 from saft.merging.block import Block
 from saft.merging.engine import apply
 from saft.merging.method import Tensorwise
@@ -58,7 +60,18 @@ def seconds(plan: Plan) -> float:
     sources = [plan.base, *plan.models.values()]
     hashed = hashing * sum(file.stat().st_size for source in sources for file in source.files)
     moved = reading * (plan.bytes_per_pass * plan.passes + plan.bytes_out)
-    return max((merging + hashed + moved) / parallel, hashed)
+    return max((merging + hashed + moved) / parallel, hashed) + _factoring(plan)
+
+
+def _factoring(plan: Plan) -> float:
+    """Return the seconds that the factors of an adapter take, one matrix after the other."""
+    if plan.config.adapter_rank is None:
+        return 0.0
+    rank, sample = plan.config.adapter_rank, torch.randn(_SIDE, _SIDE, generator=torch.Generator())
+    with one_torch_thread():
+        each = _fastest(lambda: _clock(lambda: lora.factors(sample, min(rank, _SIDE))))
+    shapes = [plan.layout[name][1] for name in plan.factored]
+    return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
 
 
 def _block(plan: Plan, *shape: int) -> Block:

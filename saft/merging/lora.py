@@ -16,12 +16,11 @@ from saft.errors import UserError
 from saft.locations import is_hub_id
 from saft.merging import adapters, engine, record, spectrum
 from saft.merging.compatibility import some
+from saft.merging.factors import can_be_factored
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, one_torch_thread
 
 __all__ = ["Refactored", "factors", "write"]
-
-_LOOKED_UP = ("embed", "wte", "wpe", "shared")  # modules whose rows are looked up, not multiplied
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def write(
             whole = _squared_norm(change)
             if whole == 0:
                 continue
-            if not _is_matrix(name, change):
+            if not can_be_factored(name, change.shape):
                 left_out.append(name)
                 squares[name] = (whole, whole)
                 continue
@@ -134,12 +133,6 @@ def write(
 
 def _squared_norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
-
-
-def _is_matrix(name: str, change: Tensor) -> bool:
-    module = name.removesuffix(".weight").rpartition(".")[2]
-    looked_up = any(part in module for part in _LOOKED_UP)
-    return change.dim() == 2 and name.endswith(".weight") and not looked_up
 
 
 def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor], transposed: bool) -> dict[str, Any]:

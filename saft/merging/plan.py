@@ -27,6 +27,7 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
+from saft.merging.factors import can_be_factored
 from saft.merging.keeping import Keeping
 from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
@@ -123,20 +124,33 @@ class Plan:
         with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
         tensors, the largest tensor. An input that is computed, such as an adapter's, adds two of its largest
         tensors: one that is worked on, and the next. A result that is factored for an adapter adds twelve,
-        for the decomposition of a square matrix in float64 and what is around it. Files that are read do not
-        count: the kernel drops their pages when it needs room.
+        for the decomposition of a square matrix in float64 and what is around it, and the adapter. Files that
+        are read do not count: the kernel drops their pages when it needs room.
         """
         largest = max(self.base.headers[name].count for name in self.merged) * self.arithmetic.itemsize
         whole = isinstance(self.method, Tensorwise)
         piece = largest if whole else min(self.block_size, len(self.models) * largest)
         computed = sum(source.computes for source in (self.base, *self.models.values())) * 2 * largest
-        factored = 12 * largest if self.config.adapter_rank is not None else 0
+        factored = 12 * largest + self.bytes_out if self.config.adapter_rank is not None else 0
         return _AT_REST + computed + factored + self.threads * (_PER_THREAD + (len(self.models) + 3) * piece)
 
     @property
     def bytes_out(self) -> int:
-        """Bytes of weights that are written."""
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.layout.values())
+        """Bytes of weights that are written; of an adapter at most: what does not change is left out."""
+        if self.config.adapter_rank is None:
+            return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.layout.values())
+        sides = sum(sum(self.layout[name][1]) for name in self.factored)
+        return self.config.adapter_rank * sides * DTYPES[self.config.dtype or "float32"].itemsize
+
+    @property
+    def factored(self) -> list[str]:
+        """Names of the matrices of which an adapter would be made."""
+        return [
+            name
+            for name in self.merged
+            if can_be_factored(name, self.layout[name][1])
+            and not all(model.keeps(name, self.base) for model in self.models.values())
+        ]
 
 
 def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = False) -> Plan:

@@ -59,6 +59,10 @@ class Source:
         """Return the matrices whose product sets a tensor apart from the base's; None where none do."""
         return None
 
+    def keeps(self, name: str, base: Source) -> bool:
+        """Tell whether a tensor can only be the base's own, without reading it."""
+        return False
+
 
 @dataclass(frozen=True)
 class _Fitted(Source):
@@ -98,6 +102,9 @@ class _Fitted(Source):
 
     def factors(self, name: str, base: Source) -> Factors | None:
         return self.original.factors(self.names[name], base)
+
+    def keeps(self, name: str, base: Source) -> bool:
+        return self.original.keeps(self.names[name], base)
 
 
 def read_source(location: str, folder: Path) -> Source:

@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from saft.cli import main
 from saft.errors import UserError
 from saft.merge import merge
+from saft.merging import estimate
 from saft.merging.adapters import read_input
 from saft.merging.config import MergeConfig
+from saft.merging.engine import check
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
@@ -111,6 +113,31 @@ def test_the_factors_are_the_nearest_of_their_rank(models, tmp_path):
         assert error == pytest.approx(float(values[3:].norm() / values.norm()), rel=1e-3)
 
 
+def test_the_check_tells_of_the_adapter_and_not_of_the_model(models, tmp_path):
+    base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    for rank, dtype in ((2, None), (20, "bfloat16")):
+        config = MergeConfig("average", base, tuned, adapter_rank=rank, dtype=dtype, exclude=["*.mlp.*"])
+        checked = merge(config, None, check_only=True)
+        merge(config, tmp_path / "adapter", overwrite=True)
+        written = load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
+        head = rank * (11 + 8) * (4 if dtype is None else 2)  # could be changed, but is not
+        assert checked.plan.bytes_out - head == sum(tensor.nbytes for tensor in written)
+
+
+def test_the_check_counts_the_time_of_factoring(models, monkeypatch):
+    base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    monkeypatch.setattr(estimate, "_fastest", lambda trial: 1.0)
+    plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
+    shapes = [plan.layout[name][1] for name in plan.factored]
+    expected = sum(rows * columns * min(rows, columns) for rows, columns in shapes) / estimate._SIDE**3
+    assert 0 < expected < estimate.seconds(plan)
+    monkeypatch.setattr(estimate, "_factoring", lambda plan: 0.0)
+    without = estimate.seconds(plan)
+    monkeypatch.undo()
+    monkeypatch.setattr(estimate, "_fastest", lambda trial: 1.0)
+    assert estimate.seconds(plan) == pytest.approx(without + expected)
+
+
 def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
     base, _ = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
     for seed, name in enumerate(("one", "two")):
@@ -129,6 +156,9 @@ def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
     assert stated["adapter"]["relative error"]["left out"] == []
     keys = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {key.split(".")[-3] for key in keys} == {"q_proj"}
+    adapters = [str(tmp_path / "one"), str(tmp_path / "two")]
+    plan = check(MergeConfig("task_arithmetic", base, adapters, adapter_rank=4))
+    assert plan.bytes_out == sum(tensor.nbytes for tensor in keys.values())
 
 
 @pytest.mark.parametrize(
