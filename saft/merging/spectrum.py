@@ -18,7 +18,7 @@ def is_matrix(block: Block) -> bool:
     return block.base.dim() == 2 and block.base.numel() > 0
 
 
-def decompose(matrix: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def decompose(matrix: Tensor, most: int | None = None, beside: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Return the singular value decomposition of a matrix, without the directions that it does not have.
 
     It goes through the eigenvectors of A Aᵀ or Aᵀ A, whichever is smaller, in float64: squaring the singular
@@ -28,6 +28,8 @@ def decompose(matrix: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, 
     Args:
         matrix: [m, n], m and n at least 1.
         most: number of directions, the largest first; default: all.
+        beside: a size beside which singular values can be rounding, if it is more than the largest of them:
+            for a matrix that is left of a larger one, the norm of that.
 
     Returns:
         Left vectors [m, rank], singular values [rank] in descending order, right vectors [rank, n], float64.
@@ -45,7 +47,7 @@ def decompose(matrix: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, 
     wide = matrix.shape[0] <= matrix.shape[1]
     squares, vectors = torch.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
     values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
-    rank = int((values > values[0] * _NOTHING).sum())
+    rank = int((values > max(float(values[0]), beside) * _NOTHING).sum())
     rank = rank if most is None else min(rank, most)
     values, vectors = values[:rank], vectors[:, :rank]
     if wide:

@@ -44,6 +44,12 @@ def test_small_singular_values_are_kept_down_to_the_rounding_of_float32():
     torch.testing.assert_close(decompose(matrix)[1], values[:6], rtol=1e-4, atol=0)
 
 
+def test_what_is_rounding_beside_a_larger_matrix_is_left_out():
+    assert len(decompose(torch.eye(3) * 1e-8)[1]) == 3
+    assert len(decompose(torch.eye(3) * 1e-8, beside=1.0)[1]) == 0
+    assert len(decompose(torch.eye(3), beside=1e-8)[1]) == 3
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_polar_factor_is_that_of_the_decomposition(shape):
     matrix = torch.randn(shape, generator=torch.manual_seed(1)).double()

@@ -23,9 +23,10 @@ class IsoCts(Tensorwise):
     Of the min(m, n) directions of a matrix a share is for the leading ones of the sum. The rest is shared
     out evenly: each task adds the leading directions of what the sum's do not span of it. What does not
     divide evenly goes to the sum. All left vectors are replaced by the nearest orthonormal ones, all right
-    vectors too, and all singular values by their mean. Where nothing is left for the tasks this is Iso-C.
-    Every matrix is treated so, embeddings as well; of other tensors the mean is taken. Directions that the
-    sum or a task does not have are left out, of the mean of the singular values as well.
+    vectors too, and all singular values by their mean. Where nothing is left for the tasks, or of them, as
+    where the sum spans LoRA adapters, this is Iso-C. Every matrix is treated so, embeddings as well; of other
+    tensors the mean is taken. Directions that the sum or a task does not have are left out, of the mean of
+    the singular values as well; noise is amplified, as in Iso-C.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
@@ -70,8 +71,10 @@ class IsoCts(Tensorwise):
             parts = [decompose(added, common)]
             span = parts[0][0]
             for task_vector in block.task_vectors if each else ():
-                rest = task_vector.double()
-                parts.append(decompose(rest - span @ (span.T @ rest), each))
+                whole = task_vector.double()
+                rest = whole - span @ (span.T @ whole)
+                # Of a task that the sum spans, as after LoRA, only rounding is left.
+                parts.append(decompose(rest, each, beside=float(whole.norm())))
             left, found, right = zip(*parts, strict=True)
             values = torch.cat(found)
             mean = values.sum() / max(len(values), 1)

@@ -53,6 +53,19 @@ def test_a_task_of_zeros_adds_nothing():
     assert (found > found[0] * 1e-4).sum() == shared + 2 * each
 
 
+@pytest.mark.parametrize(("shape", "rank", "tasks"), [((64, 96), 2, 3), ((96, 64), 4, 2), ((40, 40), 1, 8)])
+def test_of_tasks_that_the_sum_spans_it_is_iso_c(shape, rank, tasks):
+    """What is left of such a task, as after LoRA, is rounding: it once gave directions of full weight."""
+    draw = torch.manual_seed(0)
+    up, down = (torch.randn(tasks, *x, generator=draw) for x in ((shape[0], rank), (rank, shape[1])))
+    task_vectors = up @ down
+    found = merge_task_vectors(IsoCts(), task_vectors)
+    expected = merge_task_vectors(IsoC(), task_vectors)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    values = torch.linalg.svdvals(found)
+    assert (values > values[0] * 1e-4).sum() == rank * tasks
+
+
 def test_through_the_stream(checkpoints, base_tensors, task_tensors):
     base, models = checkpoints
     for name, found in stream(check(MergeConfig("iso_cts", base, models, {"common": 0.5}))):
