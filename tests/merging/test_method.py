@@ -6,7 +6,9 @@ import torch
 from saft.errors import UserError
 from saft.merging.method import last_dropped, total
 from saft.merging.methods.average import Average
+from saft.merging.methods.fisher import Fisher
 from saft.merging.methods.linear import Linear
+from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.ties import Ties
 from saft.merging.methods.wudi import Wudi
 
@@ -37,6 +39,12 @@ def test_a_value_of_another_kind_or_without_end(method, parameters, problem):
     with pytest.raises(UserError) as caught:
         method.build(parameters)
     assert caught.value.problems == (problem,)
+
+
+@pytest.mark.parametrize("method", [Fisher, Linear, MultiSlerp])
+def test_an_empty_list_of_weights_is_one_mistake(method):
+    (problem,) = method(weights=()).problems(2)
+    assert problem.startswith("weights: has 0 numbers, but there are 2 models")
 
 
 def test_an_integer_is_a_number():

@@ -68,7 +68,7 @@ class Fisher(Elementwise):
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""
         problems = super().problems(tasks)
-        if not any(self.weights):
+        if self.weights and not any(self.weights):
             problems.append("weights: are all zero; give at least one model a weight above 0")
         return problems
 

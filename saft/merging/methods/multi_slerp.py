@@ -55,7 +55,7 @@ class MultiSlerp(Tensorwise):
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""
         problems = super().problems(tasks)
-        if self.normalize and add_up_to_zero(self.weights):
+        if self.normalize and self.weights and add_up_to_zero(self.weights):
             problems.append("weights: they add up to zero; change one, or set normalize: false")
         return problems
 
