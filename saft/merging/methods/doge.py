@@ -67,7 +67,8 @@ class Doge(Tensorwise):
     )
     differs = (
         "fusion_bench's program takes the weight matrices of CLIP's encoder alone; here all matrices are "
-        "taken, embeddings too, unless excluded; a task of zeros gives NaN there"
+        "taken, embeddings too, unless excluded; directions that a task of low rank does not have are not in "
+        "the shared subspace; a task of zeros gives NaN there"
     )
     scaling = 1.0
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
