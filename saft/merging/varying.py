@@ -44,6 +44,7 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         raise UserError(*problems)
     depth = depths(names)
     result = {}
+    wrong: dict[str, list[str]] = {}  # what is wrong -> the tensors
     for name in names:
 
         def at(setting: Any, name: str = name) -> Any:
@@ -56,7 +57,11 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         try:
             result[name] = kind.build(method.parameters() | given)
         except UserError as error:
-            problems += [f"varying, at '{name}': {text}" for text in error.problems]
+            for text in error.problems:
+                wrong.setdefault(text.partition(", but is ")[0], []).append(f"'{name}': {text}")
+    for found in wrong.values():
+        more = f" (and {len(found) - 1} more tensors)" if len(found) > 1 else ""
+        problems.append(f"varying, at {found[0]}{more}")
     if problems:
         raise UserError(*problems)
     return result

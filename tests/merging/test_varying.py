@@ -79,3 +79,13 @@ def test_what_cannot_vary_is_refused(checkpoints, method, varying, message):
     chosen = dict(list(models.items())[:2]) if method == "slerp" else models
     with pytest.raises(UserError, match=message):
         engine.check(MergeConfig(method, base, chosen, varying=varying))
+
+
+def test_what_is_wrong_at_many_tensors_is_said_once(checkpoints):
+    base, models = checkpoints
+    varying = {"density": [{"filter": "layer", "value": 20}, {"value": 0.5}]}
+    with pytest.raises(UserError) as caught:
+        engine.check(MergeConfig("ties", base, models, {"granularity": "tensor"}, varying))
+    (found,) = caught.value.problems
+    assert found.startswith("varying, at 'layer.")
+    assert found.endswith("write 0.2 (and 2 more tensors)")
