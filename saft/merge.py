@@ -82,6 +82,8 @@ def merge(
     """
     plan = engine.check(config, out, overwrite)
     plan = parts.planned(plan, out) if isinstance(plan.method, Keeping) else plan
+    if plan.config.adapter_rank is not None:
+        lora.check(plan)
     if plan.method.collects or plan.config.interventions is not None:
         from saft import calibration  # which loads transformers
 

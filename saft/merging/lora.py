@@ -20,7 +20,7 @@ from saft.merging.factors import can_be_factored
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress, one_torch_thread
 
-__all__ = ["Refactored", "factors", "write"]
+__all__ = ["Refactored", "check", "factors", "write"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     up[:, :found] = left * roots
     down[:found] = roots.unsqueeze(1) * right
     return up, down
+
+
+def check(plan: Plan) -> None:
+    """Refuse a merge of which no adapter can be made.
+
+    Raises:
+        UserError: no matrix is merged that an adapter could change.
+    """
+    if not plan.factored:
+        raise UserError(
+            f"adapter_rank: an adapter changes matrices alone, and this merge changes {some(plan.merged)}; "
+            "exclude less, or leave adapter_rank out"
+        )
 
 
 def write(

@@ -167,14 +167,17 @@ def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
         ({"adapter_rank": 0}, "adapter_rank: must be at least 1"),
         ({"adapter_rank": 2, "shard_size": "1GB"}, "shard_size: an adapter is one file"),
         ({"adapter_rank": 2, "method": "emr"}, "adapter_rank: emr keeps a part per task"),
+        (
+            {"adapter_rank": 2, "exclude": ["*_proj.*", "lm_head.*"]},
+            "adapter_rank: an adapter changes matrices alone, and this merge changes 'model.embed_tokens.weight'",
+        ),
     ],
 )
 def test_what_no_adapter_can_be_is_refused(models, tmp_path, settings, message):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    config = MergeConfig(**{"method": "average", "base": base, "models": tuned} | settings)
     with pytest.raises(UserError, match=message):
-        merge(
-            MergeConfig(**{"method": "average", "base": base, "models": tuned} | settings), tmp_path / "out"
-        )
+        merge(config, tmp_path / "out", check_only=True)
 
 
 def test_a_merge_that_changes_no_matrix_makes_no_adapter(models, tmp_path):
