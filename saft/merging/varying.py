@@ -59,9 +59,9 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         except UserError as error:
             for text in error.problems:
                 wrong.setdefault(text.partition(", but is ")[0], []).append(f"'{name}': {text}")
-    for found in wrong.values():
-        more = f" (and {len(found) - 1} more tensors)" if len(found) > 1 else ""
-        problems.append(f"varying, at {found[0]}{more}")
+    for texts in wrong.values():
+        more = f" (and {len(texts) - 1} more tensors)" if len(texts) > 1 else ""
+        problems.append(f"varying, at {texts[0]}{more}")
     if problems:
         raise UserError(*problems)
     return result
