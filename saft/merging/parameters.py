@@ -61,7 +61,8 @@ def wrong_with(item: Field[Any], value: Any) -> str | None:
         return None
     if isinstance(item.default, tuple):
         if not isinstance(value, (list, tuple)) or any(_not_a_number(x) for x in value):
-            return f"{item.name}: must be a list of numbers in {range_of(item)}, but is {value!r}"
+            cure = "" if _not_a_number(value) else f"; write [{value}]"
+            return f"{item.name}: must be a list of numbers in {range_of(item)}, but is {value!r}{cure}"
         wrong = [text for x in value if (text := _outside(item, x))]
         return wrong[0] if wrong else None
     if isinstance(item.default, bool):
