@@ -12,6 +12,7 @@ from saft.errors import UserError, did_you_mean
 from saft.merging.config import MergeConfig
 from saft.merging.mergekit_methods import MERGE_METHODS, MergeMethod, Parameter
 from saft.merging.methods import METHODS
+from saft.merging.parameters import wrong_with
 from saft.merging.varying import is_constant, setting_problem
 
 __all__ = ["is_mergekit", "read"]
@@ -238,10 +239,23 @@ class _Settings:
             )
             return parameter.default
         cases = [case | {"value": _as(parameter.kind, case["value"])} for case in cases]
+        for case in cases:
+            values = case["value"] if isinstance(case["value"], list) else [case["value"]]
+            found = (self._wrong(parameter, value) for value in values)
+            self.problems.extend(f"{place}: {text}" for text in found if text)
         catches_all = [case.get("filter") in (None, "*") for case in cases]
         if catches_all[0]:
             return cases[0]["value"]
         return cases[: catches_all.index(True) + 1] if any(catches_all) else cases
+
+    def _wrong(self, parameter: Parameter, value: Any) -> str | None:
+        """Return what is wrong with a value, in words that do not name saft's parameter."""
+        if isinstance(value, str):
+            return f"must be {'true or false' if parameter.kind is bool else 'a number'}, but is {value!r}"
+        declared = dataclasses.fields(METHODS.get(self.method.method))
+        item = next(item for item in declared if item.name == parameter.name)
+        text = wrong_with(item, [value] if isinstance(item.default, tuple) else value)
+        return text.removeprefix(f"{item.name}: ") if text else None
 
 
 def _number(setting: Any) -> Any:

@@ -116,14 +116,20 @@ def test_what_mergekit_does_not_know_or_saft_does_not_do_is_refused(change, mess
         mergekit.read(TIES | change, "ties.yaml")
 
 
-def test_values_out_of_range_are_refused_by_name():
-    for density, message in ((20, "fraction, not percent"), ("much", "densities: must be a list of numbers")):
-        settings, _ = mergekit.read(TIES | {"parameters": {"weight": 1, "density": density}}, "ties.yaml")
-        with pytest.raises(UserError, match=message):
-            engine.check(settings)
-    settings, _ = mergekit.read(TIES | {"parameters": {"weight": 1, "density": [0.5, 2]}}, "ties.yaml")
-    with pytest.raises(UserError, match=r"varying, at 'model.layers.1.*densities: must be in"):
-        engine.check(settings)
+def test_values_out_of_range_are_refused_by_the_files_own_name():
+    for density, message in (
+        (
+            20,
+            r"ties.yaml: parameters.density: must be in \(0, 1\], but is 20.0; it is a fraction, not percent",
+        ),
+        ("much", "ties.yaml: parameters.density: must be a number, but is 'much'"),
+        ([0.5, 2], "ties.yaml: parameters.density: must be in .*, but is 2"),
+        ([{"filter": "mlp", "value": 2.0}], "ties.yaml: parameters.density: must be in .*, but is 2"),
+    ):
+        case = TIES | {"parameters": {"weight": 1, "density": density}}
+        with pytest.raises(UserError, match=message) as caught:
+            mergekit.read(case, "ties.yaml")
+        assert len(caught.value.problems) == 1
     filtered = [{"filter": "mlp", "value": 1.0}]
     settings, _ = mergekit.read(TIES | {"parameters": {"weight": filtered}}, "ties.yaml")
     with pytest.raises(UserError, match=r"varying, at 'lm_head\.weight': weights"):
