@@ -184,7 +184,7 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
             continue
         low_rank = _low_rank(config, module, parts, headers[name].shape, base)
         changes[name] = dataclasses.replace(changes.get(name, _Change()), **low_rank)
-        headers[name] = dataclasses.replace(headers[name], dtype=torch.float32, stored=None)
+        headers[name] = dataclasses.replace(headers[name], dtype=torch.float32, file=file, stored=None)
     if absent:
         matrices = [name for name, header in base.headers.items() if header.shape[1:]]
         problems.append(
@@ -218,6 +218,13 @@ def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
     for key, value in config.items():
         if value and key not in _HARMLESS:
             yield f"{file}: {key}: {value!r} is more than plain LoRA, which is all that saft knows: {cure}"
+    alphas = config.get("alpha_pattern") or {}
+    if not isinstance(alphas, Mapping):
+        yield f"{file}: alpha_pattern: must be a mapping of modules to numbers, but is {alphas!r}"
+        alphas = {}
+    for key, value in {"lora_alpha": config.get("lora_alpha", 8), **alphas}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            yield f"{file}: {key}: must be a number, but is {value!r}; take the file that peft wrote"
     init = config.get("init_lora_weights", True)
     if init not in _INITS:
         yield f"{file}: init_lora_weights: '{init}' may have moved the base's own weights: {cure}"

@@ -157,6 +157,9 @@ def test_half_precision_is_added_in_float32(tmp_path):
         ({"kasa_config": {"beta": 1}}, "kasa_config: .* is more than plain LoRA"),
         ({"layer_replication": [[0, 1]]}, "layer_replication: .* is more than plain LoRA"),
         ({"target_parameters": ["experts"]}, "target_parameters: .* is more than plain LoRA"),
+        ({"lora_alpha": None}, "lora_alpha: must be a number, but is None"),
+        ({"alpha_pattern": {"q_proj": "two"}}, "q_proj: must be a number, but is 'two'"),
+        ({"alpha_pattern": [1]}, "alpha_pattern: must be a mapping of modules to numbers"),
     ],
 )
 def test_what_is_more_than_lora_is_refused_by_name(base, tmp_path, settings, message):
@@ -188,6 +191,17 @@ def test_factors_that_do_not_fit_are_refused_by_name(base, tmp_path, change, mes
     save_file({change(key): tensor for key, tensor in load_file(file).items()}, file)
     with pytest.raises(UserError, match=message):
         read_input(f"{base}+{tmp_path / 'adapter'}", "models.a")
+
+
+def test_nan_in_an_adapter_is_told_of_the_adapters_file(base, tmp_path):
+    adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key: tensor / 0 for key, tensor in load_file(file).items()}, file)
+    plan = engine.check(MergeConfig("average", base, [str(tmp_path / "adapter")]))
+    with pytest.raises(UserError) as caught:
+        list(engine.stream(plan))
+    assert caught.value.problems[0].startswith(f"{file}: 'model.layers.0.self_attn.q_proj.weight' holds NaN")
+    assert len(caught.value.problems) == 1
 
 
 def test_tied_embeddings_are_not_changed_by_an_adapter(tmp_path):
