@@ -129,7 +129,8 @@ def _header(file: Path, name: str, entry: Mapping[str, Any], start: int) -> Tens
         raise UserError(f"{file}: '{name}' is stored as {entry['dtype']}, which torch cannot hold")
     first, last = entry["data_offsets"]
     header = TensorHeader(_DTYPES[entry["dtype"]], tuple(entry["shape"]), file, (start + first, start + last))
-    if first < 0 or header.nbytes != header.count * header.dtype.itemsize:
+    sound = first >= 0 and all(isinstance(length, int) and length >= 0 for length in header.shape)
+    if not sound or header.nbytes != header.count * header.dtype.itemsize:
         raise ValueError(f"'{name}' has {header.nbytes} bytes, which does not fit its shape {entry['shape']}")
     return header
 

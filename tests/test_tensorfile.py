@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from saft.errors import UserError
 from saft.tensorfile import TensorWriter, read_headers, view
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -41,6 +42,15 @@ def test_tensors_that_are_not_aligned_are_read(tmp_path):
     data = b"\x07" + torch.tensor([1.5, -2.0]).numpy().tobytes()
     (tmp_path / "f").write_bytes(len(text).to_bytes(8, "little") + text + data)
     assert view(read_headers(tmp_path / "f")["b"]).tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize("shape", [[-2, -2], [4.0], ["4"], 4, None])
+def test_a_shape_that_is_none_is_refused(tmp_path, shape):
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 16]}
+    header = json.dumps({"w": entry}).encode()
+    (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(UserError, match="f: no safetensors file: its header does not read as one"):
+        read_headers(tmp_path / "f")
 
 
 def test_the_header_is_written_first_and_every_tensor_is_aligned(tmp_path):
