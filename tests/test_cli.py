@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -228,3 +229,7 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr(saft.callbacks.ShowProgress, "on_train_batch_end", interrupt)
     assert main(["train", str(task_file)]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
+    mapping = ["--method=average", "--base=a", "--models=[b]"]
+    monkeypatch.setattr(importlib.import_module("saft.merge"), "merge", interrupt)
+    assert main(["merge", *mapping, "--check"]) == 130
+    assert "nothing was written" in capsys.readouterr().err
