@@ -23,9 +23,10 @@ class Consensus(Trimming):
 
     An entry helps a task when the task's own entry is larger than its threshold times what the other tasks
     add to it: these are the TALL masks. `at_least` 2 drops what helps one task alone and what helps none, 1
-    the latter, 0 nothing. The authors choose each task's threshold on validation data, from 0.2, 0.3, 0.4,
-    0.5 and 0.6. What is masked is the sum of the task vectors, or, with `merger: ties`, what TIES makes of
-    them with `trim` as its density and the sum of what agrees. A task of zeros is helped by nothing.
+    the latter, 0 nothing; where there are fewer models, an entry has to help them all. The authors choose
+    each task's threshold on validation data, from 0.2, 0.3, 0.4, 0.5 and 0.6. What is masked is the sum of
+    the task vectors, or, with `merger: ties`, what TIES makes of them with `trim` as its density and the sum
+    of what agrees. A task of zeros is helped by nothing.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
@@ -58,16 +59,6 @@ class Consensus(Trimming):
     scaling = 0.3
     scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-    def problems(self, tasks: int) -> list[str]:
-        """Return what is wrong with merging this number of tasks."""
-        problems = super().problems(tasks)
-        if self.at_least > tasks:
-            problems.append(
-                f"at_least: is {self.at_least}, but there are {tasks} models, so that nothing would be kept; "
-                "take fewer"
-            )
-        return problems
-
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what TIES asks for, if it is wanted; return the masked merge of a block."""
         merged: Callable[[Block], Tensor] = _sum
@@ -81,7 +72,7 @@ class Consensus(Trimming):
             torch.sub(block.base + vector, distances, out=distances).abs_()
             distances.mul_(thresholds.to(distances.dtype))
             helped = total(block.task_vectors.abs().gt_(distances))
-            return vector.mul_(helped.ge_(self.at_least))
+            return vector.mul_(helped.ge_(min(self.at_least, tasks)))
 
         return merge
 

@@ -23,6 +23,7 @@ class MagMax(Elementwise):
     first base; models that were trained apart can be merged as well.
 
     Example:
+        >>> import torch
         >>> from saft.merging.engine import merge_task_vectors
         >>> merge_task_vectors(MagMax(), torch.tensor([[1.0, -2.0, 3.0], [-4.0, 1.0, -3.0]]))
         tensor([-4., -2., -3.])
