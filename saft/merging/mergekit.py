@@ -40,7 +40,7 @@ _IGNORED = ("int8_mask",)  # decides what mergekit counts signs in, and changes 
 
 def is_mergekit(mapping: Mapping[str, Any]) -> bool:
     """Tell whether a file is mergekit's and not saft's, which begins with `method:`."""
-    return "method" not in mapping and any(key in mapping for key in ("merge_method", *_ELSEWHERE))
+    return "method" not in mapping and any(k in mapping for k in ("merge_method", "base_model", *_ELSEWHERE))
 
 
 def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]]:
@@ -105,7 +105,11 @@ def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
     elif name in _OTHER_METHODS:
         yield f"merge_method: {name}: {_NOT_HERE}; in common are: {', '.join(MERGE_METHODS)}"
     elif name not in MERGE_METHODS:
-        own = f"; it is a method of saft's own: write `method: {name}`" if name in METHODS.names() else ""
+        own = (
+            f"; it is a method of saft's own: write `method: {name}`, `base: FOLDER`, `models: [FOLDER, ...]`"
+            if name in METHODS.names()
+            else ""
+        )
         yield f"merge_method: unknown '{name}'" + (own or did_you_mean(name, MERGE_METHODS))
     yield from _tokenizer_problems(mapping)
 

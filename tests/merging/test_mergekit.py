@@ -74,7 +74,7 @@ TIES = {
 REFUSED = [
     ({"merge_method": "dare-ties"}, "merge_method: unknown 'dare-ties'; did you mean 'dare_ties'?"),
     ({"merge_method": "passthrough"}, "passthrough: mergekit can do this; saft does not"),
-    ({"merge_method": "pcb"}, "it is a method of saft's own: write `method: pcb`"),
+    ({"merge_method": "pcb"}, "it is a method of saft's own: write `method: pcb`, `base: FOLDER`"),
     ({"slices": []}, "slices: mergekit can do this; saft does not"),
     ({"modules": {}}, "modules: mergekit can do this; saft does not"),
     ({"experts": []}, "experts: mergekit can do this; saft does not"),
@@ -150,6 +150,7 @@ def test_what_changes_nothing_is_accepted_and_said():
 def test_the_two_dialects_are_told_apart():
     assert mergekit.is_mergekit(TIES)
     assert mergekit.is_mergekit({"experts": []})
+    assert mergekit.is_mergekit({"base_model": "base", "models": []})
     assert not mergekit.is_mergekit({"method": "ties", "base": "base"})
     assert not mergekit.is_mergekit({"method": "ties", "merge_method": "ties"})
 
