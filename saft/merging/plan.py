@@ -40,12 +40,12 @@ from saft.tensorfile import Layout, file_order
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
 
 
-_BLOCK_SIZES = {"cpu": 2**20, "cuda": 2**26}  # on a CPU, what a method makes of it stays in the cache
+_BLOCK_SIZES = {"cpu": 2**21, "cuda": 2**26}  # less, and Python takes longer than the arithmetic
 _MOST_THREADS = 16  # more would wait for the memory, and take some
 
 _AT_REST = 200 * 2**20
 """Bytes of Python, torch and saft itself, and of counters."""
-_PER_THREAD = 32 * 2**20
+_PER_THREAD = 56 * 2**20
 """Bytes that the allocator keeps for each thread."""
 
 
@@ -119,7 +119,7 @@ class Plan:
     def memory(self) -> int:
         r"""Bytes of private memory that the merge is expected to need at most.
 
-        .. math:: 200\,\text{MiB} + \text{threads} \cdot (32\,\text{MiB} + (K + 3) \cdot \text{piece})
+        .. math:: 200\,\text{MiB} + \text{threads} \cdot (56\,\text{MiB} + (K + 3) \cdot \text{piece})
 
         with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
         tensors, the largest tensor. An input that is computed, such as an adapter's, adds two of its largest

@@ -30,6 +30,9 @@ Progress = Callable[[int, int], None]
 _AHEAD = 4
 """Blocks that wait for each thread, so that none waits for the thread that reads and collects."""
 
+_LARGEST_KEPT = 12 * 2**20
+"""Bytes, of which glibc keeps twice as many: what the work on a block needs."""
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -69,6 +72,7 @@ class Reader:
         self._threads = plan.threads
         self._pool = ThreadPoolExecutor(self._threads)
         self._whole = isinstance(plan.method, Tensorwise)
+        _keep_freed_memory()
 
     def __enter__(self) -> Reader:
         return self
@@ -179,6 +183,15 @@ def all_finite(tensor: Tensor) -> bool:
     # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
     total = tensor.sum() if tensor.dtype == torch.float64 else tensor.float().sum()
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep the memory that one block frees for the next block.
+
+    glibc keeps up to twice the largest piece that was ever freed. By default that is less than a block needs,
+    so that its pages go back to the system and come again, which takes as long as the arithmetic.
+    """
+    torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
 
 
 @contextmanager

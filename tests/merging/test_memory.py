@@ -128,14 +128,14 @@ def test_the_plan_grows_with_the_block_or_the_tensor_not_with_the_model(models, 
     config = MergeConfig(
         "ties", str(models / "base"), [str(models / name) for name in "abc"], block_size="3MiB"
     )
-    assert check(config).memory == (200 + 2 * (32 + 6 * 3)) * MIB
+    assert check(config).memory == (200 + 2 * (56 + 6 * 3)) * MIB
     whole = next(
         name
         for name, kind in METHODS.items()
         if issubclass(kind, Tensorwise) and not kind.collects and kind.fewest <= 2 <= kind.most
     )
     planned = check(MergeConfig(whole, config.base, config.models[:2])).memory
-    assert planned == (200 + 2 * (32 + 5 * 32)) * MIB
+    assert planned == (200 + 2 * (56 + 5 * 32)) * MIB
 
 
 def test_an_input_that_is_computed_is_counted(save):
