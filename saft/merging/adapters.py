@@ -81,7 +81,7 @@ class _Adapted(Source):
 
     @property
     def files(self) -> list[Path]:
-        return [*self.base.files, self.weights]
+        return [*self.base.files, self.weights, self.weights.parent / CONFIG]
 
     @property
     def computes(self) -> bool:

@@ -120,7 +120,8 @@ def test_an_adapter_alone_is_of_the_base_and_merges_as_a_model_does(base, tmp_pa
         expected = (first[name] + 2 * second[name]) / 3
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
     manifest = json.loads((tmp_path / "out" / "saft.json").read_text())
-    assert set(manifest["models"][0]["sha256"]) == {"model.safetensors", "adapter_model.safetensors"}
+    read = {"model.safetensors", "adapter_model.safetensors", "adapter_config.json"}  # its alpha counts too
+    assert set(manifest["models"][0]["sha256"]) == read
 
 
 def test_a_base_may_be_adapted_too_and_gives_its_config(base, tmp_path):
