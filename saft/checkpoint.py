@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +28,6 @@ __all__ = [
     "WEIGHTS",
     "WeightsWriter",
     "copy_side_files",
-    "fingerprint",
     "holds_parts",
     "read_card",
     "read_manifest",
@@ -257,17 +255,6 @@ def copy_side_files(base: Path, target: Path) -> None:
             shutil.copytree(entry, target / entry.name, copy_function=shutil.copyfile)
         elif entry.is_file() and entry.suffix in _SIDE_SUFFIXES and entry.name not in _NOT_SIDE_FILES:
             shutil.copyfile(entry, target / entry.name)
-
-
-def fingerprint(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-            if progress:
-                progress(len(chunk))
-    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

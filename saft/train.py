@@ -24,7 +24,6 @@ from saft import tasks
 from saft.callbacks import SaveEvery, SelectSteps, ShowProgress, StopOnNonFinite
 from saft.checkpoint import (
     copy_side_files,
-    fingerprint,
     read_card,
     read_manifest,
     staged,
@@ -35,6 +34,7 @@ from saft.checkpoint import (
 )
 from saft.errors import UserError, did_you_mean
 from saft.evaluate import score
+from saft.fingerprints import fingerprint
 from saft.locations import folder as local_folder
 from saft.locations import is_hub_id
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk

@@ -279,8 +279,3 @@ def test_no_card_or_a_strange_one_says_nothing(tmp_path, text):
     if text is not None:
         (tmp_path / "README.md").write_text(text)
     assert checkpoint.read_card(tmp_path) == {}
-
-
-def test_a_fingerprint_is_the_sha256(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    assert checkpoint.fingerprint(tmp_path / "f").startswith("ba7816bf8f01cfea")

@@ -31,6 +31,7 @@ ROOMS = [
     ["merging"],
     ["optim"],
     ["checkpoint"],
+    ["fingerprints"],
     ["staging", "tensorfile"],
     ["locations"],
     ["progress"],

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from saft.fingerprints import remembered
 from saft.merging import lora
 from saft.merging.block import Block
 from saft.merging.engine import apply
@@ -58,7 +59,8 @@ def seconds(plan: Plan) -> float:
         hashing = _fastest(lambda: _clock(lambda: hashlib.sha256(raw.data))) / max(raw.nbytes, 1)
         reading = _fastest(lambda: _clock(sample.clone)) / max(raw.nbytes, 1)
     sources = [plan.base, *plan.models.values()]
-    hashed = hashing * sum(file.stat().st_size for source in sources for file in source.files)
+    files = {file for source in sources for file in source.files if remembered(file) is None}
+    hashed = hashing * sum(file.stat().st_size for file in files)
     moved = reading * (plan.bytes_per_pass * plan.passes + plan.bytes_out)
     return max((merging + hashed + moved) / parallel, hashed) + _factoring(plan)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from saft.checkpoint import HEADS, fingerprint
+from saft.checkpoint import HEADS
 from saft.errors import UserError, did_you_mean
+from saft.fingerprints import fingerprint
 from saft.merging import lines
 from saft.merging.adapters import read_input
 from saft.merging.collected import Collected

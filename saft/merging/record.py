@@ -19,12 +19,12 @@ from saft.checkpoint import (
     HEADS,
     MANIFEST,
     copy_side_files,
-    fingerprint,
     read_card,
     read_manifest,
     write_card,
     write_manifest,
 )
+from saft.fingerprints import fingerprint
 from saft.locations import is_hub_id
 from saft.merging.compatibility import some
 from saft.merging.methods import shown
@@ -38,7 +38,8 @@ __all__ = ["describe", "digests", "formula", "manifest", "write"]
 def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
     """Take the SHA-256 of every file that a plan reads, beside the work in the block, which reads the same.
 
-    What is left when the work ends takes every core; where it fails, the rest is given up.
+    Of large files that were read before, and have not changed, it is remembered. What is left when the work
+    ends takes every core; where it fails, the rest is given up.
 
     Args:
         plan: of the merge.

@@ -58,7 +58,7 @@ def test_mergekit_is_measured_where_it_has_the_method(merge, folders):
 
 def test_figures(merge, folders):
     def took(*seconds, private):
-        return [{"merge": s, "process": s + 1, "private": private} for s in seconds]
+        return [{"merge": s, "process": s + 1, "again": s / 2, "private": private} for s in seconds]
 
     results = {
         "measured": {
@@ -75,6 +75,8 @@ def test_figures(merge, folders):
     assert found["floors_per_pass_median"] == 10.0 / 4 / 2.0
     assert found["faster_merge"] == 40.0 / 8.0
     assert found["faster_process"] == 41.0 / 9.0
+    assert found["again_seconds_min"] == 4.0
+    assert found["faster_again"] == 40.0 / 4.0
     assert found["of_its_memory"] == 100 / 300
     assert "faster_merge" not in merge.figures("read and write", {"tool": "copy"}, results, folders)
 
@@ -91,6 +93,7 @@ def test_run(tmp_path):
     for row in found["figures"]:
         assert 0 < row["merge_seconds_min"] <= row["process_seconds_min"]
         assert f"| {row['name']} " in printed
+        assert ("again_seconds_min" in row) == (row["tool"] == "saft")
         if sys.platform == "linux":
             assert row["private_bytes"] > 0
     assert not (tmp_path / "tiny-float32" / "out").exists()

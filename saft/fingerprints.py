@@ -1,0 +1,85 @@
+"""SHA-256 of files; that of a large file is remembered as long as the file stays what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from saft.staging import write_text
+
+__all__ = ["fingerprint", "remembered"]
+
+_LARGE = 16 * 2**20  # bytes; a smaller file is read in less time than it is worth
+_SETTLED_NS = 2 * 10**9  # the clock of a file system may stand still that long, and hide a second change
+
+
+def fingerprint(file: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits.
+
+    A large file is read once, and again when it has changed: as long as its path, inode, size and both of its
+    times are the same (that of its content, and that of any change, which no program can set back), the
+    digest comes from `saft/digests` in $XDG_CACHE_HOME, or in ~/.cache. Whoever deletes that folder has every
+    file read again.
+
+    Args:
+        file: any.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "abc"
+        >>> _ = file.write_text("abc")
+        >>> fingerprint(file)[:16]
+        'ba7816bf8f01cfea'
+    """
+    if (found := remembered(file)) is not None:
+        return found
+    begun, before = time.time_ns(), _identity(file)
+    digest = _read(file)
+    settled = max(before["changed_ns"], before["content_changed_ns"]) + _SETTLED_NS < begun
+    if settled and before["size"] >= _LARGE and _identity(file) == before:
+        with suppress(OSError):  # a home that cannot be written to
+            write_text(_memory(file), json.dumps({"file": before, "sha256": digest}) + "\n")
+    return digest
+
+
+def remembered(file: Path) -> str | None:
+    """Return the SHA-256 of a file if it is known without reading the file.
+
+    Args:
+        file: any.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(_memory(file).read_text("utf-8"))
+        if found["file"] == _identity(file):
+            return str(found["sha256"])
+    return None
+
+
+def _read(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _memory(file: Path) -> Path:
+    """Return the file that remembers the digest of `file`: one each, so that processes do not meet."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "saft", "digests")
+    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
+    return folder / f"{name}.json"
+
+
+def _identity(file: Path) -> dict[str, int]:
+    found = file.stat()
+    return {
+        "device": found.st_dev,
+        "inode": found.st_ino,
+        "size": found.st_size,
+        "content_changed_ns": found.st_mtime_ns,
+        "changed_ns": found.st_ctime_ns,
+    }
