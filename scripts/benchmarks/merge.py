@@ -37,6 +37,7 @@ from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 
 MERGEKIT = "mergekit==0.1.4"
+TRANSFORMERS = "transformers==4.53.3"  # mergekit fails with transformers 5, which its requirements admit
 TORCH = "torch==2.13.0"  # pinned first, as in scripts/environment
 OTHERS = ("karcher", "model_stock")  # methods of whole tensors that are measured too: those without an SVD
 SAMPLED = 0.01  # seconds between two looks at a process's memory
@@ -212,8 +213,8 @@ def install_mergekit(python: Path) -> str:
         environment = python.parents[1]
         print(f"installing {MERGEKIT} into {environment} ...", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        for package in (TORCH, MERGEKIT):
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=True)
+        for packages in ([TORCH], [MERGEKIT, TRANSFORMERS]):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
     return str(python)
 
 
