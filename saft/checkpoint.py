@@ -128,12 +128,17 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
         UserError: there are no weights, or a file is cut off, or holds more than weights.
     """
     files = weight_files(folder)
-    found = {name: header for file in files for name, header in read_headers(file).items()}
+    by_file = {file.name: read_headers(file) for file in files}
+    found = {name: header for headers in by_file.values() for name, header in headers.items()}
     if files[0].name not in (WEIGHTS, PICKLED):
         index = folder / (INDEX if files[0].suffix == ".safetensors" else PICKLED_INDEX)
-        missing = sorted(set(_weight_map(index)) - set(found))
+        promised = _weight_map(index)
+        missing = sorted(name for name, file in promised.items() if name not in by_file[file])
         if missing:
-            raise UserError(f"{index}: promises tensors that no shard holds: {', '.join(missing[:3])}")
+            name = missing[0]
+            where = f", but {found[name].file.name} does" if name in found else ""
+            raise UserError(f"{index}: promises {name} in {promised[name]}, which does not hold it{where}")
+        found |= {name: by_file[file][name] for name, file in promised.items()}
     return dict(sorted(found.items()))
 
 

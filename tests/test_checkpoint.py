@@ -55,8 +55,29 @@ def test_a_tensor_that_the_index_promises_in_vain_is_named(tmp_path):
     safetensors.torch.save_file(
         {"x": torch.zeros(4)}, tmp_path / "model" / "model-00002-of-00002.safetensors"
     )
-    with pytest.raises(UserError, match="promises tensors that no shard holds: a"):
+    shard = "model-00002-of-00002.safetensors"
+    with pytest.raises(UserError, match=f"promises a in {shard}, which does not hold it$"):
         checkpoint.tensor_headers(tmp_path / "model")
+
+
+def test_a_tensor_that_another_shard_holds_is_told(tmp_path):
+    save_shards(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / checkpoint.INDEX).read_text())
+    index["weight_map"]["a"] = index["weight_map"]["b"]
+    index["weight_map"]["x"] = "model-00002-of-00002.safetensors"
+    (tmp_path / "model" / checkpoint.INDEX).write_text(json.dumps(index))
+    with pytest.raises(
+        UserError, match=r"which does not hold it, but model-00002-of-00002\.safetensors does"
+    ):
+        checkpoint.tensor_headers(tmp_path / "model")
+
+
+def test_a_tensor_in_two_shards_is_the_one_that_the_index_names(tmp_path):
+    save_shards(tmp_path / "model")
+    safetensors.torch.save_file(
+        {"a": torch.zeros(4), "b": torch.zeros(2, 3)}, tmp_path / "model" / "model-00002-of-00002.safetensors"
+    )
+    assert view(checkpoint.tensor_headers(tmp_path / "model")["b"]).equal(torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"weight_map": {"a": "../../etc/passwd"}}'])

@@ -159,11 +159,18 @@ def test_a_check_writes_nothing(tiny_model, experts, tmp_path):
     assert "in each of 4 passes" in text
     assert "weights [1]" in text
     once = merge(MergeConfig("average", str(tiny_model), experts), None, check_only=True)
-    assert "MiB in one pass, " in str(once)
+    assert "KiB in one pass, " in str(once)
+    assert "note:" not in text
     assert f"needs at most about {result.plan.memory / 2**20:.0f} MiB of memory" in text
     assert result.seconds > 0
     assert f"takes about {result.seconds:.1f} s" in text
     assert "nothing is wrong" in text
+
+
+def test_a_base_that_is_listed_as_a_model_is_noted(tiny_model, experts):
+    models = {"untouched": str(tiny_model), **experts}
+    result = merge(MergeConfig("average", str(tiny_model), models), None, check_only=True)
+    assert "note: 'untouched' is the base itself" in str(result)
 
 
 def test_a_target_in_use_is_refused_before_the_work(tiny_model, experts, tmp_path):

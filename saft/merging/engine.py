@@ -227,8 +227,10 @@ def _applied(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tuple
 
 def _weights(plan: Plan, name: str, base: Tensor, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
-    result = apply(base, task_vector, plan.scaling, dtype)
-    if not all_finite(result):
+    weights = apply(base, task_vector, plan.scaling, task_vector.dtype)
+    result = weights.to(dtype)
+    # A float of eight bits has no infinity: what is too large for it becomes its largest number.
+    if not all_finite(result) or (dtype.itemsize == 1 and weights.abs().amax() > torch.finfo(dtype).max):
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"

@@ -124,15 +124,18 @@ class Plan:
 
         with the K models and, as the piece, a block (of all tasks together) or, for a method that takes whole
         tensors, the largest tensor. An input that is computed, such as an adapter's, adds two of its largest
-        tensors: one that is worked on, and the next. A result that is factored for an adapter adds twelve,
-        for the decomposition of a square matrix in float64 and what is around it, and the adapter. Files that
-        are read do not count: the kernel drops their pages when it needs room.
+        tensors: one that is worked on, and the next. A result that is factored for an adapter adds twelve of
+        the largest matrix, for its decomposition in float64 and what is around it, and the adapter. Files
+        that are read do not count: the kernel drops their pages when it needs room.
         """
         largest = max(self.base.headers[name].count for name in self.merged) * self.arithmetic.itemsize
         whole = isinstance(self.method, Tensorwise)
         piece = largest if whole else min(self.block_size, len(self.models) * largest)
         computed = sum(source.computes for source in (self.base, *self.models.values())) * 2 * largest
-        factored = 12 * largest + self.bytes_out if self.config.adapter_rank is not None else 0
+        factored = 0
+        if self.config.adapter_rank is not None:
+            matrix = max((self.base.headers[name].count for name in self.factored), default=0)
+            factored = 12 * matrix * self.arithmetic.itemsize + self.bytes_out
         return _AT_REST + computed + factored + self.threads * (_PER_THREAD + (len(self.models) + 3) * piece)
 
     @property

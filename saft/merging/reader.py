@@ -161,13 +161,18 @@ class Reader:
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""
         problems = []
-        for source in (self._plan.base, *self._plan.models.values()):
+        base = self._plan.base
+        for source in (base, *self._plan.models.values()):
             header = source.headers[name]
             bad = int(header.count - torch.isfinite(source.tensor(name).to(self._plan.arithmetic)).sum())
             if bad:
+                cure = (
+                    "the base is damaged: copy or download it again"
+                    if source is base
+                    else "that model diverged or is damaged: train it again, or leave it out"
+                )
                 problems.append(
-                    f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); "
-                    "that model diverged or is damaged: train it again, or leave it out"
+                    f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); {cure}"
                 )
         raise UserError(
             *problems

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,9 +88,12 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
     """Return what saft.json says of a merge: inputs, method, parameters, versions."""
 
     def described(source: Source) -> dict[str, Any]:
+        alike = Counter(file.name for file in source.files)  # two adapters have files of the same names
         return {
             "location": source.location,
-            "sha256": {file.name: digests[file] for file in source.files},
+            "sha256": {
+                file.name if alike[file.name] == 1 else str(file): digests[file] for file in source.files
+            },
         }
 
     return {
@@ -150,15 +154,22 @@ def describe(plan: Plan) -> str:
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
     copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
+    zero = [task for task, source in plan.models.items() if source.files == plan.base.files]
+    copied += (
+        f"\nnote: {some(zero)} is the base itself: a task vector of zeros, counted as a task" if zero else ""
+    )
     passes = "one pass" if plan.passes == 1 else f"each of {plan.passes} passes"
     return (
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
         f"  base: {plan.base.location}{models}\n"
         f"{len(plan.merged)} tensors merged{copied}\n"
-        f"reads {plan.bytes_per_pass / 2**20:.1f} MiB in {passes}, "
-        f"writes {plan.bytes_out / 2**20:.1f} MiB, "
+        f"reads {_size(plan.bytes_per_pass)} in {passes}, writes {_size(plan.bytes_out)}, "
         f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def _body(plan: Plan) -> str:

@@ -124,6 +124,18 @@ def test_an_adapter_alone_is_of_the_base_and_merges_as_a_model_does(base, tmp_pa
     assert set(manifest["models"][0]["sha256"]) == read
 
 
+def test_of_two_adapters_on_each_other_every_file_has_its_digest(base, tmp_path):
+    adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
+    adapt(llama(), tmp_path / "two", seed=2, target_modules=["up_proj"])
+    stacked = f"{base}+{tmp_path / 'one'}+{tmp_path / 'two'}"
+    engine.write(engine.check(MergeConfig("average", base, [stacked])), tmp_path / "out")
+    digests = json.loads((tmp_path / "out" / "saft.json").read_text())["models"][0]["sha256"]
+    files = {f"{tmp_path / name}/adapter_model.safetensors" for name in ("one", "two")}
+    assert files < set(digests)
+    assert len(digests) == 5
+    assert digests[min(files)] != digests[max(files)]
+
+
 def test_a_base_may_be_adapted_too_and_gives_its_config(base, tmp_path):
     expected = adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
     adapted = f"{base}+{tmp_path / 'one'}"

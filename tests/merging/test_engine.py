@@ -227,6 +227,7 @@ def test_an_input_that_is_not_finite_is_named_and_nothing_is_left(
         engine.write(engine.check(config), tmp_path / "out")
     (problem,) = caught.value.problems
     assert str(tmp_path / where / "model.safetensors") in problem
+    assert ("download it again" in problem) == (where == "base")
     assert "'layer.0.weight' holds NaN or infinity (1 of 21000 numbers)" in problem
     assert not [entry for entry in tmp_path.iterdir() if "out" in entry.name]
 
@@ -256,6 +257,19 @@ def test_a_result_that_does_not_fit_its_dtype_is_told(save, tmp_path):
     with pytest.raises(UserError, match=r"'w': .* do not fit float16"):
         engine.write(engine.check(config), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_eight_bits_would_cut_is_told(save, tmp_path):
+    eight = torch.float8_e4m3fn  # has no infinity: torch makes 448 of what is larger
+    config = MergeConfig(
+        "task_arithmetic",
+        save("base", {"w": torch.full((4,), 400.0).to(eight)}),
+        [save("a", {"w": torch.full((4,), 448.0).to(eight)})],
+        scaling=2.0,
+    )
+    with pytest.raises(UserError, match=r"'w': .* do not fit float8_e4m3fn at scaling 2"):
+        engine.write(engine.check(config), tmp_path / "out")
+    engine.write(engine.check(dataclasses.replace(config, scaling=1.0)), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,14 @@ def test_the_check_tells_of_the_adapter_and_not_of_the_model(models, tmp_path):
         assert checked.plan.bytes_out - head == sum(tensor.nbytes for tensor in written)
 
 
+def test_the_check_counts_the_memory_of_factoring_by_the_largest_matrix_that_is_factored(models):
+    base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
+    whole = check(MergeConfig("average", base, tuned))
+    matrix = max(plan.base.headers[name].nbytes for name in plan.factored)
+    assert plan.memory == whole.memory + 12 * matrix + plan.bytes_out
+
+
 def test_the_check_counts_the_time_of_factoring(models, monkeypatch):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
     monkeypatch.setattr(estimate, "_fastest", lambda trial: 1.0)
