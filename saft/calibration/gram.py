@@ -24,18 +24,20 @@ KINDS: dict[type[nn.Module], str] = {nn.Linear: "gram", Conv1D: "gram_of_rows"}
 def collect(material: Material, advance: Advance) -> Statistics:
     r"""Yield the mean over tokens of :math:`x x^\top` for each weight that is multiplied with inputs x.
 
-    What is padding does not count. A statistic is float32 [inputs, inputs]; `gram` belongs to weights
-    [outputs, inputs], `gram_of_rows` to weights [inputs, outputs].
+    What is padding does not count, unless the method's parameter `padding` says so. A statistic is float32
+    [inputs, inputs]; `gram` belongs to weights [outputs, inputs], `gram_of_rows` to those that are
+    [inputs, outputs].
 
     Source:
         Jin et al. 2023, arXiv 2212.09849, section 3.
     """
     batch_size = material.plan.config.data.batch_size
+    padded = material.plan.parameters.get("padding") == "counted"
     for model, classifier, examples in material.experts():
         with _watched(material) as (sums, counts, see):
             for batch in examples.batches(batch_size):
                 batch = batch.to(material.plan.device)
-                see(batch.inputs.get("attention_mask"))
+                see(None if padded else batch.inputs.get("attention_mask"))
                 classifier.embed(batch.inputs)
                 advance(len(batch))
         for kind, found in sums.items():

@@ -32,6 +32,17 @@ def test_the_products_are_those_of_the_examples_without_padding(planned, collect
             torch.testing.assert_close(found["gram"][task][name].double(), product, rtol=1e-4, atol=1e-5)
 
 
+def test_padding_counts_where_it_is_asked_for(planned, collect):
+    plan = planned("regmean", {"padding": "counted"}, batch_size=5)  # all in one, padded to the longest
+    found, without = collect(plan)["gram"], collect(planned("regmean", batch_size=5))["gram"]
+    for task, classifier, examples in gathered(plan).experts():
+        name = "encoder.layer.0.attention.self.query.weight"
+        linear = {name: dict(classifier.trunk.named_modules())[name.removesuffix(".weight")]}
+        expected = oracle.gram(classifier, examples, linear, [range(5)])[name]
+        torch.testing.assert_close(found[task][name].double(), expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found[task][name], without[task][name], rtol=1e-2)
+
+
 def test_the_linear_layers_of_gpt2_are_those_of_their_rows(tiny_model, tiny_tasks, collect, tmp_path):
     """GPT-2's weights are [inputs, outputs]: the products belong to the rows."""
     torch.manual_seed(0)

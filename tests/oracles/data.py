@@ -65,10 +65,11 @@ def fisher_merge(models, information, weights, floor, normalize, mergelm):
     return np.array(merged)
 
 
-def gram(classifier, examples, weight_of):
+def gram(classifier, examples, weight_of, batches=None):
     """The mean of x xᵀ over the tokens of each example, one example at a time and so without padding.
 
-    weight_of: name -> linear module; returns name -> [inputs, inputs].
+    weight_of: name -> linear module; returns name -> [inputs, inputs]. batches: lists of places; each is padded
+    to its longest example, and what is padding counts.
     """
     seen = {name: [] for name in weight_of}
     hooks = [
@@ -78,8 +79,8 @@ def gram(classifier, examples, weight_of):
         for name, module in weight_of.items()
     ]
     with torch.no_grad():
-        for index in range(len(examples)):
-            classifier(examples.collate([index]).inputs)
+        for batch in batches or [[index] for index in range(len(examples))]:
+            classifier(examples.collate(batch).inputs)
     for hook in hooks:
         hook.remove()
     rows = {name: torch.cat(parts) for name, parts in seen.items() if parts}

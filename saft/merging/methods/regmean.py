@@ -26,7 +26,8 @@ class RegMean(Tensorwise):
 
     The equations are solved for the task vectors, in float64, with `ridge` times the mean of the diagonal
     added to it, and the average as what it draws towards: so an input that no task uses gets the average, and
-    so does a layer through which no example goes. Padding does not count.
+    so does a layer through which no example goes. Padding counts on request alone: how much there is depends
+    on which examples meet in a batch.
 
     Example:
         >>> from saft.merging.engine import merge_task_vectors
@@ -44,17 +45,24 @@ class RegMean(Tensorwise):
         at_most=1,
     )
 
+    padding: str = parameter(
+        "left_out",
+        "whether the inputs of padding count, as they do in the authors' program",
+        choices=("left_out", "counted"),
+    )
+
     formula = "Wᵀ = (Σₜ Gₜ)⁻¹ Σₜ Gₜ Wₜᵀ;  Gₜ = mean of x xᵀ, off the diagonal × α;  else θ = (1/K) Σₜ θₜ"
     words = (
         "of every linear layer the least-squares solution on its models' inputs (products of different "
-        "inputs times {off_diagonal:g}, ridge {ridge:g}), of everything else the mean of the models"
+        "inputs times {off_diagonal:g}, ridge {ridge:g}, padding {padding}), of everything else the mean of "
+        "the models"
     )
     source = (
         "Jin et al. 2023, Dataless knowledge fusion by merging weights of language models (arXiv 2212.09849)"
     )
     differs = (
-        "the authors have no ridge, so that unused inputs stop their program, count padding, and choose α "
-        "between 0.1 and 1"
+        "the authors have no ridge, so that unused inputs stop their program, count padding (padding "
+        "counted), and choose α between 0.1 and 1"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
