@@ -75,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"saft: {error.filename}: {error.strerror}", file=sys.stderr)
         return UserError.exit_code
     except KeyboardInterrupt:
-        resumes = words[0] in ("run", "train")
+        resumes = words[:1] in (["run"], ["train"])
         after = "the same command goes on where it stopped" if resumes else "nothing was written"
         print(f"saft: interrupted; {after}", file=sys.stderr)
         return 130
