@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from saft import config, tasks
+from saft.merging.keeping import Keeping
+from saft.merging.methods import METHODS
 from saft.run import RunConfig, plan
 from saft.train import TrainConfig
 
@@ -27,8 +29,18 @@ def test_the_config_is_valid(file: Path) -> None:
             tasks.build(name, mapping, "tasks")
 
 
-def test_both_experiments_have_the_same_tasks() -> None:
-    first, second = (config.read(file)["tasks"] for file in CONFIGS if "tasks" in config.read(file))
-    for mapping in (*first.values(), *second.values()):
-        del mapping["max_length"]  # the quickstart's are shorter
-    assert first == second
+def test_the_experiments_have_the_same_tasks() -> None:
+    first, *others = (config.read(file)["tasks"] for file in CONFIGS if "tasks" in config.read(file))
+    assert len(others) == 2
+    for found in (first, *others):
+        for mapping in found.values():
+            del mapping["max_length"]  # the quickstart's are shorter
+        assert found == first
+
+
+def test_every_method_that_a_run_can_have_is_tried_on_the_same_experts() -> None:
+    tried = config.read(CONFIGS[0].parent / "minilm-methods.yaml")["merges"]
+    own = {name for name in METHODS.names() if not name.startswith("mergekit")}
+    pairs, adapters = {"slerp", "nuslerp"}, {"robust_merge"}
+    keeping = {name for name in own if issubclass(METHODS.get(name), Keeping)}
+    assert set(tried) == own - pairs - adapters - keeping
