@@ -179,7 +179,7 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
     result = []
     by_field: dict[Any, dict[Any, list[Any]]] = {}
     for error in errors:
-        field, *inside = error["loc"]
+        field, *inside = error["loc"] or ("",)  # what is wrong with the whole has no place
         if inside and _TYPE.fullmatch(str(inside[0])):
             by_field.setdefault(field, {}).setdefault(inside[0], []).append(error)
         else:
