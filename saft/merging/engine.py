@@ -230,7 +230,7 @@ def _weights(plan: Plan, name: str, base: Tensor, task_vector: Tensor) -> Tensor
     weights = apply(base, task_vector, plan.scaling, task_vector.dtype)
     result = weights.to(dtype)
     # A float of eight bits has no infinity: what is too large for it becomes its largest number.
-    if not all_finite(result) or (dtype.itemsize == 1 and weights.abs().amax() > torch.finfo(dtype).max):
+    if not all_finite(result) or (dtype.itemsize == 1 and (weights.abs() > torch.finfo(dtype).max).any()):
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"

@@ -272,6 +272,14 @@ def test_a_result_that_eight_bits_would_cut_is_told(save, tmp_path):
     engine.write(engine.check(dataclasses.replace(config, scaling=1.0)), tmp_path / "out")
 
 
+def test_a_tensor_of_eight_bits_without_elements_is_merged(save, tmp_path):
+    tensors = {"w": torch.ones(2, 2), "nothing": torch.zeros(0, 4)}
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+    folders = [save(name, tensors) for name in ("base", "a", "b")]
+    engine.write(engine.check(MergeConfig("tsv_m", folders[0], folders[1:])), tmp_path / "out")
+    assert (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("base_names", "model_names"),
     [
