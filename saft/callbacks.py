@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saft.errors import UserError
+from saft.files.staging import replaced
 from saft.progress import Bar
-from saft.staging import replaced
 
 __all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite"]
 

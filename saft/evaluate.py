@@ -12,13 +12,13 @@ from rich.table import Table
 from torch import nn
 
 from saft import interventions, tasks
-from saft.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.errors import UserError
-from saft.locations import folder as local_folder
+from saft.files.checkpoint import MANIFEST, holds_parts, read_manifest
+from saft.files.locations import folder as local_folder
+from saft.files.staging import write_text
 from saft.merging import parts
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
-from saft.staging import write_text
 from saft.tasks import Examples, Limits, Task, heads
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate", "score", "with_head"]

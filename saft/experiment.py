@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 
 from saft import calibration, coefficient, tasks
-from saft.checkpoint import copy_side_files, staged, write_manifest, write_tensors
 from saft.coefficient import Point, Scaled
 from saft.evaluate import score, with_head
-from saft.locations import folder as local_folder
+from saft.files.checkpoint import copy_side_files, staged, write_manifest, write_tensors
+from saft.files.locations import folder as local_folder
+from saft.files.staging import write_text
 from saft.measure import sharpness, weight_interference
 from saft.merging import engine
 from saft.merging.config import DataConfig
@@ -26,7 +27,6 @@ from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
 from saft.progress import Bar
-from saft.staging import write_text
 from saft.tasks import Examples, Limits, Splits, Task, heads
 from saft.train import TrainConfig, TrainResult, train, training_cost
 

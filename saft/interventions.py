@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saft.checkpoint import MANIFEST, PARTS, read_manifest, write_tensors
 from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import MANIFEST, PARTS, read_manifest, write_tensors
 
 __all__ = ["Intervention", "Positions", "are_in", "attach", "attach_from", "attention", "save"]
 

@@ -16,13 +16,13 @@ from rich.table import Table
 from saft import tasks
 from saft.errors import UserError, did_you_mean
 from saft.evaluate import with_head
+from saft.files.staging import write_text
 from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
 from saft.interference.weights import WeightInterference, WeightMeasurement
 from saft.merging import engine
 from saft.merging.plan import MergeConfig
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
-from saft.staging import write_text
 from saft.tasks import Examples, Limits, Task
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
-from saft.locations import folder as local_folder
+from saft.files.locations import folder as local_folder
+from saft.files.tensorfile import view
 from saft.merging import parts
 from saft.merging.methods.smile import Smile
 from saft.models import model_of
-from saft.tensorfile import view
 
 __all__ = ["SmileLinear", "load_mixture"]
 

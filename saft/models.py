@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
-from saft.checkpoint import holds_parts, tensor_headers
 from saft.errors import UserError
-from saft.locations import folder as local_folder
+from saft.files.checkpoint import holds_parts, tensor_headers
+from saft.files.locations import folder as local_folder
+from saft.files.tensorfile import view
 from saft.merging import parts
-from saft.tensorfile import view
 
 __all__ = [
     "Conv1D",

@@ -17,12 +17,12 @@ from saft import config as configs
 from saft import report
 from saft.errors import UserError
 from saft.experiment import Cell, Experiment, Protocol
+from saft.files.staging import write_text
 from saft.merging.keeping import Keeping
 from saft.merging.methods import METHODS
 from saft.models import ModelConfig
 from saft.module import TrainingOptions
 from saft.progress import bar, waiting
-from saft.staging import write_text
 from saft.train import training_cost, versions
 
 __all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]

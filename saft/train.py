@@ -22,7 +22,9 @@ from torch import nn
 from saft import config as configs
 from saft import tasks
 from saft.callbacks import SaveEvery, SelectSteps, ShowProgress, StopOnNonFinite
-from saft.checkpoint import (
+from saft.errors import UserError, did_you_mean
+from saft.evaluate import score
+from saft.files.checkpoint import (
     copy_side_files,
     read_card,
     read_manifest,
@@ -32,11 +34,9 @@ from saft.checkpoint import (
     write_manifest,
     write_tensors,
 )
-from saft.errors import UserError, did_you_mean
-from saft.evaluate import score
-from saft.fingerprints import fingerprint
-from saft.locations import folder as local_folder
-from saft.locations import is_hub_id
+from saft.files.fingerprints import fingerprint
+from saft.files.locations import folder as local_folder
+from saft.files.locations import is_hub_id
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TaskModule, TrainingOptions
 from saft.progress import Bar, bar

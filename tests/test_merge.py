@@ -14,8 +14,8 @@ import transformers
 import yaml
 
 from saft import config
-from saft.checkpoint import read_card, read_manifest, write_tensors
 from saft.errors import UserError
+from saft.files.checkpoint import read_card, read_manifest, write_tensors
 from saft.merge import MergeConfig, merge
 
 

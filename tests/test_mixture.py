@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import saft
-from saft.checkpoint import write_tensors
 from saft.errors import UserError
+from saft.files.checkpoint import write_tensors
 from saft.merge import MergeConfig, merge
 from saft.merging import parts
 from saft.merging.methods.smile import Smile

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from saft.calibration.material import Advance, Material, gathered, model_bytes, task_data
-from saft.checkpoint import write_tensors
 from saft.errors import UserError
+from saft.files.checkpoint import write_tensors
+from saft.files.tensorfile import TensorHeader, read_headers
 from saft.merging.collected import Collected
 from saft.merging.keeping import Keeping
 from saft.merging.plan import Plan
 from saft.merging.reader import Progress
 from saft.merging.target import file_name_problems
 from saft.registry import Registry
-from saft.tensorfile import TensorHeader, read_headers
 
 __all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected", "memory"]
 

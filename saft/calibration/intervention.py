@@ -13,7 +13,7 @@ from torch.nn import functional
 from saft import interventions
 from saft.calibration import collected
 from saft.calibration.material import Advance, Material, gathered
-from saft.checkpoint import read_manifest, staged, write_manifest
+from saft.files.checkpoint import read_manifest, staged, write_manifest
 from saft.interventions import Intervention, Positions
 from saft.merging import engine
 from saft.merging.config import InterventionConfig

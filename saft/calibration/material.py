@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from saft import tasks
-from saft.checkpoint import MANIFEST, read_manifest
 from saft.errors import UserError, did_you_mean
 from saft.evaluate import with_head
+from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.merging.plan import Plan
 from saft.merging.source import Source
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import MANIFEST, read_manifest
 from saft.errors import UserError, did_you_mean
-from saft.locations import folder
+from saft.files.checkpoint import MANIFEST, read_manifest
+from saft.files.locations import folder
+from saft.files.tensorfile import TensorHeader, read_headers, view
 from saft.merging.compatibility import some
 from saft.merging.factors import Factors
 from saft.merging.source import Source, is_vocabulary, read_source
-from saft.tensorfile import TensorHeader, read_headers, view
 
 __all__ = ["CONFIG", "WEIGHTS", "is_adapter", "is_transposed", "read_input"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.tensorfile import TensorHeader, view
+from saft.files.tensorfile import TensorHeader, view
 
 __all__ = ["Collected"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from saft.files.tensorfile import TensorHeader
 from saft.merging.source import Source, is_vocabulary
-from saft.tensorfile import TensorHeader
 
 __all__ = ["Source", "differences", "factors_differ", "some"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.checkpoint import WeightsWriter, staged
 from saft.errors import UserError
+from saft.files.checkpoint import WeightsWriter, staged
 from saft.merging import record
 from saft.merging.block import Block
 from saft.merging.lines import scaled

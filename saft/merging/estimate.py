@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from saft.fingerprints import remembered
+from saft.files.fingerprints import remembered
 from saft.merging import lora
 from saft.merging.block import Block
 from saft.merging.engine import apply

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saft.files.tensorfile import Layout
 from saft.merging.block import Block
 from saft.merging.method import Elementwise, Method, Statistic, Steps
-from saft.tensorfile import Layout
 
 __all__ = ["Keeping", "KeepingSteps", "Kept", "Masking", "pack", "unpack"]
 

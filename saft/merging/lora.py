@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import staged, write_card, write_manifest, write_tensors
 from saft.errors import UserError
-from saft.locations import is_hub_id
+from saft.files.checkpoint import staged, write_card, write_manifest, write_tensors
+from saft.files.locations import is_hub_id
 from saft.merging import adapters, engine, record, spectrum
 from saft.merging.compatibility import some
 from saft.merging.factors import can_be_factored

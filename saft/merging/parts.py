@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import BASE_WEIGHTS, PARTS, read_manifest, staged, write_manifest
 from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import BASE_WEIGHTS, PARTS, read_manifest, staged, write_manifest
+from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
 from saft.merging import record
 from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.engine import apply
@@ -24,7 +25,6 @@ from saft.merging.plan import Plan
 from saft.merging.reader import Progress, Reader, all_finite
 from saft.merging.statistics import answered
 from saft.merging.target import check_room, file_name_problems
-from saft.tensorfile import Layout, TensorHeader, TensorWriter, read_headers, view
 
 __all__ = ["Parts", "PartsPlan", "planned", "read", "write"]
 

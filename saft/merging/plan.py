@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from saft.checkpoint import HEADS
 from saft.errors import UserError, did_you_mean
-from saft.fingerprints import fingerprint
+from saft.files.checkpoint import HEADS
+from saft.files.fingerprints import fingerprint
+from saft.files.tensorfile import Layout, file_order
 from saft.merging import lines
 from saft.merging.adapters import read_input
 from saft.merging.collected import Collected
@@ -36,7 +37,6 @@ from saft.merging.source import Source, fitted
 from saft.merging.statistics import passes_needed
 from saft.merging.target import check_room, check_target
 from saft.merging.varying import methods_by_tensor
-from saft.tensorfile import Layout, file_order
 
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
 

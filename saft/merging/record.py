@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from saft.checkpoint import (
+from saft.files.checkpoint import (
     HEADS,
     MANIFEST,
     copy_side_files,
@@ -25,8 +25,8 @@ from saft.checkpoint import (
     write_card,
     write_manifest,
 )
-from saft.fingerprints import fingerprint
-from saft.locations import is_hub_id
+from saft.files.fingerprints import fingerprint
+from saft.files.locations import is_hub_id
 from saft.merging.compatibility import some
 from saft.merging.methods import shown
 from saft.merging.plan import Plan

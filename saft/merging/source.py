@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import tensor_headers, weight_files
 from saft.errors import UserError
+from saft.files.checkpoint import tensor_headers, weight_files
+from saft.files.tensorfile import TensorHeader, view
 from saft.merging.factors import Factors
-from saft.tensorfile import TensorHeader, view
 
 __all__ = ["Source", "fitted", "is_vocabulary", "read_source", "rows_differ"]
 

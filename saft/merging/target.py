@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from saft.errors import UserError
+from saft.files.staging import refuse
 from saft.merging.source import Source
-from saft.staging import refuse
 
 __all__ = ["check_room", "check_target", "file_name_problems"]
 

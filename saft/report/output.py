@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saft.staging import write_text
+from saft.files.staging import write_text
 
 __all__ = ["write"]
 

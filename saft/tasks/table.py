@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saft.errors import UserError, did_you_mean
-from saft.locations import resolve
+from saft.files.locations import resolve
 from saft.tasks.examples import permutation
 
 __all__ = ["TableConfig", "Rows", "read"]

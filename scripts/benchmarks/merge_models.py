@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.checkpoint import WeightsWriter, staged
+from saft.files.checkpoint import WeightsWriter, staged
 
 __all__ = ["MODELS", "make"]
 

@@ -8,7 +8,7 @@ import transformers
 
 from saft import calibration
 from saft.calibration.material import gathered
-from saft.checkpoint import write_manifest
+from saft.files.checkpoint import write_manifest
 from saft.merging import engine
 from saft.merging.config import DataConfig, MergeConfig
 

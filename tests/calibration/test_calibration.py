@@ -13,9 +13,9 @@ import transformers
 
 from saft import config
 from saft.calibration.material import gathered, tensor_names
-from saft.checkpoint import read_manifest, write_manifest, write_tensors
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
+from saft.files.checkpoint import read_manifest, write_manifest, write_tensors
 from saft.merge import MergeConfig, merge
 from saft.merging import engine
 from saft.merging.config import DataConfig

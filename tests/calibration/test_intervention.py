@@ -11,9 +11,9 @@ import saft
 from saft import config, interventions
 from saft.calibration import intervention
 from saft.calibration.material import gathered
-from saft.checkpoint import read_manifest
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
+from saft.files.checkpoint import read_manifest
 from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
 from saft.merging import engine

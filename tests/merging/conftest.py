@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.checkpoint import write_tensors
+from saft.files.checkpoint import write_tensors
 
 SHAPES = {
     "embeddings.weight": (40, 8),

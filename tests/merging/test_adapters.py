@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saft.errors import UserError
+from saft.files.tensorfile import view
 from saft.merging import adapters, engine, mergekit
 from saft.merging.adapters import read_input
 from saft.merging.config import MergeConfig
-from saft.tensorfile import view
 
 # peft's own business with transformers, and with the models of these tests.
 pytestmark = [

@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from saft.checkpoint import tensor_headers
 from saft.errors import UserError
+from saft.files.checkpoint import tensor_headers
+from saft.files.tensorfile import view
 from saft.merging import engine
 from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods import METHODS
-from saft.tensorfile import view
 from tests.merging.conftest import SHAPES, draw
 
 EVERY_METHOD = [

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saft.files.tensorfile import TensorWriter
 from saft.merging.engine import MergeConfig, check
 from saft.merging.keeping import Keeping
 from saft.merging.method import Elementwise, Tensorwise
 from saft.merging.methods import METHODS
-from saft.tensorfile import TensorWriter
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts private memory")
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from saft.checkpoint import read_manifest, write_tensors
 from saft.errors import UserError
+from saft.files.checkpoint import read_manifest, write_tensors
 from saft.measure import weight_interference
 from saft.merge import MergeConfig, merge
 from saft.merging import parts

@@ -17,7 +17,7 @@ def problems(config, out=None):
 
 
 def test_a_correct_merge_is_planned_without_reading_a_weight(checkpoints, monkeypatch):
-    monkeypatch.setattr("saft.tensorfile.view", lambda header: pytest.fail("a weight was read"))
+    monkeypatch.setattr("saft.files.tensorfile.view", lambda header: pytest.fail("a weight was read"))
     base, models = checkpoints
     plan = check(MergeConfig("ties", base, models, {"density": 0.1}))
     assert plan.method.density == 0.1

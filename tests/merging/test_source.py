@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 import transformers
 
-from saft.checkpoint import read_manifest
 from saft.errors import UserError
+from saft.files.checkpoint import read_manifest
 from saft.merging import engine
 from saft.merging.engine import MergeConfig
 from saft.merging.source import read_source

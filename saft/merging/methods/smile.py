@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saft.files.tensorfile import Layout
 from saft.merging.block import Block
 from saft.merging.keeping import Keeping, KeepingSteps, Kept
 from saft.merging.method import Tensorwise, parameter
 from saft.merging.methods import METHODS
-from saft.tensorfile import Layout
 
 __all__ = ["Smile"]
 

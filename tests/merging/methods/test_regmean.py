@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from saft.checkpoint import write_tensors
+from saft.files.checkpoint import write_tensors
+from saft.files.tensorfile import read_headers
 from saft.merging.block import Block
 from saft.merging.collected import Collected
 from saft.merging.engine import MergeConfig, check, stream
 from saft.merging.methods.regmean import RegMean
 from saft.merging.statistics import prepare
-from saft.tensorfile import read_headers
 from tests.oracles import data as oracle
 
 

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from saft import fingerprints
-from saft.fingerprints import fingerprint, remembered
+from saft.files import fingerprints
+from saft.files.fingerprints import fingerprint, remembered
 
 
 @pytest.fixture(autouse=True)

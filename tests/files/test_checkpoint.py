@@ -6,9 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from saft import checkpoint
 from saft.errors import UserError
-from saft.tensorfile import view
+from saft.files import checkpoint
+from saft.files.tensorfile import view
 
 
 def save_shards(folder):

@@ -17,8 +17,8 @@ import yaml
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
-from saft.staging import staged
-from saft.tensorfile import Layout, TensorHeader, TensorWriter, file_order, read_headers
+from saft.files.staging import staged
+from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, file_order, read_headers
 
 __all__ = [
     "BASE_WEIGHTS",

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from saft.staging import write_text
+from saft.files.staging import write_text
 
 __all__ = ["fingerprint", "remembered"]
 

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.tensorfile import TensorWriter, read_headers, view
+from saft.files.tensorfile import TensorWriter, read_headers, view
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]

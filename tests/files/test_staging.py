@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from saft import staging
 from saft.errors import UserError
+from saft.files import staging
 
 
 def test_a_staged_folder_appears_complete(tmp_path):
@@ -108,7 +108,7 @@ def test_files_get_the_mode_that_the_user_wants(tmp_path, umask):
 
 WRITER = """
 import sys, time
-from saft.staging import replaced, staged, write_text
+from saft.files.staging import replaced, staged, write_text
 with staged(sys.argv[1]) as folder:
     for index in range(int(sys.argv[2])):
         (folder / f"{index:04}").write_bytes(b"0" * 4096)
@@ -136,7 +136,7 @@ def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
 OVERWRITER = """
 import os, signal, sys
 from pathlib import Path
-from saft import staging
+from saft.files import staging
 
 CALLS = {"open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir"}
 target = Path(sys.argv[1])

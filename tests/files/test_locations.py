@@ -5,8 +5,8 @@ import sys
 import huggingface_hub
 import pytest
 
-from saft import locations
 from saft.errors import UserError
+from saft.files import locations
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Files: where things are, complete or absent, safetensors, the checkpoint folder, fingerprints."""
