@@ -300,6 +300,22 @@ def test_every_k_th_step_and_late_start(name: str) -> None:
     assert ascending == [False, False, False, True, False, True, False, True]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rho": 0.0}, {"every": 3}, {"start": 4}, {"schedule": lambda step: float(step % 2)}],
+    ids=["default", "rho", "every", "start", "schedule"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_passes_are_those_that_are_run(name: str, options: dict[str, Any]) -> None:
+    model = model_of()
+    optimizer = sam_of(name, model, **options)
+    forwards: list[Tensor] = []
+    model.head.register_forward_hook(lambda _module, _inputs, output: forwards.append(output))
+    train(optimizer, model, range(11))
+    assert optimizer.ascent.perturbation.passes(11) == len(forwards)
+    assert optimizer.ascent.perturbation.passes(0) == 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_in_sixteen_bits_are_refused(name: str) -> None:
     model = model_of().to(torch.bfloat16)

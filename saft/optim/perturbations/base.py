@@ -81,6 +81,24 @@ class Perturbation(ABC):
         """Return whether optimizer step number `step` (from 0) is one with an ascent."""
         return step >= self.start and (step - self.start) % self.every == 0
 
+    def passes(self, steps: int) -> float:
+        r"""Return how many forward and backward passes a number of optimizer steps takes.
+
+        $\text{passes} = n + |\{t < n : t \text{ ascends}, \rho_t \ne 0\}|$ where a replay is needed, else n.
+        Where rho follows the learning rate, a learning rate above 0 is assumed.
+
+        Args:
+            steps: n, number of optimizer steps, at least 0.
+
+        Example:
+            >>> perturbation("looksam").passes(100), perturbation("momentum_sam").passes(100)
+            (120.0, 100.0)
+        """
+        if not self.replays:
+            return float(steps)
+        group = {"lr": 1.0}
+        return float(steps + sum(self.ascends(t) and self.radius(t, group) != 0 for t in range(steps)))
+
     def radius(self, step: int, group: Mapping[str, Any]) -> float:
         """Return rho at a step.
 
