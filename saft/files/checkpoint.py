@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections import deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
 from saft.files.staging import staged
-from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, file_order, read_headers
+from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers
 
 __all__ = [
     "BASE_WEIGHTS",
+    "CONFIG",
     "HEADS",
     "MANIFEST",
     "PARTS",
     "WEIGHTS",
-    "WeightsWriter",
+    "config_parts",
     "copy_side_files",
     "holds_parts",
+    "model_config",
     "read_card",
     "read_manifest",
     "staged",
+    "state_dtype",
     "tensor_headers",
     "weight_files",
     "write_card",
@@ -43,6 +44,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
+CONFIG = "config.json"
 MANIFEST = "saft.json"
 CARD = "README.md"
 HEADS = "heads"
@@ -166,80 +168,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             writer.write(name, kept[name])
 
 
-class WeightsWriter:
-    """Writes the weights of a folder as they are made: one file, or shards and their index.
-
-    Args:
-        folder: to write to; exists.
-        layout: name -> (dtype, shape) of every tensor; those without elements need not be written.
-        shard_size: bytes of tensors that a file may hold; a larger tensor has a file for itself. Default: no
-            limit.
-
-    Example:
-        >>> import tempfile, torch
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> layout = {name: (torch.float32, (2,)) for name in "ab"}
-        >>> with WeightsWriter(folder, layout, shard_size=8) as writer:
-        ...     for name in writer.names:
-        ...         writer.append(name, torch.ones(2))
-        >>> sorted(file.name for file in folder.glob("*.safetensors"))
-        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
-    """
-
-    def __init__(self, folder: Path, layout: Layout, shard_size: int | None = None) -> None:
-        self.folder = folder
-        self.names = file_order(layout)
-        shards = _shards(layout, shard_size)
-        self._file = {name: file for file, part in shards.items() for name in part}
-        self._bytes = sum(_nbytes(layout, name) for name in layout)
-        self._writers = deque(TensorWriter(folder / file, part) for file, part in shards.items())
-
-    def __enter__(self) -> WeightsWriter:
-        self._writers[0].__enter__()
-        return self
-
-    def append(self, name: str, part: Tensor) -> None:
-        """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`."""
-        while self._writers[0].file.name != self._file[name]:
-            self._next_shard()
-        self._writers[0].append(name, part)
-
-    def _next_shard(self) -> None:
-        self._writers.popleft().__exit__(None, None, None)
-        self._writers[0].__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while kind is None and len(self._writers) > 1:  # shards of tensors without elements
-            self._next_shard()
-        self._writers[0].__exit__(kind, error, trace)
-        if kind is None and self._file[self.names[0]] != WEIGHTS:
-            index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._file.items()))}
-            (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-
-
-def _shards(layout: Layout, shard_size: int | None) -> dict[str, Layout]:
-    """Return file name -> its part of `layout`."""
-    parts: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = []
-    room = 0
-    for name in file_order(layout):
-        size = _nbytes(layout, name)
-        if not parts or (shard_size is not None and size > room):
-            parts.append({})
-            room = shard_size or 0
-        parts[-1][name] = layout[name]
-        room = max(room - size, 0)
-    if len(parts) == 1:
-        return {WEIGHTS: parts[0]}
-    return {f"model-{at:05}-of-{len(parts):05}.safetensors": part for at, part in enumerate(parts, start=1)}
-
-
-def _nbytes(layout: Layout, name: str) -> int:
-    dtype, shape = layout[name]
-    return math.prod(shape) * dtype.itemsize
-
-
 def copy_side_files(base: Path, target: Path) -> None:
     """Copy byte for byte what readers need beside the weights: config, tokenizer, processor, code.
 
@@ -260,6 +188,68 @@ def copy_side_files(base: Path, target: Path) -> None:
             shutil.copytree(entry, target / entry.name, copy_function=shutil.copyfile)
         elif entry.is_file() and entry.suffix in _SIDE_SUFFIXES and entry.name not in _NOT_SIDE_FILES:
             shutil.copyfile(entry, target / entry.name)
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """Return what config.json says of a model; an empty mapping where there is no such file.
+
+    Raises:
+        UserError: it is not readable as JSON, or is not an object.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: is not readable as JSON: {error}; copy or download it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is not a JSON object; copy or download it again")
+    return config
+
+
+def config_parts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a config and those inside it, of a model that is made of several (`text_config`)."""
+    return [part for part in (config, *config.values()) if isinstance(part, dict)]
+
+
+def state_dtype(folder: Path, layout: Layout | None = None) -> None:
+    """Make config.json state the dtype of the weights, whatever was copied there from another model.
+
+    transformers and others load by that statement: float32 weights under a config that says bfloat16 would be
+    rounded, and most of a fine-tuning with them. Call it once weights and config.json are in the folder. A
+    file that is right stays as it is, byte for byte, and so does one that states no dtype: its readers look
+    at the weights.
+
+    Args:
+        folder: with the weights, in any form that `weight_files` knows, and config.json; without config.json
+            nothing is done.
+        layout: name -> (dtype, shape) of every weight; default: as the headers say. Where the floating-point
+            weights have several dtypes, that of the most elements is stated, and a part of the config
+            (`text_config`) may state any of them.
+
+    Raises:
+        UserError: the weights cannot be read, or config.json is damaged.
+    """
+    config = model_config(folder)
+    stated = [part for part in config_parts(config) if {"dtype", "torch_dtype"} & part.keys()]
+    if not stated:
+        return
+    layout = layout or {name: (found.dtype, found.shape) for name, found in tensor_headers(folder).items()}
+    counts: Counter[str] = Counter()
+    for dtype, shape in layout.values():
+        if dtype.is_floating_point:
+            counts[str(dtype).removeprefix("torch.")] += math.prod(shape)
+    main = counts.most_common(1)[0][0] if counts else None
+    changed = False
+    for part in stated:
+        for key in ("dtype", "torch_dtype"):
+            right = (main,) if part is config else tuple(counts)
+            if main is not None and key in part and part[key] not in right:
+                part[key], changed = main, True
+    if changed:
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (folder / CONFIG).write_text(text + "\n", "utf-8")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

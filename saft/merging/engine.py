@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.files.checkpoint import WeightsWriter, staged
+from saft.files.checkpoint import staged
+from saft.files.weights_writer import WeightsWriter
 from saft.merging import record
 from saft.merging.block import Block
 from saft.merging.lines import scaled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import shutil
 from collections import Counter
@@ -22,6 +21,7 @@ from saft.files.checkpoint import (
     copy_side_files,
     read_card,
     read_manifest,
+    state_dtype,
     write_card,
     write_manifest,
 )
@@ -67,8 +67,7 @@ def write(plan: Plan, folder: Path, digests: Mapping[Path, str]) -> None:
         digests: SHA-256 of every file that was read.
     """
     copy_side_files(plan.base.folder, folder)
-    if plan.config.dtype:
-        _restate_dtype(folder / "config.json", plan.config.dtype)
+    state_dtype(folder, plan.layout)
     if plan.heads:
         (folder / HEADS).mkdir()
     for name, file in plan.heads.items():
@@ -215,13 +214,3 @@ def _hub_ids(plan: Plan) -> list[str]:
         )
         found += [stated] if isinstance(stated, str) else list(stated)
     return list(dict.fromkeys(found))
-
-
-def _restate_dtype(config: Path, dtype: str) -> None:
-    """Make config.json say the dtype that was asked for; else the file stays the base's, byte for byte."""
-    if not config.exists():
-        return
-    found = json.loads(config.read_text("utf-8"))
-    stated = {key: dtype for key in ("dtype", "torch_dtype") if found.get(key, dtype) != dtype}
-    if stated:
-        config.write_text(json.dumps(found | stated, indent=2, ensure_ascii=False) + "\n", "utf-8")

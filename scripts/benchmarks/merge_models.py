@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.files.checkpoint import WeightsWriter, staged
+from saft.files.checkpoint import staged
+from saft.files.weights_writer import WeightsWriter
 
 __all__ = ["MODELS", "make"]
 

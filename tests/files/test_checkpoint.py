@@ -190,44 +190,6 @@ def test_views_that_share_storage_but_differ_are_all_written(tmp_path):
 # Side files, manifest, card
 
 
-@pytest.mark.parametrize(
-    ("limit", "files"),
-    [(None, 1), (10**9, 1), (48, 1), (47, 2), (24, 3), (16, 4), (1, 5)],
-)
-def test_weights_are_cut_into_shards_that_read_back(tmp_path, limit, files):
-    tensors = {name: torch.randn(3) for name in "abc"} | {"wide": torch.randn(1).double()}
-    tensors |= {"count": torch.arange(4).byte(), "nothing": torch.empty(0, 2)}
-    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
-    with checkpoint.WeightsWriter(tmp_path, layout, limit) as writer:
-        for name in writer.names:
-            for part in tensors[name].split(2):
-                writer.append(name, part)
-    headers = checkpoint.tensor_headers(tmp_path)
-    assert set(headers) == set(tensors)
-    assert all(view(headers[name]).equal(tensor) for name, tensor in tensors.items())
-    written = checkpoint.weight_files(tmp_path)
-    assert len(written) == files
-    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in written} | (
-        {checkpoint.INDEX} if files > 1 else set()
-    )
-    if files > 1:
-        index = json.loads((tmp_path / checkpoint.INDEX).read_text())
-        assert index["metadata"]["total_size"] == sum(sizes.values())
-        assert index["weight_map"] == {name: header.file.name for name, header in headers.items()}
-        for file in written:
-            held = [sizes[name] for name, header in headers.items() if header.file == file]
-            assert sum(held) <= limit or len([size for size in held if size]) == 1
-
-
-def test_a_shard_that_is_left_out_is_told(tmp_path):
-    layout = dict.fromkeys("abc", (torch.float32, (2,)))
-    with pytest.raises(ValueError, match="'b' was never written"):  # noqa: SIM117
-        with checkpoint.WeightsWriter(tmp_path, layout, 8) as writer:
-            writer.append("a", torch.zeros(2))
-    assert not (tmp_path / checkpoint.INDEX).exists()
-
-
 def test_side_files_are_copied_byte_for_byte_and_nothing_else(tmp_path):
     base, target = tmp_path / "base", tmp_path / "target"
     for folder in (base, base / "heads", base / "1_Pooling", base / "onnx", target):
@@ -300,3 +262,53 @@ def test_no_card_or_a_strange_one_says_nothing(tmp_path, text):
     if text is not None:
         (tmp_path / "README.md").write_text(text)
     assert checkpoint.read_card(tmp_path) == {}
+
+
+# The dtype that config.json states
+
+
+def _folder(path, tensors, config):
+    path.mkdir(exist_ok=True)
+    checkpoint.write_tensors(path / "model.safetensors", tensors)
+    (path / "config.json").write_text(json.dumps(config, indent=4))
+    return path / "config.json"
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_config_states_the_dtype_of_the_weights_and_keeps_the_rest(tmp_path, key):
+    config = _folder(tmp_path, {"w": torch.ones(3), "n": torch.ones(9).long()}, {"b": 1, key: "bfloat16"})
+    checkpoint.state_dtype(tmp_path)
+    assert json.loads(config.read_text()) == {"b": 1, key: "float32"}
+
+
+@pytest.mark.parametrize("stated", [{"dtype": "float32"}, {}, {"text_config": {"dtype": "float32"}}])
+def test_a_config_that_is_right_stays_byte_for_byte(tmp_path, stated):
+    config = _folder(tmp_path, {"w": torch.ones(3)}, stated)
+    before = config.read_bytes()
+    checkpoint.state_dtype(tmp_path)
+    assert config.read_bytes() == before
+
+
+def test_of_several_dtypes_that_of_most_weights_is_stated_and_parts_keep_theirs(tmp_path):
+    tensors = {"norm": torch.ones(3), "w": torch.ones(30).bfloat16()}
+    parts = {"a": {"dtype": "float32"}, "b": {"dtype": "float16"}}
+    config = _folder(tmp_path, tensors, {"dtype": "float32", **parts})
+    checkpoint.state_dtype(tmp_path)
+    stated = json.loads(config.read_text())
+    assert stated == {"dtype": "bfloat16", "a": {"dtype": "float32"}, "b": {"dtype": "bfloat16"}}
+
+
+def test_the_layout_may_be_given_and_a_folder_without_config_is_left_alone(tmp_path):
+    config = _folder(tmp_path / "a", {"w": torch.ones(3)}, {"dtype": "float32"})
+    checkpoint.state_dtype(tmp_path / "a", {"w": (torch.float16, (3,))})
+    assert json.loads(config.read_text()) == {"dtype": "float16"}
+    config.unlink()
+    checkpoint.state_dtype(tmp_path / "a")
+    assert not config.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 10**5])
+def test_a_damaged_config_is_told(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        checkpoint.model_config(tmp_path)

@@ -1,0 +1,91 @@
+"""The weights of a folder, written as they are made: one file, or shards and their index."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from saft.files.checkpoint import INDEX, WEIGHTS
+from saft.files.tensorfile import Layout, TensorWriter, file_order
+
+__all__ = ["WeightsWriter"]
+
+
+class WeightsWriter:
+    """Writes the weights of a folder as they are made: one file, or shards and their index.
+
+    Args:
+        folder: to write to; exists.
+        layout: name -> (dtype, shape) of every tensor; those without elements need not be written.
+        shard_size: bytes of tensors that a file may hold; a larger tensor has a file for itself. Default: no
+            limit.
+
+    Example:
+        >>> import tempfile, torch
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> layout = {name: (torch.float32, (2,)) for name in "ab"}
+        >>> with WeightsWriter(folder, layout, shard_size=8) as writer:
+        ...     for name in writer.names:
+        ...         writer.append(name, torch.ones(2))
+        >>> sorted(file.name for file in folder.glob("*.safetensors"))
+        ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+
+    def __init__(self, folder: Path, layout: Layout, shard_size: int | None = None) -> None:
+        self.folder = folder
+        self.names = file_order(layout)
+        shards = _shards(layout, shard_size)
+        self._file = {name: file for file, part in shards.items() for name in part}
+        self._bytes = sum(_nbytes(layout, name) for name in layout)
+        self._writers = deque(TensorWriter(folder / file, part) for file, part in shards.items())
+
+    def __enter__(self) -> WeightsWriter:
+        self._writers[0].__enter__()
+        return self
+
+    def append(self, name: str, part: Tensor) -> None:
+        """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`."""
+        while self._writers[0].file.name != self._file[name]:
+            self._next_shard()
+        self._writers[0].append(name, part)
+
+    def _next_shard(self) -> None:
+        self._writers.popleft().__exit__(None, None, None)
+        self._writers[0].__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while kind is None and len(self._writers) > 1:  # shards of tensors without elements
+            self._next_shard()
+        self._writers[0].__exit__(kind, error, trace)
+        if kind is None and self._file[self.names[0]] != WEIGHTS:
+            index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._file.items()))}
+            (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _shards(layout: Layout, shard_size: int | None) -> dict[str, Layout]:
+    """Return file name -> its part of `layout`."""
+    parts: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = []
+    room = 0
+    for name in file_order(layout):
+        size = _nbytes(layout, name)
+        if not parts or (shard_size is not None and size > room):
+            parts.append({})
+            room = shard_size or 0
+        parts[-1][name] = layout[name]
+        room = max(room - size, 0)
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    return {f"model-{at:05}-of-{len(parts):05}.safetensors": part for at, part in enumerate(parts, start=1)}
+
+
+def _nbytes(layout: Layout, name: str) -> int:
+    dtype, shape = layout[name]
+    return math.prod(shape) * dtype.itemsize
