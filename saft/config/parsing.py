@@ -1,4 +1,4 @@
-"""YAML and command line -> one typed, frozen dataclass; every mistake named by its place, with a cure."""
+"""A mapping from YAML and command line -> one typed, frozen dataclass; every mistake named by its place."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["load", "read", "parse", "overridden", "describe", "dump", "differences"]
+__all__ = ["checked", "describe", "differences", "dump", "load", "overridden", "parse", "read"]
 
 T = TypeVar("T")
 
-_TYPE = re.compile(r"int|str|(list|dict)\[.*\]")
+_TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
 
 
 def load(config_class: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
@@ -67,6 +67,34 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
         found = _without_branches(error.errors())
         raise UserError(*(_message(config_class, item, where, place) for item in found)) from None
     return config
+
+
+def checked(config_class: type[T]) -> type[T]:
+    """Make the construction of a config in Python check what `parse` checks of a file: types and ranges.
+
+    Put it above `@dataclass(frozen=True)`. The constructor then raises `UserError`, with every
+    problem at once. The types of saft.config.ranges are checked this way too.
+
+    Example:
+        >>> @checked
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Merge:
+        ...     density: float = 0.2
+        >>> Merge(density=[0.2])
+        Traceback (most recent call last):
+        saft.errors.UserError: density: input should be a valid number, but it is [0.2]
+    """
+    construct = config_class.__init__
+    signature = inspect.signature(construct)
+
+    @functools.wraps(construct)
+    def check(self: Any, *args: Any, **keywords: Any) -> None:
+        arguments = dict(signature.bind(self, *args, **keywords).arguments)
+        del arguments["self"]
+        vars(self).update(vars(parse(type(self), arguments, where="")))
+
+    setattr(config_class, "__init__", check)  # noqa: B010 - mypy allows no assignment to it
+    return config_class
 
 
 def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -196,7 +224,10 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
 
 
 def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> str:
-    location = [str(part) for part in error["loc"]]
+    # What is wrong with a key is told of the mapping: the message holds the key.
+    location = [
+        str(part) for part in (error["loc"][:-2] if error["loc"][-1:] == ("[key]",) else error["loc"])
+    ]
     place = ": ".join(part for part in (where, ".".join([prefix, *location]).strip(".")) if part)
     match error["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
@@ -207,7 +238,7 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             options = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
         case "value_error" | "assertion_error":
-            return f"{place}: {error['ctx']['error']}"
+            return ": ".join(part for part in (place, str(error["ctx"]["error"])) if part)
         case _:
             return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
 

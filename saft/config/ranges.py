@@ -1,0 +1,187 @@
+"""What a number, a name or a list of a config may be: types for the fields of its dataclass.
+
+    @config.checked
+    @dataclass(frozen=True)
+    class TrainConfig:
+        steps: Count
+        density: Fraction = 0.2
+        train_examples: Count | None = None
+        merges: dict[Name, MergeOptions] = field(default_factory=dict)
+        seeds: Seeds = field(default_factory=lambda: [0])
+
+They are checked both when a file is parsed and when a `checked` dataclass is constructed in Python.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+__all__ = [
+    "Count",
+    "CountOrZero",
+    "FiniteFloat",
+    "Fraction",
+    "FractionOrZero",
+    "Name",
+    "NonNegative",
+    "OpenFraction",
+    "Positive",
+    "Range",
+    "Seed",
+    "Seeds",
+    "distinct",
+]
+
+S = TypeVar("S", bound=Sequence[Any])
+
+# Nothing that is counted here comes near; a slip of the keyboard does.
+MOST = 10**9
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that are allowed: finite ones between two ends, or whole ones.
+
+    `Annotated[float, Range(above=0)]` is a type for the field of a config.
+
+    Args:
+        whole: whether only whole numbers are meant. Numbers like 1e3 are whole.
+        above, at_least: the lower end, without or with it.
+        below, at_most: the upper end, without or with it.
+
+    Example:
+        >>> print(Range(above=0, at_most=1))
+        (0, 1]
+        >>> Range(above=0, at_most=1).problem(20)
+        'must be in (0, 1], but is 20; it is a fraction, not percent: write 0.2'
+        >>> Range(whole=True, at_least=1).problem(0)
+        'must be at least 1, but is 0'
+        >>> Range().problem(True)
+        'must be a number, but is True'
+    """
+
+    whole: bool = False
+    above: float = -math.inf
+    at_least: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
+
+    @property
+    def low(self) -> float:
+        """The lower end, whether it is allowed or not."""
+        return max(self.above, self.at_least)
+
+    @property
+    def high(self) -> float:
+        """The upper end, whether it is allowed or not."""
+        return min(self.below, self.at_most)
+
+    def __str__(self) -> str:
+        opening = "[" if self.at_least > self.above else "("
+        closing = "]" if self.at_most < self.below else ")"
+        return f"{opening}{self.low:g}, {self.high:g}{closing}"
+
+    def __contains__(self, value: float) -> bool:
+        return self.above < value < self.below and self.at_least <= value <= self.at_most
+
+    def problem(self, value: object) -> str | None:
+        """Return what is wrong with a value, as the end of a sentence that begins with its place, or None."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"must be a {'whole ' if self.whole else ''}number, but is {value!r}"
+        if not math.isfinite(value):
+            return f"must be a finite number, but is {value}"
+        if self.whole and value != int(value):
+            return f"must be a whole number, but is {value}"
+        if value in self:
+            return None
+        if not self.whole and math.isfinite(self.low) and math.isfinite(self.high):
+            percent = self.high == 1 and 1 < value <= 100
+            cure = f"; it is a fraction, not percent: write {value / 100:g}" if percent else ""
+            return f"must be in {self}, but is {value}{cure}"
+        if value <= self.low:
+            allowed = f"at least {self.low:g}" if self.at_least > self.above else f"above {self.low:g}"
+        else:
+            high = int(self.high) if self.whole else self.high
+            allowed = f"at most {high}" if self.at_most < self.below else f"below {high}"
+        return f"must be {allowed}, but is {value}"
+
+    def read(self, value: object) -> float:
+        """Return the number that is meant by a value of a config, where `'1e-5'` is one too.
+
+        Raises:
+            ValueError: there is none, or it is out of range.
+        """
+        number = _number(value) if isinstance(value, str) else value
+        if problem := self.problem(number):
+            raise ValueError(problem)
+        assert isinstance(number, (int, float))
+        return int(number) if self.whole else float(number)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+
+def _number(text: str) -> float | str:
+    """Return the number that a text spells, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+Count = Annotated[int, Range(whole=True, at_least=1, at_most=MOST)]
+CountOrZero = Annotated[int, Range(whole=True, at_least=0, at_most=MOST)]
+Seed = Annotated[int, Range(whole=True, at_least=0, at_most=2**32 - 1)]  # numpy's range, and so Lightning's
+Fraction = Annotated[float, Range(above=0, at_most=1)]
+FractionOrZero = Annotated[float, Range(at_least=0, at_most=1)]
+OpenFraction = Annotated[float, Range(above=0, below=1)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(at_least=0)]
+FiniteFloat = Annotated[float, Range()]
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]*", text) or len(text) > 100:
+        raise ValueError(
+            f"'{text}' cannot be a name, since files are called by it: "
+            "write letters, digits, '_', '-' and '.', with no '.' at the beginning, at most 100 of them"
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+def distinct(values: S) -> S:
+    """Return a sequence that is not empty and holds nothing twice.
+
+    `Annotated[list[Name], AfterValidator(distinct)]` is a type for the field of a config.
+
+    Raises:
+        ValueError: it is empty, or holds something twice.
+
+    Example:
+        >>> distinct([0, 0])
+        Traceback (most recent call last):
+        ValueError: holds 0 twice; write it once
+    """
+    if not values:
+        raise ValueError("must not be empty")
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"holds {value!r} twice; write it once")
+        seen.add(value)
+    return values
+
+
+Seeds = Annotated[list[Seed], AfterValidator(distinct)]
