@@ -1,0 +1,279 @@
+"""What an experiment found: `results.json` as a type, which `saft run` writes and the report reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from saft import config as configs
+from saft.errors import UserError
+from saft.interference.quantity import Quantity
+from saft.tasks.metric import Metric, Score
+
+__all__ = [
+    "ArmFacts",
+    "BaseResult",
+    "CellResult",
+    "Chosen",
+    "ChosenPerTask",
+    "CurvePoint",
+    "ExpertResult",
+    "FORMAT",
+    "MergeResult",
+    "Protocol",
+    "Results",
+    "TaskFacts",
+    "from_json",
+    "to_json",
+]
+
+FORMAT = 2
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _score(value: Any) -> Any:
+    return (
+        {**value, "value": _number(value["value"])} if isinstance(value, dict) and "value" in value else value
+    )
+
+
+Number = Annotated[float, BeforeValidator(_number)]  # JSON has no infinity and no NaN: there it is null
+MeasuredScore = Annotated[Score, BeforeValidator(_score)]
+Measured = Number | dict[str, Number] | dict[str, dict[str, Number]]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a reader needs to know of a task before any figure of it.
+
+    Args:
+        kind: the task kind.
+        metric: what its scores are.
+        train: train size -> training examples.
+        validation: validation examples.
+        test: test examples; None where the test split was not read.
+        labels: number of classes; None where there are none.
+        facts: what else the task tells of itself, by name.
+    """
+
+    kind: str
+    metric: Metric
+    train: dict[str, int]
+    validation: int
+    test: int | None = None
+    labels: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What was read of the data, and how.
+
+    Args:
+        tasks: task -> its facts.
+        seeds: seeds of the grid, distinct.
+        train_sizes: name -> training examples of each task; None is all of them.
+        coefficient: a sentence on how the scaling coefficient was chosen.
+        test_reads: a sentence on how often the test split was read, and when.
+        tests: whether the test split was read.
+    """
+
+    tasks: dict[str, TaskFacts]
+    seeds: list[int]
+    train_sizes: dict[str, int | None]
+    coefficient: str
+    test_reads: str
+    tests: bool
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """One way to fine-tune. What two arms are to each other is computed where they are compared.
+
+    Args:
+        description: in the user's words.
+        perturbation: name of the perturbation; None for an arm without ascent.
+        rho: radius of its ascent.
+        steps: optimizer steps of one expert.
+        select_steps: numbers of steps,
+            one of which is chosen on validation data; empty where there is no choice.
+        passes: forward and backward passes that `steps` steps take.
+        extras: what else tells this arm from the others, by name.
+    """
+
+    description: str
+    perturbation: str | None
+    rho: float | None
+    steps: int
+    passes: float
+    select_steps: list[int] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaseResult:
+    """Scores of the pretrained model on one task, with the head that the task starts with."""
+
+    validation: MeasuredScore
+    test: MeasuredScore | None = None
+
+
+@dataclass(frozen=True)
+class ExpertResult:
+    """One fine-tuned model on its own task.
+
+    Args:
+        validation, test: its scores; no test where the split was not read.
+        steps: optimizer steps that were taken, or chosen.
+        seconds: wall time of the training; None where it is not known.
+        passes: forward and backward passes that were made.
+    """
+
+    validation: MeasuredScore
+    test: MeasuredScore | None
+    steps: int
+    seconds: float | None = None
+    passes: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Scores at one scaling coefficient: task -> raw validation value."""
+
+    coefficient: float
+    validation: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One coefficient for all tasks, and the scores there: a single model."""
+
+    coefficient: float
+    test: dict[str, MeasuredScore] | None = None
+
+
+@dataclass(frozen=True)
+class ChosenPerTask:
+    """A coefficient for each task, and each task's score at its own: up to one model per task."""
+
+    coefficients: dict[str, float]
+    test: dict[str, MeasuredScore] | None = None
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The experts of one cell merged by one method."""
+
+    parameters: dict[str, Any]
+    curve: list[CurvePoint]
+    shared: Chosen
+    per_task: ChosenPerTask
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Everything of one arm at one train size with one seed.
+
+    Args:
+        train_size, arm, seed: which cell it is.
+        experts: task -> its expert.
+        merges: method -> its merge.
+        measured: quantity -> number, task -> number, or task -> task -> number; see `Results.quantities`.
+        seconds: wall time of the cell; None where it is not known.
+    """
+
+    train_size: str
+    arm: str
+    seed: int
+    experts: dict[str, ExpertResult]
+    merges: dict[str, MergeResult]
+    measured: dict[str, Measured] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole experiment, or as much of it as is there.
+
+    Args:
+        versions: library -> version, saft's own among them.
+        device: what the models ran on.
+        config: the resolved config, plain values.
+        protocol: what was read of the data, and how.
+        arms: arm -> how it trains.
+        base: task -> the pretrained model's scores.
+        cells: in the order of the grid; an unfinished grid has fewer.
+        quantities: what the measured numbers of the cells are, by name.
+        format: version of this shape.
+    """
+
+    versions: dict[str, str]
+    device: str
+    config: dict[str, Any]
+    protocol: Protocol
+    arms: dict[str, ArmFacts]
+    base: dict[str, BaseResult]
+    cells: list[CellResult]
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def to_json(results: Results) -> str:
+    """Return the text of `results.json`, the same for the same results; what is not finite becomes null."""
+    plain = _plain(dataclasses.asdict(results))
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str, where: str = "results.json") -> Results:
+    """Read what `to_json` wrote; a null where a number belongs becomes NaN.
+
+    Args:
+        text: the JSON.
+        where: the file, for messages.
+
+    Raises:
+        UserError: not JSON, of another format, or a key is unknown, missing, or of the wrong type.
+
+    Example:
+        >>> from_json('{"saft": "0.1.0", "cells": []}', "runs/a/results.json")
+        Traceback (most recent call last):
+        saft.errors.UserError: runs/a/results.json: format: is 1, but this saft reads 2; ...
+    """
+    try:
+        mapping = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: is not valid JSON: {error}") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: must hold an object, but holds {type(mapping).__name__}")
+    version = mapping.get("format", 1)
+    if version != FORMAT:
+        raise UserError(
+            f"{where}: format: is {version}, but this saft reads {FORMAT}; "
+            "write it anew with `saft run` and the same config, which computes only what is missing"
+        )
+    results = configs.parse(Results, mapping, where)
+    cells = (f"{cell.train_size}, {cell.arm}, seed {cell.seed}" for cell in results.cells)
+    twice = sorted(name for name, count in Counter(cells).items() if count > 1)
+    if twice:
+        raise UserError(*(f"{where}: cells: {name} is there twice" for name in twice))
+    return results
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

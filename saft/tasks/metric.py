@@ -1,0 +1,56 @@
+"""What a task's scores are: name, unit, direction; and one score with its error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Metric", "Score"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is, and how it is printed.
+
+    Args:
+        name: as in "validation accuracy".
+        unit: of the printed figure: "%", "nats"; empty for a pure number.
+        higher_is_better: the direction.
+        scale: the printed figure is scale times the value: 100 for an accuracy, which is a fraction.
+        digits: printed decimals.
+
+    Example:
+        >>> Metric("accuracy", "%").format(0.813)
+        '81.3'
+        >>> Metric("perplexity", "", higher_is_better=False, scale=1).is_better(12.0, 14.0)
+        True
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool = True
+    scale: float = 100.0
+    digits: int = 1
+
+    def is_better(self, a: float, b: float) -> bool:
+        """Return whether value `a` is better than value `b`."""
+        return a > b if self.higher_is_better else a < b
+
+    def format(self, value: float) -> str:
+        """Return a value as tables print it, without its unit; a dash where it is not finite."""
+        return f"{self.scale * value:.{self.digits}f}" if math.isfinite(value) else "–"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value of a metric on one set of examples.
+
+    Args:
+        value: raw: an accuracy as a fraction, a loss in nats.
+        standard_error: of this value, from the finite number of examples; None where it is not known.
+        examples: how many were evaluated.
+    """
+
+    value: float
+    standard_error: float | None
+    examples: int

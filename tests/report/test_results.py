@@ -1,0 +1,115 @@
+"""results.json as a type: there and back, and what is told of a file that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from saft.errors import UserError
+from saft.interference.quantity import Quantity
+from saft.report.results import (
+    ArmFacts,
+    BaseResult,
+    CellResult,
+    Chosen,
+    ChosenPerTask,
+    CurvePoint,
+    ExpertResult,
+    MergeResult,
+    Protocol,
+    Results,
+    TaskFacts,
+    from_json,
+    to_json,
+)
+from saft.tasks.metric import Metric, Score
+
+RESULTS = Results(
+    versions={"saft": "0.1.0"},
+    device="cpu",
+    config={"seeds": [0]},
+    protocol=Protocol(
+        tasks={"reviews": TaskFacts("text_classification", Metric("accuracy", "%"), {"all": 8}, 4, 6)},
+        seeds=[0],
+        train_sizes={"all": None},
+        coefficient="Chosen on validation data.",
+        test_reads="Once.",
+        tests=True,
+    ),
+    arms={"adamw": ArmFacts("AdamW", None, None, 10, 10.0)},
+    base={"reviews": BaseResult(Score(0.5, 0.2, 4), Score(0.5, 0.2, 6))},
+    cells=[
+        CellResult(
+            "all",
+            "adamw",
+            0,
+            {"reviews": ExpertResult(Score(0.75, 0.2, 4), Score(0.8, None, 6), 10)},
+            {
+                "average": MergeResult(
+                    {},
+                    [CurvePoint(1.0, {"reviews": 0.5})],
+                    Chosen(1.0, {"reviews": Score(0.6, 0.1, 6)}),
+                    ChosenPerTask({"reviews": 1.0}, {"reviews": Score(0.6, 0.1, 6)}),
+                )
+            },
+            {"norm": {"reviews": 1.5}, "cosine": {"reviews": {"reviews": 1.0}}, "sign_conflict": 0.25},
+        )
+    ],
+    quantities={"norm": Quantity("length", per="task")},
+)
+
+
+def changed(path, value):
+    mapping = json.loads(to_json(RESULTS))
+    *parents, last = path
+    place = mapping
+    for key in parents:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(mapping)
+
+
+def test_there_and_back():
+    assert from_json(to_json(RESULTS)) == RESULTS
+
+
+def test_what_is_not_finite_is_null_and_comes_back_as_not_a_number():
+    cell = dataclasses.replace(RESULTS.cells[0], measured={"sharpness": {"reviews": math.inf}})
+    text = to_json(dataclasses.replace(RESULTS, cells=[cell]))
+    assert json.loads(text)["cells"][0]["measured"] == {"sharpness": {"reviews": None}}
+    assert math.isnan(from_json(text).cells[0].measured["sharpness"]["reviews"])
+    lost = changed(("base", "reviews", "validation", "value"), math.nan).replace("NaN", "null")
+    assert math.isnan(from_json(lost).base["reviews"].validation.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "r.json: is not valid JSON"),
+        ("[]", "r.json: must hold an object, but holds list"),
+        ('{"cells": []}', "r.json: format: is 1, but this saft reads 2"),
+        (changed(("device",), None), "r.json: device: is required, but missing"),
+        (changed(("cells", 0, "train_size"), None), "r.json: cells.0.train_size: is required, but missing"),
+        (changed(("cells", 0, "seed"), "x"), "r.json: cells.0.seed: input should be a valid integer"),
+        (
+            changed(("base", "reviews", "tset"), 1),
+            "r.json: base.reviews.tset: unknown key; did you mean 'test'",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told_by_its_key(text, message):
+    with pytest.raises(UserError) as raised:
+        from_json(text, "r.json")
+    assert message in str(raised.value)
+
+
+def test_a_cell_that_is_there_twice_is_told():
+    twice = dataclasses.replace(RESULTS, cells=RESULTS.cells * 2)
+    with pytest.raises(UserError, match="all, adamw, seed 0 is there twice"):
+        from_json(to_json(twice))
