@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -148,10 +147,10 @@ class ExpertResult:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Scores at one scaling coefficient: task -> raw validation value."""
+    """The merge at one scaling coefficient: task -> its validation score there."""
 
     coefficient: float
-    validation: dict[str, Number]
+    validation: dict[str, MeasuredScore]
 
 
 @dataclass(frozen=True)
@@ -227,6 +226,50 @@ class Results:
     quantities: dict[str, Quantity] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        problems = sorted(set(self._problems()))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        """Yield what would make a table say something else than it means."""
+        if len(set(self.protocol.seeds)) < len(self.protocol.seeds):
+            yield f"protocol.seeds: a seed is there twice: {self.protocol.seeds}"
+        seen = set()
+        for cell in self.cells:
+            key = cell.train_size, cell.arm, cell.seed
+            place = f"cells: {cell.train_size}, {cell.arm}, seed {cell.seed}"
+            if key in seen:
+                yield f"{place}: is there twice"
+            seen.add(key)
+            if cell.train_size not in self.protocol.train_sizes:
+                yield f"{place}: protocol.train_sizes has no '{cell.train_size}'"
+            if cell.arm not in self.arms:
+                yield f"{place}: arms has no '{cell.arm}'"
+            yield from (f"{place}: {problem}" for problem in self._problems_of(cell))
+
+    def _problems_of(self, cell: CellResult) -> Iterator[str]:
+        tasks, tests = set(self.protocol.tasks), self.protocol.tests
+        if set(cell.experts) != tasks:
+            there = ", ".join(cell.experts) or "none"
+            yield f"experts: must be of {', '.join(sorted(tasks))}, but are of {there}"
+        if any((expert.test is not None) != tests for expert in cell.experts.values()):
+            yield f"experts: protocol.tests is {tests}, which the test scores contradict"
+        for method, merge in cell.merges.items():
+            chosen = {merge.shared.coefficient, *merge.per_task.coefficients.values()}
+            if not chosen <= {point.coefficient for point in merge.curve}:
+                yield f"merges.{method}: its curve lacks a coefficient that was chosen"
+            scored = [set(merge.per_task.coefficients), *(set(point.validation) for point in merge.curve)]
+            for test in (merge.shared.test, merge.per_task.test):
+                if (test is not None) != tests:
+                    yield f"merges.{method}: protocol.tests is {tests}, which its test scores contradict"
+                scored.append(tasks if test is None else set(test))
+            if any(names != tasks for names in scored):
+                yield f"merges.{method}: its scores must be of {', '.join(sorted(tasks))}"
+        for name in cell.measured:
+            if name not in self.quantities:
+                yield f"measured.{name}: quantities does not say what it is"
+
 
 def to_json(results: Results) -> str:
     """Return the text of `results.json`, the same for the same results; what is not finite becomes null."""
@@ -261,12 +304,7 @@ def from_json(text: str, where: str = "results.json") -> Results:
             f"{where}: format: is {version}, but this saft reads {FORMAT}; "
             "write it anew with `saft run` and the same config, which computes only what is missing"
         )
-    results = configs.parse(Results, mapping, where)
-    cells = (f"{cell.train_size}, {cell.arm}, seed {cell.seed}" for cell in results.cells)
-    twice = sorted(name for name, count in Counter(cells).items() if count > 1)
-    if twice:
-        raise UserError(*(f"{where}: cells: {name} is there twice" for name in twice))
-    return results
+    return configs.parse(Results, mapping, where)
 
 
 def _plain(value: Any) -> Any:

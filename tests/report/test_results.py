@@ -50,7 +50,7 @@ RESULTS = Results(
             {
                 "average": MergeResult(
                     {},
-                    [CurvePoint(1.0, {"reviews": 0.5})],
+                    [CurvePoint(1.0, {"reviews": Score(0.5, 0.25, 4)})],
                     Chosen(1.0, {"reviews": Score(0.6, 0.1, 6)}),
                     ChosenPerTask({"reviews": 1.0}, {"reviews": Score(0.6, 0.1, 6)}),
                 )
@@ -58,7 +58,12 @@ RESULTS = Results(
             {"norm": {"reviews": 1.5}, "cosine": {"reviews": {"reviews": 1.0}}, "sign_conflict": 0.25},
         )
     ],
-    quantities={"norm": Quantity("length", per="task")},
+    quantities={
+        "norm": Quantity("length", per="task"),
+        "cosine": Quantity("angle", per="pair"),
+        "sign_conflict": Quantity("share", unit="%", scale=100, decimals=1),
+        "sharpness": Quantity("increase", unit="nats", per="task"),
+    },
 )
 
 
@@ -109,7 +114,26 @@ def test_a_file_that_does_not_fit_is_told_by_its_key(text, message):
     assert message in str(raised.value)
 
 
-def test_a_cell_that_is_there_twice_is_told():
-    twice = dataclasses.replace(RESULTS, cells=RESULTS.cells * 2)
-    with pytest.raises(UserError, match="all, adamw, seed 0 is there twice"):
-        from_json(to_json(twice))
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("cells", 0, "arm"), "sam", "all, sam, seed 0: arms has no 'sam'"),
+        (("cells", 0, "train_size"), "few", "protocol.train_sizes has no 'few'"),
+        (("cells", 0, "experts"), {}, "experts: must be of reviews, but are of none"),
+        (("cells", 0, "merges", "average", "shared", "coefficient"), 0.5, "merges.average: its curve lacks"),
+        (("cells", 0, "merges", "average", "shared", "test"), {}, "merges.average: its scores must be of"),
+        (("protocol", "tests"), False, "merges.average: protocol.tests is False, which its test scores"),
+        (("cells", 0, "measured", "drift"), 0.5, "measured.drift: quantities does not say what it is"),
+        (("protocol", "seeds"), [0, 0], "a seed is there twice"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_told(path, value, message):
+    with pytest.raises(UserError) as raised:
+        from_json(changed(path, value), "r.json")
+    assert "r.json: " in str(raised.value)
+    assert message in str(raised.value)
+
+
+def test_a_cell_that_is_there_twice_is_refused():
+    with pytest.raises(ValueError, match="all, adamw, seed 0: is there twice"):
+        dataclasses.replace(RESULTS, cells=RESULTS.cells * 2)
