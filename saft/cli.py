@@ -195,7 +195,7 @@ def _merge(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _merge_config(mapping: dict[str, Any], where: str) -> Any:
     """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`."""
     from saft import config
-    from saft.merging import mergekit
+    from saft.merging.mergekit import file as mergekit
 
     if not mergekit.is_mergekit(mapping):
         return config.parse(_config_class("merge"), mapping, where)

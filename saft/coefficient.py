@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from saft.merging.engine import apply
+from saft.merging.stream.engine import apply
 
 __all__ = ["Point", "Scaled", "shared", "per_task"]
 

@@ -16,7 +16,7 @@ from saft.errors import UserError
 from saft.files.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.merging import parts
+from saft.merging.outputs import parts
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
 from saft.tasks import Examples, Limits, Task, heads

@@ -20,10 +20,10 @@ from saft.files.checkpoint import copy_side_files, staged, write_manifest, write
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
 from saft.measure import sharpness, weight_interference
-from saft.merging import engine
 from saft.merging.config import DataConfig
 from saft.merging.methods import METHODS
 from saft.merging.plan import MergeConfig
+from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
 from saft.progress import Bar

@@ -19,8 +19,8 @@ from saft.evaluate import with_head
 from saft.files.staging import write_text
 from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
 from saft.interference.weights import WeightInterference, WeightMeasurement
-from saft.merging import engine
 from saft.merging.plan import MergeConfig
+from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
 from saft.tasks import Examples, Limits, Task

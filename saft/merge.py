@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.merging import engine, estimate, lora, parts, record
-from saft.merging.engine import Progress
-from saft.merging.keeping import Keeping
+from saft.merging import estimate
+from saft.merging.outputs import adapter, parts, record
+from saft.merging.per_task import Keeping
 from saft.merging.plan import MergeConfig, Plan
+from saft.merging.stream import engine
+from saft.merging.stream.engine import Progress
 
 __all__ = ["MergeConfig", "MergeResult", "merge"]
 
@@ -31,13 +33,13 @@ class MergeResult:
     folder: Path | None
     plan: Plan
     seconds: float | None = None
-    adapter: lora.Refactored | None = None
+    adapter: adapter.Refactored | None = None
     examples_memory: int = 0
 
     def __str__(self) -> str:
         if self.folder:
-            adapter = f"\n{self.adapter}" if self.adapter else ""
-            return f"{record.describe(self.plan)}{adapter}\nwritten: {self.folder}"
+            fit = f"\n{self.adapter}" if self.adapter else ""
+            return f"{record.describe(self.plan)}{fit}\nwritten: {self.folder}"
         time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
         if self.examples_memory:
             mebibytes = self.examples_memory / 2**20
@@ -83,7 +85,7 @@ def merge(
     plan = engine.check(config, out, overwrite)
     plan = parts.planned(plan, out) if isinstance(plan.method, Keeping) else plan
     if plan.config.adapter_rank is not None:
-        lora.check(plan)
+        adapter.check(plan)
     if plan.method.collects or plan.config.interventions is not None:
         from saft import calibration  # which loads transformers
 
@@ -94,7 +96,7 @@ def merge(
         return MergeResult(None, plan, estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
-    adapter = None
+    fit = None
     if plan.config.interventions is not None:
         from saft.calibration import intervention
 
@@ -106,8 +108,8 @@ def merge(
             if plan.config.adapter_rank is None:
                 engine.write(plan, out, overwrite, progress)
             else:
-                adapter = lora.write(plan, plan.config.adapter_rank, out, overwrite, progress)
-    return MergeResult(Path(out), plan, adapter=adapter)
+                fit = adapter.write(plan, plan.config.adapter_rank, out, overwrite, progress)
+    return MergeResult(Path(out), plan, adapter=fit)
 
 
 def _with_data(plan: Plan, progress: Progress | None) -> AbstractContextManager[Plan]:

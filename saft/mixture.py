@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
-from saft.merging import parts
 from saft.merging.methods.smile import Smile
+from saft.merging.outputs import parts
 from saft.models import model_of
 
 __all__ = ["SmileLinear", "load_mixture"]

@@ -18,7 +18,7 @@ from saft.errors import UserError
 from saft.files.checkpoint import holds_parts, tensor_headers
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
-from saft.merging import parts
+from saft.merging.outputs import parts
 
 __all__ = [
     "Conv1D",

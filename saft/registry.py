@@ -17,13 +17,13 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The things of one sort, each registered by its own file under the name that users write.
 
-    A file in `package` registers by decorating; nothing else has to be edited. The files are imported
+    A file in one of `packages` registers by decorating; nothing else has to be edited. The files are imported
     when the registry is first asked, so that declaring a registry costs nothing. `module:attribute` works
     wherever a name does, for things that live outside saft.
 
     Args:
         noun: what the things are called in messages, for example "merge method".
-        package: the package whose modules hold the registrations.
+        *packages: the packages whose modules hold the registrations.
 
     Example:
         >>> methods = Registry("merge method", "saft.merging.methods")
@@ -33,9 +33,9 @@ class Registry(Generic[T]):
         'KeepBase'
     """
 
-    def __init__(self, noun: str, package: str) -> None:
+    def __init__(self, noun: str, *packages: str) -> None:
         self.noun = noun
-        self.package = package
+        self.packages = packages
         self._things: dict[str, T] = {}
         self._discovered = False
 
@@ -76,9 +76,9 @@ class Registry(Generic[T]):
         if self._discovered:
             return
         self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            importlib.import_module(module.name)
+        for package in map(importlib.import_module, self.packages):
+            for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+                importlib.import_module(module.name)
 
     def _from_outside(self, name: str) -> T:
         module_name, _, attribute = name.partition(":")

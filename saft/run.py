@@ -18,8 +18,8 @@ from saft import report
 from saft.errors import UserError
 from saft.experiment import Cell, Experiment, Protocol
 from saft.files.staging import write_text
-from saft.merging.keeping import Keeping
 from saft.merging.methods import METHODS
+from saft.merging.per_task import Keeping
 from saft.models import ModelConfig
 from saft.module import TrainingOptions
 from saft.progress import bar, waiting

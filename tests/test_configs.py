@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from saft import config, tasks
-from saft.merging.keeping import Keeping
 from saft.merging.methods import METHODS
+from saft.merging.per_task import Keeping
 from saft.run import RunConfig, plan
 from saft.train import TrainConfig
 

@@ -15,8 +15,8 @@ import saft
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import MergeConfig, merge
-from saft.merging import parts
 from saft.merging.methods.smile import Smile
+from saft.merging.outputs import parts
 from saft.mixture import SmileLinear, load_mixture
 from saft.models import ModelConfig, load_task, load_trunk
 from tests.oracles import parts as oracle

@@ -54,7 +54,7 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_yaml_fits(block: str) -> None:
     from saft import config, tasks
     from saft.merge import MergeConfig
-    from saft.merging import mergekit
+    from saft.merging.mergekit import file as mergekit
     from saft.models import ModelConfig
 
     mapping = yaml.safe_load(block)

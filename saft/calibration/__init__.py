@@ -20,11 +20,11 @@ from saft.calibration.material import Advance, Material, gathered, model_bytes, 
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import TensorHeader, read_headers
-from saft.merging.collected import Collected
-from saft.merging.keeping import Keeping
+from saft.merging.outputs.target_folder import file_name_problems
+from saft.merging.per_task import Keeping
 from saft.merging.plan import Plan
-from saft.merging.reader import Progress
-from saft.merging.target import file_name_problems
+from saft.merging.stream.data_statistics import Collected
+from saft.merging.stream.reader import Progress
 from saft.registry import Registry
 
 __all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected", "memory"]

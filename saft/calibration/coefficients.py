@@ -12,8 +12,8 @@ from saft.calibration import COLLECTORS, Collector, Statistics
 from saft.calibration.material import Advance, Material, model_bytes
 from saft.merging.methods.adamerging import AdaMerging, Added
 from saft.merging.plan import Plan
-from saft.merging.reader import Reader
-from saft.merging.statistics import prepare
+from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.reader import Reader
 
 __all__ = ["collect", "entropy"]
 

@@ -15,11 +15,11 @@ from saft.calibration import collected
 from saft.calibration.material import Advance, Material, gathered
 from saft.files.checkpoint import read_manifest, staged, write_manifest
 from saft.interventions import Intervention, Positions
-from saft.merging import engine
 from saft.merging.config import InterventionConfig
+from saft.merging.inputs.source import read_source
 from saft.merging.plan import Plan
-from saft.merging.reader import Progress
-from saft.merging.source import read_source
+from saft.merging.stream import engine
+from saft.merging.stream.reader import Progress
 from saft.models import Classifier
 from saft.tasks import Examples
 

@@ -13,8 +13,8 @@ from saft import tasks
 from saft.errors import UserError, did_you_mean
 from saft.evaluate import with_head
 from saft.files.checkpoint import MANIFEST, read_manifest
+from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
-from saft.merging.source import Source
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.tasks import Examples, Limits, Task
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from saft.errors import UserError
-from saft.merging.lines import Lines
+from saft.merging.layer_scaling import Lines
 
 __all__ = [
     "ARITHMETIC",

@@ -12,13 +12,13 @@ from typing import TypeVar
 import torch
 
 from saft.files.fingerprints import remembered
-from saft.merging import lora
-from saft.merging.block import Block
-from saft.merging.engine import apply
 from saft.merging.method import Tensorwise
+from saft.merging.outputs import adapter
 from saft.merging.plan import Plan
-from saft.merging.reader import one_torch_thread
-from saft.merging.statistics import prepare
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import apply
+from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.reader import one_torch_thread
 
 __all__ = ["seconds"]
 
@@ -71,7 +71,7 @@ def _factoring(plan: Plan) -> float:
         return 0.0
     rank, sample = plan.config.adapter_rank, torch.randn(_SIDE, _SIDE, generator=torch.Generator())
     with one_torch_thread():
-        each = _fastest(lambda: _clock(lambda: lora.factors(sample, min(rank, _SIDE))))
+        each = _fastest(lambda: _clock(lambda: adapter.factors(sample, min(rank, _SIDE))))
     shapes = [plan.layout[name][1] for name in plan.factored]
     return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
 

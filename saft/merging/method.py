@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
-from saft.merging.block import Block
 from saft.merging.parameters import ParameterInfo, in_order, parameter, range_of, wrong_with
+from saft.merging.stream.block import Block
 
 __all__ = [
     "Elementwise",

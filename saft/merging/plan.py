@@ -16,10 +16,7 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
 from saft.files.tensorfile import Layout, file_order
-from saft.merging import lines
-from saft.merging.adapters import read_input
-from saft.merging.collected import Collected
-from saft.merging.compatibility import differences, factors_differ
+from saft.merging import layer_scaling
 from saft.merging.config import (
     ARITHMETIC,
     DTYPES,
@@ -29,13 +26,16 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
-from saft.merging.factors import can_be_factored
-from saft.merging.keeping import Keeping
+from saft.merging.inputs.alignment import differences, factors_differ
+from saft.merging.inputs.factors import can_be_factored
+from saft.merging.inputs.peft_adapter import read_input
+from saft.merging.inputs.source import Source, fitted
 from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
-from saft.merging.source import Source, fitted
-from saft.merging.statistics import passes_needed
-from saft.merging.target import check_room, check_target
+from saft.merging.outputs.target_folder import check_room, check_target
+from saft.merging.per_task import Keeping
+from saft.merging.stream.data_statistics import Collected
+from saft.merging.stream.order_statistics import passes_needed
 from saft.merging.varying import methods_by_tensor
 
 __all__ = ["Plan", "MergeConfig", "Source", "check"]
@@ -194,7 +194,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
         if method and method.adapters:
             problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:
-            problems += lines.problems(config.lines, base.headers)
+            problems += layer_scaling.problems(config.lines, base.headers)
     heads = _heads(models, problems)
     if out is not None:
         with _added_to(problems):

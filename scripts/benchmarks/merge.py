@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from saft.merging import engine
 from saft.merging.config import DTYPES
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
+from saft.merging.stream import engine
 
 MERGEKIT = "mergekit==0.1.4"
 TRANSFORMERS = "transformers==4.53.3"  # mergekit fails with transformers 5, which its requirements admit

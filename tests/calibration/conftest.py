@@ -9,8 +9,8 @@ import transformers
 from saft import calibration
 from saft.calibration.material import gathered
 from saft.files.checkpoint import write_manifest
-from saft.merging import engine
 from saft.merging.config import DataConfig, MergeConfig
+from saft.merging.stream import engine
 
 
 @pytest.fixture

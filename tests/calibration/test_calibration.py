@@ -17,9 +17,9 @@ from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest, write_manifest, write_tensors
 from saft.merge import MergeConfig, merge
-from saft.merging import engine
 from saft.merging.config import DataConfig
 from saft.merging.methods import METHODS
+from saft.merging.stream import engine
 from saft.models import ModelConfig, load_trunk
 
 COLLECTING = [name for name, kind in METHODS.items() if kind.collects]

@@ -103,7 +103,7 @@ def test_one_coefficient_for_each_task(planned, collect):
 
 
 def test_without_data_it_is_task_arithmetic():
-    from saft.merging.engine import merge_task_vectors
+    from saft.merging.stream.engine import merge_task_vectors
 
     vectors = torch.randn(3, 100)
     expected = 0.3 * merge_task_vectors(TaskArithmetic(), vectors)

@@ -9,8 +9,8 @@ from torch import nn
 
 from saft.calibration.gram import rows_that_count
 from saft.calibration.material import gathered
-from saft.merging import engine
 from saft.merging.config import DataConfig, MergeConfig
+from saft.merging.stream import engine
 from saft.models import Conv1D
 from tests.oracles import data as oracle
 

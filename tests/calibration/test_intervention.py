@@ -16,8 +16,8 @@ from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest
 from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
-from saft.merging import engine
 from saft.merging.config import DataConfig, InterventionConfig
+from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, load_trunk
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from saft.merging.block import Block
-from saft.merging.engine import merge_task_vectors
-from saft.merging.keeping import Keeping
 from saft.merging.method import Elementwise, Tensorwise
-from saft.merging.statistics import SUM_GRAIN, answered
+from saft.merging.per_task import Keeping
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import merge_task_vectors
+from saft.merging.stream.order_statistics import SUM_GRAIN, answered
 from tests.contracts.test_merge_methods import EVERYTHING, task_vectors
 
 KEEPING = [method for method in EVERYTHING if isinstance(method, Keeping)]

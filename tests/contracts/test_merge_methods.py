@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 
 from saft.errors import UserError
-from saft.merging.block import Block
-from saft.merging.engine import merge_task_vectors
-from saft.merging.keeping import Keeping
 from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.methods import METHODS, describe, methods
-from saft.merging.statistics import SUM_GRAIN, passes_needed, prepare
+from saft.merging.per_task import Keeping
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import merge_task_vectors
+from saft.merging.stream.order_statistics import SUM_GRAIN, passes_needed, prepare
 
 
 def variants(name):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from saft.merging import estimate
-from saft.merging.engine import MergeConfig, check
 from saft.merging.methods import METHODS
+from saft.merging.stream.engine import MergeConfig, check
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from saft.merging.block import Block
-from saft.merging.engine import apply, merge_task_vectors
 from saft.merging.methods.average import Average
 from saft.merging.methods.breadcrumbs import Breadcrumbs
 from saft.merging.methods.consensus import Consensus
@@ -17,6 +15,8 @@ from saft.merging.methods.dare import Dare
 from saft.merging.methods.pcb import Pcb
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import apply, merge_task_vectors
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "small_cases.json").read_text())
 SMALL = CASES["small_3x5"]["outputs"]

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.merging.engine import MergeConfig, check
+from saft.merging.stream.engine import MergeConfig, check
 
 
 def problems(config, out=None):

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from saft.errors import UserError
-from saft.merging import engine
 from saft.merging.config import MergeConfig
+from saft.merging.stream import engine
 from saft.merging.varying import depths, setting_problem, value_at
 
 

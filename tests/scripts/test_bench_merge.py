@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saft.merging import engine
+from saft.merging.stream import engine
 
 BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
 

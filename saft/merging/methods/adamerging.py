@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Elementwise, Statistic, Steps, parameter, total
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
 
 __all__ = ["AdaMerging", "Added"]
 
@@ -30,7 +30,7 @@ class AdaMerging(Elementwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(AdaMerging(), torch.tensor([[1.0, 2.0], [3.0, -2.0]]))           # no data
         tensor([1.2000, 0.0000])
     """

@@ -17,7 +17,7 @@ class Average(Elementwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Average(), torch.tensor([[1.0, 2.0], [3.0, -2.0]]))
         tensor([2., 0.])
     """

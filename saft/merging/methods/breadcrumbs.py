@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
 
 __all__ = ["Breadcrumbs"]
 
@@ -30,7 +30,7 @@ class Breadcrumbs(Tensorwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> task_vectors = torch.tensor([[9.0, -3.0, 2.0, 1.0], [1.0, 4.0, -5.0, 2.0]])
         >>> merge_task_vectors(Breadcrumbs(density=0.5, outliers=0.25), task_vectors)
         tensor([0., 1., 2., 2.])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Steps, Trimming, for_each_task, parameter, total
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
 
 __all__ = ["Consensus"]
 
@@ -29,7 +29,7 @@ class Consensus(Trimming):
     of what agrees. A task of zeros is helped by nothing.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Consensus(), torch.tensor([[4.0, -1.0, 2.0], [2.0, 3.0, -0.5]]))
         tensor([6., 0., 0.])
     """

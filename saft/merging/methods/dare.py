@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Steps, Sums, Trimming, magnitudes, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
 
 __all__ = ["Dare"]
 
@@ -30,7 +30,7 @@ class Dare(Trimming):
     of a task is dropped the task counts nowhere; density 1 drops nothing.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Dare(density=0.5), torch.ones(2, 6), seed=1)
         tensor([2., 2., 4., 0., 2., 4.])
     """

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.block import Block
 
 __all__ = ["Della"]
 
@@ -36,7 +36,7 @@ class Della(Tensorwise):
     taken (`merger: ties`); or all is added up (`merger: sum`).
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> task_vectors = torch.tensor([[4.0, 1.0, -2.0], [2.0, -3.0, 1.0]])
         >>> merge_task_vectors(Della(density=1.0), task_vectors)
         tensor([ 3., -3., -2.])

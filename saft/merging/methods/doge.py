@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
-from saft.merging.descent import adam
+from saft.merging.algebra.adam import adam
+from saft.merging.algebra.svd import decompose, is_matrix
 from saft.merging.method import OrderStatistics, Steps, Sums, Tensorwise, last_dropped, parameter
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import decompose, is_matrix
+from saft.merging.stream.block import Block
 
 __all__ = ["Doge"]
 
@@ -35,7 +35,7 @@ class Doge(Tensorwise):
     are much smaller than learning rate times iterations, Δ dominates them.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> vectors = torch.tensor([[[0.3, 0.0], [0.0, 0.4]], [[0.0, 0.6], [0.8, 0.0]]])
         >>> merge_task_vectors(Doge(density=1.0, iterations=0), vectors)
         tensor([[0.0420, 0.0420],

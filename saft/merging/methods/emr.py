@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
-from saft.merging.keeping import KeepingSteps, Kept, Masking, pack
 from saft.merging.method import Sums, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.per_task import KeepingSteps, Kept, Masking, pack
+from saft.merging.stream.block import Block
 
 __all__ = ["Emr"]
 
@@ -30,7 +30,7 @@ class Emr(Masking):
     is one, and its model is the base.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Emr(), torch.tensor([[4.0, 1.0, -2.0], [2.0, 3.0, 1.0]]))
         tensor([[ 3.1111,  2.3333, -1.5556],
                 [ 3.4286,  2.5714,  0.0000]])

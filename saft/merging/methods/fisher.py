@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Elementwise, Steps, Sums, for_each_task, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["Fisher"]
 
@@ -33,7 +33,7 @@ class Fisher(Elementwise):
     any information counts with the floor alone.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Fisher(), torch.tensor([[1.0, 2.0], [3.0, -2.0]]))       # no information
         tensor([2., 0.])
     """

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saft.merging.block import Block
+from saft.merging.algebra.svd import decompose, is_matrix
 from saft.merging.method import Steps, Tensorwise, total
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import decompose, is_matrix
+from saft.merging.stream.block import Block
 
 __all__ = ["IsoC"]
 
@@ -26,7 +26,7 @@ class IsoC(Tensorwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(IsoC(), torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]))
         tensor([[2., 0.],
                 [0., 2.]])

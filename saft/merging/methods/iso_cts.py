@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
+from saft.merging.algebra.svd import decompose, is_matrix, polar
 from saft.merging.method import Steps, Tensorwise, parameter, total
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import decompose, is_matrix, polar
+from saft.merging.stream.block import Block
 
 __all__ = ["IsoCts"]
 
@@ -29,7 +29,7 @@ class IsoCts(Tensorwise):
     the singular values as well; noise is amplified, as in Iso-C.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> vectors = torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
         >>> merge_task_vectors(IsoCts(), vectors)
         tensor([[2., 0.],

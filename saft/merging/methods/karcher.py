@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging import gram
-from saft.merging.block import Block
+from saft.merging.algebra import gram
 from saft.merging.method import Steps, Tensorwise, parameter
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["Karcher"]
 
@@ -31,7 +31,7 @@ class Karcher(Tensorwise):
     but for the norm.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Karcher(), torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
         tensor([2.1213, 2.1213])
     """

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
+from saft.merging.algebra.svd import decompose, is_matrix
 from saft.merging.method import Steps, Sums, Tensorwise, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
-from saft.merging.spectrum import decompose, is_matrix
+from saft.merging.stream.block import Block
 
 __all__ = ["Knots"]
 
@@ -32,7 +32,7 @@ class Knots(Tensorwise):
     The decomposition of a matrix is made anew in each of the passes, so that the memory holds one at a time.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> vectors = torch.tensor([[[2.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
         >>> merge_task_vectors(Knots(density=1.0), vectors)
         tensor([[2.0000, 1.0000],

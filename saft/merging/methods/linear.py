@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Elementwise, Steps, for_each_task, parameter, total
 from saft.merging.methods import METHODS
 from saft.merging.parameters import add_up_to_zero
+from saft.merging.stream.block import Block
 
 __all__ = ["Linear"]
 
@@ -24,7 +24,7 @@ class Linear(Elementwise):
     other than one makes the whole model larger or smaller.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Linear(weights=(3.0, 1.0)), torch.tensor([[1.0, 2.0], [5.0, -2.0]]))
         tensor([2., 1.])
     """

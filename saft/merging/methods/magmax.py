@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Elementwise, Steps
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["MagMax"]
 
@@ -24,7 +24,7 @@ class MagMax(Elementwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(MagMax(), torch.tensor([[1.0, -2.0, 3.0], [-4.0, 1.0, -3.0]]))
         tensor([-4., -2., -3.])
     """

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging import gram
-from saft.merging.block import Block
+from saft.merging.algebra import gram
 from saft.merging.method import Steps, Tensorwise, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["ModelStock"]
 
@@ -28,7 +28,7 @@ class ModelStock(Tensorwise):
     every other. Where the share has no value, because the directions add up to zero, the base comes out.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(ModelStock(), torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
         tensor([0.8284, 0.4142])
     """

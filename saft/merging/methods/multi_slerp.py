@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging import gram
-from saft.merging.block import Block
+from saft.merging.algebra import gram
 from saft.merging.method import Steps, Tensorwise, for_each_task, parameter
 from saft.merging.methods import METHODS
 from saft.merging.parameters import add_up_to_zero
+from saft.merging.stream.block import Block
 
 __all__ = ["MultiSlerp"]
 
@@ -30,7 +30,7 @@ class MultiSlerp(Tensorwise):
     merged. A tensor of zeros has no direction: it counts only in the mean of the norms.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(MultiSlerp(), torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
         tensor([2.1213, 2.1213])
     """

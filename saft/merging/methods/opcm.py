@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
+from saft.merging.algebra.svd import decompose, is_matrix
 from saft.merging.method import Steps, Sums, Tensorwise, parameter
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import decompose, is_matrix
+from saft.merging.stream.block import Block
 
 __all__ = ["Opcm"]
 
@@ -33,7 +33,7 @@ class Opcm(Tensorwise):
     task of zeros adds nothing, but counts in the mean norm.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> vectors = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[2.0, 1.0], [0.0, 0.0]]])
         >>> merge_task_vectors(Opcm(), vectors)
         tensor([[1.8257, 0.9129],

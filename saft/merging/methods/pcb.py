@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import (
     Extremes,
     OrderStatistics,
@@ -21,6 +20,7 @@ from saft.merging.method import (
     total,
 )
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["Pcb"]
 
@@ -50,7 +50,7 @@ class Pcb(Trimming):
     entry counts. A task vector of zeros counts nowhere. Where no task counts, the base stays as it is.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> task_vectors = torch.tensor([[0.5, -0.25, 0.0, 0.875], [-0.25, -0.5, 0.75, 0.125]])
         >>> merge_task_vectors(Pcb(density=0.5), task_vectors)
         tensor([ 0.0000, -0.5000,  0.5000,  0.5000])

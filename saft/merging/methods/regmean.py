@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import Steps, Tensorwise, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["RegMean"]
 
@@ -30,7 +30,7 @@ class RegMean(Tensorwise):
     on which examples meet in a batch.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(RegMean(), torch.tensor([[[1.0, 2.0]], [[3.0, -2.0]]]))        # no data
         tensor([[2., 0.]])
     """

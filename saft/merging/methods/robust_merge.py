@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
-from saft.merging.factors import Factors
+from saft.merging.inputs.factors import Factors
 from saft.merging.method import Steps, Tensorwise, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["RobustMerge"]
 

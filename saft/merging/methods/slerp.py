@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging import gram
-from saft.merging.block import Block
+from saft.merging.algebra import gram
 from saft.merging.method import Steps, Tensorwise, parameter
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["Slerp"]
 
@@ -32,7 +32,7 @@ class Slerp(Tensorwise):
 
     Example:
         >>> import torch
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Slerp(), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         tensor([0.7071, 0.7071])
     """

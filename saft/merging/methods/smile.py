@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from saft.files.tensorfile import Layout
-from saft.merging.block import Block
-from saft.merging.keeping import Keeping, KeepingSteps, Kept
 from saft.merging.method import Tensorwise, parameter
 from saft.merging.methods import METHODS
+from saft.merging.per_task import Keeping, KeepingSteps, Kept
+from saft.merging.stream.block import Block
 
 __all__ = ["Smile"]
 
@@ -39,7 +39,7 @@ class Smile(Keeping, Tensorwise):
     token there that another task's router sees. A rank above that of the matrix keeps it whole.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Smile(rank=1), torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])).abs()
         tensor([[[3., 0.],
                  [0., 0.]]])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from saft.merging.block import Block
-from saft.merging.keeping import KeepingSteps, Kept, Masking, pack
 from saft.merging.method import for_each_task, parameter, total
 from saft.merging.methods import METHODS
+from saft.merging.per_task import KeepingSteps, Kept, Masking, pack
+from saft.merging.stream.block import Block
 
 __all__ = ["TallMasks"]
 
@@ -24,7 +24,7 @@ class TallMasks(Masking):
     validation data, from 0.2, 0.3, 0.4, 0.5 and 0.6. With one task everything that was moved is kept.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(TallMasks(), torch.tensor([[4.0, 1.0, -2.0], [2.0, -3.0, 1.0]]))
         tensor([[ 6.,  0., -1.],
                 [ 6., -2., -1.]])

@@ -18,7 +18,7 @@ class TaskArithmetic(Elementwise):
     """Adds the sum of the task vectors to the base, scaled by one coefficient.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(TaskArithmetic(), torch.tensor([[1.0, 2.0], [3.0, -2.0]]))
         tensor([4., 0.])
     """

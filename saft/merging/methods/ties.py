@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
 from saft.merging.method import (
     OrderStatistics,
     Statistic,
@@ -21,6 +20,7 @@ from saft.merging.method import (
     total,
 )
 from saft.merging.methods import METHODS
+from saft.merging.stream.block import Block
 
 __all__ = ["Ties", "agreeing", "mean_of_agreeing"]
 
@@ -38,7 +38,7 @@ class Ties(Trimming):
     mean divides by the sum of the weights of those that agree.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Ties(density=0.5), torch.tensor([[4.0, 1.0, -2.0, 0.5], [2.0, 3.0, 1.0, 0.0]]))
         tensor([ 3.,  2., -2.,  0.])
     """

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
+from saft.merging.algebra.svd import decompose, is_matrix, polar
 from saft.merging.method import Steps, Tensorwise, total
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import decompose, is_matrix, polar
+from saft.merging.stream.block import Block
 
 __all__ = ["TsvM"]
 
@@ -27,7 +27,7 @@ class TsvM(Tensorwise):
     as all of a task of zeros, take no part; those that two tasks share are shared out between them.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(TsvM(), torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 2.0]]]))
         tensor([[3., 0.],
                 [0., 2.]])

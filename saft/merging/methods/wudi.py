@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.block import Block
-from saft.merging.descent import adam
+from saft.merging.algebra.adam import adam
+from saft.merging.algebra.svd import is_matrix
 from saft.merging.method import Steps, Tensorwise, parameter, total
 from saft.merging.methods import METHODS
-from saft.merging.spectrum import is_matrix
+from saft.merging.stream.block import Block
 
 __all__ = ["Wudi"]
 
@@ -29,7 +29,7 @@ class Wudi(Tensorwise):
     task vector of zeros disturbs nothing and is left out. A step multiplies an [m, n] with an [n, n] matrix.
 
     Example:
-        >>> from saft.merging.engine import merge_task_vectors
+        >>> from saft.merging.stream.engine import merge_task_vectors
         >>> vectors = torch.tensor([[[0.1, 0.0]], [[0.1, 0.1]]])
         >>> merge_task_vectors(Wudi(iterations=2000, learning_rate=1e-3), vectors)
         tensor([[0.1000, 0.1000]])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.block import Block
-from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.dare import Dare
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
 from tests.oracles import elementwise, merging
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from saft.merging.block import Block
-from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.della import Della
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
 from tests.oracles import elementwise, merging
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.iso_c import IsoC
 from saft.merging.methods.iso_cts import IsoCts
+from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
 from tests.oracles import matrix as oracle
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.engine import merge_task_vectors
 from saft.merging.methods.karcher import Karcher
 from saft.merging.methods.slerp import Slerp
+from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import matrix as oracle
 
 

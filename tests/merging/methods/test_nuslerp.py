@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from saft.merging.engine import merge_task_vectors
 from saft.merging.methods.nuslerp import NuSlerp
+from saft.merging.stream.engine import merge_task_vectors
 
 
 @pytest.mark.parametrize(("first", "second"), [(1.0, 1.0), (3.0, 1.0), (1.0, 0.0), (2.0, -0.5)])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.opcm import Opcm
+from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
 from tests.oracles import matrix as oracle
 
 

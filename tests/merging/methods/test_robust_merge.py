@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saft.errors import UserError
-from saft.merging.block import Block
 from saft.merging.config import MergeConfig
-from saft.merging.engine import check, stream, write
-from saft.merging.factors import Factors
+from saft.merging.inputs.factors import Factors
 from saft.merging.methods.robust_merge import RobustMerge
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import check, stream, write
 from tests.oracles import adapters as oracle
 
 pytestmark = [

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.merging import engine
-from saft.merging.block import Block
-from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods.smile import Smile
-from saft.merging.statistics import answered
+from saft.merging.stream import engine
+from saft.merging.stream.block import Block
+from saft.merging.stream.engine import MergeConfig, merge_task_vectors
+from saft.merging.stream.order_statistics import answered
 from tests.oracles import parts as oracle
 
 

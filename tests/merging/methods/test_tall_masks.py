@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.merging import engine
-from saft.merging.engine import MergeConfig, merge_task_vectors
 from saft.merging.methods.tall_masks import TallMasks
+from saft.merging.stream import engine
+from saft.merging.stream.engine import MergeConfig, merge_task_vectors
 from tests.oracles import parts as oracle
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").read_text())

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.engine import merge_task_vectors
 from saft.merging.methods.ties import Ties
+from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import elementwise
 from tests.oracles import merging as oracle
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from saft.merging.engine import MergeConfig, check, merge_task_vectors, stream
 from saft.merging.methods.tsv_m import TsvM
+from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
 from tests.oracles import matrix as oracle
 
 

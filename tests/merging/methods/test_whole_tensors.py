@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from saft.merging.engine import MergeConfig, check, stream
+from saft.merging.stream.engine import MergeConfig, check, stream
 
 METHODS = [
     ("slerp", {}),

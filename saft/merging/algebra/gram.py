@@ -1,0 +1,76 @@
+"""Merges that lie in the span of the models: found from the models' inner products alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saft.merging.method import total
+from saft.merging.stream.block import Block
+
+__all__ = ["around", "combination", "combination_around", "of_rows", "of_task_vectors", "of_weights"]
+
+_COLUMNS = 1 << 16  # taken to float64 at a time, so that no second copy of the models is made
+
+
+def of_weights(block: Block) -> Tensor:
+    """Return the inner products of the fine-tuned weights: float64 [n_tasks, n_tasks].
+
+    Args:
+        block: a whole tensor; its task vectors are [n_tasks, *shape].
+    """
+    return _products(block.task_vectors, block.base.flatten())
+
+
+def of_task_vectors(block: Block) -> Tensor:
+    """Return the inner products of the task vectors: float64 [n_tasks, n_tasks]."""
+    return _products(block.task_vectors, torch.zeros_like(block.base).flatten())
+
+
+def of_rows(block: Block) -> Tensor:
+    """Return the same for each row of a matrix, each filter of a convolution: [rows, n_tasks, n_tasks]."""
+    rows = block.task_vectors.flatten(2).transpose(0, 1)
+    parts = torch.split(rows, max(_COLUMNS // max(rows.shape[2], 1), 1))
+    return torch.cat([torch.bmm(part.double(), part.double().mT) for part in parts])
+
+
+def combination(block: Block, coefficients: Tensor) -> Tensor:
+    """Return Σₜ cₜ θₜ − θ0: the task vector of a linear combination of the fine-tuned weights.
+
+    It is computed as Σₜ cₜ τₜ + (Σₜ cₜ − 1) θ0, which does not lose the task vectors' last digits beside
+    weights that are much larger.
+
+    Args:
+        block: a whole tensor.
+        coefficients: c, float64 [n_tasks].
+
+    Returns:
+        float32 [*shape].
+    """
+    result = block.base * float(coefficients.sum() - 1)
+    for coefficient, task_vector in zip(coefficients.tolist(), block.task_vectors, strict=True):
+        result += task_vector * coefficient
+    return result
+
+
+def around(block: Block, center: str) -> Tensor:
+    """Return the inner products of the models as seen from "zero", or from the "base"."""
+    return of_weights(block) if center == "zero" else of_task_vectors(block)
+
+
+def combination_around(block: Block, center: str, coefficients: Tensor) -> Tensor:
+    """Return the task vector of center + Σₜ cₜ (θₜ − center); see `combination` for the center "zero"."""
+    if center == "zero":
+        return combination(block, coefficients)
+    rows = zip(coefficients.tolist(), block.task_vectors, strict=True)
+    return total(torch.stack([row * coefficient for coefficient, row in rows]))
+
+
+def _products(task_vectors: Tensor, origin: Tensor) -> Tensor:
+    rows = task_vectors.reshape(len(task_vectors), len(origin))
+    result = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, len(origin), _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        part = rows[:, columns].double() + origin[columns]  # not in place: it may be the input itself
+        result += part @ part.T
+    return result

@@ -1,0 +1,1 @@
+"""What a merge reads: checkpoints and adapters, brought under the base's tensor names."""

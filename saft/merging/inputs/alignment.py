@@ -1,0 +1,151 @@
+"""How a fine-tuned model may differ from its base before it is refused: names, dtypes, vocabulary, shapes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from saft.files.tensorfile import TensorHeader
+from saft.merging.inputs.source import Source, is_vocabulary
+
+__all__ = ["Source", "differences", "factors_differ", "some"]
+
+
+def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
+    """Tell every way in which `model` does not fit `base`, with the cure.
+
+    Args:
+        what: the model's place in the recipe, for messages.
+        base: the base model.
+        model: the fine-tuned model, under the base's names.
+        excluded: names that are not merged.
+
+    Yields:
+        One message for each kind of difference.
+    """
+    ours = {name: header for name, header in model.headers.items() if name not in excluded}
+    theirs = {name: header for name, header in base.headers.items() if name not in excluded}
+    shared = [name for name in theirs if name in ours]
+    if theirs and not shared:
+        yield (
+            f"{what}: {model.folder} shares no tensor with the base {base.folder}: the one has "
+            f"{some(ours)}, the other {some(theirs)}; is one of the folders another model?"
+        )
+        return
+    # Integer buffers are copied from the base, so it does not matter who else has them.
+    extra = [name for name in ours if name not in theirs and ours[name].dtype.is_floating_point]
+    missing = [name for name in theirs if name not in ours and theirs[name].dtype.is_floating_point]
+    if extra:
+        cure = _keep_out(extra, shared)
+        tied = " or ties to another" if any(name in base.tied for name in extra) else ""
+        yield f"{what}: {model.folder} has {some(extra)}, which the base {base.folder} lacks{tied}; {cure}"
+    if missing:
+        cure = _keep_out(missing, shared)
+        yield f"{what}: {model.folder} lacks {some(missing)}, which the base {base.folder} has; {cure}"
+    for name in shared:
+        mine, other = ours[name], theirs[name]
+        if mine.dtype.is_floating_point != other.dtype.is_floating_point:
+            yield (
+                f"{what}: {mine.file}: '{name}' is {_dtype(mine)}, in the base ({other.file}) it is "
+                f"{_dtype(other)}; {_keep_out([name], shared)}"
+            )
+    merged = [name for name in shared if theirs[name].dtype.is_floating_point]
+    wrong = [name for name in merged if ours[name].shape != theirs[name].shape]
+    if wrong:
+        yield _shapes_differ(what, wrong, ours, theirs, shared)
+
+
+def _shapes_differ(
+    what: str,
+    wrong: Sequence[str],
+    ours: Mapping[str, TensorHeader],
+    theirs: Mapping[str, TensorHeader],
+    shared: Sequence[str],
+) -> str:
+    mine, other = ours[wrong[0]], theirs[wrong[0]]
+    more = f" (and {len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
+    text = (
+        f"{what}: {mine.file}: '{wrong[0]}' has the shape {list(mine.shape)}, in the base ({other.file}) "
+        f"{list(other.shape)}{more}; "
+    )
+    rows_alone = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in wrong)
+    cure = _keep_out(wrong, [name for name in shared if name not in wrong])
+    if rows_alone and all(is_vocabulary(name) for name in wrong):
+        return text + (
+            f"the vocabularies differ: give both models {other.shape[0]} rows with "
+            f"model.resize_token_embeddings({other.shape[0]}), take the base's words alone with "
+            f"vocabulary: base, or {cure}"
+        )
+    if len(wrong) < len(shared) / 2:
+        return text + cure
+    return text + "only models that were fine-tuned from this base can be merged"
+
+
+def factors_differ(
+    method: str, base: Source, models: Mapping[str, Source], excluded: Collection[str]
+) -> Iterator[str]:
+    """Tell why the models are not LoRA adapters of the base that change the same tensors by the same ranks.
+
+    Args:
+        method: its name, for messages.
+        base: the base model.
+        models: by task, under the base's names.
+        excluded: names that are not merged.
+
+    Yields:
+        One message for each model that is no adapter, and for each that differs from the first.
+    """
+    first = ""
+    ranks: dict[str, dict[str, int]] = {}
+    for task, model in models.items():
+        names = [name for name in model.headers if name not in excluded]
+        found = {name: factors.rank for name in names if (factors := model.factors(name, base))}
+        if not found:
+            yield (
+                f"models.{task}: {model.location} is no LoRA adapter of the base {base.location}, but "
+                f"{method} merges adapters alone; give peft's adapter folders, or merge whole models by "
+                "another method, such as ties"
+            )
+            continue
+        ranks[task] = found
+        first = first or task
+        only = {task: found.keys() - ranks[first].keys(), first: ranks[first].keys() - found.keys()}
+        for one, other in ((task, first), (first, task)):
+            if only[one]:
+                yield (
+                    f"models.{one}: its adapter changes {some(sorted(only[one]))}, that of models.{other} "
+                    f"does not; {method} needs adapters with the same target_modules; else merge their full "
+                    "changes by another method, such as knots, or exclude these tensors"
+                )
+        wrong = [name for name in found if found[name] != ranks[first].get(name, found[name])]
+        if wrong:
+            yield (
+                f"models.{task}: its adapter has rank {found[wrong[0]]} at '{wrong[0]}', that of "
+                f"models.{first} has rank {ranks[first][wrong[0]]} ({len(wrong)} tensors differ); {method} "
+                "needs equal ranks: train them with the same r, or merge their full changes by another "
+                "method, such as knots"
+            )
+
+
+def some(names: Collection[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def _keep_out(names: Sequence[str], shared: Collection[str]) -> str:
+    """Return the cure for `names`: the shortest globs that match them and none of the `shared` others."""
+    globs = []
+    for name in names:
+        parts = name.split(".")
+        shorter = [".".join(parts[:length]) + ".*" for length in range(1, len(parts))]
+        globs.append(next((glob for glob in shorter if not fnmatch.filter(set(shared) - {name}, glob)), name))
+    return (
+        "keep it out of the merge with exclude: ["
+        + ", ".join(f'"{glob}"' for glob in dict.fromkeys(globs))
+        + "]"
+    )
+
+
+def _dtype(header: TensorHeader) -> str:
+    return str(header.dtype).removeprefix("torch.")

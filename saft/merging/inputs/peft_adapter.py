@@ -1,0 +1,333 @@
+"""peft's LoRA adapters as inputs: the base's tensors, with the adapter's change added as they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import MANIFEST, read_manifest
+from saft.files.locations import folder
+from saft.files.tensorfile import TensorHeader, read_headers, view
+from saft.merging.inputs.alignment import some
+from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.source import Source, is_vocabulary, read_source
+
+__all__ = ["CONFIG", "WEIGHTS", "is_adapter", "is_transposed", "read_input"]
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+_FACTORS = {
+    "lora_A.weight": "A",
+    "lora_B.weight": "B",
+    "lora_embedding_A": "embedding A",
+    "lora_embedding_B": "embedding B",
+}
+# What leaves W + scale · B A as it is; anything else that is set is refused by its name.
+_HARMLESS = {
+    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying"),
+    *("eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights"),
+    *("layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core"),
+    *("modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"),
+    *("runtime_config", "target_modules", "task_type", "use_rslora"),
+}
+_INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move the base's weights
+_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are [in, out]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What an adapter does to a tensor: it puts another in its place, adds scale · B A, or both."""
+
+    down: TensorHeader | None = None
+    up: TensorHeader | None = None
+    scale: float = 1.0
+    transposed: bool = False
+    replacement: TensorHeader | None = None
+
+    def factors(self) -> Factors | None:
+        """Return the factors as matrices, float32; None where there is no product."""
+        if self.down is None or self.up is None:
+            return None
+        up, down = (view(header).float().flatten(1) for header in (self.up, self.down))
+        return Factors(down, up, self.scale, self.transposed)
+
+
+@dataclass(frozen=True)
+class _Adapted(Source):
+    """A base with an adapter merged in, tensor by tensor, as it is read.
+
+    Args:
+        base: that the adapter was trained on.
+        changes: name of a tensor -> what becomes of it.
+        weights: the adapter's file.
+    """
+
+    base: Source = field(kw_only=True)
+    changes: Mapping[str, _Change] = field(kw_only=True)
+    weights: Path = field(kw_only=True)
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.base.files, self.weights, self.weights.parent / CONFIG]
+
+    @property
+    def computes(self) -> bool:
+        return True
+
+    def tensor(self, name: str) -> Tensor:
+        change = self.changes.get(name)
+        saved = change.replacement if change else None
+        weight = self.base.tensor(name) if saved is None else view(saved)
+        factors = change.factors() if change else None
+        return weight if factors is None else factors.change(weight.shape).add_(weight)
+
+    def factors(self, name: str, base: Source) -> Factors | None:
+        change = self.changes.get(name)
+        # What is saved whole as well is no longer the base with a product added.
+        if change is None or change.replacement is not None:
+            return None
+        return change.factors() if self._is_of(base) else None
+
+    def keeps(self, name: str, base: Source) -> bool:
+        return name not in self.changes and self._is_of(base)
+
+    def _is_of(self, base: Source) -> bool:
+        return base is self.base or base.files == self.base.files
+
+
+def read_input(location: str, what: str, base: Source | None = None) -> Source:
+    r"""Return an input of a merge: a checkpoint, or a base with an adapter merged in.
+
+    .. math:: W + s B A, \qquad s = \alpha / r \text{ or, for rsLoRA, } \alpha / \sqrt r
+
+    computed in float32 each time that the tensor is read, so that the adapted model is never in memory as a
+    whole.
+
+    Args:
+        location: a checkpoint; an adapter, of `base`; or `CHECKPOINT+ADAPTER`.
+        what: its place in the merge file, for messages.
+        base: of an adapter that stands alone.
+
+    Raises:
+        UserError: there is no such folder, the adapter is more than LoRA, or does not fit its base.
+    """
+    if "+" in location and not Path(location).exists():
+        before, _, adapter = location.rpartition("+")
+        whole = read_input(before, what, base)
+        adapted = _adapted(location, folder(adapter, what), whole)
+        # Config and tokenizer of a merge are copied from the folder of its base, where they are whole.
+        return adapted if base else dataclasses.replace(adapted, folder=whole.folder)
+    found = folder(location, what)
+    if not is_adapter(found):
+        if (found / MANIFEST).is_file() and "interventions" in read_manifest(found):
+            raise UserError(
+                f"{found}: holds interventions for each task, which a merge of its weights would lose; merge "
+                "the models that it was made of, or copy its weights and config.json to a folder of their own"
+            )
+        return read_source(location, found)
+    if base is None:
+        raise UserError(
+            f"{what}: {found} holds an adapter alone; write CHECKPOINT+ADAPTER, with the model that "
+            "it changes"
+        )
+    return _adapted(location, found, base)
+
+
+def is_adapter(found: Path) -> bool:
+    """Tell whether a folder holds an adapter of peft's and no whole model."""
+    return (found / CONFIG).is_file() and not any(found.glob("model*.safetensors"))
+
+
+def _adapted(location: str, found: Path, base: Source) -> Source:
+    if not is_adapter(found):
+        raise UserError(f"{found}: holds no adapter ({CONFIG} and {WEIGHTS}) to add to {base.location}")
+    config = _config(found)
+    file = next((found / name for name in (WEIGHTS, "adapter_model.bin") if (found / name).is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{found}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in found.iterdir()))
+        )
+    problems = list(_refusals(found / CONFIG, config))
+    if problems:
+        raise UserError(*problems)
+    modules, saved = _sorted(file)
+    changes: dict[str, _Change] = {}
+    headers = dict(base.headers)
+    for key, header in saved.items():
+        name = _named(key, base)
+        if other := _tie(name, base):
+            problems.append(_tied(file, key, other))
+        changes[name] = _Change(replacement=header)
+        headers[name] = header
+    replaced = dataclasses.replace(base, headers=headers) if saved else base
+    absent = []
+    for module, parts in modules.items():
+        name = _named(f"{module}.weight", base)
+        if name not in base.headers and not _tie(name, base):
+            absent.append(name)
+            continue
+        if problem := _misfit(file, module, name, parts, replaced):
+            problems.append(problem)
+            continue
+        low_rank = _low_rank(config, module, parts, headers[name].shape, base)
+        changes[name] = dataclasses.replace(changes.get(name, _Change()), **low_rank)
+        headers[name] = dataclasses.replace(headers[name], dtype=torch.float32, file=file, stored=None)
+    if absent:
+        matrices = [name for name, header in base.headers.items() if header.shape[1:]]
+        problems.append(
+            f"{file}: changes {some(absent)}, which the base {base.folder} lacks: it has {some(matrices)}; "
+            "is the adapter of another base?"
+        )
+    if problems:
+        raise UserError(*problems)
+    if not changes:
+        raise UserError(f"{file}: holds no tensor of an adapter")
+    return _Adapted(location, found, headers, base.tied, base=base, changes=changes, weights=file)
+
+
+def _config(found: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((found / CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{found / CONFIG}: is not readable as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{found / CONFIG}: is not a JSON object")
+    return config
+
+
+def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what makes the adapter more than a product of two matrices that is added."""
+    cure = "merge it with peft (merge_and_unload) and give the folder of the result"
+    if config.get("peft_type") != "LORA":
+        kind = config.get("peft_type")
+        yield f"{file}: is a {kind} adapter; of peft's adapters saft knows LORA alone: {cure}"
+        return
+    for key, value in config.items():
+        if value and key not in _HARMLESS:
+            yield f"{file}: {key}: {value!r} is more than plain LoRA, which is all that saft knows: {cure}"
+    alphas = config.get("alpha_pattern") or {}
+    if not isinstance(alphas, Mapping):
+        yield f"{file}: alpha_pattern: must be a mapping of modules to numbers, but is {alphas!r}"
+        alphas = {}
+    for key, value in {"lora_alpha": config.get("lora_alpha", 8), **alphas}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            yield f"{file}: {key}: must be a number, but is {value!r}; take the file that peft wrote"
+    init = config.get("init_lora_weights", True)
+    if init not in _INITS:
+        yield f"{file}: init_lora_weights: '{init}' may have moved the base's own weights: {cure}"
+
+
+def _sorted(file: Path) -> tuple[dict[str, dict[str, TensorHeader]], dict[str, TensorHeader]]:
+    """Return module -> its two factors, and the names of whole tensors -> those tensors."""
+    modules: dict[str, dict[str, TensorHeader]] = {}
+    saved = {}
+    for key, header in read_headers(file).items():
+        name = key.removeprefix(_PREFIX)
+        for ending, factor in _FACTORS.items():
+            if name.endswith("." + ending):
+                modules.setdefault(name.removesuffix("." + ending), {})[factor] = header
+                break
+        else:
+            if "lora_" in name or "token" in name.rpartition(".")[2]:
+                raise UserError(f"{file}: '{key}' belongs to no plain LoRA; merge it with peft")
+            saved[re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", name)] = header
+    return modules, saved
+
+
+def _named(name: str, base: Source) -> str:
+    """Return the base's name of a tensor: with a prefix that one has and the other lacks, or as it is."""
+    known = base.headers.keys() | base.tied.keys()
+    if name in known:
+        return name
+    _, _, shorter = name.partition(".")
+    if shorter in known:
+        return shorter
+    longer = [other for other in known if other.partition(".")[2] == name]
+    return longer[0] if len(longer) == 1 else name
+
+
+def _misfit(
+    file: Path, module: str, name: str, parts: Mapping[str, TensorHeader], base: Source
+) -> str | None:
+    """Return what keeps the factors from being added to the base's tensor, or None."""
+    if other := _tie(name, base):
+        return _tied(file, module, other)
+    if set(parts) not in ({"A", "B"}, {"embedding A", "embedding B"}):
+        return f"{file}: '{module}' has {', '.join(sorted(parts))} alone, but needs both factors"
+    down, up = (parts[key].shape for key in sorted(parts))
+    shape = base.headers[name].shape
+    ends = (up[0], math.prod(down[1:]))
+    fits = ends[0] == shape[0] and math.prod(shape[1:]) == ends[1] if shape else False
+    if down[0] != up[1] or not (fits or shape == ends[::-1]):
+        return (
+            f"{file}: '{module}' has the factors {list(up)} and {list(down)}, which do not make the base's "
+            f"{list(shape)}"
+        )
+    return None
+
+
+def _tie(name: str, base: Source) -> str | None:
+    """Return what is tied to a tensor, or None."""
+    if name in base.tied:
+        return base.tied[name]
+    if is_vocabulary(name) and _model_config(base.folder).get("tie_word_embeddings") is True:
+        return "the head or the embeddings"
+    return next((head for head, trunk in base.tied.items() if trunk == name), None)
+
+
+def _tied(file: Path, module: str, other: str) -> str:
+    return (
+        f"{file}: changes '{module}', which the base ties to '{other}', and that would change with it; "
+        "merge the adapter with peft into a base with tie_word_embeddings: false"
+    )
+
+
+def _low_rank(
+    config: Mapping[str, Any],
+    module: str,
+    parts: Mapping[str, TensorHeader],
+    shape: tuple[int, ...],
+    base: Source,
+) -> dict[str, Any]:
+    """Return the fields of a change that adds scale · B A."""
+    embedding = "embedding A" in parts
+    down, up = (parts[key] for key in sorted(parts))
+    alpha = _of_pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
+    rank = down.shape[0]
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    ends = (up.shape[0], math.prod(down.shape[1:]))
+    flipped = embedding or bool(config.get("fan_in_fan_out")) or is_transposed(base.folder)
+    fits = (ends[0], ends[1]) == (shape[0], math.prod(shape[1:]))
+    transposed = shape == ends[::-1] and (flipped or not fits)
+    return {"down": down, "up": up, "scale": scale, "transposed": transposed}
+
+
+def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> float:
+    """Return the value of the first pattern that a module's name ends with, as peft does."""
+    found = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+    return float(next(found, default))
+
+
+def is_transposed(found: Path) -> bool:
+    """Tell whether a model stores the matrices of its layers as [in, out], by its config.json."""
+    return _model_config(found).get("model_type") in _TRANSPOSED
+
+
+def _model_config(found: Path) -> Mapping[str, Any]:
+    with suppress(OSError, ValueError):
+        config = json.loads((found / "config.json").read_text("utf-8"))
+        return config if isinstance(config, dict) else {}
+    return {}

@@ -1,0 +1,1 @@
+"""mergekit's merge file, and the two methods that are mergekit's own."""

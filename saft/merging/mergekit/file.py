@@ -1,0 +1,287 @@
+"""mergekit's merge file, the one that begins with `merge_method:`, as a merge file of saft's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saft import config
+from saft.errors import UserError, did_you_mean
+from saft.merging.config import MergeConfig
+from saft.merging.mergekit.table import MERGE_METHODS, MergeMethod, Parameter
+from saft.merging.methods import METHODS
+from saft.merging.parameters import wrong_with
+from saft.merging.varying import is_constant, setting_problem
+
+__all__ = ["is_mergekit", "read"]
+
+_NOT_HERE = "mergekit can do this; saft does not"
+_ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
+_OTHER_METHODS = (
+    "passthrough",
+    "arcee_fusion",
+    "nearswap",
+    "sce",
+    "ram",
+    "ramplus_tl",
+)
+_KEYS = (
+    *("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"),
+    *("tokenizer_source", "tokenizer", "chat_template"),
+)
+_SAME_IN_BOTH = ("method", "base", "models", "parameters", "varying", "scaling", "dtype")
+_OWN_KEYS = tuple(item.name for item in dataclasses.fields(MergeConfig) if item.name not in _SAME_IN_BOTH)
+
+
+_IGNORED = ("int8_mask",)  # decides what mergekit counts signs in, and changes no number
+
+
+def is_mergekit(mapping: Mapping[str, Any]) -> bool:
+    """Tell whether a file is mergekit's and not saft's, which begins with `method:`."""
+    return "method" not in mapping and any(k in mapping for k in ("merge_method", "base_model", *_ELSEWHERE))
+
+
+def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]]:
+    """Return mergekit's merge file as one of saft's.
+
+    Weights, densities, signs and norms are those of mergekit, by the methods that are called `mergekit...`
+    here. Beside mergekit's keys these of saft's are known: exclude, seed, shard_size and the like.
+
+    Args:
+        mapping: what the file holds.
+        where: the file, for messages.
+
+    Returns:
+        The config, and notes: what is in the file and changes nothing.
+
+    Raises:
+        UserError: everything that mergekit does not know, or that saft does not do.
+
+    Example:
+        >>> text = {"merge_method": "ties", "base_model": "b", "models": [{"model": "a"}, {"model": "c"}]}
+        >>> settings, notes = read(text | {"parameters": {"weight": 1, "density": 0.2}}, "ties.yaml")
+        >>> settings.method, settings.models, settings.parameters["densities"]
+        ('mergekit', ['a', 'c'], [0.2, 0.2])
+    """
+    problems = list(_key_problems(mapping))
+    if problems:
+        raise UserError(*(f"{where}: {problem}" for problem in problems))
+    method = MERGE_METHODS[mapping["merge_method"]]
+    base, models = _models(mapping, method, problems)
+    settings = _Settings(mapping, method, base, models, problems)
+    resolved = settings.resolved()
+    if problems:
+        raise UserError(*(f"{where}: {problem}" for problem in dict.fromkeys(problems)))
+    translated = {
+        "method": method.method,
+        "base": base,
+        "models": [model["model"] for model in models],
+        **resolved,
+        "dtype": _dtype(mapping.get("out_dtype") or mapping.get("dtype")),
+    }
+    own = {key: mapping[key] for key in _OWN_KEYS if key in mapping}
+    given = [entry.get("parameters") or {} for entry in (mapping, *models)]
+    notes = [
+        f"{where}: {key} changes no number and is ignored" for key in _IGNORED if any(key in x for x in given)
+    ]
+    return config.parse(MergeConfig, translated | own, where), notes
+
+
+def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
+    for key in mapping:
+        if key in _ELSEWHERE:
+            yield f"{key}: {_NOT_HERE}; it merges whole models, given as `models:`"
+        elif key in ("normalize", "weight", "density", "lambda", "rescale", "int8_mask", "t"):
+            yield f"{key}: belongs under `parameters:`"
+        elif key not in _KEYS and key not in _OWN_KEYS:
+            yield f"{key}: unknown key" + did_you_mean(str(key), [*_KEYS, *_OWN_KEYS])
+    name = mapping.get("merge_method")
+    if not isinstance(name, str):
+        yield (
+            "merge_method: is required, but missing" if name is None else f"merge_method: {name!r} is no name"
+        )
+    elif name in _OTHER_METHODS:
+        yield f"merge_method: {name}: {_NOT_HERE}; in common are: {', '.join(MERGE_METHODS)}"
+    elif name not in MERGE_METHODS:
+        own = (
+            f"; it is a method of saft's own: write `method: {name}`, `base: FOLDER`, `models: [FOLDER, ...]`"
+            if name in METHODS.names()
+            else ""
+        )
+        yield f"merge_method: unknown '{name}'" + (own or did_you_mean(name, MERGE_METHODS))
+    yield from _tokenizer_problems(mapping)
+
+
+def _tokenizer_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
+    """The base's tokenizer is copied, which is what `tokenizer_source: base` asks for where words agree."""
+    tokenizer = mapping.get("tokenizer")
+    source = mapping.get("tokenizer_source")
+    if isinstance(tokenizer, Mapping):
+        source = tokenizer.get("source", source)
+        for key in tokenizer:
+            if key != "source":
+                yield f"tokenizer.{key}: {_NOT_HERE}"
+    elif tokenizer is not None:
+        yield f"tokenizer: must hold `source:`, but is {tokenizer!r}"
+    if source not in (None, "base", mapping.get("base_model")):
+        yield (
+            f"tokenizer_source: {source}: {_NOT_HERE}; it copies the tokenizer of the base: leave it out, or "
+            "write base, if the models' vocabularies are the same"
+        )
+    if mapping.get("chat_template") is not None:
+        yield f"chat_template: {_NOT_HERE}; it copies the base's: leave it out"
+
+
+def _models(
+    mapping: Mapping[str, Any], method: MergeMethod, problems: list[str]
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the base, and the models that are merged, in mergekit's order."""
+    models: list[Mapping[str, Any]] = []
+    given = mapping.get("models")
+    if not isinstance(given, list) or not given:
+        problems.append("models: must be a list of `model:` with `parameters:`")
+        given = []
+    for at, entry in enumerate(given):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
+            problems.append(f"models[{at}]: must be `model: FOLDER`, and `parameters:` if there are any")
+            continue
+        for key in entry:
+            if key not in ("model", "parameters"):
+                problems.append(
+                    f"models[{at}]: unknown key '{key}'" + did_you_mean(key, ["model", "parameters"])
+                )
+        models.append(entry)
+    base = mapping.get("base_model")
+    if base is not None and not isinstance(base, str):
+        problems.append(f"base_model: must be a folder or a hub id, but is {base!r}")
+    elif base is None and method.needs_base:
+        problems.append(f"base_model: {mapping['merge_method']} needs it: the model that all were made from")
+    if base is None:
+        return (models[0]["model"] if models else ""), models
+    if not method.takes_base:
+        return base, [model for model in models if model["model"] != base]
+    if mapping["merge_method"] == "slerp":  # goes from the base, wherever that stands
+        models.sort(key=lambda model: model["model"] != base)
+    if all(model["model"] != base for model in models):
+        models.append({"model": base})
+        if mapping["merge_method"] == "slerp":
+            models.insert(0, models.pop())
+    return base, models
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the file says of parameters; a model's own comes first, then that of all, then the default."""
+
+    mapping: Mapping[str, Any]
+    method: MergeMethod
+    base: str
+    models: Sequence[Mapping[str, Any]]
+    problems: list[str]
+
+    def resolved(self) -> dict[str, dict[str, Any]]:
+        """Return the parameters that all tensors have, and those that differ from tensor to tensor."""
+        self._check_names()
+        found = {"parameters": dict(self.method.fixed), "varying": {}}
+        if self.mapping.get("base_model") is not None:
+            found["parameters"] |= self.method.with_base
+        for name, parameter in self.method.per_model.items():
+            settings = [self._setting(name, parameter, at) for at in range(len(self.models))]
+            constant = all(is_constant(setting) for setting in settings)
+            found["parameters" if constant else "varying"][parameter.name] = settings
+        for name, parameter in self.method.general.items():
+            setting = self._setting(name, parameter)
+            found["parameters" if is_constant(setting) else "varying"][parameter.name] = setting
+        return found
+
+    def _check_names(self) -> None:
+        everything = [*self.method.per_model, *self.method.general, *self.method.only, *_IGNORED]
+        own = [*self.method.per_model, *_IGNORED]
+        listed = self.mapping.get("models") or []
+        places = [(entry, f"models[{at}].parameters", own) for at, entry in enumerate(listed)]
+        for entry, place, known in [(self.mapping, "parameters", everything), *places]:
+            given = entry.get("parameters") if isinstance(entry, Mapping) else None
+            if given is not None and not isinstance(given, Mapping):
+                self.problems.append(f"{place}: must hold `name: value` lines, but is {given!r}")
+                continue
+            for name, value in (given or {}).items():
+                if name in self.method.only and value != self.method.only[name]:
+                    self.problems.append(f"{place}.{name}: {value}: {_NOT_HERE}")
+                if name in everything and name not in known:
+                    cure = "is one for all models: write it under the file's own `parameters:`"
+                    self.problems.append(f"{place}.{name}: {cure}")
+                elif name not in known:
+                    method = self.mapping["merge_method"]
+                    self.problems.append(
+                        f"{place}.{name}: unknown to {method}" + did_you_mean(str(name), known)
+                    )
+
+    def _setting(self, name: str, parameter: Parameter, model: int | None = None) -> Any:
+        """Return a parameter's setting, of a model or of all."""
+        place = f"parameters.{name}"
+        levels = [self.mapping.get("parameters")]
+        if model is not None:
+            levels.insert(0, self.models[model].get("parameters"))
+        cases: list[Any] = []
+        for level in levels:
+            setting = _number(level.get(name)) if isinstance(level, Mapping) else None
+            if setting is None:
+                continue
+            if problem := setting_problem(setting):
+                self.problems.append(f"{place}: {problem}")
+                return parameter.default
+            filtered = isinstance(setting, list) and isinstance(setting[0], Mapping)
+            cases += setting if filtered else [{"value": setting}]
+        if parameter.default is not None:
+            cases.append({"value": parameter.default})
+        if not cases:
+            whose = f" of models[{model}] ({self.models[model]['model']})" if model is not None else ""
+            self.problems.append(
+                f"{place}{whose}: is required by {self.mapping['merge_method']}, but missing"
+            )
+            return parameter.default
+        cases = [case | {"value": _as(parameter.kind, case["value"])} for case in cases]
+        for case in cases:
+            values = case["value"] if isinstance(case["value"], list) else [case["value"]]
+            found = (self._wrong(parameter, value) for value in values)
+            self.problems.extend(f"{place}: {text}" for text in found if text)
+        catches_all = [case.get("filter") in (None, "*") for case in cases]
+        if catches_all[0]:
+            return cases[0]["value"]
+        return cases[: catches_all.index(True) + 1] if any(catches_all) else cases
+
+    def _wrong(self, parameter: Parameter, value: Any) -> str | None:
+        """Return what is wrong with a value, in words that do not name saft's parameter."""
+        if isinstance(value, str):
+            return f"must be {'true or false' if parameter.kind is bool else 'a number'}, but is {value!r}"
+        declared = dataclasses.fields(METHODS.get(self.method.method))
+        item = next(item for item in declared if item.name == parameter.name)
+        text = wrong_with(item, [value] if isinstance(item.default, tuple) else value)
+        return text.removeprefix(f"{item.name}: ") if text else None
+
+
+def _number(setting: Any) -> Any:
+    """Return a setting with numbers that YAML took for text, such as 1e-6, as numbers."""
+    if isinstance(setting, str):
+        try:
+            return float(setting)
+        except ValueError:
+            return setting
+    if isinstance(setting, list):
+        return [_number(entry) for entry in setting]
+    if isinstance(setting, Mapping):
+        return {key: _number(entry) if key == "value" else entry for key, entry in setting.items()}
+    return setting
+
+
+def _as(kind: type, value: Any) -> Any:
+    """Return a value as a parameter wants it; mergekit takes 1 for true, and 10.0 for 10."""
+    if kind is float or not isinstance(value, (bool, int, float)):
+        return float(value) if isinstance(value, (bool, int)) else value
+    return kind(value)
+
+
+def _dtype(name: Any) -> Any:
+    return name.removeprefix("torch.") if isinstance(name, str) else name

@@ -1,0 +1,216 @@
+"""What stands beside merged weights: the base's side files, the heads, the manifest, the model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft.files.checkpoint import (
+    HEADS,
+    MANIFEST,
+    copy_side_files,
+    read_card,
+    read_manifest,
+    state_dtype,
+    write_card,
+    write_manifest,
+)
+from saft.files.fingerprints import fingerprint
+from saft.files.locations import is_hub_id
+from saft.merging.inputs.alignment import some
+from saft.merging.inputs.source import Source
+from saft.merging.methods import shown
+from saft.merging.plan import Plan
+
+__all__ = ["describe", "digests", "formula", "manifest", "write"]
+
+
+@contextmanager
+def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
+    """Take the SHA-256 of every file that a plan reads, beside the work in the block, which reads the same.
+
+    Of large files that were read before, and have not changed, it is remembered. What is left when the work
+    ends takes every core; where it fails, the rest is given up.
+
+    Args:
+        plan: of the merge.
+
+    Yields:
+        A function that waits for the digests, to be called when the work is done.
+    """
+    files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
+    with ThreadPoolExecutor(plan.threads) as hasher:
+        found = {file: hasher.submit(fingerprint, file) for file in files}
+        try:
+            yield lambda: {file: digest.result() for file, digest in found.items()}
+        except BaseException:
+            hasher.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write(plan: Plan, folder: Path, digests: Mapping[Path, str]) -> None:
+    """Write everything but the weights into `folder`.
+
+    Args:
+        plan: of the merge.
+        folder: that the weights were written to.
+        digests: SHA-256 of every file that was read.
+    """
+    copy_side_files(plan.base.folder, folder)
+    state_dtype(folder, plan.layout)
+    if plan.heads:
+        (folder / HEADS).mkdir()
+    for name, file in plan.heads.items():
+        shutil.copyfile(file, folder / HEADS / name)
+    write_manifest(folder, manifest(plan, digests))
+    write_card(
+        folder,
+        f"{' + '.join(plan.models)}, merged by {plan.config.method}",
+        _body(plan),
+        base_model=_hub_ids(plan),
+        relation="merge",
+        tags=["merge", "saft", plan.config.method],
+    )
+
+
+def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
+    """Return what saft.json says of a merge: inputs, method, parameters, versions."""
+
+    def described(source: Source) -> dict[str, Any]:
+        alike = Counter(file.name for file in source.files)  # two adapters have files of the same names
+        return {
+            "location": source.location,
+            "sha256": {
+                file.name if alike[file.name] == 1 else str(file): digests[file] for file in source.files
+            },
+        }
+
+    return {
+        "kind": "merge",
+        "base": described(plan.base),
+        "models": [{"task": task} | described(source) for task, source in plan.models.items()],
+        "method": plan.config.method,
+        "parameters": plan.parameters,
+        "scaling": plan.scaling,
+        **({} if plan.config.lines is None else {"lines": dataclasses.asdict(plan.config.lines)}),
+        "dtype": plan.config.dtype,
+        "exclude": list(plan.config.exclude),
+        "seed": plan.config.seed,
+        **({"data": dict(plan.collected.data)} if plan.collected.data else {}),
+        "vocabulary": plan.config.vocabulary,
+        "arithmetic": plan.config.arithmetic,
+        "device": plan.config.device,
+        "formula": formula(plan),
+        "tensors": {
+            "merged": len(plan.merged),
+            "copied from the base": list(plan.copied),
+            "tied, written once": dict(plan.base.tied),
+        },
+        **_inherited(plan),
+        "versions": {
+            "python": platform.python_version(),
+            "saft": metadata.version("saft"),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _inherited(plan: Plan) -> dict[str, Any]:
+    """Return what is known of the models' tasks, so that `saft evaluate` needs no config."""
+    tasks: dict[str, Any] = {}
+    pooling = None
+    for source in plan.models.values():
+        if (source.folder / MANIFEST).is_file():
+            found = read_manifest(source.folder)
+            tasks |= found.get("tasks", {})
+            pooling = pooling or found.get("pooling")
+    return {"tasks": tasks | plan.config.data.tasks} | ({"pooling": pooling} if pooling else {})
+
+
+def formula(plan: Plan) -> str:
+    """Return what was applied, in words and numbers."""
+    words = plan.method.in_words()
+    if plan.by_tensor:
+        words += f", as at '{plan.merged[0]}'; from tensor to tensor differ {', '.join(plan.config.varying)}"
+    if plan.config.lines is not None:
+        words += f"; {plan.config.lines.in_words()}"
+    return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
+
+
+def describe(plan: Plan) -> str:
+    """Return what will be read, merged, copied and written, for people."""
+    parameters = "".join(f", {name} {shown(value)}" for name, value in plan.parameters.items())
+    models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
+    copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
+    copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
+    zero = [task for task, source in plan.models.items() if source.files == plan.base.files]
+    copied += (
+        f"\nnote: {some(zero)} is the base itself: a task vector of zeros, counted as a task" if zero else ""
+    )
+    passes = "one pass" if plan.passes == 1 else f"each of {plan.passes} passes"
+    return (
+        f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
+        f"  base: {plan.base.location}{models}\n"
+        f"{len(plan.merged)} tensors merged{copied}\n"
+        f"reads {_size(plan.bytes_per_pass)} in {passes}, writes {_size(plan.bytes_out)}, "
+        f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _body(plan: Plan) -> str:
+    rows = "\n".join(f"| {task} | `{source.location}` |" for task, source in plan.models.items())
+    values = ", ".join(f"{name} {shown(value)}" for name, value in plan.parameters.items()) or "none"
+    return f"""\
+Merged weights = {formula(plan)}.
+
+In symbols: {plan.method.formula}, with λ = {plan.scaling:g}.
+Parameters: {values}. Source of the method: {plan.method.source}.
+
+Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
+
+| task | model |
+|---|---|
+{rows}
+
+{_data(plan)}{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json`
+holds the SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
+"""
+
+
+def _data(plan: Plan) -> str:
+    """Return the sentence that says which data were read."""
+    data = plan.collected.data
+    if not data:
+        return ""
+    counts = ", ".join(f"{count} of {task}" for task, count in data["examples"].items())
+    return (
+        f"Examples of the {data['split']} split were read, without their labels: {counts}. "
+        "Test examples were not.\n\n"
+    )
+
+
+def _hub_ids(plan: Plan) -> list[str]:
+    """Return the hub ids that the inputs are or come from; a local path is none."""
+    found: list[str] = []
+    for source in (plan.base, *plan.models.values()):
+        stated = (
+            [source.location]
+            if is_hub_id(source.location)
+            else read_card(source.folder).get("base_model", [])
+        )
+        found += [stated] if isinstance(stated, str) else list(stated)
+    return list(dict.fromkeys(found))

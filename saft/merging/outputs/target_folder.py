@@ -1,0 +1,71 @@
+"""The folder that a merge will write: what speaks against it, told before any work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from saft.errors import UserError
+from saft.files.staging import refuse
+from saft.merging.inputs.source import Source
+
+__all__ = ["check_room", "check_target", "file_name_problems"]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
+    """Refuse a folder that is or holds one of the inputs, or that is in use and shall not be replaced.
+
+    Args:
+        out: where the result will go.
+        inputs: the base and the models, as far as they are known.
+        overwrite: whether a folder that is there and not empty may be replaced.
+
+    Raises:
+        UserError: with the reason.
+    """
+    target = out.resolve()
+    for folder in {file.parent.resolve() for source in inputs for file in source.files}:
+        if target == folder:
+            raise UserError(f"{out}: is one of the models to merge; choose another folder to write to")
+        if target in folder.parents:
+            raise UserError(
+                f"{out}: holds {folder}, one of the models to merge; choose another folder to write to"
+            )
+    refuse(target, overwrite)
+
+
+def check_room(out: Path, size: int) -> None:
+    """Refuse a folder whose disk is too full.
+
+    Args:
+        out: where the result will go.
+        size: of the result, in bytes.
+
+    Raises:
+        UserError: with both sides.
+    """
+    existing = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise UserError(
+            f"{out}: the result takes {size / 2**20:.0f} MiB, "
+            f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
+        )
+
+
+def file_name_problems(tasks: Iterable[str]) -> list[str]:
+    """Return what is wrong with tasks that each will name a file, for the user.
+
+    Example:
+        >>> file_name_problems(["size", "../size"])
+        ["models: '../size' will name a file; use letters, digits, '.', '_' and '-' alone"]
+    """
+    return [
+        f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
+        for task in tasks
+        if not _FILE_NAME.fullmatch(task)
+    ]

@@ -1,0 +1,210 @@
+"""The task vectors of a plan, block by block, worked on by a few threads; the results come in order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import torch
+from torch import Tensor
+
+from saft.errors import UserError
+from saft.merging.inputs.factors import Factors
+from saft.merging.method import Tensorwise
+from saft.merging.plan import Plan
+from saft.merging.stream.block import Block
+from saft.merging.stream.order_statistics import SUM_GRAIN, Passes, on_device
+
+__all__ = ["Progress", "Reader", "all_finite", "one_torch_thread"]
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and the bytes to read in all."""
+
+_AHEAD = 4
+"""Blocks that wait for each thread, so that none waits for the thread that reads and collects."""
+
+_LARGEST_KEPT = 12 * 2**20
+"""Bytes, of which glibc keeps twice as many: what the work on a block needs."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of one tensor, in the base and then in every model, as it is in the files.
+
+    `subtracted` tells of each model whether its part is the difference from the base: that of an adapter is,
+    since adding the base and subtracting it again would leave rounding, which has all directions.
+    """
+
+    name: str
+    start: int
+    parts: list[Tensor]
+    subtracted: list[bool]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+class Reader:
+    """Goes over the task vectors of a plan as often as a method asks.
+
+    Each thread takes whole blocks and lets torch use one core. Torch's own threads would meet after each
+    operation on each small block, which takes a hundred times as long when another process wants a core.
+
+    Args:
+        plan: of the merge.
+        progress: told about bytes read, in all passes.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
+        if plan.method.collects and not plan.collected.headers:
+            raise ValueError(f"{plan.config.method} reads examples; collect them: saft.calibration.collected")
+        self._plan = plan
+        self._progress = progress
+        self._read, self._to_read = 0, plan.bytes_per_pass * plan.passes
+        self._threads = plan.threads
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._whole = isinstance(plan.method, Tensorwise)
+        _keep_freed_memory()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def over(self, names: Sequence[str]) -> Passes[Block]:
+        """Return passes over the blocks of the tensors called `names`."""
+
+        def passes(function: Callable[[Block], T]) -> Iterator[T]:
+            def work(piece: _Piece) -> T:
+                with on_device(self._plan.device):
+                    return function(self._block(piece))
+
+            return self._in_order(work, self._pieces(names))
+
+        return passes
+
+    def _in_order(self, function: Callable[[_Piece], T], pieces: Iterator[_Piece]) -> Iterator[T]:
+        """Apply `function` to the pieces, several at a time and few ahead, and give the results in order."""
+        with one_torch_thread():
+            if self._threads == 1:
+                for piece in pieces:
+                    yield function(piece)
+                    self._count(piece)
+                return
+            pending: deque[tuple[_Piece, Future[T]]] = deque()
+            for piece in pieces:
+                pending.append((piece, self._pool.submit(function, piece)))
+                if len(pending) >= self._threads * (1 if self._whole else _AHEAD):
+                    yield pending[0][1].result()
+                    self._count(pending.popleft()[0])
+            for piece, future in pending:
+                yield future.result()
+                self._count(piece)
+
+    def _count(self, piece: _Piece) -> None:
+        self._read += piece.nbytes
+        if self._progress:
+            self._progress(self._read, self._to_read)
+
+    def _pieces(self, names: Sequence[str]) -> Iterator[_Piece]:
+        base, models = self._plan.base, self._plan.models.values()
+        elements = self._plan.block_size // self._plan.arithmetic.itemsize
+        length = max(elements // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
+        for name in names:
+            tensors, subtracted = [base.tensor(name)], []
+            for model in models:
+                factors = model.factors(name, base)
+                change = factors.change(base.headers[name].shape) if factors else None
+                tensors.append(model.tensor(name) if change is None else change)
+                subtracted.append(change is not None)
+            if self._whole:
+                yield _Piece(name, 0, tensors, subtracted)
+                continue
+            flat = [tensor.reshape(-1) for tensor in tensors]
+            for start in range(0, len(flat[0]), length):
+                parts = [tensor[start : start + length] for tensor in flat]
+                yield _Piece(name, start, parts, subtracted)
+
+    def _block(self, piece: _Piece) -> Block:
+        device, dtype = self._plan.device, self._plan.arithmetic
+        base, *models = (part.to(device, non_blocking=True) for part in piece.parts)
+        base = base.to(dtype)
+        task_vectors = torch.empty(len(models), *base.shape, dtype=dtype, device=device)
+        for row, model, subtracted in zip(task_vectors, models, piece.subtracted, strict=True):
+            if subtracted:
+                row.copy_(model)
+            else:
+                torch.sub(model.to(dtype), base, out=row)
+        if not all_finite(task_vectors):
+            self._refuse(piece.name)
+        header = self._plan.base.headers[piece.name]
+        statistics = self._plan.collected.of(piece.name, header.shape, piece.start, base)
+        factors = self._factors(piece.name, base)
+        seed = self._plan.config.seed
+        return Block(task_vectors, base, piece.name, piece.start, seed, statistics, header.count, factors)
+
+    def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
+        if not self._plan.method.adapters:
+            return ()
+        found = (model.factors(name, self._plan.base) for model in self._plan.models.values())
+        return tuple(factors.to(base) for factors in found if factors is not None)
+
+    def _refuse(self, name: str) -> NoReturn:
+        """Say which input makes the task vectors of `name` not finite."""
+        problems = []
+        base = self._plan.base
+        for source in (base, *self._plan.models.values()):
+            header = source.headers[name]
+            bad = int(header.count - torch.isfinite(source.tensor(name).to(self._plan.arithmetic)).sum())
+            if bad:
+                cure = (
+                    "the base is damaged: copy or download it again"
+                    if source is base
+                    else "that model diverged or is damaged: train it again, or leave it out"
+                )
+                problems.append(
+                    f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); {cure}"
+                )
+        raise UserError(
+            *problems
+            or [
+                f"'{name}': fine-tuned and base weights differ by more than "
+                f"{self._plan.config.arithmetic} can hold"
+            ]
+        )
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity."""
+    # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
+    total = tensor.sum() if tensor.dtype == torch.float64 else tensor.float().sum()
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep the memory that one block frees for the next block.
+
+    glibc keeps up to twice the largest piece that was ever freed. By default that is less than a block needs,
+    so that its pages go back to the system and come again, which takes as long as the arithmetic.
+    """
+    torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch use one core while the block runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
