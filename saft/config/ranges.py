@@ -54,7 +54,7 @@ class Range:
     Args:
         whole: whether only whole numbers are meant. Numbers like 1e3 are whole.
         above, at_least: the lower end, without or with it.
-        below, at_most: the upper end, without or with it.
+        below, at_most: the upper end, without or with it; for whole numbers at_most.
 
     Example:
         >>> print(Range(above=0, at_most=1))
@@ -65,6 +65,8 @@ class Range:
         'must be at least 1, but is 0'
         >>> Range().problem(True)
         'must be a number, but is True'
+        >>> Range(above=0).problem(float("nan"))
+        'must be a finite number above 0, but is nan'
     """
 
     whole: bool = False
@@ -93,24 +95,26 @@ class Range:
 
     def problem(self, value: object) -> str | None:
         """Return what is wrong with a value, as the end of a sentence that begins with its place, or None."""
+        kind = "whole number" if self.whole else "number"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"must be a {'whole ' if self.whole else ''}number, but is {value!r}"
-        if not math.isfinite(value):
-            return f"must be a finite number, but is {value}"
+            return f"must be a {kind}{self._which()}, but is {value!r}"
+        if not abs(value) < math.inf:  # math.isfinite takes no whole number beyond the floats
+            return f"must be a finite {kind}{self._which()}, but is {value}"
         if self.whole and value != int(value):
-            return f"must be a whole number, but is {value}"
+            return f"must be a {kind}{self._which()}, but is {value}"
         if value in self:
             return None
-        if not self.whole and math.isfinite(self.low) and math.isfinite(self.high):
-            percent = self.high == 1 and 1 < value <= 100
-            cure = f"; it is a fraction, not percent: write {value / 100:g}" if percent else ""
-            return f"must be in {self}, but is {value}{cure}"
-        if value <= self.low:
-            allowed = f"at least {self.low:g}" if self.at_least > self.above else f"above {self.low:g}"
-        else:
-            high = int(self.high) if self.whole else self.high
-            allowed = f"at most {high}" if self.at_most < self.below else f"below {high}"
-        return f"must be {allowed}, but is {value}"
+        if self.whole and value >= self.high:
+            return f"must be at most {int(self.high)}, but is {value}"
+        percent = self.high == 1 and 1 < value <= 100
+        cure = f"; it is a fraction, not percent: write {value / 100:g}" if percent else ""
+        return f"must be {self._which().removeprefix(' of ').strip()}, but is {value}{cure}"
+
+    def _which(self) -> str:
+        """Return the range in words, to be put behind "a number"."""
+        if math.isfinite(self.low) and (self.whole or self.high == math.inf):
+            return f" of at least {self.low:g}" if self.at_least > self.above else f" above {self.low:g}"
+        return f" in {self}" if math.isfinite(self.low) or math.isfinite(self.high) else ""
 
     def read(self, value: object) -> float:
         """Return the number that is meant by a value of a config, where `'1e-5'` is one too.
@@ -122,7 +126,10 @@ class Range:
         if problem := self.problem(number):
             raise ValueError(problem)
         assert isinstance(number, (int, float))
-        return int(number) if self.whole else float(number)
+        try:
+            return int(number) if self.whole else float(number)
+        except OverflowError:
+            raise ValueError(f"must be a number that a float can hold, but is {number}") from None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)

@@ -27,11 +27,11 @@ def test_a_density_out_of_range(density):
 @pytest.mark.parametrize(
     ("method", "parameters", "problem"),
     [
-        (Wudi, {"learning_rate": float("inf")}, "learning_rate: must be in (0, inf), but is inf"),
-        (Wudi, {"iterations": 2.5}, "iterations: must be a whole number in [0, inf), but is 2.5"),
-        (Wudi, {"iterations": True}, "iterations: must be a whole number in [0, inf), but is True"),
+        (Wudi, {"learning_rate": float("inf")}, "learning_rate: must be a finite number above 0, but is inf"),
+        (Wudi, {"iterations": 2.5}, "iterations: must be a whole number of at least 0, but is 2.5"),
+        (Wudi, {"iterations": True}, "iterations: must be a whole number of at least 0, but is True"),
         (Ties, {"density": True}, "density: must be a number in (0, 1], but is True"),
-        (Linear, {"weights": [1, float("-inf")]}, "weights: must be in (-inf, inf), but is -inf"),
+        (Linear, {"weights": [1, float("-inf")]}, "weights: must be a finite number, but is -inf"),
         (Linear, {"normalize": 1}, "normalize: must be true | false, but is 1"),
     ],
 )
