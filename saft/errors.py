@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "abbreviated", "did_you_mean"]
 
 
 class UserError(Exception):
@@ -54,3 +54,14 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{lowered[near[0]]}'?"
     return "; there is: " + ", ".join(options) if options else ""
+
+
+def abbreviated(names: Collection[str]) -> str:
+    """Return the first three names in quotes, and how many more there are.
+
+    Example:
+        >>> abbreviated(["a", "b", "c", "d", "e"])
+        "'a', 'b', 'c' and 2 more"
+    """
+    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

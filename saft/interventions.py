@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST, PARTS, read_manifest, write_tensors
+from saft.merging.inputs.tensor_names import match
 
 __all__ = ["Intervention", "Positions", "are_in", "attach", "attach_from", "attention", "save"]
 
@@ -145,7 +146,7 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, Intervention] = {}
     for name, state in pieces.items():
-        path = next((p for p in (name, prefix + name, name.removeprefix(prefix)) if p in modules), None)
+        path = match(name, modules, prefix)
         if path is None:
             raise UserError(f"{file}: '{name}' is no module of {type(model).__name__}; give another kind")
         rank, width = state["W2"].shape

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
+from saft.merging.inputs.tensor_names import match
 from saft.merging.methods.smile import Smile
 from saft.merging.outputs import parts
 from saft.models import model_of
@@ -119,7 +120,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
     prefix = getattr(model, "base_model_prefix", "") + "."
     for name in (name for name, pieces in experts[0].items() if "U" in pieces):
         path = name.removesuffix(".weight")
-        path = next((p for p in (path, path.removeprefix(prefix), prefix + path) if p in modules), path)
+        path = match(path, modules, prefix) or path
         layer = modules.get(path)
         if not isinstance(layer, nn.Linear):
             _refuse(location, name, layer, model)

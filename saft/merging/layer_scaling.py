@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
 from saft.merging.stream.order_statistics import Passes, gather
 
-__all__ = ["Lines", "depths", "problems", "scaled"]
+__all__ = ["Lines", "problems", "scaled"]
 
 LAYERS = r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.(\d+)\."
 
@@ -66,24 +67,9 @@ class Lines:
         return f"layer l of L times α + {self.beta:g} l/(L − 1), with α = {alpha} (LiNeS, arXiv 2410.17146)"
 
 
-def depths(lines: Lines, names: Collection[str]) -> dict[str, float]:
-    """Return how deep in its stack of layers each tensor is, from 0 to 1; of what is in a layer alone.
-
-    Example:
-        >>> depths(Lines(), ["embed.weight", "layers.0.w", "layers.1.mlp.0.w", "layers.2.w"])
-        {'layers.0.w': 0.0, 'layers.1.mlp.0.w': 0.5, 'layers.2.w': 1.0}
-    """
-    found = {name: match for name in names if (match := re.search(lines.layers, name))}
-    last: dict[str, int] = {}
-    for name, match in found.items():
-        stack = name[: match.start(1)]
-        last[stack] = max(last.get(stack, 0), int(match[1]))
-    return {name: int(match[1]) / max(last[name[: match.start(1)]], 1) for name, match in found.items()}
-
-
 def problems(lines: Lines, names: Collection[str]) -> Iterator[str]:
     """Tell what is wrong with scaling the layers of a model with tensors of these names."""
-    if not depths(lines, names):
+    if not depth_in_stack(names, lines.layers):
         yield (
             f"lines.layers: '{lines.layers}' finds the number of a layer in no tensor's name, such as "
             f"'{next(iter(sorted(names)), '')}'; write one that does, with the number as its group"
@@ -106,7 +92,7 @@ def scaled(
         merge: function of a block to the merged task vector.
         over: passes over all blocks that are merged; one is made where alpha is not given.
     """
-    depth = depths(lines, names)
+    depth = depth_in_stack(names, lines.layers)
     alpha = lines.alpha
     if alpha is None:
 

@@ -26,10 +26,10 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
-from saft.merging.inputs.alignment import differences, factors_differ
-from saft.merging.inputs.factors import can_be_factored
+from saft.merging.inputs.alignment import differences, factors_differ, fitted
 from saft.merging.inputs.peft_adapter import read_input
-from saft.merging.inputs.source import Source, fitted
+from saft.merging.inputs.source import Source
+from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.method import Method, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.outputs.target_folder import check_room, check_target

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from saft.errors import UserError, did_you_mean
+from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.method import Method
 
-__all__ = ["depths", "is_constant", "methods_by_tensor", "setting_problem", "value_at"]
+__all__ = ["is_constant", "methods_by_tensor", "setting_problem", "value_at"]
 
-_LAYER = re.compile(r"(.*?\.)?(\d+)\.")
+LAYER = r"(?:^|\.)(\d+)\."  # the first number that stands by itself in a name, as mergekit counts
 
 
 def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequence[str]) -> dict[str, Method]:
@@ -42,7 +42,8 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         problems += [f"varying.{name}: {problem}" for problem in found if problem]
     if problems:
         raise UserError(*problems)
-    depth = depths(names)
+    # What is in no layer is at 0, what is in a single layer at 1: so does mergekit.
+    depth = dict.fromkeys(names, 0.0) | depth_in_stack(names, LAYER, of_single=1.0)
     result = {}
     wrong: dict[str, list[str]] = {}  # what is wrong -> the tensors
     for name in names:
@@ -127,24 +128,3 @@ def setting_problem(setting: Any, inner: bool = False) -> str | None:
 def is_constant(setting: Any) -> bool:
     """Tell whether a setting is the same for all tensors."""
     return not isinstance(setting, (list, tuple))
-
-
-def depths(names: Iterable[str]) -> dict[str, float]:
-    """Return how deep in the model each tensor is: 0 in the first layer, 1 in the last.
-
-    The number of a layer is the first that stands alone in a name; layers are counted for each prefix. What
-    is in no layer is at 0; what is in an only layer is at 1. So does mergekit.
-
-    Example:
-        >>> depths(["embed.weight", "layers.0.weight", "layers.1.weight", "layers.2.weight"])
-        {'embed.weight': 0.0, 'layers.0.weight': 0.0, 'layers.1.weight': 0.5, 'layers.2.weight': 1.0}
-    """
-    names = list(names)
-    places = {name: (found[1] or "", int(found[2])) for name in names if (found := _LAYER.match(name))}
-    last: dict[str, int] = {}
-    for prefix, layer in places.values():
-        last[prefix] = max(layer, last.get(prefix, 0))
-    result = dict.fromkeys(names, 0.0)
-    for name, (prefix, layer) in places.items():
-        result[name] = layer / last[prefix] if last[prefix] else 1.0
-    return result

@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.merging.layer_scaling import Lines, depths
+from saft.merging.inputs.tensor_names import depth_in_stack
+from saft.merging.layer_scaling import Lines
 from saft.merging.stream import engine
 from saft.merging.stream.engine import MergeConfig, stream
 from tests.merging.conftest import SHAPES
@@ -107,12 +108,12 @@ def test_it_is_written_and_told(checkpoints, tmp_path, base_tensors):
     ],
 )
 def test_the_number_of_a_layer_is_that_of_the_outermost_stack(names, expected):
-    found = depths(Lines(), names)
+    found = depth_in_stack(names, Lines().layers)
     assert [found.get(name) for name in names] == expected
 
 
 def test_layers_of_another_name(save, checkpoints):
-    assert depths(Lines(layers=r"^part(\d+)_"), ["part0_w", "part2_w", "part4_w"]) == {
+    assert depth_in_stack(["part0_w", "part2_w", "part4_w"], r"^part(\d+)_") == {
         "part0_w": 0.0,
         "part2_w": 0.5,
         "part4_w": 1.0,

@@ -8,14 +8,15 @@ from safetensors.torch import load_file
 
 from saft.errors import UserError
 from saft.merging.config import MergeConfig
+from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.stream import engine
-from saft.merging.varying import depths, setting_problem, value_at
+from saft.merging.varying import LAYER, setting_problem, value_at
 
 
 def test_gradients_are_interpolated_over_the_layers_of_each_prefix():
     names = ["a.layers.0.w", "a.layers.3.w", "a.layers.6.w", "b.block.0.layer.1.w", "b.block.1.w"]
     names += ["c.only.0.w", "d"]
-    depth = depths(names)
+    depth = dict.fromkeys(names, 0.0) | depth_in_stack(names, LAYER, of_single=1.0)
     assert [depth[name] for name in names] == [0, 0.5, 1, 0, 1, 1, 0]
     assert [value_at([0.0, 1.0, 0.0], name, depth[name]) for name in names] == [0, 1, 0, 0, 0, 0, 0]
     assert value_at([2.0], "d", 0.7) == 2.0

@@ -1,14 +1,104 @@
-"""How a fine-tuned model may differ from its base before it is refused: names, dtypes, vocabulary, shapes."""
+"""A fine-tuned model under its base's tensor names, and how it may differ from it before it is refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from saft.errors import abbreviated
 from saft.files.tensorfile import TensorHeader
-from saft.merging.inputs.source import Source, is_vocabulary
+from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.source import Source
+from saft.merging.inputs.tensor_names import is_positions, is_vocabulary, rename
 
-__all__ = ["Source", "differences", "factors_differ", "some"]
+__all__ = ["differences", "factors_differ", "fitted", "rows_differ"]
+
+
+@dataclass(frozen=True)
+class _Fitted(Source):
+    """A source under other names, some of its tensors with as many rows as the base's.
+
+    Args:
+        original: whose tensors they are.
+        names: name -> the original's name.
+        base: of the rows that the original lacks.
+    """
+
+    original: Source = field(kw_only=True)
+    names: Mapping[str, str] = field(kw_only=True)
+    base: Source = field(kw_only=True)
+
+    @property
+    def files(self) -> list[Path]:
+        return self.original.files
+
+    @property
+    def computes(self) -> bool:
+        lacking = (
+            header.shape[:1] > self.original.headers[self.names[name]].shape[:1]
+            for name, header in self.headers.items()
+        )
+        return self.original.computes or any(lacking)
+
+    def tensor(self, name: str) -> Tensor:
+        found, shape = self.original.tensor(self.names[name]), self.headers[name].shape
+        if tuple(found.shape) == shape:
+            return found
+        if len(found) > shape[0]:
+            return found[: shape[0]]
+        missing = self.base.tensor(name)[len(found) :]
+        dtype = torch.promote_types(found.dtype, missing.dtype)  # so that the base's rows stay as they are
+        return torch.cat([found.to(dtype), missing.to(dtype)])
+
+    def factors(self, name: str, base: Source) -> Factors | None:
+        return self.original.factors(self.names[name], base)
+
+    def keeps(self, name: str, base: Source) -> bool:
+        return self.original.keeps(self.names[name], base)
+
+
+def fitted(base: Source, model: Source, vocabulary: str = "refuse") -> Source:
+    """Return `model` with the base's names, when all that sets them apart is a prefix or a tie.
+
+    A model with a head names its trunk `bert.encoder...`, the bare model `encoder...`; either may be the
+    base. Of tied tensors the base may store one, another, or each.
+
+    Args:
+        base: the base model.
+        model: a fine-tuned one.
+        vocabulary: `base` gives embeddings and head the base's rows: those beyond them are cut, those that
+            the model lacks are the base's own. `refuse` leaves them to be refused.
+    """
+    names = _names(base, model)
+    headers = {name: model.headers[model.tied.get(original, original)] for name, original in names.items()}
+    if vocabulary == "base":
+        for name, header in headers.items():
+            if name in base.headers and rows_differ(name, header, base.headers[name]):
+                headers[name] = dataclasses.replace(header, shape=base.headers[name].shape, stored=None)
+    stored = {name: model.tied.get(original, original) for name, original in names.items()}
+    return _Fitted(model.location, model.folder, headers, model.tied, original=model, names=stored, base=base)
+
+
+def _names(base: Source, model: Source) -> dict[str, str]:
+    """Return the base's name -> the model's name; of tied tensors those that the base has, or one."""
+    names = rename([*model.headers, *model.tied], base.headers)
+    stored = {model.tied.get(original, original) for name, original in names.items() if name in base.headers}
+    return {
+        name: original
+        for name, original in names.items()
+        if name in base.headers or (original in model.headers and original not in stored)
+    }
+
+
+def rows_differ(name: str, mine: TensorHeader, other: TensorHeader) -> bool:
+    """Tell whether two tensors differ in the number of words alone."""
+    return mine.shape != other.shape and mine.shape[1:] == other.shape[1:] and is_vocabulary(name)
 
 
 def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
@@ -29,7 +119,7 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
     if theirs and not shared:
         yield (
             f"{what}: {model.folder} shares no tensor with the base {base.folder}: the one has "
-            f"{some(ours)}, the other {some(theirs)}; is one of the folders another model?"
+            f"{abbreviated(ours)}, the other {abbreviated(theirs)}; is one of the folders another model?"
         )
         return
     # Integer buffers are copied from the base, so it does not matter who else has them.
@@ -38,10 +128,13 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
     if extra:
         cure = _keep_out(extra, shared)
         tied = " or ties to another" if any(name in base.tied for name in extra) else ""
-        yield f"{what}: {model.folder} has {some(extra)}, which the base {base.folder} lacks{tied}; {cure}"
+        yield (
+            f"{what}: {model.folder} has {abbreviated(extra)}, which the base {base.folder} lacks{tied}; "
+            f"{cure}"
+        )
     if missing:
         cure = _keep_out(missing, shared)
-        yield f"{what}: {model.folder} lacks {some(missing)}, which the base {base.folder} has; {cure}"
+        yield f"{what}: {model.folder} lacks {abbreviated(missing)}, which the base {base.folder} has; {cure}"
     for name in shared:
         mine, other = ours[name], theirs[name]
         if mine.dtype.is_floating_point != other.dtype.is_floating_point:
@@ -75,6 +168,11 @@ def _shapes_differ(
             f"the vocabularies differ: give both models {other.shape[0]} rows with "
             f"model.resize_token_embeddings({other.shape[0]}), take the base's words alone with "
             f"vocabulary: base, or {cure}"
+        )
+    if rows_alone and all(is_positions(name) for name in wrong):
+        return text + (
+            "the models read texts of different lengths (max_position_embeddings), and a position has no "
+            "counterpart where the other ends: take models with as many positions as the base, or " + cure
         )
     if len(wrong) < len(shared) / 2:
         return text + cure
@@ -113,9 +211,9 @@ def factors_differ(
         for one, other in ((task, first), (first, task)):
             if only[one]:
                 yield (
-                    f"models.{one}: its adapter changes {some(sorted(only[one]))}, that of models.{other} "
-                    f"does not; {method} needs adapters with the same target_modules; else merge their full "
-                    "changes by another method, such as knots, or exclude these tensors"
+                    f"models.{one}: its adapter changes {abbreviated(sorted(only[one]))}, that of "
+                    f"models.{other} does not; {method} needs adapters with the same target_modules; "
+                    "else merge their full changes by another method, such as knots, or exclude these tensors"
                 )
         wrong = [name for name in found if found[name] != ranks[first].get(name, found[name])]
         if wrong:
@@ -125,12 +223,6 @@ def factors_differ(
                 "needs equal ranks: train them with the same r, or merge their full changes by another "
                 "method, such as knots"
             )
-
-
-def some(names: Collection[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
 
 
 def _keep_out(names: Sequence[str], shared: Collection[str]) -> str:

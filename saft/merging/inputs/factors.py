@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-__all__ = ["Factors", "can_be_factored"]
-
-_LOOKED_UP = ("embed", "wte", "wpe", "shared")  # modules whose rows are looked up, not multiplied
+__all__ = ["Factors"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,3 @@ class Factors:
     def to(self, other: Tensor) -> Factors:
         """Return the same in the dtype and on the device of another tensor."""
         return replace(self, down=self.down.to(other), up=self.up.to(other))
-
-
-def can_be_factored(name: str, shape: Sequence[int]) -> bool:
-    """Tell whether a LoRA adapter can change a tensor: it is a matrix, and no table of embeddings.
-
-    Example:
-        >>> can_be_factored("layers.0.mlp.weight", (8, 2)), can_be_factored("embed_tokens.weight", (8, 2))
-        (True, False)
-    """
-    module = name.removesuffix(".weight").rpartition(".")[2]
-    looked_up = any(part in module for part in _LOOKED_UP)
-    return len(shape) == 2 and name.endswith(".weight") and not looked_up

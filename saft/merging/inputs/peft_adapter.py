@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.errors import UserError, did_you_mean
-from saft.files.checkpoint import MANIFEST, read_manifest
+from saft.errors import UserError, abbreviated, did_you_mean
+from saft.files.checkpoint import MANIFEST, model_config, read_manifest
 from saft.files.locations import folder
 from saft.files.tensorfile import TensorHeader, read_headers, view
-from saft.merging.inputs.alignment import some
 from saft.merging.inputs.factors import Factors
-from saft.merging.inputs.source import Source, is_vocabulary, read_source
+from saft.merging.inputs.source import Source, read_source
+from saft.merging.inputs.tensor_names import is_vocabulary, match
 
 __all__ = ["CONFIG", "WEIGHTS", "is_adapter", "is_transposed", "read_input"]
 
@@ -166,8 +165,9 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
     modules, saved = _sorted(file)
     changes: dict[str, _Change] = {}
     headers = dict(base.headers)
+    known = base.headers.keys() | base.tied.keys()
     for key, header in saved.items():
-        name = _named(key, base)
+        name = match(key, known) or key
         if other := _tie(name, base):
             problems.append(_tied(file, key, other))
         changes[name] = _Change(replacement=header)
@@ -175,7 +175,7 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
     replaced = dataclasses.replace(base, headers=headers) if saved else base
     absent = []
     for module, parts in modules.items():
-        name = _named(f"{module}.weight", base)
+        name = match(f"{module}.weight", known) or f"{module}.weight"
         if name not in base.headers and not _tie(name, base):
             absent.append(name)
             continue
@@ -188,8 +188,8 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
     if absent:
         matrices = [name for name, header in base.headers.items() if header.shape[1:]]
         problems.append(
-            f"{file}: changes {some(absent)}, which the base {base.folder} lacks: it has {some(matrices)}; "
-            "is the adapter of another base?"
+            f"{file}: changes {abbreviated(absent)}, which the base {base.folder} lacks: it has "
+            f"{abbreviated(matrices)}; is the adapter of another base?"
         )
     if problems:
         raise UserError(*problems)
@@ -247,18 +247,6 @@ def _sorted(file: Path) -> tuple[dict[str, dict[str, TensorHeader]], dict[str, T
     return modules, saved
 
 
-def _named(name: str, base: Source) -> str:
-    """Return the base's name of a tensor: with a prefix that one has and the other lacks, or as it is."""
-    known = base.headers.keys() | base.tied.keys()
-    if name in known:
-        return name
-    _, _, shorter = name.partition(".")
-    if shorter in known:
-        return shorter
-    longer = [other for other in known if other.partition(".")[2] == name]
-    return longer[0] if len(longer) == 1 else name
-
-
 def _misfit(
     file: Path, module: str, name: str, parts: Mapping[str, TensorHeader], base: Source
 ) -> str | None:
@@ -283,7 +271,7 @@ def _tie(name: str, base: Source) -> str | None:
     """Return what is tied to a tensor, or None."""
     if name in base.tied:
         return base.tied[name]
-    if is_vocabulary(name) and _model_config(base.folder).get("tie_word_embeddings") is True:
+    if is_vocabulary(name) and model_config(base.folder).get("tie_word_embeddings") is True:
         return "the head or the embeddings"
     return next((head for head, trunk in base.tied.items() if trunk == name), None)
 
@@ -323,11 +311,4 @@ def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> floa
 
 def is_transposed(found: Path) -> bool:
     """Tell whether a model stores the matrices of its layers as [in, out], by its config.json."""
-    return _model_config(found).get("model_type") in _TRANSPOSED
-
-
-def _model_config(found: Path) -> Mapping[str, Any]:
-    with suppress(OSError, ValueError):
-        config = json.loads((found / "config.json").read_text("utf-8"))
-        return config if isinstance(config, dict) else {}
-    return {}
+    return model_config(found).get("model_type") in _TRANSPOSED

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from saft.files.tensorfile import Layout
+from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.method import Tensorwise, parameter
 from saft.merging.methods import METHODS
 from saft.merging.per_task import Keeping, KeepingSteps, Kept
 from saft.merging.stream.block import Block
 
 __all__ = ["Smile"]
-
-# Parts of the names of matrices that are looked up, and not multiplied with: tables of embeddings.
-_TABLES = ("embed", "wte.", "wpe.", "shared.", "relative_attention_bias.")
 
 
 @METHODS.register("smile")
@@ -79,11 +77,7 @@ class Smile(Keeping, Tensorwise):
 
     def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Return the weights of linear layers, and their biases."""
-        weights = [
-            name
-            for name, shape in shapes.items()
-            if name.endswith(".weight") and len(shape) == 2 and not any(part in name for part in _TABLES)
-        ]
+        weights = [name for name, shape in shapes.items() if can_be_factored(name, shape)]
         biases = [name.removesuffix("weight") + "bias" for name in weights]
         return [*weights, *(name for name in biases if len(shapes.get(name, ())) == 1)]
 

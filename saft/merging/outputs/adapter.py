@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saft.errors import UserError
+from saft.errors import UserError, abbreviated
 from saft.files.checkpoint import staged, write_card, write_manifest, write_tensors
 from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
 from saft.merging.inputs import peft_adapter
-from saft.merging.inputs.alignment import some
-from saft.merging.inputs.factors import can_be_factored
+from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.outputs import record
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
@@ -44,7 +43,7 @@ class Refactored:
 
     def __str__(self) -> str:
         worst = max(self.errors, key=lambda name: self.errors[name])
-        left = f"; left out: {some(self.left_out)}" if self.left_out else ""
+        left = f"; left out: {abbreviated(self.left_out)}" if self.left_out else ""
         return (
             f"adapter of rank {self.rank}: relative error {self.overall:.3g}, "
             f"at most {self.errors[worst]:.3g} (at '{worst}'){left}"
@@ -84,8 +83,8 @@ def check(plan: Plan) -> None:
     """
     if not plan.factored:
         raise UserError(
-            f"adapter_rank: an adapter changes matrices alone, and this merge changes {some(plan.merged)}; "
-            "exclude less, or leave adapter_rank out"
+            "adapter_rank: an adapter changes only matrices, and this merge changes "
+            f"{abbreviated(plan.merged)}; exclude less, or leave adapter_rank out"
         )
 
 

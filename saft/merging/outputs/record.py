@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from saft.errors import abbreviated
 from saft.files.checkpoint import (
     HEADS,
     MANIFEST,
@@ -27,7 +28,6 @@ from saft.files.checkpoint import (
 )
 from saft.files.fingerprints import fingerprint
 from saft.files.locations import is_hub_id
-from saft.merging.inputs.alignment import some
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
 from saft.merging.plan import Plan
@@ -151,12 +151,11 @@ def describe(plan: Plan) -> str:
     """Return what will be read, merged, copied and written, for people."""
     parameters = "".join(f", {name} {shown(value)}" for name, value in plan.parameters.items())
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
-    copied = f", {len(plan.copied)} copied from the base ({some(plan.copied)})" if plan.copied else ""
-    copied += f", {len(plan.base.tied)} tied ({some(plan.base.tied)})" if plan.base.tied else ""
+    copied = f", {len(plan.copied)} copied from the base ({abbreviated(plan.copied)})" if plan.copied else ""
+    copied += f", {len(plan.base.tied)} tied ({abbreviated(plan.base.tied)})" if plan.base.tied else ""
     zero = [task for task, source in plan.models.items() if source.files == plan.base.files]
-    copied += (
-        f"\nnote: {some(zero)} is the base itself: a task vector of zeros, counted as a task" if zero else ""
-    )
+    if zero:
+        copied += f"\nnote: {abbreviated(zero)} is the base itself: a task vector of zeros, counted as a task"
     passes = "one pass" if plan.passes == 1 else f"each of {plan.passes} passes"
     return (
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
