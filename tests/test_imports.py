@@ -25,6 +25,7 @@ ROOMS = [
     ["callbacks", "integrations"],
     ["module"],
     ["coefficient"],
+    ["penalties"],
     ["tasks", "mixture"],
     ["models"],
     ["interference", "interventions"],

@@ -1,0 +1,127 @@
+"""K-FAC drift: the drift to second order, from two matrices a layer instead of the other tasks' inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from saft.config import Count, NonNegative, checked
+from saft.errors import UserError
+from saft.penalties.cache import cached, digest
+from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
+from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
+from saft.penalties.unlabelled import Unlabelled
+
+__all__ = ["KFACDrift"]
+
+
+@PENALTIES.register("kfac_drift")
+@checked
+@dataclass(frozen=True)
+class KFACDrift(Penalty):
+    r"""How far the features of other inputs move, to second order in the weights and layer by layer.
+
+    .. math:: P = \sum_l \operatorname{tr}(B_l\, \Delta W_l\, A_l\, \Delta W_l^\top)
+
+    A and B are those of `KroneckerFactors`, at the base, each averaged over the other tasks. Linear layers
+    with their biases, and embeddings; other parameters (norms) pay nothing.
+
+    Args:
+        strength: lambda, at least 0; 8 for texts was found to work.
+        every: k; see `Penalty`.
+        ascend: see `Penalty`.
+        inputs: whose factors: "others", the experiment's other tasks'; "reference", those of the tasks under
+            `reference:`.
+        examples: training inputs, unlabelled, that a task's factors are made from; 128 to 256 suffice.
+        summaries: files that `summarize` wrote, instead of inputs: experts can be trained apart, and see
+            nothing else of each other.
+
+    Example:
+        >>> KFACDrift(examples=192).passes(steps=100, batch_size=16)
+        12.0
+
+    Source: Porrello et al., TAK, ICLR 2026, whose penalty this is. Differs: the model that is trained is not
+    linearised; the features are normalized; embeddings count by the frequency of their tokens, since their
+    factor A is diagonal.
+    """
+
+    strength: NonNegative = 8.0
+    every: Count = 4
+    inputs: Literal["others", "reference"] = "others"
+    examples: Count = 192
+    summaries: list[str] = field(default_factory=list)
+
+    @property
+    def reads(self) -> Literal["others", "reference"] | None:
+        """Whose inputs it needs; none where it is given summaries."""
+        return None if self.summaries else self.inputs
+
+    def passes(self, steps: int, batch_size: int) -> float:
+        """Return its cost: the pass of this task's own summary; those of the others are theirs to make.
+
+        The products of a step are no pass; they show in the seconds.
+        """
+        return self.examples / batch_size if self.reads and self.due_steps(steps) else 0.0
+
+    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a model at its base; see `Penalty.bind`."""
+        trunk = model.get_submodule("trunk")
+        device = next(trunk.parameters()).device
+        if not self.summaries:
+            tasks = self._reference(setting).values()
+            parts = (self._factors(model, source, setting) for source in tasks)
+        else:
+            parts = (KroneckerFactors.read(Path(file), device) for file in self.summaries)
+        return _BoundKFACDrift(self, trunk, KroneckerFactors.mean(parts))
+
+    def _factors(self, model: nn.Module, source: Unlabelled, setting: Setting) -> KroneckerFactors:
+        device = next(model.parameters()).device
+
+        def key() -> str:  # with a probe, which tells pooling, precision and device apart
+            inputs = source.inputs(range(min(self.examples, len(source))), device)
+            with torch.no_grad(), without_dropout(model):
+                probe = source.features(model, {name: value[:1] for name, value in inputs.items()})
+            return digest([model.get_submodule("trunk").state_dict(), inputs, {"features": probe}], "kfac")
+
+        tensors = cached(
+            setting.cache, key, lambda: summarize(model, source, self.examples).tensors(), device
+        )
+        return KroneckerFactors.of(tensors)
+
+
+class _BoundKFACDrift:
+    """The quadratic form of one training, with the base's weights of the layers that are in it."""
+
+    def __init__(self, penalty: KFACDrift, trunk: nn.Module, factors: KroneckerFactors) -> None:
+        self.penalty = penalty
+        self.factors = factors
+        self.base: dict[str, Tensor] = {}
+        for name, matrices in factors.layers.items():
+            try:
+                weight = flat_weight(trunk.get_submodule(name)).detach().clone()
+            except AttributeError:
+                raise UserError(f"penalty: summaries: layer '{name}' is not in this model") from None
+            if weight.shape != (matrices.outputs.shape[0], matrices.inputs.shape[0]):
+                raise UserError(f"penalty: summaries: layer '{name}' has another shape in this model")
+            self.base[name] = weight
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """Return the quadratic form times k lambda."""
+        trunk = model.get_submodule("trunk")
+        with torch.autocast(next(trunk.parameters()).device.type, enabled=False):
+            forms = [
+                _form(flat_weight(trunk.get_submodule(name)) - base, self.factors.layers[name])
+                for name, base in self.base.items()
+            ]
+        return self.penalty.every * self.penalty.strength * torch.stack(forms).sum()
+
+
+def _form(delta: Tensor, matrices: Matrices) -> Tensor:
+    """Return tr(B delta A delta') with its gradient 2 B delta A, from one product each; at least 0."""
+    product = matrices.product(delta.detach())
+    value = (product * delta.detach()).sum().clamp_min(0)
+    return value + 2 * ((product * delta).sum() - (product * delta.detach()).sum())

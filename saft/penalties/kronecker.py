@@ -1,0 +1,215 @@
+"""Kronecker factors: what a task's inputs say of each layer at the base, as two matrices to share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saft.errors import UserError
+from saft.files.staging import replaced
+from saft.models import Conv1D
+from saft.penalties.penalty import without_dropout
+from saft.penalties.unlabelled import Unlabelled
+
+__all__ = ["KroneckerFactors", "Matrices", "flat_weight", "summarize"]
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The two factors of one layer.
+
+    Args:
+        inputs: A, [inputs, inputs], where the layer has a bias with one more input that is always 1; for an
+            embedding its diagonal, [tokens].
+        outputs: B, [outputs, outputs].
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+
+    def product(self, delta: Tensor) -> Tensor:
+        """Return B delta A, as large as delta, [outputs, inputs]."""
+        by_inputs = delta * self.inputs if self.inputs.dim() == 1 else delta @ self.inputs
+        return self.outputs @ by_inputs
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    r"""Two matrices a layer: $B \otimes A$ stands for the curvature of the squared drift at the base.
+
+    .. math:: A = E_{x, t}[a_t a_t^\top], \qquad B = E_x\left[\sum_t g_t g_t^\top\right], \qquad
+       g_t = \frac{\partial\, r^\top h(x) / \lVert h(x) \rVert}{\partial y_t}, \quad r \sim N(0, I)
+
+    a are the inputs of a linear layer at the tokens t of x, y its outputs, h the features. Padding, whose
+    outputs have no gradient, is left out.
+
+    Args:
+        layers: name of the layer in the trunk -> its matrices.
+
+    Source: Martens and Grosse, ICML 2015 (K-FAC), in the form for layers that are applied at many tokens of
+    Eschenhagen et al., NeurIPS 2023 ("expand"); as a penalty for merging: Porrello et al., TAK, ICLR 2026.
+    """
+
+    layers: dict[str, Matrices]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all matrices under the names of the file."""
+        return {
+            f"{name}.{which}": getattr(matrices, which)
+            for name, matrices in self.layers.items()
+            for which in ("inputs", "outputs")
+        }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> KroneckerFactors:
+        """Return the factors whose `tensors` these are."""
+        names = [name.removesuffix(".inputs") for name in tensors if name.endswith(".inputs")]
+        return cls({name: Matrices(tensors[f"{name}.inputs"], tensors[f"{name}.outputs"]) for name in names})
+
+    @classmethod
+    def mean(cls, parts: Iterable[KroneckerFactors]) -> KroneckerFactors:
+        """Return the mean of each matrix over several tasks, of which one is held at a time."""
+        total: dict[str, Tensor] = {}
+        count = 0
+        for part in parts:
+            count += 1
+            for name, tensor in part.tensors().items():
+                if name in total:
+                    total[name] += tensor
+                elif count == 1:
+                    total[name] = tensor.clone()
+        return cls.of({name: tensor / count for name, tensor in total.items()})
+
+    def write(self, file: Path) -> None:
+        """Write a safetensors file: complete, or absent."""
+        with replaced(file) as temporary:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+            save_file(tensors, temporary, metadata={"format": "pt", "kind": "kronecker factors"})
+
+    @classmethod
+    def read(cls, file: Path, device: torch.device | str = "cpu") -> KroneckerFactors:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: no such file, or it holds something else, or a matrix is not finite.
+        """
+        try:
+            tensors = load_file(file, str(device))
+        except FileNotFoundError:
+            raise UserError(f"{file}: there is no such file") from None
+        except SafetensorError as error:
+            raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
+        factors = (
+            cls.of(tensors)
+            if {name.rpartition(".")[2] for name in tensors} == {"inputs", "outputs"}
+            else None
+        )
+        if factors is None or factors.tensors().keys() != tensors.keys():
+            raise UserError(f"{file}: holds no Kronecker factors, but {sorted(tensors)[:3]}")
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
+        return factors
+
+
+def summarize(model: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
+    """Return the Kronecker factors of a task's first training inputs.
+
+    What they reveal: of an embedding, which tokens occur in these inputs and how often; of the others, second
+    moments of activations over all of them, not single inputs.
+
+    Args:
+        model: with a `trunk`, at the base.
+        source: the task's inputs, without labels.
+        examples: how many of them, at least 1; all where there are fewer.
+        seed: of the random projections.
+
+    Raises:
+        UserError: there are no inputs.
+    """
+    count = min(examples, len(source))
+    if not count:
+        raise UserError("summarize: there are no training inputs")
+    trunk = model.get_submodule("trunk")
+    device = next(trunk.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    with without_dropout(model), torch.enable_grad(), _watched(trunk, sums):
+        for start in range(0, count, _BATCH):
+            inputs = source.inputs(range(start, min(start + _BATCH, count)), device)
+            features = functional.normalize(source.features(model, inputs).float(), dim=-1)
+            projection = torch.randn(features.shape, generator=generator).to(device)
+            parameters = [p for p in trunk.parameters() if p.requires_grad]
+            torch.autograd.grad((projection * features).sum(), parameters, allow_unused=True)
+    return KroneckerFactors(
+        {name: Matrices(a / tokens.clamp_min(1), b / count) for name, (a, b, tokens) in sums.items()}
+    )
+
+
+def flat_weight(layer: nn.Module) -> Tensor:
+    """Return the weights of a layer as [outputs, inputs], with the bias as a last input; see `Matrices`."""
+    weight: Tensor = layer.get_parameter("weight")
+    if not isinstance(layer, nn.Linear):  # of an embedding [tokens, outputs], and GPT-2's layers like it
+        weight = weight.T
+    bias = getattr(layer, "bias", None)
+    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+
+
+def _moments(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what one batch adds to A and to B, and its number of tokens.
+
+    Args:
+        layer: linear or embedding.
+        inputs: [..., inputs], or token numbers [...].
+        gradient: of the outputs, [..., outputs].
+    """
+    g = gradient.reshape(-1, gradient.shape[-1]).float()
+    present = (g != 0).any(-1).float()
+    if isinstance(layer, nn.Embedding):
+        seen = torch.bincount(inputs.reshape(-1), present, layer.num_embeddings)
+    else:
+        a = inputs.reshape(-1, inputs.shape[-1]).float() * present[:, None]
+        if layer.bias is not None:
+            a = torch.cat([a, present[:, None]], 1)
+        seen = a.T @ a
+    return seen, g.T @ g, present.sum()
+
+
+@contextmanager
+def _watched(trunk: nn.Module, sums: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
+    """Add up the factors of every linear layer and embedding that a backward inside goes through."""
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def after_forward(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                return
+            seen = inputs[0].detach()
+
+            def after_backward(gradient: Tensor) -> None:
+                added = _moments(layer, seen, gradient)
+                known = sums.get(name)
+                sums[name] = tuple(map(torch.add, known, added)) if known else added  # type: ignore[assignment]
+
+            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+
+        return after_forward
+
+    layers = {
+        name: m for name, m in trunk.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)
+    }
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

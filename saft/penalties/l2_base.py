@@ -1,0 +1,57 @@
+"""L2 towards the base: the weights are to stay where the base has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from saft.config import NonNegative, checked
+from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting
+
+__all__ = ["L2Base"]
+
+
+@PENALTIES.register("l2_base")
+@checked
+@dataclass(frozen=True)
+class L2Base(Penalty):
+    r"""Squared distance of the trunk's weights from the base's.
+
+    .. math:: P = \lVert w - w_0 \rVert_2^2
+
+    The plain rival of what looks at outputs. Where the coefficient of a merge is chosen on validation data,
+    it is largely a change of that coefficient.
+
+    Args:
+        strength: lambda, at least 0; its gradient is 2 lambda (w - w0). 0.05 in the merging literature.
+        every, ascend: see `Penalty`.
+
+    Example:
+        >>> L2Base(strength=0.05).passes(steps=100, batch_size=8)
+        0.0
+
+    Source: Li et al., "Explicit Inductive Bias for Transfer Learning with Convolutional Networks" (L2-SP),
+    ICML 2018, arXiv 1802.01483. Differs: without the factor 1/2, and without a decay of the head.
+    """
+
+    strength: NonNegative = 0.05
+
+    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a model at its base; see `Penalty.bind`."""
+        return _BoundL2Base(self, model.get_submodule("trunk"))
+
+
+class _BoundL2Base:
+    """The distance of one training from its base, of which it holds a copy."""
+
+    def __init__(self, penalty: L2Base, trunk: nn.Module) -> None:
+        self.penalty = penalty
+        self.base = {name: p.detach().clone() for name, p in trunk.named_parameters() if p.requires_grad}
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """Return the squared distance times k lambda."""
+        parameters = dict(model.get_submodule("trunk").named_parameters())
+        squares = [(parameters[name] - base).float().square().sum() for name, base in self.base.items()]
+        return self.penalty.every * self.penalty.strength * torch.stack(squares).sum()

@@ -1,0 +1,157 @@
+"""What every penalty is: options of an arm, bound to a model at its base and to inputs without labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from saft import config
+from saft.config import Count, NonNegative
+from saft.errors import UserError
+from saft.penalties.unlabelled import Unlabelled
+from saft.registry import Registry
+
+__all__ = ["PENALTIES", "BoundPenalty", "Penalty", "Setting", "penalty", "without_dropout"]
+
+PENALTIES: Registry[type[Penalty]] = Registry("penalty", "saft.penalties")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a penalty may look at besides the weights: training inputs without labels, and nothing else.
+
+    Args:
+        own: the training inputs of the task that is trained.
+        reference: task -> inputs whose outputs are to stay: those of the experiment's other tasks, or of the
+            data under `reference:`.
+        seed: of every draw; a draw depends on it and on the number of the step alone.
+        steps: optimizer steps of the training.
+        cache: folder for what is costly at the base and can be shared by arms; None keeps nothing.
+    """
+
+    own: Unlabelled
+    reference: Mapping[str, Unlabelled] = field(default_factory=dict)
+    seed: int = 0
+    steps: int = 0
+    cache: Path | None = None
+
+
+class BoundPenalty(Protocol):
+    """A penalty on one model, whose base it remembers."""
+
+    def loss(self, model: nn.Module, step: int) -> Tensor:
+        """Return the penalty at the weights as they are, 0-dim, at least 0, with its gradient.
+
+        Args:
+            model: with the `trunk` that was bound, whatever its weights are now.
+            step: number of optimizer steps taken so far; must be `due`.
+        """
+
+
+@dataclass(frozen=True)
+class Penalty(ABC):
+    r"""What is added to the loss of a step, and when.
+
+    $L \leftarrow L + k\,\lambda\,P(w, w_0)$ on every k-th step: on average $\lambda P$ whatever k is.
+
+    A subclass is one file in `saft/penalties/`, registered by name; its fields are its keys in a config.
+
+    Args:
+        strength: lambda, at least 0; 0 turns the penalty off.
+        every: k, at least 1; the steps between pay nothing.
+        ascend: what the ascent of SAM climbs on a step with the penalty: the task's loss, the penalty, or
+            both. Both are in the descent gradient, whichever it is.
+    """
+
+    strength: NonNegative = 1.0
+    every: Count = 1
+    ascend: Literal["loss", "penalty", "both"] = "loss"
+
+    @property
+    def reads(self) -> Literal["others", "reference"] | None:
+        """Whose inputs it needs besides the task's own; None where it needs none."""
+        return None
+
+    def due(self, step: int) -> bool:
+        """Return whether optimizer step number `step` (from 0) has the penalty."""
+        return self.strength > 0 and step % self.every == 0
+
+    def due_steps(self, steps: int) -> list[int]:
+        """Return the numbers of those of the first `steps` optimizer steps that have the penalty."""
+        return [step for step in range(steps) if self.due(step)]
+
+    def passes(self, steps: int, batch_size: int) -> float:
+        """Return what it costs in a training without ascent, in forward and backward passes over a batch.
+
+        A forward pass counts a third. What a cache holds already is counted as if it had to be computed.
+
+        Args:
+            steps: number of optimizer steps.
+            batch_size: examples of a training batch.
+        """
+        return 0.0
+
+    @abstractmethod
+    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a model whose weights are those of the base now.
+
+        Args:
+            model: has a `trunk`, on the device where it will be trained.
+            setting: inputs, seed and steps.
+
+        Raises:
+            UserError: the setting lacks the inputs that it needs.
+        """
+
+    def _reference(self, setting: Setting) -> dict[str, Unlabelled]:
+        """Return whose outputs are to stay, or raise."""
+        if setting.reference:
+            return dict(setting.reference)
+        raise UserError(
+            f"penalty: inputs: {self.reads}: there are none. `saft run` needs two tasks or more for the"
+            " others' inputs; otherwise list tasks under `reference:`, as under `tasks:`"
+        )
+
+
+def penalty(name: str, where: str = "penalty", **options: Any) -> Penalty:
+    """Return the penalty registered under a name, with some of its options.
+
+    Args:
+        name: one of `PENALTIES.names()`, or `module:attribute`.
+        where: begins every message: the dotted place of the penalty in its config.
+        **options: of the penalty, for example `strength=2`.
+
+    Raises:
+        UserError: unknown name or option, or a value out of range.
+
+    Example:
+        >>> penalty("drift", strength=2, every=8).due_steps(20)
+        [0, 8, 16]
+        >>> penalty("drift", stength=2)
+        Traceback (most recent call last):
+        saft.errors.UserError: penalty: stength: unknown key; did you mean 'strength'?
+    """
+    try:
+        kind = PENALTIES.get(name)
+    except UserError as error:
+        raise UserError(f"{where}: name: {error}") from None
+    return config.parse(kind, options, where)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode inside: at the base's weights a penalty is then exactly 0."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
