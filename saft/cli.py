@@ -6,7 +6,9 @@ import argparse
 import importlib
 import itertools
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -231,16 +233,14 @@ def _print_help(verb: str) -> None:
     if verb == "methods":
         print("usage: saft methods [NAME]\n\n" + VERBS[verb].summary)
         return
-    from rich.table import Table
-
     from saft import config
 
     words = "CONFIG OUT [--check] [--overwrite]" if verb == "merge" else "CONFIG"
     print(f"usage: saft {verb} {words} [--dotted.name=value ...]\n\n{VERBS[verb].summary}\n")
-    table = Table("key", "default", "meaning", box=None, pad_edge=False)
-    for name, annotation, default, documentation in config.describe(_config_class(verb)):
-        table.add_row(name, default, f"{documentation} [dim]({annotation})[/dim]")
-    _print(table)
+    width = min(shutil.get_terminal_size().columns, 110)
+    for key in config.describe(_config_class(verb)):
+        print(f"{key.name}: {key.default}  ({key.type})")
+        print(textwrap.fill(key.documentation, width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _print(renderable: Any) -> None:

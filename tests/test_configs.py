@@ -18,10 +18,10 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_the_config_is_valid(file: Path) -> None:
     if "task" in config.read(file):
-        settings = config.load(TrainConfig, file)
+        settings = config.parse(TrainConfig, config.read(file), str(file))
         tasks.build(settings.name, settings.task, "task")
     else:
-        run = config.load(RunConfig, file)
+        run = config.parse(RunConfig, config.read(file), str(file))
         arms, merges = plan(run)
         assert set(arms) == set(run.arms)
         assert all(merge.scaling for merge in merges.values())

@@ -198,7 +198,7 @@ def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
         "seed": 0,
     }
     file.write_text(yaml.safe_dump(mapping))
-    loaded = config.load(MergeConfig, file)
+    loaded = config.parse(MergeConfig, config.read(file), str(file))
     assert loaded == MergeConfig(
         method="ties",
         base=str(tiny_model),
@@ -210,7 +210,7 @@ def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
         seed=0,
     )
     with pytest.raises(UserError, match="scalling: unknown key; did you mean 'scaling'"):
-        config.load(MergeConfig, file, ["--scalling=1"])
+        config.parse(MergeConfig, config.overridden(config.read(file), ["--scalling=1"]), str(file))
     for _, _, _, documentation in config.describe(MergeConfig):
         assert documentation
 

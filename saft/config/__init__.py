@@ -1,6 +1,8 @@
 """YAML and command line -> one typed, frozen dataclass; every mistake named by its place, with a cure."""
 
-from saft.config.parsing import checked, describe, differences, dump, load, overridden, parse, read
+from saft.config.description import describe
+from saft.config.overrides import differences, overridden
+from saft.config.parsing import checked, parse
 from saft.config.ranges import (
     Count,
     CountOrZero,
@@ -16,6 +18,7 @@ from saft.config.ranges import (
     Seeds,
     distinct,
 )
+from saft.config.yaml_files import dump, load, read
 
 __all__ = [
     "checked",

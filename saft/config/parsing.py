@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
 import re
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["checked", "describe", "differences", "dump", "load", "overridden", "parse", "read"]
+__all__ = ["checked", "parse"]
 
 T = TypeVar("T")
 
+PROBLEMS = 20  # are told; who made more has made one mistake many times
+
 _TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
-
-
-def load(config_class: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read a YAML file, apply `--dotted.name=value` overrides, and return the typed config.
-
-    Args:
-        config_class: a frozen dataclass; its fields are the only keys allowed.
-        file: the YAML file; None starts from an empty mapping.
-        overrides: the remaining words of the command line: `--a.b=1`, or `--a.b 1`; values are YAML.
-
-    Raises:
-        UserError: the file is missing or no mapping, keys are unknown, values have wrong types; all at once.
-    """
-    where = str(file) if file is not None else "command line"
-    return parse(config_class, overridden(read(file), overrides), where)
 
 
 def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "") -> T:
@@ -64,8 +47,9 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
     try:
         config: T = _adapter(config_class).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
-        found = _without_branches(error.errors())
-        raise UserError(*(_message(config_class, item, where, place) for item in found)) from None
+        problems = [_message(config_class, item, where, place) for item in _without_branches(error.errors())]
+        more = [f"... and {len(problems) - PROBLEMS} more"] if len(problems) > PROBLEMS else []
+        raise UserError(*problems[:PROBLEMS], *more) from None
     return config
 
 
@@ -95,102 +79,6 @@ def checked(config_class: type[T]) -> type[T]:
 
     setattr(config_class, "__init__", check)  # noqa: B010 - mypy allows no assignment to it
     return config_class
-
-
-def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
-
-    `--shard-size` is understood as `--shard_size`.
-
-    Example:
-        >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
-        {'model': {'path': 'b'}, 'seed': 3}
-    """
-    result: dict[str, Any] = _copy(mapping)
-    words = iter(overrides)
-    for word in words:
-        if not word.startswith("--"):
-            raise UserError(f"command line: '{word}' is not understood; write --key=value")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            text = next(words, "")
-            if not text or text.startswith("--"):
-                raise UserError(f"command line: --{key} needs a value; write --{key}=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"command line: --{key}: '{text}' is no YAML value; put it in quotes") from None
-        first, *rest = key.split(".")
-        *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
-        place = result
-        for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                place[parent] = {}
-            place = place[parent]
-        place[last] = value
-    return result
-
-
-def dump(config: Any) -> str:
-    """Return the resolved config as YAML, in the order of its fields."""
-    text: str = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=110)
-    return text
-
-
-def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Yield `place: old, now new` for each leaf in which two plain values differ.
-
-    Example:
-        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
-        ['a.b: was 1, now 2']
-    """
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
-    elif old != new:
-        yield f"{place}: was {old}, now {new}"
-
-
-def describe(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield (dotted name, type, default, documentation) of every field, nested ones included."""
-    hints = get_type_hints(config_class)
-    documentation = _field_documentation(config_class)
-    for field in dataclasses.fields(config_class):
-        name = prefix + field.name
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from describe(hints[field.name], name + ".")
-            continue
-        if field.default is not dataclasses.MISSING:
-            default = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
-        elif field.default_factory is not dataclasses.MISSING:
-            default = yaml.safe_dump(_plain(field.default_factory()), default_flow_style=True).strip()
-        else:
-            default = "required"
-        annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
-        yield name, annotation, default, documentation.get(field.name, "")
-
-
-def read(file: str | Path | None) -> Mapping[str, Any]:
-    """Return the mapping in a YAML file; None gives an empty one.
-
-    Raises:
-        UserError: there is no such file, or it holds no mapping.
-    """
-    if file is None:
-        return {}
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file}: there is no such file (looked in {Path(file).absolute().parent})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    try:
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not valid YAML: " + " ".join(str(error).split())) from None
-    if not isinstance(mapping, Mapping):
-        raise UserError(f"{file}: must hold `key: value` lines, but holds {type(mapping).__name__}")
-    return mapping
 
 
 @functools.cache
@@ -237,6 +125,8 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
         case "literal_error":
             options = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
+        case "string_type" if isinstance(error["input"], (bool, int, float)):
+            return f"{place}: must be a text, but is {error['input']}; put it in quotes"
         case "value_error" | "assertion_error":
             return ": ".join(part for part in (place, str(error["ctx"]["error"])) if part)
         case _:
@@ -257,35 +147,3 @@ def _fields_beside(config_class: type[Any], location: Sequence[str]) -> list[str
                 break
             current = inner[0]
     return [field.name for field in dataclasses.fields(current)] if dataclasses.is_dataclass(current) else []
-
-
-def _field_documentation(config_class: type[Any]) -> dict[str, str]:
-    """Return the string literal under each field: written once, read in the source and in `--help`."""
-    found: dict[str, str] = {}
-    for ancestor in reversed(config_class.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, following in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                found[statement.target.id] = " ".join(str(following.value.value).split())
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Return a default as plain values, for YAML."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return value
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

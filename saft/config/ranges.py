@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -93,28 +94,32 @@ class Range:
     def __contains__(self, value: float) -> bool:
         return self.above < value < self.below and self.at_least <= value <= self.at_most
 
+    @property
+    def words(self) -> str:
+        """What is allowed, in words: "whole number of at least 1", "number in (0, 1]"."""
+        return f"{'whole number' if self.whole else 'number'} {self._which()}".strip()
+
     def problem(self, value: object) -> str | None:
         """Return what is wrong with a value, as the end of a sentence that begins with its place, or None."""
-        kind = "whole number" if self.whole else "number"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"must be a {kind}{self._which()}, but is {value!r}"
-        if not abs(value) < math.inf:  # math.isfinite takes no whole number beyond the floats
-            return f"must be a finite {kind}{self._which()}, but is {value}"
+            return f"must be a {self.words}, but is {value!r}"
+        if not abs(value) <= sys.float_info.max:
+            return f"must be a finite {self.words}, but is {value}"
         if self.whole and value != int(value):
-            return f"must be a {kind}{self._which()}, but is {value}"
+            return f"must be a {self.words}, but is {value}"
         if value in self:
             return None
         if self.whole and value >= self.high:
             return f"must be at most {int(self.high)}, but is {value}"
         percent = self.high == 1 and 1 < value <= 100
         cure = f"; it is a fraction, not percent: write {value / 100:g}" if percent else ""
-        return f"must be {self._which().removeprefix(' of ').strip()}, but is {value}{cure}"
+        return f"must be {self._which().removeprefix('of ')}, but is {value}{cure}"
 
     def _which(self) -> str:
         """Return the range in words, to be put behind "a number"."""
         if math.isfinite(self.low) and (self.whole or self.high == math.inf):
-            return f" of at least {self.low:g}" if self.at_least > self.above else f" above {self.low:g}"
-        return f" in {self}" if math.isfinite(self.low) or math.isfinite(self.high) else ""
+            return f"of at least {self.low:g}" if self.at_least > self.above else f"above {self.low:g}"
+        return f"in {self}" if math.isfinite(self.low) or math.isfinite(self.high) else ""
 
     def read(self, value: object) -> float:
         """Return the number that is meant by a value of a config, where `'1e-5'` is one too.
@@ -126,10 +131,7 @@ class Range:
         if problem := self.problem(number):
             raise ValueError(problem)
         assert isinstance(number, (int, float))
-        try:
-            return int(number) if self.whole else float(number)
-        except OverflowError:
-            raise ValueError(f"must be a number that a float can hold, but is {number}") from None
+        return int(number) if self.whole else float(number)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)

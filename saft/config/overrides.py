@@ -1,0 +1,71 @@
+"""Values given on the command line, `--dotted.name=value`, and what two configs differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from saft.config import yaml_files
+from saft.errors import UserError
+
+__all__ = ["differences", "overridden"]
+
+
+def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
+
+    `--shard-size` is understood as `--shard_size`.
+
+    Args:
+        mapping: what the file says.
+        overrides: the remaining words of the command line: `--a.b=1`, or `--a.b 1`; values are YAML.
+
+    Raises:
+        UserError: a word is not an override, or its value is not YAML.
+
+    Example:
+        >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
+        {'model': {'path': 'b'}, 'seed': 3}
+    """
+    result: dict[str, Any] = _copy(mapping)
+    words = iter(overrides)
+    for word in words:
+        if not word.startswith("--"):
+            raise UserError(f"command line: '{word}' is not understood; write --key=value")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            text = next(words, "")
+            if not text or text.startswith("--"):
+                raise UserError(f"command line: --{key} needs a value; write --{key}=value")
+        value = yaml_files.load(text, f"command line: --{key}")
+        first, *rest = key.split(".")
+        *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
+        if len(parents) > yaml_files.DEPTH:
+            raise UserError(f"command line: --{key[:40]}...: is nested too deeply")
+        place = result
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[last] = value
+    return result
+
+
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """Yield `place: old, now new` for each leaf in which two plain values differ.
+
+    Example:
+        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+        ['a.b: was 1, now 2']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif old != new:
+        yield f"{place}: was {old}, now {new}"
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

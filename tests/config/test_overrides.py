@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from saft import config
+from saft.errors import UserError
+
+
+def test_command_line_wins_over_the_file() -> None:
+    mapping = {"a": {"b": 1}, "list": [1, {"c": 2}]}
+    assert config.overridden(mapping, ["--a.b=2", "--a.c", "3", "--d.e.f=[1, x]"]) == {
+        "a": {"b": 2, "c": 3},
+        "list": [1, {"c": 2}],
+        "d": {"e": {"f": [1, "x"]}},
+    }
+    assert mapping == {"a": {"b": 1}, "list": [1, {"c": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["density"], "command line: 'density' is not understood; write --key=value"),
+        (["--density"], "command line: --density needs a value; write --density=value"),
+        (["--a", "--b=1"], "command line: --a needs a value"),
+        (["--a=[1"], "command line: --a: line 1: not valid YAML"),
+        (["--a={b: 1, b: 2}"], "command line: --a: line 1: the key 'b' is given twice"),
+        (["--" + "a." * 200 + "a=1"], "is nested too deeply"),
+    ],
+)
+def test_words_that_are_not_overrides(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.overridden({}, words)
+    assert message in str(caught.value)
+
+
+def test_a_key_may_be_written_with_hyphens_and_a_task_keeps_them() -> None:
+    changed = config.overridden({}, ["--shard-size=1GB", "--models.my-task=folder"])
+    assert changed == {"shard_size": "1GB", "models": {"my-task": "folder"}}
