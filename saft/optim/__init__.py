@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saft.optim.perturbations.norm_only import NormOnly
     from saft.optim.perturbations.sam import PlainSAM
     from saft.optim.perturbations.sampled_shift import SampledShift
+    from saft.optim.perturbations.smat import SMAT
 
 __all__ = [
     "SAM",
@@ -34,6 +35,7 @@ __all__ = [
     "MomentumSAM",
     "NormOnly",
     "PlainSAM",
+    "SMAT",
     "SampledShift",
 ]
 
@@ -46,6 +48,7 @@ _FILES = {
     "MomentumSAM": "momentum_sam",
     "NormOnly": "norm_only",
     "PlainSAM": "sam",
+    "SMAT": "smat",
     "SampledShift": "sampled_shift",
 }
 
