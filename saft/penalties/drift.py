@@ -1,4 +1,4 @@
-"""Drift: what the model makes of other inputs is to stay where the base model put it."""
+"""Drift: what the trunk makes of other inputs is to stay where the base model put it."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ class Drift(Penalty):
         """Return its cost: on every k-th step a pass of n inputs, and once a forward pass at the base."""
         return len(self.due_steps(steps)) * (self.examples / batch_size) * (1 + 1 / 3)
 
-    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
-        """Return the penalty on a model at its base; see `Penalty.bind`."""
+    def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a trunk at its base; see `Penalty.bind`."""
         sources = self._reference(setting) if self.reads else {"own": setting.own}
-        return _BoundDrift(self, sources, model, setting)
+        return _BoundDrift(self, sources, trunk, setting)
 
 
 class _BoundDrift:
     """The drift of one training: which inputs each step draws, and what the base makes of them."""
 
     def __init__(
-        self, penalty: Drift, sources: dict[str, Unlabelled], model: nn.Module, setting: Setting
+        self, penalty: Drift, sources: dict[str, Unlabelled], trunk: nn.Module, setting: Setting
     ) -> None:
         self.penalty = penalty
         self.sources = sources
@@ -85,57 +85,55 @@ class _BoundDrift:
         if empty:
             raise UserError(f"penalty: inputs: task '{empty[0]}' has no training examples")
         steps = penalty.due_steps(setting.steps)
-        inputs = {step: self._inputs(model, step) for step in steps} if setting.cache else {}
-        trunk = model.get_submodule("trunk")
+        inputs = {step: self._inputs(trunk, step) for step in steps} if setting.cache else {}
 
         def key() -> str:  # with a probe, which tells pooling, precision and device apart
-            probe = {"features": self._base_features(model, steps[0])} if steps else {}
+            probe = {"features": self._base_features(trunk, steps[0])} if steps else {}
             return digest([trunk.state_dict(), probe, *inputs.values()], "drift", steps)
 
         outputs = cached(
             setting.cache,
             key,
-            lambda: {str(step): self._base_features(model, step) for step in steps},
-            _device(model),
+            lambda: {str(step): self._base_features(trunk, step) for step in steps},
+            _device(trunk),
         )
         self.base_features = {int(step): features for step, features in outputs.items()}
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
+    def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the mean squared distance of the normalized features, times k lambda."""
-        distance = self._features(model, step) - self.base_features[step]
+        distance = self._features(trunk, step) - self.base_features[step]
         return self.penalty.every * self.penalty.strength * distance.square().sum(-1).mean()
 
     @torch.no_grad()
-    def _base_features(self, model: nn.Module, step: int) -> Tensor:
-        return self._features(model, step)
+    def _base_features(self, trunk: nn.Module, step: int) -> Tensor:
+        return self._features(trunk, step)
 
-    def _features(self, model: nn.Module, step: int) -> Tensor:
+    def _features(self, trunk: nn.Module, step: int) -> Tensor:
         name, _ = self._drawn(step)
-        with without_dropout(model):
-            features = self.sources[name].features(model, self._inputs(model, step))
+        with without_dropout(trunk):
+            features = self.sources[name].features(trunk, self._inputs(trunk, step))
         return functional.normalize(features.float(), dim=-1)
 
     def _drawn(self, step: int) -> tuple[str, list[int]]:
         return drawn(self.sizes, self.penalty.examples, self.seed, step)
 
-    def _inputs(self, model: nn.Module, step: int) -> Inputs:
+    def _inputs(self, trunk: nn.Module, step: int) -> Inputs:
         name, indices = self._drawn(step)
-        inputs = self.sources[name].inputs(indices, _device(model))
+        inputs = self.sources[name].inputs(indices, _device(trunk))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if self.penalty.inputs == "own_shuffled":
             return shuffled(inputs, generator)
         if self.penalty.inputs == "random_tokens":
-            return with_random_tokens(inputs, _vocabulary(model), generator)
+            return with_random_tokens(inputs, _vocabulary(trunk), generator)
         return inputs
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _device(trunk: nn.Module) -> torch.device:
+    return next(trunk.parameters()).device
 
 
-def _vocabulary(model: nn.Module) -> int:
+def _vocabulary(trunk: nn.Module) -> int:
     """Return how many tokens the trunk knows."""
-    trunk = model.get_submodule("trunk")
     embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
     if not isinstance(embeddings, nn.Embedding):
         raise UserError("penalty: inputs: random_tokens: needs a model of texts, with token embeddings")

@@ -67,28 +67,27 @@ class KFACDrift(Penalty):
         """
         return self.examples / batch_size if self.reads and self.due_steps(steps) else 0.0
 
-    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
-        """Return the penalty on a model at its base; see `Penalty.bind`."""
-        trunk = model.get_submodule("trunk")
+    def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a trunk at its base; see `Penalty.bind`."""
         device = next(trunk.parameters()).device
         if not self.summaries:
             tasks = self._reference(setting).values()
-            parts = (self._factors(model, source, setting) for source in tasks)
+            parts = (self._factors(trunk, source, setting) for source in tasks)
         else:
             parts = (KroneckerFactors.read(Path(file), device) for file in self.summaries)
         return _BoundKFACDrift(self, trunk, KroneckerFactors.mean(parts))
 
-    def _factors(self, model: nn.Module, source: Unlabelled, setting: Setting) -> KroneckerFactors:
-        device = next(model.parameters()).device
+    def _factors(self, trunk: nn.Module, source: Unlabelled, setting: Setting) -> KroneckerFactors:
+        device = next(trunk.parameters()).device
 
         def key() -> str:  # with a probe, which tells pooling, precision and device apart
             inputs = source.inputs(range(min(self.examples, len(source))), device)
-            with torch.no_grad(), without_dropout(model):
-                probe = source.features(model, {name: value[:1] for name, value in inputs.items()})
-            return digest([model.get_submodule("trunk").state_dict(), inputs, {"features": probe}], "kfac")
+            with torch.no_grad(), without_dropout(trunk):
+                probe = source.features(trunk, {name: value[:1] for name, value in inputs.items()})
+            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac")
 
         tensors = cached(
-            setting.cache, key, lambda: summarize(model, source, self.examples).tensors(), device
+            setting.cache, key, lambda: summarize(trunk, source, self.examples).tensors(), device
         )
         return KroneckerFactors.of(tensors)
 
@@ -109,9 +108,8 @@ class _BoundKFACDrift:
                 raise UserError(f"penalty: summaries: layer '{name}' has another shape in this model")
             self.base[name] = weight
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
+    def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the quadratic form times k lambda."""
-        trunk = model.get_submodule("trunk")
         with torch.autocast(next(trunk.parameters()).device.type, enabled=False):
             forms = [
                 _form(flat_weight(trunk.get_submodule(name)) - base, self.factors.layers[name])

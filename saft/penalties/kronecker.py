@@ -122,14 +122,14 @@ class KroneckerFactors:
         return factors
 
 
-def summarize(model: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
+def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
     """Return the Kronecker factors of a task's first training inputs.
 
     What they reveal: of an embedding, which tokens occur in these inputs and how often; of the others, second
     moments of activations over all of them, not single inputs.
 
     Args:
-        model: with a `trunk`, at the base.
+        trunk: at the base.
         source: the task's inputs, without labels.
         examples: how many of them, at least 1; all where there are fewer.
         seed: of the random projections.
@@ -140,14 +140,13 @@ def summarize(model: nn.Module, source: Unlabelled, examples: int = 192, seed: i
     count = min(examples, len(source))
     if not count:
         raise UserError("summarize: there are no training inputs")
-    trunk = model.get_submodule("trunk")
     device = next(trunk.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-    with without_dropout(model), torch.enable_grad(), _watched(trunk, sums):
+    with without_dropout(trunk), torch.enable_grad(), _watched(trunk, sums):
         for start in range(0, count, _BATCH):
             inputs = source.inputs(range(start, min(start + _BATCH, count)), device)
-            features = functional.normalize(source.features(model, inputs).float(), dim=-1)
+            features = functional.normalize(source.features(trunk, inputs).float(), dim=-1)
             projection = torch.randn(features.shape, generator=generator).to(device)
             parameters = [p for p in trunk.parameters() if p.requires_grad]
             torch.autograd.grad((projection * features).sum(), parameters, allow_unused=True)

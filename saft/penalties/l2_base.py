@@ -38,9 +38,9 @@ class L2Base(Penalty):
 
     strength: NonNegative = 0.05
 
-    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
-        """Return the penalty on a model at its base; see `Penalty.bind`."""
-        return _BoundL2Base(self, model.get_submodule("trunk"))
+    def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a trunk at its base; see `Penalty.bind`."""
+        return _BoundL2Base(self, trunk)
 
 
 class _BoundL2Base:
@@ -50,8 +50,8 @@ class _BoundL2Base:
         self.penalty = penalty
         self.base = {name: p.detach().clone() for name, p in trunk.named_parameters() if p.requires_grad}
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
+    def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the squared distance times k lambda."""
-        parameters = dict(model.get_submodule("trunk").named_parameters())
+        parameters = dict(trunk.named_parameters())
         squares = [(parameters[name] - base).float().square().sum() for name, base in self.base.items()]
         return self.penalty.every * self.penalty.strength * torch.stack(squares).sum()

@@ -1,4 +1,4 @@
-"""What every penalty is: options of an arm, bound to a model at its base and to inputs without labels."""
+"""What every penalty is: options of an arm, bound to a trunk at its base and to inputs without labels."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Setting:
 
 
 class BoundPenalty(Protocol):
-    """A penalty on one model, whose base it remembers."""
+    """A penalty on one trunk, whose base it remembers."""
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
+    def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the penalty at the weights as they are, 0-dim, at least 0, with its gradient.
 
         Args:
-            model: with the `trunk` that was bound, whatever its weights are now.
+            trunk: the one that was bound, whatever its weights are now.
             step: number of optimizer steps taken so far; must be `due`.
         """
 
@@ -98,11 +98,11 @@ class Penalty(ABC):
         return 0.0
 
     @abstractmethod
-    def bind(self, model: nn.Module, setting: Setting) -> BoundPenalty:
-        """Return the penalty on a model whose weights are those of the base now.
+    def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
+        """Return the penalty on a trunk whose weights are those of the base now.
 
         Args:
-            model: has a `trunk`, on the device where it will be trained.
+            trunk: on the device where it will be trained.
             setting: inputs, seed and steps.
 
         Raises:

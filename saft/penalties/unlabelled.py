@@ -22,7 +22,7 @@ class Unlabelled:
     """The training inputs of one task, and what the trunk makes of them.
 
     Args:
-        features: (model, inputs) -> [examples, width], differentiable; a task's own `features`.
+        features: (trunk, inputs) -> [examples, width], differentiable; a task's own `features`.
         examples: of the training split; validation and test never come here.
     """
 

@@ -42,10 +42,10 @@ class Model(nn.Module):
         self.head = nn.Linear(WIDTH, 2)
 
 
-def features(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def features(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Return the mean over the tokens that are no padding."""
     mask = inputs["attention_mask"].unsqueeze(-1)
-    return (model.trunk(inputs["input_ids"]) * mask).sum(1) / mask.sum(1)
+    return (trunk(inputs["input_ids"]) * mask).sum(1) / mask.sum(1)
 
 
 def unlabelled(count: int = 40, seed: int = 0) -> Unlabelled:
@@ -92,8 +92,8 @@ def test_the_registry_holds_what_is_promised() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_at_the_base_it_is_zero_and_pulls_nowhere(name: str) -> None:
     model = model_of()
-    bound = penalty(name).bind(model, setting())
-    loss = bound.loss(model, 0)
+    bound = penalty(name).bind(model.trunk, setting())
+    loss = bound.loss(model.trunk, 0)
     assert loss.shape == ()
     assert loss.item() == 0
     assert all(value.abs().max() == 0 for value in gradients(model, loss).values())
@@ -102,9 +102,9 @@ def test_at_the_base_it_is_zero_and_pulls_nowhere(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_away_from_the_base_it_is_positive_and_its_gradient_is_that_of_its_value(name: str) -> None:
     model = model_of()
-    bound = penalty(name).bind(model, setting())
+    bound = penalty(name).bind(model.trunk, setting())
     moved(model)
-    loss = bound.loss(model, 8)
+    loss = bound.loss(model.trunk, 8)
     assert loss.item() > 0
     slopes = gradients(model, loss)
     assert not any(key.startswith("head") for key in slopes)
@@ -118,7 +118,7 @@ def test_away_from_the_base_it_is_positive_and_its_gradient_is_that_of_its_value
             for key, value in there.named_parameters():
                 if key in direction:
                     value.add_(direction[key].double(), alpha=distance)
-        return bound.loss(there.float(), 8).double().item()
+        return bound.loss(there.float().trunk, 8).double().item()
 
     slope = sum((slopes[key] * direction[key]).sum().item() for key in slopes)
     assert (at(1e-2) - at(-1e-2)) / 2e-2 == pytest.approx(slope, rel=0.02)
@@ -128,9 +128,9 @@ def test_away_from_the_base_it_is_positive_and_its_gradient_is_that_of_its_value
 def test_lambda_and_k_multiply_it(name: str) -> None:
     def value(**options: Any) -> float:
         model = model_of()
-        bound = penalty(name, **options).bind(model, setting())
+        bound = penalty(name, **options).bind(model.trunk, setting())
         moved(model)
-        return bound.loss(model, 12).item()
+        return bound.loss(model.trunk, 12).item()
 
     once = value(strength=0.5, every=1)
     assert value(strength=2.0, every=1) == pytest.approx(4 * once)
@@ -140,18 +140,18 @@ def test_lambda_and_k_multiply_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_depends_on_the_seed_the_step_and_the_weights_and_on_nothing_that_ran_before(name: str) -> None:
     model = model_of()
-    bound = penalty(name, every=4).bind(model, setting())
+    bound = penalty(name, every=4).bind(model.trunk, setting())
     moved(model)
-    first = [bound.loss(model, step) for step in (0, 4, 8)]
+    first = [bound.loss(model.trunk, step) for step in (0, 4, 8)]
     torch.manual_seed(99)
     torch.rand(5)
-    again = [bound.loss(model, step) for step in (8, 4, 0)]
+    again = [bound.loss(model.trunk, step) for step in (8, 4, 0)]
     assert [loss.item() for loss in first] == [loss.item() for loss in reversed(again)]
 
     resumed = model_of()  # bound anew, as after an interruption, to the base; then at the same weights
-    bound = penalty(name, every=4).bind(resumed, setting())
+    bound = penalty(name, every=4).bind(resumed.trunk, setting())
     resumed.load_state_dict(model.state_dict())
-    assert [bound.loss(resumed, step).item() for step in (0, 4, 8)] == [loss.item() for loss in first]
+    assert [bound.loss(resumed.trunk, step).item() for step in (0, 4, 8)] == [loss.item() for loss in first]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,13 +159,13 @@ def test_what_a_cache_holds_is_what_would_be_computed(name: str, tmp_path: Path)
     values = []
     for cache in (None, tmp_path, tmp_path):
         model = model_of()
-        bound = penalty(name).bind(model, setting(cache=cache))
+        bound = penalty(name).bind(model.trunk, setting(cache=cache))
         moved(model)
-        values.append([bound.loss(model, step).item() for step in (0, 8)])
+        values.append([bound.loss(model.trunk, step).item() for step in (0, 8)])
     assert values[0] == values[1] == values[2]
     other = model_of(1)  # of another base nothing is taken
-    bound = penalty(name).bind(other, setting(cache=tmp_path))
-    assert bound.loss(other, 0).item() == 0
+    bound = penalty(name).bind(other.trunk, setting(cache=tmp_path))
+    assert bound.loss(other.trunk, 0).item() == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,8 +174,8 @@ def test_it_leaves_the_random_stream_the_modes_and_the_gradients_alone(name: str
     model.head.eval()
     modes = [module.training for module in model.modules()]
     before = torch.get_rng_state()
-    bound = penalty(name).bind(model, setting())
-    bound.loss(model, 0)
+    bound = penalty(name).bind(model.trunk, setting())
+    bound.loss(model.trunk, 0)
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -190,10 +190,10 @@ def test_passes_are_those_that_are_run(name: str) -> None:
         lambda _module, _inputs, output: passed.append(len(output) * (1 if output.requires_grad else 1 / 3))
     )
     some = penalty(name, every=4)
-    bound = some.bind(model, setting(steps, tasks=1))
+    bound = some.bind(model.trunk, setting(steps, tasks=1))
     for step in range(steps):
         if some.due(step):
-            bound.loss(model, step)
+            bound.loss(model.trunk, step)
     expected = some.passes(steps, batch_size) * batch_size
     assert sum(passed) == pytest.approx(min(expected, 40) if name == "kfac_drift" else expected)
     assert some.due_steps(steps) == [0, 4, 8, 12]
@@ -210,9 +210,9 @@ def test_only_training_inputs_are_read_and_no_label(name: str) -> None:
             seen.extend(indices)
             return source.examples.collate(indices)
 
-        def features_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        def features_of(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
             assert inputs.keys() == {"input_ids", "attention_mask"}
-            return source.features(model, inputs)
+            return source.features(trunk, inputs)
 
         return Unlabelled(features_of, Examples(source.examples.lengths, collate))
 
@@ -221,14 +221,14 @@ def test_only_training_inputs_are_read_and_no_label(name: str) -> None:
         watched(plain.own), {key: watched(value) for key, value in plain.reference.items()}, steps=24
     )
     model = model_of()
-    penalty(name).bind(model, watching).loss(model, 0)
+    penalty(name).bind(model.trunk, watching).loss(model.trunk, 0)
     assert set(seen) <= set(range(40))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if penalty(name).reads])
 def test_without_inputs_it_says_what_to_write(name: str) -> None:
     with pytest.raises(UserError, match=r"`saft run` needs two tasks or more .* under `reference:`"):
-        penalty(name).bind(model_of(), setting(tasks=0))
+        penalty(name).bind(model_of().trunk, setting(tasks=0))
 
 
 @pytest.mark.parametrize("name", NAMES)

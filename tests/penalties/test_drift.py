@@ -19,24 +19,24 @@ from tests.contracts.test_penalties import features, model_of, moved, setting, u
 def test_it_is_the_mean_squared_distance_of_the_normalized_features() -> None:
     around, base = setting(), model_of().eval()
     model = copy.deepcopy(base).train()
-    bound = Drift(strength=3.0, every=8, examples=5).bind(model, around)
+    bound = Drift(strength=3.0, every=8, examples=5).bind(model.trunk, around)
     moved(model)
     name, indices = drawn({"task0": 40, "task1": 40}, 5, around.seed, 16)
     model.eval()
     expected = 0.0
     for index in indices:  # one text at a time, so that padding is no matter
         inputs = around.reference[name].inputs([index], torch.device("cpu"))
-        now, then = (features(m, inputs)[0].detach() for m in (model, base))
+        now, then = (features(m.trunk, inputs)[0].detach() for m in (model, base))
         expected += float((now / now.norm() - then / then.norm()).square().sum())
-    assert bound.loss(model.train(), 16).item() == pytest.approx(8 * 3.0 * expected / 5, rel=1e-5)
+    assert bound.loss(model.train().trunk, 16).item() == pytest.approx(8 * 3.0 * expected / 5, rel=1e-5)
 
 
 def test_dropout_is_off_in_it() -> None:
     model = model_of()
     model.trunk.dropout.p = 0.9
-    bound = Drift().bind(model, setting())
+    bound = Drift().bind(model.trunk, setting())
     moved(model)
-    assert bound.loss(model, 0).item() == bound.loss(model, 0).item()
+    assert bound.loss(model.trunk, 0).item() == bound.loss(model.trunk, 0).item()
 
 
 def test_steps_draw_different_tasks_and_inputs() -> None:
@@ -58,7 +58,7 @@ def test_distinct_draws_from_the_first_so_many_of_each_task() -> None:
 
     watched = Unlabelled(features, Examples(source.examples.lengths, collate))
     model = model_of()
-    Drift(distinct=6, examples=4, every=1).bind(model, Setting(source, {"a": watched}, steps=30))
+    Drift(distinct=6, examples=4, every=1).bind(model.trunk, Setting(source, {"a": watched}, steps=30))
     assert seen == set(range(6))
 
 
@@ -66,18 +66,18 @@ def test_distinct_draws_from_the_first_so_many_of_each_task() -> None:
 def test_made_up_texts_need_no_other_task_and_keep_first_and_last_tokens(kind: str) -> None:
     seen: list[Tensor] = []
 
-    def watching(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    def watching(trunk: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         seen.append(inputs["input_ids"])
-        return features(model, inputs)
+        return features(trunk, inputs)
 
     model = model_of()
     model.trunk.get_input_embeddings = lambda: model.trunk.embed
     own = Unlabelled(watching, unlabelled().examples)
     penalty = Drift(inputs=kind)  # type: ignore[arg-type]
     assert penalty.reads is None
-    bound = penalty.bind(model, Setting(own, steps=1))
+    bound = penalty.bind(model.trunk, Setting(own, steps=1))
     moved(model)
-    assert bound.loss(model, 0) > 0
+    assert bound.loss(model.trunk, 0) > 0
     assert torch.equal(seen[0], seen[-1])
     _, indices = drawn({"own": 40}, 16, 0, 0)
     plain = own.inputs(indices, torch.device("cpu"))
@@ -93,16 +93,16 @@ def test_made_up_texts_need_no_other_task_and_keep_first_and_last_tokens(kind: s
 
 def test_made_up_texts_are_refused_where_there_are_none() -> None:
     images = Examples([1, 1], lambda indices: Batch({"pixels": torch.ones(len(indices), 2)}, torch.zeros(2)))
-    around = Setting(Unlabelled(lambda model, inputs: inputs["pixels"], images), steps=1)
+    around = Setting(Unlabelled(lambda trunk, inputs: inputs["pixels"], images), steps=1)
     with pytest.raises(
         UserError, match=r"own_shuffled: needs texts, but this task's inputs are \['pixels'\]"
     ):
-        Drift(inputs="own_shuffled").bind(model_of(), around)
+        Drift(inputs="own_shuffled").bind(model_of().trunk, around)
     with pytest.raises(UserError, match="random_tokens: needs a model of texts"):
-        Drift(inputs="random_tokens").bind(model_of(), around)
+        Drift(inputs="random_tokens").bind(model_of().trunk, around)
 
 
 def test_a_task_without_training_examples_is_told_by_its_name() -> None:
     empty = Unlabelled(features, Examples([], lambda indices: Batch({}, torch.zeros(0))))
     with pytest.raises(UserError, match="task 'b' has no training examples"):
-        Drift().bind(model_of(), Setting(unlabelled(), {"a": unlabelled(), "b": empty}, steps=9))
+        Drift().bind(model_of().trunk, Setting(unlabelled(), {"a": unlabelled(), "b": empty}, steps=9))

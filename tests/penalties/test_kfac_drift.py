@@ -18,9 +18,9 @@ from tests.contracts.test_penalties import gradients, model_of, moved, setting
 def test_it_is_the_trace_and_its_gradient() -> None:
     around, model = setting(), model_of()
     base = copy.deepcopy(model)
-    bound = KFACDrift(strength=3.0, every=2, examples=10).bind(model, around)
+    bound = KFACDrift(strength=3.0, every=2, examples=10).bind(model.trunk, around)
     moved(model)
-    factors = [summarize(base, source, 10) for source in around.reference.values()]
+    factors = [summarize(base.trunk, source, 10) for source in around.reference.values()]
 
     def form(named: dict[str, torch.Tensor]) -> torch.Tensor:
         total = torch.zeros(())
@@ -37,7 +37,7 @@ def test_it_is_the_trace_and_its_gradient() -> None:
         return 2 * 3.0 * total
 
     expected = form(dict(model.named_parameters()))
-    loss = bound.loss(model, 0)
+    loss = bound.loss(model.trunk, 0)
     torch.testing.assert_close(loss, expected)
     ours, theirs = gradients(model, loss), gradients(model, expected)
     assert ours.keys() == theirs.keys()
@@ -51,26 +51,26 @@ def test_summaries_in_files_stand_for_the_inputs(tmp_path: Path) -> None:
     files = []
     for name, source in around.reference.items():
         files.append(str(tmp_path / f"{name}.safetensors"))
-        summarize(model, source, 10).write(Path(files[-1]))
+        summarize(model.trunk, source, 10).write(Path(files[-1]))
     from_files = KFACDrift(summaries=files)
     assert from_files.reads is None
     assert from_files.passes(100, 8) == 0
-    bound = from_files.bind(model, setting(tasks=0))
-    direct = KFACDrift(examples=10).bind(model, around)
+    bound = from_files.bind(model.trunk, setting(tasks=0))
+    direct = KFACDrift(examples=10).bind(model.trunk, around)
     moved(model)
-    assert bound.loss(model, 0).item() == direct.loss(model, 0).item()
+    assert bound.loss(model.trunk, 0).item() == direct.loss(model.trunk, 0).item()
 
 
 def test_factors_of_another_model_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    summarize(model_of(), setting().own, 5).write(file)
+    summarize(model_of().trunk, setting().own, 5).write(file)
     other = model_of()
     other.trunk.hidden = nn.Linear(6, 9)
     with pytest.raises(UserError, match="summaries: layer 'hidden' has another shape in this model"):
-        KFACDrift(summaries=[str(file)]).bind(other, setting())
+        KFACDrift(summaries=[str(file)]).bind(other.trunk, setting())
     del other.trunk.hidden
     with pytest.raises(UserError, match="summaries: layer 'hidden' is not in this model"):
-        KFACDrift(summaries=[str(file)]).bind(other, setting())
+        KFACDrift(summaries=[str(file)]).bind(other.trunk, setting())
 
 
 def test_a_file_that_holds_something_else_is_told(tmp_path: Path) -> None:

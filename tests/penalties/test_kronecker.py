@@ -17,7 +17,7 @@ from tests.contracts.test_penalties import features, model_of, unlabelled
 
 def test_they_are_the_moments_of_inputs_and_gradients_token_by_token() -> None:
     model, source, count = model_of().eval(), unlabelled(), 40
-    factors = summarize(model, source, count, seed=5)
+    factors = summarize(model.trunk, source, count, seed=5)
     assert list(factors.layers) == ["out", "hidden", "embed"]  # not the pooler, which nothing goes through
     generator = torch.Generator().manual_seed(5)
     projections = torch.cat([torch.randn(size, 6, generator=generator) for size in (32, 8)])
@@ -51,14 +51,14 @@ def test_for_one_token_they_give_the_squared_drift_of_a_small_step() -> None:
         return Batch(inputs, torch.zeros(n))
 
     source = Unlabelled(features, Examples([1] * 6000, collate))
-    matrices = summarize(model, source, 6000).layers["hidden"]
+    matrices = summarize(model.trunk, source, 6000).layers["hidden"]
     torch.manual_seed(1)
     delta = torch.randn(8, 7) * 1e-4
 
     def outputs() -> Tensor:
         with torch.no_grad():
             return functional.normalize(
-                features(model, source.inputs([0], torch.device("cpu"))).double(), dim=-1
+                features(model.trunk, source.inputs([0], torch.device("cpu"))).double(), dim=-1
             )
 
     model.double()
@@ -82,7 +82,7 @@ def test_weights_are_outputs_by_inputs_with_the_bias_last() -> None:
 
 def test_the_mean_is_over_tasks() -> None:
     model = model_of()
-    one, two = (summarize(model, unlabelled(seed=seed), 8) for seed in (1, 2))
+    one, two = (summarize(model.trunk, unlabelled(seed=seed), 8) for seed in (1, 2))
     mean = KroneckerFactors.mean([one, two])
     for name, tensor in mean.tensors().items():
         torch.testing.assert_close(tensor, (one.tensors()[name] + two.tensors()[name]) / 2)
@@ -90,4 +90,4 @@ def test_the_mean_is_over_tasks() -> None:
 
 def test_without_inputs_it_says_so() -> None:
     with pytest.raises(UserError, match="there are no training inputs"):
-        summarize(model_of(), unlabelled(0), 8)
+        summarize(model_of().trunk, unlabelled(0), 8)

@@ -12,10 +12,10 @@ from tests.contracts.test_penalties import gradients, model_of, moved, setting
 def test_it_is_the_squared_distance_of_the_trunk_and_its_gradient_twice_the_difference() -> None:
     model, base = model_of(), dict(model_of().named_parameters())
     model.trunk.pooler.requires_grad_(False)
-    bound = L2Base(strength=0.5).bind(model, setting())
+    bound = L2Base(strength=0.5).bind(model.trunk, setting())
     model.trunk.pooler.requires_grad_(True)
     moved(model)
-    loss = bound.loss(model, 0)
+    loss = bound.loss(model.trunk, 0)
     slopes = gradients(model, loss)
     trained = [n for n, _ in model.named_parameters() if n.startswith("trunk") and "pooler" not in n]
     moves = {name: model.get_parameter(name).detach() - base[name].detach() for name in trained}
