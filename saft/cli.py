@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+import saft
 from saft.errors import UserError, did_you_mean
 
 __all__ = ["main"]
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fine-tune models that will be merged, merge them, measure how much the tasks interfere.",
         epilog="Any config value can be given as --dotted.name=value; `saft VERB --help` lists them.",
     )
-    parser.add_argument("--version", action="version", version=f"saft {_version()}")
+    parser.add_argument("--version", action="version", version=f"saft {saft.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     for name, verb in VERBS.items():
         sub = verbs.add_parser(
@@ -132,12 +133,6 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("train", "merge"):
             sub.add_argument("--overwrite", action="store_true", help="replace what is in the target folder")
     return parser
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("saft")
 
 
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:

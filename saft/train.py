@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
+import saft
 from saft import config as configs
 from saft import tasks
 from saft.callbacks import SaveEvery, SelectSteps, ShowProgress, StopOnNonFinite
@@ -86,7 +87,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, strategy, precision ..."""
     tensorboard: bool = False
-    """Log for TensorBoard as well as to CSV; needs the extra saft[tensorboard]."""
+    """Log for TensorBoard as well as to CSV; needs the extra merge-saft[tensorboard]."""
     checkpoint_every: int = 200
     """Steps between the checkpoints that an interrupted run resumes from; 0 writes none."""
 
@@ -249,7 +250,7 @@ def _write(
         write_card(
             folder,
             f"{config.model.path} fine-tuned on {config.name}",
-            f"""Fine-tuned with [saft](https://pypi.org/project/saft) for merging: {result.steps} steps of
+            f"""Fine-tuned with saft for merging: {result.steps} steps of
 {"AdamW" if perturbation is None else f"AdamW with the ascent step {perturbation}"}, seed {config.seed}.
 Validation: {100 * result.validation:.1f} % on {len(splits.validation)} examples held out from training.
 
@@ -265,7 +266,8 @@ def versions() -> dict[str, str]:
     """Return the versions of what the figures depend on."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("saft", "torch", "lightning", "transformers", "datasets")}
+    others = {name: version(name) for name in ("torch", "lightning", "transformers", "datasets")}
+    return {"saft": saft.__version__, **others}
 
 
 def _base_model_ids(location: str, folder: Path) -> list[str]:
@@ -299,7 +301,7 @@ def _loggers(work: Path, tensorboard: bool) -> list[Logger]:
 
             loggers.append(TensorBoardLogger(work, name="logs", version=""))
         except ModuleNotFoundError:
-            raise UserError("tensorboard: is not installed; pip install 'saft[tensorboard]'") from None
+            raise UserError("tensorboard: is not installed; pip install tensorboard") from None
     return loggers
 
 

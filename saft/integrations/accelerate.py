@@ -20,7 +20,7 @@ try:
     from accelerate import Accelerator
 except ImportError as missing:
     raise ImportError(
-        "saft.integrations.accelerate needs accelerate: pip install 'saft[accelerate]'"
+        "saft.integrations.accelerate needs the package accelerate: pip install accelerate"
     ) from missing
 
 __all__ = ["SharpnessAware"]

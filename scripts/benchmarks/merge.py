@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import saft
 from saft.merging.config import DTYPES
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
@@ -286,7 +286,7 @@ def main() -> None:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "saft": metadata.version("saft"),
+            "saft": saft.__version__,
             "processor": platform.processor() or platform.machine(),
         },
         "sizes": {"n_parameters": sum(counts.values()), "largest_bytes": 4 * max(counts.values())},

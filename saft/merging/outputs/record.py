@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import saft
 from saft.errors import abbreviated
 from saft.files.checkpoint import (
     HEADS,
@@ -119,7 +119,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         **_inherited(plan),
         "versions": {
             "python": platform.python_version(),
-            "saft": metadata.version("saft"),
+            "saft": saft.__version__,
             "torch": torch.__version__,
         },
     }
