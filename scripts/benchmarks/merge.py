@@ -113,7 +113,7 @@ def requests(
     models = [str(folder) for folder in folders]
     found = {"read and write": {"tool": "copy", "method": "", "models": models}}
     for name in names:
-        found[name] = {"tool": "saft", "method": name, "models": models}
+        found[name] = {"tool": "saft", "method": name, "models": models, "device": options.device}
         if options.mergekit and name in COUNTERPARTS:
             method = {**COUNTERPARTS[name], "dtype": options.dtype}
             found[f"mergekit {name}"] = {"tool": "mergekit", "method": method, "models": models}
@@ -189,8 +189,9 @@ def describe(results: Mapping[str, Any]) -> str:
     text = (
         f"{MODELS[protocol['model']][0]} ({sizes['n_parameters'] / 1e6:.1f} M parameters,"
         f" {protocol['dtype']}): a base and {protocol['models']} models; {versions['processor']},"
-        f" {protocol['threads']} threads; Python {versions['python']}, torch {versions['torch']}, saft"
-        f" {versions['saft']}.\n{protocol['rounds']} rounds in random order: minimum (median). Load average"
+        f" {protocol['threads']} threads, saft's merges on {protocol['device']}; Python"
+        f" {versions['python']}, torch {versions['torch']}, saft {versions['saft']}.\n"
+        f"{protocol['rounds']} rounds in random order: minimum (median). Load average"
         f" {before} before, {after} after. The inputs are in the page cache. What is written is synced by"
         " saft and by the floor, not by mergekit.\ns: the merge alone, from the check to the folder under"
         " its name, the SHA-256 of every input included; again: the same merge once more, when the SHA-256 of"
@@ -224,6 +225,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="llama-120m")
     parser.add_argument("--models", type=int, default=4, help="fine-tuned models, beside the base")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models")
+    parser.add_argument("--device", default="cpu", help="of saft's merges: cpu, cuda or cuda:1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for each merge")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")

@@ -16,7 +16,7 @@ from typing import Any
 _PIECE = 1 << 20  # bytes that are read, and written, at a time
 
 
-def saft(method: str, models: list[str], out: str, threads: int) -> Callable[[], object]:
+def saft(method: str, models: list[str], out: str, threads: int, device: str) -> Callable[[], object]:
     """Merge as `saft merge` does, with the method's defaults."""
     import torch
 
@@ -25,7 +25,9 @@ def saft(method: str, models: list[str], out: str, threads: int) -> Callable[[],
 
     METHODS.get(method)  # imports the methods
     torch.set_num_threads(threads)
-    config = MergeConfig(method, models[0], models[1:])
+    config = MergeConfig(method, models[0], models[1:], device=device)
+    if device != "cpu":
+        torch.zeros(1, device=device)  # starts CUDA, which takes a second
     return lambda: merge(config, out)
 
 

@@ -200,7 +200,7 @@ def main() -> None:
     load = {"before": os.getloadavg()}
     results: dict[str, Any] = rounds(names, options, console)
     load["after"] = os.getloadavg()
-    at_once = max((os.cpu_count() or 1) // options.threads, 1) if options.device == "cpu" else 1
+    at_once = max((os.cpu_count() or 1) // options.threads, 1) if options.device == "cpu" else 3
     with ThreadPoolExecutor(at_once) as pool, console.status("memory, checkpoints, reductions"):
         results["facts"] = dict(zip(names, pool.map(lambda name: facts(name, options), names), strict=True))
     malloc = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}
