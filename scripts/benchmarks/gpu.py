@@ -85,8 +85,8 @@ def parts(installed: Callable[[str], object] = util.find_spec) -> dict[str, Part
     pytest = ("-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-W", "default")
     found = {
         "tests": Part("tests that need CUDA", (*pytest, "-k", "gpu or cuda"), 150, tests),
-        "sam-bert": Part("SAM steps, 22 M", (*sam, "--model", "bert"), 120, steps),
-        "sam-vit-b32": Part("SAM steps, ViT-B/32", (*sam, "--model", "vit-b32"), 120, steps),
+        "sam-bert": Part("SAM steps, 22 M", (*sam, "--model", "bert"), 150, steps),
+        "sam-vit-b32": Part("SAM steps, ViT-B/32", (*sam, "--model", "vit-b32"), 150, steps),
         "sam-0.5b": Part("SAM steps, 0.5 B", (*sam, "--model", "0.5b"), 150, steps),
     }
     for kind, methods in METHODS.items():
