@@ -26,6 +26,7 @@ ROOMS = [
     ["module"],
     ["coefficient"],
     ["penalties"],
+    ["trajectory"],
     ["tasks", "mixture"],
     ["models"],
     ["interference", "interventions"],
