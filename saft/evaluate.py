@@ -16,7 +16,7 @@ from saft.errors import UserError
 from saft.files.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.merging.outputs import parts
+from saft.merging.inputs import task_parts
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
 from saft.tasks import Examples, Limits, Task, heads
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             raise UserError(f"{path}: no saft.json says which tasks this model is for; give `tasks:`")
         if holds_parts(folders[path]):
             for name in mapping:
-                parts.read(folders[path]).part(name)
+                task_parts.read(folders[path]).part(name)
     figures: dict[str, dict[str, float]] = {}
     with bar(total=sum(len(mapping) for mapping in declared.values())) as progress:
         for path, mapping in declared.items():

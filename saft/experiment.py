@@ -20,9 +20,11 @@ from saft.files.checkpoint import copy_side_files, staged, write_manifest, write
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
 from saft.measure import sharpness, weight_interference
-from saft.merging.config import DataConfig
+from saft.merging.check import check
+from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.methods import METHODS
-from saft.merging.plan import MergeConfig
+from saft.merging.outputs.record import write_merge
+from saft.merging.outputs.weights import Weights
 from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
 from saft.module import TrainingOptions
@@ -245,7 +247,7 @@ class Experiment:
         )
 
         def compute() -> dict[str, Any]:
-            with calibration.collected(engine.check(recipe)) as ready:
+            with calibration.collected(check(recipe)) as ready:
                 scaled = Scaled(load_trunk(self.model), dict(engine.stream(ready)))
             curve = []
             for value in grid:
@@ -263,9 +265,9 @@ class Experiment:
             each = coefficient.per_task(curve)
             self.progress.stage(f"test {method} of {cell.arm} ({_where(cell)})")
             shutil.rmtree(out, ignore_errors=True)
-            plan = engine.check(dataclasses.replace(recipe, scaling=chosen), out)
+            plan = check(dataclasses.replace(recipe, scaling=chosen), out)
             plan = dataclasses.replace(plan, collected=ready.collected)  # for the record
-            engine.write(plan, out, merged=scaled.task_vector.items())
+            write_merge(plan, out, output=Weights(scaled.task_vector.items()))
             trunk = load_trunk(self._at(out))
             shared_test = {
                 name: self._test(self._classifier(trunk, out, name), name, part)

@@ -19,7 +19,8 @@ from saft.evaluate import with_head
 from saft.files.staging import write_text
 from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
 from saft.interference.weights import WeightInterference, WeightMeasurement
-from saft.merging.plan import MergeConfig
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
 from saft.progress import bar
@@ -127,9 +128,7 @@ def weight_interference(
     base: str, checkpoints: Mapping[str, str], density: float, exclude: Sequence[str] = ()
 ) -> WeightInterference:
     """Measure the task vectors of checkpoints, whole and trimmed; one tensor of each is held at a time."""
-    plan = engine.check(
-        MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude))
-    )
+    plan = check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
 
     measurement = WeightMeasurement(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
     for _, block in engine.task_vectors(plan):

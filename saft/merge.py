@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from saft.merging import estimate
-from saft.merging.outputs import adapter, parts, record
-from saft.merging.per_task import Keeping
-from saft.merging.plan import MergeConfig, Plan
-from saft.merging.stream import engine
-from saft.merging.stream.engine import Progress
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
+from saft.merging.outputs import record
+from saft.merging.outputs.output import Written
+from saft.merging.outputs.record import write_merge
+from saft.merging.plan import Plan
+from saft.merging.stream.reader import Progress
 
 __all__ = ["MergeConfig", "MergeResult", "merge"]
 
@@ -25,7 +28,7 @@ class MergeResult:
         plan: what was read, merged, copied and written.
         seconds: that the merge is estimated to take, when it was only checked; None for a method that reads
             examples.
-        adapter: how well the factors give the merged change back, when an adapter was written.
+        written: what the output says of what it has written; empty when it was only checked.
         examples_memory: bytes that the models take while examples go through them, when it was only checked;
             0 for a merge that reads none.
     """
@@ -33,13 +36,13 @@ class MergeResult:
     folder: Path | None
     plan: Plan
     seconds: float | None = None
-    adapter: adapter.Refactored | None = None
+    written: Written = field(default_factory=Written)
     examples_memory: int = 0
 
     def __str__(self) -> str:
         if self.folder:
-            fit = f"\n{self.adapter}" if self.adapter else ""
-            return f"{record.describe(self.plan)}{fit}\nwritten: {self.folder}"
+            summary = f"\n{self.written.summary}" if self.written.summary else ""
+            return f"{record.describe(self.plan)}{summary}\nwritten: {self.folder}"
         time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
         if self.examples_memory:
             mebibytes = self.examples_memory / 2**20
@@ -82,39 +85,25 @@ def merge(
         saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
         ...
     """
-    plan = engine.check(config, out, overwrite)
-    plan = parts.planned(plan, out) if isinstance(plan.method, Keeping) else plan
-    if plan.config.adapter_rank is not None:
-        adapter.check(plan)
-    if plan.method.collects or plan.config.interventions is not None:
-        from saft import calibration  # which loads transformers
-
+    plan = check(config, out, overwrite)
+    calibration = _calibration(plan)
+    if calibration:
         calibration.check(plan)
-        if check_only:
-            return MergeResult(None, plan, examples_memory=calibration.memory(plan))
     if check_only:
+        if calibration:
+            return MergeResult(None, plan, examples_memory=calibration.memory(plan))
         return MergeResult(None, plan, estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
-    fit = None
-    if plan.config.interventions is not None:
-        from saft.calibration import intervention
-
-        intervention.write(plan, out, overwrite, progress)
-    elif isinstance(plan, parts.PartsPlan):
-        parts.write(plan, out, overwrite, progress)
-    else:
-        with _with_data(plan, progress) as plan:
-            if plan.config.adapter_rank is None:
-                engine.write(plan, out, overwrite, progress)
-            else:
-                fit = adapter.write(plan, plan.config.adapter_rank, out, overwrite, progress)
-    return MergeResult(Path(out), plan, adapter=fit)
+    with calibration.collected(plan, progress) if calibration else nullcontext(plan) as ready:
+        written = write_merge(ready, out, overwrite, progress)
+    return MergeResult(Path(out), ready, written=written)
 
 
-def _with_data(plan: Plan, progress: Progress | None) -> AbstractContextManager[Plan]:
-    if not plan.method.collects:
-        return nullcontext(plan)
+def _calibration(plan: Plan) -> ModuleType | None:
+    """Return what reads examples, which loads transformers; None where nobody asks for them."""
+    if not plan.reads_examples:
+        return None
     from saft import calibration
 
-    return calibration.collected(plan, progress)
+    return calibration

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
+from saft.merging.inputs import task_parts
 from saft.merging.inputs.tensor_names import match
 from saft.merging.methods.smile import Smile
-from saft.merging.outputs import parts
 from saft.models import model_of
 
 __all__ = ["SmileLinear", "load_mixture"]
@@ -107,7 +107,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
         saft.errors.UserError: folder: there is no './no-folder' ...
     """
     location = local_folder(folder, "folder")
-    found = parts.read(location)
+    found = task_parts.read(location)
     if not isinstance(found.method, Smile):
         raise UserError(
             f"{location}: was merged by {found.manifest['method']}, whose parts are no experts to route to; "

@@ -18,7 +18,7 @@ from saft.errors import UserError
 from saft.files.checkpoint import holds_parts, tensor_headers
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
-from saft.merging.outputs import parts
+from saft.merging.inputs import task_parts
 
 __all__ = [
     "Conv1D",
@@ -111,7 +111,7 @@ def load_task(folder: str | Path, task: str, kind: Any = None) -> Any:
         model = model_of(location, weights, kind)
         interventions.attach_from(location, model, task)
         return model
-    return model_of(location, parts.read(location).task_tensors(task), kind)
+    return model_of(location, task_parts.read(location).task_tensors(task), kind)
 
 
 def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = None) -> Any:
@@ -254,7 +254,7 @@ def _task_trunk(location: Path, options: dict[str, Any], task: str | None) -> An
             f"{location}: holds a part per task, and no single model; "
             f'load a task\'s model with saft.load_task("{location}", TASK)'
         )
-    weights, settings = dict(parts.read(location).task_tensors(task)), _settings(location)
+    weights, settings = dict(task_parts.read(location).task_tensors(task)), _settings(location)
     kind = _concrete(transformers.AutoModel, settings)
     return kind.from_pretrained(None, config=settings, state_dict=weights, **options)
 

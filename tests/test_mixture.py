@@ -15,8 +15,8 @@ import saft
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import MergeConfig, merge
+from saft.merging.inputs import task_parts
 from saft.merging.methods.smile import Smile
-from saft.merging.outputs import parts
 from saft.mixture import SmileLinear, load_mixture
 from saft.models import ModelConfig, load_task, load_trunk
 from tests.oracles import parts as oracle
@@ -65,7 +65,7 @@ def test_a_tasks_model_is_plain_and_has_the_weights_of_the_formula(merged, metho
     model = saft.load_task(merged / method, "size")
     assert type(model) is transformers.BertModel
     assert not model.training
-    expected = dict(parts.read(merged / method).task_tensors("size"))
+    expected = dict(task_parts.read(merged / method).task_tensors("size"))
     assert model.state_dict().keys() == expected.keys()
     for name, tensor in expected.items():
         assert model.state_dict()[name].equal(tensor)

@@ -20,8 +20,6 @@ from saft.calibration.material import Advance, Material, gathered, model_bytes, 
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import TensorHeader, read_headers
-from saft.merging.outputs.target_folder import file_name_problems
-from saft.merging.per_task import Keeping
 from saft.merging.plan import Plan
 from saft.merging.stream.data_statistics import Collected
 from saft.merging.stream.reader import Progress
@@ -57,22 +55,7 @@ def check(plan: Plan) -> None:
     Raises:
         UserError: a task is unknown or missing, or its table has no such column or split.
     """
-    problems = []
-    if plan.config.interventions is not None and isinstance(plan.method, Keeping):
-        problems.append(
-            f"interventions: {plan.config.method} gives each task its own model already; leave them out"
-        )
-    if plan.config.interventions is not None and plan.config.adapter_rank is not None:
-        problems.append("adapter_rank: interventions are trained for a whole model; leave one of the two out")
-    if plan.config.interventions is not None:
-        problems += file_name_problems(plan.models)
-    if plan.method.collects and plan.config.varying:
-        problems.append(
-            f"varying: {plan.config.method} has the same parameters for all tensors; leave it out"
-        )
-    if problems:
-        raise UserError(*problems)
-    if plan.method.collects or plan.config.interventions is not None:
+    if plan.reads_examples:
         for found in task_data(plan).values():
             found.check()
 
@@ -80,13 +63,15 @@ def check(plan: Plan) -> None:
 def memory(plan: Plan) -> int:
     """Return the bytes that the models take while examples go through them, beside the activations."""
     collector = COLLECTORS.get(plan.method.collects) if plan.method.collects else None
-    least = model_bytes(plan) if plan.config.interventions is not None else 0
+    least = model_bytes(plan) if plan.output.reads_examples else 0
     return max(least, collector.memory(plan) if collector else 0)
 
 
 @contextmanager
 def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
-    """Collect what the method of a plan needs; a plan that needs nothing is given back as it is.
+    """Collect what the method of a plan needs, and give its output a trainer, if that reads examples.
+
+    A plan that needs nothing is given back as it is.
 
     Args:
         plan: from `saft.merging.plan.check`.
@@ -98,6 +83,10 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
     Raises:
         UserError: as `check`; or what was collected is not finite.
     """
+    if plan.output.reads_examples:
+        from saft.calibration.intervention import train_into
+
+        plan = dataclasses.replace(plan, train=train_into)
     if not plan.method.collects:
         yield plan
         return

@@ -90,11 +90,11 @@ def _vectors(material: Material, names: list[str]) -> dict[str, Tensor]:
     count = sum(plan.base.headers[name].count for name in plan.merged)
     with Reader(plan) as reader:
         # The same statistics as the merge itself will take, of all that is merged.
-        over = reader.over(sorted(plan.merged))
+        over = reader.blocks(sorted(plan.merged))
         function = prepare(plan.method, len(plan.models), count, over, plan.device)
         found = {}
         for name in names:
-            blocks = list(reader.over([name])(function))
+            blocks = list(reader.map_blocks([name], function))
             shape = plan.base.headers[name].shape
             none = torch.empty(len(plan.models), 0, device=plan.device)
             found[name] = torch.cat([none, *blocks], dim=1).view(len(plan.models), *shape).float()

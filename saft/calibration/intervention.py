@@ -11,81 +11,50 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saft import interventions
-from saft.calibration import collected
 from saft.calibration.material import Advance, Material, gathered
-from saft.files.checkpoint import read_manifest, staged, write_manifest
 from saft.interventions import Intervention, Positions
 from saft.merging.config import InterventionConfig
 from saft.merging.inputs.source import read_source
 from saft.merging.plan import Plan
-from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress
 from saft.models import Classifier
 from saft.tasks import Examples
 
-__all__ = ["train", "write"]
+__all__ = ["train", "train_into"]
 
 
-def write(plan: Plan, out: str | Path, overwrite: bool = False, progress: Progress | None = None) -> None:
-    """Merge, train the interventions of each task, and write both as one folder.
-
-    The folder holds the merged model, which every reader takes, and parts/TASK.safetensors with the
-    interventions, which `saft.load_task` and `saft evaluate` attach.
+def train_into(plan: Plan, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the interventions of each task on the merged model in a folder, and write them there.
 
     Args:
-        plan: from `engine.check`, of a method that gives one model.
-        out: the folder; it appears when it is complete.
-        overwrite: replace a folder that is there.
-        progress: told how much of the merge, and then of the training, is done.
+        plan: from `check`, of a method that gives one model.
+        folder: that holds the merged weights; parts/TASK.safetensors are added.
+        progress: told how much of the training is done.
+
+    Returns:
+        What saft.json says of it: `data` and `interventions`.
     """
-    settings = _settings(plan)
-    with staged(out, overwrite) as folder:
-        merged = folder / "merged"
-        with collected(plan, progress) as ready:
-            engine.write(ready, merged, progress=progress)
-        for entry in merged.iterdir():
-            entry.rename(folder / entry.name)
-        merged.rmdir()
-        material = gathered(plan)
-        cost = settings.iterations * plan.config.data.batch_size * len(plan.models)
-        done = 0.0
+    settings, material = _settings(plan), gathered(plan)
+    cost = settings.iterations * plan.config.data.batch_size * len(plan.models)
+    done = 0.0
 
-        def advance(by: float) -> None:
-            nonlocal done
-            done += by
-            if progress:
-                progress(int(done), cost)
+    def advance(by: float) -> None:
+        nonlocal done
+        done += by
+        if progress:
+            progress(int(done), cost)
 
-        with torch.random.fork_rng():
-            torch.manual_seed(plan.config.seed)
-            for task, found in train(material, folder, advance):
-                interventions.save(folder, task, found)
-        described = {
-            "rank": settings.rank,
-            "positions": _positions(material),
-            "learning_rate": settings.learning_rate,
-            "iterations": settings.iterations,
-        }
-        data = {"data": material.described()}
-        write_manifest(folder, read_manifest(folder) | data | {"interventions": described})
-        with (folder / "README.md").open("a", encoding="utf-8") as card:
-            counts = ", ".join(f"{count} of {task}" for task, count in data["data"]["examples"].items())
-            split = plan.config.data.split
-            card.write(_CARD.format(counts=counts, split=split, task=next(iter(plan.models)), **described))
-
-
-_CARD = """
-## Interventions
-
-`parts/` holds for each task an intervention (rank {rank}, positions: {positions}) after the attention of
-every block, trained to bring the merged model's features near those of the task's own model (IntervMerge,
-arXiv 2412.17023), on examples of the {split} split without their labels: {counts}. Test examples were not
-read. A task's model with its interventions:
-
-```python
-model = saft.load_task("this/folder", "{task}")
-```
-"""
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.config.seed)
+        for task, found in train(material, folder, advance):
+            interventions.save(folder, task, found)
+    described = {
+        "rank": settings.rank,
+        "positions": _positions(material),
+        "learning_rate": settings.learning_rate,
+        "iterations": settings.iterations,
+    }
+    return {"data": material.described(), "interventions": described}
 
 
 def train(

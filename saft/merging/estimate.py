@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable
@@ -13,12 +12,12 @@ import torch
 
 from saft.files.fingerprints import remembered
 from saft.merging.method import Tensorwise
-from saft.merging.outputs import adapter
 from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import apply
 from saft.merging.stream.order_statistics import prepare
 from saft.merging.stream.reader import one_torch_thread
+from saft.merging.stream.timing import clock, fastest
 
 __all__ = ["seconds"]
 
@@ -26,9 +25,6 @@ _LONGEST = 2**18
 """Elements of a task in a block that is tried, at most."""
 
 T = TypeVar("T")
-
-_PROBE = 0.05
-"""Seconds that a trial may take."""
 
 _SIDE = 128
 """Rows and columns of the matrix that a method of whole tensors is tried on."""
@@ -52,28 +48,17 @@ def seconds(plan: Plan) -> float:
             length = max(min(length, _LONGEST, max(counts.values())), 1)
             block, sides = _block(plan, length), dict.fromkeys(counts, 1.0)
         merging = sum(count * sides[name] for name, count in counts.items()) / length
-        merging *= _fastest(lambda: _seconds_of(plan, block))
+        merging *= fastest(lambda: _seconds_of(plan, block))
         largest = plan.base.tensor(max(counts, key=lambda name: counts[name]))
         sample = largest.reshape(-1)[: 2**20].contiguous()
         raw = sample.view(torch.uint8).numpy()
-        hashing = _fastest(lambda: _clock(lambda: hashlib.sha256(raw.data))) / max(raw.nbytes, 1)
-        reading = _fastest(lambda: _clock(sample.clone)) / max(raw.nbytes, 1)
+        hashing = fastest(lambda: clock(lambda: hashlib.sha256(raw.data))) / max(raw.nbytes, 1)
+        reading = fastest(lambda: clock(sample.clone)) / max(raw.nbytes, 1)
     sources = [plan.base, *plan.models.values()]
     files = {file for source in sources for file in source.files if remembered(file) is None}
     hashed = hashing * sum(file.stat().st_size for file in files)
     moved = reading * (plan.bytes_per_pass * plan.passes + plan.bytes_out)
-    return max((merging + hashed + moved) / parallel, hashed) + _factoring(plan)
-
-
-def _factoring(plan: Plan) -> float:
-    """Return the seconds that the factors of an adapter take, one matrix after the other."""
-    if plan.config.adapter_rank is None:
-        return 0.0
-    rank, sample = plan.config.adapter_rank, torch.randn(_SIDE, _SIDE, generator=torch.Generator())
-    with one_torch_thread():
-        each = _fastest(lambda: _clock(lambda: adapter.factors(sample, min(rank, _SIDE))))
-    shapes = [plan.layout[name][1] for name in plan.factored]
-    return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
+    return max((merging + hashed + moved) / parallel, hashed) + plan.output.seconds(plan)
 
 
 def _block(plan: Plan, *shape: int) -> Block:
@@ -96,18 +81,3 @@ def _seconds_of(plan: Plan, block: Block) -> float:
     function = prepare(plan.method, block.tasks, block.base.numel(), timed, plan.device)
     timed(lambda block: apply(block.base, function(block), plan.scaling))
     return spent
-
-
-def _clock(work: Callable[[], object]) -> float:
-    start = time.thread_time()  # of this thread alone: another program that runs now may be gone later
-    work()
-    return time.thread_time() - start
-
-
-def _fastest(trial: Callable[[], float]) -> float:
-    """Return the fewest seconds of the trials that there is time for."""
-    times: list[float] = []  # the first warms up
-    begin = time.perf_counter()
-    while len(times) < 2 or time.perf_counter() - begin < _PROBE:
-        times.append(trial())
-    return min(times)

@@ -13,7 +13,7 @@ from torch import Tensor
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import Passes, gather
+from saft.merging.stream.order_statistics import BlockStream, gather
 
 __all__ = ["Lines", "problems", "scaled"]
 
@@ -81,7 +81,7 @@ def scaled(
     tasks: int,
     names: Collection[str],
     merge: Callable[[Block], Tensor],
-    over: Passes[Block],
+    blocks: BlockStream[Block],
 ) -> Callable[[Block], Tensor]:
     """Return the function of a block that merges and then scales the layer that the block is of.
 
@@ -90,7 +90,7 @@ def scaled(
         tasks: number of task vectors.
         names: of all tensors of the model.
         merge: function of a block to the merged task vector.
-        over: passes over all blocks that are merged; one is made where alpha is not given.
+        blocks: all that are merged; they are gone over once where alpha is not given.
     """
     depth = depth_in_stack(names, lines.layers)
     alpha = lines.alpha
@@ -100,7 +100,7 @@ def scaled(
             both = (total(block.task_vectors), merge(block))
             return torch.stack([vector.reshape(-1).abs() for vector in both])
 
-        of_sum, of_merged = gather(Sums(norms), over).squeeze(1).tolist()
+        of_sum, of_merged = gather(Sums(norms), blocks).squeeze(1).tolist()
         alpha = (of_sum / of_merged if of_merged else 1.0) / tasks
     factors: Mapping[str, float] = {name: alpha + lines.beta * depth.get(name, 0.0) for name in names}
     return lambda block: merge(block).mul(factors[block.name])

@@ -173,6 +173,10 @@ class Method(ABC):
                 )
         return problems
 
+    def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Return the names of the tensors that are worked on; what is not named stays as in the base."""
+        return list(shapes)
+
     @abstractmethod
     def steps(self, tasks: int, count: int) -> Steps:
         """Yield each statistic that is needed, receive its value, and return the merging function.

@@ -72,10 +72,6 @@ class Keeping(Method):
             [*shape], in the dtype of what was kept.
         """
 
-    def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Return the names of the tensors that are worked on; what is not named stays as in the base."""
-        return list(shapes)
-
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the function of a block to the vectors of all tasks."""
         function = yield from self.keep(tasks, count)

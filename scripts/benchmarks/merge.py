@@ -31,10 +31,10 @@ from rich.progress import track
 from rich.table import Table
 
 import saft
-from saft.merging.config import DTYPES
+from saft.merging.check import check
+from saft.merging.config import DTYPES, MergeConfig
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
-from saft.merging.stream import engine
 
 MERGEKIT = "mergekit==0.1.4"
 TRANSFORMERS = "transformers==4.53.3"  # mergekit fails with transformers 5, which its requirements admit
@@ -127,9 +127,7 @@ def figures(
     measured = results["measured"][name]
     found: dict[str, Any] = {"name": name, "tool": asked["tool"], "passes": 1}
     if asked["tool"] == "saft":
-        plan = engine.check(
-            engine.MergeConfig(name, str(folders[0]), [str(folder) for folder in folders[1:]])
-        )
+        plan = check(MergeConfig(name, str(folders[0]), [str(folder) for folder in folders[1:]]))
         found["passes"] = plan.passes
     sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in folders]
     found["bytes"] = sum(sizes) * found["passes"] + sizes[0]
@@ -282,7 +280,7 @@ def main() -> None:
         by = python if asked[label]["tool"] == "mergekit" else sys.executable
         measured[label].append(measure(by, asked[label], options, out))
     load["after"] = os.getloadavg()
-    plan = engine.check(engine.MergeConfig("average", str(folders[0]), [str(folders[1])]))
+    plan = check(MergeConfig("average", str(folders[0]), [str(folders[1])]))
     counts = {name: header.count for name, header in plan.base.headers.items()}
     results: dict[str, Any] = {
         "versions": {

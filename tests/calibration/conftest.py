@@ -9,8 +9,8 @@ import transformers
 from saft import calibration
 from saft.calibration.material import gathered
 from saft.files.checkpoint import write_manifest
+from saft.merging.check import check
 from saft.merging.config import DataConfig, MergeConfig
-from saft.merging.stream import engine
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def planned(tiny_model, experts):
     def plan(method, parameters=None, **data):
         data = {"examples": 5, "batch_size": 2} | data
         settings = DataConfig(**data)
-        return engine.check(MergeConfig(method, str(tiny_model), experts, parameters or {}, data=settings))
+        return check(MergeConfig(method, str(tiny_model), experts, parameters or {}, data=settings))
 
     return plan
 

@@ -17,9 +17,9 @@ from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest, write_manifest, write_tensors
 from saft.merge import MergeConfig, merge
+from saft.merging.check import check
 from saft.merging.config import DataConfig
 from saft.merging.methods import METHODS
-from saft.merging.stream import engine
 from saft.models import ModelConfig, load_trunk
 
 COLLECTING = [name for name, kind in METHODS.items() if kind.collects]
@@ -204,7 +204,7 @@ def test_names_of_a_checkpoint_with_a_head(tiny_model, tmp_path):
     model = transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(tiny_model))
     shutil.copytree(tiny_model, tmp_path / "base")
     model.save_pretrained(tmp_path / "base")
-    plan = engine.check(MergeConfig("average", str(tmp_path / "base"), [str(tmp_path / "base")]))
+    plan = check(MergeConfig("average", str(tmp_path / "base"), [str(tmp_path / "base")]))
     trunk = load_trunk(ModelConfig(str(tmp_path / "base")))
     names = tensor_names(trunk, plan.base)
     assert names["encoder.layer.0.output.dense.bias"] == "bert.encoder.layer.0.output.dense.bias"

@@ -9,8 +9,8 @@ from torch import nn
 
 from saft.calibration.gram import rows_that_count
 from saft.calibration.material import gathered
+from saft.merging.check import check
 from saft.merging.config import DataConfig, MergeConfig
-from saft.merging.stream import engine
 from saft.models import Conv1D
 from tests.oracles import data as oracle
 
@@ -51,7 +51,7 @@ def test_the_linear_layers_of_gpt2_are_those_of_their_rows(tiny_model, tiny_task
     transformers.GPT2Model(options).save_pretrained(tmp_path / "gpt2")
     folder = str(tmp_path / "gpt2")
     data = DataConfig(tasks={"colour": tiny_tasks["colour"]}, examples=3, pooling="last")
-    plan = engine.check(MergeConfig("regmean", folder, {"colour": folder}, data=data))
+    plan = check(MergeConfig("regmean", folder, {"colour": folder}, data=data))
     found = collect(plan)
     assert not found["gram"]["colour"]
     material = gathered(plan)
@@ -71,7 +71,7 @@ def test_excluded_layers_are_not_watched(planned, collect, tiny_model, experts):
     config = MergeConfig(
         "regmean", str(tiny_model), experts, exclude=["*.query.*", "pooler.*"], data=DataConfig(examples=2)
     )
-    found = collect(engine.check(config))["gram"]["size"]
+    found = collect(check(config))["gram"]["size"]
     assert found
     assert not [name for name in found if "query" in name or "pooler" in name]
 

@@ -16,8 +16,8 @@ from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest
 from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
+from saft.merging.check import check
 from saft.merging.config import DataConfig, InterventionConfig
-from saft.merging.stream import engine
 from saft.models import Classifier, ModelConfig, load_trunk
 
 
@@ -61,7 +61,7 @@ def test_the_folder_holds_the_merged_model_and_a_part_of_each_task(tiny_model, e
 
 def test_training_brings_the_features_near_those_of_the_expert(tiny_model, experts, tmp_path):
     merge(settings(tiny_model, experts, iterations=60, rank=2, examples=12), tmp_path / "out")
-    material = gathered(engine.check(settings(tiny_model, experts, examples=12)))
+    material = gathered(check(settings(tiny_model, experts, examples=12)))
     plain = load_trunk(ModelConfig(str(tmp_path / "out")))
     for task, examples in material.examples.items():
         batch = examples.collate(list(range(len(examples))))

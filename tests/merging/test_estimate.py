@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from saft.merging import estimate
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods import METHODS
-from saft.merging.stream.engine import MergeConfig, check
 
 pytestmark = pytest.mark.slow
 

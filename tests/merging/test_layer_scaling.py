@@ -8,10 +8,13 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.layer_scaling import Lines
+from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
-from saft.merging.stream.engine import MergeConfig, stream
+from saft.merging.stream.engine import stream
 from tests.merging.conftest import SHAPES
 
 INNER = [
@@ -37,9 +40,9 @@ def test_every_method_is_scaled_by_layer_with_the_factor_from_the_norms(
 ):
     base, models = checkpoints
     config = MergeConfig(method, base, models, parameters)
-    plain = dict(stream(engine.check(config)))
+    plain = dict(stream(check(config)))
     seen = []
-    plan = engine.check(dataclasses.replace(config, lines=Lines(beta=0.5)))
+    plan = check(dataclasses.replace(config, lines=Lines(beta=0.5)))
     found = dict(stream(plan, lambda done, whole: seen.append((done, whole))))
     of_sum = sum(
         sum((tensors[name] - base_tensors[name]).double() for tensors in task_tensors.values()).abs().sum()
@@ -55,35 +58,35 @@ def test_every_method_is_scaled_by_layer_with_the_factor_from_the_norms(
 def test_of_the_sum_alpha_is_one_over_the_number_of_tasks(checkpoints):
     base, models = checkpoints
     config = MergeConfig("task_arithmetic", base, models)
-    plain = dict(stream(engine.check(config)))
-    plan = engine.check(dataclasses.replace(config, lines=Lines(beta=0.0)))
+    plain = dict(stream(check(config)))
+    plan = check(dataclasses.replace(config, lines=Lines(beta=0.0)))
     assert plan.scaling == 1.0
     for name, found in stream(plan):
         torch.testing.assert_close(found, plain[name] / 3)
-    assert engine.check(dataclasses.replace(config, lines=Lines(), scaling=0.7)).scaling == 0.7
+    assert check(dataclasses.replace(config, lines=Lines(), scaling=0.7)).scaling == 0.7
 
 
 def test_an_alpha_that_is_given_needs_no_pass(checkpoints):
     base, models = checkpoints
     config = MergeConfig("task_arithmetic", base, models)
-    plain = dict(stream(engine.check(config)))
-    plan = engine.check(dataclasses.replace(config, lines=Lines(alpha=0.2, beta=0.8)))
+    plain = dict(stream(check(config)))
+    plan = check(dataclasses.replace(config, lines=Lines(alpha=0.2, beta=0.8)))
     assert plan.passes == 1
-    assert engine.check(dataclasses.replace(config, lines=Lines())).passes == 2
+    assert check(dataclasses.replace(config, lines=Lines())).passes == 2
     for name, found in stream(plan):
         assert found.equal(plain[name] * (1.0 if depth(name) else 0.2))
 
 
 def test_models_that_did_not_move_stay(checkpoints):
     base, _ = checkpoints
-    plan = engine.check(MergeConfig("ties", base, [base, base], lines=Lines()))
+    plan = check(MergeConfig("ties", base, [base, base], lines=Lines()))
     assert all(found.count_nonzero() == 0 for _, found in stream(plan))
 
 
 def test_it_is_written_and_told(checkpoints, tmp_path, base_tensors):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("ties", base, models, lines=Lines(alpha=0.25, beta=0.5)))
-    engine.write(plan, tmp_path / "out")
+    plan = check(MergeConfig("ties", base, models, lines=Lines(alpha=0.25, beta=0.5)))
+    write_merge(plan, tmp_path / "out")
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     for name, found in stream(plan):
         assert written[name].equal(engine.apply(base_tensors[name], found, 1.0))
@@ -120,13 +123,13 @@ def test_layers_of_another_name(save, checkpoints):
     }
     base = save("flat", {"weight": torch.zeros(3)})
     with pytest.raises(UserError, match=r"lines.layers: .* in no tensor's name, such as 'weight'"):
-        engine.check(MergeConfig("average", base, [base], lines=Lines()))
+        check(MergeConfig("average", base, [base], lines=Lines()))
 
 
 def test_what_cannot_be_scaled_is_refused(checkpoints):
     base, models = checkpoints
     with pytest.raises(UserError, match="lines: 'emr' gives a shared part"):
-        engine.check(MergeConfig("emr", base, models, lines=Lines()))
+        check(MergeConfig("emr", base, models, lines=Lines()))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from saft.errors import UserError
+from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.inputs.tensor_names import depth_in_stack
-from saft.merging.stream import engine
+from saft.merging.outputs.record import write_merge
 from saft.merging.varying import LAYER, setting_problem, value_at
 
 
@@ -48,7 +49,7 @@ def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp
     base, models = checkpoints
     weights = [[{"filter": "layer.0", "value": 2.0}, {"value": 0.5}], [1.0, 3.0], 0.0]
     config = MergeConfig("task_arithmetic", base, models, scaling=1.0, varying={"weights": weights})
-    engine.write(engine.check(config), tmp_path / "out")
+    write_merge(check(config), tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     for name, first, second in (
         ("layer.0.weight", 2.0, 1.0),
@@ -79,14 +80,14 @@ def test_what_cannot_vary_is_refused(checkpoints, method, varying, message):
     base, models = checkpoints
     chosen = dict(list(models.items())[:2]) if method == "slerp" else models
     with pytest.raises(UserError, match=message):
-        engine.check(MergeConfig(method, base, chosen, varying=varying))
+        check(MergeConfig(method, base, chosen, varying=varying))
 
 
 def test_what_is_wrong_at_many_tensors_is_said_once(checkpoints):
     base, models = checkpoints
     varying = {"density": [{"filter": "layer", "value": 20}, {"value": 0.5}]}
     with pytest.raises(UserError) as caught:
-        engine.check(MergeConfig("ties", base, models, {"granularity": "tensor"}, varying))
+        check(MergeConfig("ties", base, models, {"granularity": "tensor"}, varying))
     (found,) = caught.value.problems
     assert found.startswith("varying, at 'layer.")
     assert found.endswith("write 0.2 (and 2 more tensors)")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.stream import engine
 
 BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
@@ -34,7 +36,7 @@ def folders(merge, tmp_path):
 
 def test_models_are_merged_as_they_are(merge, folders, tmp_path):
     base, one, other = map(str, folders)
-    plan = engine.check(engine.MergeConfig("average", base, [one, other]))
+    plan = check(MergeConfig("average", base, [one, other]))
     moved = [tensor.float().std() for _, tensor in engine.task_vectors(plan)]
     assert all(0 < spread < 0.01 for spread in moved)
     before = [file.read_bytes() for folder in folders for file in sorted(folder.iterdir())]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,26 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError, abbreviated
-from saft.files.checkpoint import staged, write_card, write_manifest, write_tensors
+from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
+from saft.merging.config import DTYPES, MergeConfig
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.tensor_names import can_be_factored
-from saft.merging.outputs import record
+from saft.merging.outputs.output import Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress, one_torch_thread
+from saft.merging.stream.timing import seconds_of
 
-__all__ = ["Refactored", "check", "factors", "write"]
+__all__ = ["Adapter", "LowRankFit", "factors", "matrices"]
+
+_SIDE = 128
+"""Rows and columns of the matrix that factoring is tried on, to say how long it takes."""
 
 
 @dataclass(frozen=True)
-class Refactored:
+class LowRankFit:
     """How well the factors give the merged change back.
 
     Args:
@@ -75,45 +81,57 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return up, down
 
 
-def check(plan: Plan) -> None:
-    """Refuse a merge of which no adapter can be made.
-
-    Raises:
-        UserError: no matrix is merged that an adapter could change.
-    """
-    if not plan.factored:
-        raise UserError(
-            "adapter_rank: an adapter changes only matrices, and this merge changes "
-            f"{abbreviated(plan.merged)}; exclude less, or leave adapter_rank out"
-        )
-
-
-def write(
-    plan: Plan, rank: int, out: str | Path, overwrite: bool = False, progress: Progress | None = None
-) -> Refactored:
-    """Write the change λ · merged task vector as an adapter that peft loads.
+@dataclass(frozen=True)
+class Adapter(Output):
+    """The change λ · merged task vector as an adapter of the base, which peft loads.
 
     A matrix is factored; what is no matrix, and embeddings, are left out and count in the error.
 
     Args:
-        plan: from `engine.check`.
         rank: of the factors, at least 1.
-        out: the folder; it appears when it is complete.
-        overwrite: replace a folder that is there.
-        progress: told about bytes read.
-
-    Returns:
-        How well the factors give the change back.
-
-    Raises:
-        UserError: an input is not finite, nothing changes that could be factored, or `out` is not empty.
     """
-    transposed = peft_adapter.is_transposed(plan.base.folder)
-    dtype = plan.layout[plan.merged[0]][0] if plan.config.dtype else torch.float32
-    tensors: dict[str, Tensor] = {}
-    squares: dict[str, tuple[float, float]] = {}
-    left_out = []
-    with staged(out, overwrite) as folder, record.digests(plan) as digests:
+
+    rank: int
+    is_model = False
+
+    def conflicts(self, config: MergeConfig) -> Iterator[str]:
+        """Yield what does not go with an adapter."""
+        if config.shard_size is not None:
+            yield "shard_size: an adapter is one file; leave it out"
+
+    def problems(self, plan: Plan) -> Iterator[str]:
+        """Yield a message where no matrix is merged that an adapter could change."""
+        if not matrices(plan):
+            yield (
+                "adapter_rank: an adapter changes only matrices, and this merge changes "
+                f"{abbreviated(plan.merged)}; exclude less, or leave adapter_rank out"
+            )
+
+    def bytes(self, plan: Plan) -> int:
+        """Return the bytes of the factors; what does not change is left out when it is written."""
+        sides = sum(sum(plan.layout[name][1]) for name in matrices(plan))
+        return self.rank * sides * DTYPES[plan.config.dtype or "float32"].itemsize
+
+    def memory(self, plan: Plan) -> int:
+        """Return twelve of the largest matrix, for its decomposition in float64 and what is around it, and
+        the adapter."""
+        largest = max((plan.base.headers[name].count for name in matrices(plan)), default=0)
+        return 12 * largest * plan.arithmetic.itemsize + self.bytes(plan)
+
+    def seconds(self, plan: Plan) -> float:
+        """Return the seconds that the factors take, one matrix after the other."""
+        sample = torch.randn(_SIDE, _SIDE, generator=torch.Generator())
+        each = seconds_of(lambda: factors(sample, min(self.rank, _SIDE)))
+        shapes = [plan.layout[name][1] for name in matrices(plan)]
+        return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
+
+    def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
+        """Merge tensor by tensor, factor each matrix, and write the factors and their config."""
+        transposed = peft_adapter.is_transposed(plan.base.folder)
+        dtype = DTYPES[plan.config.dtype or "float32"]
+        tensors: dict[str, Tensor] = {}
+        squares: dict[str, tuple[float, float]] = {}
+        left_out = []
         for name, task_vector in engine.stream(plan, progress):
             change = task_vector.float().mul_(plan.scaling)
             whole = _squared_norm(change)
@@ -126,24 +144,45 @@ def write(
             flipped = transposed and not name.endswith("lm_head.weight")
             module = "base_model.model." + name.removesuffix(".weight")
             with one_torch_thread():
-                up, down = (part.to(dtype) for part in factors(change.T if flipped else change, rank))
+                up, down = (part.to(dtype) for part in factors(change.T if flipped else change, self.rank))
                 back = up.float() @ down.float()
                 rest = _squared_norm(change.sub_(back.T if flipped else back))
             squares[name] = (rest, whole)
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
         if not tensors:
-            raise UserError(f"{out}: no matrix changes in this merge, so there is nothing for an adapter")
-        result = Refactored(
-            rank,
+            raise UserError(
+                "adapter_rank: no matrix changes in this merge, so there is nothing for an adapter"
+            )
+        fit = LowRankFit(
+            self.rank,
             {name: (rest / whole) ** 0.5 for name, (rest, whole) in squares.items()},
             (sum(rest for rest, _ in squares.values()) / sum(whole for _, whole in squares.values())) ** 0.5,
             tuple(left_out),
         )
         write_tensors(folder / peft_adapter.WEIGHTS, tensors)
-        text = json.dumps(_config(plan, rank, tensors, transposed), indent=2) + "\n"
+        text = json.dumps(_config(plan, self.rank, tensors, transposed), indent=2) + "\n"
         (folder / peft_adapter.CONFIG).write_text(text, "utf-8")
-        _describe(plan, folder, result, digests())
-    return result
+        error = {"overall": fit.overall, "by tensor": dict(fit.errors), "left out": fit.left_out}
+        manifest = {"kind": "adapter", "adapter": {"rank": self.rank, "relative error": error}}
+        return Written(manifest, _CARD.format(fit=fit), str(fit), library="peft")
+
+
+_CARD = """
+## An adapter
+
+This folder holds the change from the base as a LoRA adapter, not the merged weights: {fit}. `peft` adds it to
+the base; `saft merge` takes it as `BASE+FOLDER`.
+"""
+
+
+def matrices(plan: Plan) -> list[str]:
+    """Return the names of the matrices of which an adapter would be made."""
+    return [
+        name
+        for name in plan.merged
+        if can_be_factored(name, plan.layout[name][1])
+        and not all(model.keeps(name, plan.base) for model in plan.models.values())
+    ]
 
 
 def _squared_norm(tensor: Tensor) -> float:
@@ -166,18 +205,3 @@ def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor], transposed: bo
         "target_modules": sorted(modules),
         "modules_to_save": None,
     }
-
-
-def _describe(plan: Plan, folder: Path, result: Refactored, digests: Mapping[Path, str]) -> None:
-    stated = record.manifest(plan, digests)
-    error = {"overall": result.overall, "by tensor": dict(result.errors), "left out": result.left_out}
-    adapter = {"rank": result.rank, "relative error": error}
-    write_manifest(folder, stated | {"kind": "adapter", "adapter": adapter})
-    write_card(
-        folder,
-        f"{' + '.join(plan.models)}, merged by {plan.config.method}, as an adapter",
-        f"The change of {record.formula(plan)} from the base, factored: {result}.\n\n"
-        f"Base: `{plan.base.location}`. `saft.json` holds the SHA-256 of every input.",
-        library_name="peft",
-        tags=["merge", "saft", plan.config.method],
-    )

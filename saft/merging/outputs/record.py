@@ -1,4 +1,4 @@
-"""What stands beside merged weights: the base's side files, the heads, the manifest, the model card."""
+"""A merge as a folder: what its output writes, and around it side files, heads, manifest and model card."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from saft.files.checkpoint import (
     copy_side_files,
     read_card,
     read_manifest,
+    staged,
     state_dtype,
     write_card,
     write_manifest,
@@ -30,9 +31,11 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import is_hub_id
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
+from saft.merging.outputs.output import Output, Written
 from saft.merging.plan import Plan
+from saft.merging.stream.reader import Progress
 
-__all__ = ["describe", "digests", "formula", "manifest", "write"]
+__all__ = ["describe", "digests", "formula", "manifest", "write_merge"]
 
 
 @contextmanager
@@ -58,28 +61,55 @@ def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
             raise
 
 
-def write(plan: Plan, folder: Path, digests: Mapping[Path, str]) -> None:
-    """Write everything but the weights into `folder`.
+def write_merge(
+    plan: Plan,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    output: Output | None = None,
+) -> Written:
+    """Carry out a merge: what its output writes, and around it what every merge leaves; one complete folder.
 
     Args:
-        plan: of the merge.
-        folder: that the weights were written to.
-        digests: SHA-256 of every file that was read.
+        plan: from `check`.
+        out: the folder; it appears when it is complete.
+        overwrite: replace a folder that is there.
+        progress: told about bytes read.
+        output: that writes; default: the plan's.
+
+    Returns:
+        What the output says of what it has written.
+
+    Raises:
+        UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
     """
-    copy_side_files(plan.base.folder, folder)
-    state_dtype(folder, plan.layout)
+    output = output or plan.output
+    with staged(out, overwrite) as folder, digests(plan) as known:
+        written = output.write(plan, folder, progress)
+        _write_record(plan, folder, known(), output, written)
+    return written
+
+
+def _write_record(
+    plan: Plan, folder: Path, digests: Mapping[Path, str], output: Output, written: Written
+) -> None:
+    """Write everything but the tensors into `folder`."""
+    if output.is_model:
+        copy_side_files(plan.base.folder, folder)
+        state_dtype(folder, plan.layout)
     if plan.heads:
         (folder / HEADS).mkdir()
     for name, file in plan.heads.items():
         shutil.copyfile(file, folder / HEADS / name)
-    write_manifest(folder, manifest(plan, digests))
+    write_manifest(folder, manifest(plan, digests) | dict(written.manifest))
     write_card(
         folder,
         f"{' + '.join(plan.models)}, merged by {plan.config.method}",
-        _body(plan),
+        _body(plan) + written.card,
         base_model=_hub_ids(plan),
         relation="merge",
         tags=["merge", "saft", plan.config.method],
+        library_name=written.library,
     )
 
 

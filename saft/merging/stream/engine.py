@@ -1,41 +1,22 @@
-"""The merge itself: blocks of task vectors through a method, tensor by tensor, and the folder that comes
-out."""
+"""The merge itself: blocks of task vectors through a method, tensor by tensor."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.files.checkpoint import staged
-from saft.files.weights_writer import WeightsWriter
 from saft.merging.layer_scaling import scaled
 from saft.merging.method import Method, OrderStatistics, Tensorwise, last_dropped, magnitudes
-from saft.merging.outputs import record
-from saft.merging.plan import MergeConfig, Plan, check
+from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
 from saft.merging.stream.order_statistics import gather, prepare
 from saft.merging.stream.reader import Progress, Reader, all_finite, one_torch_thread
 
-__all__ = [
-    "MergeConfig",
-    "Plan",
-    "Progress",
-    "apply",
-    "check",
-    "merge_task_vectors",
-    "stream",
-    "task_vectors",
-    "thresholds",
-    "write",
-]
-
-_COPIED = 1 << 20  # elements that are copied from the base at a time
+__all__ = ["apply", "merge_task_vectors", "stream", "task_vectors", "thresholds", "weights", "weights_of"]
 
 
 def merge_task_vectors(
@@ -85,27 +66,19 @@ def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype 
     return (task_vector * scaling).add_(base.to(task_vector.dtype)).to(dtype or base.dtype)
 
 
-def task_vectors(plan: Plan, density: float = 1.0) -> Iterator[tuple[str, Tensor]]:
-    """Read the task vectors in blocks, trimmed as TIES trims them over the whole model.
+def task_vectors(plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """Read the task vectors in blocks.
 
     Args:
         plan: from `check`; its method does not matter.
-        density: fraction of the entries of each task that are kept, in (0, 1]; 1 keeps all.
 
     Yields:
         Name of the tensor and a block of its task vectors, float32 [n_tasks, n], in the order of the plan.
     """
-
-    threshold = thresholds(plan, density) if density < 1 else torch.zeros(len(plan.models), 1)
-
-    def trim(block: Block) -> Tensor:
-        found = block.task_vectors.flatten(1)
-        return found.abs().ge_(threshold).mul_(found)
-
     with Reader(plan) as reader:
         for name in plan.merged:
-            for trimmed in reader.over([name])(trim):
-                yield name, trimmed
+            for rows in reader.map_blocks([name], lambda block: block.task_vectors.flatten(1)):
+                yield name, rows
 
 
 def thresholds(plan: Plan, density: float) -> Tensor:
@@ -118,7 +91,7 @@ def thresholds(plan: Plan, density: float) -> Tensor:
     count = sum(plan.base.headers[name].count for name in plan.merged)
     with Reader(plan) as reader:
         smallest = OrderStatistics(magnitudes, (last_dropped(count, density),))
-        return gather(smallest, reader.over(plan.merged))
+        return gather(smallest, reader.blocks(plan.merged))
 
 
 def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +113,7 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
             for name in names:
                 header = plan.base.headers[name]
                 merged, start = torch.empty(header.count, dtype=plan.arithmetic), 0
-                for part in reader.over([name])(function):
+                for part in reader.map_blocks([name], function):
                     merged[start : start + part.numel()] = part.reshape(-1)
                     start += part.numel()
                 yield name, merged.view(header.shape)
@@ -153,7 +126,7 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
         count = sum(plan.base.headers[name].count for name in names)
         # Sorted, so that a sum of floats does not depend on the order in which the output is written.
         method = plan.by_tensor.get(names[0], plan.method)
-        return prepare(method, len(plan.models), count, reader.over(sorted(names)), plan.device)
+        return prepare(method, len(plan.models), count, reader.blocks(sorted(names)), plan.device)
 
     whole_model = not plan.by_tensor and getattr(plan.method, "granularity", "model") == "model"
     parts = [plan.merged] if whole_model else [(name,) for name in plan.merged]
@@ -169,77 +142,59 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
     def merge(block: Block) -> Tensor:
         return by_name[block.name](block)
 
-    over = reader.over(sorted(plan.merged))
-    yield plan.merged, scaled(plan.config.lines, len(plan.models), plan.layout, merge, over)
+    blocks = reader.blocks(sorted(plan.merged))
+    yield plan.merged, scaled(plan.config.lines, len(plan.models), plan.layout, merge, blocks)
 
 
-def write(
-    plan: Plan,
-    out: str | Path,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    merged: Iterable[tuple[str, Tensor]] | None = None,
-) -> None:
-    """Write base + λ · merged task vector as a checkpoint folder, tensor by tensor.
+def weights(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield base + λ · merged task vector, block by block, in the order of `plan.merged`.
 
     Args:
         plan: from `check`.
-        out: the folder; it appears when it is complete.
-        overwrite: replace a folder that is there.
-        progress: told about bytes read.
-        merged: what `stream` has given for this method and these models, where a caller still holds it; so
-            a λ that was found by trying costs no second merge.
+        progress: told about bytes read, in all passes.
+
+    Yields:
+        Name of the tensor and the next of its weights, [n], in the dtype of the output, on the CPU.
 
     Raises:
-        UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
+        UserError: an input is not finite, or the result does not fit its dtype.
     """
-    with staged(out, overwrite) as folder, record.digests(plan) as digests:
-        with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
-            pieces = _merged(plan, progress) if merged is None else _applied(plan, merged)
-            copied = deque(name for name in writer.names if name in plan.copied)
-            place = {name: at for at, name in enumerate(writer.names)}
-            for name, piece in pieces:
-                while copied and place[copied[0]] < place[name]:
-                    _copy(plan, copied.popleft(), writer)
-                writer.append(name, piece)
-            for name in copied:
-                _copy(plan, name, writer)
-        record.write(plan, folder, digests())
-
-
-def _merged(plan: Plan, progress: Progress | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield the merged weights, block by block, in the order of `plan.merged`."""
     with Reader(plan, progress) as reader:
         for names, function in _functions(plan, reader):
 
             def finished(block: Block, function: Callable[[Block], Tensor] = function) -> tuple[str, Tensor]:
                 return block.name, _weights(plan, block.name, block.base, function(block))
 
-            yield from reader.over(names)(finished)
+            yield from reader.map_blocks(names, finished)
 
 
-def _applied(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the merged weights, tensor by tensor, of task vectors that are merged already."""
+def weights_of(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the merged weights of task vectors that are merged already, tensor by tensor.
+
+    Args:
+        plan: from `check`; its scaling is λ.
+        merged: name and merged task vector, as `stream` gives them.
+
+    Yields:
+        Name and weights, as `weights` does.
+
+    Raises:
+        UserError: the result does not fit its dtype.
+    """
     for name, task_vector in merged:
         with one_torch_thread():
-            weights = _weights(plan, name, plan.base.tensor(name), task_vector)
-        yield name, weights
+            merged_weights = _weights(plan, name, plan.base.tensor(name), task_vector)
+        yield name, merged_weights
 
 
 def _weights(plan: Plan, name: str, base: Tensor, task_vector: Tensor) -> Tensor:
     dtype = plan.layout[name][0]
-    weights = apply(base, task_vector, plan.scaling, task_vector.dtype)
-    result = weights.to(dtype)
+    exact = apply(base, task_vector, plan.scaling, task_vector.dtype)
+    result = exact.to(dtype)
     # A float of eight bits has no infinity: what is too large for it becomes its largest number.
-    if not all_finite(result) or (dtype.itemsize == 1 and (weights.abs() > torch.finfo(dtype).max).any()):
+    if not all_finite(result) or (dtype.itemsize == 1 and (exact.abs() > torch.finfo(dtype).max).any()):
         raise UserError(
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"
         )
     return result.cpu()
-
-
-def _copy(plan: Plan, name: str, writer: WeightsWriter) -> None:
-    flat = plan.base.tensor(name).reshape(-1)
-    for start in range(0, len(flat), _COPIED):
-        writer.append(name, flat[start : start + _COPIED].to(plan.layout[name][0]))

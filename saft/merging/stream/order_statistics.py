@@ -16,8 +16,8 @@ from saft.merging.stream.block import Block
 
 __all__ = [
     "SUM_GRAIN",
-    "Passes",
-    "answered",
+    "BlockStream",
+    "run_steps",
     "extremes",
     "gather",
     "on_device",
@@ -32,7 +32,7 @@ T = TypeVar("T")
 B = TypeVar("B", covariant=True)
 
 
-class Passes(Protocol[B]):
+class BlockStream(Protocol[B]):
     """A stream that can be gone over again: each call applies a function to every block of it."""
 
     def __call__(self, function: Callable[[B], T]) -> Iterable[T]:
@@ -52,7 +52,7 @@ def prepare(
     method: Method,
     tasks: int,
     count: int,
-    over: Passes[Block],
+    blocks: BlockStream[Block],
     device: torch.device = _CPU,
 ) -> Callable[[Block], Tensor]:
     """Give `method` the statistics that it asks for, and return its function of a block.
@@ -61,7 +61,7 @@ def prepare(
         method: how to merge.
         tasks: number of task vectors.
         count: number of coordinates of the stream.
-        over: passes over the task vectors.
+        blocks: passes over the task vectors.
         device: of the task vectors.
 
     Returns:
@@ -69,16 +69,18 @@ def prepare(
     """
     if count == 0:
         return lambda block: torch.zeros_like(block.base)
-    return answered(method.steps(tasks, count), over, device)
+    return run_steps(method.steps(tasks, count), blocks, device)
 
 
-def answered(steps: Generator[Statistic, Tensor, T], over: Passes[Block], device: torch.device = _CPU) -> T:
+def run_steps(
+    steps: Generator[Statistic, Tensor, T], blocks: BlockStream[Block], device: torch.device = _CPU
+) -> T:
     """Send a method's steps the value of each statistic that they ask for; return what they return."""
     try:
         with on_device(device):
             statistic = next(steps)
         while True:
-            found = gather(statistic, over)
+            found = gather(statistic, blocks)
             with on_device(device):
                 statistic = steps.send(found)
     except StopIteration as end:
@@ -92,33 +94,37 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
 
 
 def passes_needed(method: Method, tasks: int, arithmetic: torch.dtype = torch.float32) -> int:
-    """Return how often `method` reads the task vectors, the pass that merges them included."""
-    found = 1
+    """Return how often `method` reads the task vectors, the pass that merges them included.
 
+    It is asked for its statistics with a few random numbers in place of the models: with zeros a method may
+    end early.
+    """
+    passes = 1
     shape = (2,) if isinstance(method, Elementwise) else (2, 2)
-    block = Block(torch.zeros(tasks, *shape, dtype=arithmetic), torch.zeros(shape, dtype=arithmetic))
+    drawn = torch.randn(tasks + 1, *shape, generator=torch.Generator().manual_seed(0), dtype=arithmetic)
+    block = Block(drawn[1:], drawn[0])
 
-    def over(function: Callable[[Block], T]) -> Iterable[T]:
-        nonlocal found
-        found += 1
+    def blocks(function: Callable[[Block], T]) -> Iterable[T]:
+        nonlocal passes
+        passes += 1
         return [function(block)]
 
-    prepare(method, tasks, block.base.numel(), over)
-    return found
+    prepare(method, tasks, block.base.numel(), blocks)
+    return passes
 
 
-def gather(statistic: Statistic, over: Passes[Block]) -> Tensor:
-    """Return the value of `statistic` over the stream of task vectors that `over` passes over."""
+def gather(statistic: Statistic, blocks: BlockStream[Block]) -> Tensor:
+    """Return the value of `statistic` over a stream of task vectors."""
 
     def values(function: Callable[[Tensor], T]) -> Iterable[T]:
-        return over(lambda block: function(statistic.values(block)))
+        return blocks(lambda block: function(statistic.values(block)))
 
     if isinstance(statistic, OrderStatistics):
         return order_statistics(values, statistic.ranks)
     return extremes(values) if isinstance(statistic, Extremes) else sums(values)
 
 
-def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
+def order_statistics(blocks: BlockStream[Tensor], ranks: Sequence[int]) -> Tensor:
     """Return the values at `ranks` of each row of a stream, to the bit, in memory independent of its length.
 
     The bits of a float, read as an integer, sort as the float does where it is positive, and the other way
@@ -126,7 +132,7 @@ def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
     further pass counts the next 16 within that bin: one more for float32, three for float64.
 
     Args:
-        over: passes over finite blocks [rows, n], float32 or float64; every pass must meet the same values.
+        blocks: passes over finite blocks [rows, n], float32 or float64; every pass must meet the same values.
         ranks: positions in ascending order, from 0.
 
     Returns:
@@ -137,7 +143,7 @@ def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
         >>> order_statistics(lambda function: map(function, blocks), (0, 2))
         tensor([[-1.,  3.]])
     """
-    counts, example = _count_first(over)
+    counts, example = _count_first(blocks)
     positive, negative = counts.chunk(2, dim=1)
     wanted = torch.tensor([list(ranks)]).expand(len(counts), -1)
     bins, rest = _locate(torch.cat([negative.flip(1), positive], dim=1), wanted)
@@ -146,7 +152,7 @@ def order_statistics(over: Passes[Tensor], ranks: Sequence[int]) -> Tensor:
         # Ranks of one row that fall into one bin share the histogram of their next digit.
         places = [(row, begin) for row, found in enumerate(begins.tolist()) for begin in found]
         chosen = sorted(set(places))
-        counts = _count_within(over, chosen, shift)[[chosen.index(place) for place in places]]
+        counts = _count_within(blocks, chosen, shift)[[chosen.index(place) for place in places]]
         minus = begins.reshape(-1, 1) < 0
         digits, rest = _locate(torch.where(minus, counts.flip(1), counts), rest.reshape(-1, 1))
         digits = torch.where(minus, _BINS - 1 - digits, digits)
@@ -160,7 +166,7 @@ def _first_shift(dtype: torch.dtype) -> int:
     return dtype.itemsize * 8 - _DIGIT
 
 
-def _count_first(over: Passes[Tensor]) -> tuple[Tensor, Tensor]:
+def _count_first(blocks: BlockStream[Tensor]) -> tuple[Tensor, Tensor]:
     """Count the uppermost digits, int64 [rows, bins]; return an empty tensor of the kind too."""
     counts = _Counts()
 
@@ -170,13 +176,13 @@ def _count_first(over: Passes[Tensor]) -> tuple[Tensor, Tensor]:
             counts.add(row, digits)
         return block.new_empty(0)
 
-    examples = deque(over(count), maxlen=1)
+    examples = deque(blocks(count), maxlen=1)
     if not examples:
         raise ValueError("an empty stream has no statistics")
     return counts.result(), examples[0]
 
 
-def _count_within(over: Passes[Tensor], chosen: Sequence[tuple[int, int]], shift: int) -> Tensor:
+def _count_within(blocks: BlockStream[Tensor], chosen: Sequence[tuple[int, int]], shift: int) -> Tensor:
     """Count the digits at `shift` of what begins as in each chosen (row, bits): int64 [chosen, bins]."""
     counts = _Counts()
 
@@ -189,7 +195,7 @@ def _count_within(over: Passes[Tensor], chosen: Sequence[tuple[int, int]], shift
             found = bits[row][upper[row] == begin]
             counts.add(at, torch.as_tensor((found >> shift) & (_BINS - 1)))
 
-    deque(over(count), maxlen=0)  # goes through them all
+    deque(blocks(count), maxlen=0)  # goes through them all
     return counts.result()
 
 
@@ -231,17 +237,17 @@ def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     return bins, ranks - before
 
 
-def extremes(over: Passes[Tensor]) -> Tensor:
+def extremes(blocks: BlockStream[Tensor]) -> Tensor:
     """Return the least and the greatest value of each row: [rows, 2]."""
     result: Tensor | None = None
-    for found in over(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
+    for found in blocks(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
         result = found if result is None else torch.maximum(result, found, out=result)
     if result is None:
         raise ValueError("an empty stream has no statistics")
     return result * result.new_tensor([-1, 1])
 
 
-def sums(over: Passes[Tensor]) -> Tensor:
+def sums(blocks: BlockStream[Tensor]) -> Tensor:
     """Return the sum of each row: float64 [rows, 1].
 
     Pieces of a fixed length are added up by torch, the pieces one after the other, so that the bits depend on
@@ -256,7 +262,7 @@ def sums(over: Passes[Tensor]) -> Tensor:
         return torch.cat(parts, dim=1).cpu()
 
     result: Tensor | None = None
-    for found in over(in_pieces):
+    for found in blocks(in_pieces):
         found = found if result is None else torch.cat([result, found], dim=1)
         result = found.cumsum(dim=1)[:, -1:]  # one after the other
     if result is None:

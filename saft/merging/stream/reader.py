@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
@@ -16,16 +17,13 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.merging.inputs.factors import Factors
 from saft.merging.method import Tensorwise
-from saft.merging.plan import Plan
+from saft.merging.plan import Plan, Progress
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import SUM_GRAIN, Passes, on_device
+from saft.merging.stream.order_statistics import SUM_GRAIN, BlockStream, on_device
 
 __all__ = ["Progress", "Reader", "all_finite", "one_torch_thread"]
 
 T = TypeVar("T")
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes to read in all."""
 
 _AHEAD = 4
 """Blocks that wait for each thread, so that none waits for the thread that reads and collects."""
@@ -80,17 +78,18 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def over(self, names: Sequence[str]) -> Passes[Block]:
-        """Return passes over the blocks of the tensors called `names`."""
+    def blocks(self, names: Sequence[str]) -> BlockStream[Block]:
+        """Return the blocks of the tensors called `names`, to be gone over as often as one likes."""
+        return partial(self.map_blocks, names)
 
-        def passes(function: Callable[[Block], T]) -> Iterator[T]:
-            def work(piece: _Piece) -> T:
-                with on_device(self._plan.device):
-                    return function(self._block(piece))
+    def map_blocks(self, names: Sequence[str], function: Callable[[Block], T]) -> Iterator[T]:
+        """Yield the function's result for each block of the tensors called `names`, in their order."""
 
-            return self._in_order(work, self._pieces(names))
+        def work(piece: _Piece) -> T:
+            with on_device(self._plan.device):
+                return function(self._block(piece))
 
-        return passes
+        return self._in_order(work, self._pieces(names))
 
     def _in_order(self, function: Callable[[_Piece], T], pieces: Iterator[_Piece]) -> Iterator[T]:
         """Apply `function` to the pieces, several at a time and few ahead, and give the results in order."""

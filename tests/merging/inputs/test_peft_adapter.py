@@ -14,10 +14,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from saft.errors import UserError
 from saft.files.tensorfile import view
+from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.mergekit import file as mergekit
+from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
 
 # peft's own business with transformers, and with the models of these tests.
@@ -116,7 +118,7 @@ def test_an_adapter_alone_is_of_the_base_and_merges_as_a_model_does(base, tmp_pa
     other.mkdir()
     save_file(second, other / "model.safetensors")
     models = [str(tmp_path / "one"), str(other), f"{base}+{tmp_path / 'two'}"]
-    engine.write(engine.check(MergeConfig("average", base, models)), tmp_path / "out")
+    write_merge(check(MergeConfig("average", base, models)), tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     for name, tensor in merged.items():
         expected = (first[name] + 2 * second[name]) / 3
@@ -130,7 +132,7 @@ def test_of_two_adapters_on_each_other_every_file_has_its_digest(base, tmp_path)
     adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
     adapt(llama(), tmp_path / "two", seed=2, target_modules=["up_proj"])
     stacked = f"{base}+{tmp_path / 'one'}+{tmp_path / 'two'}"
-    engine.write(engine.check(MergeConfig("average", base, [stacked])), tmp_path / "out")
+    write_merge(check(MergeConfig("average", base, [stacked])), tmp_path / "out")
     digests = json.loads((tmp_path / "out" / "saft.json").read_text())["models"][0]["sha256"]
     files = {f"{tmp_path / name}/adapter_model.safetensors" for name in ("one", "two")}
     assert files < set(digests)
@@ -141,7 +143,7 @@ def test_of_two_adapters_on_each_other_every_file_has_its_digest(base, tmp_path)
 def test_a_base_may_be_adapted_too_and_gives_its_config(base, tmp_path):
     expected = adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
     adapted = f"{base}+{tmp_path / 'one'}"
-    engine.write(engine.check(MergeConfig("average", adapted, [adapted, adapted])), tmp_path / "out")
+    write_merge(check(MergeConfig("average", adapted, [adapted, adapted])), tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
@@ -212,7 +214,7 @@ def test_nan_in_an_adapter_is_told_of_the_adapters_file(base, tmp_path):
     adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({key: tensor / 0 for key, tensor in load_file(file).items()}, file)
-    plan = engine.check(MergeConfig("average", base, [str(tmp_path / "adapter")]))
+    plan = check(MergeConfig("average", base, [str(tmp_path / "adapter")]))
     with pytest.raises(UserError) as caught:
         list(engine.stream(plan))
     assert caught.value.problems[0].startswith(f"{file}: 'model.layers.0.self_attn.q_proj.weight' holds NaN")
@@ -234,7 +236,7 @@ def test_places_without_an_adapter_are_said(base, tmp_path):
         read_input(f"{base}+{base}", "models.a")
     adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
     with pytest.raises(UserError, match=r"base: .* holds an adapter alone; write CHECKPOINT\+ADAPTER"):
-        engine.check(MergeConfig("average", str(tmp_path / "adapter"), [base]))
+        check(MergeConfig("average", str(tmp_path / "adapter"), [base]))
 
 
 def test_an_adapter_of_another_base_is_said_once(tmp_path, base):
@@ -252,7 +254,7 @@ def test_a_folder_with_interventions_is_refused_since_they_would_be_lost(base, t
         shutil.copyfile(Path(base) / name, tmp_path / "out" / name)
     (tmp_path / "out" / "saft.json").write_text('{"interventions": {"rank": 1}}')
     with pytest.raises(UserError, match=r"models.out: .*out: holds interventions for each task, which"):
-        engine.check(MergeConfig("average", base, [str(tmp_path / "out")]))
+        check(MergeConfig("average", base, [str(tmp_path / "out")]))
 
 
 def test_mergekits_file_knows_the_notation_too(base, tmp_path):
@@ -263,7 +265,7 @@ def test_mergekits_file_knows_the_notation_too(base, tmp_path):
         for name, weight in (("one", 0.5), ("two", 2.0))
     ]
     case = {"merge_method": "task_arithmetic", "base_model": base, "models": listed}
-    plan = engine.check(mergekit.read(case, "merge.yaml")[0])
+    plan = check(mergekit.read(case, "merge.yaml")[0])
     start = load_file(tmp_path / "base" / "model.safetensors")
     for name, vector in engine.stream(plan):
         expected = 0.5 * (first[name] - start[name]) + 2 * (second[name] - start[name])

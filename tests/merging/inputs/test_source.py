@@ -12,9 +12,11 @@ import transformers
 
 from saft.errors import UserError
 from saft.files.checkpoint import read_manifest
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.inputs.source import read_source
+from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
-from saft.merging.stream.engine import MergeConfig
 
 
 @pytest.fixture
@@ -44,10 +46,10 @@ def test_pickles_merge_to_the_bits_of_safetensors(
     checkpoints, base_tensors, task_tensors, pickled, tmp_path, shards
 ):
     base, models = checkpoints
-    engine.write(engine.check(MergeConfig("ties", base, models)), tmp_path / "expected")
+    write_merge(check(MergeConfig("ties", base, models)), tmp_path / "expected")
     pickled_models = {task: pickled(f"{task}.bin", tensors, shards) for task, tensors in task_tensors.items()}
-    plan = engine.check(MergeConfig("ties", pickled("base.bin", base_tensors, shards), pickled_models))
-    engine.write(plan, tmp_path / "out")
+    plan = check(MergeConfig("ties", pickled("base.bin", base_tensors, shards), pickled_models))
+    write_merge(plan, tmp_path / "out")
     expected, found = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("expected", "out"))
     assert found == expected
     assert len(read_manifest(tmp_path / "out")["models"][0]["sha256"]) == shards
@@ -57,7 +59,7 @@ def test_pickles_merge_to_the_bits_of_safetensors(
 def test_a_strided_tensor_in_a_pickle_is_read_in_its_order(pickled):
     turned = torch.arange(12.0).view(3, 4).t()
     base, model = pickled("base", {"w": torch.zeros(4, 3)}), pickled("a", {"w": turned})
-    assert dict(engine.stream(engine.check(MergeConfig("average", base, [model]))))["w"].equal(turned)
+    assert dict(engine.stream(check(MergeConfig("average", base, [model]))))["w"].equal(turned)
 
 
 class Harmful:
@@ -78,7 +80,7 @@ class Harmful:
 def test_a_pickle_of_anything_else_is_refused_and_never_run(save, pickled, capsys, content, told):
     base, model = save("base", {"w": torch.zeros(2)}), pickled("a", content())
     with pytest.raises(UserError, match=told) as caught:
-        engine.check(MergeConfig("average", base, [model]))
+        check(MergeConfig("average", base, [model]))
     assert "pytorch_model.bin" in str(caught.value)
     assert "trusted" not in str(caught.value)  # torch advises to load it anyway
     assert capsys.readouterr().out == ""
@@ -90,14 +92,14 @@ def test_damaged_and_old_pickles_are_told(save, pickled, tmp_path):
     file = tmp_path / "a" / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError) as caught:
-        engine.check(MergeConfig("average", base, [model, old]))
+        check(MergeConfig("average", base, [model, old]))
     damaged, written_by_old = caught.value.problems
     assert "is damaged or no file of torch" in damaged
     assert "written by torch before 1.6" in written_by_old
     assert "safetensors" in written_by_old
     file.write_bytes(pickle.dumps({"w": [1.0]}))
     with pytest.raises(UserError, match=r"more than weights|damaged"):
-        engine.check(MergeConfig("average", base, [model]))
+        check(MergeConfig("average", base, [model]))
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 0.1, 0.5, 0.9, -1])
@@ -107,14 +109,14 @@ def test_a_pickle_that_is_cut_off_anywhere_is_told(save, pickled, tmp_path, kept
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else kept])
     with pytest.raises(UserError, match=r"pytorch_model\.bin: (is|was) .*damaged"):
-        engine.check(MergeConfig("average", base, [model]))
+        check(MergeConfig("average", base, [model]))
 
 
 def test_a_pointer_in_place_of_a_pickle_is_told(save, pickled, tmp_path):
     base, model = save("base", {"w": torch.zeros(2)}), pickled("a", {"w": torch.zeros(2)})
     (tmp_path / "a" / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UserError, match="git lfs pull"):
-        engine.check(MergeConfig("average", base, [model]))
+        check(MergeConfig("average", base, [model]))
 
 
 # Tied weights
@@ -144,8 +146,8 @@ def test_a_tied_pair_counts_once_however_it_is_stored(pickled, tmp_path, base_he
         task: pickled(task, language_model(seed, model_head), config=TIED)
         for seed, task in ((1, "a"), (2, "b"))
     }
-    plan = engine.check(MergeConfig("ties", base, models, {"density": 0.3}))
-    engine.write(plan, tmp_path / "out")
+    plan = check(MergeConfig("ties", base, models, {"density": 0.3}))
+    write_merge(plan, tmp_path / "out")
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     assert set(written) == {"model.embed.weight", "model.layer.weight"}
     tensors = [language_model(seed, "absent") for seed in (0, 1, 2)]
@@ -161,7 +163,7 @@ def test_a_tied_pair_counts_once_however_it_is_stored(pickled, tmp_path, base_he
 def test_a_model_that_ties_meets_a_base_that_does_not(pickled, save):
     base = save("base", language_model(0, "free"))
     tied = language_model(1)
-    found = dict(engine.stream(engine.check(MergeConfig("average", base, [pickled("a", tied)]))))
+    found = dict(engine.stream(check(MergeConfig("average", base, [pickled("a", tied)]))))
     free = language_model(0, "free")
     assert found["lm_head.weight"].equal(tied["lm_head.weight"] - free["lm_head.weight"])
 
@@ -172,8 +174,8 @@ def test_a_head_that_was_untied_is_told_and_may_be_excluded(pickled):
     with pytest.raises(
         UserError, match=r"has 'lm_head\.weight', which the base .* lacks or ties to another; .*lm_head"
     ):
-        engine.check(config)
-    plan = engine.check(MergeConfig("average", base, config.models, exclude=["lm_head.*"]))
+        check(config)
+    plan = check(MergeConfig("average", base, config.models, exclude=["lm_head.*"]))
     assert set(plan.layout) == {"model.embed.weight", "model.layer.weight"}
 
 
@@ -190,8 +192,8 @@ def test_a_tied_model_of_transformers_comes_back(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # shares the storage of the tied pair
     (tmp_path / "a").mkdir()
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "a" / "pytorch_model.bin")
-    plan = engine.check(MergeConfig("average", str(tmp_path / "base"), [str(tmp_path / "a")]))
-    engine.write(plan, tmp_path / "out")
+    plan = check(MergeConfig("average", str(tmp_path / "base"), [str(tmp_path / "a")]))
+    write_merge(plan, tmp_path / "out")
     merged, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
@@ -215,8 +217,8 @@ def test_vocabularies_that_differ_are_given_the_bases_rows_on_request(save, tmp_
     folders = [save("longer", longer), save("shorter", shorter)]
     config = MergeConfig("task_arithmetic", save("base", base), folders, scaling=1.0)
     with pytest.raises(UserError, match=r"the vocabularies differ.*vocabulary: base"):
-        engine.check(config)
-    plan = engine.check(MergeConfig("task_arithmetic", config.base, folders, scaling=1.0, vocabulary="base"))
+        check(config)
+    plan = check(MergeConfig("task_arithmetic", config.base, folders, scaling=1.0, vocabulary="base"))
     found = dict(engine.stream(plan))
     assert found["lm_head.bias"].equal(
         (longer["lm_head.bias"][:5] - base["lm_head.bias"]) + (shorter["lm_head.bias"] - base["lm_head.bias"])
@@ -225,7 +227,7 @@ def test_vocabularies_that_differ_are_given_the_bases_rows_on_request(save, tmp_
     assert last.equal(first[3:]), "where a model has no row, it does not move the base's"
     moved = shorter["embed.weight"].float() - base["embed.weight"][:3]
     assert found["embed.weight"][:3].equal(first[:3] + moved)
-    engine.write(plan, tmp_path / "out")
+    write_merge(plan, tmp_path / "out")
     assert read_manifest(tmp_path / "out")["vocabulary"] == "base"
 
 
@@ -236,9 +238,9 @@ def test_the_bases_rows_do_not_mend_other_shapes(save):
     )
     config = MergeConfig("average", save("base", base), [save("a", model)], vocabulary="base")
     with pytest.raises(UserError, match=r"\[5, 4\].*1 more"):
-        engine.check(config)
+        check(config)
     with pytest.raises(UserError, match="vocabulary: unknown 'bases'; did you mean 'base'"):
-        engine.check(MergeConfig("average", config.base, config.models, vocabulary="bases"))
+        check(MergeConfig("average", config.base, config.models, vocabulary="bases"))
 
 
 @pytest.mark.parametrize("where", ["{}", '{{"text_config": {}}}'])
@@ -247,11 +249,11 @@ def test_quantized_weights_are_refused_since_codes_cannot_be_added_up(save, base
     base = save("base", base_tensors)
     model = save("a", base_tensors, **{"config.json": where.format(quantized)})
     with pytest.raises(UserError, match=r"models.a: .*a/config.json: says that the weights are quantized"):
-        engine.check(MergeConfig("average", base, [model]))
+        check(MergeConfig("average", base, [model]))
 
 
 @pytest.mark.parametrize("text", ["{x", "[]"])
 def test_a_damaged_config_is_told_before_the_work(save, base_tensors, text):
     base = save("base", base_tensors, **{"config.json": text})
     with pytest.raises(UserError, match=r"base: .*base/config.json: is not"):
-        engine.check(MergeConfig("average", base, [save("a", base_tensors)], dtype="float16"))
+        check(MergeConfig("average", base, [save("a", base_tensors)], dtype="float16"))

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from saft.cli import main
 from saft.errors import UserError
+from saft.merging.check import check
 from saft.merging.mergekit import file as mergekit
+from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mergekit"
@@ -26,7 +28,7 @@ def mapping(name):
 def merged(case, **more):
     """The weights that saft makes of a merge file, by name."""
     settings, _ = mergekit.read(case | more, "merge.yaml")
-    plan = engine.check(settings)
+    plan = check(settings)
     found = {
         name: engine.apply(plan.base.tensor(name), vector, plan.scaling, plan.layout[name][0])
         for name, vector in engine.stream(plan)
@@ -134,7 +136,7 @@ def test_values_out_of_range_are_refused_by_the_files_own_name():
     filtered = [{"filter": "mlp", "value": 1.0}]
     settings, _ = mergekit.read(TIES | {"parameters": {"weight": filtered}}, "ties.yaml")
     with pytest.raises(UserError, match=r"varying, at 'lm_head\.weight': weights"):
-        engine.check(settings)
+        check(settings)
 
 
 def test_what_changes_nothing_is_accepted_and_said():
@@ -191,8 +193,8 @@ def test_della_keeps_large_entries_more_often():
 
 def test_a_merge_file_of_mergekits_is_written_and_described(tmp_path):
     settings, _ = mergekit.read(mapping("ties_filters"), "ties.yaml")
-    plan = engine.check(settings, tmp_path / "out")
-    engine.write(plan, tmp_path / "out")
+    plan = check(settings, tmp_path / "out")
+    write_merge(plan, tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")
     for name, wanted in load_file("ties_filters.safetensors").items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=2e-6)

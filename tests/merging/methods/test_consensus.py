@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.consensus import Consensus
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.merging.methods.ties import Ties
-from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
+from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import elementwise as oracle
 
 

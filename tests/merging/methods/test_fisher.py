@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import read_headers
-from saft.merging.config import DataConfig
+from saft.merging.check import check
+from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.methods.fisher import Fisher
 from saft.merging.stream.block import Block
 from saft.merging.stream.data_statistics import Collected
-from saft.merging.stream.engine import MergeConfig, check, stream
+from saft.merging.stream.engine import stream
 from saft.merging.stream.order_statistics import prepare
 from tests.oracles import data as oracle
 

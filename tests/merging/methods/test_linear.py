@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from saft.errors import UserError
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.average import Average
 from saft.merging.methods.linear import Linear
-from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
+from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import elementwise as oracle
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.slerp import Slerp
-from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
+from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import matrix as oracle
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mergekit"

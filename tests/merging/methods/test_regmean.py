@@ -10,10 +10,12 @@ from hypothesis import given, settings
 
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import read_headers
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.regmean import RegMean
 from saft.merging.stream.block import Block
 from saft.merging.stream.data_statistics import Collected
-from saft.merging.stream.engine import MergeConfig, check, stream
+from saft.merging.stream.engine import stream
 from saft.merging.stream.order_statistics import prepare
 from tests.oracles import data as oracle
 

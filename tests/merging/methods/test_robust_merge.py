@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saft.errors import UserError
+from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.inputs.factors import Factors
 from saft.merging.methods.robust_merge import RobustMerge
+from saft.merging.outputs.record import write_merge
 from saft.merging.stream.block import Block
-from saft.merging.stream.engine import check, stream, write
+from saft.merging.stream.engine import stream
 from tests.oracles import adapters as oracle
 
 pytestmark = [
@@ -216,7 +218,7 @@ def test_adapter_folders_give_a_whole_model(base, tmp_path):
     settings = {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["lm_head"]}
     saved = [adapt(llama, tmp_path / name, seed, **settings) for seed, name in enumerate("abc", start=1)]
     models = [str(tmp_path / "a"), str(tmp_path / "b"), f"{base}+{tmp_path / 'c'}"]
-    write(check(MergeConfig("robust_merge", base, models)), tmp_path / "out")
+    write_merge(check(MergeConfig("robust_merge", base, models)), tmp_path / "out")
     start, end = (load_file(f"{folder}/model.safetensors") for folder in (base, tmp_path / "out"))
     changed = {name for name in start if not start[name].equal(end[name])}
     for name in changed:

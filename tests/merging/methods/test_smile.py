@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from saft.errors import UserError
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.smile import Smile
-from saft.merging.stream import engine
 from saft.merging.stream.block import Block
-from saft.merging.stream.engine import MergeConfig, merge_task_vectors
-from saft.merging.stream.order_statistics import answered
+from saft.merging.stream.engine import merge_task_vectors
+from saft.merging.stream.order_statistics import run_steps
 from tests.oracles import parts as oracle
 
 
 def keep(method, task_vectors):
     """What is kept of a tensor."""
     block = Block(task_vectors, torch.zeros(task_vectors.shape[1:]), "layer.weight")
-    return answered(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])(block)
+    return run_steps(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])(block)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (1, 9), (9, 1)])
@@ -78,4 +79,4 @@ def test_linear_layers_and_their_biases_are_wanted_and_nothing_else():
 def test_more_experts_for_a_token_than_there_are_is_told(checkpoints):
     base, models = checkpoints
     with pytest.raises(UserError, match=r"top_k: must be at most the number of models, 3, but is 4"):
-        engine.check(MergeConfig("smile", base, models, {"top_k": 4}))
+        check(MergeConfig("smile", base, models, {"top_k": 4}))

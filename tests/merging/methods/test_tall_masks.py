@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from saft.errors import UserError
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.tall_masks import TallMasks
-from saft.merging.stream import engine
-from saft.merging.stream.engine import MergeConfig, merge_task_vectors
+from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import parts as oracle
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").read_text())
@@ -42,7 +43,7 @@ def test_a_wrong_number_of_thresholds_is_told_before_a_weight_is_read(checkpoint
     base, models = checkpoints
     config = MergeConfig("tall_masks", base, models, {"thresholds": [0.2, 0.4]})
     with pytest.raises(UserError, match=r"thresholds: has 2 numbers, but there are 3 models"):
-        engine.check(config)
+        check(config)
 
 
 def test_in_float64_a_threshold_has_all_its_digits():

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods.tsv_m import TsvM
-from saft.merging.stream.engine import MergeConfig, check, merge_task_vectors, stream
+from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import matrix as oracle
 
 

@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
-from saft.merging.stream.engine import MergeConfig, check, stream
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
+from saft.merging.stream.engine import stream
 
 METHODS = [
     ("slerp", {}),

@@ -17,9 +17,10 @@ from saft.cli import main
 from saft.errors import UserError
 from saft.merge import merge
 from saft.merging import estimate
+from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.inputs.peft_adapter import read_input
-from saft.merging.stream.engine import check
+from saft.merging.outputs import adapter
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
@@ -35,6 +36,10 @@ LLAMA = LlamaConfig(
     tie_word_embeddings=False,
 )
 GPT2 = GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2, tie_word_embeddings=False)
+
+
+def error_of(result):
+    return result.written.manifest["adapter"]["relative error"]
 
 
 @pytest.fixture
@@ -79,8 +84,8 @@ def test_peft_loads_an_adapter_of_full_rank_as_the_whole_merge(models, tmp_path,
     for name, wanted in whole.items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(source.tensor(name), wanted, rtol=1e-5, atol=1e-6)
-    assert result.adapter.overall < 1e-6
-    assert result.adapter.left_out == ()
+    assert error_of(result)["overall"] < 1e-6
+    assert error_of(result)["left out"] == ()
 
 
 def test_the_error_is_what_the_loaded_adapter_lacks(models, tmp_path):
@@ -92,15 +97,17 @@ def test_the_error_is_what_the_loaded_adapter_lacks(models, tmp_path):
     start = load_file(f"{base}/model.safetensors")
     rest = {name: float((whole[name] - found[name]).double().square().sum()) for name in whole}
     full = {name: float((whole[name] - start[name]).double().square().sum()) for name in whole}
-    assert result.adapter.overall == pytest.approx((sum(rest.values()) / sum(full.values())) ** 0.5, rel=1e-4)
-    assert set(result.adapter.errors) == set(whole)
-    for name, error in result.adapter.errors.items():
+    assert error_of(result)["overall"] == pytest.approx(
+        (sum(rest.values()) / sum(full.values())) ** 0.5, rel=1e-4
+    )
+    assert set(error_of(result)["by tensor"]) == set(whole)
+    for name, error in error_of(result)["by tensor"].items():
         assert error == pytest.approx((rest[name] / full[name]) ** 0.5, rel=1e-3)
     norms = {name for name in whole if "norm" in name}
-    assert set(result.adapter.left_out) == norms | {"model.embed_tokens.weight"}
+    assert set(error_of(result)["left out"]) == norms | {"model.embed_tokens.weight"}
     stated = json.loads((tmp_path / "adapter" / "saft.json").read_text())
     assert stated["kind"] == "adapter"
-    assert stated["adapter"]["relative error"]["overall"] == result.adapter.overall
+    assert stated["adapter"]["relative error"]["overall"] == error_of(result)["overall"]
     assert "relative error" in str(result)
 
 
@@ -108,7 +115,7 @@ def test_the_factors_are_the_nearest_of_their_rank(models, tmp_path):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix, count=1)
     result = merge(MergeConfig("average", base, tuned, adapter_rank=3), tmp_path / "adapter")
     start, end = (load_file(f"{folder}/model.safetensors") for folder in (base, tuned[0]))
-    for name, error in result.adapter.errors.items():
+    for name, error in error_of(result)["by tensor"].items():
         values = torch.linalg.svdvals((end[name] - start[name]).double())
         assert error == pytest.approx(float(values[3:].norm() / values.norm()), rel=1e-3)
 
@@ -128,22 +135,21 @@ def test_the_check_counts_the_memory_of_factoring_by_the_largest_matrix_that_is_
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
     plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
     whole = check(MergeConfig("average", base, tuned))
-    matrix = max(plan.base.headers[name].nbytes for name in plan.factored)
+    matrix = max(plan.base.headers[name].nbytes for name in adapter.matrices(plan))
     assert plan.memory == whole.memory + 12 * matrix + plan.bytes_out
 
 
 def test_the_check_counts_the_time_of_factoring(models, monkeypatch):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
-    monkeypatch.setattr(estimate, "_fastest", lambda trial: 1.0)
+    monkeypatch.setattr(adapter, "seconds_of", lambda work: 1.0)
+    monkeypatch.setattr(estimate, "fastest", lambda trial: 1.0)
     plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
-    shapes = [plan.layout[name][1] for name in plan.factored]
-    expected = sum(rows * columns * min(rows, columns) for rows, columns in shapes) / estimate._SIDE**3
-    assert 0 < expected < estimate.seconds(plan)
-    monkeypatch.setattr(estimate, "_factoring", lambda plan: 0.0)
-    without = estimate.seconds(plan)
-    monkeypatch.undo()
-    monkeypatch.setattr(estimate, "_fastest", lambda trial: 1.0)
-    assert estimate.seconds(plan) == pytest.approx(without + expected)
+    shapes = [plan.layout[name][1] for name in adapter.matrices(plan)]
+    expected = sum(rows * columns * min(rows, columns) for rows, columns in shapes) / adapter._SIDE**3
+    with_factors = estimate.seconds(plan)
+    monkeypatch.setattr(adapter, "seconds_of", lambda work: 0.0)
+    assert with_factors == pytest.approx(estimate.seconds(plan) + expected)
+    assert expected > 0
 
 
 def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
@@ -177,7 +183,7 @@ def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
         ({"adapter_rank": 2, "method": "emr"}, "adapter_rank: emr keeps a part per task"),
         (
             {"adapter_rank": 2, "exclude": ["*_proj.*", "lm_head.*"]},
-            "adapter_rank: an adapter changes matrices alone, and this merge changes 'model.embed_tokens.weight'",
+            "adapter_rank: an adapter changes only matrices, and this merge changes 'model.embed_tokens.weight'",
         ),
     ],
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from saft.errors import UserError
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.outputs import target_folder
-from saft.merging.stream.engine import MergeConfig, check
 
 
 def problems(config, out, overwrite=False):

@@ -10,9 +10,13 @@ import torch
 from saft.errors import UserError
 from saft.files.checkpoint import tensor_headers
 from saft.files.tensorfile import view
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.methods import METHODS
+from saft.merging.outputs.record import write_merge
+from saft.merging.outputs.weights import Weights
 from saft.merging.stream import engine
-from saft.merging.stream.engine import MergeConfig, merge_task_vectors
+from saft.merging.stream.engine import merge_task_vectors
 from tests.merging.conftest import SHAPES, draw
 
 EVERY_METHOD = [
@@ -37,7 +41,7 @@ def test_the_stream_equals_the_merge_in_memory_to_the_bit(
     checkpoints, base_tensors, task_tensors, method, parameters
 ):
     base, models = checkpoints
-    plan = engine.check(MergeConfig(method, base, models, parameters, block_size=1))  # the smallest blocks
+    plan = check(MergeConfig(method, base, models, parameters, block_size=1))  # the smallest blocks
     found = dict(engine.stream(plan))
     assert set(found) == set(SHAPES)
     names = sorted(SHAPES)
@@ -57,7 +61,7 @@ def test_the_size_of_the_blocks_does_not_change_a_bit(checkpoints):
     base, models = checkpoints
     found = []
     for size in (1, "128KiB", "4MiB", None):
-        plan = engine.check(MergeConfig("pcb", base, models, {"variant": "paper"}, block_size=size))
+        plan = check(MergeConfig("pcb", base, models, {"variant": "paper"}, block_size=size))
         found.append(dict(engine.stream(plan)))
     for other in found[1:]:
         assert all(other[name].equal(tensor) for name, tensor in found[0].items())
@@ -66,7 +70,7 @@ def test_the_size_of_the_blocks_does_not_change_a_bit(checkpoints):
 @pytest.mark.parametrize("method", ["ties", "pcb"])
 def test_threads_do_not_change_a_bit_and_are_given_back(checkpoints, method):
     base, models = checkpoints
-    plan = engine.check(MergeConfig(method, base, models, block_size=1))
+    plan = check(MergeConfig(method, base, models, block_size=1))
     found, before = [], torch.get_num_threads()
     try:
         for threads in (1, 3):
@@ -87,12 +91,12 @@ def test_what_is_written_is_what_the_stream_gives_whatever_the_threads_and_the_s
     checkpoints, tmp_path, method, parameters, threads
 ):
     base, models = checkpoints
-    plan = engine.check(MergeConfig(method, base, models, parameters, block_size=1, shard_size=1000))
+    plan = check(MergeConfig(method, base, models, parameters, block_size=1, shard_size=1000))
     expected = dict(engine.stream(plan))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        engine.write(plan, tmp_path / "out")
+        write_merge(plan, tmp_path / "out")
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -111,11 +115,11 @@ def test_float64_on_request_equals_the_merge_in_memory_to_the_bit(save, tmp_path
         method, save("base", base), [save("a", first), save("b", second)], parameters,
         arithmetic="float64", block_size=1,
     )  # fmt: skip
-    plan = engine.check(config)
-    assert plan.passes >= engine.check(dataclasses.replace(config, arithmetic="float32")).passes
+    plan = check(config)
+    assert plan.passes >= check(dataclasses.replace(config, arithmetic="float32")).passes
     scopes = [["w"], ["b"]] if parameters.get("granularity") == "tensor" else [["b", "w"]]
     found = dict(engine.stream(plan))
-    engine.write(plan, tmp_path / "out")
+    write_merge(plan, tmp_path / "out")
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     for names in scopes:
         whole = [torch.cat([tensors[name].view(-1) for name in names]) for tensors in (base, first, second)]
@@ -131,7 +135,7 @@ def test_float64_on_request_equals_the_merge_in_memory_to_the_bit(save, tmp_path
 
 def test_progress_counts_the_passes_of_float64(checkpoints):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("ties", base, models, arithmetic="float64"))
+    plan = check(MergeConfig("ties", base, models, arithmetic="float64"))
     seen = []
     dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
     assert plan.passes == 6
@@ -145,7 +149,7 @@ def test_progress_counts_the_passes_of_float64(checkpoints):
 def test_a_device_that_is_not_there_is_refused(checkpoints, device, told):
     base, models = checkpoints
     with pytest.raises(UserError, match=f"device: .*{told}"):
-        engine.check(MergeConfig("ties", base, models, device=device))
+        check(MergeConfig("ties", base, models, device=device))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -154,15 +158,15 @@ def test_a_device_that_is_not_there_is_refused(checkpoints, device, told):
 def test_a_gpu_gives_the_same_numbers(checkpoints, method, parameters, arithmetic):
     base, models = checkpoints
     config = MergeConfig(method, base, models, parameters, arithmetic=arithmetic, block_size="64KiB")
-    expected = dict(engine.stream(engine.check(config)))
-    for name, found in engine.stream(engine.check(dataclasses.replace(config, device="cuda"))):
+    expected = dict(engine.stream(check(config)))
+    for name, found in engine.stream(check(dataclasses.replace(config, device="cuda"))):
         assert found.device.type == "cpu"
         torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_shards_and_their_order_do_not_change_a_bit(save, checkpoints, task_tensors, tmp_path):
     base, models = checkpoints
-    expected = dict(engine.stream(engine.check(MergeConfig("ties", base, models))))
+    expected = dict(engine.stream(check(MergeConfig("ties", base, models))))
     folder = tmp_path / "sharded"
     folder.mkdir()
     names = sorted(task_tensors["a"], reverse=True)
@@ -172,7 +176,7 @@ def test_shards_and_their_order_do_not_change_a_bit(save, checkpoints, task_tens
         safetensors.torch.save_file({name: task_tensors["a"][name] for name in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    found = dict(engine.stream(engine.check(MergeConfig("ties", base, models | {"a": str(folder)}))))
+    found = dict(engine.stream(check(MergeConfig("ties", base, models | {"a": str(folder)}))))
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
 
@@ -180,7 +184,7 @@ def test_shards_and_their_order_do_not_change_a_bit(save, checkpoints, task_tens
 def test_task_vectors_are_taken_in_float32_whatever_the_inputs(save, dtype):
     base, model = draw(SHAPES, 0, 1.0, dtype), draw(SHAPES, 1, 1.0)
     config = MergeConfig("task_arithmetic", save("base", base), [save("a", model)])
-    for name, found in engine.stream(engine.check(config)):
+    for name, found in engine.stream(check(config)):
         assert found.equal(model[name].float() - base[name].float())
 
 
@@ -189,8 +193,8 @@ def test_task_vectors_are_taken_in_float32_whatever_the_inputs(save, dtype):
 def test_what_is_written_is_base_plus_scaled_vector_with_one_cast(save, tmp_path, dtype, base_dtype):
     base, model = draw(SHAPES, 0, 1.0, base_dtype), draw(SHAPES, 1, 1.0)
     config = MergeConfig("task_arithmetic", save("base", base), [save("a", model)], scaling=0.3, dtype=dtype)
-    plan = engine.check(config)
-    engine.write(plan, tmp_path / "out")
+    plan = check(config)
+    write_merge(plan, tmp_path / "out")
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     wanted = base_dtype if dtype is None else getattr(torch, dtype)
     for name, tensor in base.items():
@@ -203,9 +207,9 @@ def test_what_is_written_is_base_plus_scaled_vector_with_one_cast(save, tmp_path
 
 def test_integers_and_excluded_tensors_are_the_bases(checkpoints, base_tensors, tmp_path):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("average", base, models, exclude=["layer.1.*", "scale"]))
+    plan = check(MergeConfig("average", base, models, exclude=["layer.1.*", "scale"]))
     assert set(plan.copied) == {"layer.1.weight", "scale", "position_ids", "mask"}
-    engine.write(plan, tmp_path / "out")
+    write_merge(plan, tmp_path / "out")
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     for name in plan.copied:
         assert written[name].dtype == base_tensors[name].dtype
@@ -224,7 +228,7 @@ def test_an_input_that_is_not_finite_is_named_and_nothing_is_left(
     folders = {name: save(name, tensors) for name, tensors in everything.items()}
     config = MergeConfig("ties", folders.pop("base"), folders)
     with pytest.raises(UserError) as caught:
-        engine.write(engine.check(config), tmp_path / "out")
+        write_merge(check(config), tmp_path / "out")
     (problem,) = caught.value.problems
     assert str(tmp_path / where / "model.safetensors") in problem
     assert ("download it again" in problem) == (where == "base")
@@ -235,7 +239,7 @@ def test_an_input_that_is_not_finite_is_named_and_nothing_is_left(
 def test_large_finite_numbers_are_no_infinity(save):
     huge = {"w": torch.full((100,), 3e37)}
     config = MergeConfig("average", save("base", {"w": torch.zeros(100)}), [save("a", huge)])
-    assert dict(engine.stream(engine.check(config)))["w"].equal(huge["w"])
+    assert dict(engine.stream(check(config)))["w"].equal(huge["w"])
 
 
 def test_a_difference_beyond_float32_is_told(save):
@@ -243,7 +247,7 @@ def test_a_difference_beyond_float32_is_told(save):
         "average", save("base", {"w": torch.full((2,), -3e38)}), [save("a", {"w": torch.full((2,), 3e38)})]
     )
     with pytest.raises(UserError, match=r"'w': .* more than float32 can hold"):
-        dict(engine.stream(engine.check(config)))
+        dict(engine.stream(check(config)))
 
 
 def test_a_result_that_does_not_fit_its_dtype_is_told(save, tmp_path):
@@ -255,7 +259,7 @@ def test_a_result_that_does_not_fit_its_dtype_is_told(save, tmp_path):
         dtype="float16",
     )
     with pytest.raises(UserError, match=r"'w': .* do not fit float16"):
-        engine.write(engine.check(config), tmp_path / "out")
+        write_merge(check(config), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -268,15 +272,15 @@ def test_a_result_that_eight_bits_would_cut_is_told(save, tmp_path):
         scaling=2.0,
     )
     with pytest.raises(UserError, match=r"'w': .* do not fit float8_e4m3fn at scaling 2"):
-        engine.write(engine.check(config), tmp_path / "out")
-    engine.write(engine.check(dataclasses.replace(config, scaling=1.0)), tmp_path / "out")
+        write_merge(check(config), tmp_path / "out")
+    write_merge(check(dataclasses.replace(config, scaling=1.0)), tmp_path / "out")
 
 
 def test_a_tensor_of_eight_bits_without_elements_is_merged(save, tmp_path):
     tensors = {"w": torch.ones(2, 2), "nothing": torch.zeros(0, 4)}
     tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
     folders = [save(name, tensors) for name in ("base", "a", "b")]
-    engine.write(engine.check(MergeConfig("tsv_m", folders[0], folders[1:])), tmp_path / "out")
+    write_merge(check(MergeConfig("tsv_m", folders[0], folders[1:])), tmp_path / "out")
     assert (tmp_path / "out").exists()
 
 
@@ -292,7 +296,7 @@ def test_a_prefix_that_one_side_has_is_seen_through(
 ):
     base = save("base", {base_names(name): tensor for name, tensor in base_tensors.items()})
     model = save("a", {model_names(name): tensor for name, tensor in task_tensors["a"].items()})
-    plan = engine.check(MergeConfig("average", base, [model]))
+    plan = check(MergeConfig("average", base, [model]))
     assert set(plan.merged) == {base_names(name) for name in SHAPES}
     for name, found in engine.stream(plan):
         original = name.removeprefix("bert.")
@@ -301,7 +305,7 @@ def test_a_prefix_that_one_side_has_is_seen_through(
 
 def test_progress_ends_at_the_whole(checkpoints):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("pcb", base, models))
+    plan = check(MergeConfig("pcb", base, models))
     seen = []
     dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
     assert plan.passes == 5
@@ -311,17 +315,17 @@ def test_progress_ends_at_the_whole(checkpoints):
 
 def test_a_merge_is_an_input_of_the_next(checkpoints, tmp_path):
     base, models = checkpoints
-    engine.write(engine.check(MergeConfig("ties", base, models)), tmp_path / "first")
-    engine.write(engine.check(MergeConfig("average", base, [str(tmp_path / "first")])), tmp_path / "second")
+    write_merge(check(MergeConfig("ties", base, models)), tmp_path / "first")
+    write_merge(check(MergeConfig("average", base, [str(tmp_path / "first")])), tmp_path / "second")
     first = safetensors.torch.load_file(tmp_path / "first" / "model.safetensors")
     second = safetensors.torch.load_file(tmp_path / "second" / "model.safetensors")
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-8)
 
 
-def test_task_vectors_are_read_and_trimmed_as_ties_trims(checkpoints, base_tensors, task_tensors):
+def test_task_vectors_are_read_and_thresholds_are_those_of_ties(checkpoints, base_tensors, task_tensors):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("average", base, models))
+    plan = check(MergeConfig("average", base, models))
     names = [name for name, _ in engine.task_vectors(plan)]
     whole = torch.cat([block for _, block in engine.task_vectors(plan)], dim=1)
     expected = torch.stack(
@@ -331,30 +335,28 @@ def test_task_vectors_are_read_and_trimmed_as_ties_trims(checkpoints, base_tenso
         ]
     )
     assert whole.equal(expected)
-    trimmed = torch.cat([block for _, block in engine.task_vectors(plan, density=0.2)], dim=1)
     kept = int(expected.shape[1] * 0.2) + 1
-    assert trimmed.count_nonzero(dim=1).tolist() == [kept] * 3
-    assert trimmed[trimmed != 0].equal(expected[trimmed != 0])
+    assert (expected.abs() >= engine.thresholds(plan, density=0.2)).sum(dim=1).tolist() == [kept] * 3
 
 
 def test_vectors_that_a_caller_holds_are_written_as_a_new_merge_would_be(checkpoints, tmp_path):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("ties", base, models))
+    plan = check(MergeConfig("ties", base, models))
     held = dict(engine.stream(plan))
     chosen = dataclasses.replace(plan, scaling=0.7)
-    engine.write(chosen, tmp_path / "held", merged=held.items())
-    engine.write(engine.check(MergeConfig("ties", base, models, scaling=0.7)), tmp_path / "new")
+    write_merge(chosen, tmp_path / "held", output=Weights(held.items()))
+    write_merge(check(MergeConfig("ties", base, models, scaling=0.7)), tmp_path / "new")
     for name in ("model.safetensors", "saft.json", "README.md"):
         assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
     with pytest.raises(ValueError, match=r"out of order"):
-        engine.write(chosen, tmp_path / "other", merged=reversed(held.items()))
+        write_merge(chosen, tmp_path / "other", output=Weights(reversed(held.items())))
     assert not (tmp_path / "other").exists()
 
 
 def test_the_header_says_what_is_in_the_file(checkpoints, tmp_path):
     base, models = checkpoints
-    plan = engine.check(MergeConfig("average", base, models))
-    engine.write(plan, tmp_path / "out")
+    plan = check(MergeConfig("average", base, models))
+    write_merge(plan, tmp_path / "out")
     found = tensor_headers(tmp_path / "out")
     assert {name: (header.dtype, header.shape) for name, header in found.items()} == plan.layout
     assert sum(header.nbytes for header in found.values()) == plan.bytes_out

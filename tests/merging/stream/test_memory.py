@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from saft.files.tensorfile import TensorWriter
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
 from saft.merging.method import Elementwise, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.per_task import Keeping
-from saft.merging.stream.engine import MergeConfig, check
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts private memory")
 
@@ -27,7 +28,9 @@ LAYOUT |= {"bias": (torch.float32, (1024,))}
 MEASURE = """
 import json, sys, tempfile, threading, time
 import torch
-from saft.merging.stream.engine import MergeConfig, check, write
+from saft.merging.config import MergeConfig
+from saft.merging.check import check
+from saft.merging.outputs.record import write
 
 def private():
     lines = open("/proc/self/status").read().splitlines()

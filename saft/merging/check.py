@@ -1,0 +1,205 @@
+"""The check before a merge: all that can be wrong, found from configs and headers alone, and told at once."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import HEADS
+from saft.files.fingerprints import fingerprint
+from saft.files.tensorfile import file_order
+from saft.merging import layer_scaling
+from saft.merging.config import (
+    ARITHMETIC,
+    DTYPES,
+    VOCABULARIES,
+    DataConfig,
+    MergeConfig,
+    device_problem,
+    size_in_bytes,
+)
+from saft.merging.inputs.alignment import differences, factors_differ, fitted
+from saft.merging.inputs.peft_adapter import read_input
+from saft.merging.inputs.source import Source
+from saft.merging.method import Method
+from saft.merging.methods import METHODS
+from saft.merging.outputs.adapter import Adapter
+from saft.merging.outputs.output import Output
+from saft.merging.outputs.parts import PartPerTask
+from saft.merging.outputs.target_folder import check_room, check_target
+from saft.merging.outputs.task_interventions import WeightsAndInterventions
+from saft.merging.outputs.weights import Weights
+from saft.merging.per_task import Keeping
+from saft.merging.plan import Plan
+from saft.merging.varying import methods_by_tensor
+
+__all__ = ["check", "output_of"]
+
+
+def output_of(config: MergeConfig, method: Method) -> Output:
+    """Return the form of the result: the one place that asks what comes out of a merge."""
+    if isinstance(method, Keeping):
+        return PartPerTask(method)
+    if config.interventions is not None:
+        return WeightsAndInterventions()
+    return Weights() if config.adapter_rank is None else Adapter(config.adapter_rank)
+
+
+def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = False) -> Plan:
+    """Find everything that can be wrong with a merge, without reading a weight.
+
+    Args:
+        config: what to merge, and how.
+        out: where the result will go, to check that place too.
+        overwrite: whether a folder that is there and not empty may be replaced.
+
+    Returns:
+        The plan, for `engine.stream` and `write_merge`.
+
+    Raises:
+        UserError: with one message for each problem.
+    """
+    problems: list[str] = []
+    method = base = None
+    with collecting(problems):
+        method = _method(config)
+    output = output_of(config, method) if method else None
+    problems += _value_problems(config, method)
+    if output:
+        problems += output.conflicts(config)
+    models: dict[str, Source] = {}
+    if not config.models:
+        problems.append("models: there is none; give a list of folders, or {task: folder}")
+    elif method:
+        problems += method.problems(len(config.models))
+    with collecting(problems, "base: "):
+        base = read_input(config.base, "base")
+    for task, location in config.by_task().items():
+        with collecting(problems, f"models.{task}: "):
+            models[task] = read_input(location, f"models.{task}", base)
+    if base is not None:
+        models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
+        excluded = _excluded(config.exclude, [base, *models.values()], problems)
+        for task, source in models.items():
+            problems += differences(f"models.{task}", base, source, excluded)
+        if method and method.adapters:
+            problems += factors_differ(config.method, base, models, excluded)
+        if config.lines is not None:
+            problems += layer_scaling.problems(config.lines, base.headers)
+    heads = _heads(models, problems)
+    if out is not None:
+        with collecting(problems):
+            check_target(Path(out), [*([base] if base else []), *models.values()], overwrite)
+    if problems or method is None or base is None or output is None:
+        raise UserError(*dict.fromkeys(problems))
+
+    dtype = DTYPES[config.dtype] if config.dtype else None
+    copied = {
+        name
+        for name, header in base.headers.items()
+        if not header.dtype.is_floating_point or name in excluded
+    }
+    layout = {
+        name: (dtype if dtype and header.dtype.is_floating_point else header.dtype, header.shape)
+        for name, header in base.headers.items()
+    }
+    wanted = method.wanted({name: shape for name, (_, shape) in layout.items() if name not in copied})
+    copied |= layout.keys() - set(wanted)
+    merged = tuple(name for name in file_order(layout) if name not in copied)
+    if not merged:
+        raise UserError(f"base: {base.folder}: no tensor is left that {config.method} merges; exclude less")
+    by_tensor: dict[str, Method] = {}
+    if config.varying:
+        by_tensor = methods_by_tensor(method, config.varying, merged)
+        method = by_tensor[merged[0]]
+        problems = [problem for found in by_tensor.values() for problem in found.problems(len(models))]
+        if problems:
+            raise UserError(*dict.fromkeys(problems))
+    default_scaling = method.scaling if config.lines is None else 1.0
+    scaling = default_scaling if config.scaling is None else config.scaling
+    plan = Plan(
+        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, output, by_tensor
+    )
+    if problems := list(output.problems(plan)):
+        raise UserError(*problems)
+    if out is not None:
+        check_room(Path(out), plan.bytes_out)
+    return plan
+
+
+@contextmanager
+def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        problems += [text if text.startswith(prefix) else prefix + text for text in error.problems]
+
+
+def _method(config: MergeConfig) -> Method:
+    kind: object = METHODS.get(config.method)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"method: '{config.method}' is no merge method, but {kind!r}")
+    try:
+        return kind.build(config.parameters)
+    except UserError as error:
+        raise UserError(*(f"parameters of {config.method}: {text}" for text in error.problems)) from error
+
+
+def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:
+    words = {
+        "dtype": (config.dtype, [None, *DTYPES]),
+        "arithmetic": (config.arithmetic, ARITHMETIC),
+        "vocabulary": (config.vocabulary, VOCABULARIES),
+    }
+    for key, (word, known) in words.items():
+        if word not in known:
+            yield f"{key}: unknown '{word}'" + did_you_mean(str(word), [name for name in known if name])
+    for key, size in (("shard_size", config.shard_size), ("block_size", config.block_size)):
+        if size is not None:
+            try:
+                size_in_bytes(key, size)
+            except UserError as error:
+                yield from error.problems
+    if config.adapter_rank is not None and config.adapter_rank < 1:
+        yield f"adapter_rank: must be at least 1, but is {config.adapter_rank}"
+    if problem := device_problem(config.device):
+        yield problem
+    if method:
+        reads = method.collects or output_of(config, method).reads_examples
+        if not reads and config.data != DataConfig():
+            yield f"data: '{config.method}' reads no examples; leave `data` out"
+        if method.collects and config.varying:
+            yield f"varying: {config.method} has the same parameters for all tensors; leave it out"
+    if config.scaling is not None and not math.isfinite(config.scaling):
+        yield f"scaling: must be a finite number, but is {config.scaling}"
+    elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
+        yield (
+            f"scaling: '{config.method}' has no scaling coefficient, but scaling is {config.scaling}; "
+            "leave it out, or use task_arithmetic"
+        )
+
+
+def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list[str]) -> set[str]:
+    names = {name for source in sources for name in [*source.headers, *source.tied]}
+    excluded: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            near = did_you_mean(pattern, {name.split(".")[0] + ".*" for name in names})
+            problems.append(f"exclude: '{pattern}' matches no tensor{near}")
+        excluded.update(found)
+    return excluded
+
+
+def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]:
+    heads: dict[str, Path] = {}
+    for task, source in models.items():
+        for file in sorted((source.folder / HEADS).glob("*.safetensors")):
+            other = heads.setdefault(file.name, file)
+            if other is not file and fingerprint(other) != fingerprint(file):
+                problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")
+    return heads

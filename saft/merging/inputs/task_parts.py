@@ -1,0 +1,132 @@
+"""A folder that holds a part per task in place of weights, read back: the model of one task at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import BASE_WEIGHTS, PARTS, read_manifest
+from saft.files.tensorfile import TensorHeader, read_headers, view
+from saft.merging.config import ARITHMETIC, DTYPES
+from saft.merging.methods import METHODS
+from saft.merging.per_task import Keeping
+from saft.merging.stream.engine import apply
+from saft.merging.stream.reader import all_finite
+
+__all__ = ["SHARED", "Parts", "part_file", "read"]
+
+SHARED = "shared/vector.safetensors"
+
+
+def part_file(folder: Path, task: str) -> Path:
+    """Return the file that holds the part of a task."""
+    return folder / PARTS / f"{task}.safetensors"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A folder that a merge has written with a part per task.
+
+    Args:
+        folder: where it is.
+        manifest: what its saft.json says.
+        method: that made it.
+        base: name -> header of the base's tensors.
+        shared: name -> header of what all tasks share; empty where it is the base alone.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    method: Keeping
+    base: Mapping[str, TensorHeader]
+    shared: Mapping[str, TensorHeader]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that have a part."""
+        return [model["task"] for model in self.manifest["models"]]
+
+    @property
+    def scaling(self) -> float:
+        """λ."""
+        return float(self.manifest["scaling"])
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Of everything between reading and writing."""
+        return ARITHMETIC[self.manifest["arithmetic"]]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that a tensor of a task's model has."""
+        stored, asked = self.base[name].dtype, self.manifest["dtype"]
+        return DTYPES[asked] if asked and stored.is_floating_point else stored
+
+    def part(self, task: str) -> dict[str, dict[str, Tensor]]:
+        """Return name of a tensor -> the pieces that a task has of it, as views of the file.
+
+        Raises:
+            UserError: there is no such task, or the folder is damaged.
+        """
+        if task not in self.tasks:
+            raise UserError(f"{self.folder}: has no part for '{task}'{did_you_mean(task, self.tasks)}")
+        file = part_file(self.folder, task)
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, header in _headers(file).items():
+            name, _, piece = key.rpartition(".")
+            found.setdefault(name, {})[piece] = view(header)
+        for name, pieces in found.items():
+            layout = self.method.layout(self.base[name].shape) if name in self.base else {}
+            if {key: (piece.dtype, tuple(piece.shape)) for key, piece in pieces.items()} != dict(layout):
+                raise UserError(f"{file}: '{name}' does not fit {self.folder / BASE_WEIGHTS}; merge again")
+        return found
+
+    def task_tensors(self, task: str) -> Iterator[tuple[str, Tensor]]:
+        """Give the weights of a task's model, one tensor at a time: base + λ · the task's own vector.
+
+        Raises:
+            UserError: there is no such task, or a weight does not fit its dtype.
+        """
+        part, rescaler = self.part(task), float(self.manifest["rescalers"][task])
+        for name, header in self.base.items():
+            dtype = self.dtype(name)
+            if name not in part:
+                yield name, view(header).to(dtype)
+                continue
+            vector = view(self.shared[name]) if self.method.shares else None
+            own = self.method.restored(header.shape, vector, part[name], rescaler)
+            weights = apply(view(header), own.to(self.arithmetic), self.scaling, dtype)
+            if not all_finite(weights):
+                raise UserError(f"{self.folder}: '{name}' of task '{task}' does not fit {dtype}")
+            yield name, weights
+
+
+def read(folder: str | Path) -> Parts:
+    """Read a folder that holds a part per task, from its manifest and headers alone.
+
+    Raises:
+        UserError: it holds something else, or is damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest.get("kind") != "parts":
+        raise UserError(
+            f"{folder}: holds one model and no part per task; load it with AutoModel.from_pretrained"
+        )
+    kind = METHODS.get(manifest["method"])
+    if not issubclass(kind, Keeping):
+        raise UserError(f"{folder / 'saft.json'}: '{manifest['method']}' is no method that keeps parts")
+    method = kind.build(manifest["parameters"])
+    shared = _headers(folder / SHARED) if method.shares else {}
+    return Parts(folder, manifest, method, _headers(folder / BASE_WEIGHTS), shared)
+
+
+def _headers(file: Path) -> dict[str, TensorHeader]:
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; the folder is damaged, merge or copy it again")
+    return read_headers(file)

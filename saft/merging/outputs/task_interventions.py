@@ -1,0 +1,58 @@
+"""A merge written as whole weights, with interventions that are trained for each task (IntervMerge)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from saft.merging.config import MergeConfig
+from saft.merging.outputs.output import Written
+from saft.merging.outputs.target_folder import file_name_problems
+from saft.merging.outputs.weights import Weights
+from saft.merging.plan import Plan
+from saft.merging.stream.reader import Progress
+
+__all__ = ["WeightsAndInterventions"]
+
+
+@dataclass(frozen=True)
+class WeightsAndInterventions(Weights):
+    """The merged model, which every reader takes, and parts/TASK.safetensors with the interventions.
+
+    They are trained by the plan's trainer, which `saft.calibration` sets; `saft.load_task` and
+    `saft evaluate` attach them.
+    """
+
+    reads_examples = True
+
+    def conflicts(self, config: MergeConfig) -> Iterator[str]:
+        """Yield what does not go with interventions."""
+        yield from file_name_problems(config.by_task())
+        if config.adapter_rank is not None:
+            yield "adapter_rank: interventions are trained for a whole model; leave one of the two out"
+
+    def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
+        """Write the weights, and train the interventions on them."""
+        if plan.train is None:
+            raise ValueError("interventions read examples; take the plan from saft.calibration.collected")
+        super().write(plan, folder, progress)
+        trained = plan.train(plan, folder, progress)
+        data, settings = trained["data"], trained["interventions"]
+        counts = ", ".join(f"{count} of {task}" for task, count in data["examples"].items())
+        card = _CARD.format(counts=counts, split=data["split"], task=next(iter(plan.models)), **settings)
+        return Written(trained, card)
+
+
+_CARD = """
+## Interventions
+
+`parts/` holds for each task an intervention (rank {rank}, positions: {positions}) after the attention of
+every block, trained to bring the merged model's features near those of the task's own model (IntervMerge,
+arXiv 2412.17023), on examples of the {split} split without their labels: {counts}. Test examples were not
+read. A task's model with its interventions:
+
+```python
+model = saft.load_task("this/folder", "{task}")
+```
+"""
