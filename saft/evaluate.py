@@ -2,64 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.table import Table
 from torch import nn
 
-from saft import interventions, tasks
+from saft import config as configs
+from saft import tasks
+from saft.config import Count, Name
 from saft.errors import UserError
-from saft.files.checkpoint import MANIFEST, holds_parts, read_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.merging.inputs import task_parts
-from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
+from saft.models import Device, ModelConfig, is_one_model
 from saft.progress import bar
-from saft.tasks import Examples, Limits, Task, heads
+from saft.tasks import BoundTask, Limits, Metric, Score, Splits
 
-__all__ = ["EvaluateConfig", "EvaluateResult", "evaluate", "score", "with_head"]
+__all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
 
 
+@configs.checked
 @dataclass(frozen=True)
 class EvaluateConfig:
     """What `saft evaluate` needs."""
 
     checkpoints: list[str]
     """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Task name -> task, as in `saft run`; empty takes the tasks that the checkpoints were made for."""
-    pooling: Pooling | None = None
-    """How token features become one vector; null takes what the checkpoint was trained with, else mean."""
     split: Literal["validation", "test"] = "test"
     """The split to measure on."""
-    examples: int | None = None
+    examples: Count | None = None
     """At most this many examples of the split; null takes all."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Examples per forward pass; the result does not depend on it beyond round-off."""
-    device: str = "cpu"
-    """The torch device to run on."""
+    device: Device = "cpu"
+    """The torch device to run on: cpu, cuda, cuda:1, mps."""
     out: str | None = None
     """A JSON file to write the figures to."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("checkpoints: must not be empty")
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Figures of each checkpoint on each task: `figures[checkpoint][task]`, fractions, higher is better."""
+    """Scores of each checkpoint on each task.
 
-    figures: dict[str, dict[str, float]]
+    Args:
+        scores: checkpoint -> task -> score.
+        metrics: task -> what its scores are.
+        split: that was measured on.
+    """
+
+    scores: dict[str, dict[str, Score]]
+    metrics: dict[str, Metric]
     split: str
 
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Checkpoint -> task -> raw value: an accuracy as a fraction."""
+        return {path: {name: score.value for name, score in row.items()} for path, row in self.scores.items()}
+
     def table(self) -> Table:
-        """Return the figures in percent, one row a checkpoint."""
-        names = list(dict.fromkeys(task for row in self.figures.values() for task in row))
-        table = Table("checkpoint", *names, "mean", title=f"{self.split} split, %")
-        for checkpoint, row in self.figures.items():
-            cells = [f"{100 * row[name]:.1f}" if name in row else "" for name in names]
-            table.add_row(checkpoint, *cells, f"{100 * sum(row.values()) / len(row):.1f}")
+        """Return the scores, one row a checkpoint; a mean where a row has every task, and all one metric."""
+        metric = next(iter(self.metrics.values()))
+        same = len(self.metrics) > 1 and all(other == metric for other in self.metrics.values())
+        heads = [f"{name}\n{m.name} {m.unit}".rstrip() for name, m in self.metrics.items()]
+        table = Table("checkpoint", *heads, *(["mean"] if same else []), title=f"{self.split} split")
+        for checkpoint, row in self.scores.items():
+            cells = [m.format(row[name].value) if name in row else "" for name, m in self.metrics.items()]
+            whole = same and len(row) == len(self.metrics)
+            mean = [metric.format(sum(score.value for score in row.values()) / len(row))] if whole else []
+            table.add_row(checkpoint, *cells, *mean)
         return table
 
 
@@ -70,89 +90,60 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         config: see `EvaluateConfig`.
 
     Returns:
-        The figures, which are also written to `config.out`.
+        The scores, which are also written to `config.out`.
 
     Raises:
         UserError: a folder, task, column or head is missing, or a weight is not finite.
     """
     folders = {path: local_folder(path, "checkpoints") for path in config.checkpoints}
-    manifests = {
-        path: read_manifest(folder) if (folder / MANIFEST).exists() else {}
-        for path, folder in folders.items()
-    }
-    declared = {path: config.tasks or manifest.get("tasks", {}) for path, manifest in manifests.items()}
-    for path, mapping in declared.items():
-        if not mapping:
-            raise UserError(f"{path}: no saft.json says which tasks this model is for; give `tasks:`")
-        if holds_parts(folders[path]):
-            for name in mapping:
-                task_parts.read(folders[path]).part(name)
-    figures: dict[str, dict[str, float]] = {}
-    with bar(total=sum(len(mapping) for mapping in declared.values())) as progress:
-        for path, mapping in declared.items():
-            pooling = config.pooling or manifests[path].get("pooling", "mean")
-            model = ModelConfig(path=path, pooling=pooling)
-            tokenizer = load_tokenizer(model)
-            # Every task has a model of its own where a merge has kept a part or interventions per task.
-            own = holds_parts(folders[path]) or interventions.are_in(folders[path])
-            one = None if own else load_trunk(model).to(config.device)
-            figures[path] = {}
-            for name, options in mapping.items():
+    bound = {path: _bound(config, path, folder) for path, folder in folders.items()}
+    scores: dict[str, dict[str, Score]] = {path: {} for path in folders}
+    metrics: dict[str, Metric] = {}
+    with bar(total=sum(len(own) for own in bound.values())) as progress:
+        for path, folder in folders.items():
+            shared: dict[type[BoundTask], nn.Module] = {}
+            for name, task in bound[path].items():
                 progress.stage(f"{path} on {name}")
-                task = tasks.build(name, options, "tasks")
-                limits = Limits(
-                    train=0,
-                    validation=config.examples if config.split == "validation" else 0,
-                    test=config.examples if config.split == "test" else 0,
-                )
-                examples = getattr(task.load(tokenizer, limits, f"tasks.{name}"), config.split)
-                trunk = load_trunk(model, name).to(config.device) if one is None else one
-                classifier = with_head(trunk, folders[path], pooling, name, task, tokenizer)
-                figures[path][name] = score(classifier, task, examples, config.batch_size)
+                examples = getattr(_splits(task, config), config.split)
+                trunk = shared.get(type(task)) or task.load_trunk()
+                if is_one_model(folder):  # else every task has a trunk of its own
+                    shared[type(task)] = trunk
+                scores[path][name] = task.score(task.model(trunk, folder), examples, config.batch_size)
+                if metrics.setdefault(name, task.metric) != task.metric:
+                    raise UserError(
+                        f"{path}: task '{name}' is measured by {task.metric.name}, but in another "
+                        f"checkpoint by {metrics[name].name}; give `tasks:`"
+                    )
                 progress.advance(1)
+    result = EvaluateResult(scores, metrics, config.split)
     if config.out is not None:
-        write_text(Path(config.out), json.dumps(figures, indent=2) + "\n")
-    return EvaluateResult(figures, config.split)
+        write_text(Path(config.out), json.dumps(_plain(result), indent=2) + "\n")
+    return result
 
 
-@torch.inference_mode()
-def score(classifier: Classifier, task: Task, examples: Examples, batch_size: int = 64) -> float:
-    """Return the task's metric of a classifier on examples, a fraction.
-
-    Args:
-        classifier: put into evaluation mode for the duration, then back.
-        task: says which metric.
-        examples: one split.
-        batch_size: examples per forward pass.
-    """
-    was_training = classifier.training
-    classifier.eval()
-    device = next(classifier.trunk.parameters()).device
-    metric = task.metric().to(device)
-    for batch in examples.batches(batch_size):
-        batch = batch.to(device)
-        metric.update(classifier(batch.inputs), batch.labels)
-    classifier.train(was_training)
-    return float(metric.compute())
+def _bound(config: EvaluateConfig, path: str, folder: Path) -> Mapping[str, BoundTask]:
+    declared = config.tasks or tasks.declared_in(folder)
+    if not declared:
+        raise UserError(f"{path}: no saft.json says which tasks this model is for; give `tasks:`")
+    where = "tasks" if config.tasks else f"{folder}/saft.json: tasks"
+    return {
+        name: tasks.build(name, mapping, where, trusted=bool(config.tasks)).bind(
+            name, ModelConfig(path), f"{where}.{name}", config.device
+        )
+        for name, mapping in declared.items()
+    }
 
 
-def with_head(
-    trunk: nn.Module, folder: Path, pooling: Pooling, name: str, task: Task, tokenizer: Any
-) -> Classifier:
-    """Return a classifier with the head that `folder` holds for a task.
+def _splits(task: BoundTask, config: EvaluateConfig) -> Splits:
+    """Return the task's data, of which only the split that is measured has examples."""
+    validation, test = (config.examples if config.split == split else 0 for split in ("validation", "test"))
+    return task.examples(Limits(train=0, validation=validation, test=test))
 
-    Where there is none, a zero-shot head is made by the trunk itself; a trained one must be there.
 
-    Raises:
-        UserError: there is no head, or it does not fit the task.
-    """
-    classifier = Classifier(trunk, nn.Identity(), pooling)
-    head = heads.load(folder, name, len(task.labels))
-    if head is None:
-        head = task.head_for(classifier, tokenizer)
-        if any(parameter.requires_grad for parameter in head.parameters()):
-            raise UserError(
-                f"{folder}: there is no heads/{name}.safetensors, and the head of this task is a trained one"
-            )
-    classifier.head = head.to(next(trunk.parameters()).device)
-    return classifier
+def _plain(result: EvaluateResult) -> dict[str, Any]:
+    scores = {
+        path: {name: dataclasses.asdict(score) for name, score in row.items()}
+        for path, row in result.scores.items()
+    }
+    metrics = {name: dataclasses.asdict(metric) for name, metric in result.metrics.items()}
+    return {"split": result.split, "metrics": metrics, "scores": scores}

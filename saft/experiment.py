@@ -15,8 +15,7 @@ from torch import nn
 
 from saft import calibration, coefficient, tasks
 from saft.coefficient import Point, Scaled
-from saft.evaluate import score, with_head
-from saft.files.checkpoint import copy_side_files, staged, write_manifest, write_tensors
+from saft.files.checkpoint import staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
 from saft.measure import sharpness, weight_interference
@@ -26,11 +25,13 @@ from saft.merging.methods import METHODS
 from saft.merging.outputs.record import write_merge
 from saft.merging.outputs.weights import Weights
 from saft.merging.stream import engine
-from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
-from saft.module import TrainingOptions
+from saft.models import ModelConfig
 from saft.progress import Bar
-from saft.tasks import Examples, Limits, Splits, Task, heads
-from saft.train import TrainConfig, TrainResult, train, training_cost
+from saft.tasks import BoundTask, Examples, Limits, Splits, TaskModel
+from saft.training.fine_tuning import fine_tune, training_cost
+from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.result import TrainResult, write_trunk
+from saft.training.trainer import device_of
 
 __all__ = ["Cell", "Experiment", "Protocol"]
 
@@ -101,10 +102,11 @@ class Experiment:
         self.arms = arms
         self.protocol = protocol
         self.trainer = trainer
-        self.tasks: dict[str, Task] = {
-            name: tasks.build(name, mapping, "tasks") for name, mapping in task_mappings.items()
+        device = device_of(trainer)
+        self.tasks: dict[str, BoundTask] = {
+            name: tasks.build(name, mapping, "tasks").bind(name, model, f"tasks.{name}", device)
+            for name, mapping in task_mappings.items()
         }
-        self.tokenizer = load_tokenizer(model)
         self.pretrained = model
         # Every checkpoint of the run starts from this copy, so that the names of its tensors are theirs.
         self.model = ModelConfig(str(folder / "base"), model.pooling)
@@ -121,24 +123,28 @@ class Experiment:
             self.protocol.test if self.protocol.read_test else 0,
             seed,
         )
-        return {name: task.load(self.tokenizer, limits, f"tasks.{name}") for name, task in self.tasks.items()}
+        return {name: task.examples(limits) for name, task in self.tasks.items()}
 
     def load_base(self) -> nn.Module:
         """Return the pretrained trunk: the copy in `base`, if an earlier call wrote it."""
-        return load_trunk(self.model if (self.folder / "base").exists() else self.pretrained)
+        return self.trunk((self.folder / "base") if (self.folder / "base").exists() else None)
+
+    def trunk(self, folder: Path | None) -> nn.Module:
+        """Return the trunk in a folder, or the pretrained one."""
+        return next(iter(self.tasks.values())).load_trunk(folder)
 
     def write_base(self, trunk: nn.Module) -> None:
         """Write the pretrained trunk, and every task's head as it makes it, to `base`."""
         if (self.folder / "base").exists():
             return
         with staged(self.folder / "base") as folder:
-            copy_side_files(local_folder(self.pretrained.path, "model.path"), folder)
-            write_tensors(folder / "model.safetensors", trunk.state_dict())
-            for name, task in self.tasks.items():
-                classifier = Classifier(trunk, nn.Identity(), self.model.pooling)
-                heads.save(task.head_for(classifier, self.tokenizer), folder, name)
-            manifest = {"kind": "base", "location": self.pretrained.path, "tasks": self.task_mappings}
-            write_manifest(folder, manifest | {"pooling": self.model.pooling})
+            write_trunk(trunk.state_dict(), local_folder(self.pretrained.path, "model.path"), folder)
+            for task in self.tasks.values():
+                task.save_head(task.model(trunk), folder)
+            declared = {
+                name: self.task_mappings[name] | dict(task.resolved) for name, task in self.tasks.items()
+            }
+            write_manifest(folder, {"kind": "base", "location": self.pretrained.path, "tasks": declared})
 
     def base_figures(self, regime: str, seed: int) -> dict[str, dict[str, float | None]]:
         """Return the untouched base model's figures, with every task's initial head."""
@@ -147,11 +153,11 @@ class Experiment:
         splits = self.splits(regime, seed)
 
         def compute() -> dict[str, dict[str, float | None]]:
-            trunk = load_trunk(self.model)
+            trunk = self.trunk(folder)
             return {
                 name: {
-                    "validation": self._score(self._classifier(trunk, folder, name), name, part.validation),
-                    "test": self._test(self._classifier(trunk, folder, name), name, part),
+                    "validation": self._score(self._model(trunk, folder, name), name, part.validation),
+                    "test": self._test(self._model(trunk, folder, name), name, part),
                 }
                 for name, part in splits.items()
             }
@@ -181,7 +187,7 @@ class Experiment:
             validation_examples=self.protocol.validation,
             trainer=self.trainer,
         )
-        return train(config, splits=self.splits(cell.regime, cell.seed)[name], progress=self.progress)
+        return fine_tune(config, splits=self.splits(cell.regime, cell.seed)[name], progress=self.progress)
 
     def experts(self, cell: Cell, results: Mapping[str, TrainResult]) -> dict[str, dict[str, Any]]:
         """Return each expert's figures: validation, test, steps, sharpness."""
@@ -191,16 +197,16 @@ class Experiment:
         def compute() -> dict[str, dict[str, Any]]:
             figures = {}
             for name, result in results.items():
-                classifier = self._classifier(load_trunk(self._at(result.folder)), result.folder, name)
+                classifier = self._model(self.trunk(result.folder), result.folder, name)
                 sharp = sharpness(
-                    classifier,
                     self.tasks[name],
+                    classifier,
                     splits[name].validation,
                     self.protocol.sharpness_rho,
                     self.protocol.sharpness_examples,
                 )
                 figures[name] = {
-                    "validation": result.validation,
+                    "validation": result.validation.value,
                     "test": self._test(classifier, name, splits[name]),
                     "steps": result.steps,
                     "sharpness": dataclasses.asdict(sharp),
@@ -248,37 +254,36 @@ class Experiment:
 
         def compute() -> dict[str, Any]:
             with calibration.collected(check(recipe)) as ready:
-                scaled = Scaled(load_trunk(self.model), dict(engine.stream(ready)))
+                scaled = Scaled(self.trunk(self.folder / "base"), dict(engine.stream(ready)))
             curve = []
             for value in grid:
                 self.progress.stage(f"{method} of {cell.arm}, coefficient {value:g} ({_where(cell)})")
                 trunk = scaled.by(value)
                 figures = {
-                    name: self._score(
-                        self._classifier(trunk, results[name].folder, name), name, part.validation
-                    )
+                    name: self._score(self._model(trunk, results[name].folder, name), name, part.validation)
                     for name, part in splits.items()
                 }
                 curve.append(Point(value, figures))
                 self.progress.advance(self.validation_cost(splits))
-            chosen = coefficient.shared(curve, {name: result.validation for name, result in results.items()})
+            chosen = coefficient.shared(
+                curve, {name: result.validation.value for name, result in results.items()}
+            )
             each = coefficient.per_task(curve)
             self.progress.stage(f"test {method} of {cell.arm} ({_where(cell)})")
             shutil.rmtree(out, ignore_errors=True)
             plan = check(dataclasses.replace(recipe, scaling=chosen), out)
             plan = dataclasses.replace(plan, collected=ready.collected)  # for the record
             write_merge(plan, out, output=Weights(scaled.task_vector.items()))
-            trunk = load_trunk(self._at(out))
+            trunk = self.trunk(out)
             shared_test = {
-                name: self._test(self._classifier(trunk, out, name), name, part)
-                for name, part in splits.items()
+                name: self._test(self._model(trunk, out, name), name, part) for name, part in splits.items()
             }
             each_test = {}
             for name, part in splits.items():
                 if each[name] == chosen:
                     each_test[name] = shared_test[name]
                 else:
-                    other = self._classifier(scaled.by(each[name]), results[name].folder, name)
+                    other = self._model(scaled.by(each[name]), results[name].folder, name)
                     each_test[name] = self._test(other, name, part)
             return {
                 "parameters": parameters,
@@ -317,18 +322,13 @@ class Experiment:
             return default
         return DataConfig(examples=min(self.protocol.validation, default.examples))
 
-    # --- small things ------------------------------------------------------------------------------------
+    def _model(self, trunk: nn.Module, folder: Path, name: str) -> TaskModel:
+        return self.tasks[name].model(trunk, folder)
 
-    def _at(self, folder: Path) -> ModelConfig:
-        return ModelConfig(str(folder), self.model.pooling)
+    def _score(self, model: TaskModel, name: str, examples: Examples) -> float:
+        return self.tasks[name].score(model, examples).value
 
-    def _classifier(self, trunk: nn.Module, folder: Path, name: str) -> Classifier:
-        return with_head(trunk, folder, self.model.pooling, name, self.tasks[name], self.tokenizer)
-
-    def _score(self, classifier: Classifier, name: str, examples: Examples) -> float:
-        return score(classifier, self.tasks[name], examples)
-
-    def _test(self, classifier: Classifier, name: str, splits: Splits) -> float | None:
+    def _test(self, classifier: TaskModel, name: str, splits: Splits) -> float | None:
         return self._score(classifier, name, splits.test) if self.protocol.read_test else None
 
     def _file(self, name: str) -> Path:

@@ -13,22 +13,26 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from saft import config as configs
 from saft import tasks
+from saft.config import Count, Fraction, Name, NonNegative
 from saft.errors import UserError, did_you_mean
-from saft.evaluate import with_head
+from saft.files.checkpoint import MANIFEST
+from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
 from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
 from saft.interference.weights import WeightInterference, WeightMeasurement
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.stream import engine
-from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
-from saft.progress import bar
-from saft.tasks import Examples, Limits, Task
+from saft.models import Device, ModelConfig
+from saft.progress import bar, note
+from saft.tasks import BoundTask, Examples, Limits, TaskModel
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
 
 
+@configs.checked
 @dataclass(frozen=True)
 class MeasureConfig:
     """What `saft measure` needs."""
@@ -37,20 +41,25 @@ class MeasureConfig:
     """The base model: a folder, a hub id, or package://..."""
     checkpoints: list[str] | dict[str, str]
     """The fine-tuned checkpoints; as a mapping, task name -> folder."""
-    density: float = 0.2
-    """Measure a second time after trimming each task vector to this fraction of its entries, in (0, 1]."""
+    density: Fraction = 0.2
+    """Measure a second time after trimming each task vector to this fraction of its entries."""
     exclude: list[str] = field(default_factory=list)
     """Globs of tensor names to leave out."""
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Task name -> task, as in `saft run`; with it, each checkpoint's sharpness on its task is measured."""
-    pooling: Pooling = "mean"
-    """How token features become one vector; used for the sharpness."""
-    rho: float = 0.02
-    """Radius of the worst-case sharpness, in weight space; at least 0."""
-    examples: int = 64
-    """Validation examples that the sharpness is measured on; at least 1."""
+    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Task name -> task, as in `saft run`, to measure the sharpness of the checkpoint of this name on; of the
+    others it is measured on the task that their saft.json declares."""
+    rho: NonNegative = 0.02
+    """Radius of the worst-case sharpness, in weight space."""
+    examples: Count = 64
+    """Validation examples that the sharpness is measured on."""
+    device: Device = "cpu"
+    """The torch device that the sharpness is measured on: cpu, cuda, cuda:1, mps."""
     out: str | None = None
     """A JSON file to write the figures to."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("checkpoints: must not be empty")
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class MeasureResult:
 
     Args:
         weights: norms, cosines, sign conflicts of the task vectors, whole and trimmed.
-        sharpness: task -> worst-case sharpness; empty without `tasks`.
+        sharpness: checkpoint -> worst-case sharpness on its task, where it has one.
     """
 
     weights: WeightInterference
@@ -86,7 +95,7 @@ class MeasureResult:
 
 
 def measure(config: MeasureConfig) -> MeasureResult:
-    """Measure how much checkpoints interfere.
+    """Measure how much checkpoints interfere, and how sharp each one's minimum is.
 
     Args:
         config: see `MeasureConfig`.
@@ -97,28 +106,24 @@ def measure(config: MeasureConfig) -> MeasureResult:
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
-    folders = _named(config.checkpoints)
+    paths = _named(config.checkpoints)
     for name in config.tasks:
-        if name not in folders:
-            raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, folders)}")
-    with bar(total=1 + len(config.tasks)) as progress:
+        if name not in paths:
+            raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, paths)}")
+    folders = {name: local_folder(path, f"checkpoints.{name}") for name, path in paths.items()}
+    bound = {name: task for name, folder in folders.items() if (task := _bound(config, name, folder))}
+    with bar(total=1 + len(bound)) as progress:
         progress.stage("task vectors")
-        weights = weight_interference(config.base, folders, config.density, config.exclude)
+        weights = weight_interference(config.base, paths, config.density, config.exclude)
         progress.advance(1)
-        found: dict[str, WorstCaseSharpness] = {}
-        for name, mapping in config.tasks.items():
-            progress.stage(f"sharpness on {name}")
-            task = tasks.build(name, mapping, "tasks")
-            model = ModelConfig(folders[name], config.pooling)
-            tokenizer = load_tokenizer(model)
-            splits = task.load(
-                tokenizer, Limits(train=0, validation=config.examples, test=0), f"tasks.{name}"
-            )
-            trunk, folder = load_trunk(model), Path(folders[name])
-            classifier = with_head(trunk, folder, config.pooling, name, task, tokenizer)
-            found[name] = sharpness(classifier, task, splits.validation, config.rho, config.examples)
+        sharp: dict[str, WorstCaseSharpness] = {}
+        for name, task in bound.items():
+            progress.stage(f"sharpness of {name}")
+            examples = task.examples(Limits(train=0, validation=config.examples, test=0)).validation
+            model = task.model(task.load_trunk(), folders[name])
+            sharp[name] = sharpness(task, model, examples, config.rho, config.examples)
             progress.advance(1)
-    result = MeasureResult(weights, found)
+    result = MeasureResult(weights, sharp)
     if config.out is not None:
         write_text(Path(config.out), json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
@@ -137,20 +142,49 @@ def weight_interference(
 
 
 def sharpness(
-    classifier: Classifier, task: Task, examples: Examples, rho: float, count: int
+    task: BoundTask, model: TaskModel, examples: Examples, rho: float, count: int
 ) -> WorstCaseSharpness:
-    """Measure the worst-case sharpness of the trunk on the first `count` examples.
+    """Measure the worst-case sharpness of the trunk on the first `count` examples, on the model's device.
 
-    The head stays where it is: interference is a perturbation of the trunk alone.
+    The head stays where it is: interference is a perturbation of the trunk only.
+
+    Args:
+        task: says the loss.
+        model: trunk and head.
+        examples: one split; without examples there is nothing to measure.
+        rho: radius, in weight space; at least 0.
+        count: examples that are used, in one batch; at least 1.
     """
     batch = examples.collate(list(range(min(count, len(examples)))))
     return worst_case_sharpness(
-        classifier,
-        lambda part: task.loss(classifier(part.inputs), part.labels),
-        [batch],
+        model,
+        lambda part: task.loss(model, part),
+        [batch.to(next(model.trunk.parameters()).device)],
         rho,
-        parameters=[p for p in classifier.trunk.parameters() if p.requires_grad],
+        parameters=[p for p in model.trunk.parameters() if p.requires_grad],
     )
+
+
+def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:
+    """Return the task of a checkpoint: from the config, or else from its saft.json; None without one."""
+    task_name, where, mapping = name, "tasks", config.tasks.get(name)
+    if mapping is None:
+        declared = tasks.declared_in(folder)
+        if len(declared) != 1 and name not in declared:
+            why = f"{len(declared)} tasks, none of them called '{name}'" if declared else "no task"
+            note(f"no sharpness of {name}: {folder}/{MANIFEST} says {why}; give tasks: {{{name}: {{...}}}}")
+            return None
+        task_name = name if name in declared else next(iter(declared))
+        mapping, where = dict(declared[task_name]), f"{folder}/{MANIFEST}: tasks"
+    task, place = tasks.build(task_name, mapping, where, trusted=where == "tasks"), f"{where}.{task_name}"
+    try:
+        task.check(place)
+        return task.bind(task_name, ModelConfig(str(folder)), place, config.device)
+    except UserError as error:
+        if where == "tasks":
+            raise
+        note(f"no sharpness of {name}: {error}")
+        return None
 
 
 def _named(checkpoints: list[str] | dict[str, str]) -> dict[str, str]:

@@ -6,35 +6,51 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import transformers
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
 from saft.errors import UserError
-from saft.files.checkpoint import holds_parts, tensor_headers
+from saft.files.checkpoint import holds_parts, model_config, tensor_headers
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
 from saft.merging.inputs import task_parts
 
 __all__ = [
     "Conv1D",
+    "Device",
     "ModelConfig",
-    "Classifier",
+    "POOLINGS",
+    "Pooling",
     "load_task",
+    "is_one_model",
     "load_trunk",
-    "load_tokenizer",
+    "max_tokens",
     "model_of",
-    "pool",
 ]
 
 M = TypeVar("M")
 
 Pooling = Literal["mean", "cls", "last"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last")
+
+
+def _device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"'{name}' is not a device of this machine: {reason}") from None
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
+"""A torch device of this machine, for the field of a config: cpu, cuda, cuda:1, mps."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +59,9 @@ class ModelConfig:
 
     path: str
     """A local folder, a hub id, or package://DISTRIBUTION/path/inside."""
-    pooling: Pooling = "mean"
-    """How token features become one vector per text: mean over the tokens, the first token, or the last."""
+    pooling: Pooling | None = None
+    """How token features become one vector per text: mean over the tokens, the first token, or the last; null
+    takes what the head was trained with, else the mean."""
 
 
 def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
@@ -61,7 +78,11 @@ def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
         UserError: the folder is absent or incomplete, weights are missing, or a weight is not finite.
     """
     location = local_folder(config.path, "model.path")
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "trust_remote_code": False,
+    }
     trunk, missing = _without_absent_pooler(
         lambda more: _from_pretrained(config.path, location, options | more, task)
     )
@@ -77,6 +98,11 @@ def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
         interventions.attach_from(location, trunk, task)
     trunk.eval()
     return trunk
+
+
+def is_one_model(location: Path) -> bool:
+    """Return whether a folder holds one model for all tasks, instead of a part or interventions per task."""
+    return not (holds_parts(location) or interventions.are_in(location))
 
 
 def load_task(folder: str | Path, task: str, kind: Any = None) -> Any:
@@ -151,71 +177,33 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
     return model.eval()
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
-    """Load the tokenizer that belongs to the model.
+def max_tokens(location: Path, wanted: int) -> int:
+    """Return how many of `wanted` tokens a text of a model may have: as many as it has positions.
+
+    Args:
+        location: the model's folder, with config.json.
+        wanted: at least 1.
 
     Raises:
-        UserError: the folder holds no tokenizer.
+        UserError: config.json cannot be read, or describes a model that transformers does not have.
     """
-    location = local_folder(config.path, "model.path")
-    if not any((location / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(
-            f"model {config.path}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
-        )
-    try:
-        return transformers.AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {config.path}: no tokenizer can be loaded: {_first_line(error)}") from None
-
-
-def pool(features: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """Reduce token features to one vector per text.
-
-    Args:
-        features: [batch, tokens, width].
-        attention_mask: [batch, tokens], 1 for a token and 0 for padding; padding may stand on either side.
-        pooling: "mean" over the tokens, "cls" the first one, "last" the last one.
-
-    Returns:
-        [batch, width].
-
-    Example:
-        >>> features = torch.tensor([[[1.0], [3.0], [9.0]]])
-        >>> [pool(features, torch.tensor([[1, 1, 0]]), p).item() for p in ("mean", "cls", "last")]
-        [2.0, 1.0, 3.0]
-    """
-    if pooling == "mean":
-        weight = attention_mask.unsqueeze(-1).to(features.dtype)
-        return (features * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    index = (attention_mask if pooling == "cls" else attention_mask * positions).argmax(1)
-    return features[torch.arange(features.shape[0], device=features.device), index]
-
-
-class Classifier(nn.Module):
-    """A trunk, which is trained and merged, and a head, which belongs to one task and never is.
-
-    Args:
-        trunk: a transformers model that returns `last_hidden_state`.
-        head: maps [batch, width] to logits [batch, labels].
-        pooling: see `pool`.
-    """
-
-    def __init__(self, trunk: nn.Module, head: nn.Module, pooling: Pooling = "mean") -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.head = head
-        self.pooling: Pooling = pooling
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits, [batch, labels]."""
-        logits: Tensor = self.head(self.embed(inputs))
-        return logits
-
-    def embed(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return one vector per text, [batch, width]."""
-        features = self.trunk(**inputs).last_hidden_state
-        return pool(features, inputs["attention_mask"], self.pooling)
+    settings = _settings(location)
+    positions = getattr(settings, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:  # relative positions have no end
+        return wanted
+    # Models after RoBERTa count positions from behind the number of the padding token.
+    if wanted + 1 + (getattr(settings, "pad_token_id", None) or 0) > positions:
+        with torch.device("meta"):
+            modules = transformers.AutoModel.from_config(settings, trust_remote_code=False).named_modules()
+        padding = [
+            module.padding_idx + 1
+            for name, module in modules
+            if name.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ]
+        positions -= max(padding, default=0)
+    return min(wanted, positions)
 
 
 def _from_pretrained(
@@ -226,7 +214,7 @@ def _from_pretrained(
             if holds_parts(location):
                 model, info = _task_trunk(location, options, task)
             else:
-                model, info = transformers.AutoModel.from_pretrained(location, **options)
+                model, info = _kind_of(location).from_pretrained(location, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {name}: cannot be loaded: {_first_line(error)}") from None
     if info.get("mismatched_keys"):
@@ -255,13 +243,27 @@ def _task_trunk(location: Path, options: dict[str, Any], task: str | None) -> An
             f'load a task\'s model with saft.load_task("{location}", TASK)'
         )
     weights, settings = dict(task_parts.read(location).task_tensors(task)), _settings(location)
-    kind = _concrete(transformers.AutoModel, settings)
+    kind = _concrete(_kind_of(location), settings)
     return kind.from_pretrained(None, config=settings, state_dict=weights, **options)
 
 
+def _kind_of(location: Path) -> Any:
+    """Return the class to load a trunk as: AutoModel, but for the encoder of an encoder-decoder alone."""
+    names = getattr(_settings(location), "architectures", None) or [""]
+    own = getattr(transformers, names[0], None) if names[0].endswith("EncoderModel") else None
+    return own or transformers.AutoModel
+
+
 def _settings(location: Path) -> Any:
+    if (declared := model_config(location)).get("auto_map"):
+        known = declared.get("model_type") in transformers.models.auto.configuration_auto.CONFIG_MAPPING
+        if not known:
+            raise UserError(
+                f"{location}: is a model whose code lies in its folder (auto_map in config.json), which saft "
+                "never runs; give a model of a type that transformers has"
+            )
     try:
-        return transformers.AutoConfig.from_pretrained(location)
+        return transformers.AutoConfig.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{location}: its config.json cannot be read: {_first_line(error)}") from None
 

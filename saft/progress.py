@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["Bar", "bar", "waiting"]
+__all__ = ["Bar", "bar", "note", "waiting"]
+
+_noted: set[str] = set()
 
 
 class Bar:
@@ -37,6 +40,13 @@ class Bar:
         """Set how much of what total is done."""
         if self._progress is not None and self._line is not None:
             self._progress.update(self._line, completed=done, total=total)
+
+
+def note(text: str) -> None:
+    """Say on standard error what a user should know though it is not an error; each thing once a process."""
+    if text not in _noted:
+        _noted.add(text)
+        print(f"saft: note: {text}", file=sys.stderr)
 
 
 @contextmanager

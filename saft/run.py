@@ -21,9 +21,10 @@ from saft.files.staging import write_text
 from saft.merging.methods import METHODS
 from saft.merging.per_task import Keeping
 from saft.models import ModelConfig
-from saft.module import TrainingOptions
 from saft.progress import bar, waiting
-from saft.train import training_cost, versions
+from saft.training.fine_tuning import training_cost
+from saft.training.options import TrainingOptions
+from saft.training.result import versions
 
 __all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]
 
@@ -266,14 +267,12 @@ def _protocol(config: RunConfig, experiment: Experiment, cell: Cell) -> dict[str
     """Return what a reader needs to know before any number."""
     described = {}
     for name, part in experiment.splits(cell.regime, cell.seed).items():
-        options = config.tasks[name]
         described[name] = {
             "train": len(part.train),
             "validation": len(part.validation),
             "test": len(part.test) if config.test else None,
-            "labels": len(options.get("labels", {})) or None,
-            "metric": options.get("metric_name", "accuracy"),
-            "head": options.get("head", "zero_shot"),
+            "metric": experiment.tasks[name].metric.name,
+            **experiment.tasks[name].facts(),
         }
     return {
         "tasks": described,
@@ -303,7 +302,7 @@ def _arm(config: RunConfig, name: str, arms: dict[str, TrainingOptions]) -> dict
         role = "selected_steps"
     elif any(options.steps == other.steps for other in sharpness_aware):
         role = "equal_steps"
-    elif any(_passes(options) == _passes(other) for other in sharpness_aware):
+    elif any(options.passes == other.passes for other in sharpness_aware):
         role = "equal_passes"
     else:
         role = "other"
@@ -311,12 +310,7 @@ def _arm(config: RunConfig, name: str, arms: dict[str, TrainingOptions]) -> dict
         "perturbation": perturbation.get("name"),
         "rho": perturbation.get("rho"),
         "steps": options.select_steps or options.steps,
-        "passes": _passes(options),
+        "passes": options.passes,
         "description": (config.arms[name] or {}).get("description", name),
         "role": role,
     }
-
-
-def _passes(options: TrainingOptions) -> int:
-    """Return the forward and backward passes of a training."""
-    return options.steps * (2 if options.perturbation else 1)

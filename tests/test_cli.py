@@ -221,12 +221,12 @@ def test_nan_in_a_checkpoint_is_named(
 def test_an_interrupt_is_no_traceback(
     task_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import saft.callbacks
+    import saft.training.callbacks
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saft.callbacks.ShowProgress, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(saft.training.callbacks.ShowProgress, "on_train_batch_end", interrupt)
     assert main(["train", str(task_file)]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     mapping = ["--method=average", "--base=a", "--models=[b]"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,31 +10,11 @@ import pytest
 import torch
 import transformers
 
-from saft import tasks
 from saft.errors import UserError
-from saft.evaluate import EvaluateConfig, evaluate, score, with_head
+from saft.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from saft.merge import MergeConfig, merge
-from saft.models import ModelConfig, load_task, load_tokenizer, load_trunk
-from saft.tasks import Limits
-
-
-def test_the_score_is_the_share_that_is_right(
-    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]]
-) -> None:
-    model = ModelConfig(str(tiny_model))
-    tokenizer = load_tokenizer(model)
-    task = tasks.build("colour", tiny_tasks["colour"], "tasks")
-    examples = task.load(tokenizer, Limits(), "t").test
-    classifier = with_head(load_trunk(model), tiny_model, "mean", "colour", task, tokenizer)
-    right = 0
-    with torch.no_grad():
-        for index in range(len(examples)):  # one by one, so without any padding
-            batch = examples.collate([index])
-            right += int(classifier(batch.inputs).argmax() == batch.labels[0])
-    classifier.train()
-    for batch_size in (1, 7, 64):
-        assert score(classifier, task, examples, batch_size) == pytest.approx(right / len(examples))
-    assert classifier.training
+from saft.models import load_task
+from saft.tasks import Metric, Score
 
 
 def test_any_model_on_given_tasks(
@@ -41,9 +22,13 @@ def test_any_model_on_given_tasks(
 ) -> None:
     out = tmp_path / "figures.json"
     config = EvaluateConfig(checkpoints=[str(tiny_model)], tasks=tiny_tasks, examples=20, out=str(out))
-    figures = evaluate(config).figures
-    assert set(figures[str(tiny_model)]) == {"colour", "size"}
-    assert json.loads(out.read_text()) == figures
+    result = evaluate(config)
+    assert set(result.figures[str(tiny_model)]) == {"colour", "size"}
+    written = json.loads(out.read_text())
+    for name, score in result.scores[str(tiny_model)].items():
+        assert written["scores"][str(tiny_model)][name] == dataclasses.asdict(score)
+        assert score.examples == 20
+    assert written["metrics"]["size"]["name"] == "accuracy"
 
 
 def test_a_model_that_knows_no_tasks_needs_them(tiny_model: Path) -> None:
@@ -56,7 +41,7 @@ def test_a_trained_head_must_be_there(
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "model")
     linear = {"colour": tiny_tasks["colour"] | {"head": "linear"}}
-    with pytest.raises(UserError, match=r"there is no heads/colour.safetensors"):
+    with pytest.raises(UserError, match=r"there is no .*heads/colour.safetensors"):
         evaluate(EvaluateConfig(checkpoints=[str(tmp_path / "model")], tasks=linear))
 
 
@@ -86,3 +71,50 @@ def test_each_task_is_measured_on_its_own_model_where_a_merge_kept_a_part_for_it
         assert figures[name] == alone[name]
     with pytest.raises(UserError, match=r"has no part for 'sise'; did you mean 'size'\?"):
         evaluate(EvaluateConfig(checkpoints=[out], tasks={"sise": tiny_tasks["size"]}))
+
+
+def test_a_mean_is_of_all_tasks_in_one_metric() -> None:
+    accuracy, loss = Metric("accuracy", "%"), Metric("loss", "nats", False, 1.0, 2)
+    scores = {"x": {"a": Score(0.5, None, 4), "b": Score(0.7, None, 4)}, "y": {"a": Score(0.9, None, 4)}}
+
+    def columns(metrics: dict[str, Metric]) -> dict[str, list[object]]:
+        table = EvaluateResult(scores, metrics, "test").table()
+        return {str(column.header): list(column.cells) for column in table.columns}
+
+    same = columns({"a": accuracy, "b": accuracy})
+    assert same["mean"] == ["60.0", ""]
+    assert same["a\naccuracy %"] == ["50.0", "90.0"]
+    mixed = columns({"a": accuracy, "b": loss})
+    assert "mean" not in mixed
+    assert mixed["b\nloss nats"] == ["0.70", ""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"examples": 0}, "examples: must be at least 1, but is 0"),
+        ({"examples": -5}, "examples: must be at least 1, but is -5"),
+        ({"batch_size": 0}, "batch_size: must be at least 1"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
+        ({"checkpoints": []}, "checkpoints: must not be empty"),
+        ({"tasks": {"../x": {}}}, "'../x' cannot be a name"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        EvaluateConfig(**{"checkpoints": ["a"]} | changes)
+    assert message in str(caught.value)
+
+
+def test_a_checkpoint_runs_no_code(tiny_model: Path, tiny_tasks: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "out")
+    evil = {"kind": "subprocess:getoutput", "cmd": f"touch {tmp_path / 'ran'}"}
+    (tmp_path / "out" / "saft.json").write_text(json.dumps({"tasks": {"rev": evil}}))
+    with pytest.raises(
+        UserError, match=r"saft.json: tasks.rev.kind: unknown task kind 'subprocess:getoutput'"
+    ):
+        evaluate(EvaluateConfig([str(tmp_path / "out")]))
+    (tmp_path / "out" / "saft.json").write_text(json.dumps({"tasks": {"../../x": tiny_tasks["size"]}}))
+    with pytest.raises(UserError, match="names the file of its head"):
+        evaluate(EvaluateConfig([str(tmp_path / "out")]))
+    assert not (tmp_path / "ran").exists()

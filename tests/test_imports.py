@@ -16,14 +16,11 @@ ROOMS = [
     ["cli"],
     ["run"],
     ["experiment"],
-    ["measure"],
-    ["train"],
-    ["merge"],
-    ["calibration"],
-    ["evaluate"],
+    ["train", "merge", "evaluate", "measure"],
     ["report"],
-    ["callbacks", "integrations"],
-    ["module"],
+    ["calibration"],
+    ["training"],
+    ["integrations"],
     ["coefficient"],
     ["penalties"],
     ["trajectory"],
@@ -42,8 +39,8 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # These libraries are used in these rooms alone.
 ONLY = {
     "datasets": {"tasks"},
-    "lightning": {"module", "train", "callbacks", "integrations"},
-    "transformers": {"models", "integrations"},
+    "lightning": {"training", "integrations"},
+    "transformers": {"models", "tasks", "integrations"},
     "accelerate": {"integrations"},
 }
 # What optim and merging may know of saft: they stand alone.

@@ -1,49 +1,15 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from saft.errors import UserError
-from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk, pool
-
-
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), left=st.booleans(), seed=st.integers(0, 99)
-)
-@settings(deadline=None, derandomize=True)
-def test_pooling_ignores_padding_on_either_side(lengths: list[int], left: bool, seed: int) -> None:
-    longest = max(lengths)
-    features = torch.randn(len(lengths), longest, 3, generator=torch.Generator().manual_seed(seed))
-    mask = torch.zeros(len(lengths), longest, dtype=torch.long)
-    rows = []
-    for row, length in enumerate(lengths):
-        start = longest - length if left else 0
-        mask[row, start : start + length] = 1
-        rows.append(features[row, start : start + length])
-    for pooling, oracle in (
-        ("mean", lambda row: row.mean(0)),
-        ("cls", lambda row: row[0]),
-        ("last", lambda row: row[-1]),
-    ):
-        expected = torch.stack([oracle(row) for row in rows])
-        torch.testing.assert_close(pool(features, mask, pooling), expected)
-
-
-def test_classifier_is_trunk_then_head(tiny_model: Path) -> None:
-    trunk = load_trunk(ModelConfig(str(tiny_model)))
-    head = nn.Linear(32, 3)
-    inputs = dict(load_tokenizer(ModelConfig(str(tiny_model)))(["the red rose"], return_tensors="pt"))
-    classifier = Classifier(trunk, head)
-    torch.testing.assert_close(classifier(inputs), head(classifier.embed(inputs)))
-    assert not trunk.training
-    assert all(parameter.dtype == torch.float32 for parameter in trunk.parameters())
+from saft.models import ModelConfig, load_trunk, max_tokens
 
 
 def test_a_model_without_pooler_gets_no_random_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -75,18 +41,42 @@ def test_nan_is_named(tiny_model: Path, tmp_path: Path) -> None:
         load_trunk(ModelConfig(str(folder)))
 
 
-def test_absent_folder_and_absent_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.path: there is no"):
         load_trunk(ModelConfig(str(tmp_path / "nowhere")))
-    folder = tmp_path / "no-tokenizer"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(tiny_model / name, folder)
-    with pytest.raises(UserError, match="holds no tokenizer"):
-        load_tokenizer(ModelConfig(str(folder)))
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="cannot be loaded"):
         load_trunk(ModelConfig(str(tmp_path)))
+
+
+def test_the_positions_of_a_model_bound_its_texts(tmp_path: Path) -> None:
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for name, settings, longest in (
+        ("bert", transformers.BertConfig(**small, max_position_embeddings=20), 20),
+        ("roberta", transformers.RobertaConfig(**small, max_position_embeddings=20), 18),  # counts from 2
+        ("gpt2", transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, n_positions=20), 20),
+        ("t5", transformers.T5Config(d_model=8, num_layers=1, num_heads=2), 1000),  # relative: no end
+    ):
+        settings.save_pretrained(tmp_path / name)
+        assert max_tokens(tmp_path / name, 1000) == longest, name
+        assert max_tokens(tmp_path / name, 15) == 15, name
+
+
+def test_code_in_a_folder_is_never_run(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "custom"
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(
+        UserError, match=r"is a model whose code lies in its folder \(auto_map in config.json\)"
+    ):
+        load_trunk(ModelConfig(str(folder)))
+    content["model_type"] = "bert"  # which transformers has: its own code is used
+    (folder / "config.json").write_text(json.dumps(content))
+    load_trunk(ModelConfig(str(folder)))
+    assert not (tmp_path / "ran").exists()

@@ -16,7 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.calibration.material import Advance, Material, gathered, model_bytes, task_data
+from saft.calibration.data import (
+    Advance,
+    CalibrationData,
+    load_calibration_data,
+    model_bytes,
+    model_tasks,
+)
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import TensorHeader, read_headers
@@ -37,13 +43,13 @@ class Collector:
 
     Args:
         memory: that the weights and what is made of them take at a time, in bytes, beside the activations.
-        cost: of collecting, in any unit, from the material; what `collect` advances in all.
+        cost: of collecting, in any unit, from the data; what `collect` advances in all.
         collect: yields the statistics, task by task.
     """
 
     memory: Callable[[Plan], int]
-    cost: Callable[[Material], float]
-    collect: Callable[[Material, Advance], Statistics]
+    cost: Callable[[CalibrationData], float]
+    collect: Callable[[CalibrationData, Advance], Statistics]
 
 
 COLLECTORS: Registry[Collector] = Registry("collector", "saft.calibration")
@@ -56,8 +62,8 @@ def check(plan: Plan) -> None:
         UserError: a task is unknown or missing, or its table has no such column or split.
     """
     if plan.reads_examples:
-        for found in task_data(plan).values():
-            found.check()
+        for found in model_tasks(plan).values():
+            found.task.check(found.where)
 
 
 def memory(plan: Plan) -> int:
@@ -84,15 +90,15 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
         UserError: as `check`; or what was collected is not finite.
     """
     if plan.output.reads_examples:
-        from saft.calibration.intervention import train_into
+        from saft.calibration.intervmerge import train_into
 
         plan = dataclasses.replace(plan, train=train_into)
     if not plan.method.collects:
         yield plan
         return
     collector = COLLECTORS.get(plan.method.collects)
-    material = gathered(plan)
-    done, cost = 0.0, max(collector.cost(material), 1.0)
+    data = load_calibration_data(plan)
+    done, cost = 0.0, max(collector.cost(data), 1.0)
 
     def advance(by: float) -> None:
         nonlocal done
@@ -105,13 +111,13 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
         # Dropout is off, but a model's own code might draw: nothing here changes the caller's random state.
         with torch.random.fork_rng():
             torch.manual_seed(plan.config.seed)
-            for task, kind, tensors in collector.collect(material, advance):
+            for task, kind, tensors in collector.collect(data, advance):
                 _refuse_not_finite(plan, task, tensors)
                 file = Path(folder) / f"{kind}-{list(plan.models).index(task)}.safetensors"
                 write_tensors(file, tensors)
                 headers[kind][task] = read_headers(file)
         by_kind = {kind: [found[task] for task in plan.models] for kind, found in headers.items()}
-        yield dataclasses.replace(plan, collected=Collected(by_kind, material.described()))
+        yield dataclasses.replace(plan, collected=Collected(by_kind, data.described()))
 
 
 def _refuse_not_finite(plan: Plan, task: str, tensors: dict[str, Tensor]) -> None:

@@ -9,48 +9,45 @@ from torch import Tensor
 from torch.nn import functional
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material, model_bytes
+from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.methods.fisher import Fisher
 from saft.merging.plan import Plan
-from saft.models import Classifier
-from saft.tasks import Examples
+from saft.tasks import Examples, TaskModel
 
 __all__ = ["collect", "exact", "of_batches"]
 
 
-def collect(material: Material, advance: Advance) -> Statistics:
+def collect(data: CalibrationData, advance: Advance) -> Statistics:
     """Yield each task's information, by the estimate that the method asks for, in the weights' shapes.
 
     Source:
         Matena & Raffel 2022, arXiv 2111.09832, section 3.1; the other variant: MergeLM.
     """
-    method = material.plan.method
+    method = data.plan.method
     assert isinstance(method, Fisher)
-    weights = material.parameters()
-    for model, classifier, examples in material.experts():
+    weights = data.parameters()
+    for name, model, examples in data.each_expert():
         found = [torch.zeros_like(weight) for weight in weights.values()]
         if method.variant == "paper":
-            gradients = exact(classifier, examples, list(weights.values()))
+            gradients = exact(model, examples, list(weights.values()))
         else:
-            gradients = of_batches(
-                classifier, examples, list(weights.values()), material.plan.config.data.batch_size
-            )
+            gradients = of_batches(model, examples, list(weights.values()), data.plan.config.data.batch_size)
         for share, scaled in gradients:
             for information, gradient in zip(found, scaled, strict=True):
                 if gradient is not None:
                     information.addcmul_(gradient, gradient, value=1 / len(examples))
             advance(share)
-        yield model, "fisher", dict(zip(weights, found, strict=True))
+        yield name, "fisher", dict(zip(weights, found, strict=True))
 
 
 Gradients = Iterator[tuple[float, tuple[Tensor | None, ...]]]
 """Gradients whose squares add up to the information times the examples; each with its share of the cost."""
 
 
-def exact(classifier: Classifier, examples: Examples, weights: list[Tensor]) -> Gradients:
+def exact(model: TaskModel, examples: Examples, weights: list[Tensor]) -> Gradients:
     r"""Yield :math:`\sqrt{p_c}\, \partial \log p_c / \partial \theta` of every example and class."""
     for index in range(len(examples)):
-        (log_p,) = _log_probabilities(classifier, examples, [index])
+        (log_p,) = _log_probabilities(model, examples, [index])
         # The square root is a constant: it weighs the gradient and is not differentiated.
         scaled = log_p.detach().div(2).exp() * log_p
         for c, term in enumerate(scaled):
@@ -60,24 +57,22 @@ def exact(classifier: Classifier, examples: Examples, weights: list[Tensor]) -> 
             )
 
 
-def of_batches(
-    classifier: Classifier, examples: Examples, weights: list[Tensor], batch_size: int
-) -> Gradients:
+def of_batches(model: TaskModel, examples: Examples, weights: list[Tensor], batch_size: int) -> Gradients:
     r"""Yield :math:`\partial \sum \sqrt{p} \log p / \partial \theta`, a sum over a batch and all classes."""
     for start in range(0, len(examples), batch_size):
         batch = list(range(start, min(start + batch_size, len(examples))))
-        log_p = _log_probabilities(classifier, examples, batch)
+        log_p = _log_probabilities(model, examples, batch)
         term = (log_p.detach().div(2).exp() * log_p).sum()
         yield len(batch), torch.autograd.grad(term, weights, allow_unused=True)
 
 
-def _log_probabilities(classifier: Classifier, examples: Examples, indices: list[int]) -> Tensor:
-    batch = examples.collate(indices).to(next(classifier.parameters()).device)
-    return functional.log_softmax(classifier(batch.inputs), dim=-1)
+def _log_probabilities(model: TaskModel, examples: Examples, indices: list[int]) -> Tensor:
+    batch = examples.collate(indices).to(next(model.parameters()).device)
+    return functional.log_softmax(model(batch.inputs), dim=-1)
 
 
-def _cost(material: Material) -> float:
-    return float(sum(len(examples) for examples in material.examples.values()))
+def _cost(data: CalibrationData) -> float:
+    return float(sum(len(examples) for examples in data.examples.values()))
 
 
 def _memory(plan: Plan) -> int:

@@ -47,8 +47,6 @@ class DataConfig:
     """At most this many examples of each task; at least 1."""
     batch_size: int = 16
     """Examples per forward pass; at least 1."""
-    pooling: Literal["mean", "cls", "last"] | None = None
-    """How token features become one vector; null takes what the models were trained with, else mean."""
 
     def __post_init__(self) -> None:
         for name in ("examples", "batch_size"):
@@ -63,7 +61,7 @@ class InterventionConfig:
     rank: int = 1
     """Of the change that is made after the attention of each block; at least 1."""
     positions: Literal["first", "all"] | None = None
-    """Tokens that are changed; null takes the first where pooling is cls, else all."""
+    """Tokens that are changed; null takes the first where every task reads only that, else all."""
     learning_rate: float = 1e-3
     """Of Adam, above 0."""
     iterations: int = 500

@@ -1,52 +1,46 @@
-"""Data, head and metric of a task, by kind; one file a kind. Tasks themselves are declared in YAML."""
+"""Data, inputs, head, loss and metric of a task, by kind; one file a kind. Tasks are declared in YAML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-import torchmetrics
-from torch import Tensor, nn
+from pathlib import Path
+from typing import Any
 
 from saft import config
 from saft.errors import UserError, did_you_mean
-from saft.models import Classifier
+from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.registry import Registry
-from saft.tasks.examples import Examples, Limits, Splits
+from saft.tasks.examples import Batch, Examples, Limits, Splits
+from saft.tasks.metric import Metric, Score
+from saft.tasks.task import BoundTask, Task, TaskModel
 
-__all__ = ["TASKS", "Task", "Examples", "Limits", "Splits", "build"]
-
-
-class Task(Protocol):
-    """What every kind of task offers; a kind is a frozen dataclass whose fields are its YAML keys."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The labels, in the order of the logits."""
-
-    def load(self, tokenizer: Any, limits: Limits, where: str) -> Splits:
-        """Read the data, split it, and turn it into model inputs."""
-
-    def head_for(self, classifier: Classifier, tokenizer: Any) -> nn.Module:
-        """Make the head that this task starts with, from the base model."""
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean training loss of a batch."""
-
-    def metric(self) -> torchmetrics.Metric:
-        """Return a new metric; higher is better, and its value is a fraction."""
-
+__all__ = [
+    "TASKS",
+    "Batch",
+    "BoundTask",
+    "Examples",
+    "Limits",
+    "Metric",
+    "Score",
+    "Splits",
+    "Task",
+    "TaskModel",
+    "build",
+    "declared_in",
+]
 
 TASKS: Registry[type[Task]] = Registry("task kind", "saft.tasks")
 
 
-def build(name: str, mapping: Mapping[str, Any], where: str) -> Task:
+def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = True) -> Task:
     """Make the task that a YAML mapping declares.
 
     Args:
         name: the task's name, for messages.
         mapping: the mapping below `tasks: NAME:`; `kind` chooses the file in saft/tasks.
         where: the dotted place of the tasks in the config, for example "tasks".
+        trusted: the user wrote it. A mapping from a checkpoint folder is not trusted: it may name what saft
+            has, but no code (`module:name`).
 
     Raises:
         UserError: the kind is unknown, or a key or value does not belong to it.
@@ -59,6 +53,27 @@ def build(name: str, mapping: Mapping[str, Any], where: str) -> Task:
         raise UserError(
             f"{where}.{name}.kind: is required, but missing; there is: {', '.join(TASKS.names())}"
         )
-    if ":" not in str(kind) and kind not in TASKS.names():
-        raise UserError(f"{where}.{name}.kind: unknown task kind '{kind}'{did_you_mean(kind, TASKS.names())}")
-    return config.parse(TASKS.get(kind), options, "", f"{where}.{name}")
+    if kind not in TASKS.names() and not (":" in str(kind) and trusted):
+        outside = " (code from elsewhere is only taken from your own config: give `tasks:` there)"
+        raise UserError(
+            f"{where}.{name}.kind: unknown task kind '{kind}'{outside if ':' in str(kind) else ''}"
+            + did_you_mean(str(kind), TASKS.names())
+        )
+    task = config.parse(TASKS.get(kind), options, "", f"{where}.{name}")
+    if not trusted and (problem := task.distrusted()):
+        raise UserError(f"{where}.{name}.{problem}; give `tasks:` in your own config if it is meant")
+    return task
+
+
+def declared_in(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return task name -> mapping, as the saft.json of a checkpoint folder declares them; {} without one.
+
+    Raises:
+        UserError: saft.json is damaged.
+    """
+    if not (folder / MANIFEST).is_file():
+        return {}
+    tasks = read_manifest(folder).get("tasks", {})
+    if not isinstance(tasks, dict) or not all(isinstance(mapping, dict) for mapping in tasks.values()):
+        raise UserError(f"{folder / MANIFEST}: tasks: must hold name -> keys of a task, but holds {tasks!r}")
+    return tasks

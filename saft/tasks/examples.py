@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Examples", "Limits", "Splits", "permutation"]
+__all__ = ["Batch", "Examples", "Limits", "Splits", "TrainingOrder", "permutation"]
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,59 @@ class Examples:
         for start in range(0, len(order), batch_size):
             yield self.collate(order[start : start + batch_size])
 
-    def training_order(self, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-        """Return the indices of every training batch: epoch after epoch, each a new permutation.
+    def training_order(self, batch_size: int, steps: int, seed: int) -> TrainingOrder:
+        """Return the indices of every training batch; see `TrainingOrder`."""
+        return TrainingOrder(len(self), batch_size, steps, seed)
 
-        The order depends on the seed alone, so a resumed run takes it up at any step. A batch may span two
-        epochs: every batch is full.
-        """
-        indices: list[int] = []
-        epoch = 0
-        while len(indices) < batch_size * steps:
-            indices += permutation(len(self), seed, epoch)
-            epoch += 1
-        return [indices[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
+
+@dataclass(frozen=True)
+class TrainingOrder(Sequence[list[int]]):
+    """The indices of every training batch: epoch after epoch, each a new permutation.
+
+    The order depends on the seed alone, so a resumed run takes it up at any step. A batch may span two
+    epochs: every batch is full. Nothing is kept but the permutations of the last two epochs.
+
+    Args:
+        size: number of examples, at least 1.
+        batch_size: examples of a batch.
+        steps: number of batches.
+        seed: of the permutations.
+
+    Example:
+        >>> [sorted(batch) for batch in TrainingOrder(size=4, batch_size=4, steps=2, seed=0)]
+        [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+
+    size: int
+    batch_size: int
+    steps: int
+    seed: int
+    _epochs: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @overload
+    def __getitem__(self, step: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, step: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, step: int | slice) -> list[int] | list[list[int]]:
+        """Return the indices of the batch of a step, numbered from 0."""
+        if isinstance(step, slice):
+            return [self[number] for number in range(*step.indices(self.steps))]
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of {self.steps}")
+        first = step * self.batch_size
+        return [self._epoch(at // self.size)[at % self.size] for at in range(first, first + self.batch_size)]
+
+    def _epoch(self, number: int) -> list[int]:
+        if number not in self._epochs:
+            while len(self._epochs) > 1:
+                del self._epochs[min(self._epochs)]
+            self._epochs[number] = permutation(self.size, self.seed, number)
+        return self._epochs[number]
 
 
 @dataclass(frozen=True)

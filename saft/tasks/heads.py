@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from saft.errors import UserError
+from saft.files.checkpoint import HEADS
+from saft.models import POOLINGS, Pooling
 
-__all__ = ["ZeroShotHead", "LinearHead", "load", "save"]
+__all__ = ["LinearHead", "StoredHead", "ZeroShotHead", "load", "save"]
 
 
 class ZeroShotHead(nn.Module):
@@ -70,43 +75,111 @@ class LinearHead(nn.Module):
         return functional.linear(embedding, self.weight, self.bias)
 
 
-def save(head: nn.Module, folder: Path, task: str) -> None:
-    """Write a head to `folder/heads/TASK.safetensors`."""
-    (folder / "heads").mkdir(exist_ok=True)
-    state = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
-    save_file(state, folder / "heads" / f"{task}.safetensors", metadata={"format": "pt"})
+@dataclass(frozen=True)
+class StoredHead:
+    """A head as a checkpoint folder holds it.
+
+    Args:
+        module: the head.
+        labels: what its logits are, in order; None where the file does not say.
+        pooling: of the features that it reads; None where the file does not say.
+    """
+
+    module: nn.Module
+    labels: list[str] | None
+    pooling: Pooling | None
 
 
-def load(folder: Path, task: str, labels: int) -> nn.Module | None:
+def save(head: nn.Module, folder: Path, task: str, labels: Sequence[str], pooling: Pooling) -> None:
+    """Write a head to `folder/heads/TASK.safetensors`, and with it what it was made for.
+
+    Args:
+        head: of this module's kinds.
+        folder: the checkpoint folder.
+        task: the task's name.
+        labels: what the logits are, in order.
+        pooling: of the features that it reads.
+    """
+    file = _file(folder, task)
+    file.parent.mkdir(exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    made_for = {"labels": json.dumps(list(labels), ensure_ascii=False), "pooling": pooling}
+    save_file(state, file, metadata={"format": "pt"} | made_for)
+
+
+def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
     """Return the head that a checkpoint folder holds for a task, or None if it holds none.
 
     Args:
         folder: the checkpoint folder.
         task: the task's name.
-        labels: the number of labels it must have.
+        labels: what its logits must be, in order.
 
     Raises:
-        UserError: the file holds no head, one with another number of labels, or NaN or infinite values.
+        UserError: the file holds no head, one for other labels or for these in another order, or NaN or
+            infinite values.
     """
-    file = folder / "heads" / f"{task}.safetensors"
+    file = _file(folder, task)
     if not file.is_file():
         return None
     try:
-        state = load_file(file)
+        with safe_open(file, framework="pt") as content:
+            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
+            made_for = content.metadata() or {}
     except SafetensorError as error:
-        raise UserError(f"{file}: is no whole safetensors file: {error}") from None
+        raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
     head: nn.Module
-    if state.keys() == {"label_embeddings", "scale"}:
+    if state.keys() == {"label_embeddings", "scale"} and state["label_embeddings"].ndim == 2:
         head = ZeroShotHead(state["label_embeddings"], float(state["scale"]))
-    elif state.keys() == {"weight", "bias"}:
+    elif state.keys() == {"weight", "bias"} and state["weight"].ndim == 2:
         head = LinearHead(state["weight"].shape[1], state["weight"].shape[0])
     else:
         raise UserError(f"{file}: holds no head that saft knows, but {sorted(state)}")
-    head.load_state_dict(state)  # the very bits: making a zero-shot head normalizes once more
-    found = len(next(iter(state.values())))
-    if found != labels:
-        raise UserError(f"{file}: is a head for {found} labels, but task '{task}' has {labels}")
-    return head
+    try:
+        head.load_state_dict(state)  # the very bits: making a zero-shot head normalizes once more
+    except RuntimeError as error:
+        raise UserError(f"{file}: its tensors do not fit each other: {error}") from None
+    count = len(next(iter(state.values())))
+    if count != len(labels):
+        raise UserError(f"{file}: is a head for {count} labels, but task '{task}' has {len(labels)}")
+    own = _labels(file, made_for)
+    if own is not None and own != list(labels):
+        raise UserError(
+            f"{file}: its logits are, in order, {_listed(own)}, but the labels of task '{task}' are "
+            f"{_listed(labels)}; give `labels` in the order of the head"
+        )
+    return StoredHead(head, own, _pooling(file, made_for))
+
+
+def _file(folder: Path, task: str) -> Path:
+    if Path(task).name != task or task in ("", ".", ".."):
+        raise UserError(f"task '{task}': names the file of its head; write it without '/'")
+    return folder / HEADS / f"{task}.safetensors"
+
+
+def _labels(file: Path, made_for: dict[str, str]) -> list[str] | None:
+    if "labels" not in made_for:
+        return None
+    try:
+        labels = json.loads(made_for["labels"])
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{file}: its list of labels is not readable: {made_for['labels'][:80]!r}")
+    return labels
+
+
+def _pooling(file: Path, made_for: dict[str, str]) -> Pooling | None:
+    if "pooling" not in made_for:
+        return None
+    for pooling in POOLINGS:
+        if made_for["pooling"] == pooling:
+            return pooling
+    raise UserError(f"{file}: was made for an unknown pooling: {made_for['pooling'][:80]!r}")
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:10]) + (" ..." if len(labels) > 10 else "")

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saft.models import Classifier
-from saft.tasks import TASKS
+from saft import config
+from saft.config import Positive
+from saft.config.ranges import MOST, Range
+from saft.errors import UserError
+from saft.files.checkpoint import HEADS, MANIFEST
+from saft.files.locations import folder as local_folder
+from saft.models import ModelConfig, Pooling, load_trunk, max_tokens
+from saft.progress import note
+from saft.tasks import TASKS, heads
 from saft.tasks.examples import Batch, Examples, Limits, Splits, permutation
 from saft.tasks.heads import LinearHead, ZeroShotHead
-from saft.tasks.table import Rows, TableConfig, read
+from saft.tasks.metric import Metric, Score
+from saft.tasks.pooling import TextClassifier
+from saft.tasks.table import Rows, TableConfig, data_files, distrusted, read
+from saft.tasks.task import TaskModel
+from saft.tasks.tokenizer import load_tokenizer
 
-__all__ = ["TextClassification"]
+__all__ = ["BoundTextClassification", "TextClassification"]
+
+METRICS = {"accuracy": Metric("accuracy", "%"), "macro_f1": Metric("macro F1", "%")}
 
 
 @TASKS.register("text_classification")
+@config.checked
 @dataclass(frozen=True)
 class TextClassification:
     """Assign one of a list of labels to a text."""
@@ -32,12 +49,14 @@ class TextClassification:
     """Descriptions of a label, with {} for its words; a label's embedding is the mean over them."""
     head: Literal["zero_shot", "linear"] = "zero_shot"
     """zero_shot: frozen, made from the prompts by the base model. linear: trained with the trunk."""
-    scale: float = 20.0
-    """Inverse temperature of the zero-shot head's cosines, above 0."""
+    scale: Positive = 20.0
+    """Inverse temperature of the zero-shot head's cosines."""
     metric_name: Literal["accuracy", "macro_f1"] = "accuracy"
     """What is measured on validation and test."""
-    max_length: int = 128
-    """Texts are cut to this many tokens, at least 3."""
+    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
+    """Texts are cut to this many tokens, or to as many as the model has positions."""
+    pooling: Pooling | None = None
+    """How token features become one vector per text; null takes that of the model or of its head."""
     drop_other_labels: bool = False
     """Leave out rows whose label is not in `labels`, instead of refusing them."""
 
@@ -46,61 +65,183 @@ class TextClassification:
             raise ValueError(f"labels: a classification needs at least 2, but has {len(self.labels)}")
         if self.head == "zero_shot" and not (self.prompts and all("{}" in prompt for prompt in self.prompts)):
             raise ValueError("prompts: each must hold {} where the label's words go")
-        if self.scale <= 0:
-            raise ValueError(f"scale must be above 0, but is {self.scale}")
-        if self.max_length < 3:
-            raise ValueError(f"max_length must be at least 3, but is {self.max_length}")
 
-    def load(self, tokenizer: Any, limits: Limits, where: str) -> Splits:
-        """Read the table, draw the training examples, and tokenize what is used."""
-        rows = read(self.data, list(self.labels), self.drop_other_labels, where)
-        order = permutation(len(rows["train"]), limits.seed, stream=7)[: limits.train]
-        return Splits(
-            train=self._examples([rows["train"][index] for index in order], tokenizer),
-            validation=self._examples(rows["validation"][: limits.validation], tokenizer),
-            test=self._examples(_spread(rows["test"], limits.test, self.data.split_seed), tokenizer),
+    def bind(
+        self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
+    ) -> BoundTextClassification:
+        """Bind the task to a model: load its tokenizer; no text is longer than the model's positions."""
+        tokenizer = load_tokenizer(model.path)
+        longest = max_tokens(local_folder(model.path, "model.path"), self.max_length)
+        if longest < self.max_length:
+            note(
+                f"{where}.max_length: {self.max_length} is more than the {longest} positions of "
+                f"{model.path}; texts are cut to {longest} tokens"
+            )
+        pooling = self.pooling or model.pooling
+        return BoundTextClassification(
+            self, name, model, where, torch.device(device), tokenizer, longest, pooling
         )
 
-    def head_for(self, classifier: Classifier, tokenizer: Any) -> nn.Module:
-        """Make the head, from the base model's embeddings of the prompts, or a linear one at zero."""
+    def check(self, where: str) -> None:
+        """Read the table as far as its columns and labels."""
+        self.rows(where)
+
+    def distrusted(self) -> str | None:
+        """Return what of the table a checkpoint folder must not ask for."""
+        problem = distrusted(self.data)
+        return f"data.{problem}" if problem else None
+
+    def files(self, where: str) -> Mapping[str, Path]:
+        """Return the table's local files, by their location as it was written."""
+        return data_files(self.data, where)
+
+    def rows(self, where: str) -> dict[str, Rows]:
+        """Return the rows of each split; see `saft.tasks.table.read`."""
+        return read(self.data, list(self.labels), self.drop_other_labels, where)
+
+
+@dataclass(frozen=True)
+class BoundTextClassification:
+    """A text classification on one model; see `saft.tasks.task.BoundTask`.
+
+    Args:
+        task: what is classified, and how.
+        name: the task's name.
+        base: the model that was bound.
+        where: the place in front of every message.
+        device: where trunks and heads are put.
+        tokenizer: the model's.
+        max_length: texts are cut to this many tokens.
+        pooling: as the task or the model says; None where both leave it to the head.
+    """
+
+    task: TextClassification
+    name: str
+    base: ModelConfig
+    where: str
+    device: torch.device
+    tokenizer: Any
+    max_length: int
+    pooling: Pooling | None
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy, the share of correct examples, or macro F1; printed in percent."""
+        return METRICS[self.task.metric_name]
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The pooling and the length that the model decided."""
+        return {"pooling": self.pooling or "mean", "max_length": self.max_length}
+
+    def examples(self, limits: Limits) -> Splits:
+        """Read the table, draw the training examples, and tokenize what is used."""
+        rows = self.task.rows(self.where)
+        order = permutation(len(rows["train"]), limits.seed, stream=7)[: limits.train]
+        return Splits(
+            train=self._examples([rows["train"][index] for index in order]),
+            validation=self._examples(rows["validation"][: limits.validation]),
+            test=self._examples(_spread(rows["test"], limits.test, self.task.data.split_seed)),
+        )
+
+    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+        """Load a trunk in float32, on the device."""
+        return load_trunk(ModelConfig(str(folder or self.base.path)), self.name).to(self.device)
+
+    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TextClassifier:
+        """Return the trunk with the head that a folder holds, or the one that this task starts with."""
+        device = next(trunk.parameters()).device
+        folder = None if head_from is None else local_folder(head_from, "checkpoint")
+        stored = None if folder is None else heads.load(folder, self.name, list(self.task.labels))
+        if stored is None:
+            model = TextClassifier(trunk, nn.Identity(), self.pooling or "mean")
+            if folder is not None:
+                self._made_anew(folder)
+            model.head = self._first_head(model).to(device)
+            return model
+        pooling = self.pooling or stored.pooling or "mean"
+        if stored.pooling not in (None, pooling):
+            raise UserError(
+                f"{self.where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
+            )
+        return TextClassifier(trunk, stored.module.to(device), pooling)
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Write the head, its labels in order, and its pooling."""
+        assert isinstance(model, TextClassifier)
+        heads.save(model.head, folder, self.name, list(self.task.labels), model.pooling)
+
+    def loss(self, model: TaskModel, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a batch, in nats."""
+        return functional.cross_entropy(model(batch.inputs), batch.labels)
+
+    @torch.inference_mode()
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return accuracy, with its binomial standard error, or macro F1, whose error is not known."""
+        was_training = model.training
+        model.eval()
+        device = next(model.trunk.parameters()).device
+        metric = self._measured().to(device)
+        for batch in examples.batches(batch_size):
+            batch = batch.to(device)
+            metric.update(model(batch.inputs), batch.labels)
+        model.train(was_training)
+        value, count = float(metric.compute()), len(examples)
+        known = self.task.metric_name == "accuracy" and count > 0
+        return Score(value, math.sqrt(value * (1 - value) / count) if known else None, count)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the head, the number of labels, the pooling, and where texts are cut."""
+        return {
+            "head": self.task.head,
+            "labels": len(self.task.labels),
+            "pooling": self.pooling or "mean",
+            "max_length": self.max_length,
+        }
+
+    def _made_anew(self, folder: Path) -> None:
+        """Refuse to replace a trained head; say that another one is made by weights that were changed."""
+        file = folder / HEADS / f"{self.name}.safetensors"
+        if self.task.head == "linear":
+            raise UserError(f"there is no {file}, and the head of this task is a trained one")
+        if (folder / MANIFEST).is_file():
+            note(f"there is no {file}; its zero-shot head is made by the weights of {folder} itself")
+
+    def _first_head(self, model: TextClassifier) -> nn.Module:
+        """Return the head from the model's embeddings of the prompts, or a linear one at zero."""
+        words = list(self.task.labels.values())
         embedded = [
-            self._embed([prompt.format(words) for words in self.labels.values()], classifier, tokenizer)
-            for prompt in self.prompts
+            self._embedded([prompt.format(word) for word in words], model) for prompt in self.task.prompts
         ]
-        if self.head == "linear":
-            return LinearHead(embedded[0].shape[-1], len(self.labels))
-        return ZeroShotHead(torch.stack(embedded).mean(0), self.scale)
+        if self.task.head == "linear":
+            return LinearHead(embedded[0].shape[-1], len(words))
+        return ZeroShotHead(torch.stack(embedded).mean(0), self.task.scale)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of a batch."""
-        return functional.cross_entropy(logits, labels)
+    @torch.no_grad()
+    def _embedded(self, texts: list[str], model: TextClassifier) -> Tensor:
+        batch = self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
+        )
+        device = next(model.trunk.parameters()).device
+        features = model.features({name: value.to(device) for name, value in batch.items()})
+        return functional.normalize(features, dim=-1)
 
-    def metric(self) -> torchmetrics.Metric:
-        """Return a new accuracy (the share of correct examples) or macro F1."""
-        options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.labels)}
-        if self.metric_name == "accuracy":
+    def _measured(self) -> torchmetrics.Metric:
+        options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.task.labels)}
+        if self.task.metric_name == "accuracy":
             return torchmetrics.Accuracy(**options, average="micro")
         return torchmetrics.F1Score(**options, average="macro")
 
-    @torch.no_grad()
-    def _embed(self, texts: list[str], classifier: Classifier, tokenizer: Any) -> Tensor:
-        batch = tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
-        )
-        device = next(classifier.trunk.parameters()).device
-        embedding = classifier.embed({name: value.to(device) for name, value in batch.items()})
-        return functional.normalize(embedding, dim=-1)
-
-    def _examples(self, rows: Rows, tokenizer: Any) -> Examples:
+    def _examples(self, rows: Rows) -> Examples:
         texts = [text for text, _ in rows]
         options = {"truncation": True, "max_length": self.max_length}
-        encoded = tokenizer(texts, **options) if texts else {"input_ids": []}
-        number = {label: index for index, label in enumerate(self.labels)}
+        encoded = self.tokenizer(texts, **options) if texts else {"input_ids": []}
+        number = {label: index for index, label in enumerate(self.task.labels)}
         labels = torch.tensor([number[label] for _, label in rows])
 
         def collate(indices: list[int]) -> Batch:
             part = {name: [values[index] for index in indices] for name, values in encoded.items()}
-            inputs = tokenizer.pad(part, return_tensors="pt")
+            inputs = self.tokenizer.pad(part, return_tensors="pt")
             return Batch(dict(inputs), labels[indices])
 
         return Examples([len(ids) for ids in encoded["input_ids"]], collate)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from saft import calibration
-from saft.calibration.material import gathered
+from saft.calibration.data import load_calibration_data
 from saft.files.checkpoint import write_manifest
 from saft.merging.check import check
 from saft.merging.config import DataConfig, MergeConfig
@@ -25,7 +25,7 @@ def experts(tiny_model, tiny_tasks, tmp_path):
                 weight += torch.randn_like(weight) * 0.02
         folder = tmp_path / task
         model.save_pretrained(folder)
-        write_manifest(folder, {"kind": "fine-tuned", "tasks": {task: mapping}, "pooling": "mean"})
+        write_manifest(folder, {"kind": "fine-tuned", "tasks": {task: mapping | {"pooling": "mean"}}})
         folders[task] = str(folder)
     return folders
 
@@ -49,7 +49,7 @@ def collect():
     def run(plan):
         collector = calibration.COLLECTORS.get(plan.method.collects)
         found = {}
-        for task, kind, tensors in collector.collect(gathered(plan), lambda cost: None):
+        for task, kind, tensors in collector.collect(load_calibration_data(plan), lambda cost: None):
             found.setdefault(kind, {})[task] = tensors
         return found
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from saft import config
-from saft.calibration.material import gathered, tensor_names
+from saft.calibration.data import load_calibration_data, tensor_names
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest, write_manifest, write_tensors
@@ -48,7 +48,6 @@ def test_a_merge_reads_data_and_says_which(
         "split": "validation",
         "examples": {"colour": 4, "size": 4},
         "batch_size": 2,
-        "pooling": "mean",
     }
     card = " ".join((tmp_path / "out" / "README.md").read_text().split())
     assert "Examples of the validation split were read, without their labels: 4 of colour, 4 of size." in card
@@ -97,8 +96,8 @@ def test_the_labels_are_not_looked_at(tiny_model, tiny_tasks, experts, tmp_path,
 def test_a_check_finds_what_is_wrong_with_the_data_without_loading_a_model(
     tiny_model, tiny_tasks, experts, monkeypatch
 ):
-    monkeypatch.setattr("saft.calibration.material.load_trunk", None)
-    monkeypatch.setattr("saft.calibration.material.load_tokenizer", None)
+    monkeypatch.setattr("saft.tasks.text_classification.load_trunk", None)
+    monkeypatch.setattr("saft.tasks.text_classification.load_tokenizer", None)
     assert "nothing is wrong" in str(merge(settings(tiny_model, experts), None, check_only=True))
 
     def wrong(task="size", **changes):
@@ -141,25 +140,21 @@ def test_the_test_split_cannot_be_named_and_numbers_are_checked(tiny_model, expe
 
 
 def test_examples_come_from_the_split_that_was_asked_for(planned):
-    found = gathered(planned("fisher", split="validation", examples=1000)).examples
+    found = load_calibration_data(planned("fisher", split="validation", examples=1000)).examples
     assert {task: len(examples) for task, examples in found.items()} == {"colour": 12, "size": 12}
-    found = gathered(planned("fisher", split="train", examples=1000)).examples
+    found = load_calibration_data(planned("fisher", split="train", examples=1000)).examples
     assert {task: len(examples) for task, examples in found.items()} == {"colour": 108, "size": 108}
 
 
-def test_two_ways_to_pool_have_to_be_decided_between(planned, experts):
-    manifest = read_manifest(Path(experts["size"]))
-    write_manifest(Path(experts["size"]), manifest | {"pooling": "cls"})
-    with pytest.raises(
-        UserError, match=r"data.pooling: the models were trained with cls and mean; say which"
-    ):
-        gathered(planned("fisher"))
-    assert gathered(planned("fisher", pooling="cls")).pooling == "cls"
+def test_each_task_pools_as_it_was_trained(planned, tiny_tasks, experts):
+    write_manifest(Path(experts["size"]), {"tasks": {"size": tiny_tasks["size"] | {"pooling": "cls"}}})
+    data = load_calibration_data(planned("fisher"))
+    assert {name: model.pooling for name, model, _ in data.each_expert()} == {"colour": "mean", "size": "cls"}
 
 
 def test_a_model_is_set_to_the_weights_of_an_expert(planned, experts):
-    material = gathered(planned("fisher"))
-    for model, classifier, _ in material.experts():
+    material = load_calibration_data(planned("fisher"))
+    for model, classifier, _ in material.each_expert():
         expected = load_trunk(ModelConfig(experts[model])).state_dict()
         assert all(tensor.equal(expected[name]) for name, tensor in classifier.trunk.state_dict().items())
         assert not classifier.training
@@ -167,7 +162,7 @@ def test_a_model_is_set_to_the_weights_of_an_expert(planned, experts):
 
 def test_what_cannot_be_merged_is_taken_from_the_base(planned, experts):
     """An excluded tensor of another shape, or that a model does not have."""
-    material = gathered(planned("fisher"))
+    material = load_calibration_data(planned("fisher"))
     source = material.plan.models["size"]
     headers = dict(source.headers)
     del headers["pooler.dense.bias"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.calibration.material import gathered
+from saft.calibration.data import load_calibration_data
 from tests.oracles import data as oracle
 
 
@@ -12,8 +12,8 @@ def test_the_information_equals_that_of_the_jacobian(planned, collect, variant):
     plan = planned("fisher", {"variant": variant})
     found = collect(plan)["fisher"]
     assert list(found) == ["colour", "size"]
-    material = gathered(plan)
-    for task, classifier, examples in material.experts():
+    material = load_calibration_data(plan)
+    for task, classifier, examples in material.each_expert():
         weights = material.parameters()
         if variant == "paper":
             expected = oracle.fisher_information(classifier, examples, list(weights.values()))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,8 +37,21 @@ def test_training_order_sees_every_example_equally_often(
 def test_training_order_depends_on_the_seed_alone() -> None:
     examples = numbered(20)
     assert examples.training_order(4, 10, 0) == examples.training_order(4, 10, 0)
-    assert examples.training_order(4, 10, 0)[:5] == examples.training_order(4, 5, 0)
-    assert examples.training_order(4, 10, 0) != examples.training_order(4, 10, 1)
+    assert examples.training_order(4, 10, 0)[:5] == list(examples.training_order(4, 5, 0))
+    assert list(examples.training_order(4, 10, 0)) != list(examples.training_order(4, 10, 1))
+
+
+def test_a_batch_of_any_step_is_that_of_the_epochs_in_a_row() -> None:
+    in_a_row = [index for epoch in range(9) for index in permutation(7, 3, epoch)]
+    order = numbered(7).training_order(5, 12, 3)
+    for step in (11, 0, 5, 6):
+        assert order[step] == in_a_row[5 * step : 5 * step + 5]
+    with pytest.raises(IndexError):
+        order[12]
+
+
+def test_a_training_of_any_length_takes_no_memory_beforehand() -> None:
+    assert len(numbered(7).training_order(7, 10**9, 0)[10**9 - 1]) == 7
 
 
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 16))

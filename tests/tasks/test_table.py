@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from saft import config
 from saft.errors import UserError
-from saft.tasks.table import TableConfig, read
+from saft.tasks.table import TableConfig, distrusted, read
 
 LABELS = ["red", "blue", "green"]
 
@@ -85,5 +87,102 @@ def test_labels_must_match(table: TableConfig) -> None:
 
 @pytest.mark.parametrize("name", ["test_fraction", "validation_fraction"])
 def test_fractions_are_checked(table: TableConfig, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must lie strictly between 0 and 1"):
+    with pytest.raises(UserError, match=rf"{name}: must be in \(0, 1\), but is 10"):
         dataclasses.replace(table, **{name: 10})
+
+
+def of_csv(folder: Path, text: str, **options: Any) -> TableConfig:
+    (folder / "data.csv").write_text(text)
+    files = {"train": str(folder / "data.csv")}
+    return TableConfig("csv", "text", "label", files=files, test=None, **options)
+
+
+def all_rows(table: TableConfig, labels: list[str], drop_other_labels: bool = False) -> list[tuple[str, str]]:
+    return sorted(row for split in read(table, labels, drop_other_labels, "t").values() for row in split)
+
+
+def test_texts_that_look_like_missing_ones_are_texts(tmp_path: Path) -> None:
+    words = ["null", "NA", "None", "nan", "N/A", "007", "1.50", "TRUE", "good"]
+    table = of_csv(
+        tmp_path, "text,label\n" + "".join(f"{word},{label}\n" for word in words for label in "ab")
+    )
+    assert {text for text, _ in all_rows(table, ["a", "b"])} == set(words)
+
+
+@pytest.mark.parametrize(
+    "labels", [["1", "5"], ["1.50", "2.00"], ["true", "FALSE"], ["N/A", "None"], ["01", "1"]]
+)
+def test_labels_of_csv_are_what_the_file_says(tmp_path: Path, labels: list[str]) -> None:
+    table = of_csv(
+        tmp_path, "text,label\n" + "".join(f"t{i},{label}\n" for i in range(8) for label in labels)
+    )
+    assert {label for _, label in all_rows(table, labels)} == set(labels)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([1, 5], ["1", "5"]),
+        ([True, False], ["true", "false"]),
+        ([1.5, 2.0], ["1.5", "2.0"]),
+        (["null", "x"], ["null", "x"]),
+    ],
+)
+def test_labels_of_json_have_one_spelling(tmp_path: Path, values: list[Any], labels: list[str]) -> None:
+    rows = [{"text": f"t{i}", "label": value} for i in range(8) for value in values]
+    (tmp_path / "data.json").write_text("\n".join(json.dumps(row) for row in rows))
+    files = {"train": str(tmp_path / "data.json")}
+    table = TableConfig("json", "text", "label", files=files, test=None)
+    assert {label for _, label in all_rows(table, labels)} == set(labels)
+
+
+def test_a_missing_value_is_told_and_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    text = "text,label\n" + "a,x\n,x\nb,\nc,y\n" * 4
+    with pytest.raises(
+        UserError, match=r"t.data.text: 4 row\(s\) of the train split have no text, the first is row 2"
+    ):
+        all_rows(of_csv(tmp_path, text), ["x", "y"])
+    rows = all_rows(of_csv(tmp_path, text, drop_missing=True), ["x", "y"])
+    assert set(rows) == {("a", "x"), ("c", "y")}
+    (tmp_path / "data.json").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n' * 4)
+    table = TableConfig("json", "text", "label", files={"train": str(tmp_path / "data.json")}, test=None)
+    with pytest.raises(UserError, match=r"t.data.label: 4 row\(s\) of the train split have no label"):
+        all_rows(table, ["x", "None"])
+
+
+def test_an_unlabelled_row_of_a_hub_split_is_missing_and_not_the_last_class(tmp_path: Path) -> None:
+    """Test splits of the hub often have the label -1."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])}
+    )
+    made = datasets.Dataset.from_dict(
+        {"text": list("abcdefgh"), "label": [0, 1] * 3 + [-1, 1]}, features=features
+    )
+    made.to_parquet(tmp_path / "data.parquet")
+    files = {"train": str(tmp_path / "data.parquet")}
+    table = TableConfig("parquet", "text", "label", files=files, test=None)
+    with pytest.raises(UserError, match=r"1 row\(s\) of the train split have no label, the first is row 7"):
+        all_rows(table, ["x", "y"])
+    dropped = dataclasses.replace(table, drop_missing=True)
+    assert [label for _, label in all_rows(dropped, ["x", "y"])] == ["x", "y"] * 3 + ["y"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"path": "pandas"},
+            "path: 'pandas' is not one of arrow, csv, json, parquet, text, nor OWNER/NAME of a hub",
+        ),
+        (
+            {"options": {"cache_dir": "/elsewhere"}},
+            "options.cache_dir: is not taken from a checkpoint folder",
+        ),
+        ({}, None),
+        ({"path": "owner/data"}, None),
+    ],
+)
+def test_what_a_checkpoint_must_not_ask_for(
+    table: TableConfig, changes: dict[str, Any], problem: str | None
+) -> None:
+    assert distrusted(dataclasses.replace(table, **changes)) == problem

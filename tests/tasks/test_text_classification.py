@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from saft import tasks
 from saft.errors import UserError
-from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
-from saft.tasks import Limits
+from saft.files.checkpoint import write_manifest
+from saft.models import ModelConfig
+from saft.tasks import Batch, BoundTask, Examples, Limits, TaskModel
 from saft.tasks.heads import LinearHead, ZeroShotHead
+from saft.tasks.pooling import TextClassifier
+from saft.tasks.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -20,10 +23,13 @@ def mapping(tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return tiny_tasks["colour"]
 
 
+def bound(mapping: dict[str, Any], model: Path, **changes: Any) -> BoundTask:
+    return tasks.build("colour", mapping | changes, "tasks").bind("colour", ModelConfig(str(model)), "t")
+
+
 def test_limits_and_seeds(mapping: dict[str, Any], tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(ModelConfig(str(tiny_model)))
-    task = tasks.build("colour", mapping, "tasks")
-    first, second = (task.load(tokenizer, Limits(20, 5, 30, seed), "t") for seed in (0, 1))
+    task = bound(mapping, tiny_model)
+    first, second = (task.examples(Limits(20, 5, 30, seed)) for seed in (0, 1))
     assert [len(s) for s in (first.train, first.validation, first.test)] == [20, 5, 30]
 
     def ids(examples: tasks.Examples) -> list[list[int]]:
@@ -35,16 +41,15 @@ def test_limits_and_seeds(mapping: dict[str, Any], tiny_model: Path) -> None:
 
 
 def test_zero_shot_head_is_the_mean_prompt_embedding(mapping: dict[str, Any], tiny_model: Path) -> None:
-    model = ModelConfig(str(tiny_model))
-    tokenizer, classifier = load_tokenizer(model), Classifier(load_trunk(model), nn.Identity())
-    task = tasks.build("colour", mapping | {"prompts": ["a {} thing", "{}"], "scale": 5.0}, "tasks")
-    head = task.head_for(classifier, tokenizer)
+    task = bound(mapping, tiny_model, prompts=["a {} thing", "{}"], scale=5.0)
+    model, tokenizer = task.model(task.load_trunk()), load_tokenizer(str(tiny_model))
+    head = model.head
     assert isinstance(head, ZeroShotHead)
     one_by_one = []
     with torch.no_grad():
         for words in mapping["labels"].values():
             prompts = [f"a {words} thing", words]
-            embedded = [classifier.embed(dict(tokenizer(text, return_tensors="pt")))[0] for text in prompts]
+            embedded = [model.features(dict(tokenizer(text, return_tensors="pt")))[0] for text in prompts]
             mean = torch.stack([functional.normalize(e, dim=0) for e in embedded]).mean(0)
             one_by_one.append(functional.normalize(mean, dim=0))
     torch.testing.assert_close(head.label_embeddings, torch.stack(one_by_one))
@@ -52,22 +57,106 @@ def test_zero_shot_head_is_the_mean_prompt_embedding(mapping: dict[str, Any], ti
 
 
 def test_linear_head(mapping: dict[str, Any], tiny_model: Path) -> None:
-    model = ModelConfig(str(tiny_model))
-    task = tasks.build("colour", mapping | {"head": "linear"}, "tasks")
-    head = task.head_for(Classifier(load_trunk(model), nn.Identity()), load_tokenizer(model))
+    task = bound(mapping, tiny_model, head="linear")
+    head = task.model(task.load_trunk()).head
     assert isinstance(head, LinearHead)
     assert head.weight.shape == (3, 32)
 
 
-def test_metrics_against_counting(mapping: dict[str, Any]) -> None:
+class Told(TaskModel):
+    """Gives the logits that it is told."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(nn.Linear(1, 1), nn.Identity())
+        self.logits = logits
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.logits[inputs["row"]]
+
+
+def test_scores_against_counting(mapping: dict[str, Any], tiny_model: Path) -> None:
     logits = functional.one_hot(torch.tensor([0, 0, 1, 1, 2]), 3).float()
     labels = torch.tensor([0, 1, 1, 1, 2])
-    accuracy = tasks.build("c", mapping, "tasks").metric()
-    accuracy.update(logits, labels)
-    assert accuracy.compute() == pytest.approx(4 / 5)
-    macro = tasks.build("c", mapping | {"metric_name": "macro_f1"}, "tasks").metric()
-    macro.update(logits, labels)
-    assert macro.compute() == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
+    examples = Examples([1] * 5, lambda rows: Batch({"row": torch.tensor(rows)}, labels[rows]))
+    accuracy = bound(mapping, tiny_model).score(Told(logits), examples, batch_size=2)
+    assert accuracy.value == pytest.approx(4 / 5)
+    assert accuracy.standard_error == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    assert accuracy.examples == 5
+    macro = bound(mapping, tiny_model, metric_name="macro_f1").score(Told(logits), examples, batch_size=2)
+    assert macro.value == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
+    assert macro.standard_error is None
+
+
+def test_the_score_is_the_share_that_is_right(mapping: dict[str, Any], tiny_model: Path) -> None:
+    task = bound(mapping, tiny_model)
+    examples, model = task.examples(Limits()).test, task.model(task.load_trunk())
+    right = 0
+    with torch.no_grad():
+        for index in range(len(examples)):  # one by one, so without any padding
+            batch = examples.collate([index])
+            right += int(model(batch.inputs).argmax() == batch.labels[0])
+    model.train()
+    for batch_size in (1, 7, 64):
+        assert task.score(model, examples, batch_size).value == pytest.approx(right / len(examples))
+    assert model.training
+
+
+def test_the_pooling_is_the_tasks_then_the_models_then_the_heads(
+    mapping: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    trained = bound(mapping, tiny_model, pooling="cls")
+    trained.save_head(trained.model(trained.load_trunk()), tmp_path)
+    assert trained.resolved["pooling"] == "cls"
+
+    def pooling(task: BoundTask, head_from: Path | None) -> str:
+        model = task.model(task.load_trunk(), head_from)
+        assert isinstance(model, TextClassifier)
+        return model.pooling
+
+    free = bound(mapping, tiny_model)
+    assert pooling(free, None) == "mean"
+    assert pooling(free, tmp_path) == "cls"
+    last = ModelConfig(str(tiny_model), "last")
+    by_model = tasks.build("colour", mapping, "tasks").bind("colour", last, "t")
+    assert pooling(by_model, None) == "last"
+    with pytest.raises(UserError, match=r"t.pooling: is last, but the head in .* was made for cls"):
+        by_model.model(by_model.load_trunk(), tmp_path)
+
+
+def test_a_head_made_anew_by_other_weights_is_told(
+    mapping: dict[str, Any], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = bound(mapping, tiny_model)
+    trunk = task.load_trunk()
+    task.model(trunk, tiny_model)  # not a checkpoint of saft: its weights are its own base
+    assert capsys.readouterr().err == ""
+    write_manifest(tmp_path, {})
+    task.model(trunk, tmp_path)
+    assert "its zero-shot head is made by the weights of" in capsys.readouterr().err
+    linear = bound(mapping, tiny_model, head="linear")
+    with pytest.raises(
+        UserError, match=r"there is no .*colour.safetensors, and the head of this task is a trained"
+    ):
+        linear.model(trunk, tmp_path)
+
+
+def test_texts_are_cut_to_the_positions_of_the_model(
+    mapping: dict[str, Any], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = bound(mapping, tiny_model, max_length=1000)
+    assert "t.max_length: 1000 is more than the 32 positions of" in capsys.readouterr().err
+    assert task.facts()["max_length"] == task.resolved["max_length"] == 32
+
+
+def test_code_is_not_named_by_a_checkpoint(mapping: dict[str, Any]) -> None:
+    outside = mapping | {"kind": "saft.tasks.text_classification:TextClassification"}
+    tasks.build("colour", outside, "tasks")
+    with pytest.raises(UserError, match=r"out/saft.json: tasks.colour.kind: unknown task kind 'saft.tasks"):
+        tasks.build("colour", outside, "out/saft.json: tasks", trusted=False)
+    pickled = mapping | {"data": mapping["data"] | {"path": "pandas"}}
+    with pytest.raises(UserError, match=r"out/saft.json: tasks.colour.data.path: 'pandas' is not one of"):
+        tasks.build("colour", pickled, "out/saft.json: tasks", trusted=False)
+    tasks.build("colour", mapping, "out/saft.json: tasks", trusted=False)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +166,8 @@ def test_metrics_against_counting(mapping: dict[str, Any]) -> None:
         ({"kind": "text_clasification"}, "unknown task kind 'text_clasification'; did you mean 'text_class"),
         ({"labels": {"red": "red"}}, "tasks.colour: labels: a classification needs at least 2"),
         ({"prompts": ["no place"]}, "tasks.colour: prompts: each must hold {}"),
-        ({"scale": 0}, "tasks.colour: scale must be above 0"),
+        ({"scale": 0}, "tasks.colour.scale: must be above 0"),
+        ({"max_length": 2}, "tasks.colour.max_length: must be at least 3"),
         ({"max_lenght": 4}, "tasks.colour.max_lenght: unknown key; did you mean 'max_length'"),
         ({"head": "lienar"}, "tasks.colour.head: unknown value 'lienar'; did you mean 'linear'"),
     ],

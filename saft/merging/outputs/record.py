@@ -158,13 +158,10 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
 def _inherited(plan: Plan) -> dict[str, Any]:
     """Return what is known of the models' tasks, so that `saft evaluate` needs no config."""
     tasks: dict[str, Any] = {}
-    pooling = None
     for source in plan.models.values():
         if (source.folder / MANIFEST).is_file():
-            found = read_manifest(source.folder)
-            tasks |= found.get("tasks", {})
-            pooling = pooling or found.get("pooling")
-    return {"tasks": tasks | plan.config.data.tasks} | ({"pooling": pooling} if pooling else {})
+            tasks |= read_manifest(source.folder).get("tasks", {})
+    return {"tasks": tasks | plan.config.data.tasks}
 
 
 def formula(plan: Plan) -> str:

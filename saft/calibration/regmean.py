@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material, model_bytes
+from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.plan import Plan
 from saft.models import Conv1D
 
@@ -21,7 +21,7 @@ KINDS: dict[type[nn.Module], str] = {nn.Linear: "gram", Conv1D: "gram_of_rows"}
 
 
 @torch.no_grad()
-def collect(material: Material, advance: Advance) -> Statistics:
+def collect(data: CalibrationData, advance: Advance) -> Statistics:
     r"""Yield the mean over tokens of :math:`x x^\top` for each weight that is multiplied with inputs x.
 
     What is padding does not count, unless the method's parameter `padding` says so. A statistic is float32
@@ -31,22 +31,22 @@ def collect(material: Material, advance: Advance) -> Statistics:
     Source:
         Jin et al. 2023, arXiv 2212.09849, section 3.
     """
-    batch_size = material.plan.config.data.batch_size
-    padded = material.plan.parameters.get("padding") == "counted"
-    for model, classifier, examples in material.experts():
-        with _watched(material) as (sums, counts, see):
+    batch_size = data.plan.config.data.batch_size
+    padded = data.plan.parameters.get("padding") == "counted"
+    for name, model, examples in data.each_expert():
+        with _watched(data) as (sums, counts, see):
             for batch in examples.batches(batch_size):
-                batch = batch.to(material.plan.device)
+                batch = batch.to(data.plan.device)
                 see(None if padded else batch.inputs.get("attention_mask"))
-                classifier.embed(batch.inputs)
+                model.features(batch.inputs)
                 advance(len(batch))
         for kind, found in sums.items():
-            yield model, kind, {name: total / counts[name] for name, total in found.items()}
+            yield name, kind, {weight: total / counts[weight] for weight, total in found.items()}
 
 
 @contextmanager
 def _watched(
-    material: Material,
+    data: CalibrationData,
 ) -> Iterator[tuple[dict[str, dict[str, Tensor]], dict[str, int], Callable[[Tensor | None], None]]]:
     """Add up the inner products of what goes into the trunk's linear layers while the block runs.
 
@@ -71,10 +71,10 @@ def _watched(
         return hook
 
     with ExitStack() as hooks:
-        for name, module in material.trunk.named_modules():
-            own = material.names.get(f"{name}.weight")
+        for name, module in data.trunk.named_modules():
+            own = data.names.get(f"{name}.weight")
             kind = KINDS.get(type(module))
-            if own in material.plan.merged and kind is not None:
+            if own in data.plan.merged and kind is not None:
                 hooks.enter_context(_closing(module.register_forward_pre_hook(watch(kind, own))))
         yield sums, counts, see
 
@@ -107,8 +107,8 @@ def rows_that_count(inputs: Tensor, mask: Tensor | None) -> Tensor:
     return rows[mask.reshape(-1).bool()]
 
 
-def _cost(material: Material) -> float:
-    return float(sum(len(examples) for examples in material.examples.values()))
+def _cost(data: CalibrationData) -> float:
+    return float(sum(len(examples) for examples in data.examples.values()))
 
 
 def _memory(plan: Plan) -> int:

@@ -9,16 +9,17 @@ from torch import nn
 
 import saft
 from saft import config, interventions
-from saft.calibration import intervention
-from saft.calibration.material import gathered
+from saft.calibration import intervmerge
+from saft.calibration.data import load_calibration_data
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
-from saft.files.checkpoint import read_manifest
+from saft.files.checkpoint import read_manifest, write_manifest
 from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
 from saft.merging.check import check
 from saft.merging.config import DataConfig, InterventionConfig
-from saft.models import Classifier, ModelConfig, load_trunk
+from saft.models import ModelConfig, load_trunk
+from saft.tasks.pooling import TextClassifier
 
 
 def settings(tiny_model, experts, method="task_arithmetic", examples=8, **options):
@@ -30,7 +31,9 @@ def settings(tiny_model, experts, method="task_arithmetic", examples=8, **option
 
 def distance(trunk, expert, batch):
     with torch.no_grad():
-        mine, theirs = (Classifier(model, nn.Identity()).embed(batch.inputs) for model in (trunk, expert))
+        mine, theirs = (
+            TextClassifier(model, nn.Identity()).features(batch.inputs) for model in (trunk, expert)
+        )
     return float((mine - theirs).abs().mean())
 
 
@@ -61,7 +64,7 @@ def test_the_folder_holds_the_merged_model_and_a_part_of_each_task(tiny_model, e
 
 def test_training_brings_the_features_near_those_of_the_expert(tiny_model, experts, tmp_path):
     merge(settings(tiny_model, experts, iterations=60, rank=2, examples=12), tmp_path / "out")
-    material = gathered(check(settings(tiny_model, experts, examples=12)))
+    material = load_calibration_data(check(settings(tiny_model, experts, examples=12)))
     plain = load_trunk(ModelConfig(str(tmp_path / "out")))
     for task, examples in material.examples.items():
         batch = examples.collate(list(range(len(examples))))
@@ -143,12 +146,16 @@ def test_what_is_attached_can_be_taken_off():
 
 
 def test_the_first_token_is_changed_where_it_is_the_text(planned, tiny_model, experts, tmp_path):
-    chosen = settings(tiny_model, experts)
-    from dataclasses import replace
+    def positions(*poolings):
+        for (name, folder), pooling in zip(experts.items(), poolings, strict=True):
+            mapping = read_manifest(Path(folder))["tasks"][name] | {"pooling": pooling}
+            write_manifest(Path(folder), {"tasks": {name: mapping}})
+        out = tmp_path / "-".join(poolings)
+        merge(settings(tiny_model, experts), out)
+        return read_manifest(out)["interventions"]["positions"]
 
-    chosen = replace(chosen, data=replace(chosen.data, pooling="cls"))
-    merge(chosen, tmp_path / "out")
-    assert read_manifest(tmp_path / "out")["interventions"]["positions"] == "first"
+    assert positions("cls", "cls") == "first"
+    assert positions("cls", "mean") == "all"
 
 
 def test_the_same_merge_writes_the_same_interventions(tiny_model, experts, tmp_path):
@@ -181,7 +188,7 @@ def test_an_interrupt_while_training_leaves_nothing(tiny_model, experts, tmp_pat
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(intervention, "train", stop)
+    monkeypatch.setattr(intervmerge, "train", stop)
     with pytest.raises(KeyboardInterrupt):
         merge(settings(tiny_model, experts), tmp_path / "new/out")
     assert not list((tmp_path / "new").iterdir())

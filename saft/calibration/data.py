@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,26 +12,33 @@ from torch import nn
 
 from saft import tasks
 from saft.errors import UserError, did_you_mean
-from saft.evaluate import with_head
-from saft.files.checkpoint import MANIFEST, read_manifest
+from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
-from saft.models import Classifier, ModelConfig, Pooling, load_tokenizer, load_trunk
-from saft.tasks import Examples, Limits, Task
+from saft.models import ModelConfig
+from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
 
-__all__ = ["Advance", "Material", "TaskData", "gathered", "model_bytes", "task_data", "tensor_names"]
+__all__ = [
+    "Advance",
+    "CalibrationData",
+    "ModelTask",
+    "load_calibration_data",
+    "model_bytes",
+    "model_tasks",
+    "tensor_names",
+]
 
 Advance = Callable[[float], None]
 """Called with the cost of what was done."""
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """The task of one model.
+class ModelTask:
+    """The task that one model was fine-tuned on.
 
     Args:
         name: of its head: heads/NAME.safetensors.
-        task: what says how to read its data.
+        task: as it was declared.
         where: the place in front of every message.
     """
 
@@ -38,40 +46,31 @@ class TaskData:
     task: Task
     where: str
 
-    def check(self) -> None:
-        """Read the table, but take no example of it; the test split is read no further than its columns."""
-        self.task.load(None, Limits(train=0, validation=0, test=0), self.where)
-
-    def examples(self, plan: Plan, tokenizer: Any) -> Examples:
-        """Return the examples that the plan asks for."""
-        data, count = plan.config.data, plan.config.data.examples
-        train = count if data.split == "train" else 0
-        limits = Limits(train=train, validation=count - train, test=0, seed=plan.config.seed)
-        splits = self.task.load(tokenizer, limits, self.where)
-        return splits.train if data.split == "train" else splits.validation
+    def bind(self, plan: Plan, model: Source) -> BoundTask:
+        """Bind the task to the base; to the model where the base has no tokenizer."""
+        try:
+            return self.task.bind(self.name, ModelConfig(str(plan.base.folder)), self.where, plan.device)
+        except UserError:
+            return self.task.bind(self.name, ModelConfig(str(model.folder)), self.where, plan.device)
 
 
 @dataclass(frozen=True)
-class Material:
+class CalibrationData:
     """What a collector works with.
 
     Args:
         plan: of the merge.
         trunk: the base model, in evaluation mode; its weights may be changed.
         names: name of a tensor in the trunk -> its name in the plan.
-        tasks: model -> its task.
+        tasks: model -> its task, bound to the base.
         examples: model -> its examples.
-        tokenizer: of all.
-        pooling: how token features become one vector.
     """
 
     plan: Plan
     trunk: nn.Module
     names: Mapping[str, str]
-    tasks: Mapping[str, TaskData]
+    tasks: Mapping[str, BoundTask]
     examples: Mapping[str, Examples]
-    tokenizer: Any
-    pooling: Pooling
 
     def set_to(self, source: Source) -> None:
         """Give the trunk the weights of a model; the base's where it has none, or of another shape."""
@@ -92,18 +91,17 @@ class Material:
             if self.names[name] in merged
         }
 
-    def classifier(self, model: str) -> Classifier:
+    def model(self, name: str) -> TaskModel:
         """Return the trunk, as it is, with the head of a model's task; the head is frozen."""
-        found, folder = self.tasks[model], self.plan.models[model].folder
-        classifier = with_head(self.trunk, folder, self.pooling, found.name, found.task, self.tokenizer)
-        classifier.head.requires_grad_(False)
-        return classifier.eval()
+        model = self.tasks[name].model(self.trunk, self.plan.models[name].folder)
+        model.head.requires_grad_(False)
+        return model.eval()
 
-    def experts(self) -> Iterator[tuple[str, Classifier, Examples]]:
-        """Yield each model with its classifier, at its own weights, and its examples."""
-        for model, source in self.plan.models.items():
+    def each_expert(self) -> Iterator[tuple[str, TaskModel, Examples]]:
+        """Yield each model's name, the model at its own weights, and its examples."""
+        for name, source in self.plan.models.items():
             self.set_to(source)
-            yield model, self.classifier(model), self.examples[model]
+            yield name, self.model(name), self.examples[name]
 
     def described(self) -> dict[str, Any]:
         """Return what was read, for the record."""
@@ -112,11 +110,10 @@ class Material:
             "split": data.split,
             "examples": {model: len(examples) for model, examples in self.examples.items()},
             "batch_size": data.batch_size,
-            "pooling": self.pooling,
         }
 
 
-def task_data(plan: Plan) -> dict[str, TaskData]:
+def model_tasks(plan: Plan) -> dict[str, ModelTask]:
     """Return model -> the task it was fine-tuned on: from the config, or else from the model's saft.json.
 
     Raises:
@@ -128,43 +125,51 @@ def task_data(plan: Plan) -> dict[str, TaskData]:
         for name in given
         if name not in plan.models
     ]
-    found = {}
+    declared = {}
     for model, source in plan.models.items():
         try:
-            name, mapping, where = (
-                (model, given[model], "data.tasks") if model in given else _own_task(model, source)
-            )
-            found[model] = TaskData(name, tasks.build(name, mapping, where), f"{where}.{name}")
+            if model in given:
+                task = tasks.build(model, given[model], "data.tasks")
+                declared[model] = ModelTask(model, task, f"data.tasks.{model}")
+            else:
+                declared[model] = _own_task(model, source.folder)
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    return found
+    return declared
 
 
-def _own_task(model: str, source: Source) -> tuple[str, Mapping[str, Any], str]:
-    declared = _manifest(source).get("tasks", {})
+def _own_task(model: str, folder: Path) -> ModelTask:
+    declared = tasks.declared_in(folder)
     if len(declared) == 1 or model in declared:
-        name = model if model in declared else next(iter(declared))
-        return name, declared[name], f"{source.folder / MANIFEST}: tasks"
+        name, where = model if model in declared else next(iter(declared)), f"{folder / MANIFEST}: tasks"
+        return ModelTask(name, tasks.build(name, declared[name], where, trusted=False), f"{where}.{name}")
     why = f"says {len(declared)} tasks, and none is called '{model}'" if declared else "says no task"
     raise UserError(
-        f"models.{model}: this method reads examples of each task, but {source.folder}/{MANIFEST} {why}; "
+        f"models.{model}: this method reads examples of each task, but {folder}/{MANIFEST} {why}; "
         f"give it: data: {{tasks: {{{model}: {{kind: ...}}}}}}"
     )
 
 
-def gathered(plan: Plan) -> Material:
+def load_calibration_data(plan: Plan) -> CalibrationData:
     """Load the base model and the examples.
 
     Raises:
-        UserError: as `task_data`; or the base cannot be loaded, or its tensors not be told apart.
+        UserError: as `model_tasks`; or the base cannot be loaded, or its tensors not be told apart.
     """
-    found = task_data(plan)
-    pooling, tokenizer = _pooling(plan), _tokenizer(plan)
-    examples = {model: task.examples(plan, tokenizer) for model, task in found.items()}
-    trunk = load_trunk(ModelConfig(str(plan.base.folder), pooling)).to(plan.device)
-    return Material(plan, trunk, tensor_names(trunk, plan.base), found, examples, tokenizer, pooling)
+    bound = {name: task.bind(plan, plan.models[name]) for name, task in model_tasks(plan).items()}
+    examples = {name: _examples(task, plan) for name, task in bound.items()}
+    trunk = next(iter(bound.values())).load_trunk(plan.base.folder)
+    return CalibrationData(plan, trunk, tensor_names(trunk, plan.base), bound, examples)
+
+
+def _examples(task: BoundTask, plan: Plan) -> Examples:
+    """Return the examples that the plan asks for; of the test split none is taken."""
+    data, count = plan.config.data, plan.config.data.examples
+    train = count if data.split == "train" else 0
+    splits = task.examples(Limits(train=train, validation=count - train, test=0, seed=plan.config.seed))
+    return splits.train if data.split == "train" else splits.validation
 
 
 def model_bytes(plan: Plan) -> int:
@@ -193,27 +198,3 @@ def tensor_names(trunk: nn.Module, source: Source) -> dict[str, str]:
             "the models again with its names: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
     return names
-
-
-def _pooling(plan: Plan) -> Pooling:
-    if plan.config.data.pooling is not None:
-        return plan.config.data.pooling
-    manifests = [_manifest(source) for source in plan.models.values()]
-    stated: list[Pooling] = sorted({found["pooling"] for found in manifests if "pooling" in found})
-    if len(stated) > 1:
-        raise UserError(f"data.pooling: the models were trained with {' and '.join(stated)}; say which")
-    return stated[0] if stated else "mean"
-
-
-def _tokenizer(plan: Plan) -> Any:
-    folders = [source.folder for source in (plan.base, *plan.models.values())]
-    for folder in folders:
-        try:
-            return load_tokenizer(ModelConfig(str(folder)))
-        except UserError as error:
-            problem = error
-    raise problem
-
-
-def _manifest(source: Source) -> dict[str, Any]:
-    return read_manifest(source.folder) if (source.folder / MANIFEST).is_file() else {}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saft.calibration import COLLECTORS, Collector, Statistics
-from saft.calibration.material import Advance, Material, model_bytes
+from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.methods.adamerging import AdaMerging, Added
 from saft.merging.plan import Plan
 from saft.merging.stream.order_statistics import prepare
@@ -18,7 +18,7 @@ from saft.merging.stream.reader import Reader
 __all__ = ["collect", "entropy"]
 
 
-def collect(material: Material, advance: Advance) -> Statistics:
+def collect(data: CalibrationData, advance: Advance) -> Statistics:
     r"""Search for the coefficients, and yield those of each task: one number for each tensor.
 
     The gradient of a coefficient is :math:`\langle \partial L / \partial \theta_l, \tau_{t,l} \rangle`: one
@@ -27,32 +27,33 @@ def collect(material: Material, advance: Advance) -> Statistics:
     Source:
         Yang et al. 2024, arXiv 2310.02575, equations 3 to 5.
     """
-    plan, method = material.plan, _method(material)
+    plan, method = data.plan, _method(data)
     models = list(plan.models)
-    state = material.trunk.state_dict(keep_vars=True)
-    weights = {material.names[name]: tensor for name, tensor in state.items() if name in material.names}
+    state = data.trunk.state_dict(keep_vars=True)
+    weights = {data.names[name]: tensor for name, tensor in state.items() if name in data.names}
     weights = {name: weights[name] for name in plan.merged if name in weights}
     base = {name: weight.detach().clone() for name, weight in weights.items()}
-    vectors = _vectors(material, list(weights))
+    vectors = _vectors(data, list(weights))
     # The column of each tensor's coefficients: its own, or the one that all share.
     own = method.coefficients == "layer_wise"
     column = {name: at for at, name in enumerate(weights)} if own else dict.fromkeys(plan.merged, 0)
     shape = (len(models), len(weights) if own else 1)
     found = torch.full(shape, method.initial, device=plan.device)
     optimizer = torch.optim.Adam([found], lr=method.learning_rate)
-    classifiers = {model: material.classifier(model) for model in models}
+    merged = {name: data.model(name) for name in models}
     orders = {
-        model: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
-        for model, examples in material.examples.items()
+        name: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
+        for name, examples in data.examples.items()
     }
 
     for step in range(method.iterations):
-        for name, weight in weights.items():
-            weight.data.copy_(base[name] + torch.tensordot(found[:, column[name]], vectors[name], dims=1))
+        for tensor, weight in weights.items():
+            change = torch.tensordot(found[:, column[tensor]], vectors[tensor], dims=1)
+            weight.data.copy_(base[tensor] + change)
             weight.grad = None
-        for model, classifier in classifiers.items():
-            batch = material.examples[model].collate(orders[model][step]).to(plan.device)
-            torch.autograd.backward(entropy(classifier(batch.inputs)))
+        for name, model in merged.items():
+            batch = data.examples[name].collate(orders[name][step]).to(plan.device)
+            torch.autograd.backward(entropy(model(batch.inputs)))
             advance(len(batch))
         found.grad = torch.zeros_like(found)
         for name, weight in weights.items():
@@ -60,8 +61,8 @@ def collect(material: Material, advance: Advance) -> Statistics:
                 slope = torch.tensordot(vectors[name], weight.grad, dims=weight.dim())
                 found.grad[:, column[name]] += slope
         optimizer.step()
-    for at, model in enumerate(models):
-        yield model, "coefficients", {name: found[at, c].reshape(1).clone() for name, c in column.items()}
+    for at, task in enumerate(models):
+        yield task, "coefficients", {name: found[at, c].reshape(1).clone() for name, c in column.items()}
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -78,15 +79,15 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=-1).mean()
 
 
-def _method(material: Material) -> AdaMerging:
-    method = material.plan.method
+def _method(data: CalibrationData) -> AdaMerging:
+    method = data.plan.method
     assert isinstance(method, AdaMerging)
     return method
 
 
-def _vectors(material: Material, names: list[str]) -> dict[str, Tensor]:
+def _vectors(data: CalibrationData, names: list[str]) -> dict[str, Tensor]:
     """Return what is weighted of each tensor, [n_tasks, *shape]."""
-    plan = dataclasses.replace(material.plan, method=Added(**_method(material).parameters()))
+    plan = dataclasses.replace(data.plan, method=Added(**_method(data).parameters()))
     count = sum(plan.base.headers[name].count for name in plan.merged)
     with Reader(plan) as reader:
         # The same statistics as the merge itself will take, of all that is merged.
@@ -101,9 +102,9 @@ def _vectors(material: Material, names: list[str]) -> dict[str, Tensor]:
         return found
 
 
-def _cost(material: Material) -> float:
-    method = _method(material)
-    return float(len(material.examples) * method.iterations * material.plan.config.data.batch_size)
+def _cost(data: CalibrationData) -> float:
+    method = _method(data)
+    return float(len(data.examples) * method.iterations * data.plan.config.data.batch_size)
 
 
 def _memory(plan: Plan) -> int:

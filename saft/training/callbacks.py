@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from saft.errors import UserError
 from saft.files.staging import replaced
 from saft.progress import Bar
+from saft.tasks import Metric
 
-__all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite"]
+__all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite", "Stopwatch"]
 
 
 class ShowProgress(L.Callback):
@@ -68,20 +70,25 @@ class SelectSteps(L.Callback):
 
     Args:
         candidates: numbers of steps after which to validate.
-        validate: returns the validation figure of the module as it is; higher is better.
+        validate: returns the validation figure of the module as it is.
+        metric: of the figure; says which of two is better.
         file: where the best weights are kept.
     """
 
-    def __init__(self, candidates: list[int], validate: Callable[[], float], file: Path) -> None:
+    def __init__(
+        self, candidates: list[int], validate: Callable[[], float], metric: Metric, file: Path
+    ) -> None:
         self.candidates = frozenset(candidates)
         self.validate = validate
+        self.metric = metric
         self.file = file
         self.figures: dict[int, float] = {}
 
     @property
     def best(self) -> int:
         """The number of steps chosen."""
-        return max(self.figures, key=lambda step: (self.figures[step], -step))
+        sign = 1 if self.metric.higher_is_better else -1
+        return max(self.figures, key=lambda step: (sign * self.figures[step], -step))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Validate at a candidate step."""
@@ -131,3 +138,34 @@ class SaveEvery(L.Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, self.file)
+
+
+class Stopwatch(L.Callback):
+    """Measure how long the steps take, validation and checkpoints among them; interruptions do not count."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._begun: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the training began, over all its runs."""
+        return self._before + (0.0 if self._begun is None else time.perf_counter() - self._begun)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start."""
+        self._begun = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop, once the device is done."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._before, self._begun = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds until now, for Lightning's checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the seconds of an interrupted run."""
+        self._before = state_dict["seconds"]

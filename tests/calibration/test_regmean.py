@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from saft.calibration.gram import rows_that_count
-from saft.calibration.material import gathered
+from saft.calibration.data import load_calibration_data
+from saft.calibration.regmean import rows_that_count
 from saft.merging.check import check
 from saft.merging.config import DataConfig, MergeConfig
 from saft.models import Conv1D
@@ -19,8 +19,8 @@ def test_the_products_are_those_of_the_examples_without_padding(planned, collect
     plan = planned("regmean")
     found = collect(plan)
     assert not any(found["gram_of_rows"].values())
-    material = gathered(plan)
-    for task, classifier, examples in material.experts():
+    material = load_calibration_data(plan)
+    for task, classifier, examples in material.each_expert():
         linear = {
             f"{name}.weight": module
             for name, module in classifier.trunk.named_modules()
@@ -35,7 +35,7 @@ def test_the_products_are_those_of_the_examples_without_padding(planned, collect
 def test_padding_counts_where_it_is_asked_for(planned, collect):
     plan = planned("regmean", {"padding": "counted"}, batch_size=5)  # all in one, padded to the longest
     found, without = collect(plan)["gram"], collect(planned("regmean", batch_size=5))["gram"]
-    for task, classifier, examples in gathered(plan).experts():
+    for task, classifier, examples in load_calibration_data(plan).each_expert():
         name = "encoder.layer.0.attention.self.query.weight"
         linear = {name: dict(classifier.trunk.named_modules())[name.removesuffix(".weight")]}
         expected = oracle.gram(classifier, examples, linear, [range(5)])[name]
@@ -50,17 +50,17 @@ def test_the_linear_layers_of_gpt2_are_those_of_their_rows(tiny_model, tiny_task
     shutil.copytree(tiny_model, tmp_path / "gpt2")  # for the tokenizer
     transformers.GPT2Model(options).save_pretrained(tmp_path / "gpt2")
     folder = str(tmp_path / "gpt2")
-    data = DataConfig(tasks={"colour": tiny_tasks["colour"]}, examples=3, pooling="last")
+    data = DataConfig(tasks={"colour": tiny_tasks["colour"] | {"pooling": "last"}}, examples=3)
     plan = check(MergeConfig("regmean", folder, {"colour": folder}, data=data))
     found = collect(plan)
     assert not found["gram"]["colour"]
-    material = gathered(plan)
+    material = load_calibration_data(plan)
     linear = {
         material.names[f"{name}.weight"]: module
         for name, module in material.trunk.named_modules()
         if isinstance(module, Conv1D)
     }
-    expected = oracle.gram(material.classifier("colour"), material.examples["colour"], linear)
+    expected = oracle.gram(material.model("colour"), material.examples["colour"], linear)
     assert len(expected) == 8
     for name, product in expected.items():
         torch.testing.assert_close(found["gram_of_rows"]["colour"][name].double(), product)

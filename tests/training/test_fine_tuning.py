@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 import saft
 from saft import config
-from saft.callbacks import SaveEvery
 from saft.errors import UserError
-from saft.models import Classifier, ModelConfig, load_tokenizer, load_trunk
+from saft.models import ModelConfig
 from saft.optim import PERTURBATIONS
+from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
+from saft.training.callbacks import SaveEvery
 
 
 @pytest.fixture
@@ -49,12 +50,12 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 def test_learning_lowers_the_loss_and_the_folder_is_whole(settings: TrainConfig, tiny_model: Path) -> None:
     result = train(changed(settings, "out", steps=60, learning_rate=1e-2))
-    assert result.validation > 0.9
+    assert result.validation.value > 0.9
     trunk = transformers.AutoModel.from_pretrained(result.folder)
     assert equal(dict(trunk.state_dict()), weights(result))
     assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(result.folder)
-    assert tokenizer("the red rose") == load_tokenizer(ModelConfig(str(tiny_model)))("the red rose")
+    assert tokenizer("the red rose") == load_tokenizer(str(tiny_model))("the red rose")
     names = {str(file.relative_to(result.folder)) for file in result.folder.rglob("*") if file.is_file()}
     assert {"config.json", "saft.json", "README.md", "heads/colour.safetensors", "logs/metrics.csv"} <= names
     assert TrainResult.read(result.folder) == result
@@ -80,13 +81,9 @@ def test_the_training_is_adamw_written_by_hand(settings: TrainConfig, tiny_model
     from saft.tasks import Limits
 
     options = settings.training
-    model = settings.model
-    tokenizer = load_tokenizer(model)
-    task = tasks.build("colour", settings.task, "tasks")
-    splits = task.load(tokenizer, Limits(40, None, 0, seed=0), "t")
-    classifier = Classifier(load_trunk(model), torch.nn.Identity())
-    classifier.head = task.head_for(classifier, tokenizer)
-    classifier.train()
+    task = tasks.build("colour", settings.task, "tasks").bind("colour", settings.model, "t")
+    splits = task.examples(Limits(40, None, 0, seed=0))
+    classifier = task.model(task.load_trunk()).train()
     matrices = [p for p in classifier.parameters() if p.ndim > 1]
     vectors = [p for p in classifier.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -217,16 +214,16 @@ def test_seeds_differ(settings: TrainConfig) -> None:
 def test_a_linear_head_is_trained_and_saved(settings: TrainConfig) -> None:
     settings = dataclasses.replace(settings, task=settings.task | {"head": "linear"})
     result = train(changed(settings, "linear", steps=60, learning_rate=1e-2))
-    assert result.validation > 0.6
+    assert result.validation.value > 0.6
     assert load_file(result.folder / "heads/colour.safetensors")["weight"].abs().sum() > 0
     figures = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(result.folder)], split="validation")).figures
-    assert figures[str(result.folder)]["colour"] == pytest.approx(result.validation)
+    assert figures[str(result.folder)]["colour"] == pytest.approx(result.validation.value)
 
 
 def test_a_target_that_is_not_empty_is_refused(settings: TrainConfig) -> None:
     train(settings)
     with pytest.raises(
-        UserError, match=r"is not empty; choose another `out`, or replace it with --overwrite"
+        UserError, match=r"is not empty; choose another folder, or replace it with --overwrite"
     ):
         train(settings)
     train(settings, overwrite=True)
@@ -247,10 +244,10 @@ def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
         ),
         ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft; use training.steps"),
         ({"trainer": {"precision": "16-mixed"}}, "use bf16-mixed"),
-        ({"training": {"steps": 0}}, "training: steps must be at least 1"),
+        ({"training": {"steps": 0}}, "training.steps: must be at least 1, but is 0"),
         ({"training": {"select_steps": [300]}}, "training: select_steps must lie in 1..200"),
-        ({"training": {"gradient_clip": 0}}, "training: gradient_clip must be above 0 or null"),
-        ({"training": {"learning_rate": -1}}, "training: learning_rate must be at least 0"),
+        ({"training": {"gradient_clip": 0}}, "training.gradient_clip: "),
+        ({"training": {"learning_rate": -1}}, "training.learning_rate: must be at least 0, but is -1"),
         (
             {"training": {"perturbation": {"name": "sma"}}},
             "training: perturbation: unknown perturbation 'sma'",

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saft import interventions
-from saft.calibration.material import Advance, Material, gathered
+from saft.calibration.data import Advance, CalibrationData, load_calibration_data
 from saft.interventions import Intervention, Positions
 from saft.merging.config import InterventionConfig
 from saft.merging.inputs.source import read_source
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
-from saft.models import Classifier
-from saft.tasks import Examples
+from saft.tasks import Examples, TaskModel
 
 __all__ = ["train", "train_into"]
 
@@ -34,7 +33,7 @@ def train_into(plan: Plan, folder: Path, progress: Progress | None = None) -> di
     Returns:
         What saft.json says of it: `data` and `interventions`.
     """
-    settings, material = _settings(plan), gathered(plan)
+    settings, data = _settings(plan), load_calibration_data(plan)
     cost = settings.iterations * plan.config.data.batch_size * len(plan.models)
     done = 0.0
 
@@ -46,19 +45,19 @@ def train_into(plan: Plan, folder: Path, progress: Progress | None = None) -> di
 
     with torch.random.fork_rng():
         torch.manual_seed(plan.config.seed)
-        for task, found in train(material, folder, advance):
-            interventions.save(folder, task, found)
+        for task, trained in train(data, folder, advance):
+            interventions.save(folder, task, trained)
     described = {
         "rank": settings.rank,
-        "positions": _positions(material),
+        "positions": _positions(data),
         "learning_rate": settings.learning_rate,
         "iterations": settings.iterations,
     }
-    return {"data": material.described(), "interventions": described}
+    return {"data": data.described(), "interventions": described}
 
 
 def train(
-    material: Material, folder: Path, advance: Advance
+    data: CalibrationData, folder: Path, advance: Advance
 ) -> Iterator[tuple[str, dict[str, Intervention]]]:
     r"""Train the interventions of each task, and yield them.
 
@@ -68,43 +67,42 @@ def train(
     without weight decay.
 
     Args:
-        material: the trunk and the examples.
+        data: the trunk and the examples.
         folder: that holds the merged model.
         advance: told of every example.
 
     Source:
         Tang et al. 2025, arXiv 2412.17023; there on the test images, and in 12 blocks whatever the depth.
     """
-    plan, settings = material.plan, _settings(material.plan)
+    plan, settings = data.plan, _settings(data.plan)
     merged = read_source(str(folder), folder)
     batch_size = plan.config.data.batch_size
-    material.trunk.requires_grad_(False)
-    for model, source in plan.models.items():
-        examples, classifier = material.examples[model], material.classifier(model)
-        material.set_to(source)
-        features, widths = _features(material, classifier, examples)
-        material.set_to(merged)
-        found = {
-            name: Intervention(width, settings.rank, _positions(material)).to(plan.device)
-            for name, width in widths.items()
+    positions = _positions(data)
+    data.trunk.requires_grad_(False)
+    for name, source in plan.models.items():
+        examples, model = data.examples[name], data.model(name)
+        data.set_to(source)
+        features, widths = _features(data, model, examples)
+        data.set_to(merged)
+        trained = {
+            block: Intervention(width, settings.rank, positions).to(plan.device)
+            for block, width in widths.items()
         }
-        weights = [weight for intervention in found.values() for weight in intervention.parameters()]
+        weights = [weight for intervention in trained.values() for weight in intervention.parameters()]
         optimizer = torch.optim.Adam(weights, lr=settings.learning_rate)
-        end = interventions.attach(material.trunk, found)
+        end = interventions.attach(data.trunk, trained)
         for batch in examples.training_order(batch_size, settings.iterations, plan.config.seed):
             inputs = examples.collate(batch).to(plan.device).inputs
             optimizer.zero_grad()
-            torch.autograd.backward(functional.l1_loss(classifier.embed(inputs), features[batch]))
+            torch.autograd.backward(functional.l1_loss(model.features(inputs), features[batch]))
             optimizer.step()
             advance(len(batch))
         end()
-        yield model, found
+        yield name, trained
 
 
 @torch.no_grad()
-def _features(
-    material: Material, classifier: Classifier, examples: Examples
-) -> tuple[Tensor, dict[str, int]]:
+def _features(data: CalibrationData, model: TaskModel, examples: Examples) -> tuple[Tensor, dict[str, int]]:
     """Return the features of all examples, [examples, width], and the width of each block's attention."""
     widths: dict[str, int] = {}
 
@@ -114,12 +112,12 @@ def _features(
 
         return hook
 
-    watched = interventions.attention(material.trunk).items()
+    watched = interventions.attention(data.trunk).items()
     handles = [module.register_forward_hook(watch(name)) for name, module in watched]
-    size = material.plan.config.data.batch_size
+    size = data.plan.config.data.batch_size
     batches = [range(at, min(at + size, len(examples))) for at in range(0, len(examples), size)]
     features = [
-        classifier.embed(examples.collate(list(batch)).to(material.plan.device).inputs) for batch in batches
+        model.features(examples.collate(list(batch)).to(data.plan.device).inputs) for batch in batches
     ]
     for handle in handles:
         handle.remove()
@@ -131,7 +129,7 @@ def _settings(plan: Plan) -> InterventionConfig:
     return plan.config.interventions
 
 
-def _positions(material: Material) -> Positions:
-    """Return the tokens that are changed: as asked for, or the first where its feature is the text's."""
-    chosen = _settings(material.plan).positions
-    return chosen or ("first" if material.pooling == "cls" else "all")
+def _positions(data: CalibrationData) -> Positions:
+    """Return the tokens that are changed: as asked for, or the first where every task reads only that."""
+    first = all(data.model(name).reads_first_token for name in data.tasks)
+    return _settings(data.plan).positions or ("first" if first else "all")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from saft.calibration.coefficients import entropy
-from saft.calibration.material import gathered
+from saft.calibration.adamerging import entropy
+from saft.calibration.data import load_calibration_data
 from saft.merging.methods.adamerging import AdaMerging
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from tests.oracles import data as oracle
@@ -15,7 +15,7 @@ STEPS = 4
 
 def by_autograd(plan, coefficients):
     """The same search with a graph through the weighted sum of the task vectors."""
-    material, method = gathered(plan), plan.method
+    material, method = load_calibration_data(plan), plan.method
     names = [name for name, _ in material.trunk.named_parameters()]
     base = {name: plan.base.tensor(material.names[name]) for name in names}
     vectors = {
@@ -33,7 +33,7 @@ def by_autograd(plan, coefficients):
         loss = torch.zeros(())
         for model, examples in material.examples.items():
             order = examples.training_order(data.batch_size, method.iterations, plan.config.seed)[step]
-            classifier = material.classifier(model)
+            classifier = material.model(model)
             weights = {
                 f"trunk.{name}": base[name] + torch.einsum("k,k...->...", found[:, at % count], vectors[name])
                 for at, name in enumerate(names)
@@ -74,7 +74,7 @@ def test_the_entropy_falls(planned, collect):
         plan = planned(
             "adamerging", {"iterations": iterations, "learning_rate": 0.1}, examples=12, batch_size=12
         )
-        material, found = gathered(plan), collect(plan)["coefficients"]
+        material, found = load_calibration_data(plan), collect(plan)["coefficients"]
         for name, tensor in material.trunk.state_dict().items():
             for task, source in plan.models.items():
                 own = material.names[name]
@@ -82,7 +82,7 @@ def test_the_entropy_falls(planned, collect):
                 tensor += found[task][own] * step
         with torch.no_grad():
             return sum(
-                float(entropy(material.classifier(task)(examples.collate(list(range(12))).inputs)))
+                float(entropy(material.model(task)(examples.collate(list(range(12))).inputs)))
                 for task, examples in material.examples.items()
             )
 

@@ -1,0 +1,98 @@
+"""One process at a time in a folder: the second is told who the first is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from saft.errors import UserError
+
+with suppress(ImportError):  # Windows has none, and so no lock
+    import fcntl
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(file: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs; it is gone afterwards.
+
+    The system takes the lock away from a process that ends in whatever way, so what a killed process of this
+    machine has left is taken over. The file says which process holds it.
+
+    Args:
+        file: the lock file; its folder is made.
+        what: what is locked, for messages: "out: runs/a".
+
+    Raises:
+        UserError: another process holds it, or one on another machine has left it.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.lock"
+        >>> with locked(file, "out: a"), locked(file, "out: a"):
+        ...     pass
+        Traceback (most recent call last):
+        saft.errors.UserError: out: a: another saft works in it (process ...
+    """
+    if os.name != "posix":
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _opened(file, what)
+    try:
+        _refuse_of_other_machine(file, what)
+        holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n"
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(file: Path, what: str) -> int:
+    """Return a descriptor of the file with the lock on it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UserError(
+                f"{what}: another saft works in it ({_holder(file)}); wait until it has ended, or choose "
+                "another folder"
+            ) from None
+        # Who held it may have removed the file between our two calls: then this one has no name any more.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _refuse_of_other_machine(file: Path, what: str) -> None:
+    """Some shared disks keep locks to the machine: there, the file itself is what tells."""
+    left = _read(file)
+    if left and left.get("host") != socket.gethostname():
+        raise UserError(
+            f"{what}: another saft works in it, or was cut off there ({_holder(file)}); if none does, delete "
+            f"{file}"
+        )
+
+
+def _holder(file: Path) -> str:
+    left = _read(file)
+    return f"process {left.get('process', '?')} on {left.get('host', '?')}"
+
+
+def _read(file: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError):
+        found = json.loads(file.read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -1,0 +1,147 @@
+"""A task, and a task bound to a model: its data, inputs, head, loss and metric as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from saft.models import ModelConfig
+from saft.tasks.examples import Batch, Examples, Limits, Splits
+from saft.tasks.metric import Metric, Score
+
+__all__ = ["BoundTask", "Task", "TaskModel"]
+
+
+class TaskModel(nn.Module):
+    """A trunk, which is trained and merged, and a head, which belongs to one task and never is.
+
+    Args:
+        trunk: a transformers model.
+        head: maps the features, [batch, width], to logits; `nn.Identity` where the trunk gives logits.
+    """
+
+    reads_first_token = False
+    """Whether the features are those of the first token."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the logits, [batch, labels]."""
+        logits: Tensor = self.head(self.features(inputs))
+        return logits
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what the head reads: one vector per example, [batch, width]."""
+        output: Tensor = self.trunk(**inputs).pooler_output
+        return output
+
+
+class Task(Protocol):
+    """What a kind of task declares: a frozen dataclass in `TASKS`, whose fields are its YAML keys."""
+
+    def bind(
+        self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
+    ) -> BoundTask:
+        """Bind the task to a model: find its tokenizer or processor, and decide what was left open.
+
+        Args:
+            name: the task's name: of its head's file, and in reports.
+            model: the model that its trunk is, or starts from; its weights are not read.
+            where: the place in front of every message, for example "tasks.reuters".
+            device: where trunks and heads are put.
+
+        Raises:
+            UserError: the model is not there, or not for this kind of task.
+        """
+
+    def check(self, where: str) -> None:
+        """Find what is wrong with the data, without a model; no example of the test split is kept.
+
+        Raises:
+            UserError: a file, split, column or label is missing.
+        """
+
+    def distrusted(self) -> str | None:
+        """Return what a checkpoint folder must not ask for, as "key: reason"; None where there is nothing."""
+
+    def files(self, where: str) -> Mapping[str, Path]:
+        """Return the local files that the data are read from, by their location as it was written.
+
+        Raises:
+            UserError: a file is missing.
+        """
+
+
+class BoundTask(Protocol):
+    """One task on one model, on one device: everything that training, merging and measuring need of it."""
+
+    @property
+    def name(self) -> str:
+        """The task's name: of its head's file, and in reports."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where trunks and heads are put."""
+
+    @property
+    def metric(self) -> Metric:
+        """What `score` measures."""
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The keys of the task that were left open, as the model decided them; saft.json keeps them."""
+
+    def examples(self, limits: Limits) -> Splits:
+        """Read the data, split it, and turn it into model inputs.
+
+        Raises:
+            UserError: a file, split, column or label is missing.
+        """
+
+    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+        """Load a trunk in float32, on the device, in evaluation mode.
+
+        Args:
+            folder: a checkpoint folder; None: of the model that was bound.
+
+        Raises:
+            UserError: the folder is absent or incomplete, or a weight is not finite.
+        """
+
+    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TaskModel:
+        """Return the trunk with a head of this task, on the trunk's device.
+
+        Args:
+            trunk: from `load_trunk`.
+            head_from: the checkpoint folder whose head is taken; None: the head that the task starts with,
+                made by this trunk. Where the folder holds none, the same is done for a head that is not
+                trained, and said on standard error if the folder is a checkpoint of saft.
+
+        Raises:
+            UserError: there is no head and it is a trained one, or the head does not fit the task.
+        """
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Write the model's head into a checkpoint folder."""
+
+    def loss(self, model: TaskModel, batch: Batch) -> Tensor:
+        """Return the mean training loss over the examples of a batch."""
+
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return the metric of a model on examples.
+
+        Args:
+            model: put into evaluation mode for the duration, then back.
+            examples: one split.
+            batch_size: examples per forward pass; the score does not depend on it beyond round-off.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says of the task, by name: number of labels, head ..."""

@@ -1,0 +1,43 @@
+"""The tokenizer of a model: loaded without running its code, and able to pad whatever the model is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+
+from saft.errors import UserError
+from saft.files.locations import folder as local_folder
+
+__all__ = ["load_tokenizer"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
+
+
+def load_tokenizer(location: str) -> Any:
+    """Load the tokenizer that belongs to a model.
+
+    A decoder's tokenizer often has no padding token: any token will do, since what is padding is masked.
+    Padding goes to the right, so that the positions of a text do not depend on its neighbours in the batch.
+
+    Args:
+        location: a folder, a hub id, or package://...
+
+    Raises:
+        UserError: the folder holds no tokenizer, or one that only code of its own can load.
+    """
+    folder = local_folder(location, "model.path")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"model {location}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(f"model {location}: its tokenizer cannot be loaded: {first_line}") from None
+    if tokenizer.pad_token is None:
+        others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+        tokenizer.pad_token = next(token for token in others if token is not None)
+    tokenizer.padding_side = "right"
+    return tokenizer

@@ -1,0 +1,145 @@
+"""Fine-tuning from config to checkpoint folder: check, load, fit, score, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from saft import config as configs
+from saft import tasks
+from saft.errors import UserError
+from saft.files.lock import locked
+from saft.files.staging import refuse, write_text
+from saft.progress import Bar, bar
+from saft.tasks import BoundTask, Limits, Splits, TaskModel
+from saft.training.callbacks import SaveEvery, SelectSteps, ShowProgress, StopOnNonFinite, Stopwatch
+from saft.training.module import TaskModule
+from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.result import TrainResult, inputs, write
+from saft.training.trainer import device_of, interruptible, loggers, make_trainer, quiet_lightning
+
+__all__ = ["fine_tune", "training_cost"]
+
+
+def fine_tune(
+    config: TrainConfig,
+    overwrite: bool = False,
+    splits: Splits | None = None,
+    progress: Bar | None = None,
+) -> TrainResult:
+    """Fine-tune the model on one task, and write the checkpoint folder.
+
+    An interrupted training goes on from its last intermediate checkpoint when it is called again with the
+    same config, model and data, and ends with the same weights.
+
+    Args:
+        config: see `TrainConfig`.
+        overwrite: replace what is in `config.out`.
+        splits: the task's data, if it is loaded already.
+        progress: a bar to advance, by `training_cost` in all; None shows one of its own.
+
+    Returns:
+        The folder, the validation score and the number of steps.
+
+    Raises:
+        UserError: something in the config does not fit, the target is not empty, another process trains into
+            it, or training diverged.
+    """
+    out = Path(config.out)
+    refuse(out, overwrite)
+    device = device_of(config.trainer)
+    declared = tasks.build(config.name, config.task, "task")
+    task = declared.bind(config.name, config.model, "task", device)
+    if splits is None:
+        limits = Limits(config.train_examples, config.validation_examples, test=0, seed=config.seed)
+        splits = task.examples(limits)
+    if config.training.batch_size > len(splits.train):
+        raise UserError(
+            f"training.batch_size: is {config.training.batch_size}, but there are {len(splits.train)} "
+            f"training examples of {config.name}; a batch holds none of them twice"
+        )
+    with locked(out.parent / f".{out.name}.lock", f"out: {out}"):
+        read = inputs(declared, config)
+        work = _work_folder(out)
+        _clear_if_changed(work, configs.dump(config) + json.dumps(read, indent=1) + "\n")
+        model = task.model(task.load_trunk())
+        cost = training_cost(config.training)
+        with bar(total=cost) if progress is None else nullcontext(progress) as shown:
+            if progress is None:
+                shown.stage(f"train {config.name}")
+            steps, seconds = _fit(model, task, splits, config, work, shown)
+        model.to(device)  # Lightning leaves it on the CPU
+        validation = task.score(model, splits.validation)
+        result = TrainResult(out, validation, task.metric, steps, seconds, str(device))
+        write(model, task, config, result, splits, read, work / "logs", overwrite)
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def training_cost(options: TrainingOptions) -> float:
+    """Return the cost of a training, in the unit of `fine_tune`'s bar: examples passed forward."""
+    return 3.0 * options.passes * options.batch_size  # a backward pass costs about two forward ones
+
+
+def _fit(
+    model: TaskModel, task: BoundTask, splits: Splits, config: TrainConfig, work: Path, progress: Bar
+) -> tuple[int, float]:
+    """Train the model in place; return the steps of the weights that it holds, and the seconds."""
+    options = config.training
+    module = TaskModule(model, task, splits.train, options, config.seed).train()
+    # Dropout must not depend on what ran before this call, nor change what runs after it.
+    with torch.random.fork_rng(), quiet_lightning():
+        torch.manual_seed(config.seed)
+        select = SelectSteps(
+            options.select_steps,
+            lambda: task.score(model, splits.validation).value,
+            task.metric,
+            work / "best.safetensors",
+        )
+        watch = Stopwatch()
+        callbacks: list[L.Callback] = [
+            select,
+            StopOnNonFinite(),
+            ShowProgress(progress, training_cost(options) / options.steps),
+            watch,
+            SaveEvery(config.checkpoint_every, work / "last.ckpt"),
+        ]
+        own: dict[str, Any] = {
+            "max_steps": options.steps,
+            "logger": loggers(work, config.tensorboard),
+            "callbacks": callbacks,
+            "default_root_dir": work,
+        }
+        every = {"log_every_n_steps": min(10, options.steps)}
+        trainer = make_trainer(every | config.trainer, **own)
+        unfinished = work / "last.ckpt"
+        with interruptible():
+            trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
+        if trainer.global_step != options.steps:
+            raise UserError(
+                f"trainer: the training stopped after {trainer.global_step} of {options.steps} steps; leave "
+                f"out of `trainer` what limits it ({', '.join(config.trainer)})"
+            )
+        if options.select_steps:
+            select.restore_best(module)
+            return select.best, watch.seconds
+    return options.steps, watch.seconds
+
+
+def _work_folder(out: Path) -> Path:
+    """Return the folder beside the target that holds logs and intermediate checkpoints while training."""
+    return out.parent / f".{out.name}.work"
+
+
+def _clear_if_changed(work: Path, basis: str) -> None:
+    """Make the work folder; begin anew if what lies there rests on another config, model or data."""
+    file = work / "basis.txt"
+    if work.exists() and not (file.is_file() and file.read_text("utf-8") == basis):
+        shutil.rmtree(work)
+    write_text(file, basis)

@@ -1,0 +1,131 @@
+"""What may be said of a fine-tuning: how it trains, and on what, to where."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import lightning as L
+
+from saft import config
+from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, Seed
+from saft.errors import UserError, did_you_mean
+from saft.models import ModelConfig
+from saft.optim import perturbation
+
+__all__ = ["TrainConfig", "TrainingOptions"]
+
+Momentum = Annotated[float, Range(at_least=0, below=1)]
+
+OWNED_BY_SAFT = {
+    "accumulate_grad_batches": "use training.micro_batch_size",
+    "callbacks": "",
+    "default_root_dir": "it lies beside `out`",
+    "enable_checkpointing": "use checkpoint_every",
+    "gradient_clip_val": "use training.gradient_clip",
+    "logger": "CSV always; use tensorboard: true for TensorBoard",
+    "max_epochs": "use training.steps",
+    "max_steps": "use training.steps",
+    "use_distributed_sampler": "",
+}
+
+
+@config.checked
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How one model is fine-tuned: what an arm of an experiment may change."""
+
+    steps: Count = 200
+    """Optimizer steps. A step is one update, however many passes it takes."""
+    select_steps: list[Count] = field(default_factory=list)
+    """Candidate numbers of steps: train for `steps`, keep the one that validates best (ties: fewest)."""
+    batch_size: Count = 8
+    """Examples per optimizer step, over all devices; at most as many as there are training examples."""
+    micro_batch_size: Count | None = None
+    """Examples per forward pass; null takes the batch at once. Both passes see the whole batch either way."""
+    learning_rate: NonNegative = 1e-5
+    """Peak learning rate of AdamW."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay of AdamW; on matrices only, not on biases and norms."""
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """Decay rates of AdamW's moments, in [0, 1)."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """The learning rate after the warm-up: constant, or falling to 0 at the last step."""
+    warmup_steps: CountOrZero = 0
+    """Steps over which the learning rate rises from 0."""
+    gradient_clip: Positive | None = 1.0
+    """Largest norm of the descent gradient; null does not clip. The ascent gradient is never clipped."""
+    perturbation: dict[str, Any] | None = None
+    """The ascent step, for example {name: sam, rho: 0.05}; null is plain AdamW."""
+
+    def __post_init__(self) -> None:
+        if any(candidate > self.steps for candidate in self.select_steps):
+            raise ValueError(f"select_steps must lie in 1..{self.steps} (steps), but is {self.select_steps}")
+        if self.perturbation is not None:
+            if "name" not in self.perturbation:
+                raise ValueError("perturbation: `name` is missing; write {name: sam, rho: 0.05}")
+            try:
+                perturbation(**self.perturbation)
+            except UserError as error:
+                raise ValueError(f"perturbation: {error}") from None
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes of the whole training, each over one batch."""
+        if self.perturbation is None:
+            return float(self.steps)
+        return perturbation(**self.perturbation).passes(self.steps)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor on `learning_rate` for the step numbered from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return max(0.0, 1.0 - done)
+            case "cosine":
+                return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+@config.checked
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `saft train` needs."""
+
+    model: ModelConfig
+    """The pretrained model."""
+    task: dict[str, Any]
+    """The task: `kind` and the keys of that kind; see saft/tasks."""
+    out: str
+    """The checkpoint folder to write."""
+    name: Name = "task"
+    """The task's name: heads/NAME.safetensors, and what merging and reports call it."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """How to fine-tune."""
+    seed: Seed = 0
+    """Draws the training examples, their order, and dropout."""
+    train_examples: Count | None = None
+    """Use this many training examples; null uses all."""
+    validation_examples: Count | None = None
+    """Use at most this many validation examples; null uses all."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of lightning.Trainer: accelerator, devices, strategy, precision ..."""
+    tensorboard: bool = False
+    """Log for TensorBoard as well as to CSV; needs the extra merge-saft[tensorboard]."""
+    checkpoint_every: CountOrZero = 200
+    """Steps between the checkpoints that an interrupted run resumes from; 0 writes none."""
+
+    def __post_init__(self) -> None:
+        parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
+        for key in self.trainer:
+            if key in OWNED_BY_SAFT:
+                raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
+            if key not in parameters:
+                raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")
+        if str(self.trainer.get("precision", "")).startswith("16"):
+            raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")

@@ -1,0 +1,185 @@
+"""What a fine-tuning leaves: the checkpoint folder, and what it remembers of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.type_adapter import TypeAdapter
+
+from saft.errors import UserError
+from saft.files.checkpoint import (
+    MANIFEST,
+    copy_side_files,
+    read_card,
+    read_manifest,
+    staged,
+    state_dtype,
+    weight_files,
+    write_card,
+    write_manifest,
+    write_tensors,
+)
+from saft.files.fingerprints import fingerprint
+from saft.files.locations import folder as local_folder
+from saft.files.locations import is_hub_id
+from saft.tasks import BoundTask, Metric, Score, Splits, TaskModel
+from saft.training.options import TrainConfig
+
+__all__ = ["TrainResult", "versions", "write", "write_trunk"]
+
+SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds never are
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of one fine-tuning.
+
+    Args:
+        folder: the checkpoint folder.
+        validation: the score on the validation split.
+        metric: what the score measures.
+        steps: the optimizer steps of the weights that were kept.
+        seconds: that the steps took, interruptions left out; None where it is not known.
+        device: that trained; None where it is not known.
+    """
+
+    folder: Path
+    validation: Score
+    metric: Metric
+    steps: int
+    seconds: float | None = field(default=None, compare=False)
+    device: str | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: validation {self.metric.name} {_figure(self)} after {self.steps} steps;"
+            f" next: saft evaluate --checkpoints='[{self.folder}]'"
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainResult:
+        """Return the result that a checkpoint folder remembers.
+
+        Raises:
+            UserError: it holds no saft.json, or one without the figures of a training.
+        """
+        metrics = read_manifest(folder).get("metrics", {})
+        timing: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            timing = json.loads((folder / SECONDS).read_text("utf-8"))
+        try:
+            return TypeAdapter(cls).validate_python({"folder": folder, **metrics, **timing})
+        except (ValidationError, TypeError, UserError):
+            raise UserError(
+                f"{folder / MANIFEST}: metrics: is not what a training leaves, but {metrics!r:.200}"
+            ) from None
+
+
+def write(
+    model: TaskModel, task: BoundTask, config: TrainConfig, result: TrainResult, splits: Splits,
+    inputs: dict[str, dict[str, str]], logs: Path, overwrite: bool,
+) -> None:  # fmt: skip
+    """Write the checkpoint folder of a fine-tuning.
+
+    Args:
+        model: what was trained.
+        task: what it was trained on.
+        config: of the training.
+        result: what goes into saft.json and the card.
+        splits: the data.
+        inputs: fingerprints of what went in; see `saft.training.work.inputs`.
+        logs: a folder to copy, if it is there.
+        overwrite: replace a folder that is there.
+    """
+    base = local_folder(config.model.path, "model.path")
+    settings = dataclasses.asdict(config)
+    del settings["out"]  # a folder may be moved; what is written in it stays true
+    with staged(result.folder, overwrite) as folder:
+        write_trunk(model.trunk.state_dict(), base, folder)
+        task.save_head(model, folder)
+        if logs.is_dir():
+            shutil.copytree(logs, folder / "logs")
+            timing = {"seconds": result.seconds, "device": result.device}
+            (folder / SECONDS).write_text(json.dumps(timing) + "\n", "utf-8")
+        write_manifest(
+            folder,
+            {
+                "kind": "fine-tuned",
+                "config": settings,
+                "tasks": {config.name: config.task | dict(task.resolved)},
+                "base": {"location": config.model.path, "sha256": inputs["model"]},
+                "data": {"sha256": inputs["data"]},
+                "metrics": {
+                    "validation": dataclasses.asdict(result.validation),
+                    "metric": dataclasses.asdict(result.metric),
+                    "steps": result.steps,
+                },
+                "examples": {"train": len(splits.train), "validation": len(splits.validation)},
+                "versions": versions(),
+            },
+        )
+        perturbation = config.training.perturbation
+        write_card(
+            folder,
+            f"{config.model.path} fine-tuned on {config.name}",
+            f"""Fine-tuned with saft for merging: {result.steps} steps of
+{"AdamW" if perturbation is None else f"AdamW with the ascent step {perturbation}"}, seed {config.seed}.
+Validation {result.metric.name}: {_figure(result)}, on {len(splits.validation)} held-out training examples.
+
+The weights are the trunk only; the task's head is in `heads/{config.name}.safetensors`. The whole
+configuration, and the fingerprints of what went in, are in `saft.json`.""",
+            base_model=_base_model_ids(config.model.path, base),
+            relation="finetune",
+            tags=["saft", *([] if perturbation is None else [str(perturbation["name"])])],
+        )
+
+
+def write_trunk(state: dict[str, Any], base: Path, folder: Path) -> None:
+    """Write a trunk's weights, and beside them what the base model has: readers load them as they are here.
+
+    Args:
+        state: the trunk's `state_dict()`.
+        base: the folder of the base model.
+        folder: to write to; exists.
+    """
+    copy_side_files(base, folder)
+    write_tensors(folder / "model.safetensors", state)
+    state_dtype(folder)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the figures depend on."""
+    import saft
+
+    others = ("torch", "lightning", "transformers", "datasets")
+    return {"saft": saft.__version__} | {name: metadata.version(name) for name in others}
+
+
+def inputs(task: Any, config: TrainConfig) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of what a fine-tuning reads: the model's weights, and the task's local files."""
+    base = local_folder(config.model.path, "model.path")
+    data = task.files("task")
+    return {
+        "model": {file.name: fingerprint(file) for file in weight_files(base)},
+        "data": {location: fingerprint(file) for location, file in data.items()},
+    }
+
+
+def _figure(result: TrainResult) -> str:
+    return f"{result.metric.format(result.validation.value)} {result.metric.unit}".strip()
+
+
+def _base_model_ids(location: str, folder: Path) -> list[str]:
+    """Return the hub id of the base: as given, or as the folder's own card names it."""
+    if is_hub_id(location):
+        return [location]
+    declared = read_card(folder).get("base_model", [])
+    return [declared] if isinstance(declared, str) else list(declared)

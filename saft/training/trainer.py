@@ -1,0 +1,131 @@
+"""Lightning's trainer as saft runs it: its device, its quiet, its interrupts."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from saft.errors import UserError
+
+__all__ = ["device_of", "interruptible", "loggers", "make_trainer", "quiet_lightning"]
+
+DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+}
+
+
+def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
+    """Return a trainer of one device.
+
+    Args:
+        options: `trainer` of the config: arguments of lightning.Trainer.
+        **own: arguments that saft sets.
+
+    Raises:
+        UserError: Lightning refuses the arguments, there is no such device, or there are several.
+    """
+    try:
+        with quiet_lightning():
+            trainer = L.Trainer(**DEFAULTS | dict(options) | own)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+    if trainer.world_size > 1:
+        raise UserError(
+            f"trainer.devices: {trainer.world_size} devices were asked for, but saft trains a model on one; "
+            "write devices: 1, and train tasks and arms side by side instead"
+        )
+    return trainer
+
+
+def device_of(options: Mapping[str, Any]) -> torch.device:
+    """Return the device that a trainer with these options trains on.
+
+    Args:
+        options: `trainer` of the config.
+
+    Raises:
+        UserError: as `make_trainer`.
+
+    Example:
+        >>> device_of({"accelerator": "cpu"})
+        device(type='cpu')
+    """
+    return make_trainer(options, logger=False).strategy.root_device
+
+
+def loggers(folder: Path, tensorboard: bool) -> list[Logger]:
+    """Return what writes the logs of a training to folder/logs.
+
+    Raises:
+        UserError: TensorBoard is asked for, and not installed.
+    """
+    chosen: list[Logger] = [CSVLogger(folder, name="logs", version="")]
+    if tensorboard:
+        try:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            chosen.append(TensorBoardLogger(folder, name="logs", version=""))
+        except ModuleNotFoundError:
+            raise UserError("tensorboard: is not installed; pip install 'merge-saft[tensorboard]'") from None
+    return chosen
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Give an interrupt back to the caller, and take SIGTERM for one.
+
+    Lightning turns an interrupt into an exit and ignores all that follow; of SIGTERM it takes note at the end
+    of a step. Handlers can be set in the main thread only; elsewhere nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupt, end = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    if end is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except SystemExit as ended:
+        raise KeyboardInterrupt from ended
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, end)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence what Lightning says at every start: with a dozen experts a run, nobody would find the rest."""
+    talkers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [talker.level for talker in talkers]
+    with warnings.catch_warnings():
+        # The last is Lightning 2.6's own, about torch 2.13's pytree.
+        for pattern in (".*many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", pattern)
+        for talker in talkers:
+            talker.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for talker, level in zip(talkers, levels, strict=True):
+                talker.setLevel(level)
