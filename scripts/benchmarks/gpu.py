@@ -2,7 +2,7 @@
 
 One command, one GPU, no network, under 8 minutes. Each part is a process with a time limit of its own, and a
 JSON of it in --out, so that a failure costs one part, and the same command goes on where the last one
-stopped. Where nothing can be installed: python3 scripts/benchmarks/gpu.py --out DIR
+stopped. Where nothing can be installed: PYTHONPATH=. python3 scripts/benchmarks/gpu.py --out DIR
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import saft
+
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("torch", "transformers", "lightning", "pytorch_optimizer", "saft")
+PACKAGES = ("torch", "transformers", "lightning", "pytorch_optimizer")
 COMPETITORS = ("saft-sam", "saft-asam", "saft-norm-only", "saft-momentum", "davda54", "pytorch-optimizer")
 METHODS = {"elementwise": "task_arithmetic,ties,pcb", "svd": "tsv_m,iso_c"}
 SHORTEST = 10  # seconds; with fewer left no part is begun
@@ -103,7 +105,7 @@ def machine() -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-    return found
+    return {**found, "saft": saft.__version__}
 
 
 def run(name: str, part: Part, where: Mapping[str, str], out: Path, seconds: float) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def run(name: str, part: Part, where: Mapping[str, str], out: Path, seconds: flo
 
 
 def _run(command: Sequence[str], seconds: float) -> tuple[str, int | None]:
-    # It finds saft in this tree, installed or not. In a session of its own, what it starts ends with it.
+    # In a session of its own, so that what it has started ends with it. It finds saft in this tree.
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         command,

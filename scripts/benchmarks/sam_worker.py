@@ -24,6 +24,8 @@ from sam_models import workload
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+import saft
+
 
 class Stopwatch:
     """Adds up times, on a CUDA device those of the device, which is not waited for until they are read."""
@@ -83,7 +85,8 @@ class Worker:
 
     def versions(self) -> dict[str, Any]:
         """Say what runs where."""
-        packages = {name: _version(name) for name in ("torch", "transformers", "pytorch_optimizer", "saft")}
+        packages = {name: _version(name) for name in ("torch", "transformers", "pytorch_optimizer")}
+        packages["saft"] = saft.__version__
         return {
             "device": torch.cuda.get_device_name(self.device) if self._on_cuda else _processor(),
             "python": platform.python_version(),
