@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from enum import IntEnum
 
-__all__ = ["UserError", "abbreviated", "did_you_mean"]
+__all__ = ["ExitCode", "UserError", "abbreviated", "did_you_mean"]
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with; a signal ends it with 128 and the signal's number."""
+
+    DONE = 0
+    FAULT = 1
+    """A traceback, which is a fault of saft's; or what reads standard output has gone away."""
+    MISTAKE = 2
+    """The user can mend it: one line for each problem, and nothing half-written."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
 
 
 class UserError(Exception):
@@ -21,8 +34,6 @@ class UserError(Exception):
         a.yaml: rho: must be at least 0, but is -1
         b.yaml: not found
     """
-
-    exit_code = 2
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)

@@ -23,4 +23,3 @@ def test_nothing_to_suggest() -> None:
 
 def test_problems_are_lines() -> None:
     assert str(UserError("a", "b")) == "a\nb"
-    assert UserError.exit_code == 2

@@ -30,7 +30,7 @@ ROOMS = [
     ["merging"],
     ["optim"],
     ["files"],
-    ["progress"],
+    ["progress", "console"],
     ["config"],
     ["registry"],
     ["errors"],

@@ -1,6 +1,6 @@
 """YAML and command line -> one typed, frozen dataclass; every mistake named by its place, with a cure."""
 
-from saft.config.description import describe
+from saft.config.description import Key, describe
 from saft.config.overrides import differences, overridden
 from saft.config.parsing import checked, parse
 from saft.config.ranges import (
@@ -42,4 +42,5 @@ __all__ = [
     "Seed",
     "Seeds",
     "distinct",
+    "Key",
 ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -14,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from saft.cli import VERBS, main
+from saft.cli.verbs import imported
 
 
 def python(code: str) -> str:
@@ -30,14 +30,13 @@ def test_help_imports_nothing_heavy() -> None:
         assert verb in printed
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "methods"])
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.config])
 def test_every_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     from saft import config
-    from saft.cli import _config_class
 
     assert main([verb, "--help"]) == 0
     printed = capsys.readouterr().out
-    for name, _, _, documentation in config.describe(_config_class(verb)):
+    for name, _, _, documentation in config.describe(imported(VERBS[verb].config)):
         assert documentation, f"{verb}: {name} has no documentation under its field"
         assert name.split(".")[-1] in printed
 
@@ -103,6 +102,27 @@ def test_measure_with_tasks(
     assert "tasks.size: there is no checkpoint of this name; did you mean 'siz'" in capsys.readouterr().err
 
 
+def test_tasks_and_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, name, key in (("tasks", "text_classification", "max_length"), ("arms", "friendly_sam", "rho")):
+        assert main([verb]) == 0
+        assert name in capsys.readouterr().out
+        assert main([verb, name]) == 0
+        assert key in capsys.readouterr().out
+        assert main([verb, name[:-1] + "x"]) == 2
+        assert f"did you mean '{name}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "place"), [("train", "task"), ("run", "tasks.NAME")])
+def test_help_has_the_keys_of_a_task_by_kind(
+    verb: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{place}.kind: text_classification" in printed
+    assert f"{place}.data.label: required  (text)" in printed
+    assert "merge-saft[tensorboard]" in printed or verb != "train"
+
+
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     printed = capsys.readouterr().out
@@ -145,8 +165,11 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "--over-write", "{out}"], "out' was read as the value of --over-write"),
         (["merge", "{merge}", "{out}", "--over-write"], "or a flag; did you mean '--overwrite'?"),
         (["merge", "{merge}", "{out}", "--dry-run"], "or a flag; there is: --check"),
-        (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write --check alone"),
-        (["train", "{task}", "stray"], "unrecognized arguments: stray"),
+        (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write only --check"),
+        (["train", "{task}", "stray"], "unrecognized arguments: stray; see `saft train --help`"),
+        (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),
+        (["train", "{task}", "--training.steps=0"], "training.steps"),
+        (["train", "{task}", "--seed=1", "--seed={a: &a [*a]}"], "an alias holds itself"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
         (
@@ -230,6 +253,6 @@ def test_an_interrupt_is_no_traceback(
     assert main(["train", str(task_file)]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     mapping = ["--method=average", "--base=a", "--models=[b]"]
-    monkeypatch.setattr(importlib.import_module("saft.merge"), "merge", interrupt)
+    monkeypatch.setattr("saft.cli.merge_file.merge", interrupt)
     assert main(["merge", *mapping, "--check"]) == 130
     assert "nothing was written" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""The command line: one verb, one config, one result. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from saft.cli.signals import interrupts
+from saft.cli.verbs import VERBS
+from saft.cli.words import Words, parser, understood
+from saft.errors import ExitCode, UserError
+
+__all__ = ["VERBS", "main"]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code; see `ExitCode`."""
+    words = list(sys.argv[1:] if words is None else words)
+    received: list[int] = []
+    try:
+        with interrupts(received):
+            _run(understood(words))
+            sys.stdout.flush()
+    except UserError as error:
+        return _complain(*error.problems)
+    except BrokenPipeError:  # what reads our words, such as `head`, has had enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAULT
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        return _complain(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        return _complain("there is not enough memory; take smaller batches, or fewer models at once")
+    except KeyboardInterrupt:
+        after = next((VERBS[word].interrupted for word in words[:1] if word in VERBS), "nothing was written")
+        _complain(f"interrupted; {after}")
+        return ExitCode.INTERRUPTED if not received else 128 + received[0]
+    return ExitCode.DONE
+
+
+def _run(words: Words) -> None:
+    if words.verb is None:
+        parser().print_help()
+    elif words.help:
+        from saft.cli.help import print_help
+
+        print_help(words.verb)
+    else:
+        result = words.call()
+        from saft.console import show
+
+        show(result.table() if hasattr(result, "table") else result if _is_rich(result) else str(result))
+
+
+def _is_rich(result: object) -> bool:
+    return hasattr(result, "__rich_console__") or hasattr(result, "__rich__")
+
+
+def _complain(*problems: str) -> int:
+    for problem in problems:
+        print(f"saft: {problem}", file=sys.stderr)
+    return ExitCode.MISTAKE

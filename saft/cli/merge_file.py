@@ -1,0 +1,34 @@
+"""`saft merge` as the command line has it: either dialect of the merge file, and a bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from saft import config
+from saft.merge import MergeConfig, MergeResult
+from saft.merge import merge as merge_checkpoints
+from saft.merging.mergekit import file as mergekit
+from saft.progress import bar
+
+__all__ = ["merge", "read"]
+
+
+def read(mapping: Mapping[str, Any], where: str) -> MergeConfig:
+    """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`."""
+    if not mergekit.is_mergekit(mapping):
+        return config.parse(MergeConfig, mapping, where)
+    settings, notes = mergekit.read(mapping, where)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return settings
+
+
+def merge(
+    settings: MergeConfig, out: str | None, check_only: bool = False, overwrite: bool = False
+) -> MergeResult:
+    """Merge, and show how far it is."""
+    with bar(total=1) as shown:
+        shown.stage(f"{'check' if check_only else 'merge by'} {settings.method}")
+        return merge_checkpoints(settings, out, overwrite, check_only, shown.at)

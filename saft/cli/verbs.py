@@ -1,0 +1,106 @@
+"""The verbs: one table is the whole command line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["FLAGS", "VERBS", "Verb", "imported"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Args:
+        summary: its line in `saft --help`.
+        function: `module:name` of what does it. It is called with the config, or with the words where there
+            is none, and the flags as keywords; what it returns is printed.
+        config: `module:name` of the dataclass that its config file holds; "" if it takes none.
+        words: what it takes beside CONFIG, as in its usage: "OUT", "[NAME]", "FOLDER...".
+        flags: which of `FLAGS` it takes.
+        read: `module:name` of a function of the mapping and its file to the config, instead of `config`.
+        kinds: key of the config -> registry, `module:name`, of what can stand there; for `--help`.
+        interrupted: what to say of an interruption.
+    """
+
+    summary: str
+    function: str
+    config: str = ""
+    words: str = ""
+    flags: tuple[str, ...] = ()
+    read: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    interrupted: str = "nothing was written"
+
+    @property
+    def usage(self) -> str:
+        """The words that follow the verb."""
+        parts = ["CONFIG" if self.config else "", self.words, *(f"[--{flag}]" for flag in self.flags)]
+        overrides = "[--dotted.name=value ...]" if self.config else ""
+        return " ".join(part for part in (*parts, overrides) if part)
+
+
+FLAGS = {  # flag -> keyword of the function, meaning
+    "check": ("check_only", "check everything, compute and write nothing"),
+    "overwrite": ("overwrite", "replace what is in the target folder"),
+}
+
+RESUMES = "the same command goes on where it stopped"
+
+VERBS = {
+    "run": Verb(
+        "train every task and arm, merge, evaluate, measure, report",
+        "saft.run:run",
+        "saft.run:RunConfig",
+        kinds={"tasks.NAME": "saft.tasks:TASKS"},
+        interrupted=RESUMES,
+    ),
+    "train": Verb(
+        "fine-tune on one task -> one checkpoint folder",
+        "saft.train:train",
+        "saft.train:TrainConfig",
+        flags=("overwrite",),
+        kinds={"task": "saft.tasks:TASKS"},
+        interrupted=RESUMES,
+    ),
+    "merge": Verb(
+        "checkpoints -> one checkpoint folder",
+        "saft.cli.merge_file:merge",
+        "saft.merge:MergeConfig",
+        words="OUT",
+        flags=("check", "overwrite"),
+        read="saft.cli.merge_file:read",
+    ),
+    "evaluate": Verb(
+        "any checkpoint folder on any tasks", "saft.evaluate:evaluate", "saft.evaluate:EvaluateConfig"
+    ),
+    "measure": Verb(
+        "interference and sharpness of a set of checkpoints",
+        "saft.measure:measure",
+        "saft.measure:MeasureConfig",
+    ),
+    "methods": Verb(
+        "what can be merged how: parameters, defaults, formula, source",
+        "saft.merging.methods:describe",
+        words="[NAME]",
+    ),
+    "tasks": Verb(
+        "what can be trained on: the kinds of tasks and their keys",
+        "saft.cli.catalogue:tasks",
+        words="[NAME]",
+    ),
+    "arms": Verb(
+        "what can be trained with: perturbations, their options and sources",
+        "saft.cli.catalogue:arms",
+        words="[NAME]",
+    ),
+}
+
+
+def imported(path: str) -> Any:
+    """Return what is called `name` in `module`, given `module:name`."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,159 @@
+"""The words of a command line: a verb, its files and flags, and `--dotted.name=value`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import saft
+from saft.cli.verbs import FLAGS, VERBS, Verb, imported
+from saft.errors import UserError, did_you_mean
+
+__all__ = ["Words", "parser", "understood"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A command line, understood.
+
+    Args:
+        verb: its name; None where there is none.
+        help: whether only help is asked for.
+        file: the config file, if one is given.
+        others: what stands beside it: the target folder, a name, folders.
+        flags: keyword of the verb's function -> whether its flag is given.
+        overrides: `--dotted.name=value`, as they stand.
+    """
+
+    verb: str | None
+    help: bool
+    file: str | None
+    others: list[str]
+    flags: dict[str, bool]
+    overrides: list[str]
+
+    def call(self) -> Any:
+        """Call the verb's function, and return its result.
+
+        Raises:
+            UserError: a word is missing or wrong, or what the verb itself refuses.
+        """
+        assert self.verb is not None
+        verb = VERBS[self.verb]
+        if not verb.config:
+            if self.overrides:
+                usage = f"usage: saft {self.verb} {verb.usage}"
+                raise UserError(f"{self.verb}: '{self.overrides[0]}' is not understood; {usage}")
+            return imported(verb.function)(*([self.others] if "..." in verb.words else self.others))
+        if self.file is None and not self.overrides:
+            raise UserError(f"{self.verb}: CONFIG is missing; see `saft {self.verb} --help`")
+        target = self._target(verb)
+        return imported(verb.function)(self._settings(verb), *target, **self.flags)
+
+    def _settings(self, verb: Verb) -> Any:
+        from saft import config
+
+        # The file is read before the verb is imported: a mistyped name is answered at once.
+        mapping = config.overridden(config.read(self.file), self.overrides)
+        where = self.file or "command line"
+        if verb.read:
+            return imported(verb.read)(mapping, where)
+        return config.parse(imported(verb.config), mapping, where)
+
+    def _target(self, verb: Verb) -> list[str | None]:
+        """Return the target folder of a verb that has one; a check needs none."""
+        if not verb.words:
+            return []
+        if not self.others and not self.flags.get("check_only"):
+            pairs = itertools.pairwise(self.overrides)
+            taken = "".join(f"; '{b}' was read as the value of {a}" for a, b in pairs if b[:2] != "--")
+            raise UserError(f"{self.verb}: {verb.words} is missing: the folder to write{taken}")
+        return [self.others[0] if self.others else None]
+
+
+def understood(words: Sequence[str]) -> Words:
+    """Return a command line's meaning.
+
+    Raises:
+        UserError: there is no such verb or flag, or a word too many.
+    """
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        raise UserError(f"unknown verb '{words[0]}'{did_you_mean(words[0], VERBS)}")
+    kept, overrides = _separated(words)
+    arguments, surplus = parser().parse_known_args(kept)
+    name = arguments.verb
+    if surplus:
+        raise UserError(f"unrecognized arguments: {' '.join(surplus)}; see `saft {name or ''} --help`")
+    if name is None:
+        return Words(None, True, None, [], {}, [])
+    verb = VERBS[name]
+    others = getattr(arguments, "others", None) or []
+    return Words(
+        verb=name,
+        help=arguments.help,
+        file=getattr(arguments, "config", None),
+        others=others if isinstance(others, list) else [others],
+        flags={FLAGS[flag][0]: getattr(arguments, flag) for flag in verb.flags},
+        overrides=overrides,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of everything but `--dotted.name=value`."""
+    top = _Parser(
+        prog="saft",
+        description="Fine-tune models that will be merged, merge them, measure how much the tasks interfere.",
+        epilog="Any config value can be given as --dotted.name=value; `saft VERB --help` lists them.",
+    )
+    top.add_argument("--version", action="version", version=f"saft {saft.__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(
+            name, help=verb.summary, description=verb.summary, add_help=False, allow_abbrev=False
+        )
+        sub.add_argument("-h", "--help", action="store_true", help="show every config value")
+        if verb.config:
+            sub.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file")
+        if verb.words:
+            sub.add_argument("others", nargs="*" if "..." in verb.words else "?", metavar=verb.words)
+        for flag in verb.flags:
+            sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag][1])
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints look like every other message of saft."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _separated(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the verb, its files and flags from `--dotted.name=value`, which argparse takes for a file if
+    the value holds a space. Flags come last, since argparse takes no file after one."""
+    known = ["--help", "--version", *(f"--{flag}" for flag in FLAGS)]
+    verb = VERBS.get(words[0]) if words else None
+    own = ["--help", *(f"--{flag}" for flag in (verb.flags if verb else ()))]
+    kept: list[str] = []
+    flags: list[str] = []
+    overrides: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if not word.startswith("--") or word in known:
+            (flags if word in known else kept).append(word)
+            continue
+        name, equals, _ = word.partition("=")
+        if name in known:
+            raise UserError(f"command line: {name} takes no value; write only {name}")
+        overrides.append(word)
+        if equals:
+            continue
+        value = next(remaining, None)
+        if value is None or value.startswith("--"):
+            near = did_you_mean(word, own)
+            raise UserError(f"command line: {word} needs a value; write {word}=value, or a flag{near}")
+        overrides.append(value)
+    return kept + flags, overrides

@@ -1,0 +1,49 @@
+"""A batch system's SIGTERM, and a closed terminal, end a verb as Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from saft.cli.signals import interrupts
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_the_block_and_the_handler_is_put_back(number: int) -> None:
+    received: list[int] = []
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), interrupts(received):
+        os.kill(os.getpid(), number)
+    assert received == [number]
+    assert signal.getsignal(number) == before
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts([]):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("verb", "words"), [("merge", "nothing was written"), ("train", "goes on where")])
+def test_the_exit_code_and_the_message(verb: str, words: str) -> None:
+    code = (
+        "import dataclasses, os, signal, sys; from saft import cli; from saft.cli import verbs\n"
+        f"slow = dataclasses.replace(cli.VERBS['{verb}'], config='', words='', flags=(), function='os:abort')\n"
+        f"cli.VERBS['{verb}'] = slow\n"
+        "import saft.cli.words\n"
+        "saft.cli.words.imported = lambda path: lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.exit(cli.main(['{verb}']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.startswith("saft: interrupted; ")
+    assert words in done.stderr
