@@ -18,6 +18,7 @@ from saft.coefficient import Point, Scaled
 from saft.files.checkpoint import staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
+from saft.interference.sharpness import Sharpness
 from saft.measure import sharpness, weight_interference
 from saft.merging.check import check
 from saft.merging.config import DataConfig, MergeConfig
@@ -202,14 +203,14 @@ class Experiment:
                     self.tasks[name],
                     classifier,
                     splits[name].validation,
-                    self.protocol.sharpness_rho,
+                    Sharpness(self.protocol.sharpness_rho),
                     self.protocol.sharpness_examples,
                 )
                 figures[name] = {
                     "validation": result.validation.value,
                     "test": self._test(classifier, name, splits[name]),
                     "steps": result.steps,
-                    "sharpness": dataclasses.asdict(sharp),
+                    "sharpness": sharp,
                 }
             return figures
 
@@ -318,7 +319,7 @@ class Experiment:
     def _data(self, method: str) -> DataConfig:
         """Return what a method reads: validation examples, where it reads any, and no more than the run."""
         default = DataConfig()
-        if not METHODS.get(method).calibration or self.protocol.validation is None:
+        if not METHODS.get(method).collects or self.protocol.validation is None:
             return default
         return DataConfig(examples=min(self.protocol.validation, default.examples))
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 
 from saft import config as configs
 from saft import tasks
@@ -20,13 +18,16 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.interference.sharpness import WorstCaseSharpness, worst_case_sharpness
-from saft.interference.weights import WeightInterference, WeightMeasurement
+from saft.interference.loss import LossMeasure
+from saft.interference.quantity import Measured, Quantity
+from saft.interference.sharpness import Sharpness
+from saft.interference.weights import InterferenceAccumulator, InterferenceResult
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.stream import engine
 from saft.models import Device, ModelConfig
 from saft.progress import bar, note
+from saft.report.measured import measured_tables
 from saft.tasks import BoundTask, Examples, Limits, TaskModel
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
@@ -67,31 +68,16 @@ class MeasureResult:
     """What was measured.
 
     Args:
-        weights: norms, cosines, sign conflicts of the task vectors, whole and trimmed.
-        sharpness: checkpoint -> worst-case sharpness on its task, where it has one.
+        measured: quantity -> number, checkpoint -> number, or checkpoint -> checkpoint -> number.
+        quantities: what each of them is.
     """
 
-    weights: WeightInterference
-    sharpness: dict[str, WorstCaseSharpness]
+    measured: dict[str, Measured]
+    quantities: dict[str, Quantity]
 
     def table(self) -> RenderableType:
-        """Return one table of the checkpoints and one of their pairs."""
-        whole, trimmed = self.weights.whole, self.weights.trimmed or {}
-        alone = Table("checkpoint", "norm", "loss", "worst-case increase", title="task vectors")
-        for row, name in enumerate(self.weights.tasks):
-            found = self.sharpness.get(name)
-            figures = ("", "") if found is None else (f"{found.loss:.4f}", f"{found.worst_case:.4f}")
-            alone.add_row(name, f"{whole['norm']['l2'][row]:.4f}", *figures)
-        pairs = Table("pair", "cosine", "cosine, trimmed", title="pairs")
-        for (i, first), (j, second) in itertools.combinations(enumerate(self.weights.tasks), 2):
-            pairs.add_row(
-                f"{first} - {second}", f"{whole['cosine'][i][j]:.4f}", f"{trimmed['cosine'][i][j]:.4f}"
-            )
-        conflict = Table("sign conflict", "rate", "weighted by magnitude", title="all together")
-        for label, values in (("whole", whole), ("trimmed", trimmed)):
-            rate, weighted = values["sign_conflict"]["rate"], values["sign_conflict"]["weighted"]
-            conflict.add_row(label, _percent(rate), _percent(weighted))
-        return Group(alone, pairs, conflict)
+        """Return tables of each checkpoint, of the pairs, and of all together."""
+        return measured_tables(self.measured, self.quantities)
 
 
 def measure(config: MeasureConfig) -> MeasureResult:
@@ -116,14 +102,20 @@ def measure(config: MeasureConfig) -> MeasureResult:
         progress.stage("task vectors")
         weights = weight_interference(config.base, paths, config.density, config.exclude)
         progress.advance(1)
-        sharp: dict[str, WorstCaseSharpness] = {}
+        measure_of_loss = Sharpness(config.rho)
+        of_loss: dict[str, dict[str, float]] = {}
         for name, task in bound.items():
             progress.stage(f"sharpness of {name}")
             examples = task.examples(Limits(train=0, validation=config.examples, test=0)).validation
             model = task.model(task.load_trunk(), folders[name])
-            sharp[name] = sharpness(task, model, examples, config.rho, config.examples)
+            values = sharpness(task, model, examples, measure_of_loss, config.examples)
+            for quantity, value in values.items():
+                of_loss.setdefault(quantity, {})[name] = value
             progress.advance(1)
-    result = MeasureResult(weights, sharp)
+    result = MeasureResult(
+        measured={**weights.measured, **of_loss},
+        quantities=weights.quantities | (dict(measure_of_loss.quantities) if of_loss else {}),
+    )
     if config.out is not None:
         write_text(Path(config.out), json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     return result
@@ -131,20 +123,19 @@ def measure(config: MeasureConfig) -> MeasureResult:
 
 def weight_interference(
     base: str, checkpoints: Mapping[str, str], density: float, exclude: Sequence[str] = ()
-) -> WeightInterference:
+) -> InterferenceResult:
     """Measure the task vectors of checkpoints, whole and trimmed; one tensor of each is held at a time."""
     plan = check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
-
-    measurement = WeightMeasurement(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
+    accumulator = InterferenceAccumulator(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
     for _, block in engine.task_vectors(plan):
-        measurement.update(block)
-    return measurement.compute()
+        accumulator.update(block)
+    return accumulator.compute()
 
 
 def sharpness(
-    task: BoundTask, model: TaskModel, examples: Examples, rho: float, count: int
-) -> WorstCaseSharpness:
-    """Measure the worst-case sharpness of the trunk on the first `count` examples, on the model's device.
+    task: BoundTask, model: TaskModel, examples: Examples, measure: LossMeasure, count: int
+) -> dict[str, float]:
+    """Measure the loss around the trunk's weights on the first `count` examples, on the model's device.
 
     The head stays where it is: interference is a perturbation of the trunk only.
 
@@ -152,16 +143,18 @@ def sharpness(
         task: says the loss.
         model: trunk and head.
         examples: one split; without examples there is nothing to measure.
-        rho: radius, in weight space; at least 0.
+        measure: what is measured of the loss, for example `Sharpness(rho=0.02)`.
         count: examples that are used, in one batch; at least 1.
+
+    Returns:
+        Each quantity of the measure.
     """
     batch = examples.collate(list(range(min(count, len(examples)))))
-    return worst_case_sharpness(
+    return measure.values(
         model,
         lambda part: task.loss(model, part),
         [batch.to(next(model.trunk.parameters()).device)],
-        rho,
-        parameters=[p for p in model.trunk.parameters() if p.requires_grad],
+        [p for p in model.trunk.parameters() if p.requires_grad],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from saft.errors import UserError
 from saft.experiment import Cell, Experiment, Protocol
 from saft.files.staging import write_text
 from saft.merging.methods import METHODS
-from saft.merging.per_task import PerTaskMethod
+from saft.merging.per_task import Keeping
 from saft.models import ModelConfig
 from saft.progress import bar, waiting
+from saft.report.format_1 import typed
 from saft.training.fine_tuning import training_cost
 from saft.training.options import TrainingOptions
 from saft.training.result import versions
@@ -103,7 +105,7 @@ class RunResult:
 
     def table(self) -> RenderableType:
         """Return the table that is printed at the end."""
-        return report.table(self.results)
+        return report.table(typed(self.results))
 
 
 def run(config: RunConfig) -> RunResult:
@@ -160,7 +162,8 @@ def run(config: RunConfig) -> RunResult:
         "base": base,
         "cells": figures,
     }
-    report.write(results, folder)
+    results = json.loads(json.dumps(results))
+    report.write(typed(results), folder)
     return RunResult(folder, results)
 
 
@@ -204,12 +207,12 @@ def _merges(config: RunConfig) -> dict[str, MergeOptions]:
             method = METHODS.get(name).build(options.parameters)
         except UserError as error:
             raise UserError(*(f"merges.{name}: {problem}" for problem in error.problems)) from None
-        if isinstance(method, PerTaskMethod):
+        if isinstance(method, Keeping):
             raise UserError(
                 f"merges.{name}: keeps a part per task and gives no single model, which `saft run` compares; "
                 "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
             )
-        if method.needs_adapters:
+        if method.adapters:
             raise UserError(f"merges.{name}: merges LoRA adapters, but `saft run` trains whole models")
         if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
             raise UserError(f"merges.{name}.scaling: {name} has no scaling coefficient; leave it out")

@@ -40,16 +40,17 @@ def test_the_stream_equals_the_dense_vectors(tiny_model: Path, models: dict[str,
             for folder in models.values()
         ]
     ).double()
-    found = weight_interference(str(tiny_model), models, density=0.2)
-    assert found.tasks == ["a", "b"]
-    assert found.n_entries == vectors.shape[1]
-    assert found.whole["norm"]["l2"] == pytest.approx(vectors.norm(dim=1).tolist(), rel=1e-6)
+    result = weight_interference(str(tiny_model), models, density=0.2)
+    measured = result.measured
+    assert result.tasks == ["a", "b"]
+    assert result.n_entries == vectors.shape[1]
+    assert list(measured["norm"].values()) == pytest.approx(vectors.norm(dim=1).tolist(), rel=1e-6)
     cosine = torch.nn.functional.cosine_similarity(vectors[0], vectors[1], dim=0).item()
-    assert found.whole["cosine"][0][1] == pytest.approx(cosine, abs=1e-6)
+    assert measured["cosine"]["a"]["b"] == pytest.approx(cosine, abs=1e-6)
     both = (vectors != 0).all(0)
     rate = ((vectors[0] * vectors[1] < 0) & both).sum() / both.sum()
-    assert found.whole["sign_conflict"]["rate"] == pytest.approx(rate.item(), abs=1e-6)
-    assert found.kept == pytest.approx([0.2, 0.2], abs=1e-3)
+    assert measured["sign_conflict"] == pytest.approx(rate.item(), abs=1e-6)
+    assert measured["kept"] == pytest.approx({"a": 0.2, "b": 0.2}, abs=1e-3)
 
 
 def test_excluded_tensors_do_not_count(tiny_model: Path, models: dict[str, str]) -> None:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from saft.interference.weights import MEASURES
+from saft.interference.quantity import MEASURES, Needs, Quantity
+from saft.interference.weights import of_task_vectors
 
-__all__ = ["Norm"]
+__all__ = ["Norm", "norm"]
+
+
+def norm(task_vectors: Tensor) -> Tensor:
+    """Return the L2 norm of every task vector.
+
+    ``||x_t|| = sqrt(sum_i x_ti^2)``
+
+    Args:
+        task_vectors: `[n_tasks, n]` or `[n_tasks, ...]`, floating point; summed in float64.
+
+    Returns:
+        `[n_tasks]`, float64, in units of weights.
+
+    Example:
+        >>> norm(torch.tensor([[3.0, -4.0]])).tolist()
+        [5.0]
+    """
+    return of_task_vectors(Norm(), task_vectors)["norm"]
 
 
 @MEASURES.register("norm")
 class Norm:
-    """L2 and L1 norm of every task vector.
+    """L2 and L1 norm over a stream of blocks.
 
-    ``l2_t = sqrt(sum_i x_ti^2)``, ``l1_t = sum_i |x_ti|``
-
-    Returns:
-        ``{"l2": [n_tasks], "l1": [n_tasks]}``, in units of weights.
-
-    Example:
-        >>> measure = Norm()
-        >>> measure.value(measure.sums(torch.tensor([[3.0, -4.0]]).double()))
-        {'l2': [5.0], 'l1': [7.0]}
+    ``norm_t = sqrt(sum_i x_ti^2)``, ``norm_l1_t = sum_i |x_ti|``
     """
+
+    needs: ClassVar[Needs] = "weights"
+    quantities: ClassVar[dict[str, Quantity]] = {
+        "norm": Quantity("L2 norm of the task vector: how far fine-tuning moved the weights", per="task"),
+        "norm_l1": Quantity("L1 norm of the task vector: the sum of all its magnitudes", per="task"),
+    }
 
     def sums(self, block: Tensor) -> Tensor:
         """Return squares and magnitudes, summed, `[2, n_tasks]`."""
         return torch.stack([block.square().sum(dim=1), block.abs().sum(dim=1)])
 
-    def value(self, sums: Tensor) -> dict[str, list[float]]:
+    def values(self, sums: Tensor) -> dict[str, Tensor]:
         """Return the two norms of each task."""
-        return {"l2": sums[0].sqrt().tolist(), "l1": sums[1].tolist()}
+        return {"norm": sums[0].sqrt(), "norm_l1": sums[1]}

@@ -1,12 +1,18 @@
-"""What one measured number is: its unit, what it is taken over, one line of meaning."""
+"""What a measure gives: named numbers with unit and meaning; and the registry of measures."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
-__all__ = ["Quantity"]
+from saft.registry import Registry
+
+__all__ = ["MEASURES", "Measure", "Measured", "Needs", "Quantity", "numbers_of"]
+
+Needs = Literal["weights", "loss", "functions"]
+Measured = float | dict[str, float] | dict[str, dict[str, float]]  # of the set, of each task, of each pair
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,44 @@ class Quantity:
 
     def format(self, value: float) -> str:
         """Return the number as tables print it, without its unit; a dash where it is not finite."""
-        if not math.isfinite(value):
-            return "–"
-        decimals = self.decimals
-        if decimals is None:
-            magnitude = math.floor(math.log10(abs(self.scale * value))) if value else 0
-            decimals = min(9, max(0, 2 - magnitude))
-        return f"{self.scale * value:.{decimals}f}"
+        return f"{self.scale * value:.{self.decimals_of(value)}f}" if math.isfinite(value) else "–"
+
+    def decimals_of(self, value: float) -> int:
+        """Return how many decimals this value is printed with."""
+        if self.decimals is not None:
+            return self.decimals
+        magnitude = math.floor(math.log10(abs(self.scale * value))) if value else 0
+        return min(9, max(0, 2 - magnitude))
+
+
+def numbers_of(measured: Measured | None) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Yield each number of a measured value, after the tasks that it is of.
+
+    Example:
+        >>> list(numbers_of({"a": {"b": 0.5}})), list(numbers_of(0.25))
+        ([(('a', 'b'), 0.5)], [((), 0.25)])
+    """
+    if isinstance(measured, Mapping):
+        for name, part in measured.items():
+            yield from (((name, *rest), number) for rest, number in numbers_of(part))
+    elif measured is not None:
+        yield (), measured
+
+
+class Measure(Protocol):
+    """What every measure tells of itself; `needs` says by which call it is made.
+
+    Attributes:
+        needs: "weights": a `WeightMeasure`, which reads task vectors; "loss": one that moves the weights of a
+            model and evaluates its loss; "functions": one that compares the outputs of models.
+        quantities: name -> what the number of this name is. Tables print it by this name.
+    """
+
+    needs: ClassVar[Needs]
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """Name -> what the number of this name is."""
+
+
+MEASURES: Registry[type[Measure]] = Registry("measure", "saft.interference")

@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
+from saft.interference.loss import Batch, Neighbourhood, length_of
+from saft.interference.quantity import MEASURES, Needs, Quantity
 
-__all__ = ["WorstCaseSharpness", "worst_case_sharpness", "AverageSharpness", "average_sharpness"]
+__all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
 
-Batch = TypeVar("Batch")
+
+@MEASURES.register("sharpness")
+@dataclass(frozen=True)
+class Sharpness:
+    """`worst_case_sharpness` of one model, as tables print it.
+
+    Args:
+        rho: radius, in weight space, or in the rescaled space if `adaptive`; at least 0.
+        adaptive: measure in the metric of ASAM.
+        n_steps: ascent steps, at least 1.
+
+    Example:
+        >>> Sharpness(rho=0.05).quantities["sharpness"].meaning
+        'largest increase of the loss within rho = 0.05 of the weights'
+    """
+
+    rho: float = 0.02
+    adaptive: bool = False
+    n_steps: int = 1
+
+    needs: ClassVar[Needs] = "loss"
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """The loss at the weights, and its largest increase around them."""
+        ball = (
+            f"rho = {self.rho:g} of the weights{', each in units of its own size' if self.adaptive else ''}"
+        )
+        return {
+            "loss": Quantity("loss of the fine-tuned model on the examples of the sharpness", per="task"),
+            "sharpness": Quantity(f"largest increase of the loss within {ball}", per="task"),
+        }
+
+    def values(
+        self,
+        module: nn.Module,
+        loss: Callable[[Batch], Tensor],
+        batches: Sequence[Batch],
+        parameters: Iterable[Tensor] | None = None,
+    ) -> dict[str, float]:
+        """Return the loss and its largest increase; see `worst_case_sharpness`."""
+        measured = worst_case_sharpness(
+            module, loss, batches, self.rho, self.adaptive, self.n_steps, parameters
+        )
+        return {"loss": measured.loss, "sharpness": measured.worst_case}
 
 
 @dataclass(frozen=True)
@@ -93,20 +138,20 @@ def worst_case_sharpness(
     """
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, but is {n_steps}")
-    with _Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
+    with Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
         at_weights = _finite(near.loss(loss, backward=True))
-        _finite(_norm(near.gradients()))
+        _finite(length_of(near.gradients()))
         shift = [torch.zeros_like(weight) for weight in near.weights]
         length = rho * min(1.0, 2 / n_steps)
         increases = []
         for step in range(n_steps):
             ascent = [near.rescaled(i, gradient) for i, gradient in enumerate(near.gradients())]
-            norm = _norm(ascent)
+            norm = length_of(ascent)
             if not 0 < norm < math.inf:  # nowhere to go from here: a flat point, or the loss overflowed
                 break
             for u, direction in zip(shift, ascent, strict=True):
                 u.add_(direction, alpha=length / norm)
-            outside = _norm(shift) / rho if rho > 0 else 0.0
+            outside = length_of(shift) / rho if rho > 0 else 0.0
             if outside > 1:
                 for u in shift:
                     u.div_(outside)
@@ -157,95 +202,18 @@ def average_sharpness(
         raise ValueError(f"n_samples must be at least 1, but is {n_samples}")
     generator = torch.Generator().manual_seed(seed)
     increases = []
-    with _Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
+    with Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
         at_weights = _finite(near.loss(loss, backward=False))
         for _ in range(n_samples):
             direction = [
                 torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device) for w in near.weights
             ]
-            norm = _norm(direction)
+            norm = length_of(direction)
             near.move([z * (rho / norm) for z in direction])
             increases.append(_increase(near.loss(loss, backward=False), at_weights))
     spread = torch.tensor(increases, dtype=torch.float64)
     deviation = float(spread.std()) if n_samples > 1 else None
     return AverageSharpness(at_weights, float(spread.mean()), deviation, rho, adaptive, n_samples, seed)
-
-
-class _Neighbourhood:
-    """The weights of a module, and the way to the points around them and back."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        batches: Sequence[object],
-        rho: float,
-        adaptive: bool,
-        parameters: Iterable[Tensor] | None,
-    ) -> None:
-        if rho < 0:
-            raise ValueError(f"rho must be at least 0, but is {rho}")
-        if len(batches) == 0:
-            raise UserError("sharpness: there is no batch to measure on")
-        chosen = module.parameters() if parameters is None else parameters
-        self.parameters = list({id(p): p for p in chosen if p.requires_grad}.values())
-        if not self.parameters:
-            raise UserError("sharpness: no parameter requires a gradient; call module.requires_grad_(True)")
-        for parameter in self.parameters:
-            if parameter.dtype not in (torch.float32, torch.float64):
-                raise UserError(
-                    f"sharpness: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}, in "
-                    "which the perturbation would round away; measure a float32 copy: module.float()"
-                )
-        self.module, self.batches, self.adaptive = module, batches, adaptive
-        self.weights: list[Tensor] = []
-        self._gradients: list[tuple[Tensor, Tensor | None]] = []
-
-    @contextmanager
-    def visited(self) -> Iterator[_Neighbourhood]:
-        """Yield self, a copy of the weights taken; put weights, gradients and modes back on the way out."""
-        modes = [(part, part.training) for part in self.module.modules()]
-        everything: list[Tensor] = [*self.module.parameters(), *self.parameters]
-        self._gradients = [(p, p.grad) for p in {id(p): p for p in everything}.values()]
-        self.weights = [parameter.detach().clone() for parameter in self.parameters]
-        try:
-            self.module.eval()
-            yield self
-        finally:
-            self.move(None)
-            for parameter, gradient in self._gradients:
-                parameter.grad = gradient
-            for part, training in modes:
-                part.training = training
-
-    def move(self, shift: list[Tensor] | None) -> None:
-        """Go to w + T u; None goes back to w itself, exactly."""
-        with torch.no_grad():
-            for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
-                parameter.copy_(weight if shift is None else weight + self.rescaled(i, shift[i]))
-
-    def rescaled(self, i: int, tensor: Tensor) -> Tensor:
-        """Return T times `tensor`, of the i-th parameter."""
-        return tensor * self.weights[i].abs() if self.adaptive else tensor
-
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients of the last `loss(backward=True)`; zeros where the loss does not reach."""
-        return [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.parameters
-        ]
-
-    def loss(self, loss: Callable[[Batch], Tensor], backward: bool) -> float:
-        """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked."""
-        for parameter, _ in self._gradients:
-            parameter.grad = None
-        total = 0.0
-        with torch.set_grad_enabled(backward):
-            for batch in self.batches:
-                value = loss(batch)  # type: ignore[arg-type]
-                if backward:
-                    (value / len(self.batches)).backward()  # type: ignore[no-untyped-call]
-                total += float(value.detach())
-        return total / len(self.batches)
 
 
 def _finite(value: float) -> float:
@@ -258,7 +226,3 @@ def _finite(value: float) -> float:
 
 def _increase(loss: float, at_weights: float) -> float:
     return math.inf if math.isnan(loss) else loss - at_weights
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))

@@ -6,9 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from saft.optim.ascent import Ascent
-from saft.optim.options import AscentOptions
-from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, make_perturbation
-from saft.optim.replay_flag import is_replay
+from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, perturbation
+from saft.optim.replay import is_replay
 from saft.optim.sam import SAM
 
 if TYPE_CHECKING:
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
 __all__ = [
     "SAM",
     "Ascent",
-    "AscentOptions",
     "is_replay",
     "PERTURBATIONS",
     "Perturbation",
-    "make_perturbation",
+    "perturbation",
     "ASAM",
     "FriendlySAM",
     "GSAM",

@@ -14,16 +14,14 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
-from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_finite, unscale_again
-from saft.optim.make_slots import gradient_slots, has_replicas, make_slots
-from saft.optim.memory import Memory
-from saft.optim.not_compiled import not_compiled, not_traced
-from saft.optim.options import ADVICE, WHOLE_BATCH, Advice, AscentOptions
-from saft.optim.parameter_groups import Groups, ParameterGroups
-from saft.optim.pass_pairs import PassPairs
-from saft.optim.perturbations.base import Perturbation, make_perturbation
-from saft.optim.replay_flag import replaying
-from saft.optim.slots import AscentSlots
+from saft.optim.gather import LowPrecision, gradient_slots, require_low_precision, slots_of
+from saft.optim.passes import Passes
+from saft.optim.perturbations.base import Perturbation
+from saft.optim.perturbations.base import perturbation as perturbation_of
+from saft.optim.replay import replaying
+from saft.optim.scaling import gradient_scale, has_unscaled, spread_non_finite, unscale_again
+from saft.optim.slots import Slots
+from saft.optim.source import Groups, Source
 
 __all__ = ["Ascent"]
 
@@ -46,18 +44,15 @@ class Ascent:
         perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance.
         modules: the models that are trained: for names of parameters, and to find batch norms in compiled
             models.
-        options: per micro-batch or whole batch, fixed storage, low precision.
-        advice: how the user of a front end mends a mistake, for messages.
-
-    Attributes:
-        step: number of optimizer steps taken.
-        is_ready: whether the gradients are the descent gradient of this step, replayed or said to need none.
-        perturbation: how epsilon is made, and on which steps.
-        parameter_groups: the parameters, and the optimizer behind them, read anew each time.
-        pairs: the first passes of this step, with their random numbers, and how many were replayed.
+        per_micro_batch: ascend for each micro-batch; holds one more copy of the gradients.
+        fixed_storage: overwrite and restore the weights, instead of pointing parameters at other memory; for
+            CUDA graphs. Sharded (DTensor) and aliased parameters are always treated so.
+        low_precision: what to do with weights stored in bfloat16 or float16, where a perturbation rounds
+            away: "refuse", or "float32": in the replay the parameters are float32 copies at w + epsilon, and
+            the gradients are cast back at its end. That replay computes in float32, so its inputs must suit.
 
     Raises:
-        UserError: an unknown perturbation, a combination that cannot work, or an optimizer that maximizes.
+        UserError: an unknown perturbation or value, or a combination that cannot work.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -81,58 +76,65 @@ class Ascent:
         perturbation: str | Perturbation = "sam",
         *,
         modules: nn.Module | Iterable[nn.Module] = (),
-        options: AscentOptions = WHOLE_BATCH,
-        advice: Advice = ADVICE,
+        per_micro_batch: bool = False,
+        fixed_storage: bool = False,
+        low_precision: LowPrecision = "refuse",
     ) -> None:
-        self.perturbation = make_perturbation(perturbation)
+        require_low_precision(low_precision)
+        self.perturbation = perturbation_of(perturbation)
         self.modules = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
-        self.options = options
-        self.advice = advice
+        self.per_micro_batch = per_micro_batch
+        self.fixed_storage = fixed_storage
+        self.low_precision: LowPrecision = low_precision
         self.step = 0
-        self.parameter_groups = ParameterGroups(source)
-        self._memory = Memory()
-        options.require_form_of(self.perturbation)
-        if self.perturbation.replays and self.perturbation.rho:
-            self.parameter_groups.refuse_maximize()
+        self.source = Source(source)
+        self._memory: dict[Tensor, dict[str, Tensor]] = {}
+        if per_micro_batch and (self.perturbation.combines or self.perturbation.reuses):
+            raise UserError(
+                f"{type(self.perturbation).__name__} combines the gradients of the whole batch: it has no"
+                " form per micro-batch"
+            )
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._phase: Phase = "rest"
         self.is_ready = False
-        self.pairs = PassPairs()
+        self.passes = Passes()
         self._stash: dict[Tensor, Tensor] = {}
-        self.parameter_groups.register_step_hooks(self)
-        if self.parameter_groups.optimizer is not None:  # from the first backward on
-            self.pairs.backwards.watch(self.parameter_groups.trainable)
+        self.source.call_around_steps(self)
+        if self.source.optimizer is not None:  # from the first backward on
+            self.passes.backwards.watch(self.source.trainable)
 
     @property
     def rho(self) -> float:
         """The radius at this step; 0 where the step has no ascent."""
         if not self.perturbation.ascends(self.step):
             return 0.0
-        return self.perturbation.radius(self.step, self.parameter_groups.current[0])
+        return self.perturbation.radius(self.step, self.source.groups[0])
 
     @property
     def replays(self) -> bool:
         """Whether this step needs a second pass."""
         return self.perturbation.replays and self.rho != 0
 
-    @not_compiled
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the weights are at w + epsilon now, and must not be saved or evaluated."""
+        here = "replay" if self.perturbation.replays else "first pass"
+        return self._phase in (here, "replay") and self.rho != 0
+
     @contextmanager
     def first_pass(self) -> Iterator[None]:
         """Run forward and backward at w inside, once for each micro-batch.
 
         It remembers the random number generators, so that the replay has the same dropout masks. A
         perturbation that needs no replay is in place inside.
-
-        Raises:
-            UserError: inside another pass.
         """
-        self.require_rest("first_pass()")
-        parameters = self.parameter_groups.trainable
+        self._require_rest("first_pass()")
+        parameters = self.source.trainable
         self.is_ready = False
-        self.pairs.record(p.device for p in parameters)
-        if self.options.per_micro_batch and self.replays:
+        self.passes.record(p.device for p in parameters)
+        if self.per_micro_batch and self.replays:
             self._stash = {p: p.grad for p in parameters if p.grad is not None}
             _clear(parameters, {})
         self._phase = "first pass"
@@ -147,7 +149,7 @@ class Ascent:
             else:
                 yield
         except BaseException:
-            self.pairs.drop_last()
+            self.passes.drop_last()
             for parameter, gradient in self._stash.items():
                 parameter.grad = gradient
             self._stash = {}
@@ -155,7 +157,6 @@ class Ascent:
         finally:
             self._phase = "rest"
 
-    @not_compiled
     @contextmanager
     def perturbed(
         self,
@@ -182,19 +183,16 @@ class Ascent:
 
         Raises:
             UserError: no gradients, or weights that cannot be perturbed, or fewer micro-batches replayed than
-                seen, or a descent gradient that no step was taken along yet.
+                seen.
         """
-        self.require_rest("perturbed()")
-        if not self.options.per_micro_batch:
-            self.pairs.require_step(self.advice.accumulate)
-        if self.options.per_micro_batch and self.replays and len(self.pairs) != 1:
+        self._require_rest("perturbed()")
+        if self.per_micro_batch and self.replays and len(self.passes) != 1:
             raise UserError(
                 "per_micro_batch: each micro-batch needs its own `with first_pass():` before perturbed()"
             )
-        parameters = self.parameter_groups.trainable
+        parameters = self.source.trainable
         with_gradient = [p for p in parameters if p.grad is not None]
-        unscaled = has_unscaled(scaler, (self.parameter_groups.optimizer, optimizer))
-        changed = self.pairs.backwards.was_changed_in_place() and not has_replicas()
+        unscaled = has_unscaled(scaler, (self.source.optimizer, optimizer))
         kept, check, slots = None, None, None
         with torch.no_grad():
             if self.rho != 0:
@@ -208,7 +206,7 @@ class Ascent:
         try:
             with (
                 in_place(slots.slots if slots else []),
-                self.pairs.replaying(with_gradient),
+                self.passes.replaying(with_gradient),
                 replaying(),
                 frozen_statistics(self.modules),
             ):
@@ -229,10 +227,7 @@ class Ascent:
             elif self._reuses:
                 self.perturbation.reuse(self._gradient_slots())
         self.is_ready = True
-        self.pairs.backwards.watch([p for p in parameters if p.grad is not None])
-        self.pairs.backwards.expect_step(changed if scaler is None else None)
 
-    @not_compiled
     @contextmanager
     def replay_pass(self) -> Iterator[None]:
         """Replay the next micro-batch inside, with its own dropout masks; a single one needs no mark.
@@ -242,20 +237,16 @@ class Ascent:
         """
         if self._phase != "replay":
             raise UserError("replay_pass() belongs inside `with perturbed():`")
-        with self.pairs.replay():
+        with self.passes.replay():
             yield
 
-    @not_traced
     def skip_replay(self) -> None:
         """Say that this step has no replay: the first gradient becomes the descent gradient.
 
         It matters to perturbations that reuse an older ascent (LookSAM), and then before clipping; the step's
         hook does it otherwise.
-
-        Raises:
-            UserError: inside a pass.
         """
-        self.require_rest("skip_replay()")
+        self._require_rest("skip_replay()")
         if not self.is_ready and self._reuses:
             with torch.no_grad():
                 self.perturbation.reuse(self._gradient_slots())
@@ -264,18 +255,19 @@ class Ascent:
     def forget(self) -> None:
         """Forget the first passes of this step: the gradients were cleared and the batch is given up."""
         if self._phase != "replay":  # where it is a closure that zeroes, as it should
-            self.pairs.forget(keep_last=self._phase == "first pass")
+            self.passes.forget(keep_last=self._phase == "first pass")
             self._stash, self.is_ready = {}, False
 
     def advance(self) -> None:
         """Count an optimizer step; called by a hook where `source` is an optimizer."""
         self.step += 1
-        self.pairs.forget()
+        self.passes.forget()
         self.is_ready = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what the perturbation remembers by position of the parameter."""
-        memory = self._memory.by_position(self.parameter_groups.parameters)
+        parameters = self.source.parameters
+        memory = {index: dict(self._memory[p]) for index, p in enumerate(parameters) if self._memory.get(p)}
         return {"perturbation": type(self.perturbation).__name__, "step": self.step, "memory": memory}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -290,54 +282,62 @@ class Ascent:
                 f"the checkpoint holds what {found} remembered, but this optimizer has {mine}: construct it"
                 " with the same perturbation, or load the base optimizer's state alone"
             )
+        parameters = self.source.parameters
         self.step = int(state_dict["step"])
-        self._memory.load(state_dict["memory"], self.parameter_groups.parameters)
-        self.pairs.forget()
+        self._memory = {
+            (p := parameters[int(index)]): {key: value.to(p.device, copy=True) for key, value in kept.items()}
+            for index, kept in state_dict["memory"].items()
+        }
+        self.passes.forget()
         self.is_ready = False
 
     @property
     def _reuses(self) -> bool:
-        return (
-            self.perturbation.reuses_last_ascent and self.step >= self.perturbation.start and not self.replays
+        return self.perturbation.reuses and self.step >= self.perturbation.start and not self.replays
+
+    def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> Slots:
+        slots = slots_of(
+            self.source,
+            parameters,
+            self.perturbation,
+            self._memory,
+            modules=self.modules,
+            low_precision=self.low_precision,
+            fixed_storage=self.fixed_storage,
         )
+        return Slots(slots, self.step, grad_scale)
 
-    def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
-        if self.perturbation.replays:
-            self.parameter_groups.refuse_maximize()
-        slots = make_slots(
-            self.parameter_groups, parameters, self.perturbation, self._memory, self.modules, self.options
-        )
-        return AscentSlots(slots, self.step, grad_scale)
+    def _gradient_slots(self) -> Slots:
+        return Slots(gradient_slots(self.source.trainable, self._memory), self.step)
 
-    def _gradient_slots(self) -> AscentSlots:
-        return AscentSlots(gradient_slots(self.parameter_groups.trainable, self._memory), self.step)
-
-    def require_rest(self, what: str) -> None:
-        """Raise if the code is inside a pass, where `what` does not belong."""
+    def _require_rest(self, what: str) -> None:
         if self._phase != "rest":
             raise UserError(f"{what} inside the {self._phase} of the same step: leave that first")
 
     def before_step(self) -> None:
-        """Check that a step may come now, and make the gradient ready for it; called by a hook.
-
-        Raises:
-            UserError: inside a pass, or before the passes that this step needs.
-        """
-        self.require_rest("the optimizer's step()")
+        """Check that a step may come now, and make the gradient ready for it; called by a hook."""
+        self._require_rest("the optimizer's step()")
         if self._reuses and not self.is_ready:
             self.skip_replay()
-        if self.is_ready or self.rho == 0 or self.parameter_groups.has_zero_learning_rate:
+        if self.perturbation.replays or self.rho == 0 or len(self.passes) or self.is_ready:
             return
-        if self.perturbation.replays:
+        if not self.source.takes_a_null_step:
             raise UserError(
-                f"step() without a replay of this batch would be a plain step: {self.advice.replay}"
+                f"{type(self.perturbation).__name__} perturbs the first pass, and there was none: put it"
+                " inside `with first_pass():`, or call `step(closure)`"
             )
-        if not len(self.pairs):
-            name = type(self.perturbation).__name__
-            raise UserError(f"{name} perturbs the first pass, and there was none: {self.advice.first_pass}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("perturbation", "modules", "options", "advice", "step", "parameter_groups", "_memory")
+        kept = (
+            "perturbation",
+            "modules",
+            "per_micro_batch",
+            "fixed_storage",
+            "low_precision",
+            "step",
+            "source",
+            "_memory",
+        )
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

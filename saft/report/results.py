@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -28,6 +28,7 @@ __all__ = [
     "MergeResult",
     "Protocol",
     "Results",
+    "Split",
     "TaskFacts",
     "from_json",
     "to_json",
@@ -48,7 +49,8 @@ def _score(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]  # JSON has no infinity and no NaN: there it is null
 MeasuredScore = Annotated[Score, BeforeValidator(_score)]
-Measured = Number | dict[str, Number] | dict[str, dict[str, Number]]
+Split = Literal["validation", "test"]
+_Measured = Number | dict[str, Number] | dict[str, dict[str, Number]]
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,10 @@ class BaseResult:
     validation: MeasuredScore
     test: MeasuredScore | None = None
 
+    def on(self, split: Split) -> Score | None:
+        """Return the score on one split."""
+        return self.test if split == "test" else self.validation
+
 
 @dataclass(frozen=True)
 class ExpertResult:
@@ -143,6 +149,10 @@ class ExpertResult:
     steps: int
     seconds: float | None = None
     passes: float | None = None
+
+    def on(self, split: Split) -> Score | None:
+        """Return the score on one split."""
+        return self.test if split == "test" else self.validation
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ class CellResult:
     seed: int
     experts: dict[str, ExpertResult]
     merges: dict[str, MergeResult]
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, _Measured] = field(default_factory=dict)
     seconds: float | None = None
 
 

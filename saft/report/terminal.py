@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from saft.report.statistic import Statistic, interval, signed
-from saft.report.summary import ArmSummary, ProtocolSummary, Summary, summarize
-from saft.report.verdict import Comparison
+from saft.report.arm_summary import ArmSummary
+from saft.report.columns import Column, plain_table, stacked
+from saft.report.comparison import Comparison
+from saft.report.measured import heading, legend, with_spread
+from saft.report.over_seeds import OverSeeds
+from saft.report.results import Results
+from saft.report.summary import Summary, summarize
+from saft.report.verdict import differences_of, in_words, interval, points
+from saft.tasks.metric import Metric
 
 __all__ = ["table"]
 
-METHODS_ABREAST = 4  # what fits beside arm, experts and mean in 80 columns
+TITLES: dict[Literal["shared", "per_task"], str] = {
+    "shared": "One shared coefficient",
+    "per_task": "One coefficient per task",
+}
 
 
-def table(results: Mapping[str, Any]) -> RenderableType:
+def table(results: Results) -> RenderableType:
     """Return what `saft run` prints at its end.
 
-    For each regime: merged accuracy with one shared coefficient (absolute, and normalized below it), then
-    with one coefficient per task, then interference and the differences between arms; at last the verdict.
-
-    Args:
-        results: the parsed `results.json`.
+    For each train size: merged scores with one shared coefficient (absolute, and normalized below it), then
+    with one coefficient per task, then what the arms cost, what was measured, and the differences between
+    arms; at last the verdict. Tasks of different metrics have tables of their own.
     """
     summary = summarize(results)
     parts: list[RenderableType] = []
-    for regime in summary.regimes:
-        rows = summary.of_regime(regime)
-        if not rows:
-            continue
-        examples = results["protocol"]["regimes"][regime].get("train_examples")
-        size = f"{examples} training examples a task" if examples else "all training examples"
-        parts.append(Text(f"{regime}: {size}, {summary.split} accuracy in percent", style="bold"))
-        parts.extend(
-            _accuracies(summary, rows, "One shared coefficient", lambda row, m: row.merges[m].shared)
-        )
-        parts.extend(
-            _accuracies(summary, rows, "One coefficient per task", lambda row, m: row.merges[m].per_task)
-        )
-        parts.append(_interference(rows))
-        compared = [comparison for comparison in summary.comparisons if comparison.regime == regime]
-        if compared:
-            parts.append(_differences(compared))
-    if summary.base:
-        mean = sum(summary.base.values()) / len(summary.base)
-        parts.append(Text(f"The pretrained model alone: {100 * mean:.1f}"))
-    parts.append(Text(_legend(summary), style="dim"))
-    for sentence in summary.missing:
-        parts.append(Text(f"Not complete: {sentence}", style="yellow"))
-    for regime, findings in summary.verdict.items():
-        heading = Text(f"\nVerdict, {regime}", style="bold")
+    for size in summary.train_sizes:
+        if summary.of_size(size):
+            parts.extend(_of_size(results, summary, size))
+    parts.extend(_base(summary))
+    parts.append(Text(_legend(results, summary), style="dim"))
+    parts.extend(Text(f"Not complete: {sentence}", style="yellow") for sentence in summary.missing)
+    for size, findings in summary.verdict.items():
+        heading = Text(f"\nVerdict, {size}", style="bold")
         parts.append(
-            heading.append(" (merged accuracy, shared coefficient, mean over methods)", style="not bold")
+            heading.append(" (merged scores, shared coefficient, mean over methods)", style="not bold")
         )
         for finding in findings:
             parts.append(Padding(Text(finding.conclusion), (0, 0, 0, 2)))
@@ -65,100 +54,109 @@ def table(results: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _accuracies(
-    summary: Summary,
-    rows: list[ArmSummary],
-    title: str,
-    protocol: Callable[[ArmSummary, str], ProtocolSummary],
+def _of_size(results: Results, summary: Summary, size: str) -> Iterator[RenderableType]:
+    rows = summary.of_size(size)
+    examples = results.protocol.train_sizes[size]
+    count = f"{examples} training examples a task" if examples else "all training examples"
+    for metric in summary.metrics:
+        tasks = f" of {', '.join(summary.tasks_of[metric])}" if len(summary.metrics) > 1 else ""
+        text = f"{size}: {count}, {summary.split} {in_words(metric)}{tasks}"
+        yield Text(text, style="bold")
+        for coefficient, title in TITLES.items():
+            yield from _scores(summary, size, metric, title, coefficient)
+    yield from _cost(results, rows)
+    arms, columns = [row.arm for row in rows], []
+    for name, quantity in results.quantities.items():
+        means = {row.arm: mean for row in rows if (mean := row.measured[name].mean) is not None}
+        if means:
+            figures = {arm: Text(with_spread(mean, quantity)) for arm, mean in means.items()}
+            columns.append(Column(heading(name, quantity), figures))
+    yield from stacked("Measured (mean over tasks, pairs and seeds)", "arm", arms, columns)
+    for metric in summary.metrics:
+        compared = [c for c in summary.comparisons if c.train_size == size and c.metric == metric]
+        if compared:
+            yield _differences(compared, metric)
+
+
+def _scores(
+    summary: Summary, size: str, metric: Metric, title: str, coefficient: Literal["shared", "per_task"]
 ) -> list[Table]:
-    tables = []
-    for start in range(0, len(summary.methods), METHODS_ABREAST) or [0]:
-        methods = summary.methods[start : start + METHODS_ABREAST]
-        found = _table(title if start == 0 else "")
-        for heading in ("arm", "experts", *(method.replace("_", " ") for method in methods)):
-            found.add_column(heading, justify="left" if heading == "arm" else "right")
-        best = {
-            m: max((protocol(r, m).absolute.mean for r in rows if m in r.merges), default=0) for m in methods
-        }
+    rows = summary.of_size(size)
+    columns = []
+    for method in summary.methods:
+        best = summary.best(size, metric, method, coefficient)
+        figures = {}
         for row in rows:
-            cells = [Text(row.experts.percent())]
-            for method in methods:
-                if method not in row.merges:
-                    cells.append(Text("–"))
-                    continue
-                figures = protocol(row, method)
-                style = "bold" if figures.absolute.mean == best[method] and len(rows) > 1 else ""
-                cell = Text(figures.absolute.percent(), style=style)
-                if figures.normalized is not None:
-                    cell.append(f"\n({100 * figures.normalized.mean:.1f})", style="not bold dim")
-                cells.append(cell)
-            found.add_row(Text(row.arm), *cells)
-        tables.append(found)
-    return tables
+            merge = row.by_metric[metric].merges.get(method)
+            score = None if merge is None else getattr(merge, coefficient)
+            if score is not None and score.mean is not None:
+                style = "bold" if score.mean.mean == best and len(rows) > 1 else ""
+                figures[row.arm] = Text(_written(score.mean, metric), style=style)
+                if score.normalized is not None:
+                    figures[row.arm].append(f"\n({100 * score.normalized.mean:.1f})", style="not bold dim")
+        columns.append(Column(method.replace("_", " "), figures))
+    experts = {row.arm: Text(_written(row.by_metric[metric].experts.mean, metric)) for row in rows}
+    return stacked(title, "arm", [row.arm for row in rows], columns, [Column("experts", experts)])
 
 
-def _interference(rows: list[ArmSummary]) -> Table:
-    found = _table("Interference (mean over tasks, pairs and seeds)")
-    found.add_column("arm")
-    for heading in ("norm", "cosine", "sign conflict %", "after trimming %", "sharpness"):
-        found.add_column(heading, justify="right")
-    for row in rows:
-        found.add_row(
-            Text(row.arm),
-            _mean(row.norm, ".3g"),
-            _mean(row.cosine, ".3f"),
-            _mean(row.sign_conflict.get("rate"), ".1f", 100),
-            _mean(row.sign_conflict.get("trimmed_rate"), ".1f", 100),
-            _mean(row.sharpness, ".3g"),
-        )
-    return found
+def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Table]:
+    facts = {row.arm: results.arms[row.arm] for row in rows}
+    columns = [
+        Column(
+            "steps", {a: Text(", ".join(map(str, f.select_steps or [f.steps]))) for a, f in facts.items()}
+        ),
+        Column("passes", {arm: Text(f"{f.passes:g}") for arm, f in facts.items()}),
+        Column("seconds", {row.arm: Text(_seconds(row.seconds)) for row in rows}),
+    ]
+    return stacked("Cost of one expert", "arm", list(facts), columns)
 
 
-def _differences(comparisons: list[Comparison]) -> Table:
-    found = _table("Merged accuracy, mean over methods: differences in points, paired by seed")
-    for heading in ("arm", "against"):
-        found.add_column(heading)
-    for heading in ("merged", "95 % interval", "experts", "outcome"):
-        found.add_column(heading, justify="right")
+def _differences(comparisons: Sequence[Comparison], metric: Metric) -> Table:
+    differences = plain_table(
+        f"Merged {metric.name}, mean over methods: {differences_of(metric)}, paired by seed"
+    )
+    for name in ("arm", "against"):
+        differences.add_column(name, overflow="fold")
+    for name in ("merged", "95 % interval", "experts", "outcome"):
+        differences.add_column(name, justify="right", overflow="fold")
     for comparison in comparisons:
-        found.add_row(
+        values = comparison.merged.values
+        spread = "" if values.deviation is None else f" ± {metric.format(values.deviation)}"
+        differences.add_row(
             Text(comparison.arm),
             Text(comparison.baseline),
-            signed(comparison.difference.mean) + _spread(comparison.difference),
-            interval(comparison.difference.interval),
-            signed(comparison.experts.mean),
-            comparison.outcome,
+            points(values.mean, metric) + spread,
+            interval(values.interval, metric),
+            points(comparison.experts.values.mean, metric),
+            comparison.merged.outcome,
         )
-    return found
+    return differences
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=f"\n{title}" if title else None,
-        title_justify="left",
-        title_style="italic",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-        padding=(0, 1),
-    )
+def _base(summary: Summary) -> Iterator[Text]:
+    for metric in summary.metrics:
+        mean = summary.base_mean(metric)
+        if mean is not None:
+            yield Text(f"The pretrained model: {in_words(metric)} {metric.format(mean)}")
 
 
-def _mean(statistic: Statistic | None, spec: str, scale: float = 1) -> str:
-    return "–" if statistic is None else f"{scale * statistic.mean:{spec}}"
+def _written(values: OverSeeds | None, metric: Metric) -> str:
+    return "–" if values is None else values.written(metric.scale, metric.digits)
 
 
-def _spread(statistic: Statistic) -> str:
-    return "" if statistic.deviation is None else f" ± {100 * statistic.deviation:.1f}"
+def _seconds(values: OverSeeds | None) -> str:
+    return "–" if values is None else values.written(1.0, 1 if values.mean < 100 else 0)
 
 
-def _legend(summary: Summary) -> str:
+def _legend(results: Results, summary: Summary) -> str:
     spread = "Mean ± standard deviation over the seeds" if len(summary.seeds) > 1 else "One seed: no spread"
+    several = (
+        " The tasks have different metrics: each mean is over the tasks of one metric."
+        if len(summary.metrics) > 1
+        else ""
+    )
     return (
-        f"{spread}; in parentheses: normalized, the merged model's accuracy over the expert's. "
-        "Coefficients were chosen on validation data. Norm and cosine are of task vectors; sign conflict is "
-        "the share of the weights moved by two tasks or more where they disagree in sign, also after each "
-        "task vector was trimmed to its largest entries; sharpness is the worst-case increase of the "
-        "expert's loss."
+        f"{spread}; in parentheses: normalized, the merged model's score over the expert's (the other way "
+        f"round where lower is better), in percent. Coefficients were chosen on validation data.{several}\n"
+        f"{legend(results.quantities)}"
     )

@@ -1,61 +1,16 @@
-"""Did sharpness-aware fine-tuning help? Paired differences to the arms without ascent, and the verdict."""
+"""Did sharpness-aware fine-tuning help? The comparisons in words, and no more than they show."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
-from saft.report.statistic import Statistic, interval, signed
+from saft.report.comparison import Comparison, Difference
+from saft.report.over_seeds import signed
+from saft.report.results import Split
+from saft.tasks.metric import Metric
 
-if TYPE_CHECKING:
-    from saft.report.summary import ArmSummary
-
-__all__ = ["Comparison", "Finding", "compare", "in_words"]
-
-ROLES = {
-    "equal_steps": "the same number of steps",
-    "equal_passes": "the same number of forward and backward passes",
-    "selected_steps": "steps chosen on validation data",
-}
-
-BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "within the noise", "unknown"
-AHEAD, BEHIND = "ahead, one seed", "behind, one seed"
-
-Rows = Mapping[tuple[str, str], "ArmSummary"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One sharpness-aware arm minus one arm without ascent, paired by seed, with the shared coefficient.
-
-    Attributes:
-        difference: of merged accuracy, mean over tasks and merge methods.
-        by_method: merge method -> the same for it alone.
-        experts: of the single-task accuracy, mean over tasks.
-        standard_error: binomial, of `difference`, from the number of evaluated examples alone, the two arms
-            taken as independent (they share their examples, so it is rather too large); None when unknown.
-        outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
-            With one seed: "ahead" or "behind" when it is outside two standard errors.
-    """
-
-    regime: str
-    arm: str
-    baseline: str
-    arm_merged: float
-    baseline_merged: float
-    difference: Statistic
-    by_method: dict[str, Statistic]
-    experts: Statistic
-    standard_error: float | None
-    outcome: str
-
-    @property
-    def below_evaluation_error(self) -> bool:
-        """Whether the difference is less than two standard errors of the evaluation."""
-        return self.standard_error is not None and abs(self.difference.mean) < 2 * self.standard_error
+__all__ = ["Finding", "differences_of", "in_words", "interval", "points", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -66,41 +21,15 @@ class Finding:
     figures: tuple[str, ...] = ()
 
 
-def compare(results: Mapping[str, Any], rows: Rows, split: str) -> list[Comparison]:
-    """Compare every arm that has a perturbation with every arm of its regime that has none."""
-    sharp = [name for name, arm in results["arms"].items() if arm.get("perturbation")]
-    plain = [name for name in results["arms"] if name not in sharp]
-    found = (
-        _comparison(rows[regime, arm], rows[regime, baseline], results["protocol"]["tasks"], split)
-        for regime in results["protocol"]["regimes"]
-        for arm in sharp
-        for baseline in plain
-        if (regime, arm) in rows and (regime, baseline) in rows
-    )
-    return [comparison for comparison in found if comparison is not None]
+def verdict(comparisons: Sequence[Comparison], metrics: Sequence[Metric], split: Split) -> list[Finding]:
+    """Return the verdict of one train size: a finding for each arm with ascent, and each metric.
 
-
-def binomial_error(row: ArmSummary, tasks: Mapping[str, Any], split: str) -> float | None:
-    """Return the standard error of an arm's merged accuracy that comes from the finite number of examples.
-
-    ``sqrt(sum_t p_t (1 - p_t) / n_t) / n_tasks``, p_t the mean over merge methods, which share their examples
+    Args:
+        comparisons: those of this train size.
+        metrics: of the tasks; where there are several, each has findings of its own.
+        split: that the scores are of.
     """
-    variances = []
-    for task, sizes in tasks.items():
-        known = [merge.shared.tasks[task].mean for merge in row.merges.values() if task in merge.shared.tasks]
-        if not known or not sizes.get(split):
-            return None
-        p = fmean(known)
-        variances.append(p * (1 - p) / sizes[split])
-    return math.sqrt(sum(variances)) / len(variances)
-
-
-def in_words(
-    regime: str, results: Mapping[str, Any], rows: Rows, comparisons: list[Comparison], split: str
-) -> list[Finding]:
-    """Return the verdict of one regime: a finding for each sharpness-aware arm."""
-    here = [comparison for comparison in comparisons if comparison.regime == regime]
-    if not here:
+    if not comparisons:
         return [
             Finding("Nothing to compare: it takes an arm with ascent and one without, and a common seed.")
         ]
@@ -108,103 +37,125 @@ def in_words(
     if split == "validation":
         findings.append(
             Finding(
-                "The test split was not read: these are validation accuracies, on which coefficients (and "
+                "The test split was not read: these are validation scores, on which coefficients (and "
                 "perhaps steps and rho) were chosen, so they are optimistic."
             )
         )
-    for arm in dict.fromkeys(comparison.arm for comparison in here):
-        of_arm = [comparison for comparison in here if comparison.arm == arm]
-        alone = any(comparison.difference.n == 1 for comparison in of_arm)
-        conclusion = _one_seed(of_arm) if alone else _headline(of_arm)
-        figures = (_figure(comparison, results["arms"]) for comparison in of_arm)
-        findings.append(Finding(f"{arm}: {conclusion}", tuple(figures)))
+    for arm in dict.fromkeys(comparison.arm for comparison in comparisons):
+        for metric in metrics:
+            of_arm = [c for c in comparisons if c.arm == arm and c.metric == metric]
+            if of_arm:
+                whose = f"{arm}, {metric.name}" if len(metrics) > 1 else arm
+                conclusion = " ".join((_merged(of_arm), *_experts(of_arm)))
+                findings.append(Finding(f"{whose}: {conclusion}", tuple(map(_figure, of_arm))))
     return findings
 
 
-def _comparison(
-    arm: ArmSummary, baseline: ArmSummary, tasks: Mapping[str, Any], split: str
-) -> Comparison | None:
-    if arm.merged is None or baseline.merged is None:
-        return None
-    difference, experts = arm.merged.minus(baseline.merged), arm.experts.minus(baseline.experts)
-    if difference is None or experts is None:
-        return None
-    by_method = {
-        name: merge.shared.absolute.minus(baseline.merges[name].shared.absolute)
-        for name, merge in arm.merges.items()
-        if name in baseline.merges
-    }
-    errors = binomial_error(arm, tasks, split), binomial_error(baseline, tasks, split)
-    standard_error = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
-    common = difference.by_seed
-    return Comparison(
-        regime=arm.regime,
-        arm=arm.arm,
-        baseline=baseline.arm,
-        arm_merged=fmean(arm.merged.by_seed[seed] for seed in common),
-        baseline_merged=fmean(baseline.merged.by_seed[seed] for seed in common),
-        difference=difference,
-        by_method={name: statistic for name, statistic in by_method.items() if statistic is not None},
-        experts=experts,
-        standard_error=standard_error,
-        outcome=_outcome(difference, standard_error),
-    )
+def in_words(metric: Metric) -> str:
+    """Return a metric's name, with what a reader must know: its unit, and which way is better.
+
+    Example:
+        >>> in_words(Metric("accuracy", "%")), in_words(Metric("loss", "nats", False, 1, 3))
+        ('accuracy in percent', 'loss in nats (lower is better)')
+    """
+    unit = {"": "", "%": " in percent"}.get(metric.unit, f" in {metric.unit}")
+    return f"{metric.name}{unit}{'' if metric.higher_is_better else ' (lower is better)'}"
 
 
-def _outcome(difference: Statistic, standard_error: float | None) -> str:
-    if difference.interval is not None:
-        low, high = difference.interval
-    elif standard_error is not None:
-        low, high = difference.mean - 2 * standard_error, difference.mean + 2 * standard_error
-    else:
-        return UNKNOWN
-    if low <= 0 <= high:
-        return NOISE
-    words = (BETTER, WORSE) if difference.n > 1 else (AHEAD, BEHIND)
-    return words[0] if low > 0 else words[1]
+def points(value: float, metric: Metric) -> str:
+    """Return a difference as the metric prints its values, with its sign."""
+    return signed(value, metric.scale, metric.digits)
 
 
-def _headline(comparisons: list[Comparison]) -> str:
+def interval(ends: tuple[float, float] | None, metric: Metric) -> str:
+    """Return an interval of differences; a dash where there is none.
+
+    Example:
+        >>> interval((-0.004, 0.021), Metric("accuracy", "%")), interval(None, Metric("accuracy", "%"))
+        ('−0.4 to +2.1', '–')
+    """
+    return "–" if ends is None else f"{points(ends[0], metric)} to {points(ends[1], metric)}"
+
+
+def differences_of(metric: Metric) -> str:
+    """Return the heading of a column of differences.
+
+    Example:
+        >>> differences_of(Metric("accuracy", "%")), differences_of(Metric("perplexity", ""))
+        ('differences in points', 'differences')
+    """
+    unit = _unit(metric)
+    return f"differences in{unit}" if unit else "differences"
+
+
+def _unit(metric: Metric) -> str:
+    """Return what follows a difference: points of percent, else the metric's own unit, if it has one."""
+    return " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
+
+
+def _merged(comparisons: list[Comparison]) -> str:
+    if any(comparison.merged.values.n == 1 for comparison in comparisons):
+        ahead = sum(c.metric.is_better(c.merged.values.mean, 0.0) for c in comparisons)
+        return (
+            "one seed, so no spread can be given and nothing can be concluded; on this seed its merged model "
+            f"is ahead of {ahead} of {len(comparisons)} arms without ascent."
+        )
     outcomes: dict[str, list[str]] = {}
     for comparison in comparisons:
-        outcomes.setdefault(comparison.outcome, []).append(comparison.baseline)
+        outcomes.setdefault(comparison.merged.outcome, []).append(comparison.baseline)
     if len(outcomes) > 1:
-        words = {BETTER: "better than", WORSE: "worse than", NOISE: "within the noise of"}
+        words = {"better": "better than", "worse": "worse than", "within the noise": "within the noise of"}
         parts = (f"{words[outcome]} {', '.join(names)}" for outcome, names in outcomes.items())
         return f"the merged model is {'; '.join(parts)}."
     every, any_ = ("every arm", "any arm") if len(comparisons) > 1 else ("the one arm", "the one arm")
-    examples = " on these examples" if any(c.below_evaluation_error for c in comparisons) else ""
+    examples = " on these examples" if any(c.merged.below_evaluation_error for c in comparisons) else ""
     return {
-        BETTER: f"it helps{examples}: the merged model is better than that of {every} without ascent.",
-        WORSE: f"it does not help{examples}: the merged model is worse than that of {every} without ascent.",
-        NOISE: f"these runs do not show that it helps: no difference from {any_} without ascent is larger "
-        "than the noise.",
-    }[comparisons[0].outcome]
+        "better": f"it helps{examples}: the merged model is better than that of {every} without ascent.",
+        "worse": f"it does not help{examples}: the merged model is worse than that of {every} without "
+        "ascent.",
+        "within the noise": f"these runs do not show that it helps: no difference from {any_} without ascent "
+        "is larger than the noise.",
+    }[comparisons[0].merged.outcome]
 
 
-def _one_seed(comparisons: list[Comparison]) -> str:
-    ahead = sum(comparison.difference.mean > 0 for comparison in comparisons)
-    return (
-        "one seed, so no spread can be given and nothing can be concluded; on this seed its merged model is "
-        f"ahead of {ahead} of {len(comparisons)} arms without ascent."
-    )
-
-
-def _figure(comparison: Comparison, arms: Mapping[str, Any]) -> str:
-    role = ROLES.get(arms[comparison.baseline].get("role", ""))
-    difference, error = comparison.difference, comparison.standard_error
-    if difference.interval is not None:
-        spread = f"{difference.n} seeds, 95 % interval {interval(difference.interval)}"
-        if comparison.outcome != NOISE and error is not None and comparison.below_evaluation_error:
-            spread += (
-                f"; yet less than two binomial standard errors of the evaluation, {100 * error:.1f} each"
+def _experts(comparisons: list[Comparison]) -> list[str]:
+    """Return what has to be said of the single-task models: a difference of theirs is not made by merging."""
+    sentences = []
+    for outcomes, word in (
+        (("worse", "behind, one seed"), "worse"),
+        (("better", "ahead, one seed"), "better"),
+    ):
+        beyond = [c for c in comparisons if c.experts.outcome in outcomes]
+        if beyond:
+            names = ", ".join(
+                f"{c.baseline} ({points(c.experts.values.mean, c.metric)}{_unit(c.metric)})" for c in beyond
             )
-    elif error is not None:
-        beyond = "less" if comparison.outcome == NOISE else "more"
-        spread = f"{beyond} than two binomial standard errors of the evaluation, {100 * error:.1f} each"
-    else:
-        spread = "number of evaluated examples unknown, so no error can be given"
+            sentences.append(
+                f"Its experts are {word} before merging, beyond the noise, than those of {names}."
+            )
+    return sentences
+
+
+def _figure(comparison: Comparison) -> str:
+    merged, metric = comparison.merged, comparison.metric
     return (
-        f"Against {comparison.baseline}{f' ({role})' if role else ''}: {signed(difference.mean)} points, "
-        f"{100 * comparison.arm_merged:.1f} against {100 * comparison.baseline_merged:.1f} ({spread})."
+        f"Against {comparison.baseline} ({comparison.relation}): {points(merged.values.mean, metric)}"
+        f"{_unit(metric)}, {metric.format(merged.arm)} against "
+        f"{metric.format(merged.baseline)} ({_certainty(merged, metric)}); experts "
+        f"{points(comparison.experts.values.mean, metric)} ({comparison.experts.outcome})."
     )
+
+
+def _certainty(difference: Difference, metric: Metric) -> str:
+    values, error = difference.values, difference.standard_error
+    if error is None:
+        errors = "the error of the evaluation is not known"
+    else:
+        errors = f"two standard errors of the evaluation, {metric.format(error)} each"
+    if values.interval is not None:
+        seeds = f"{values.n} seeds, 95 % interval {interval(values.interval, metric)}"
+        yet = difference.outcome != "within the noise" and difference.below_evaluation_error
+        return f"{seeds}; yet less than {errors}" if yet else seeds
+    if error is None:
+        return f"{errors}, so nothing can be said of its size"
+    return f"{'less' if difference.outcome == 'within the noise' else 'more'} than {errors}"

@@ -13,7 +13,7 @@ from saft import config
 from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, Seed
 from saft.errors import UserError, did_you_mean
 from saft.models import ModelConfig
-from saft.optim import make_perturbation
+from saft.optim import perturbation
 
 __all__ = ["TrainConfig", "TrainingOptions"]
 
@@ -67,7 +67,7 @@ class TrainingOptions:
             if "name" not in self.perturbation:
                 raise ValueError("perturbation: `name` is missing; write {name: sam, rho: 0.05}")
             try:
-                make_perturbation(**self.perturbation)
+                perturbation(**self.perturbation)
             except UserError as error:
                 raise ValueError(f"perturbation: {error}") from None
 
@@ -76,7 +76,7 @@ class TrainingOptions:
         """Forward and backward passes of the whole training, each over one batch."""
         if self.perturbation is None:
             return float(self.steps)
-        return make_perturbation(**self.perturbation).passes(self.steps)
+        return perturbation(**self.perturbation).passes(self.steps)
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the factor on `learning_rate` for the step numbered from 0."""

@@ -97,7 +97,7 @@ def test_measure_with_tasks(
     mapping = {"base": str(tiny_model), "checkpoints": {"size": str(tmp_path / "size")}, "rho": 0.05}
     measure.write_text(yaml.safe_dump(mapping | {"tasks": {"size": tiny_tasks["size"]}}))
     assert main(["measure", str(measure), f"--out={tmp_path / 'm.json'}"]) == 0
-    assert json.loads((tmp_path / "m.json").read_text())["sharpness"]["size"]["worst_case"] > 0
+    assert json.loads((tmp_path / "m.json").read_text())["measured"]["sharpness"]["size"] > 0
     assert main(["measure", str(measure), "--checkpoints={siz: nowhere}"]) == 2
     assert "tasks.size: there is no checkpoint of this name; did you mean 'siz'" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What every registered measure of weights must do, whoever wrote it."""
+"""What every registered measure must do, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saft.errors import UserError
-from saft.interference import MEASURES, WeightMeasurement
+from saft.interference import MEASURES, InterferenceAccumulator, Quantity
 from tests.oracles import interference as oracles
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=30)
-every_measure = pytest.mark.parametrize("name", MEASURES.names())
+OF_WEIGHTS = [name for name, measure in MEASURES.items() if measure.needs == "weights"]
+OF_LOSS = [name for name, measure in MEASURES.items() if measure.needs == "loss"]
+every_measure = pytest.mark.parametrize("name", OF_WEIGHTS)
 
 
 def measured(name, blocks, **options):
     tasks = [f"task{i}" for i in range(blocks[0].shape[0])]
-    measurement = WeightMeasurement(tasks, measures=[name], **options)
+    accumulator = InterferenceAccumulator(tasks, measures=[name], **options)
     for block in blocks:
-        measurement.update(block)
-    return measurement.compute().whole[name]
+        accumulator.update(block)
+    measured = accumulator.compute().measured
+    return {quantity: measured[quantity] for quantity in MEASURES.get(name)().quantities}
 
 
 def numbers(value):
     """Every number of a measure's value, whatever its nesting."""
     if isinstance(value, dict):
-        return [number for key in sorted(value) for number in numbers(value[key])]
+        return [number for key in value for number in numbers(value[key])]
     if isinstance(value, list):
         return [number for item in value for number in numbers(item)]
     return [value]
@@ -40,13 +43,39 @@ def random_block(seed, n_tasks, n, zeros=0.3):
     return block * (torch.rand(n_tasks, n, generator=generator) >= zeros)
 
 
-def test_the_three_that_the_report_reads_are_registered():
-    assert {"norm", "cosine", "sign_conflict"} <= set(MEASURES.names())
+def test_what_exists_is_registered():
+    assert {"norm", "cosine", "sign_conflict"} <= set(OF_WEIGHTS)
+    assert {"sharpness"} <= set(OF_LOSS)
 
 
-def test_an_unknown_measure_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'cosine'"):
-        WeightMeasurement(["a"], measures=["cosin"])
+def test_no_two_measures_give_a_quantity_of_the_same_name():
+    names = [quantity for _, measure in MEASURES.items() for quantity in measure().quantities]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", MEASURES.names())
+def test_tells_what_it_needs_and_what_its_numbers_are(name):
+    measure = MEASURES.get(name)()
+    assert measure.needs in ("weights", "loss", "functions")
+    assert measure.quantities
+    for quantity in measure.quantities.values():
+        assert isinstance(quantity, Quantity)
+        assert quantity.meaning
+        assert "\n" not in quantity.meaning
+
+
+@pytest.mark.parametrize("name", OF_LOSS)
+def test_a_measure_of_the_loss_gives_its_quantities_and_leaves_the_model_as_it_was(name):
+    model = torch.nn.Linear(3, 2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    measure = MEASURES.get(name)()
+    values = measure.values(model, lambda batch: model(batch).square().mean(), [inputs])
+    assert list(values) == list(measure.quantities)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert {quantity.per for quantity in measure.quantities.values()} == {"task"}
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @every_measure
@@ -109,6 +138,15 @@ def test_the_block_is_not_modified(name):
     before = block.clone()
     measured(name, [block], thresholds=[0.5, 0.5, 0.5])
     assert torch.equal(block, before)
+
+
+@every_measure
+def test_the_shape_is_what_the_quantity_says(name):
+    measured_values = measured(name, [random_block(0, 3, 20)])
+    for quantity, what in MEASURES.get(name)().quantities.items():
+        value = measured_values[quantity]
+        counts = {"set": 1, "task": 3, "pair": 9}
+        assert len(numbers(value)) == counts[what.per]
 
 
 @every_measure

@@ -9,13 +9,13 @@ import torch
 
 def norm(vectors):
     return {
-        "l2": [math.sqrt(math.fsum(x * x for x in row)) for row in vectors],
-        "l1": [math.fsum(abs(x) for x in row) for row in vectors],
+        "norm": [math.sqrt(math.fsum(x * x for x in row)) for row in vectors],
+        "norm_l1": [math.fsum(abs(x) for x in row) for row in vectors],
     }
 
 
 def cosine(vectors):
-    lengths = norm(vectors)["l2"]
+    lengths = norm(vectors)["norm"]
 
     def pair(s, t):
         if lengths[s] == 0 or lengths[t] == 0:
@@ -23,7 +23,7 @@ def cosine(vectors):
         inner = math.fsum(a * b for a, b in zip(vectors[s], vectors[t], strict=True))
         return inner / (lengths[s] * lengths[t])
 
-    return [[pair(s, t) for t in range(len(vectors))] for s in range(len(vectors))]
+    return {"cosine": [[pair(s, t) for t in range(len(vectors))] for s in range(len(vectors))]}
 
 
 def sign_conflict(vectors):
@@ -39,9 +39,9 @@ def sign_conflict(vectors):
             by_chance.append(1 - 2.0 ** (1 - len(moved)))
     total = math.fsum(sum_of_magnitudes)
     return {
-        "rate": conflicts / shared if shared else 0.0,
-        "by_chance": math.fsum(by_chance) / shared if shared else 0.0,
-        "weighted": 1 - math.fsum(magnitude_of_sum) / total if total else 0.0,
+        "sign_conflict": conflicts / shared if shared else 0.0,
+        "sign_conflict_by_chance": math.fsum(by_chance) / shared if shared else 0.0,
+        "sign_conflict_weighted": 1 - math.fsum(magnitude_of_sum) / total if total else 0.0,
     }
 
 

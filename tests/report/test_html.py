@@ -12,7 +12,7 @@ import pytest
 
 from saft.report.figures import NAMED
 from saft.report.html import page
-from tests.report.made_up import ARMS, METHODS, TASKS, made_up
+from tests.report.made_up import ARMS, METHODS, TASKS, made_up, mapping, typed
 
 pytestmark = pytest.mark.slow
 
@@ -61,13 +61,15 @@ def checked(html):
 VARIANTS = [
     {},
     {"seeds": (0,)},
-    {"regimes": ("limited", "plenty")},
+    {"sizes": ("limited", "plenty")},
     {"test": False},
     {"arms": ("adamw", "sam")},
     {"arms": ("sam",)},
     {"methods": ("average",)},
     {"methods": ("average", "task_arithmetic", "ties", "pcb", "dare", "della", "breadcrumbs")},
     {"methods": ()},
+    {"tasks": (*TASKS, "stories")},
+    {"tasks": ("stories",), "seeds": (0,)},
 ]
 
 
@@ -79,6 +81,8 @@ def test_is_well_formed_and_needs_nothing_from_outside(options):
     assert "script" not in checker.elements
     assert "url(http" not in html
     assert "@import" not in html
+    assert "…" not in html  # nothing is cut off
+    assert "text-overflow" not in html
     assert len(set(checker.identifiers)) == len(checker.identifiers)
     assert {address[1:] for address in checker.addresses} <= set(checker.identifiers)
 
@@ -93,10 +97,15 @@ def test_the_same_results_give_the_same_bytes_in_another_process():
 
 
 def test_says_everything_in_order():
-    html = page(made_up(regimes=("limited", "plenty")))
+    html = page(made_up(sizes=("limited", "plenty")))
     text = " ".join(" ".join(checked(html).text).split())
     order = ["Protocol", "Verdict", "One shared coefficient", "One coefficient per task", "Task by task"]
-    order += ["Validation accuracy over the coefficient", "Interference", "Cosine between task vectors"]
+    order += [
+        "Validation scores over the coefficient",
+        "Measured",
+        "cosine, pair by pair",
+        "norm, task by task",
+    ]
     places = [text.index(heading) for heading in order]
     assert places == sorted(places)
     for word in [
@@ -114,23 +123,23 @@ def test_says_everything_in_order():
 
 
 def test_text_from_the_results_is_escaped():
-    results = made_up(arms=("adamw", "sam"), seeds=(0,))
+    results = mapping(arms=("adamw", "sam"), seeds=(0,))
     results["arms"]["sam"]["description"] = "<b>SAM</b> & co"
-    html = page(results)
+    html = page(typed(results))
     assert "&lt;b&gt;SAM&lt;/b&gt; &amp; co" in html
     assert "<b>" not in html
     assert "&lt;script&gt;" in html  # in the config
 
 
 def test_names_from_the_results_are_escaped_in_figures():
-    results = made_up(arms=("adamw", "sam"), seeds=(0,), regimes=("limited",))
+    results = mapping(arms=("adamw", "sam"), seeds=(0,), sizes=("limited",))
     odd = 'a<b & "c" $x_1$'
     results["arms"] = {odd: results["arms"]["adamw"], "sam": results["arms"]["sam"]}
-    results["protocol"]["regimes"] = {odd: {"train_examples": None}}
+    results["protocol"]["train_sizes"] = {odd: None}
     for cell in results["cells"]:
-        cell["regime"] = odd
+        cell["train_size"] = odd
         cell["arm"] = odd if cell["arm"] == "adamw" else "sam"
-    html = page(results)
+    html = page(typed(results))
     assert odd in " ".join(checked(html[: html.index("<svg")] + "</figure></main></body></html>").text)
     svg = html[html.index("<svg") : html.index("</svg>") + 6]
     assert ElementTree.fromstring(svg).get("aria-label").startswith(odd)
@@ -147,31 +156,33 @@ def test_figures_take_their_colours_from_the_page():
 
 
 def test_coefficients_that_differ_between_seeds_are_all_shown():
-    results = made_up(arms=("adamw", "sam"))
+    results = mapping(arms=("adamw", "sam"))
     results["cells"][1]["merges"]["ties"]["shared"]["coefficient"] = 0.7
-    assert "λ 0.5, 0.7, 0.5" in page(results)
+    assert "λ 0.5, 0.7, 0.5" in page(typed(results))
 
 
 def test_a_method_without_a_coefficient_has_a_curve_of_one_point():
-    results = made_up(arms=("adamw", "sam"), methods=("average",))
+    results = mapping(arms=("adamw", "sam"), methods=("average",))
     for cell in results["cells"]:
-        cell["merges"]["average"]["curve"] = cell["merges"]["average"]["curve"][2:3]
-    checked(page(results))
+        merge = cell["merges"]["average"]
+        merge["curve"] = merge["curve"][2:3]
+        merge["per_task"]["coefficients"] = dict.fromkeys(TASKS, 0.5)
+    checked(page(typed(results)))
 
 
 def test_the_steps_that_were_taken_are_shown():
-    results = made_up(arms=("adamw_selected", "sam"), seeds=(0, 1))
+    results = mapping(arms=("adamw_selected", "sam"), seeds=(0, 1))
     results["cells"][0]["experts"]["tweets"]["steps"] = 50
-    html = page(results)
+    html = page(typed(results))
     assert "<small>50 to 100 steps</small>" in html
     assert "<small>100 steps</small>" in html
 
 
 def test_sizes_that_are_not_known_are_dashes():
-    results = made_up(arms=("adamw", "sam"), test=False)
+    results = mapping(arms=("adamw", "sam"), test=False)
     for task in results["protocol"]["tasks"].values():
-        task.update(labels=None, test=None)
-    assert "None" not in " ".join(checked(page(results)).text).split("Resolved config")[0]
+        task.update(labels=None, test=None, train={})
+    assert "None" not in " ".join(checked(page(typed(results))).text).split("Resolved config")[0]
 
 
 def test_validation_figures_are_called_that():
@@ -180,9 +191,9 @@ def test_validation_figures_are_called_that():
     assert "The test split was not read" in html
 
 
-@pytest.mark.parametrize("absent", ["interference", "sharpness", "base", "cells", "one cell", "merges"])
+@pytest.mark.parametrize("absent", ["measured", "seconds", "base", "cells", "one cell", "merges"])
 def test_an_incomplete_result_still_makes_a_page(absent):
-    results = made_up(seeds=(0, 1), arms=("adamw", "sam"))
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam"))
     if absent == "base":
         results["base"] = {}
     elif absent == "cells":
@@ -190,17 +201,59 @@ def test_an_incomplete_result_still_makes_a_page(absent):
     elif absent == "one cell":
         results["cells"] = results["cells"][1:]
     for cell in results["cells"]:
-        if absent == "interference":
-            cell["interference"] = None
-        elif absent == "merges":
-            cell["merges"] = {}
-        elif absent == "sharpness":
+        if absent in ("measured", "merges"):
+            cell[absent] = {}
+        elif absent == "seconds":
             for expert in cell["experts"].values():
-                del expert["sharpness"]
-    text = " ".join(checked(page(results)).text)
+                del expert["seconds"]
+    text = " ".join(checked(page(typed(results))).text)
     assert ("Not complete" in text) == (absent in ("cells", "one cell"))
 
 
-def test_matplotlib_is_loaded_by_the_page_alone():
-    program = "import saft.report, sys; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+def test_a_merge_that_diverged_is_a_dash_and_told():
+    results = mapping(seeds=(0,), arms=("adamw", "sam"), methods=("ties",))
+    merge = results["cells"][1]["merges"]["ties"]
+    for scores in (*(point["validation"] for point in merge["curve"]), merge["shared"]["test"]):
+        scores["tweets"]["value"] = None
+    text = " ".join(checked(page(typed(results))).text)
+    assert "limited, sam, seed 0: ties: no finite score on tweets" in text
+    assert "nan" not in text.lower().split("resolved config")[0]
+
+
+def test_a_perplexity_beside_accuracies_has_tables_and_figures_of_its_own():
+    html = page(made_up(tasks=(*TASKS, "stories"), gain=0.05, noise=0.001))
+    text = " ".join(" ".join(checked(html).text).split())
+    assert "A mean over tasks is over the tasks of one metric." in text
+    assert "Arm against arm in perplexity: differences" in text
+    assert "Below zero is better." in text
+    assert "perplexity (lower is better): stories" in text
+    labels = re.findall(r'aria-label="([^"]*)"', html)
+    assert len([label for label in labels if "perplexity (lower is better)" in label]) == 2
+    assert len([label for label in labels if "accuracy in percent" in label]) == 2
+    row = re.search(r"stories.*?perplexity \(lower is better\)</td><td>([^<]*)</td>", html, re.DOTALL)
+    assert row[1] == "13.00"  # raw, not times 100
+
+
+def test_any_quantity_is_shown_by_its_own_name_unit_and_meaning():
+    results = mapping(arms=("adamw", "sam"))
+    for cell in results["cells"]:
+        cell["measured"]["drift"] = {s: {t: 0.125 for t in TASKS if t != s} for s in TASKS}
+    results["quantities"] = results["quantities"] | {
+        "drift": {"meaning": "of outputs on other inputs", "unit": "nats", "per": "pair", "decimals": 3}
+    }
+    html = page(typed(results))
+    assert "<h3>drift, nats, pair by pair</h3>" in html
+    assert "of outputs on other inputs" in html
+    assert ">0.125</td>" in html
+
+
+def test_what_two_arms_have_in_common_and_what_they_cost():
+    text = " ".join(" ".join(checked(page(made_up())).text).split())
+    assert "the same number of forward and backward passes" in text
+    assert "the same number of steps, 2 times the passes" in text
+    assert "24.0" in text
+
+
+def test_figures_are_loaded_by_the_page_only():
+    program = "import saft.report, sys; sys.exit('saft.report.figures' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

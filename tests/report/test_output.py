@@ -7,8 +7,9 @@ import os
 
 import pytest
 
-from saft.report import write
-from tests.report.made_up import made_up
+from saft.errors import UserError
+from saft.report import read, write
+from tests.report.made_up import made_up, mapping, typed
 
 FILES = ["report.html", "results.json"]
 
@@ -18,23 +19,37 @@ def test_writes_both_files_and_nothing_else(tmp_path):
     write(results, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert json.loads((folder / "results.json").read_text("utf-8")) == results
+    assert read(folder) == results
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path):
     results = made_up(seeds=(0, 1), arms=("adamw", "sam"))
     write(results, tmp_path / "a")
-    write(json.loads((tmp_path / "a" / "results.json").read_text("utf-8")), tmp_path / "b")
+    write(read(tmp_path / "a"), tmp_path / "b")
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
-    results = made_up(seeds=(0,), arms=("adamw", "sam"))
-    results["cells"][0]["experts"]["tweets"]["sharpness"]["worst_case"] = float("inf")
-    write(results, tmp_path)
+    results = mapping(seeds=(0,), arms=("adamw", "sam"))
+    results["cells"][0]["measured"]["sharpness"]["tweets"] = float("inf")
+    write(typed(results), tmp_path)
     cell = json.loads((tmp_path / "results.json").read_text("utf-8"))["cells"][0]
-    assert cell["experts"]["tweets"]["sharpness"]["worst_case"] is None
+    assert cell["measured"]["sharpness"]["tweets"] is None
+    before = (tmp_path / "report.html").read_bytes()
+    write(read(tmp_path), tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_a_folder_without_results_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"holds no results.json; give the `out` folder"):
+        read(tmp_path)
+    (tmp_path / "results.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path)
+    (tmp_path / "results.json").write_text('{"saft": "0.1.0"}')
+    with pytest.raises(UserError, match=r"results.json: format: is 1"):
+        read(tmp_path)
 
 
 def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):

@@ -2,169 +2,216 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from statistics import fmean, stdev
 
 import pytest
 
 from saft.report import summarize
-from tests.report.made_up import ARMS, TASKS, made_up
+from saft.tasks.metric import Metric
+from tests.report.made_up import ACCURACY, ARMS, PERPLEXITY, TASKS, made_up, mapping, typed
+
+METRIC, OTHER = Metric(**ACCURACY), Metric(**PERPLEXITY)
+MIXED = (*TASKS, "stories")
 
 
-def cells(results, arm, regime="limited"):
-    return [cell for cell in results["cells"] if (cell["regime"], cell["arm"]) == (regime, arm)]
+def cells(results, arm, size="limited"):
+    return [cell for cell in results["cells"] if (cell["train_size"], cell["arm"]) == (size, arm)]
+
+
+def values(scores):
+    return {task: score["value"] for task, score in scores.items()}
 
 
 def test_figures_are_means_over_tasks_then_over_seeds():
-    results = made_up()
-    row = summarize(results).rows["limited", "sam"]
-    experts = [fmean(e["test"] for e in cell["experts"].values()) for cell in cells(results, "sam")]
-    ties = [fmean(cell["merges"]["ties"]["shared"]["test"].values()) for cell in cells(results, "sam")]
-    assert row.seeds == [0, 1, 2]
-    assert row.experts.mean == pytest.approx(fmean(experts))
-    assert row.experts.deviation == pytest.approx(stdev(experts))
-    assert row.merges["ties"].shared.absolute.mean == pytest.approx(fmean(ties))
-    assert row.merges["ties"].shared.absolute.deviation == pytest.approx(stdev(ties))
-    normalized = [
-        fmean(cell["merges"]["ties"]["shared"]["test"][t] / cell["experts"][t]["test"] for t in TASKS)
-        for cell in cells(results, "sam")
+    results = mapping()
+    row = summarize(typed(results)).rows["limited", "sam"]
+    of = row.by_metric[METRIC]
+    experts = [fmean(e["test"]["value"] for e in cell["experts"].values()) for cell in cells(results, "sam")]
+    ties = [
+        fmean(values(cell["merges"]["ties"]["shared"]["test"]).values()) for cell in cells(results, "sam")
     ]
-    assert row.merges["ties"].shared.normalized.mean == pytest.approx(fmean(normalized))
+    assert row.seeds == [0, 1, 2]
+    assert of.experts.mean.mean == pytest.approx(fmean(experts))
+    assert of.experts.mean.deviation == pytest.approx(stdev(experts))
+    assert of.merges["ties"].shared.mean.mean == pytest.approx(fmean(ties))
+    assert of.merges["ties"].shared.mean.deviation == pytest.approx(stdev(ties))
+    normalized, gains = [], []
+    for cell in cells(results, "sam"):
+        merged = values(cell["merges"]["ties"]["shared"]["test"])
+        own = {t: e["test"]["value"] for t, e in cell["experts"].items()}
+        base = {t: b["test"]["value"] for t, b in results["base"].items()}
+        normalized.append(fmean(merged[t] / own[t] for t in TASKS))
+        gains.append(fmean((merged[t] - base[t]) / (own[t] - base[t]) for t in TASKS))
+    assert of.merges["ties"].shared.normalized.mean == pytest.approx(fmean(normalized))
+    assert of.merges["ties"].shared.gain_kept.mean == pytest.approx(fmean(gains))
 
 
 def test_both_protocols_with_their_coefficients():
-    results = made_up(seeds=(0, 1))
-    merge = summarize(results).rows["limited", "adamw"].merges["pcb"]
-    assert merge.shared.coefficients == {0: 0.5, 1: 0.5}
-    assert (
-        merge.per_task.coefficients[1]
-        == cells(results, "adamw")[1]["merges"]["pcb"]["per_task"]["coefficients"]
-    )
+    results = mapping(seeds=(0, 1))
+    merge = summarize(typed(results)).rows["limited", "adamw"].by_metric[METRIC].merges["pcb"]
+    chosen = cells(results, "adamw")[1]["merges"]["pcb"]["per_task"]["coefficients"]
+    assert merge.shared_coefficients == {0: 0.5, 1: 0.5}
+    assert merge.task_coefficients[1] == chosen
     assert list(merge.curve) == [0.1, 0.3, 0.5, 0.7, 1.0]
-    assert merge.per_task.absolute.mean >= merge.shared.absolute.mean
+    assert merge.per_task.mean.mean >= merge.shared.mean.mean
 
 
 def test_order_is_that_of_the_results():
-    summary = summarize(made_up(regimes=("plenty", "limited")))
-    assert list(summary.rows) == [(regime, arm) for regime in ("plenty", "limited") for arm in ARMS]
-    assert [row.arm for row in summary.of_regime("limited")] == list(ARMS)
+    summary = summarize(made_up(sizes=("plenty", "limited")))
+    assert list(summary.rows) == [(size, arm) for size in ("plenty", "limited") for arm in ARMS]
+    assert [row.arm for row in summary.of_size("limited")] == list(ARMS)
     assert summary.split == "test"
     assert summary.missing == []
 
 
-def test_interference_and_sharpness():
-    results = made_up()
-    row = summarize(results).rows["limited", "asam"]
-    first = cells(results, "asam")[0]["interference"]["whole"]
-    assert row.cosine.mean == pytest.approx(
-        fmean(first["cosine"][s][t] for s in range(4) for t in range(4) if s != t)
+def test_a_mean_is_over_the_tasks_of_one_metric():
+    results = mapping(tasks=MIXED)
+    summary = summarize(typed(results))
+    assert summary.tasks_of == {METRIC: list(TASKS), OTHER: ["stories"]}
+    of = summary.rows["limited", "sam"].by_metric
+    own = [cell["experts"]["stories"]["test"]["value"] for cell in cells(results, "sam")]
+    assert of[OTHER].experts.mean.mean == pytest.approx(fmean(own))
+    alone = summarize(made_up()).rows["limited", "sam"].by_metric[METRIC]
+    assert of[METRIC].experts == alone.experts
+    assert of[METRIC].merges["ties"].shared == alone.merges["ties"].shared
+
+
+def test_lower_is_better_where_the_metric_says_so():
+    results = mapping(tasks=("stories",), arms=("adamw", "sam"), gain=0.05)
+    summary = summarize(typed(results))
+    of = {
+        arm: summary.rows["limited", arm].by_metric[OTHER].merges["ties"].shared for arm in ("adamw", "sam")
+    }
+    assert of["sam"].mean.mean < of["adamw"].mean.mean
+    assert summary.best("limited", OTHER, "ties", "shared") == of["sam"].mean.mean
+    assert 0 < of["sam"].normalized.mean < 1  # perplexity of the expert over that of the merged model
+    (comparison,) = summary.comparisons
+    assert comparison.merged.values.mean < 0
+    assert comparison.merged.outcome == "better"
+
+
+def test_measured_quantities_whatever_they_are():
+    results = mapping()
+    for cell in results["cells"]:
+        cell["measured"]["drift"] = dict.fromkeys(TASKS, 0.25)
+    results["quantities"] = results["quantities"] | {"drift": {"meaning": "of outputs", "per": "task"}}
+    row = summarize(typed(results)).rows["limited", "asam"]
+    first = cells(results, "asam")[0]["measured"]
+    pairs = [first["cosine"][s][t] for s in TASKS for t in TASKS if s != t]
+    assert row.measured["cosine"].mean.mean == pytest.approx(fmean(pairs))
+    assert row.measured["cosine"].pairs["reuters"]["tweets"] == pytest.approx(
+        first["cosine"]["reuters"]["tweets"]
     )
-    assert row.norm.by_seed[0] == pytest.approx(fmean(first["norm"]["l2"]))
-    assert row.sign_conflict["rate"].mean == pytest.approx(0.83)
-    assert row.sign_conflict["trimmed_rate"].mean == pytest.approx(0.4)
-    assert row.sharpness.mean == pytest.approx(0.06)
-    assert row.sharpness_rho == 0.05
+    assert row.measured["norm"].mean.by_seed[0] == pytest.approx(fmean(first["norm"].values()))
+    assert row.measured["sign_conflict"].mean.mean == pytest.approx(0.83)
+    assert row.measured["sharpness"].mean.mean == pytest.approx(0.06)
+    assert row.measured["drift"].mean.mean == 0.25
 
 
-def test_interference_follows_its_own_order_of_tasks():
-    results = made_up(seeds=(0,))
-    expected = summarize(results).rows["limited", "sam"]
-    for cell in results["cells"]:
-        order = list(range(4))[::-1]
-        part = cell["interference"]
-        part["tasks"] = [part["tasks"][i] for i in order]
-        part["whole"]["norm"]["l2"] = [part["whole"]["norm"]["l2"][i] for i in order]
-        part["whole"]["cosine"] = [[part["whole"]["cosine"][s][t] for t in order] for s in order]
-    row = summarize(results).rows["limited", "sam"]
-    assert row.norm_tasks == expected.norm_tasks
-    assert row.cosine_matrix == expected.cosine_matrix
+def test_seconds_are_those_of_an_expert():
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam"))
+    assert summarize(typed(results)).rows["limited", "sam"].seconds.mean == 24.0
+    results["cells"][-1]["experts"]["tweets"]["seconds"] = None
+    assert set(summarize(typed(results)).rows["limited", "sam"].seconds.by_seed) == {0}
 
 
-def test_without_a_test_split_the_figures_are_validation_at_the_chosen_coefficients():
-    results = made_up(test=False)
-    with_test = summarize(made_up(test=True))
-    summary = summarize(results)
+def test_validation_figures_are_read_off_the_curve():
+    results = mapping(test=False)
+    summary = summarize(typed(results))
     assert summary.split == "validation"
-    assert summary.base == {task: scores["validation"] for task, scores in results["base"].items()}
-    # In the made-up results both splits hold the same numbers, so reading the curve must give them back.
-    for key, row in summary.rows.items():
-        assert row.merges == with_test.rows[key].merges
-    assert "test split was not read" in summary.verdict["limited"][0].conclusion
-
-
-def test_test_accuracies_may_be_null_one_by_one():
-    results = made_up(test=False, seeds=(0,))
-    for cell in results["cells"]:
-        for merge in cell["merges"].values():
-            for protocol in ("shared", "per_task"):
-                merge[protocol]["test"] = dict.fromkeys(TASKS)
-    assert summarize(results).split == "validation"
+    merge = cells(results, "sam")[0]["merges"]["ties"]
+    at = {point["coefficient"]: values(point["validation"]) for point in merge["curve"]}
+    of = summary.rows["limited", "sam"].by_metric[METRIC].merges["ties"]
+    assert of.shared.mean.by_seed[0] == pytest.approx(fmean(at[0.5].values()))
+    best = {task: at[chosen][task] for task, chosen in merge["per_task"]["coefficients"].items()}
+    assert of.per_task.mean.by_seed[0] == pytest.approx(fmean(best.values()))
+    assert set(summary.base) == set(TASKS)
 
 
 def test_an_unfinished_grid_is_summarized_and_says_what_is_missing():
-    results = made_up(regimes=("limited", "plenty"))
+    results = mapping(sizes=("limited", "plenty"))
     results["cells"] = [
         cell
         for cell in results["cells"]
-        if (cell["regime"], cell["arm"]) != ("plenty", "asam") and (cell["arm"], cell["seed"]) != ("sam", 2)
+        if (cell["train_size"], cell["arm"]) != ("plenty", "asam")
+        and (cell["arm"], cell["seed"]) != ("sam", 2)
     ]
-    summary = summarize(results)
+    summary = summarize(typed(results))
     assert ("plenty", "asam") not in summary.rows
     assert summary.rows["plenty", "sam"].seeds == [0, 1]
     assert "plenty, asam: no result for seed 0, 1, 2" in summary.missing
     assert "limited, sam: no result for seed 2" in summary.missing
     (against_adamw,) = [
-        c for c in summary.comparisons if (c.regime, c.arm, c.baseline) == ("limited", "sam", "adamw")
+        c for c in summary.comparisons if (c.train_size, c.arm, c.baseline) == ("limited", "sam", "adamw")
     ]
-    assert set(against_adamw.difference.by_seed) == {0, 1}
+    assert set(against_adamw.merged.values.by_seed) == {0, 1}
 
 
 def test_nothing_yet():
-    results = made_up()
+    results = mapping()
     results["cells"] = []
-    summary = summarize(results)
+    summary = summarize(typed(results))
     assert summary.rows == {}
     assert len(summary.missing) == len(ARMS)
 
 
-@pytest.mark.parametrize("absent", ["interference", "sharpness", "trimmed", "merges", "base"])
+@pytest.mark.parametrize("absent", ["measured", "seconds", "merges", "base"])
 def test_optional_parts_may_be_absent(absent):
-    results = made_up(seeds=(0, 1))
+    results = mapping(seeds=(0, 1))
     for cell in results["cells"]:
-        if absent == "interference":
-            del cell["interference"]
-        elif absent == "trimmed":
-            cell["interference"]["trimmed"] = None
-        elif absent == "merges":
-            cell["merges"] = {}
-        elif absent == "sharpness":
+        if absent in ("measured", "merges"):
+            cell[absent] = {}
+        elif absent == "seconds":
             for expert in cell["experts"].values():
-                expert["sharpness"] = None
+                del expert["seconds"]
     if absent == "base":
-        del results["base"]
-    row = summarize(results).rows["limited", "sam"]
-    assert row.experts.n == 2
-    assert (row.cosine is None) == (absent == "interference")
-    assert ("trimmed_rate" in row.sign_conflict) == (absent not in ("interference", "trimmed"))
-    assert (row.sharpness is None) == (absent == "sharpness")
-    assert (row.merged is None) == (absent == "merges")
+        results["base"] = {}
+    summary = summarize(typed(results))
+    row = summary.rows["limited", "sam"]
+    of = row.by_metric[METRIC]
+    assert of.experts.mean.n == 2
+    assert (row.measured["cosine"].mean is None) == (absent == "measured")
+    assert (row.seconds is None) == (absent == "seconds")
+    assert (of.merges == {}) == (absent == "merges")
+    assert (summary.comparisons == []) == (absent == "merges")
+    assert (summary.base_mean(METRIC) is None) == (absent == "base")
 
 
-def test_an_infinite_sharpness_is_left_out_not_averaged():
-    results = made_up(seeds=(0, 1))
-    cells(results, "sam")[0]["experts"]["tweets"]["sharpness"]["worst_case"] = float("inf")
-    cells(results, "sam")[1]["experts"]["tweets"]["sharpness"]["worst_case"] = (
-        None  # as written to results.json
-    )
-    row = summarize(results).rows["limited", "sam"]
-    assert row.sharpness is None
-    assert "tweets" not in row.sharpness_tasks
-    assert row.sharpness_tasks["reuters"].n == 2
+def test_a_base_that_lacks_a_task_has_no_mean():
+    results = mapping(seeds=(0,))
+    del results["base"]["tweets"]
+    summary = summarize(typed(results))
+    assert summary.base_mean(METRIC) is None
+    assert summary.rows["limited", "sam"].by_metric[METRIC].merges["ties"].shared.gain_kept is None
 
 
-def test_the_results_may_have_been_through_json():
-    results = made_up(regimes=("limited", "plenty"))
-    before = copy.deepcopy(results)
-    assert summarize(json.loads(json.dumps(results))) == summarize(results)
-    assert results == before
+def test_what_is_not_finite_is_in_no_mean_and_is_told():
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam"))
+    first, second = cells(results, "sam")
+    first["measured"]["sharpness"]["tweets"] = float("inf")
+    second["measured"]["sharpness"]["tweets"] = None  # as written to results.json
+    second["merges"]["ties"]["shared"]["test"]["tweets"]["value"] = None
+    summary = summarize(typed(results))
+    row = summary.rows["limited", "sam"]
+    assert row.measured["sharpness"].mean is None
+    assert "tweets" not in row.measured["sharpness"].tasks
+    assert row.measured["sharpness"].tasks["reuters"].n == 2
+    assert set(row.by_metric[METRIC].merges["ties"].shared.mean.by_seed) == {0}
+    assert set(row.by_metric[METRIC].merges["ties"].shared.tasks["reuters"].by_seed) == {0, 1}
+    assert summary.missing == [
+        "limited, sam, seed 0: sharpness: not finite on tweets",
+        "limited, sam, seed 1: ties: no finite score on tweets",
+        "limited, sam, seed 1: sharpness: not finite on tweets",
+    ]
+
+
+def test_arms_are_compared_over_the_methods_and_seeds_that_both_have():
+    results = mapping(arms=("adamw", "sam"), noise=0.0, gain=0.01)
+    for cell in cells(results, "sam"):
+        del cell["merges"]["average"]  # the weakest method: without it, the arm's own mean is higher
+    cells(results, "adamw")[0]["merges"]["pcb"]["shared"]["test"]["tweets"]["value"] = None
+    (comparison,) = summarize(typed(results)).comparisons
+    assert comparison.methods == ["task_arithmetic", "ties", "pcb"]
+    assert set(comparison.merged.values.by_seed) == {1, 2}
+    assert comparison.merged.values.mean == pytest.approx(0.01)
+    assert "limited, sam: no average for seed 0, 1, 2" in summarize(typed(results)).missing

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
+from saft.interference.quantity import Quantity
 from saft.report import table
-from tests.report.made_up import made_up
+from saft.report.measured import measured_tables
+from tests.report.made_up import METHODS, TASKS, made_up, mapping, typed
+
+MIXED = (*TASKS, "stories")
 
 
-def printed(results, width=80):
+def printed(renderable, width=80):
     file = io.StringIO()
-    Console(file=file, width=width).print(table(results))
+    Console(file=file, width=width).print(renderable)
     return file.getvalue()
 
 
@@ -23,56 +28,123 @@ def printed(results, width=80):
     [
         {},
         {"seeds": (0,)},
-        {"regimes": ("limited", "plenty")},
+        {"sizes": ("limited", "plenty")},
         {"test": False},
         {"arms": ("adamw", "adamw_passes", "sam")},
         {"arms": ("sam",)},
         {"methods": ("average",)},
         {"methods": ("average", "task_arithmetic", "ties", "pcb", "dare", "della", "breadcrumbs")},
         {"methods": ()},
+        {"tasks": MIXED},
+        {"tasks": ("stories",)},
     ],
     ids=str,
 )
 def test_fits_and_is_plain(width, options):
-    text = printed(made_up(**options), width)
+    text = printed(table(made_up(**options)), width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
     assert "…" not in text  # nothing is cut off
-    for method in options.get("methods", ("average", "ties", "pcb")):
-        assert method in text.replace("task arithmetic", "task_arithmetic")
+    for method in options.get("methods", METHODS):
+        assert all(word in text for word in method.split("_"))
 
 
 def test_shared_coefficient_comes_first_and_the_verdict_last():
-    text = printed(made_up())
-    places = [
-        text.index(t)
-        for t in ("One shared coefficient", "One coefficient per task", "Interference", "Verdict")
-    ]
+    text = printed(table(made_up()))
+    headings = (
+        "One shared coefficient",
+        "One coefficient per task",
+        "Cost of one expert",
+        "Measured",
+        "Verdict",
+    )
+    places = [text.index(heading) for heading in headings]
     assert places == sorted(places)
 
 
-def test_figures_in_percent_with_their_spread():
-    results = made_up(seeds=(0, 1, 2), arms=("adamw", "sam"))
-    assert "±" in printed(results)
-    assert "±" not in printed(made_up(seeds=(0,), arms=("adamw", "sam"))).split("Mean ±")[0]
+def test_figures_have_their_spread():
+    assert "±" in printed(table(made_up(arms=("adamw", "sam"))))
+    assert "±" not in printed(table(made_up(seeds=(0,), arms=("adamw", "sam")))).split("Mean ±")[0]
 
 
-def test_validation_figures_are_called_that():
-    assert "validation accuracy in percent" in printed(made_up(test=False))
-    assert "test accuracy in percent" in printed(made_up())
+def test_scores_are_said_to_be_what_they_are():
+    assert "limited: 400 training examples a task, validation accuracy in percent" in printed(
+        table(made_up(test=False))
+    )
+    text = printed(table(made_up(tasks=MIXED)), 120)
+    assert "test accuracy in percent of reuters, newsgroups, tweets, reviews" in text
+    assert "test perplexity (lower is better) of stories" in text
+    assert "each mean is over the tasks of one metric" in text
+
+
+def test_figures_of_a_perplexity_are_no_percentages():
+    text = printed(table(made_up(tasks=("stories",), seeds=(0,), arms=("adamw", "sam"), noise=0.0)))
+    assert re.search(r"adamw\s+12\.00\s+12\.6[23]", text)  # 20 - 10 * 0.8, and with 0.74 - 0.01 / 4
+    assert "Merged perplexity, mean over methods: differences, paired by seed" in " ".join(text.split())
+    assert "The pretrained model: perplexity (lower is better) 15.00" in text
 
 
 def test_what_is_missing_is_said():
-    results = made_up()
+    results = mapping()
     results["cells"] = results["cells"][:-1]
-    assert "Not complete: limited, asam: no result for seed 2" in printed(results)
+    assert "Not complete: limited, asam: no result for seed 2" in printed(table(typed(results)))
 
 
-def test_the_highest_of_a_column_is_bold():
+def test_the_cost_of_the_arms_is_what_was_measured():
+    text = printed(table(made_up(arms=("adamw_selected", "sam"))))
+    assert re.search(r"adamw_selected\s+50, 100, 200\s+200\s+12\.5", text)
+    assert re.search(r"sam\s+100\s+200\s+24\.0", text)
+
+
+def test_any_quantity_is_shown_by_its_own_name_unit_and_meaning():
+    results = mapping(arms=("adamw", "sam"))
+    for cell in results["cells"]:
+        cell["measured"]["hessian_trace"] = 12.5
+    results["quantities"] = results["quantities"] | {
+        "hessian_trace": {"meaning": "sum of the curvatures", "unit": "nats", "decimals": 2}
+    }
+    text = printed(table(typed(results)))
+    assert "hessian" in text
+    assert "12.50" in text
+    assert "hessian trace: sum of the curvatures" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "bold"), [({}, "sam"), ({"higher_is_better": False}, "adamw")], ids=["higher", "lower"]
+)
+def test_the_best_of_a_column_is_bold(metric, bold):
+    results = mapping(arms=("adamw", "sam"), gain=0.05, tasks=("tweets",))
+    results["protocol"]["tasks"]["tweets"]["metric"] |= metric
     file = io.StringIO()
-    Console(file=file, width=120, force_terminal=True).print(table(made_up(arms=("adamw", "sam"), gain=0.05)))
+    Console(file=file, width=120, force_terminal=True).print(table(typed(results)))
     lines = file.getvalue().split("One coefficient per task")[0].splitlines()
-    (sam,) = [line for line in lines if line.startswith("sam")]
-    (adamw,) = [line for line in lines if line.startswith("adamw")]
-    assert sam.count("\x1b[1m") == 4
-    assert adamw.count("\x1b[1m") == 0
+    for arm in ("sam", "adamw"):
+        (line,) = [line for line in lines if line.startswith(arm)]
+        assert line.count("\x1b[1m") == (4 if arm == bold else 0)
+
+
+QUANTITIES = {
+    "norm": Quantity("length", per="task", decimals=2),
+    "cosine": Quantity("direction", per="pair", decimals=2),
+    "drift": Quantity("of the outputs of one on the inputs of another", per="pair", decimals=2),
+    "sign_conflict": Quantity("signs", "%", scale=100, decimals=1),
+    "sign_conflict_trimmed": Quantity("signs; of trimmed task vectors", "%", scale=100, decimals=1),
+}
+
+
+def test_one_set_of_models():
+    measured = {
+        "norm": {"a[b]": 1.5, "b": 2.0},
+        "cosine": {"a[b]": {"a[b]": 1.0, "b": 0.25}, "b": {"a[b]": 0.25, "b": 1.0}},
+        "drift": {"a[b]": {"b": 0.5}, "b": {"a[b]": 0.75}},
+        "sign_conflict": 0.5,
+        "sign_conflict_trimmed": 0.25,
+    }
+    text = printed(measured_tables(measured, QUANTITIES))
+    assert re.search(r"a\[b\]\s+1\.50", text)
+    assert re.search(r"a\[b\] – b\s+0\.25", text)
+    assert re.search(r"a\[b\] → b\s+–\s+0\.50", text)  # drift has a direction, cosine has none
+    assert re.search(r"sign conflict, %\s+50\.0", text)
+    assert "sign conflict: signs" in text
+    assert "sign conflict trimmed: " not in text
+    assert "trimmed: the same" in text

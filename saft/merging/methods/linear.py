@@ -35,11 +35,9 @@ class Linear(Elementwise):
     normalize: bool = parameter(True, "divide by the sum of the weights")
 
     formula = "θ = Σₜ wₜ θₜ / Σₜ wₜ"
-    card_template = (
-        "the weighted average of the fine-tuned weights (weights {weights}, normalized: {normalize})"
-    )
+    words = "the weighted average of the fine-tuned weights (weights {weights}, normalized: {normalize})"
     source = "Wortsman et al. 2022, Model soups (arXiv 2203.05482)"
-    deviations = "the paper weighs all models alike; weights and normalize are as in mergekit"
+    differs = "the paper weighs all models alike; weights and normalize are as in mergekit"
     scaling = 1.0
     scaling_grid = (1.0,)
 

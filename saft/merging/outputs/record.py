@@ -166,11 +166,11 @@ def _inherited(plan: Plan) -> dict[str, Any]:
 
 def formula(plan: Plan) -> str:
     """Return what was applied, in words and numbers."""
-    words = plan.method.describe()
+    words = plan.method.in_words()
     if plan.by_tensor:
         words += f", as at '{plan.merged[0]}'; from tensor to tensor differ {', '.join(plan.config.varying)}"
     if plan.config.lines is not None:
-        words += f"; {plan.config.lines.describe()}"
+        words += f"; {plan.config.lines.in_words()}"
     return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
 
 

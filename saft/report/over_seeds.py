@@ -1,4 +1,4 @@
-"""A quantity measured once per seed: mean, standard deviation, paired difference, interval."""
+"""A number measured once per seed: mean, standard deviation, paired difference, interval."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Statistic", "interval", "signed"]
+__all__ = ["OverSeeds", "signed"]
 
 # Two-sided 95 % points of Student's t with 1, 2, ... 10 degrees of freedom; beyond, the last (a bit wide).
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
-class Statistic:
+class OverSeeds:
     """One number per seed.
 
     Attributes:
         by_seed: seed -> value; at least one.
 
     Example:
-        >>> sam, adamw = Statistic({0: 0.77, 1: 0.79}), Statistic({0: 0.76, 1: 0.77})
-        >>> sam.percent(), sam.minus(adamw).percent()
+        >>> sam, adamw = OverSeeds({0: 0.77, 1: 0.79}), OverSeeds({0: 0.76, 1: 0.77})
+        >>> sam.written(scale=100, decimals=1), sam.minus(adamw).written(scale=100, decimals=1)
         ('78.0 ± 1.4', '1.5 ± 0.7')
     """
 
@@ -51,43 +51,25 @@ class Statistic:
         half = STUDENT_T[min(self.n - 1, len(STUDENT_T)) - 1] * self.deviation / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
-    def minus(self, other: Statistic) -> Statistic | None:
+    def minus(self, other: OverSeeds) -> OverSeeds | None:
         """Return the differences, paired by seed; None when no seed is common."""
         common = [seed for seed in self.by_seed if seed in other.by_seed]
         if not common:
             return None
-        return Statistic({seed: self.by_seed[seed] - other.by_seed[seed] for seed in common})
+        return OverSeeds({seed: self.by_seed[seed] - other.by_seed[seed] for seed in common})
 
-    def percent(self) -> str:
-        """Return `mean ± deviation` of a fraction, in percent with one decimal."""
-        return self._written(100, 1)
-
-    def significant(self, digits: int = 3) -> str:
-        """Return `mean ± deviation` with as many decimals as give the mean `digits` significant ones."""
-        magnitude = math.floor(math.log10(abs(self.mean))) if self.mean else 0
-        return self._written(1, min(9, max(0, digits - 1 - magnitude)))
-
-    def _written(self, scale: float, decimals: int) -> str:
+    def written(self, scale: float = 1.0, decimals: int = 1) -> str:
+        """Return `mean ± deviation`, each times `scale`; the mean only for one seed."""
         text = f"{scale * self.mean:.{decimals}f}"
         return text if self.deviation is None else f"{text} ± {scale * self.deviation:.{decimals}f}"
 
 
-def signed(fraction: float) -> str:
-    """Return a difference of fractions in points, with its sign.
+def signed(value: float, scale: float = 1.0, decimals: int = 1) -> str:
+    """Return a difference times `scale`, with its sign; zero has none.
 
     Example:
-        >>> signed(0.0123), signed(-0.0123), signed(-0.0001)
+        >>> signed(0.0123, 100), signed(-0.0123, 100), signed(-0.0001, 100)
         ('+1.2', '−1.2', '0.0')
     """
-    text = f"{100 * fraction:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
-
-
-def interval(ends: tuple[float, float] | None) -> str:
-    """Return an interval of fractions in points; a dash where there is none.
-
-    Example:
-        >>> interval((-0.004, 0.021)), interval(None)
-        ('−0.4 to +2.1', '–')
-    """
-    return "–" if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
+    text = f"{scale * value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")

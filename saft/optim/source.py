@@ -12,22 +12,22 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 
-__all__ = ["Groups", "ParameterGroups"]
+__all__ = ["Groups", "Source"]
 
 Groups = Sequence[Mapping[str, Any]]
 
 
-class StepListener(Protocol):
+class Stepped(Protocol):
     """What is told of an optimizer's steps."""
 
     def before_step(self) -> None:
-        """Called before the optimizer steps."""
+        """Hear that a step begins."""
 
     def advance(self) -> None:
-        """Called after the optimizer stepped."""
+        """Hear that a step was taken."""
 
 
-class ParameterGroups:
+class Source:
     """Parameter groups as they are now, and the optimizer behind them, if there is one.
 
     Args:
@@ -39,7 +39,7 @@ class ParameterGroups:
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)
-        >>> [list(group) for group in ParameterGroups([w]).current]
+        >>> [list(group) for group in Source([w]).groups]
         [['params']]
     """
 
@@ -58,8 +58,8 @@ class ParameterGroups:
             _refuse_flattened(self.parameters)
 
     @property
-    def current(self) -> Groups:
-        """The parameter groups, as they are now."""
+    def groups(self) -> Groups:
+        """The parameter groups."""
         if self.optimizer is not None:
             return self.optimizer.param_groups
         return self._groups if self._make is None else self._make()
@@ -67,7 +67,7 @@ class ParameterGroups:
     @property
     def parameters(self) -> list[Tensor]:
         """All parameters, in the order of the groups, as a checkpoint numbers them."""
-        return [parameter for group in self.current for parameter in group["params"]]
+        return [parameter for group in self.groups for parameter in group["params"]]
 
     @property
     def trainable(self) -> list[Tensor]:
@@ -77,21 +77,9 @@ class ParameterGroups:
         return parameters
 
     @property
-    def has_zero_learning_rate(self) -> bool:
+    def takes_a_null_step(self) -> bool:
         """Whether every learning rate is 0, as when a checkpointing library makes an optimizer's state."""
-        return all(group.get("lr", 1) == 0 for group in self.current)
-
-    def refuse_maximize(self) -> None:
-        """Raise if the optimizer climbs the loss: an ascent of the loss would then make nothing robust.
-
-        Raises:
-            UserError: a group has `maximize=True`.
-        """
-        if any(group.get("maximize") for group in self.current):
-            raise UserError(
-                "maximize=True: the step climbs the loss, and so does the perturbation, which is then not the"
-                " worst case: leave it out, and call backward() on the loss times -1"
-            )
+        return all(group.get("lr", 1) == 0 for group in self.groups)
 
     def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
         """Return what the optimizer keeps for a parameter; empty before its first step."""
@@ -100,7 +88,7 @@ class ParameterGroups:
         state: Mapping[str, Any] = self.optimizer.state.get(parameter, {})
         return state
 
-    def register_step_hooks(self, ascent: StepListener) -> None:
+    def call_around_steps(self, ascent: Stepped) -> None:
         """Let an ascent know of the optimizer's steps, for as long as it lives."""
         if self.optimizer is None:
             return

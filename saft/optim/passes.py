@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.optim.backward_count import BackwardCount
-from saft.optim.random_streams import RandomStreams
+from saft.optim.accumulation import BackwardCount
+from saft.optim.replay import RandomStreams
 
-__all__ = ["PassPairs"]
+__all__ = ["Passes"]
 
 
-class PassPairs:
+class Passes:
     """Pairs every replay pass with the first pass that it repeats.
 
     Example:
-        >>> passes = PassPairs()
+        >>> passes = Passes()
         >>> passes.record([]); first = torch.rand(1)
         >>> with passes.replaying([]), passes.replay():
         ...     second = torch.rand(1)
@@ -42,21 +42,6 @@ class PassPairs:
     def drop_last(self) -> None:
         """Forget the first pass that has just failed."""
         self._streams.pop()
-
-    def require_step(self, advice: str) -> None:
-        """Check that the last descent gradient was stepped along, or cleared, before another is made.
-
-        Args:
-            advice: how to accumulate.
-
-        Raises:
-            UserError: it would be lost.
-        """
-        if self.backwards.was_not_cleared():
-            raise UserError(
-                "the gradient of an earlier second pass is there, neither stepped along nor cleared, and"
-                f" another would replace it: {advice}"
-            )
 
     def forget(self, keep_last: bool = False) -> None:
         """Forget the first passes: their gradients were cleared, or stepped with."""

@@ -1,0 +1,113 @@
+"""The loss around the weights of a module: what every measure of the loss is made with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError
+from saft.interference.quantity import Measure
+
+__all__ = ["Batch", "LossMeasure", "Neighbourhood", "length_of"]
+
+Batch = TypeVar("Batch")
+
+
+class LossMeasure(Measure, Protocol):
+    """A measure of the loss around one model's weights: a frozen dataclass, whose fields are its options."""
+
+    def values(
+        self,
+        module: nn.Module,
+        loss: Callable[[Batch], Tensor],
+        batches: Sequence[Batch],
+        parameters: Iterable[Tensor] | None = None,
+    ) -> dict[str, float]:
+        """Return each quantity: `loss` is a mean over a batch's examples, `parameters` are what is moved."""
+
+
+class Neighbourhood:
+    """The weights of a module, and the way to the points around them and back."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: Sequence[object],
+        rho: float,
+        adaptive: bool,
+        parameters: Iterable[Tensor] | None,
+    ) -> None:
+        if rho < 0:
+            raise ValueError(f"rho must be at least 0, but is {rho}")
+        if len(batches) == 0:
+            raise UserError("sharpness: there is no batch to measure on")
+        chosen = module.parameters() if parameters is None else parameters
+        self.parameters = list({id(p): p for p in chosen if p.requires_grad}.values())
+        if not self.parameters:
+            raise UserError("sharpness: no parameter requires a gradient; call module.requires_grad_(True)")
+        for parameter in self.parameters:
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise UserError(
+                    f"sharpness: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}, in "
+                    "which the perturbation would round away; measure a float32 copy: module.float()"
+                )
+        self.module, self.batches, self.adaptive = module, batches, adaptive
+        self.weights: list[Tensor] = []
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
+
+    @contextmanager
+    def visited(self) -> Iterator[Neighbourhood]:
+        """Yield self, a copy of the weights taken; put weights, gradients and modes back on the way out."""
+        modes = [(part, part.training) for part in self.module.modules()]
+        everything: list[Tensor] = [*self.module.parameters(), *self.parameters]
+        self._gradients = [(p, p.grad) for p in {id(p): p for p in everything}.values()]
+        self.weights = [parameter.detach().clone() for parameter in self.parameters]
+        try:
+            self.module.eval()
+            yield self
+        finally:
+            self.move(None)
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+            for part, training in modes:
+                part.training = training
+
+    def move(self, shift: list[Tensor] | None) -> None:
+        """Go to w + T u; None goes back to w itself, exactly."""
+        with torch.no_grad():
+            for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
+                parameter.copy_(weight if shift is None else weight + self.rescaled(i, shift[i]))
+
+    def rescaled(self, i: int, tensor: Tensor) -> Tensor:
+        """Return T times `tensor`, of the i-th parameter."""
+        return tensor * self.weights[i].abs() if self.adaptive else tensor
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of the last `loss(backward=True)`; zeros where the loss does not reach."""
+        return [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
+
+    def loss(self, loss: Callable[[Batch], Tensor], backward: bool) -> float:
+        """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked."""
+        for parameter, _ in self._gradients:
+            parameter.grad = None
+        total = 0.0
+        with torch.set_grad_enabled(backward):
+            for batch in self.batches:
+                value = loss(batch)  # type: ignore[arg-type]
+                if backward:
+                    (value / len(self.batches)).backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+        return total / len(self.batches)
+
+
+def length_of(tensors: Sequence[Tensor]) -> float:
+    """Return the L2 norm of tensors taken as one vector, summed in float64."""
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))

@@ -1,0 +1,255 @@
+"""The cells of one arm at one train size -> its row of the report, every figure over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from saft.interference.quantity import Measured, Quantity, numbers_of
+from saft.interference.retained import gain_kept, normalized
+from saft.report.over_seeds import OverSeeds
+from saft.report.results import CellResult, MergeResult, Results, Split
+from saft.tasks.metric import Metric, Score
+
+__all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "QuantitySummary", "ScoreSummary", "arm_summary"]
+
+Scores = Mapping[int, Mapping[str, Score]]  # seed -> task -> score
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Scores of several tasks that have one metric. A mean over tasks is None unless all of them are there.
+
+    Attributes:
+        mean: raw value, mean over tasks.
+        tasks: task -> raw value.
+        errors: task -> standard error from the finite number of examples, mean over seeds; or None.
+        normalized: score over that of the experts, mean over tasks; None for the experts themselves.
+        gain_kept: share of the experts' gain over the pretrained model, mean over tasks; None likewise.
+    """
+
+    mean: OverSeeds | None
+    tasks: dict[str, OverSeeds]
+    errors: dict[str, float | None]
+    normalized: OverSeeds | None = None
+    gain_kept: OverSeeds | None = None
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """A merge method in one arm, on the tasks of one metric.
+
+    Attributes:
+        shared: with one coefficient for all tasks.
+        per_task: with one for each task.
+        curve: coefficient -> raw validation value, mean over tasks.
+        shared_coefficients: seed -> the coefficient.
+        task_coefficients: seed -> task -> its coefficient.
+    """
+
+    shared: ScoreSummary
+    per_task: ScoreSummary
+    curve: dict[float, OverSeeds]
+    shared_coefficients: dict[int, float]
+    task_coefficients: dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """An arm on the tasks of one metric: its experts, and method -> its merges."""
+
+    experts: ScoreSummary
+    merges: dict[str, MergeSummary]
+
+
+@dataclass(frozen=True)
+class QuantitySummary:
+    """A measured quantity in one arm.
+
+    Attributes:
+        mean: over all tasks, or all pairs of two tasks; None unless all are there.
+        tasks: task -> value, of a quantity that each task has.
+        pairs: task -> task -> mean over seeds, of a quantity that each pair has.
+    """
+
+    mean: OverSeeds | None
+    tasks: dict[str, OverSeeds]
+    pairs: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm at one train size.
+
+    Attributes:
+        seeds: those that are there.
+        steps: task -> optimizer steps that were taken, per seed.
+        seconds: training time of one expert, mean over tasks; None where it is not known.
+        by_metric: metric -> the scores on its tasks.
+        measured: quantity -> figures.
+        lost: in words, the figures that are not finite.
+    """
+
+    train_size: str
+    arm: str
+    seeds: list[int]
+    steps: dict[str, list[int]]
+    seconds: OverSeeds | None
+    by_metric: dict[Metric, MetricSummary]
+    measured: dict[str, QuantitySummary]
+    lost: list[str]
+
+
+def arm_summary(
+    results: Results, train_size: str, arm: str, tasks_of: Mapping[Metric, list[str]], split: Split
+) -> ArmSummary | None:
+    """Return the row of one arm; None where it has no cell.
+
+    Args:
+        results: the experiment.
+        train_size, arm: whose cells.
+        tasks_of: metric -> the tasks that have it.
+        split: which scores are reported.
+    """
+    cells = {c.seed: c for c in results.cells if (c.train_size, c.arm) == (train_size, arm)}
+    if not cells:
+        return None
+    tasks = list(results.protocol.tasks)
+    return ArmSummary(
+        train_size=train_size,
+        arm=arm,
+        seeds=list(cells),
+        steps={task: [cell.experts[task].steps for cell in cells.values()] for task in tasks},
+        seconds=_over_seeds({s: _mean(e.seconds for e in c.experts.values()) for s, c in cells.items()}),
+        by_metric={m: _metric_summary(results, cells, m, of, split) for m, of in tasks_of.items()},
+        measured={
+            name: _quantity_summary([(s, c.measured.get(name)) for s, c in cells.items()], quantity, tasks)
+            for name, quantity in results.quantities.items()
+        },
+        lost=[f"{train_size}, {arm}, seed {s}: {lost}" for s, c in cells.items() for lost in _lost(c, split)],
+    )
+
+
+def _metric_summary(
+    results: Results, cells: Mapping[int, CellResult], metric: Metric, tasks: list[str], split: Split
+) -> MetricSummary:
+    base = {task: score.value for task, of in results.base.items() if (score := of.on(split)) is not None}
+    experts = {seed: _expert_scores(cell, split) for seed, cell in cells.items()}
+    merges = {}
+    for method in dict.fromkeys(method for cell in cells.values() for method in cell.merges):
+        merged = {seed: cell.merges[method] for seed, cell in cells.items() if method in cell.merges}
+        shared = {seed: _shared_scores(merge, split) for seed, merge in merged.items()}
+        per_task = {seed: _per_task_scores(merge, split) for seed, merge in merged.items()}
+        merges[method] = MergeSummary(
+            shared=_score_summary(shared, tasks, metric, experts, base),
+            per_task=_score_summary(per_task, tasks, metric, experts, base),
+            curve=_curve(merged, tasks),
+            shared_coefficients={seed: merge.shared.coefficient for seed, merge in merged.items()},
+            task_coefficients={seed: merge.per_task.coefficients for seed, merge in merged.items()},
+        )
+    return MetricSummary(_score_summary(experts, tasks, metric), merges)
+
+
+def _score_summary(
+    scores: Scores,
+    tasks: list[str],
+    metric: Metric,
+    experts: Scores | None = None,
+    base: Mapping[str, float] | None = None,
+) -> ScoreSummary:
+    """Return the figures of one model per seed; those relative to experts and base where these are given."""
+    by_task = {t: _over_seeds({seed: of[t].value for seed, of in scores.items()}) for t in tasks}
+    ratios, gains = {}, {}
+    for seed, of in scores.items() if experts is not None else ():
+        pairs = {task: (of[task].value, experts[seed][task].value) for task in tasks}  # type: ignore[index]
+        ratios[seed] = _mean(normalized(*pair, metric.higher_is_better) for pair in pairs.values())
+        gains[seed] = _mean(
+            gain_kept(value, base[task], expert) if base and task in base else None
+            for task, (value, expert) in pairs.items()
+        )
+    return ScoreSummary(
+        mean=_over_seeds({seed: _mean(of[task].value for task in tasks) for seed, of in scores.items()}),
+        tasks={task: values for task, values in by_task.items() if values is not None},
+        errors={task: _mean(of[task].standard_error for of in scores.values()) for task in tasks},
+        normalized=_over_seeds(ratios),
+        gain_kept=_over_seeds(gains),
+    )
+
+
+def _expert_scores(cell: CellResult, split: Split) -> dict[str, Score]:
+    scores = {task: expert.on(split) for task, expert in cell.experts.items()}
+    return {task: score for task, score in scores.items() if score is not None}
+
+
+def _shared_scores(merge: MergeResult, split: Split) -> dict[str, Score]:
+    """Return the scores of a merged model; those of validation are read off the curve."""
+    if split == "test":
+        return merge.shared.test or {}
+    return next(p.validation for p in merge.curve if p.coefficient == merge.shared.coefficient)
+
+
+def _per_task_scores(merge: MergeResult, split: Split) -> dict[str, Score]:
+    if split == "test":
+        return merge.per_task.test or {}
+    curve = {point.coefficient: point.validation for point in merge.curve}
+    return {task: curve[chosen][task] for task, chosen in merge.per_task.coefficients.items()}
+
+
+def _curve(merges: Mapping[int, MergeResult], tasks: list[str]) -> dict[float, OverSeeds]:
+    points: dict[float, dict[int, float | None]] = {}
+    for seed, merge in merges.items():
+        for point in merge.curve:
+            mean = _mean(point.validation[task].value for task in tasks)
+            points.setdefault(point.coefficient, {})[seed] = mean
+    curve = {coefficient: _over_seeds(points[coefficient]) for coefficient in sorted(points)}
+    return {coefficient: values for coefficient, values in curve.items() if values is not None}
+
+
+def _quantity_summary(
+    measured: list[tuple[int, Measured | None]], quantity: Quantity, tasks: list[str]
+) -> QuantitySummary:
+    numbers = {seed: dict(numbers_of(value)) for seed, value in measured}
+
+    def of(*key: str) -> OverSeeds | None:
+        return _over_seeds({seed: by_key.get(key) for seed, by_key in numbers.items()})
+
+    def mean(keys: Iterable[tuple[str, ...]]) -> OverSeeds | None:
+        return _over_seeds({seed: _mean(by_key.get(k) for k in keys) for seed, by_key in numbers.items()})
+
+    if quantity.per == "set":
+        return QuantitySummary(of(), {}, {})
+    if quantity.per == "task":
+        by_task = {task: values for task in tasks if (values := of(task)) is not None}
+        return QuantitySummary(mean([(task,) for task in tasks]), by_task, {})
+    pairs = {s: {t: values.mean for t in tasks if (values := of(s, t)) is not None} for s in tasks}
+    two = [(s, t) for s in tasks for t in tasks if s != t]
+    return QuantitySummary(mean(two), {}, {s: row for s, row in pairs.items() if row})
+
+
+def _lost(cell: CellResult, split: Split) -> Iterator[str]:
+    """Yield in words what was computed and is not finite: no mean holds it."""
+    scores = {"experts": _expert_scores(cell, split)}
+    scores |= {method: _shared_scores(merge, split) for method, merge in cell.merges.items()}
+    for whose, of_tasks in scores.items():
+        broken = [task for task, score in of_tasks.items() if not math.isfinite(score.value)]
+        if broken:
+            yield f"{whose}: no finite score on {', '.join(broken)}"
+    for name, value in cell.measured.items():
+        broken = [" and ".join(key) for key, number in numbers_of(value) if not math.isfinite(number)]
+        if broken:
+            yield f"{name}: not finite" + (f" on {', '.join(broken)}" if any(broken) else "")
+
+
+def _over_seeds(by_seed: Mapping[int, float | None]) -> OverSeeds | None:
+    """Return the figures that are known and finite; None where none is."""
+    known = {seed: value for seed, value in by_seed.items() if value is not None and math.isfinite(value)}
+    return OverSeeds(known) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean; None where one value is not known or not finite: of some, it means something else."""
+    known = [math.nan if value is None else value for value in values]
+    mean = fmean(known) if known else math.nan
+    return mean if math.isfinite(mean) else None

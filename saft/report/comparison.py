@@ -1,0 +1,201 @@
+"""Every arm with ascent against every arm without: differences paired by seed, and what they amount to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from saft.report.arm_summary import ArmSummary, MetricSummary
+from saft.report.over_seeds import OverSeeds
+from saft.report.results import ArmFacts
+from saft.tasks.metric import Metric
+
+__all__ = ["Comparison", "Difference", "Outcome", "compare", "relation"]
+
+Outcome = Literal["better", "worse", "within the noise", "ahead, one seed", "behind, one seed", "unknown"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm's score minus another's, paired by seed, mean over the tasks of one metric.
+
+    Attributes:
+        arm, baseline: the two raw values, mean over the common seeds.
+        values: the difference, raw: below 0 is better where lower is better.
+        standard_error: of the difference, from the finite number of examples, the two arms taken as
+            independent (they share their examples, so it is rather too large); None where it is not known.
+        outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
+            With one seed: "ahead" or "behind" when it is outside two standard errors.
+    """
+
+    arm: float
+    baseline: float
+    values: OverSeeds
+    standard_error: float | None
+    outcome: Outcome
+
+    @property
+    def below_evaluation_error(self) -> bool:
+        """Whether the difference is less than two standard errors of the evaluation."""
+        return self.standard_error is not None and abs(self.values.mean) < 2 * self.standard_error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm with ascent against one without, at one train size, on the tasks of one metric.
+
+    Attributes:
+        relation: in words, what the two have in common: steps, passes.
+        methods: the merge methods that both have, which `merged` is the mean over.
+        merged: with the shared coefficient, mean over tasks and `methods`.
+        by_method: merge method -> the difference with it.
+        experts: of the single-task models.
+    """
+
+    train_size: str
+    arm: str
+    baseline: str
+    metric: Metric
+    relation: str
+    methods: list[str]
+    merged: Difference
+    by_method: dict[str, OverSeeds]
+    experts: Difference
+
+
+def compare(
+    rows: Iterable[ArmSummary], arms: Mapping[str, ArmFacts], metrics: Iterable[Metric]
+) -> list[Comparison]:
+    """Compare every arm that has a perturbation with every arm of its train size that has none."""
+    rows = list(rows)
+    compared = (
+        _comparison(row, baseline, metric, relation(arms[row.arm], arms[baseline.arm]))
+        for row in rows
+        for baseline in rows
+        for metric in metrics
+        if row.train_size == baseline.train_size
+        if arms[row.arm].perturbation is not None and arms[baseline.arm].perturbation is None
+    )
+    return [comparison for comparison in compared if comparison is not None]
+
+
+def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
+    """Return what two arms have in common, as far as it is true.
+
+    Example:
+        >>> sam = ArmFacts("SAM", "sam", 0.05, steps=100, passes=200)
+        >>> relation(sam, ArmFacts("AdamW", None, None, steps=100, passes=100))
+        'the same number of steps, 2 times the passes'
+        >>> relation(sam, ArmFacts("AdamW, longer", None, None, steps=200, passes=200))
+        'the same number of forward and backward passes'
+    """
+    if baseline.select_steps or arm.select_steps:
+        whose = (
+            "both"
+            if baseline.select_steps and arm.select_steps
+            else ("the latter" if baseline.select_steps else "the former")
+        )
+        return f"steps of {whose} chosen on validation data"
+    same_passes = math.isclose(arm.passes, baseline.passes)
+    if arm.steps == baseline.steps:
+        return "the same number of steps" + (
+            " and of passes" if same_passes else f", {arm.passes / baseline.passes:.3g} times the passes"
+        )
+    if same_passes:
+        return "the same number of forward and backward passes"
+    return f"{arm.passes / baseline.passes:.3g} times the passes"
+
+
+def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common: str) -> Comparison | None:
+    one, other = arm.by_metric[metric], baseline.by_metric[metric]
+    by_method = {
+        method: difference
+        for method in one.merges
+        if method in other.merges
+        and (difference := _minus(one.merges[method].shared.mean, other.merges[method].shared.mean))
+        is not None
+    }
+    methods = list(by_method)
+    merged = _difference(
+        _mean_over(methods, one),
+        _mean_over(methods, other),
+        _error(methods, one),
+        _error(methods, other),
+        metric,
+    )
+    experts = _difference(
+        one.experts.mean,
+        other.experts.mean,
+        _of_mean(one.experts.errors),
+        _of_mean(other.experts.errors),
+        metric,
+    )
+    if merged is None or experts is None:
+        return None
+    return Comparison(
+        arm.train_size, arm.arm, baseline.arm, metric, in_common, methods, merged, by_method, experts
+    )
+
+
+def _mean_over(methods: list[str], summary: MetricSummary) -> OverSeeds | None:
+    """Return the score with the shared coefficient, mean over methods, of the seeds that have all of them."""
+    means = [mean.by_seed for method in methods if (mean := summary.merges[method].shared.mean) is not None]
+    seeds = [seed for seed in means[0] if all(seed in mean for mean in means)] if means else []
+    return OverSeeds({seed: fmean(mean[seed] for mean in means) for seed in seeds}) if seeds else None
+
+
+def _error(methods: list[str], summary: MetricSummary) -> float | None:
+    """Return the standard error of the mean over methods, which share their examples, and over tasks."""
+    of_methods = [summary.merges[method].shared.errors for method in methods]
+    by_task = {task: [errors[task] for errors in of_methods] for task in summary.experts.errors}
+    known = {task: [error for error in errors if error is not None] for task, errors in by_task.items()}
+    if not methods or any(len(errors) < len(methods) for errors in known.values()):
+        return None
+    return _of_mean({task: fmean(errors) for task, errors in known.items()})
+
+
+def _of_mean(errors: Mapping[str, float | None]) -> float | None:
+    """Return the standard error of a mean over tasks, ``sqrt(sum_t se_t^2) / n_tasks``."""
+    known = [error for error in errors.values() if error is not None]
+    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+
+
+def _minus(one: OverSeeds | None, other: OverSeeds | None) -> OverSeeds | None:
+    return None if one is None or other is None else one.minus(other)
+
+
+def _difference(
+    one: OverSeeds | None,
+    other: OverSeeds | None,
+    error: float | None,
+    other_error: float | None,
+    metric: Metric,
+) -> Difference | None:
+    values = _minus(one, other)
+    if one is None or other is None or values is None:
+        return None
+    standard_error = None if error is None or other_error is None else math.hypot(error, other_error)
+    return Difference(
+        arm=fmean(one.by_seed[seed] for seed in values.by_seed),
+        baseline=fmean(other.by_seed[seed] for seed in values.by_seed),
+        values=values,
+        standard_error=standard_error,
+        outcome=_outcome(values, standard_error, metric),
+    )
+
+
+def _outcome(values: OverSeeds, standard_error: float | None, metric: Metric) -> Outcome:
+    if values.interval is not None:
+        low, high = values.interval
+    elif standard_error is not None:
+        low, high = values.mean - 2 * standard_error, values.mean + 2 * standard_error
+    else:
+        return "unknown"
+    if low <= 0 <= high:
+        return "within the noise"
+    if metric.is_better(values.mean, 0.0):
+        return "better" if values.n > 1 else "ahead, one seed"
+    return "worse" if values.n > 1 else "behind, one seed"

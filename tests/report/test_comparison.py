@@ -1,0 +1,90 @@
+"""Which arms are compared, what they have in common, and the error of their difference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from saft.report import summarize
+from saft.report.comparison import relation
+from saft.report.results import ArmFacts
+from tests.report.made_up import TASKS, made_up, mapping, typed
+
+TWO_ARMS = ("adamw", "sam")
+ADAMW, LONGER = ArmFacts("", None, None, 4, 4), ArmFacts("", None, None, 8, 8)
+SAM, MOMENTUM = ArmFacts("", "sam", 0.05, 4, 8), ArmFacts("", "momentum_sam", 0.05, 4, 4)
+LOOKSAM = ArmFacts("", "looksam", 0.05, 100, 120)
+CHOSEN = ArmFacts("", None, None, 8, 8, [2, 4, 8])
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline", "words"),
+    [
+        (SAM, ADAMW, "the same number of steps, 2 times the passes"),
+        (SAM, LONGER, "the same number of forward and backward passes"),
+        (MOMENTUM, ADAMW, "the same number of steps and of passes"),
+        (MOMENTUM, LONGER, "0.5 times the passes"),
+        (LOOKSAM, ArmFacts("", None, None, 120, 120), "the same number of forward and backward passes"),
+        (LOOKSAM, ArmFacts("", None, None, 200, 200), "0.6 times the passes"),
+        (SAM, CHOSEN, "steps of the latter chosen on validation data"),
+    ],
+)
+def test_what_two_arms_have_in_common_is_said_of_the_two(arm, baseline, words):
+    assert relation(arm, baseline) == words
+
+
+def test_every_arm_with_ascent_meets_every_arm_without():
+    pairs = [(c.arm, c.baseline) for c in summarize(made_up()).comparisons]
+    plain = ("adamw", "adamw_passes", "adamw_selected")
+    assert pairs == [(arm, baseline) for arm in ("sam", "asam") for baseline in plain]
+
+
+def test_the_error_is_that_of_the_scores():
+    (comparison,) = summarize(made_up(seeds=(0,), arms=TWO_ARMS, gain=0.0, noise=0.0)).comparisons
+    results = mapping(seeds=(0,), arms=TWO_ARMS, gain=0.0, noise=0.0)
+    merges = results["cells"][0]["merges"].values()
+    by_task = [
+        sum(m["shared"]["test"][t]["standard_error"] for m in merges) / len(list(merges)) for t in TASKS
+    ]
+    of_one_arm = math.sqrt(sum(error**2 for error in by_task)) / len(TASKS)
+    assert comparison.merged.standard_error == pytest.approx(math.sqrt(2) * of_one_arm)
+    own = [e["test"]["standard_error"] for e in results["cells"][0]["experts"].values()]
+    assert comparison.experts.standard_error == pytest.approx(math.sqrt(2) * math.hypot(*own) / len(TASKS))
+
+
+def test_an_unknown_error_of_one_task_leaves_the_mean_without():
+    results = mapping(seeds=(0,), arms=TWO_ARMS)
+    for merge in results["cells"][0]["merges"].values():
+        merge["shared"]["test"]["tweets"]["standard_error"] = None
+    (comparison,) = summarize(typed(results)).comparisons
+    assert comparison.merged.standard_error is None
+    assert comparison.merged.outcome == "unknown"
+    assert comparison.experts.standard_error is not None
+
+
+def test_tasks_of_another_metric_are_compared_on_their_own():
+    summary = summarize(made_up(arms=TWO_ARMS, tasks=(*TASKS, "stories"), gain=0.05, noise=0.001))
+    accuracy, perplexity = summary.comparisons
+    assert accuracy.merged.values.mean == pytest.approx(0.05, abs=0.01)
+    assert perplexity.merged.values.mean == pytest.approx(-0.5, abs=0.1)
+    assert (accuracy.merged.outcome, perplexity.merged.outcome) == ("better", "better")
+
+
+def test_arms_without_a_common_seed_are_not_compared():
+    results = mapping(seeds=(0, 1), arms=TWO_ARMS)
+    results["cells"] = [c for c in results["cells"] if (c["arm"], c["seed"]) in {("adamw", 0), ("sam", 1)}]
+    assert summarize(typed(results)).comparisons == []
+
+
+def test_the_spread_is_of_paired_differences():
+    # Seeds differ by 10 points, but by the same in both arms: the gain of 1 point is certain.
+    results = mapping(arms=TWO_ARMS, gain=0.01, noise=0.0)
+    for cell in results["cells"]:
+        for merge in cell["merges"].values():
+            for score in merge["shared"]["test"].values():
+                score["value"] -= cell["seed"] / 10
+    (comparison,) = summarize(typed(results)).comparisons
+    assert comparison.merged.outcome == "better"
+    assert comparison.merged.values.mean == pytest.approx(0.01)
+    assert list(comparison.by_method) == comparison.methods
