@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,8 +163,6 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
                 size_in_bytes(key, size)
             except UserError as error:
                 yield from error.problems
-    if config.adapter_rank is not None and config.adapter_rank < 1:
-        yield f"adapter_rank: must be at least 1, but is {config.adapter_rank}"
     if problem := device_problem(config.device):
         yield problem
     if method:
@@ -174,9 +171,7 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
             yield f"data: '{config.method}' reads no examples; leave `data` out"
         if method.collects and config.varying:
             yield f"varying: {config.method} has the same parameters for all tensors; leave it out"
-    if config.scaling is not None and not math.isfinite(config.scaling):
-        yield f"scaling: must be a finite number, but is {config.scaling}"
-    elif method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
+    if method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
         yield (
             f"scaling: '{config.method}' has no scaling coefficient, but scaling is {config.scaling}; "
             "leave it out, or use task_arithmetic"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from saft.config import Count, CountOrZero, FiniteFloat, Positive, Seed, checked
 from saft.errors import UserError
 from saft.merging.layer_scaling import Lines
 
@@ -34,6 +35,7 @@ VOCABULARIES = ("refuse", "base")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+@checked
 @dataclass(frozen=True)
 class DataConfig:
     """The examples of each task that a method reads; their labels are not looked at."""
@@ -43,39 +45,28 @@ class DataConfig:
     own saft.json."""
     split: Literal["train", "validation"] = "validation"
     """The split that they are taken from; the test split cannot be."""
-    examples: int = 256
-    """At most this many examples of each task; at least 1."""
-    batch_size: int = 16
-    """Examples per forward pass; at least 1."""
-
-    def __post_init__(self) -> None:
-        for name in ("examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, but is {getattr(self, name)}")
+    examples: Count = 256
+    """At most this many examples of each task."""
+    batch_size: Count = 16
+    """Examples in a forward pass."""
 
 
+@checked
 @dataclass(frozen=True)
 class InterventionConfig:
     """How interventions are trained after the merge (IntervMerge); they read the examples in `data`."""
 
-    rank: int = 1
-    """Of the change that is made after the attention of each block; at least 1."""
+    rank: Count = 1
+    """Rank of each intervention."""
     positions: Literal["first", "all"] | None = None
     """Tokens that are changed; null takes the first where every task reads only that, else all."""
-    learning_rate: float = 1e-3
-    """Of Adam, above 0."""
-    iterations: int = 500
-    """Steps of Adam for each task; at least 0."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank: must be at least 1, but is {self.rank}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: must be above 0, but is {self.learning_rate}")
-        if self.iterations < 0:
-            raise ValueError(f"iterations: must be at least 0, but is {self.iterations}")
+    learning_rate: Positive = 1e-3
+    """Learning rate of Adam."""
+    iterations: CountOrZero = 500
+    """Steps of Adam for each task."""
 
 
+@checked
 @dataclass(frozen=True)
 class MergeConfig:
     """What to merge, and how."""
@@ -92,18 +83,18 @@ class MergeConfig:
     """Parameters of the method that differ from tensor to tensor: parameter -> a list of numbers that are
     spread over the layers, or a list of {filter: part of a name, value: ...}; of a parameter with a number
     for each model, a list of such settings."""
-    scaling: float | None = None
+    scaling: FiniteFloat | None = None
     """The scaling coefficient lambda in base + lambda * merged task vector; null takes the method's
     default."""
     dtype: str | None = None
-    """Of the output's floating-point tensors: float32, bfloat16, float16, float64; null takes the base's."""
+    """Data type of the output: float32, bfloat16, float16 or float64; null takes the base's."""
     exclude: list[str] = field(default_factory=list)
     """Globs of tensor names that are copied from the base, for example "classifier.*"."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of methods that draw random numbers."""
     lines: Lines | None = None
     """LiNeS: how the merged layers are scaled, for example {beta: 0.5}; null leaves them as they are."""
-    adapter_rank: int | None = None
+    adapter_rank: Count | None = None
     """Write the merged change of the base's matrices as a LoRA adapter of this rank instead of whole weights;
     null writes the weights."""
     shard_size: int | str | None = None
@@ -114,7 +105,7 @@ class MergeConfig:
     the base's rows (base): rows beyond them are cut, rows that it lacks stay the base's."""
 
     arithmetic: str = "float32"
-    """Of everything between reading and writing: float32, or float64; it is cast once, when it is written."""
+    """Precision of the arithmetic: float32 or float64; the result is cast once, when it is written."""
     device: str = "cpu"
     """Where it is computed: cpu, or cuda, through which the blocks are moved."""
     block_size: int | str | None = None
@@ -152,7 +143,7 @@ def size_in_bytes(what: str, size: int | str) -> int:
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(size).strip())
     if not found or found[2].upper() not in _UNITS or float(found[1]) * _UNITS[found[2].upper()] < 1:
-        raise UserError(f"{what}: '{size}' is no size; write a number and MB, GB, MiB or GiB, such as 1GB")
+        raise UserError(f"{what}: '{size}' is not a size; write a number and MB, GB, MiB or GiB, such as 1GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saft.config import FiniteFloat, checked
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
@@ -20,6 +20,7 @@ __all__ = ["Lines", "problems", "scaled"]
 LAYERS = r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.(\d+)\."
 
 
+@checked
 @dataclass(frozen=True)
 class Lines:
     r"""LiNeS, after any method that gives one model: layer l of L is scaled by a factor that grows with l.
@@ -39,10 +40,10 @@ class Lines:
     layer 0; where they trim task vectors beforehand they take the trimmed ones for α.
     """
 
-    beta: float = 0.5
+    beta: FiniteFloat = 0.5
     """How much more the last layer is scaled than the first; the authors try 0.1, 0.2, ... 1.0 on validation
     data."""
-    alpha: float | None = None
+    alpha: FiniteFloat | None = None
     """Factor of the first layer; null takes it from the norms. For a single task vector the authors try
     several and take 1 - alpha as beta."""
     layers: str = LAYERS
@@ -50,14 +51,10 @@ class Lines:
     counts, and what stands before the number names the stack of layers."""
 
     def __post_init__(self) -> None:
-        for name in ("beta", "alpha"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name}: must be a finite number, but is {value}")
         try:
             groups = re.compile(self.layers).groups
         except re.error as error:
-            raise ValueError(f"layers: '{self.layers}' is no regular expression: {error}") from error
+            raise ValueError(f"layers: '{self.layers}' is not a regular expression: {error}") from error
         if groups != 1:
             raise ValueError(f"layers: '{self.layers}' must have one group, the layer's number")
 

@@ -137,10 +137,10 @@ def test_what_cannot_be_scaled_is_refused(checkpoints):
     [
         ({"beta": float("nan")}, "beta: must be a finite number"),
         ({"alpha": float("inf")}, "alpha: must be a finite number"),
-        ({"layers": "(("}, "is no regular expression"),
+        ({"layers": "(("}, "is not a regular expression"),
         ({"layers": "layer"}, "must have one group"),
     ],
 )
 def test_wrong_values(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Lines(**wrong)

@@ -178,7 +178,6 @@ def test_a_merge_of_adapters_is_an_adapter_again(models, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"adapter_rank": 0}, "adapter_rank: must be at least 1"),
         ({"adapter_rank": 2, "shard_size": "1GB"}, "shard_size: an adapter is one file"),
         ({"adapter_rank": 2, "method": "emr"}, "adapter_rank: emr keeps a part per task"),
         (
