@@ -41,8 +41,8 @@ class Drift(Penalty):
         distinct: inputs of each task that there are to draw from; null takes its whole training split.
 
     Example:
-        >>> Drift(strength=2, every=8, examples=16).passes(steps=80, batch_size=32)
-        6.666666666666666
+        >>> Drift(strength=2, every=8, examples=12).passes(steps=80, batch_size=16)
+        10.0
 
     Source: a form of the penalty of Yoshida et al., "Mastering Task Arithmetic: tau-Jp as a Key Indicator for
     Weight Disentanglement", ICLR 2025, which is on the linearised model's outputs $J(x)(w - w_0)$. Differs:
@@ -61,9 +61,13 @@ class Drift(Penalty):
         """Whose inputs it needs besides the task's own."""
         return self.inputs if self.inputs in ("others", "reference") else None
 
-    def passes(self, steps: int, batch_size: int) -> float:
-        """Return its cost: on every k-th step a pass of n inputs, and once a forward pass at the base."""
-        return len(self.due_steps(steps)) * (self.examples / batch_size) * (1 + 1 / 3)
+    def cost(self, batch_size: int) -> float:
+        """Return the cost of a pass of n inputs."""
+        return self.examples / batch_size
+
+    def base_cost(self, steps: int, batch_size: int) -> float:
+        """Return the cost of a forward pass at the base, a third of a pass, for each of its steps."""
+        return len(self.due_steps(steps)) * self.cost(batch_size) / 3
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`."""

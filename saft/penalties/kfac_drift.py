@@ -60,8 +60,8 @@ class KFACDrift(Penalty):
         """Whose inputs it needs; none where it is given summaries."""
         return None if self.summaries else self.inputs
 
-    def passes(self, steps: int, batch_size: int) -> float:
-        """Return its cost: the pass of this task's own summary; those of the others are theirs to make.
+    def base_cost(self, steps: int, batch_size: int) -> float:
+        """Return the cost of this task's own summary; those of the others are theirs to make.
 
         The products of a step are no pass; they show in the seconds.
         """

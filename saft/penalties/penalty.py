@@ -86,16 +86,22 @@ class Penalty(ABC):
         """Return the numbers of those of the first `steps` optimizer steps that have the penalty."""
         return [step for step in range(steps) if self.due(step)]
 
-    def passes(self, steps: int, batch_size: int) -> float:
-        """Return what it costs in a training without ascent, in forward and backward passes over a batch.
+    def cost(self, batch_size: int) -> float:
+        """Return what one evaluation costs, in passes over a batch of this many examples."""
+        return 0.0
 
-        A forward pass counts a third. What a cache holds already is counted as if it had to be computed.
+    def base_cost(self, steps: int, batch_size: int) -> float:
+        """Return what it costs to bind it, in passes over a batch; what a cache holds is not left out."""
+        return 0.0
+
+    def passes(self, steps: int, batch_size: int) -> float:
+        """Return what it adds to a training without ascent, in forward and backward passes over a batch.
 
         Args:
             steps: number of optimizer steps.
             batch_size: examples of a training batch.
         """
-        return 0.0
+        return len(self.due_steps(steps)) * self.cost(batch_size) + self.base_cost(steps, batch_size)
 
     @abstractmethod
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:

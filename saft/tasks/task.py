@@ -131,6 +131,14 @@ class BoundTask(Protocol):
     def save_head(self, model: TaskModel, folder: Path) -> None:
         """Write the model's head into a checkpoint folder."""
 
+    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what the head would read of a trunk, one vector per example, [batch, width].
+
+        Args:
+            trunk: as it is now, in the mode that it is in.
+            inputs: of a batch, without labels.
+        """
+
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean training loss over the examples of a batch."""
 

@@ -171,6 +171,10 @@ class BoundTextClassification:
         assert isinstance(model, TextClassifier)
         heads.save(model.head, folder, self.name, list(self.task.labels), model.pooling)
 
+    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the pooled token features, [batch, width]."""
+        return TextClassifier(trunk, nn.Identity(), self.pooling or "mean").features(inputs)
+
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats."""
         return functional.cross_entropy(model(batch.inputs), batch.labels)

@@ -16,8 +16,9 @@ from saft.errors import UserError
 from saft.files.staging import replaced
 from saft.progress import Bar
 from saft.tasks import Metric
+from saft.trajectory import RunningAverage
 
-__all__ = ["SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite", "Stopwatch"]
+__all__ = ["AverageWeights", "SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite", "Stopwatch"]
 
 
 class ShowProgress(L.Callback):
@@ -112,6 +113,29 @@ class SelectSteps(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the figures of an interrupted run."""
         self.figures = dict(state_dict["figures"])
+
+
+class AverageWeights(L.Callback):
+    """Take every step's weights into an average.
+
+    Args:
+        running: the average; what to do with it at the end is the caller's.
+    """
+
+    def __init__(self, running: RunningAverage) -> None:
+        self.running = running
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Take in the weights after a step."""
+        self.running.update(pl_module, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, for Lightning's checkpoint."""
+        return self.running.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the average of an interrupted run."""
+        self.running.load_state_dict(state_dict)
 
 
 class SaveEvery(L.Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,22 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
+from saft.penalties import Setting, Unlabelled, penalty
 from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Splits, TaskModel
-from saft.training.callbacks import SaveEvery, SelectSteps, ShowProgress, StopOnNonFinite, Stopwatch
+from saft.training.callbacks import (
+    AverageWeights,
+    SaveEvery,
+    SelectSteps,
+    ShowProgress,
+    StopOnNonFinite,
+    Stopwatch,
+)
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
 from saft.training.result import TrainResult, inputs, write
 from saft.training.trainer import device_of, interruptible, loggers, make_trainer, quiet_lightning
+from saft.trajectory import RunningAverage, averaging
 
 __all__ = ["fine_tune", "training_cost"]
 
@@ -32,6 +42,8 @@ def fine_tune(
     overwrite: bool = False,
     splits: Splits | None = None,
     progress: Bar | None = None,
+    reference: Mapping[str, Unlabelled] | None = None,
+    cache: Path | None = None,
 ) -> TrainResult:
     """Fine-tune the model on one task, and write the checkpoint folder.
 
@@ -43,6 +55,8 @@ def fine_tune(
         overwrite: replace what is in `config.out`.
         splits: the task's data, if it is loaded already.
         progress: a bar to advance, by `training_cost` in all; None shows one of its own.
+        reference: training inputs of the tasks under `config.reference`, if they are loaded already.
+        cache: folder where what a penalty computes at the base is kept for other trainings.
 
     Returns:
         The folder, the validation score and the number of steps.
@@ -64,6 +78,11 @@ def fine_tune(
             f"training.batch_size: is {config.training.batch_size}, but there are {len(splits.train)} "
             f"training examples of {config.name}; a batch holds none of them twice"
         )
+    if reference is None:
+        reference = _reference(config, device)
+    setting = Setting(
+        Unlabelled(task.features, splits.train), reference, config.seed, config.training.steps, cache
+    )
     with locked(out.parent / f".{out.name}.lock", f"out: {out}"):
         read = inputs(declared, config)
         work = _work_folder(out)
@@ -73,7 +92,7 @@ def fine_tune(
         with bar(total=cost) if progress is None else nullcontext(progress) as shown:
             if progress is None:
                 shown.stage(f"train {config.name}")
-            steps, seconds = _fit(model, task, splits, config, work, shown)
+            steps, seconds = _fit(model, task, splits, setting, config, work, shown)
         model.to(device)  # Lightning leaves it on the CPU
         validation = task.score(model, splits.validation)
         result = TrainResult(out, validation, task.metric, steps, seconds, str(device))
@@ -87,9 +106,23 @@ def training_cost(options: TrainingOptions) -> float:
     return 3.0 * options.passes * options.batch_size  # a backward pass costs about two forward ones
 
 
+def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelled]:
+    """Load the training inputs that the penalty reads, and no others."""
+    added = config.training.penalty
+    if added is None or penalty(**added).reads is None:
+        return {}
+    limits = Limits(config.train_examples, validation=0, test=0, seed=config.seed)
+    found = {}
+    for name, mapping in config.reference.items():
+        task = tasks.build(name, mapping, "reference").bind(name, config.model, f"reference.{name}", device)
+        found[name] = Unlabelled(task.features, task.examples(limits).train)
+    return found
+
+
 def _fit(
-    model: TaskModel, task: BoundTask, splits: Splits, config: TrainConfig, work: Path, progress: Bar
-) -> tuple[int, float]:
+    model: TaskModel, task: BoundTask, splits: Splits, setting: Setting, config: TrainConfig, work: Path,
+    progress: Bar,
+) -> tuple[int, float]:  # fmt: skip
     """Train the model in place; return the steps of the weights that it holds, and the seconds."""
     options = config.training
     module = TaskModule(model, task, splits.train, options, config.seed).train()
@@ -103,7 +136,11 @@ def _fit(
             work / "best.safetensors",
         )
         watch = Stopwatch()
+        average = None
+        if options.averaging is not None:
+            average = RunningAverage(averaging(**options.averaging), options.steps)
         callbacks: list[L.Callback] = [
+            *([] if average is None else [AverageWeights(average)]),
             select,
             StopOnNonFinite(),
             ShowProgress(progress, training_cost(options) / options.steps),
@@ -118,6 +155,8 @@ def _fit(
         }
         every = {"log_every_n_steps": min(10, options.steps)}
         trainer = make_trainer(every | config.trainer, **own)
+        with trainer.precision_plugin.forward_context():
+            module.bind_penalty(setting)
         unfinished = work / "last.ckpt"
         with interruptible():
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
@@ -126,6 +165,8 @@ def _fit(
                 f"trainer: the training stopped after {trainer.global_step} of {options.steps} steps; leave "
                 f"out of `trainer` what limits it ({', '.join(config.trainer)})"
             )
+        if average is not None:
+            average.put_into(module)
         if options.select_steps:
             select.restore_best(module)
             return select.best, watch.seconds

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saft.optim import Ascent, perturbation
+from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
 from saft.training.options import TrainingOptions
@@ -47,26 +48,37 @@ class TaskModule(L.LightningModule):
         self.options = options
         self.seed = seed
         self.ascent: Ascent | None = None
+        self.penalty = None if options.penalty is None else penalty(**options.penalty)
+        self.bound_penalty: BoundPenalty | None = None
+        climbed = "loss" if self.penalty is None else self.penalty.ascend
+        self._climbed = frozenset({"loss", "penalty"} if climbed == "both" else {climbed})
         self._ascent_state: dict[str, Any] | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One update: gradient at w; with an ascent, gradient at w + epsilon, back to w; clip; descent."""
+        """One update: gradient at w; with an ascent, gradient at w + epsilon, back to w; clip; descent.
+
+        Where the penalty is due, it is part of the descent gradient, and of what is climbed if it says so.
+        """
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(schedule, LRScheduler)
         optimizer.zero_grad()
 
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
+        descent = self._terms()
+        climbed = descent & self._climbed
         if self.ascent is None:
-            loss = self._backward(batch)
+            loss = self._backward(batch, descent)
+        elif self.ascent.replays and climbed:
+            with self.ascent.first_pass():
+                loss = self._backward(batch, climbed)
+            with self.ascent.perturbed():
+                replayed = self._backward(batch, descent)
+            loss = loss if "loss" in climbed else replayed
         else:
             with self.ascent.first_pass():
-                loss = self._backward(batch)
-            if self.ascent.replays:
-                with self.ascent.perturbed():
-                    self._backward(batch)
-            else:
-                self.ascent.skip_replay()
+                loss = self._backward(batch, descent)
+            self.ascent.skip_replay()
 
         if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
@@ -75,14 +87,30 @@ class TaskModule(L.LightningModule):
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Accumulate the gradient of the batch's mean loss, micro-batch by micro-batch; return that loss."""
+    def _terms(self) -> frozenset[str]:
+        """Return what this step descends: the loss, and the penalty on the steps that have it."""
+        due = self.penalty is not None and self.penalty.due(self.global_step)
+        return frozenset({"loss", "penalty"}) if due else frozenset({"loss"})
+
+    def _backward(self, batch: Batch, terms: frozenset[str]) -> Tensor:
+        """Add up the gradients of the mean loss, by micro-batches, and of the penalty; return the loss."""
         total = torch.zeros((), device=self.device)
-        for part in batch.split(self.options.micro_batch_size):
+        for part in batch.split(self.options.micro_batch_size) if "loss" in terms else ():
             loss = self.task.loss(self.model, part) * (len(part) / len(batch))
             self.manual_backward(loss)
             total += loss.detach()
+        if "penalty" in terms:
+            assert self.bound_penalty is not None
+            self.manual_backward(self.bound_penalty.loss(self.model.trunk, self.global_step))
         return total
+
+    def bind_penalty(self, setting: Setting) -> None:
+        """Bind the penalty, if the options have one, to the model, whose weights are those of the base now.
+
+        Call it in the precision in which the steps compute.
+        """
+        if self.penalty is not None:
+            self.bound_penalty = self.penalty.bind(self.model.trunk, setting)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule, untouched by the ascent, which is over before the optimizer steps."""

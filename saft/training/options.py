@@ -14,6 +14,8 @@ from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, 
 from saft.errors import UserError, did_you_mean
 from saft.models import ModelConfig
 from saft.optim import perturbation
+from saft.penalties import penalty
+from saft.trajectory import averaging
 
 __all__ = ["TrainConfig", "TrainingOptions"]
 
@@ -59,24 +61,46 @@ class TrainingOptions:
     """Largest norm of the descent gradient; null does not clip. The ascent gradient is never clipped."""
     perturbation: dict[str, Any] | None = None
     """The ascent step, for example {name: sam, rho: 0.05}; null is plain AdamW."""
+    penalty: dict[str, Any] | None = None
+    """What is added to the loss, for example {name: drift, strength: 2, every: 8}; null adds nothing."""
+    averaging: dict[str, Any] | None = None
+    """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
 
     def __post_init__(self) -> None:
         if any(candidate > self.steps for candidate in self.select_steps):
             raise ValueError(f"select_steps must lie in 1..{self.steps} (steps), but is {self.select_steps}")
-        if self.perturbation is not None:
-            if "name" not in self.perturbation:
-                raise ValueError("perturbation: `name` is missing; write {name: sam, rho: 0.05}")
+        if self.averaging is not None and self.select_steps:
+            raise ValueError("averaging: an average has no candidates; leave out select_steps")
+        for key, build, example in (
+            ("perturbation", perturbation, "{name: sam, rho: 0.05}"),
+            ("penalty", penalty, "{name: drift, strength: 2}"),
+            ("averaging", averaging, "{name: ema, decay: 0.95}"),
+        ):
+            options = getattr(self, key)
+            if options is None:
+                continue
+            if "name" not in options:
+                raise ValueError(f"{key}: `name` is missing; write {example}")
             try:
-                perturbation(**self.perturbation)
+                build(**options)
             except UserError as error:
-                raise ValueError(f"perturbation: {error}") from None
+                raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
 
     @property
     def passes(self) -> float:
-        """Forward and backward passes of the whole training, each over one batch."""
-        if self.perturbation is None:
-            return float(self.steps)
-        return perturbation(**self.perturbation).passes(self.steps)
+        """Forward and backward passes of the whole training, each over one batch; see `Penalty.ascend`."""
+        ascent = None if self.perturbation is None else perturbation(**self.perturbation)
+        total = float(self.steps) if ascent is None else ascent.passes(self.steps)
+        if self.penalty is None:
+            return total
+        added = penalty(**self.penalty)
+        total += added.passes(self.steps, self.batch_size)
+        if ascent is None or not ascent.replays or added.ascend == "loss":
+            return total
+        climbing = {step for step in range(self.steps) if ascent.ascends(step)}
+        total += added.cost(self.batch_size) * len(climbing & set(added.due_steps(self.steps)))
+        # Where the penalty is what is climbed, the first pass has no loss in it, or there is no ascent.
+        return total - len(climbing) if added.ascend == "penalty" else total
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the factor on `learning_rate` for the step numbered from 0."""
@@ -113,6 +137,8 @@ class TrainConfig:
     """Use this many training examples; null uses all."""
     validation_examples: Count | None = None
     """Use at most this many validation examples; null uses all."""
+    reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, strategy, precision ..."""
     tensorboard: bool = False
@@ -127,5 +153,11 @@ class TrainConfig:
                 raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
             if key not in parameters:
                 raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")
+        reads = None if self.training.penalty is None else penalty(**self.training.penalty).reads
+        if reads is not None and not self.reference:
+            raise ValueError(
+                f"reference: is missing: training.penalty has inputs: {reads}; list the tasks whose training "
+                "inputs it is to read, each as under `task`"
+            )
         if str(self.trainer.get("precision", "")).startswith("16"):
             raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")

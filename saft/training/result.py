@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.type_adapter import TypeAdapter
 
+from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import (
     MANIFEST,
@@ -31,7 +32,7 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import BoundTask, Metric, Score, Splits, TaskModel
-from saft.training.options import TrainConfig
+from saft.training.options import TrainConfig, TrainingOptions
 
 __all__ = ["TrainResult", "versions", "write", "write_trunk"]
 
@@ -126,19 +127,18 @@ def write(
                 "versions": versions(),
             },
         )
-        perturbation = config.training.perturbation
         write_card(
             folder,
             f"{config.model.path} fine-tuned on {config.name}",
             f"""Fine-tuned with saft for merging: {result.steps} steps of
-{"AdamW" if perturbation is None else f"AdamW with the ascent step {perturbation}"}, seed {config.seed}.
+{_described(config.training)}, seed {config.seed}.
 Validation {result.metric.name}: {_figure(result)}, on {len(splits.validation)} held-out training examples.
 
 The weights are the trunk only; the task's head is in `heads/{config.name}.safetensors`. The whole
 configuration, and the fingerprints of what went in, are in `saft.json`.""",
             base_model=_base_model_ids(config.model.path, base),
             relation="finetune",
-            tags=["saft", *([] if perturbation is None else [str(perturbation["name"])])],
+            tags=["saft", *(str(options["name"]) for options in _parts(config.training).values())],
         )
 
 
@@ -166,11 +166,28 @@ def versions() -> dict[str, str]:
 def inputs(task: Any, config: TrainConfig) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of what a fine-tuning reads: the model's weights, and the task's local files."""
     base = local_folder(config.model.path, "model.path")
-    data = task.files("task")
+    data = dict(task.files("task"))
+    for name, mapping in config.reference.items():
+        data |= tasks.build(name, mapping, "reference").files(f"reference.{name}")
     return {
         "model": {file.name: fingerprint(file) for file in weight_files(base)},
         "data": {location: fingerprint(file) for location, file in data.items()},
     }
+
+
+def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
+    """Return what a fine-tuning has beside AdamW, in words -> its options."""
+    parts = {
+        "the ascent step": options.perturbation,
+        "the penalty": options.penalty,
+        "the average": options.averaging,
+    }
+    return {words: mapping for words, mapping in parts.items() if mapping is not None}
+
+
+def _described(options: TrainingOptions) -> str:
+    parts = [f"{words} {mapping}" for words, mapping in _parts(options).items()]
+    return "AdamW" + (f" with {', '.join(parts)}" if parts else "")
 
 
 def _figure(result: TrainResult) -> str:

@@ -84,7 +84,7 @@ class RunningAverage:
             if name not in self.tensors or share == 1 or not tensor.is_floating_point():
                 self.tensors[name] = tensor.clone()
             else:
-                self.tensors[name].lerp_(tensor, share)
+                self.tensors[name] = self.tensors[name].to(tensor.device).lerp_(tensor, share)
 
     def put_into(self, model: nn.Module) -> None:
         """Give the model the average; before the first update leave it alone."""
@@ -95,6 +95,6 @@ class RunningAverage:
         """Return the average, for a checkpoint."""
         return dict(self.tensors)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device | str) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up the average of an interrupted training."""
-        self.tensors = {name: tensor.to(device, copy=True) for name, tensor in state_dict.items()}
+        self.tensors = {name: tensor.clone() for name, tensor in state_dict.items()}

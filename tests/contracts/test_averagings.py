@@ -73,7 +73,7 @@ def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(name: str) ->
                 torch.save(running.state_dict(), file)
                 file.seek(0)
                 running = RunningAverage(averaging(name), STEPS)
-                running.load_state_dict(torch.load(file, weights_only=True), "cpu")
+                running.load_state_dict(torch.load(file, weights_only=True))
         running.put_into(model)
         results.append(model.state_dict())
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
