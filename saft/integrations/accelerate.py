@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saft.errors import UserError
-from saft.optim import SAM, Ascent, Perturbation
-from saft.optim import perturbation as perturbation_of
-from saft.optim.gather import LowPrecision
+from saft.optim import SAM, Ascent, Perturbation, make_perturbation
+from saft.optim.make_slots import LowPrecision
 
 try:
     from accelerate import Accelerator
@@ -96,7 +95,7 @@ class SharpnessAware:
         self.sync_ascent = sync_ascent
         self.ascent = Ascent(
             optimizer,
-            perturbation_of(perturbation, rho, **options),
+            make_perturbation(perturbation, rho, **options),
             modules=self.models,
             per_micro_batch=per_micro_batch,
             fixed_storage=fixed_storage,
@@ -175,7 +174,7 @@ class SharpnessAware:
         perturbation = self.ascent.perturbation
         engine = self.accelerator.distributed_type.value
         sharded = any(hasattr(p, "to_local") for model in self.models for p in model.parameters())
-        if isinstance(self.ascent.source.optimizer, SAM):
+        if isinstance(self.ascent.parameter_groups.optimizer, SAM):
             raise UserError(
                 "the optimizer is a saft.SAM already: give the one that it wraps, for example AdamW"
             )
@@ -190,7 +189,7 @@ class SharpnessAware:
                 "per_micro_batch ascends along the micro-batches of each replica: leave out sync_ascent"
             )
         if (
-            (perturbation.combines or perturbation.remembers)
+            (perturbation.uses_first_gradient or perturbation.has_memory)
             and self.accelerator.num_processes > 1
             and not self.sync_ascent
         ):
@@ -201,7 +200,7 @@ class SharpnessAware:
 
     def _ride_along(self) -> None:
         """Join the state of the optimizer, and see that it does not step with a gradient of one pass."""
-        optimizer, owner = self.ascent.source.optimizer, weakref.ref(self)
+        optimizer, owner = self.ascent.parameter_groups.optimizer, weakref.ref(self)
         if optimizer is None:
             raise UserError("optimizer must be a prepared optimizer, for example of AdamW")
 
@@ -224,7 +223,7 @@ class SharpnessAware:
 
     def _require_replay(self) -> None:
         ascent = self.ascent
-        if ascent.replays and not ascent.is_ready and not ascent.source.takes_a_null_step:
+        if ascent.replays and not ascent.is_ready and not ascent.parameter_groups.has_zero_learning_rate:
             raise UserError(
                 "the optimizer's step came without a replay of this batch, and would be a plain one: compute"
                 " gradients by SharpnessAware.backward(compute_loss, batch), or under the Hugging Face"

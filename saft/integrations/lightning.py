@@ -47,9 +47,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 from saft.errors import UserError
 from saft.integrations.lightning_passes import TwoPasses
-from saft.optim import SAM, Ascent, Perturbation
-from saft.optim import perturbation as perturbation_of
-from saft.optim.gather import LowPrecision
+from saft.optim import SAM, Ascent, Perturbation, make_perturbation
+from saft.optim.make_slots import LowPrecision
 
 __all__ = ["SharpnessAware"]
 
@@ -94,7 +93,7 @@ class SharpnessAware(L.Callback):
         low_precision: LowPrecision = "refuse",
         **options: Any,
     ) -> None:
-        self.perturbation = perturbation_of(perturbation, rho, **options)
+        self.perturbation = make_perturbation(perturbation, rho, **options)
         if per_micro_batch and sync_ascent:
             raise UserError(
                 "per_micro_batch: micro-batches are not reduced one by one, so there is no gradient to"
@@ -135,7 +134,9 @@ class SharpnessAware(L.Callback):
                 f"{type(pl_module).__name__}.training_step takes `dataloader_iter`, whose batch cannot be"
                 " replayed: take `batch`"
             )
-        if self._ascends_alone(trainer) and (self.perturbation.combines or self.perturbation.remembers):
+        if self._ascends_alone(trainer) and (
+            self.perturbation.uses_first_gradient or self.perturbation.has_memory
+        ):
             raise UserError(
                 f"{type(self.perturbation).__name__} keeps the first gradient, which must be the same on all"
                 " replicas: SharpnessAware(..., sync_ascent=True)"

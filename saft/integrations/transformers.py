@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from saft.errors import UserError
 from saft.integrations.accelerate import SharpnessAware
-from saft.optim.source import Source
+from saft.optim.parameter_groups import ParameterGroups
 
 __all__ = ["SharpnessAwareMixin"]
 
@@ -123,5 +123,8 @@ class SharpnessAwareMixin:
 
     def _known_for(self, optimizer: Optimizer) -> SharpnessAware | None:
         made = self._sharpness_aware
-        known = made is not None and made.ascent.source.optimizer is Source(optimizer).optimizer
+        known = (
+            made is not None
+            and made.ascent.parameter_groups.optimizer is ParameterGroups(optimizer).optimizer
+        )
         return made if known else None

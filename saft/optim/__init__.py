@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from saft.optim.ascent import Ascent
-from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, perturbation
-from saft.optim.replay import is_replay
+from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, make_perturbation
+from saft.optim.replay_flag import is_replay
 from saft.optim.sam import SAM
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = [
     "is_replay",
     "PERTURBATIONS",
     "Perturbation",
-    "perturbation",
+    "make_perturbation",
     "ASAM",
     "FriendlySAM",
     "GSAM",

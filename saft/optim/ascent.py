@@ -14,14 +14,13 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
-from saft.optim.gather import LowPrecision, gradient_slots, require_low_precision, slots_of
-from saft.optim.passes import Passes
-from saft.optim.perturbations.base import Perturbation
-from saft.optim.perturbations.base import perturbation as perturbation_of
-from saft.optim.replay import replaying
-from saft.optim.scaling import gradient_scale, has_unscaled, spread_non_finite, unscale_again
-from saft.optim.slots import Slots
-from saft.optim.source import Groups, Source
+from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_finite, unscale_again
+from saft.optim.make_slots import LowPrecision, gradient_slots, make_slots, require_low_precision
+from saft.optim.parameter_groups import Groups, ParameterGroups
+from saft.optim.pass_pairs import PassPairs
+from saft.optim.perturbations.base import Perturbation, make_perturbation
+from saft.optim.replay_flag import replaying
+from saft.optim.slots import AscentSlots
 
 __all__ = ["Ascent"]
 
@@ -81,15 +80,17 @@ class Ascent:
         low_precision: LowPrecision = "refuse",
     ) -> None:
         require_low_precision(low_precision)
-        self.perturbation = perturbation_of(perturbation)
+        self.perturbation = make_perturbation(perturbation)
         self.modules = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
         self.per_micro_batch = per_micro_batch
         self.fixed_storage = fixed_storage
         self.low_precision: LowPrecision = low_precision
         self.step = 0
-        self.source = Source(source)
+        self.parameter_groups = ParameterGroups(source)
         self._memory: dict[Tensor, dict[str, Tensor]] = {}
-        if per_micro_batch and (self.perturbation.combines or self.perturbation.reuses):
+        if per_micro_batch and (
+            self.perturbation.uses_first_gradient or self.perturbation.reuses_last_ascent
+        ):
             raise UserError(
                 f"{type(self.perturbation).__name__} combines the gradients of the whole batch: it has no"
                 " form per micro-batch"
@@ -99,18 +100,18 @@ class Ascent:
     def _start_afresh(self) -> None:
         self._phase: Phase = "rest"
         self.is_ready = False
-        self.passes = Passes()
+        self.pairs = PassPairs()
         self._stash: dict[Tensor, Tensor] = {}
-        self.source.call_around_steps(self)
-        if self.source.optimizer is not None:  # from the first backward on
-            self.passes.backwards.watch(self.source.trainable)
+        self.parameter_groups.register_step_hooks(self)
+        if self.parameter_groups.optimizer is not None:  # from the first backward on
+            self.pairs.backwards.watch(self.parameter_groups.trainable)
 
     @property
     def rho(self) -> float:
         """The radius at this step; 0 where the step has no ascent."""
         if not self.perturbation.ascends(self.step):
             return 0.0
-        return self.perturbation.radius(self.step, self.source.groups[0])
+        return self.perturbation.radius(self.step, self.parameter_groups.current[0])
 
     @property
     def replays(self) -> bool:
@@ -131,9 +132,9 @@ class Ascent:
         perturbation that needs no replay is in place inside.
         """
         self._require_rest("first_pass()")
-        parameters = self.source.trainable
+        parameters = self.parameter_groups.trainable
         self.is_ready = False
-        self.passes.record(p.device for p in parameters)
+        self.pairs.record(p.device for p in parameters)
         if self.per_micro_batch and self.replays:
             self._stash = {p: p.grad for p in parameters if p.grad is not None}
             _clear(parameters, {})
@@ -149,7 +150,7 @@ class Ascent:
             else:
                 yield
         except BaseException:
-            self.passes.drop_last()
+            self.pairs.drop_last()
             for parameter, gradient in self._stash.items():
                 parameter.grad = gradient
             self._stash = {}
@@ -186,13 +187,13 @@ class Ascent:
                 seen.
         """
         self._require_rest("perturbed()")
-        if self.per_micro_batch and self.replays and len(self.passes) != 1:
+        if self.per_micro_batch and self.replays and len(self.pairs) != 1:
             raise UserError(
                 "per_micro_batch: each micro-batch needs its own `with first_pass():` before perturbed()"
             )
-        parameters = self.source.trainable
+        parameters = self.parameter_groups.trainable
         with_gradient = [p for p in parameters if p.grad is not None]
-        unscaled = has_unscaled(scaler, (self.source.optimizer, optimizer))
+        unscaled = has_unscaled(scaler, (self.parameter_groups.optimizer, optimizer))
         kept, check, slots = None, None, None
         with torch.no_grad():
             if self.rho != 0:
@@ -206,7 +207,7 @@ class Ascent:
         try:
             with (
                 in_place(slots.slots if slots else []),
-                self.passes.replaying(with_gradient),
+                self.pairs.replaying(with_gradient),
                 replaying(),
                 frozen_statistics(self.modules),
             ):
@@ -237,7 +238,7 @@ class Ascent:
         """
         if self._phase != "replay":
             raise UserError("replay_pass() belongs inside `with perturbed():`")
-        with self.passes.replay():
+        with self.pairs.replay():
             yield
 
     def skip_replay(self) -> None:
@@ -255,18 +256,18 @@ class Ascent:
     def forget(self) -> None:
         """Forget the first passes of this step: the gradients were cleared and the batch is given up."""
         if self._phase != "replay":  # where it is a closure that zeroes, as it should
-            self.passes.forget(keep_last=self._phase == "first pass")
+            self.pairs.forget(keep_last=self._phase == "first pass")
             self._stash, self.is_ready = {}, False
 
     def advance(self) -> None:
         """Count an optimizer step; called by a hook where `source` is an optimizer."""
         self.step += 1
-        self.passes.forget()
+        self.pairs.forget()
         self.is_ready = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what the perturbation remembers by position of the parameter."""
-        parameters = self.source.parameters
+        parameters = self.parameter_groups.parameters
         memory = {index: dict(self._memory[p]) for index, p in enumerate(parameters) if self._memory.get(p)}
         return {"perturbation": type(self.perturbation).__name__, "step": self.step, "memory": memory}
 
@@ -282,22 +283,24 @@ class Ascent:
                 f"the checkpoint holds what {found} remembered, but this optimizer has {mine}: construct it"
                 " with the same perturbation, or load the base optimizer's state alone"
             )
-        parameters = self.source.parameters
+        parameters = self.parameter_groups.parameters
         self.step = int(state_dict["step"])
         self._memory = {
             (p := parameters[int(index)]): {key: value.to(p.device, copy=True) for key, value in kept.items()}
             for index, kept in state_dict["memory"].items()
         }
-        self.passes.forget()
+        self.pairs.forget()
         self.is_ready = False
 
     @property
     def _reuses(self) -> bool:
-        return self.perturbation.reuses and self.step >= self.perturbation.start and not self.replays
+        return (
+            self.perturbation.reuses_last_ascent and self.step >= self.perturbation.start and not self.replays
+        )
 
-    def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> Slots:
-        slots = slots_of(
-            self.source,
+    def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
+        slots = make_slots(
+            self.parameter_groups,
             parameters,
             self.perturbation,
             self._memory,
@@ -305,10 +308,10 @@ class Ascent:
             low_precision=self.low_precision,
             fixed_storage=self.fixed_storage,
         )
-        return Slots(slots, self.step, grad_scale)
+        return AscentSlots(slots, self.step, grad_scale)
 
-    def _gradient_slots(self) -> Slots:
-        return Slots(gradient_slots(self.source.trainable, self._memory), self.step)
+    def _gradient_slots(self) -> AscentSlots:
+        return AscentSlots(gradient_slots(self.parameter_groups.trainable, self._memory), self.step)
 
     def _require_rest(self, what: str) -> None:
         if self._phase != "rest":
@@ -319,9 +322,9 @@ class Ascent:
         self._require_rest("the optimizer's step()")
         if self._reuses and not self.is_ready:
             self.skip_replay()
-        if self.perturbation.replays or self.rho == 0 or len(self.passes) or self.is_ready:
+        if self.perturbation.replays or self.rho == 0 or len(self.pairs) or self.is_ready:
             return
-        if not self.source.takes_a_null_step:
+        if not self.parameter_groups.has_zero_learning_rate:
             raise UserError(
                 f"{type(self.perturbation).__name__} perturbs the first pass, and there was none: put it"
                 " inside `with first_pass():`, or call `step(closure)`"
@@ -335,7 +338,7 @@ class Ascent:
             "fixed_storage",
             "low_precision",
             "step",
-            "source",
+            "parameter_groups",
             "_memory",
         )
         return {name: getattr(self, name) for name in kept}

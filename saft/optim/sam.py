@@ -14,10 +14,9 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
-from saft.optim.gather import LowPrecision
-from saft.optim.perturbations.base import Perturbation
-from saft.optim.perturbations.base import perturbation as perturbation_of
-from saft.optim.scaling import step_scaled
+from saft.optim.grad_scaler import step_scaled
+from saft.optim.make_slots import LowPrecision
+from saft.optim.perturbations.base import Perturbation, make_perturbation
 
 __all__ = ["SAM"]
 
@@ -104,7 +103,7 @@ class SAM(Optimizer):
         self.base = base
         self.ascent = Ascent(
             base,
-            perturbation_of(perturbation, rho, **options),
+            make_perturbation(perturbation, rho, **options),
             modules=model,
             per_micro_batch=per_micro_batch,
             fixed_storage=fixed_storage,
@@ -272,7 +271,11 @@ class SAM(Optimizer):
             after(self)
 
     def _step_along_gradient(self) -> Any:
-        if self.replays and not self.ascent.is_ready and not self.ascent.source.takes_a_null_step:
+        if (
+            self.replays
+            and not self.ascent.is_ready
+            and not self.ascent.parameter_groups.has_zero_learning_rate
+        ):
             raise UserError(
                 "step() without a closure, and without a replay of this batch, would be a plain step of the"
                 " base optimizer: call step(closure), or put the second pass inside `with"
@@ -288,8 +291,8 @@ class SAM(Optimizer):
         return result
 
     def _call_without_backward(self, closure: Callable[[], Any]) -> Any:
-        backwards = self.ascent.passes.backwards
-        backwards.watch([p for p in self.ascent.source.trainable if p.grad is not None])
+        backwards = self.ascent.pairs.backwards
+        backwards.watch([p for p in self.ascent.parameter_groups.trainable if p.grad is not None])
         backwards.restart()
         loss = closure()
         if backwards.passes:
@@ -302,8 +305,8 @@ class SAM(Optimizer):
     @contextmanager
     def _first_of_closure(self) -> Iterator[None]:
         """Raise if the closure inside adds to older gradients, which its replay could not repeat."""
-        backwards = self.ascent.passes.backwards
-        backwards.watch([p for p in self.ascent.source.trainable if p.grad is not None])
+        backwards = self.ascent.pairs.backwards
+        backwards.watch([p for p in self.ascent.parameter_groups.trainable if p.grad is not None])
         backwards.expect_clearing()
         yield
         if backwards.was_not_cleared() and self.replays:

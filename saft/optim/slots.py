@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saft.optim import kernels
 
-__all__ = ["Label", "Layout", "Slot", "Slots"]
+__all__ = ["Label", "Layout", "Slot", "AscentSlots"]
 
 
 class Label(NamedTuple):
@@ -77,7 +77,7 @@ class Slot:
         )
 
 
-class Slots:
+class AscentSlots:
     """The parameters of one ascent step.
 
     Args:
@@ -122,9 +122,9 @@ class Slots:
             slot.parameter.numel() if slot.rows is None else slot.weight.numel() for slot in self.slots
         )
 
-    def where(self, condition: Callable[[Slot], bool]) -> Slots:
+    def where(self, condition: Callable[[Slot], bool]) -> AscentSlots:
         """Return the slots of which the condition holds."""
-        return Slots([slot for slot in self.slots if condition(slot)], self.step, self.grad_scale)
+        return AscentSlots([slot for slot in self.slots if condition(slot)], self.step, self.grad_scale)
 
     def total(self, values: Sequence[Tensor]) -> Tensor:
         """Add up one 0-dim tensor per slot, over all shards of all ranks."""
@@ -147,7 +147,7 @@ class Slots:
         """
 
         def of_group(group: list[int]) -> Tensor:
-            changed = Slots([self.slots[i] for i in group if where(self.slots[i])])
+            changed = AscentSlots([self.slots[i] for i in group if where(self.slots[i])])
             norms = [norm for block in changed.blocks() for norm in change(block)]
             others = [self.slots[i].buffer for i in group if not where(self.slots[i])]
             return kernels.norm_of_norms([*norms, *([kernels.norm(others)] if others else [])]).square()

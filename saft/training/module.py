@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from saft.optim import Ascent, perturbation
+from saft.optim import Ascent, make_perturbation
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
@@ -127,7 +127,7 @@ class TaskModule(L.LightningModule):
             fused=True,
         )
         if self.options.perturbation is not None:
-            self.ascent = Ascent(optimizer, perturbation(**self.options.perturbation), modules=self.model)
+            self.ascent = Ascent(optimizer, make_perturbation(**self.options.perturbation), modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -13,7 +13,7 @@ from saft import config
 from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, Seed
 from saft.errors import UserError, did_you_mean
 from saft.models import ModelConfig
-from saft.optim import perturbation
+from saft.optim import make_perturbation
 from saft.penalties import penalty
 from saft.trajectory import averaging
 
@@ -89,7 +89,7 @@ class TrainingOptions:
     @property
     def passes(self) -> float:
         """Forward and backward passes of the whole training, each over one batch; see `Penalty.ascend`."""
-        ascent = None if self.perturbation is None else perturbation(**self.perturbation)
+        ascent = None if self.perturbation is None else make_perturbation(**self.perturbation)
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
         if self.penalty is None:
             return total

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from saft.errors import UserError
-from saft.optim import PERTURBATIONS, SAM, Ascent, perturbation
-from saft.optim.slots import Slot, Slots
+from saft.optim import PERTURBATIONS, SAM, Ascent, make_perturbation
+from saft.optim.slots import AscentSlots, Slot
 
 NAMES = PERTURBATIONS.names()
 REPLAYING = [name for name in NAMES if PERTURBATIONS.get(name).replays]
@@ -127,7 +127,7 @@ def test_epsilon_has_the_length_rho_in_its_own_metric(name: str, storage: dict[s
             owner = next(n for n, p in model.named_parameters() if p is slot.parameter)
             slot.label = slot.label._replace(name=owner, layer="")
         epsilon = [slot.buffer for slot in slots]
-        length = ascent.perturbation.length(Slots(slots, ascent.step), epsilon)
+        length = ascent.perturbation.length(AscentSlots(slots, ascent.step), epsilon)
     moved = sum(slot.weight.numel() for slot in slots)
     if name in ("sampled_shift", "smat"):  # a mean, over weights that all move
         assert moved == sum(p.numel() for p in model.parameters())
@@ -367,9 +367,9 @@ def test_it_works_as_a_core_over_plain_groups(name: str) -> None:
 def test_options_out_of_range_are_refused(name: str) -> None:
     for option, value in (("rho", -1.0), ("rho", float("nan")), ("every", 0), ("start", -1)):
         with pytest.raises(UserError, match=option):
-            perturbation(name, **{option: value})
+            make_perturbation(name, **{option: value})
     with pytest.raises(UserError, match="schedule"):
-        perturbation(name, schedule="cosine")
+        make_perturbation(name, schedule="cosine")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -382,4 +382,4 @@ def test_options_of_another_kind_are_refused(name: str) -> None:
         ("start", "1"),
     ):
         with pytest.raises(UserError, match=f"{option}: must be a "):
-            perturbation(name, **{option: value})
+            make_perturbation(name, **{option: value})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saft.optim import PERTURBATIONS, SAM, kernels
-from saft.optim.slots import Slot, Slots
+from saft.optim.slots import AscentSlots, Slot
 
 SIZES = st.lists(st.integers(0, 5), min_size=0, max_size=3).map(tuple)
 
@@ -82,7 +82,7 @@ def test_blocks_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_types_go_in_one_ascent() -> None:
     ws = [randn(0, 3), randn(1, 3).float()]
-    slots = Slots([Slot(w, w, torch.ones_like(w)) for w in ws])
+    slots = AscentSlots([Slot(w, w, torch.ones_like(w)) for w in ws])
     slots.ascend(torch.tensor(0.5))
     for w, b in zip(ws, slots.buffers, strict=True):
         torch.testing.assert_close(b, w + 0.5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slot, Slots
+from saft.optim.slots import AscentSlots, Slot
 
 __all__ = ["ASAM", "ASAMDavda54", "ASAMSaft"]
 
@@ -57,7 +57,7 @@ class ASAM(Perturbation):
         """Names are read where they tell which tensors are rescaled."""
         return self.scope == "weights"
 
-    def displace(self, slots: Slots, rho: float) -> Tensor:
+    def displace(self, slots: AscentSlots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
 
         def rescale(block: kernels.Block) -> list[Tensor]:
@@ -71,7 +71,7 @@ class ASAM(Perturbation):
         slots.ascend(kernels.safe_ratio(rho, norm))
         return norm
 
-    def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
+    def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         r"""Return $\|T^{-1}\epsilon\|_2$; a weight that cannot move (T = 0) counts nothing."""
         rescaled = [
             torch.nan_to_num(e / (slot.weight.abs() + self.eta)) if self._rescales(slot) else e

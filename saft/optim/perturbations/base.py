@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
-from saft.optim.slots import Label, Slots
+from saft.optim.slots import AscentSlots, Label
 from saft.registry import Registry
 
-__all__ = ["PERTURBATIONS", "Perturbation", "perturbation"]
+__all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
 
 PERTURBATIONS: Registry[type[Perturbation]] = Registry("perturbation", "saft.optim.perturbations")
 
@@ -46,16 +46,16 @@ class Perturbation(ABC):
     needs_labels: ClassVar[bool] = False
     """Whether the labels of parameters are read."""
 
-    remembers: ClassVar[bool] = False
+    has_memory: ClassVar[bool] = False
     """Whether something is kept from step to step."""
 
-    adds: ClassVar[bool] = False
+    shifts_in_place: ClassVar[bool] = False
     """Whether it sets `Slot.shift`, to be added to w, and needs no buffers."""
 
-    reuses: ClassVar[bool] = False
+    reuses_last_ascent: ClassVar[bool] = False
     """Whether steps without a replay, once started, go through `reuse`."""
 
-    combines: ClassVar[bool] = False
+    uses_first_gradient: ClassVar[bool] = False
     """Whether the descent gradient is made of both gradients, by `keep` and `descend`."""
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Perturbation(ABC):
             steps: n, number of optimizer steps, at least 0.
 
         Example:
-            >>> perturbation("looksam").passes(100), perturbation("momentum_sam").passes(100)
+            >>> make_perturbation("looksam").passes(100), make_perturbation("momentum_sam").passes(100)
             (120.0, 100.0)
         """
         if not self.replays:
@@ -116,32 +116,32 @@ class Perturbation(ABC):
         """Return whether a parameter is perturbed; all are trained."""
         return True
 
-    def keep(self, slots: Slots) -> Any:
+    def keep(self, slots: AscentSlots) -> Any:
         """Return what `descend` will need of the first pass, before `displace` overwrites the gradient."""
         return None
 
     @abstractmethod
-    def displace(self, slots: Slots, rho: float) -> Tensor | None:
+    def displace(self, slots: AscentSlots, rho: float) -> Tensor | None:
         """Overwrite every slot's buffer, which holds the gradient, with w + epsilon.
 
         Returns:
             A 0-dim tensor that is not finite if the gradient was not, or None where no gradient was used.
         """
 
-    def descend(self, slots: Slots, kept: Any) -> None:
+    def descend(self, slots: AscentSlots, kept: Any) -> None:
         """Turn the replayed gradients, in the buffers, into the descent gradient, if `keep` kept any."""
         raise NotImplementedError
 
-    def reuse(self, slots: Slots) -> None:
+    def reuse(self, slots: AscentSlots) -> None:
         """On a step without a replay, turn the first gradient, in the buffers, into the descent gradient."""
         raise NotImplementedError
 
-    def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
+    def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         """Return the length of epsilon in the metric in which rho is a radius, as a 0-dim tensor."""
         return slots.norm(epsilon)
 
 
-def perturbation(name: str | Perturbation, rho: float | None = None, **options: Any) -> Perturbation:
+def make_perturbation(name: str | Perturbation, rho: float | None = None, **options: Any) -> Perturbation:
     """Return the perturbation registered under a name, with some of its options; or an instance as it is.
 
     Args:
@@ -154,7 +154,7 @@ def perturbation(name: str | Perturbation, rho: float | None = None, **options: 
             beside an instance.
 
     Example:
-        >>> perturbation("sam", rho=0.02).rho
+        >>> make_perturbation("sam", rho=0.02).rho
         0.02
     """
     if rho is not None:

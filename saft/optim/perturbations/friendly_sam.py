@@ -10,7 +10,7 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slots
+from saft.optim.slots import AscentSlots
 
 __all__ = ["FriendlySAM"]
 
@@ -39,14 +39,14 @@ class FriendlySAM(Perturbation):
     sigma: float = 1.0
     decay: float = 0.9
 
-    remembers: ClassVar[bool] = True
+    has_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.decay < 1:
             raise UserError(f"FriendlySAM: decay: must be in [0, 1), but is {self.decay}")
 
-    def displace(self, slots: Slots, rho: float) -> Tensor:
+    def displace(self, slots: AscentSlots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
         new = [slot for slot in slots if "average" not in slot.memory]
         for slot in slots:

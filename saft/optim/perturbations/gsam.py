@@ -13,7 +13,7 @@ from saft.errors import UserError
 from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS
 from saft.optim.perturbations.sam import PlainSAM
-from saft.optim.slots import Slots
+from saft.optim.slots import AscentSlots
 
 __all__ = ["GSAM"]
 
@@ -47,7 +47,7 @@ class GSAM(PlainSAM):
     alpha: float = 0.4
     lr_min: float = 0.0
 
-    combines: ClassVar[bool] = True
+    uses_first_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,11 +64,11 @@ class GSAM(PlainSAM):
             return rho
         return least + (rho - least) * (float(group["lr"]) - self.lr_min) / span
 
-    def keep(self, slots: Slots) -> dict[Tensor, Tensor]:
+    def keep(self, slots: AscentSlots) -> dict[Tensor, Tensor]:
         """Return a copy of the first gradients."""
         return {slot.parameter: slot.buffer.clone() for slot in slots}
 
-    def descend(self, slots: Slots, kept: dict[Tensor, Tensor]) -> None:
+    def descend(self, slots: AscentSlots, kept: dict[Tensor, Tensor]) -> None:
         r"""Write $\tilde g - \alpha g_\perp$ over the replayed gradients."""
         if not len(slots):
             return

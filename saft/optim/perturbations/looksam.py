@@ -11,7 +11,7 @@ from saft.errors import UserError
 from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS
 from saft.optim.perturbations.sam import PlainSAM
-from saft.optim.slots import Slots
+from saft.optim.slots import AscentSlots
 
 __all__ = ["LookSAM"]
 
@@ -43,20 +43,20 @@ class LookSAM(PlainSAM):
     every: int = 5
     alpha: float = 0.7
 
-    remembers: ClassVar[bool] = True
-    reuses: ClassVar[bool] = True
-    combines: ClassVar[bool] = True
+    has_memory: ClassVar[bool] = True
+    reuses_last_ascent: ClassVar[bool] = True
+    uses_first_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.alpha >= 0:
             raise UserError(f"LookSAM: alpha: must be at least 0, but is {self.alpha}")
 
-    def keep(self, slots: Slots) -> dict[Tensor, Tensor]:
+    def keep(self, slots: AscentSlots) -> dict[Tensor, Tensor]:
         """Return a copy of the first gradients."""
         return {slot.parameter: slot.buffer.clone() for slot in slots}
 
-    def descend(self, slots: Slots, kept: dict[Tensor, Tensor]) -> None:
+    def descend(self, slots: AscentSlots, kept: dict[Tensor, Tensor]) -> None:
         r"""Remember $g_v / \|g_v\|$; the replayed gradients are the descent gradient as they are."""
         both = slots.where(lambda slot: slot.parameter in kept)
         if not len(both):
@@ -74,7 +74,7 @@ class LookSAM(PlainSAM):
                 g.add_(slot.memory["direction"].mul_((~finite).to(g)))
             slot.memory["direction"] = g
 
-    def reuse(self, slots: Slots) -> None:
+    def reuse(self, slots: AscentSlots) -> None:
         r"""Add $\alpha \|g\| g_v / \|g_v\|$ to the gradients."""
         known = slots.where(lambda slot: "direction" in slot.memory)
         if not len(known):

@@ -10,7 +10,7 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slot, Slots
+from saft.optim.slots import AscentSlots, Slot
 
 __all__ = ["MomentumSAM"]
 
@@ -48,14 +48,14 @@ class MomentumSAM(Perturbation):
     replays: ClassVar[bool] = False
 
     @property
-    def adds(self) -> bool:  # type: ignore[override]
+    def shifts_in_place(self) -> bool:  # type: ignore[override]
         """Whether epsilon is added to the weights where they are."""
         return self.in_place
 
-    def displace(self, slots: Slots, rho: float) -> None:
+    def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
         momenta = [_momentum(slot) for slot in slots]
-        moving = Slots([slot for slot, v in zip(slots, momenta, strict=True) if v is not None])
+        moving = AscentSlots([slot for slot, v in zip(slots, momenta, strict=True) if v is not None])
         known = [v for v in momenta if v is not None]
         if not known and slots.step > 0:
             raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saft.optim.kernels import safe_ratio
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slots
+from saft.optim.slots import AscentSlots
 
 __all__ = ["PlainSAM"]
 
@@ -30,7 +30,7 @@ class PlainSAM(Perturbation):
     place.
     """
 
-    def displace(self, slots: Slots, rho: float) -> Tensor:
+    def displace(self, slots: AscentSlots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
         norm = slots.norm(slots.buffers)
         slots.ascend(safe_ratio(rho, norm))

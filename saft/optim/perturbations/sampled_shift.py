@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slots
+from saft.optim.slots import AscentSlots
 
 __all__ = ["SampledShift"]
 
@@ -57,7 +57,7 @@ class SampledShift(Perturbation):
         if len(self.coefficients) != 2 or not self.coefficients[0] <= self.coefficients[1]:
             raise UserError(f"SampledShift: coefficients: must be [low, high], but is {self.coefficients}")
 
-    def displace(self, slots: Slots, rho: float) -> None:
+    def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
         generators: dict[torch.device, torch.Generator] = {}
         for slot in slots:
@@ -78,11 +78,11 @@ class SampledShift(Perturbation):
         draw = random.Random(self._seed(step))
         return draw.randint(1, self.n_models) * draw.uniform(*self.coefficients) - 1
 
-    def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
+    def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         """Return the mean magnitude of the entries of z."""
         return self._mean_magnitude(slots, epsilon) / abs(self.factor(slots.step))
 
-    def _mean_magnitude(self, slots: Slots, tensors: Sequence[Tensor]) -> Tensor:
+    def _mean_magnitude(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Tensor:
         return slots.total([t.abs().sum() for t in tensors]) / slots.n_elements
 
     def _seed(self, *parts: int) -> int:

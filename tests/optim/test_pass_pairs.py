@@ -4,31 +4,11 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.optim.passes import Passes
-from saft.optim.replay import RandomStreams, is_replay, replaying
-
-
-def test_the_flag_nests_and_survives_exceptions() -> None:
-    assert not is_replay()
-    with replaying():
-        with pytest.raises(ValueError, match="stop"), replaying():
-            raise ValueError("stop")
-        assert is_replay()
-    assert not is_replay()
-
-
-def test_streams_rewind_again_and_again() -> None:
-    streams = RandomStreams([torch.device("cpu"), torch.device("meta")])
-    draws = []
-    for _ in range(3):
-        streams.rewind()
-        draws.append(torch.rand(3))
-    assert torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[0], draws[2])
+from saft.optim.pass_pairs import PassPairs
 
 
 def test_passes_pair_replays_with_first_passes_and_leave_the_stream_where_it_was() -> None:
-    passes = Passes()
+    passes = PassPairs()
     first = []
     for _ in range(3):
         passes.record([])
@@ -47,7 +27,7 @@ def test_passes_pair_replays_with_first_passes_and_leave_the_stream_where_it_was
 
 @pytest.mark.parametrize("replays", [0, 1, 3])
 def test_passes_refuse_another_number_of_replays(replays: int) -> None:
-    passes = Passes()
+    passes = PassPairs()
     for _ in range(2):
         passes.record([])
 
@@ -63,7 +43,7 @@ def test_passes_refuse_another_number_of_replays(replays: int) -> None:
 
 
 def test_passes_forget_all_but_the_one_that_runs() -> None:
-    passes = Passes()
+    passes = PassPairs()
     passes.record([])
     passes.record([])
     passes.forget(keep_last=True)

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.optim.accumulation import BackwardCount
-from saft.optim.replay import RandomStreams
+from saft.optim.backward_count import BackwardCount
+from saft.optim.random_streams import RandomStreams
 
-__all__ = ["Passes"]
+__all__ = ["PassPairs"]
 
 
-class Passes:
+class PassPairs:
     """Pairs every replay pass with the first pass that it repeats.
 
     Example:
-        >>> passes = Passes()
+        >>> passes = PassPairs()
         >>> passes.record([]); first = torch.rand(1)
         >>> with passes.replaying([]), passes.replay():
         ...     second = torch.rand(1)

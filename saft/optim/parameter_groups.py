@@ -12,22 +12,22 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 
-__all__ = ["Groups", "Source"]
+__all__ = ["Groups", "ParameterGroups"]
 
 Groups = Sequence[Mapping[str, Any]]
 
 
-class Stepped(Protocol):
+class StepListener(Protocol):
     """What is told of an optimizer's steps."""
 
     def before_step(self) -> None:
-        """Hear that a step begins."""
+        """Called before the optimizer steps."""
 
     def advance(self) -> None:
-        """Hear that a step was taken."""
+        """Called after the optimizer stepped."""
 
 
-class Source:
+class ParameterGroups:
     """Parameter groups as they are now, and the optimizer behind them, if there is one.
 
     Args:
@@ -39,7 +39,7 @@ class Source:
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)
-        >>> [list(group) for group in Source([w]).groups]
+        >>> [list(group) for group in ParameterGroups([w]).current]
         [['params']]
     """
 
@@ -58,8 +58,8 @@ class Source:
             _refuse_flattened(self.parameters)
 
     @property
-    def groups(self) -> Groups:
-        """The parameter groups."""
+    def current(self) -> Groups:
+        """The parameter groups, as they are now."""
         if self.optimizer is not None:
             return self.optimizer.param_groups
         return self._groups if self._make is None else self._make()
@@ -67,7 +67,7 @@ class Source:
     @property
     def parameters(self) -> list[Tensor]:
         """All parameters, in the order of the groups, as a checkpoint numbers them."""
-        return [parameter for group in self.groups for parameter in group["params"]]
+        return [parameter for group in self.current for parameter in group["params"]]
 
     @property
     def trainable(self) -> list[Tensor]:
@@ -77,9 +77,9 @@ class Source:
         return parameters
 
     @property
-    def takes_a_null_step(self) -> bool:
+    def has_zero_learning_rate(self) -> bool:
         """Whether every learning rate is 0, as when a checkpointing library makes an optimizer's state."""
-        return all(group.get("lr", 1) == 0 for group in self.groups)
+        return all(group.get("lr", 1) == 0 for group in self.current)
 
     def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
         """Return what the optimizer keeps for a parameter; empty before its first step."""
@@ -88,7 +88,7 @@ class Source:
         state: Mapping[str, Any] = self.optimizer.state.get(parameter, {})
         return state
 
-    def call_around_steps(self, ascent: Stepped) -> None:
+    def register_step_hooks(self, ascent: StepListener) -> None:
         """Let an ascent know of the optimizer's steps, for as long as it lives."""
         if self.optimizer is None:
             return

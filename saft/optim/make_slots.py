@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from saft.errors import UserError, did_you_mean
+from saft.optim.parameter_groups import ParameterGroups
 from saft.optim.perturbations.base import Perturbation
 from saft.optim.slots import Label, Layout, Slot
-from saft.optim.source import Source
 
-__all__ = ["LowPrecision", "gradient_slots", "require_low_precision", "slots_of"]
+__all__ = ["LowPrecision", "gradient_slots", "require_low_precision", "make_slots"]
 
 LowPrecision = Literal["refuse", "float32"]
 
@@ -26,8 +26,8 @@ def require_low_precision(value: str) -> None:
         raise UserError(f"low_precision: unknown value {value!r}{did_you_mean(str(value), known)}")
 
 
-def slots_of(
-    source: Source,
+def make_slots(
+    source: ParameterGroups,
     parameters: Sequence[Tensor],
     perturbation: Perturbation,
     memory: dict[Tensor, dict[str, Tensor]],
@@ -55,16 +55,18 @@ def slots_of(
         raise UserError(
             "there is no gradient to ascend along: call backward() before perturbed() or first_step()"
         )
-    labels = _labels(source.groups, modules) if perturbation.needs_labels else {}
+    labels = _labels(source.current, modules) if perturbation.needs_labels else {}
     slots = []
     for parameter in parameters:
         label = _label(parameter, labels, perturbation)
         if perturbation.selects(label):
             gradient = parameter.grad if perturbation.replays else None
-            slot = _slot(parameter, gradient, label, low_precision, fixed_storage, perturbation.adds)
-            if slot.rows is not None and (perturbation.remembers or perturbation.combines):
+            slot = _slot(
+                parameter, gradient, label, low_precision, fixed_storage, perturbation.shifts_in_place
+            )
+            if slot.rows is not None and (perturbation.has_memory or perturbation.uses_first_gradient):
                 raise UserError(_sparse(parameter, label))
-            slot.memory = memory.setdefault(parameter, {}) if perturbation.remembers else {}
+            slot.memory = memory.setdefault(parameter, {}) if perturbation.has_memory else {}
             slot.optimizer_state = source.state_of(parameter)
             slots.append(slot)
     if not slots:

@@ -7,7 +7,7 @@ import pickle
 import torch
 from torch import nn
 
-from saft.optim.accumulation import BackwardCount
+from saft.optim.backward_count import BackwardCount
 
 
 def test_it_counts_what_adds_up_and_starts_afresh_when_the_gradient_is_cleared() -> None:
