@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
-from saft.optim.make_slots import LowPrecision
+from saft.optim.options import Advice, AscentOptions
 
 try:
     from accelerate import Accelerator
@@ -25,6 +25,22 @@ except ImportError as missing:
 __all__ = ["SharpnessAware"]
 
 Batch = TypeVar("Batch")
+
+_ADVICE = Advice(
+    replay=(
+        "compute gradients by SharpnessAware.backward(compute_loss, batch), or under the Hugging Face Trainer"
+        " by super().training_step(...)"
+    ),
+    first_pass=(
+        "compute gradients by SharpnessAware.backward(compute_loss, batch), or under the Hugging Face Trainer"
+        " by super().training_step(...)"
+    ),
+    accumulate=(
+        "accumulate micro-batches inside `with accelerator.accumulate(model):`, with"
+        " Accelerator(gradient_accumulation_steps=...), so that all are replayed; or ascend for each with"
+        " SharpnessAware(..., per_micro_batch=True)"
+    ),
+)
 
 
 class SharpnessAware:
@@ -41,13 +57,12 @@ class SharpnessAware:
         optimizer: the prepared optimizer, for example AdamW.
         perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance.
         rho: radius of the ascent step, at least 0; by default the perturbation's own.
-        per_micro_batch: ascend for each micro-batch, without waiting for the last one; holds one more copy of
-            the gradients, but no batches.
         sync_ascent: reduce the gradients of the first pass as well, so that all replicas ascend along the
             gradient of the global batch. By default each ascends along that of its own part, as the original
             implementation does, which saves one reduction a step; the descent gradient is always reduced.
-        fixed_storage, low_precision: see `saft.optim.Ascent`.
-        **options: further options of a perturbation given by name, for example `every=10` or `start=500`.
+        **options: those of `saft.optim.AscentOptions` (`per_micro_batch`, which here holds no batches,
+            `fixed_storage`, `low_precision`), and further ones of a perturbation given by name, for example
+            `every=10` or `start=500`.
 
     Raises:
         UserError: FSDP, DeepSpeed, or another engine that shards; an unknown perturbation or option; a
@@ -84,22 +99,19 @@ class SharpnessAware:
         perturbation: str | Perturbation = "sam",
         *,
         rho: float | None = None,
-        per_micro_batch: bool = False,
         sync_ascent: bool = False,
-        fixed_storage: bool = False,
-        low_precision: LowPrecision = "refuse",
         **options: Any,
     ) -> None:
+        own, others = AscentOptions.split(options)
         self.accelerator = accelerator
         self.models = (model,) if isinstance(model, nn.Module) else tuple(model)
         self.sync_ascent = sync_ascent
         self.ascent = Ascent(
             optimizer,
-            make_perturbation(perturbation, rho, **options),
+            make_perturbation(perturbation, rho, **others),
             modules=self.models,
-            per_micro_batch=per_micro_batch,
-            fixed_storage=fixed_storage,
-            low_precision=low_precision,
+            options=own,
+            advice=_ADVICE,
         )
         self._window: list[Callable[[], Tensor]] = []
         self._refuse()
@@ -115,7 +127,17 @@ class SharpnessAware:
 
         Returns:
             The loss at w, detached.
+
+        Raises:
+            UserError: `compute_loss` is not a function, or gives no scalar loss; or an earlier micro-batch
+                was neither stepped along nor accumulated by the accelerator.
         """
+        if not callable(compute_loss):
+            raise UserError(
+                f"backward(compute_loss, batch) takes a function of the batch, not a {_called(compute_loss)}:"
+                " it is called once at w, and again at w + epsilon: write"
+                " `sharpness_aware.backward(lambda batch: model(**batch).loss, batch)`"
+            )
 
         def forward_backward() -> Tensor:
             loss = compute_loss(batch)
@@ -135,13 +157,16 @@ class SharpnessAware:
 
         Returns:
             What the first call returned.
+
+        Raises:
+            UserError: as `backward`.
         """
         ascent = self.ascent
         models = self.models if models is None else tuple(models)
         with ascent.first_pass(), self._unreduced(models, when=ascent.replays and not self.sync_ascent):
             loss = forward_backward()
         self._window.append(forward_backward)
-        if not (self.accelerator.sync_gradients or ascent.per_micro_batch):
+        if not (self.accelerator.sync_gradients or ascent.options.per_micro_batch):
             return loss
         window, self._window = self._window, []
         if not ascent.replays:
@@ -184,7 +209,7 @@ class SharpnessAware:
                 f" {'sharded models' if sharded else engine}: use DistributedDataParallel; or saft.SAM in a"
                 " loop of your own, which takes FSDP2 models (fully_shard)"
             )
-        if self.ascent.per_micro_batch and self.sync_ascent:
+        if self.ascent.options.per_micro_batch and self.sync_ascent:
             raise UserError(
                 "per_micro_batch ascends along the micro-batches of each replica: leave out sync_ascent"
             )
@@ -199,7 +224,7 @@ class SharpnessAware:
             )
 
     def _ride_along(self) -> None:
-        """Join the state of the optimizer, and see that it does not step with a gradient of one pass."""
+        """Join the state of the optimizer."""
         optimizer, owner = self.ascent.parameter_groups.optimizer, weakref.ref(self)
         if optimizer is None:
             raise UserError("optimizer must be a prepared optimizer, for example of AdamW")
@@ -213,19 +238,9 @@ class SharpnessAware:
             if (alive := owner()) is not None and section is not None:
                 alive.ascent.load_state_dict(section)
 
-        def check(*_: Any) -> None:
-            if (alive := owner()) is not None:
-                alive._require_replay()
-
         optimizer.register_state_dict_post_hook(save)
         optimizer.register_load_state_dict_pre_hook(load)
-        optimizer.register_step_pre_hook(check)
 
-    def _require_replay(self) -> None:
-        ascent = self.ascent
-        if ascent.replays and not ascent.is_ready and not ascent.parameter_groups.has_zero_learning_rate:
-            raise UserError(
-                "the optimizer's step came without a replay of this batch, and would be a plain one: compute"
-                " gradients by SharpnessAware.backward(compute_loss, batch), or under the Hugging Face"
-                " Trainer by super().training_step(...)"
-            )
+
+def _called(value: object) -> str:
+    return "loss" if isinstance(value, Tensor) else type(value).__name__

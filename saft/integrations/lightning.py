@@ -48,7 +48,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from saft.errors import UserError
 from saft.integrations.lightning_passes import TwoPasses
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
-from saft.optim.make_slots import LowPrecision
+from saft.optim.options import AscentOptions
 
 __all__ = ["SharpnessAware"]
 
@@ -65,11 +65,12 @@ class SharpnessAware(L.Callback):
     Put it before callbacks that look at gradients in `on_before_optimizer_step`.
 
     Args:
-        perturbation, rho, per_micro_batch, fixed_storage, low_precision: see `saft.SAM`.
+        perturbation, rho: see `saft.SAM`.
         sync_ascent: on several replicas (DDP), reduce the gradient of the first pass too, so that all ascend
             along the mean gradient; by default each ascends along its own, which saves a reduction. Shards
             (ModelParallelStrategy) always ascend together.
-        **options: further options of a perturbation given by name, for example `every=10`.
+        **options: those of `saft.optim.AscentOptions` (`per_micro_batch`, `fixed_storage`, `low_precision`),
+            and further ones of a perturbation given by name, for example `every=10`.
 
     Raises:
         UserError: an unknown perturbation or option; when the fit begins, a trainer that cannot do it: FSDP1,
@@ -87,24 +88,17 @@ class SharpnessAware(L.Callback):
         perturbation: str | Perturbation = "sam",
         *,
         rho: float | None = None,
-        per_micro_batch: bool = False,
         sync_ascent: bool = False,
-        fixed_storage: bool = False,
-        low_precision: LowPrecision = "refuse",
         **options: Any,
     ) -> None:
-        self.perturbation = make_perturbation(perturbation, rho, **options)
-        if per_micro_batch and sync_ascent:
+        self.options, others = AscentOptions.split(options)
+        self.perturbation = make_perturbation(perturbation, rho, **others)
+        if self.options.per_micro_batch and sync_ascent:
             raise UserError(
                 "per_micro_batch: micro-batches are not reduced one by one, so there is no gradient to"
                 " synchronize: take sync_ascent away"
             )
         self.sync_ascent = sync_ascent
-        self.settings: dict[str, Any] = {
-            "per_micro_batch": per_micro_batch,
-            "fixed_storage": fixed_storage,
-            "low_precision": low_precision,
-        }
         self._passes: TwoPasses | None = None
         self._loaded: dict[str, Any] = {}
 
@@ -157,7 +151,7 @@ class SharpnessAware(L.Callback):
                 " are not saved, so the run would not be the one that was interrupted: resume from a"
                 " checkpoint made between steps, as ModelCheckpoint(every_n_train_steps=...) makes it"
             )
-        ascent = _Ascent(optimizer, self.perturbation, modules=pl_module, **self.settings)
+        ascent = _Ascent(optimizer, self.perturbation, modules=pl_module, options=self.options)
         ascent.step = trainer.global_step
         if self._loaded:
             ascent.load_state_dict(self._loaded)

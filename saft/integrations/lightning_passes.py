@@ -10,14 +10,15 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ParallelStrategy
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
 from saft.errors import UserError
+from saft.integrations.bookkeeping import put_back
+from saft.integrations.repeatable import RepeatableCall
 from saft.optim import Ascent
 
-__all__ = ["MicroBatch", "TwoPasses", "logged_once"]
+__all__ = ["TwoPasses", "logged_once"]
 
 
 class TwoPasses:
@@ -34,8 +35,8 @@ class TwoPasses:
         self.module = module
         self.ascent = ascent
         self.ascends_alone = ascends_alone
-        self.micro_batches: list[MicroBatch | None] = []
-        self._current: MicroBatch | None = None
+        self.micro_batches: list[RepeatableCall | None] = []
+        self._current: RepeatableCall | None = None
         self._open: ExitStack | None = None
         self._training_step = trainer.strategy.training_step
         self._backward = trainer.strategy.backward
@@ -57,7 +58,7 @@ class TwoPasses:
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """Open the first pass, and run the forward."""
         self.give_up()
-        self._current = MicroBatch(arguments, keywords) if self._may_replay else None
+        self._current = RepeatableCall(arguments, keywords) if self._may_replay else None
         self._open = ExitStack()
         try:
             self._open.enter_context(self.ascent.first_pass())
@@ -82,7 +83,7 @@ class TwoPasses:
             self._open.close()
             self._open = None
             self.micro_batches.append(self._current)
-            if self.ascent.per_micro_batch and self.ascent.replays:
+            if self.ascent.options.per_micro_batch and self.ascent.replays:
                 with self._perturbed():
                     self._repeat(self._current)
         self._current = None
@@ -94,7 +95,7 @@ class TwoPasses:
         seen, self.micro_batches = self.micro_batches, []
         if not self.ascent.replays:
             self.ascent.skip_replay()
-        elif seen and not self.ascent.per_micro_batch:
+        elif seen and not self.ascent.options.per_micro_batch:
             with self._perturbed():
                 for micro_batch in seen[:-1]:
                     with self._unreduced(), self.ascent.replay_pass():
@@ -121,7 +122,7 @@ class TwoPasses:
         with torch.enable_grad(), self.ascent.perturbed(scaler, reduce=reduce), logged_once(self.module):
             yield
 
-    def _repeat(self, micro_batch: MicroBatch | None) -> None:
+    def _repeat(self, micro_batch: RepeatableCall | None) -> None:
         assert micro_batch is not None
         arguments, keywords = micro_batch.again()
         output = self._training_step(*arguments, **keywords)
@@ -141,59 +142,16 @@ class _GivenUp(Exception):
     """Thrown into a first pass that will not be finished."""
 
 
-class MicroBatch:
-    """What `training_step` was called with, as it was then.
-
-    Lists and dictionaries are copied, for `training_step` may take things out of them; tensors are not, but
-    a change in place is noticed.
-    """
-
-    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self._tensors: list[tuple[Tensor, int]] = []
-        self._given = apply_to_collection((arguments, keywords), Tensor, self._note, allow_frozen=True)
-
-    def again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the same arguments for the replay.
-
-        Raises:
-            UserError: the first pass changed them.
-        """
-        for tensor, version in self._tensors:
-            if tensor._version != version:
-                raise UserError(
-                    f"training_step changed its batch in place (a tensor of shape {tuple(tensor.shape)}), so"
-                    " the replay would see other data: work on a copy, `tensor.clone()`"
-                )
-        arguments, keywords = self._given
-        return arguments, keywords
-
-    def _note(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_inference():  # these count no versions
-            self._tensors.append((tensor, tensor._version))
-        return tensor
-
-
 @contextmanager
 def logged_once(module: L.LightningModule) -> Iterator[None]:
     """Make `module.log` do nothing inside, and put its metrics back as they were."""
-    metrics = [(metric, _remembered(metric)) for metric in module.modules() if isinstance(metric, Metric)]
+    metrics = {name: child for name, child in module.named_modules() if isinstance(child, Metric)}
     own = vars(module).copy()
     vars(module)["log"] = lambda *_, **__: None
     try:
-        yield
+        with put_back(metrics):
+            yield
     finally:
         del vars(module)["log"]
         if "log" in own:
             vars(module)["log"] = own["log"]
-        for metric, remembered in metrics:
-            for name, value in remembered.items():
-                setattr(metric, name, value)
-
-
-def _remembered(metric: Metric) -> dict[str, Any]:
-    states = {
-        name: list(value) if isinstance(value, list) else value.clone()
-        for name, value in metric.metric_state.items()
-    }
-    others = ("_update_count", "_computed", "_forward_cache")
-    return {**states, **{name: getattr(metric, name) for name in others}}

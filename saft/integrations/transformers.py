@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from transformers import Trainer
 
 from saft.errors import UserError
 from saft.integrations.accelerate import SharpnessAware
+from saft.integrations.bookkeeping import put_back
+from saft.integrations.repeatable import PreparedInputs, RepeatableCall
+from saft.optim import is_replay
 from saft.optim.parameter_groups import ParameterGroups
 
 __all__ = ["SharpnessAwareMixin"]
@@ -30,8 +34,11 @@ class SharpnessAwareMixin:
     bit, before the Trainer clips and steps. The loss that is logged is the one at w. What the ascent must
     remember is in the checkpoint, within the optimizer's state.
 
-    Put it before the Trainer: `class MyTrainer(SharpnessAwareMixin, Trainer)`. A `compute_loss` of your own
-    is called in both passes; `saft.optim.is_replay()` tells them apart.
+    Put it before the trainer: `class MyTrainer(SharpnessAwareMixin, SFTTrainer)`. What a trainer prepares in
+    `_prepare_inputs`, be it generated (TRL's GRPO, RLOO), is prepared once, and both passes see it. A
+    `compute_loss` of your own is called in both passes; `saft.optim.is_replay()` tells them apart. What it
+    collects in attributes of the trainer (numbers, lists, dictionaries, metrics), and what it logs, is that
+    of the first pass.
 
     Args:
         *args: of the Trainer.
@@ -43,7 +50,8 @@ class SharpnessAwareMixin:
 
     Raises:
         UserError: FSDP, DeepSpeed, optimizers that step within the backward pass, a Trainer older than 4.47,
-            or options that cannot work; all at construction.
+            trainers that generate within `training_step` or `compute_loss`, or options that cannot work; all
+            at construction. In training: a step that did not go through `training_step`.
 
     Example:
         >>> import tempfile
@@ -71,10 +79,12 @@ class SharpnessAwareMixin:
     """
 
     accelerator: Any
+    state: Any
     args: Any
     model: Any
     optimizer: Any
     _sharpness_aware: SharpnessAware | None = None
+    _inputs: PreparedInputs | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -89,6 +99,12 @@ class SharpnessAwareMixin:
         version = transformers.__version__
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise UserError(f"SharpnessAwareMixin needs transformers 4.47 or newer, but this is {version}")
+        if not isinstance(sharpness_aware, Mapping | None):
+            raise UserError(
+                f"sharpness_aware: must be a dictionary of options, but is {sharpness_aware!r}: write"
+                " sharpness_aware={'rho': 0.05}, or {'perturbation': 'asam', 'rho': 0.5}"
+            )
+        _refuse_generation(type(self))
         super().__init__(*args, **kwargs)
         if any(kind in str(self.args.optim).lower() for kind in ("lomo", "layerwise")):
             raise UserError(
@@ -109,14 +125,47 @@ class SharpnessAwareMixin:
         return optimizer
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the Trainer's step for a micro-batch, with the last one the replay; return the first loss."""
+        """Run the Trainer's step for a micro-batch, with the last one the replay; return the first loss.
+
+        Raises:
+            UserError: the optimizer was made elsewhere, or the first pass changed its batch in place.
+        """
         if (made := self._known_for(self.optimizer)) is None:
             raise UserError(
                 f"the optimizer was made behind SharpnessAwareMixin's back: let {type(self).__name__}"
                 ".create_optimizer() set self.optimizer and end with `return super().create_optimizer()`"
             )
-        step = partial(super().training_step, model, inputs, *args, **kwargs)  # type: ignore[misc]
+        call = RepeatableCall((model, inputs, *args), kwargs)
+        prepared = PreparedInputs([self.args.device])
+        run = super().training_step  # type: ignore[misc]
+
+        def step() -> Tensor:
+            arguments, keywords = call.again() if is_replay() else ((model, inputs, *args), kwargs)
+            with self._in_pass(prepared):
+                loss: Tensor = run(*arguments, **keywords)
+            return loss
+
         return made.take(step, [model])
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Prepare a batch as the trainer does, once for both passes."""
+        prepare = super()._prepare_inputs  # type: ignore[misc]
+        if self._inputs is None or prepare.__func__ is Trainer._prepare_inputs:
+            return prepare(inputs)
+        return self._inputs.take(lambda: prepare(inputs))
+
+    @contextmanager
+    def _in_pass(self, prepared: PreparedInputs) -> Iterator[None]:
+        self._inputs = prepared
+        try:
+            if not is_replay():
+                yield
+                return
+            with put_back(vars(self.state)), put_back(vars(self), but=("train_dataset", "eval_dataset")):
+                vars(self)["log"] = lambda *_, **__: None
+                yield
+        finally:
+            self._inputs = None
 
     def _made_for(self, optimizer: Optimizer) -> SharpnessAware:
         return SharpnessAware(self.accelerator, self.model, optimizer, **self._options)
@@ -128,3 +177,20 @@ class SharpnessAwareMixin:
             and made.ascent.parameter_groups.optimizer is ParameterGroups(optimizer).optimizer
         )
         return made if known else None
+
+
+def _refuse_generation(kind: type) -> None:
+    """Raise if a trainer generates text in what is run twice, where the second pass would see other text.
+
+    Raises:
+        UserError: it does.
+    """
+    for owner in kind.__mro__[: kind.__mro__.index(Trainer)] if Trainer in kind.__mro__ else ():
+        for method in ("training_step", "compute_loss"):
+            code = getattr(unwrap(vars(owner).get(method, str)), "__code__", None)
+            if code and any(name.lstrip("_").startswith("generate") for name in code.co_names):
+                raise UserError(
+                    f"{owner.__name__}.{method} generates text, and a second pass would generate other text,"
+                    " but the replay must be of the same batch. Trainers that generate in _prepare_inputs can"
+                    " be made sharpness-aware, as TRL's GRPOTrainer and RLOOTrainer"
+                )

@@ -15,7 +15,10 @@ from saft.errors import UserError
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
 from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_finite, unscale_again
-from saft.optim.make_slots import LowPrecision, gradient_slots, make_slots, require_low_precision
+from saft.optim.make_slots import gradient_slots, has_replicas, make_slots
+from saft.optim.memory import Memory
+from saft.optim.not_compiled import not_compiled, not_traced
+from saft.optim.options import ADVICE, WHOLE_BATCH, Advice, AscentOptions
 from saft.optim.parameter_groups import Groups, ParameterGroups
 from saft.optim.pass_pairs import PassPairs
 from saft.optim.perturbations.base import Perturbation, make_perturbation
@@ -43,15 +46,18 @@ class Ascent:
         perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance.
         modules: the models that are trained: for names of parameters, and to find batch norms in compiled
             models.
-        per_micro_batch: ascend for each micro-batch; holds one more copy of the gradients.
-        fixed_storage: overwrite and restore the weights, instead of pointing parameters at other memory; for
-            CUDA graphs. Sharded (DTensor) and aliased parameters are always treated so.
-        low_precision: what to do with weights stored in bfloat16 or float16, where a perturbation rounds
-            away: "refuse", or "float32": in the replay the parameters are float32 copies at w + epsilon, and
-            the gradients are cast back at its end. That replay computes in float32, so its inputs must suit.
+        options: per micro-batch or whole batch, fixed storage, low precision.
+        advice: how the user of a front end mends a mistake, for messages.
+
+    Attributes:
+        step: number of optimizer steps taken.
+        is_ready: whether the gradients are the descent gradient of this step, replayed or said to need none.
+        perturbation: how epsilon is made, and on which steps.
+        parameter_groups: the parameters, and the optimizer behind them, read anew each time.
+        pairs: the first passes of this step, with their random numbers, and how many were replayed.
 
     Raises:
-        UserError: an unknown perturbation or value, or a combination that cannot work.
+        UserError: an unknown perturbation, a combination that cannot work, or an optimizer that maximizes.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -75,26 +81,19 @@ class Ascent:
         perturbation: str | Perturbation = "sam",
         *,
         modules: nn.Module | Iterable[nn.Module] = (),
-        per_micro_batch: bool = False,
-        fixed_storage: bool = False,
-        low_precision: LowPrecision = "refuse",
+        options: AscentOptions = WHOLE_BATCH,
+        advice: Advice = ADVICE,
     ) -> None:
-        require_low_precision(low_precision)
         self.perturbation = make_perturbation(perturbation)
         self.modules = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
-        self.per_micro_batch = per_micro_batch
-        self.fixed_storage = fixed_storage
-        self.low_precision: LowPrecision = low_precision
+        self.options = options
+        self.advice = advice
         self.step = 0
         self.parameter_groups = ParameterGroups(source)
-        self._memory: dict[Tensor, dict[str, Tensor]] = {}
-        if per_micro_batch and (
-            self.perturbation.uses_first_gradient or self.perturbation.reuses_last_ascent
-        ):
-            raise UserError(
-                f"{type(self.perturbation).__name__} combines the gradients of the whole batch: it has no"
-                " form per micro-batch"
-            )
+        self._memory = Memory()
+        options.require_form_of(self.perturbation)
+        if self.perturbation.replays and self.perturbation.rho:
+            self.parameter_groups.refuse_maximize()
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -118,24 +117,22 @@ class Ascent:
         """Whether this step needs a second pass."""
         return self.perturbation.replays and self.rho != 0
 
-    @property
-    def is_perturbed(self) -> bool:
-        """Whether the weights are at w + epsilon now, and must not be saved or evaluated."""
-        here = "replay" if self.perturbation.replays else "first pass"
-        return self._phase in (here, "replay") and self.rho != 0
-
+    @not_compiled
     @contextmanager
     def first_pass(self) -> Iterator[None]:
         """Run forward and backward at w inside, once for each micro-batch.
 
         It remembers the random number generators, so that the replay has the same dropout masks. A
         perturbation that needs no replay is in place inside.
+
+        Raises:
+            UserError: inside another pass.
         """
-        self._require_rest("first_pass()")
+        self.require_rest("first_pass()")
         parameters = self.parameter_groups.trainable
         self.is_ready = False
         self.pairs.record(p.device for p in parameters)
-        if self.per_micro_batch and self.replays:
+        if self.options.per_micro_batch and self.replays:
             self._stash = {p: p.grad for p in parameters if p.grad is not None}
             _clear(parameters, {})
         self._phase = "first pass"
@@ -158,6 +155,7 @@ class Ascent:
         finally:
             self._phase = "rest"
 
+    @not_compiled
     @contextmanager
     def perturbed(
         self,
@@ -184,16 +182,19 @@ class Ascent:
 
         Raises:
             UserError: no gradients, or weights that cannot be perturbed, or fewer micro-batches replayed than
-                seen.
+                seen, or a descent gradient that no step was taken along yet.
         """
-        self._require_rest("perturbed()")
-        if self.per_micro_batch and self.replays and len(self.pairs) != 1:
+        self.require_rest("perturbed()")
+        if not self.options.per_micro_batch:
+            self.pairs.require_step(self.advice.accumulate)
+        if self.options.per_micro_batch and self.replays and len(self.pairs) != 1:
             raise UserError(
                 "per_micro_batch: each micro-batch needs its own `with first_pass():` before perturbed()"
             )
         parameters = self.parameter_groups.trainable
         with_gradient = [p for p in parameters if p.grad is not None]
         unscaled = has_unscaled(scaler, (self.parameter_groups.optimizer, optimizer))
+        changed = self.pairs.backwards.was_changed_in_place() and not has_replicas()
         kept, check, slots = None, None, None
         with torch.no_grad():
             if self.rho != 0:
@@ -228,7 +229,10 @@ class Ascent:
             elif self._reuses:
                 self.perturbation.reuse(self._gradient_slots())
         self.is_ready = True
+        self.pairs.backwards.watch([p for p in parameters if p.grad is not None])
+        self.pairs.backwards.expect_step(changed if scaler is None else None)
 
+    @not_compiled
     @contextmanager
     def replay_pass(self) -> Iterator[None]:
         """Replay the next micro-batch inside, with its own dropout masks; a single one needs no mark.
@@ -241,13 +245,17 @@ class Ascent:
         with self.pairs.replay():
             yield
 
+    @not_traced
     def skip_replay(self) -> None:
         """Say that this step has no replay: the first gradient becomes the descent gradient.
 
         It matters to perturbations that reuse an older ascent (LookSAM), and then before clipping; the step's
         hook does it otherwise.
+
+        Raises:
+            UserError: inside a pass.
         """
-        self._require_rest("skip_replay()")
+        self.require_rest("skip_replay()")
         if not self.is_ready and self._reuses:
             with torch.no_grad():
                 self.perturbation.reuse(self._gradient_slots())
@@ -267,8 +275,7 @@ class Ascent:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what the perturbation remembers by position of the parameter."""
-        parameters = self.parameter_groups.parameters
-        memory = {index: dict(self._memory[p]) for index, p in enumerate(parameters) if self._memory.get(p)}
+        memory = self._memory.by_position(self.parameter_groups.parameters)
         return {"perturbation": type(self.perturbation).__name__, "step": self.step, "memory": memory}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -283,12 +290,8 @@ class Ascent:
                 f"the checkpoint holds what {found} remembered, but this optimizer has {mine}: construct it"
                 " with the same perturbation, or load the base optimizer's state alone"
             )
-        parameters = self.parameter_groups.parameters
         self.step = int(state_dict["step"])
-        self._memory = {
-            (p := parameters[int(index)]): {key: value.to(p.device, copy=True) for key, value in kept.items()}
-            for index, kept in state_dict["memory"].items()
-        }
+        self._memory.load(state_dict["memory"], self.parameter_groups.parameters)
         self.pairs.forget()
         self.is_ready = False
 
@@ -299,48 +302,42 @@ class Ascent:
         )
 
     def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
+        if self.perturbation.replays:
+            self.parameter_groups.refuse_maximize()
         slots = make_slots(
-            self.parameter_groups,
-            parameters,
-            self.perturbation,
-            self._memory,
-            modules=self.modules,
-            low_precision=self.low_precision,
-            fixed_storage=self.fixed_storage,
+            self.parameter_groups, parameters, self.perturbation, self._memory, self.modules, self.options
         )
         return AscentSlots(slots, self.step, grad_scale)
 
     def _gradient_slots(self) -> AscentSlots:
         return AscentSlots(gradient_slots(self.parameter_groups.trainable, self._memory), self.step)
 
-    def _require_rest(self, what: str) -> None:
+    def require_rest(self, what: str) -> None:
+        """Raise if the code is inside a pass, where `what` does not belong."""
         if self._phase != "rest":
             raise UserError(f"{what} inside the {self._phase} of the same step: leave that first")
 
     def before_step(self) -> None:
-        """Check that a step may come now, and make the gradient ready for it; called by a hook."""
-        self._require_rest("the optimizer's step()")
+        """Check that a step may come now, and make the gradient ready for it; called by a hook.
+
+        Raises:
+            UserError: inside a pass, or before the passes that this step needs.
+        """
+        self.require_rest("the optimizer's step()")
         if self._reuses and not self.is_ready:
             self.skip_replay()
-        if self.perturbation.replays or self.rho == 0 or len(self.pairs) or self.is_ready:
+        if self.is_ready or self.rho == 0 or self.parameter_groups.has_zero_learning_rate:
             return
-        if not self.parameter_groups.has_zero_learning_rate:
+        if self.perturbation.replays:
             raise UserError(
-                f"{type(self.perturbation).__name__} perturbs the first pass, and there was none: put it"
-                " inside `with first_pass():`, or call `step(closure)`"
+                f"step() without a replay of this batch would be a plain step: {self.advice.replay}"
             )
+        if not len(self.pairs):
+            name = type(self.perturbation).__name__
+            raise UserError(f"{name} perturbs the first pass, and there was none: {self.advice.first_pass}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = (
-            "perturbation",
-            "modules",
-            "per_micro_batch",
-            "fixed_storage",
-            "low_precision",
-            "step",
-            "parameter_groups",
-            "_memory",
-        )
+        kept = ("perturbation", "modules", "options", "advice", "step", "parameter_groups", "_memory")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

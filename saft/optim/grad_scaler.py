@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
-__all__ = ["gradient_scale", "has_unscaled", "spread_non_finite", "step_scaled", "unscale_again"]
+from saft.errors import UserError
+from saft.optim.backward_count import BackwardCount
+
+__all__ = [
+    "gradient_scale",
+    "has_unscaled",
+    "require_unscaled",
+    "spread_non_finite",
+    "step_scaled",
+    "unscale_again",
+]
 
 
 def has_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> Any | None:
@@ -39,6 +49,22 @@ def unscale_again(scaler: GradScaler, optimizer: Any) -> None:
     """
     scaler._per_optimizer_states[id(optimizer)] = _refresh_per_optimizer_state()
     scaler.unscale_(optimizer)
+
+
+def require_unscaled(backwards: BackwardCount) -> None:
+    """Check that a scaler which has unscaled gradients did so to the replayed ones.
+
+    Args:
+        backwards: notes the descent gradient since the end of the replay.
+
+    Raises:
+        UserError: it unscaled the first gradients, and `perturbed` was not told of the scaler.
+    """
+    if backwards.changed_before is not None and (backwards.changed_before or backwards.is_unchanged):
+        raise UserError(
+            "scaler.unscale_ came before perturbed(), so the replayed gradients still carry the loss scale:"
+            " write `with optimizer.perturbed(scaler):`, or unscale after it"
+        )
 
 
 def step_scaled(base: Optimizer, grad_scale: Tensor | None, found_inf: Tensor) -> Any:

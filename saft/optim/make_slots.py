@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError
+from saft.optim.memory import Memory
+from saft.optim.options import AscentOptions, LowPrecision
 from saft.optim.parameter_groups import ParameterGroups
 from saft.optim.perturbations.base import Perturbation
 from saft.optim.slots import Label, Layout, Slot
 
-__all__ = ["LowPrecision", "gradient_slots", "require_low_precision", "make_slots"]
-
-LowPrecision = Literal["refuse", "float32"]
-
-
-def require_low_precision(value: str) -> None:
-    """Raise unless `value` is one of `LowPrecision`: anything else would be taken for one of them."""
-    known = get_args(LowPrecision)
-    if value not in known:
-        raise UserError(f"low_precision: unknown value {value!r}{did_you_mean(str(value), known)}")
+__all__ = ["gradient_slots", "has_replicas", "make_slots"]
 
 
 def make_slots(
-    source: ParameterGroups,
+    groups: ParameterGroups,
     parameters: Sequence[Tensor],
     perturbation: Perturbation,
-    memory: dict[Tensor, dict[str, Tensor]],
-    *,
-    modules: Sequence[nn.Module] = (),
-    low_precision: LowPrecision = "refuse",
-    fixed_storage: bool = False,
+    memory: Memory,
+    modules: Sequence[nn.Module],
+    options: AscentOptions,
 ) -> list[Slot]:
     """Return the slots of those parameters that a perturbation selects.
 
     Args:
-        source: where the parameters are from.
+        groups: where the parameters are from.
         parameters: those to perturb, with gradients if epsilon comes from the gradient; these give up their
             memory.
         perturbation: the recipe.
         memory: what the perturbation remembers, per parameter.
         modules: where the names of parameters are found.
-        low_precision: what to do with weights stored in 16 bits or fewer; see `Ascent`.
-        fixed_storage: never let a parameter point elsewhere; see `Ascent`.
+        options: what to do with weights stored in 16 bits or fewer, and whether parameters may be pointed
+            elsewhere.
 
     Raises:
         UserError: no gradient, nothing selected, no names, low precision, or an unusable sparse gradient.
@@ -55,19 +46,17 @@ def make_slots(
         raise UserError(
             "there is no gradient to ascend along: call backward() before perturbed() or first_step()"
         )
-    labels = _labels(source.current, modules) if perturbation.needs_labels else {}
+    labels = _labels(groups.current, modules) if perturbation.needs_labels else {}
     slots = []
     for parameter in parameters:
         label = _label(parameter, labels, perturbation)
         if perturbation.selects(label):
             gradient = parameter.grad if perturbation.replays else None
-            slot = _slot(
-                parameter, gradient, label, low_precision, fixed_storage, perturbation.shifts_in_place
-            )
+            slot = _slot(parameter, gradient, label, options, perturbation.shifts_in_place)
             if slot.rows is not None and (perturbation.has_memory or perturbation.uses_first_gradient):
                 raise UserError(_sparse(parameter, label))
             slot.memory = memory.setdefault(parameter, {}) if perturbation.has_memory else {}
-            slot.optimizer_state = source.state_of(parameter)
+            slot.optimizer_state = groups.state_of(parameter)
             slots.append(slot)
     if not slots:
         raise UserError(
@@ -76,7 +65,7 @@ def make_slots(
     return slots
 
 
-def gradient_slots(parameters: Iterable[Tensor], memory: dict[Tensor, dict[str, Tensor]]) -> list[Slot]:
+def gradient_slots(parameters: Iterable[Tensor], memory: Memory) -> list[Slot]:
     """Return slots whose buffers are the gradients themselves, for writing the descent gradient.
 
     Raises:
@@ -126,16 +115,15 @@ def _slot(
     parameter: Tensor,
     gradient: Tensor | None,
     label: Label,
-    low_precision: LowPrecision,
-    fixed_storage: bool,
-    adds: bool,
+    options: AscentOptions,
+    shifts_in_place: bool,
 ) -> Slot:
     """Return the slot of one parameter; without a gradient its buffer is new and not initialized."""
-    movable = not fixed_storage and _is_plain(parameter) and _owns_its_storage(parameter)
+    movable = not options.fixed_storage and _is_plain(parameter) and _owns_its_storage(parameter)
     weight, layout = _local(parameter)
     rows = None
     if gradient is None:
-        buffer = weight if adds else torch.empty_like(weight)
+        buffer = weight if shifts_in_place else torch.empty_like(weight)
     elif gradient.layout is not torch.strided:
         gradient = gradient.coalesce()
         if gradient.sparse_dim() != 1:
@@ -153,8 +141,8 @@ def _slot(
     if weight.is_complex():
         weight, buffer, movable = torch.view_as_real(weight), torch.view_as_real(buffer), False
     if weight.element_size() < 4:
-        if low_precision == "refuse" or not movable or adds or _has_replicas():
-            raise UserError(_low_precision(label, parameter, low_precision))
+        if options.low_precision == "refuse" or not movable or shifts_in_place or has_replicas():
+            raise UserError(_low_precision(label, parameter, options.low_precision))
         weight = weight.float()
     return Slot(parameter, weight, buffer.to(weight.dtype), label, layout=layout, rows=rows, movable=movable)
 
@@ -193,7 +181,8 @@ def _sparse(parameter: Tensor, label: Label) -> str:
     return f"{_called(label, parameter)} has a sparse gradient; this perturbation needs dense ones"
 
 
-def _has_replicas() -> bool:
+def has_replicas() -> bool:
+    """Return whether other processes train copies of the model."""
     # DDP hangs its reduction on the parameter's node in the graph, and a change of type makes a new node.
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

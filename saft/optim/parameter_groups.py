@@ -81,6 +81,18 @@ class ParameterGroups:
         """Whether every learning rate is 0, as when a checkpointing library makes an optimizer's state."""
         return all(group.get("lr", 1) == 0 for group in self.current)
 
+    def refuse_maximize(self) -> None:
+        """Raise if the optimizer climbs the loss: an ascent of the loss would then make nothing robust.
+
+        Raises:
+            UserError: a group has `maximize=True`.
+        """
+        if any(group.get("maximize") for group in self.current):
+            raise UserError(
+                "maximize=True: the step climbs the loss, and so does the perturbation, which is then not the"
+                " worst case: leave it out, and call backward() on the loss times -1"
+            )
+
     def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
         """Return what the optimizer keeps for a parameter; empty before its first step."""
         if self.optimizer is None:

@@ -43,6 +43,21 @@ class PassPairs:
         """Forget the first pass that has just failed."""
         self._streams.pop()
 
+    def require_step(self, advice: str) -> None:
+        """Check that the last descent gradient was stepped along, or cleared, before another is made.
+
+        Args:
+            advice: how to accumulate.
+
+        Raises:
+            UserError: it would be lost.
+        """
+        if self.backwards.was_not_cleared():
+            raise UserError(
+                "the gradient of an earlier second pass is there, neither stepped along nor cleared, and"
+                f" another would replace it: {advice}"
+            )
+
     def forget(self, keep_last: bool = False) -> None:
         """Forget the first passes: their gradients were cleared, or stepped with."""
         self._streams = self._streams[-1:] if keep_last else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import torch
@@ -14,11 +14,22 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
-from saft.optim.grad_scaler import step_scaled
-from saft.optim.make_slots import LowPrecision
+from saft.optim.closure import call_without_backward, require_fresh_gradients, written_by_lightning
+from saft.optim.grad_scaler import require_unscaled, step_scaled
+from saft.optim.not_compiled import not_traced
+from saft.optim.options import ADVICE, AscentOptions
 from saft.optim.perturbations.base import Perturbation, make_perturbation
 
 __all__ = ["SAM"]
+
+_ADVICE = ADVICE._replace(
+    replay=(
+        "call step(closure), or put the second pass inside `with optimizer.perturbed():`. Under Lightning use"
+        " the callback of saft.integrations.lightning, under the Hugging Face Trainer the mixin of"
+        " saft.integrations.transformers, under Accelerate SharpnessAware of saft.integrations.accelerate"
+    ),
+    first_pass="put it inside `with optimizer.first_pass():`, or call step(closure)",
+)
 
 
 class SAM(Optimizer):
@@ -27,7 +38,13 @@ class SAM(Optimizer):
     $w \leftarrow \text{base}(w, \nabla L(w + \epsilon))$, with $\epsilon = \rho\, g / \|g\|$ for the plain
     form. Parameter groups and state are the base optimizer's own, shared by reference: schedulers, hooks and
     checkpoints see one optimizer. Of the four ways to use it the first two are preferred; all leave the
-    weights exactly where the base optimizer puts them.
+    weights exactly where the base optimizer puts them. `step(closure)` is the algorithm:
+
+    1. g = gradient of the closure's loss at w.
+    2. epsilon from g and w; the weights become w + epsilon.
+    3. g = gradient of the closure's loss at w + epsilon, with the same random numbers.
+    4. The weights become w again, bit for bit.
+    5. The base optimizer steps along g.
 
     Args:
         base: the optimizer that takes the step.
@@ -36,8 +53,8 @@ class SAM(Optimizer):
         rho: radius of the ascent step, at least 0; by default the perturbation's own.
         model: the models that are trained; needed by perturbations that go by names, and for batch norm in
             compiled models (elsewhere batch norms are found by themselves).
-        per_micro_batch, fixed_storage, low_precision: see `saft.optim.Ascent`.
-        **options: further options of a perturbation given by name, for example `every=10`.
+        **options: those of `saft.optim.AscentOptions` (`per_micro_batch`, `fixed_storage`, `low_precision`),
+            and further ones of a perturbation given by name, for example `every=10`.
 
     Raises:
         UserError: an unknown perturbation, option or value, or an optimizer that cannot be the base.
@@ -73,7 +90,7 @@ class SAM(Optimizer):
     Source: Foret et al., ICLR 2021, arXiv 2010.01412. Differs from other implementations: see `Ascent`.
     """
 
-    # Told of the scale, instead of having gradients unscaled behind its back: see `_scaled_step`.
+    # Told of the scale, instead of having gradients unscaled behind its back: see `step_scaled`.
     _step_supports_amp_scaling = True
     _open: ExitStack | None = None
     base: Optimizer
@@ -85,14 +102,11 @@ class SAM(Optimizer):
         *,
         rho: float | None = None,
         model: nn.Module | Iterable[nn.Module] = (),
-        per_micro_batch: bool = False,
-        fixed_storage: bool = False,
-        low_precision: LowPrecision = "refuse",
         **options: Any,
     ) -> None:
         if not isinstance(base, Optimizer):
             raise UserError(
-                f"SAM wraps an optimizer, not a {type(base).__name__}: write"
+                f"SAM wraps a torch.optim.Optimizer, not a {type(base).__name__}: write"
                 " SAM(torch.optim.AdamW(model.parameters(), lr=1e-5), rho=0.05)"
             )
         if isinstance(base, SAM):
@@ -100,14 +114,14 @@ class SAM(Optimizer):
                 "SAM wraps the base optimizer, not another SAM, which would ascend twice: give it"
                 f" {type(base.base).__name__} itself"
             )
+        own, others = AscentOptions.split(options)
         self.base = base
         self.ascent = Ascent(
             base,
-            make_perturbation(perturbation, rho, **options),
+            make_perturbation(perturbation, rho, **others),
             modules=model,
-            per_micro_batch=per_micro_batch,
-            fixed_storage=fixed_storage,
-            low_precision=low_precision,
+            options=own,
+            advice=_ADVICE,
         )
         # Not Optimizer.__init__, which would make parameter groups of its own.
         self.__setstate__({})
@@ -158,10 +172,12 @@ class SAM(Optimizer):
         """Replay one of several micro-batches inside; see `Ascent.replay_pass`."""
         return self.ascent.replay_pass()
 
+    @not_traced
     def skip_replay(self) -> None:
         """Say that this step has no replay; see `Ascent.skip_replay`."""
         self.ascent.skip_replay()
 
+    @not_traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, scaler: GradScaler | None = None) -> Any:
         """Take a whole step with a closure; without one, the base optimizer's along the replayed gradient.
@@ -185,12 +201,13 @@ class SAM(Optimizer):
                 "scaler.step(optimizer, closure) cannot unscale both passes: optimizer.step(closure,"
                 " scaler=scaler)"
             )
+        by_lightning = written_by_lightning(closure)
         closure = torch.enable_grad()(closure)
         if self.ascent.is_ready:
-            loss = self._call_without_backward(closure)
+            loss = call_without_backward(self.ascent, closure)
             self._step_along_gradient()
             return loss
-        with self._first_of_closure(), self.first_pass():
+        with require_fresh_gradients(self.ascent, by_lightning), self.first_pass():
             loss = closure()
         if self.replays:
             with self.perturbed(scaler):
@@ -201,14 +218,18 @@ class SAM(Optimizer):
             self.base.step()
         else:
             scaler.step(self.base)
-        self.ascent.is_ready = False  # a scaler may have skipped the step
+        self.ascent.forget()  # a scaler may have skipped the step
         return loss
 
+    @not_traced
     @torch.no_grad()
     def first_step(self, zero_grad: bool = True) -> None:
         """Ascend along the gradients that are there: the first half of davda54/sam's recipe.
 
         The gradients are always cleared, whatever `zero_grad` says: their memory holds the perturbed weights.
+
+        Raises:
+            UserError: a second time without `second_step`, or as `perturbed` raises.
         """
         if self._open is not None:
             raise UserError(
@@ -218,9 +239,14 @@ class SAM(Optimizer):
         stack.enter_context(self.perturbed())
         self._open = stack
 
+    @not_traced
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
-        """Put the weights back and take the base optimizer's step: the second half of davda54's recipe."""
+        """Put the weights back and take the base optimizer's step: the second half of davda54's recipe.
+
+        Raises:
+            UserError: no `first_step` before it, or fewer micro-batches replayed than accumulated.
+        """
         if self._open is None:
             raise UserError("second_step() needs a first_step() before it")
         stack, self._open = self._open, None
@@ -229,6 +255,7 @@ class SAM(Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    @not_traced
     def restore(self) -> None:
         """Put the weights back after a `first_step` whose second half will not come; otherwise do nothing."""
         stack, self._open = self._open, None
@@ -246,7 +273,11 @@ class SAM(Optimizer):
         self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state, which it can load, with a small section `saft` beside it."""
+        """Return the base optimizer's state, which it can load, with a small section `saft` beside it.
+
+        Raises:
+            UserError: the weights are perturbed.
+        """
         if self._open is not None:
             raise UserError(
                 "the weights are perturbed, between first_step() and second_step(): save after the latter"
@@ -259,7 +290,11 @@ class SAM(Optimizer):
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of `state_dict`, or of the base optimizer alone."""
+        """Load a state of `state_dict`, or of the base optimizer on its own.
+
+        Raises:
+            UserError: it holds what another perturbation remembered.
+        """
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
@@ -271,50 +306,26 @@ class SAM(Optimizer):
             after(self)
 
     def _step_along_gradient(self) -> Any:
-        if (
-            self.replays
-            and not self.ascent.is_ready
-            and not self.ascent.parameter_groups.has_zero_learning_rate
-        ):
-            raise UserError(
-                "step() without a closure, and without a replay of this batch, would be a plain step of the"
-                " base optimizer: call step(closure), or put the second pass inside `with"
-                " optimizer.perturbed():`. Under Lightning use the callback of saft.integrations.lightning,"
-                " under the Hugging Face Trainer the mixin of saft.integrations.transformers, under"
-                " Accelerate SharpnessAware of saft.integrations.accelerate"
-            )
+        if "found_inf" in self.__dict__ and self.__dict__["grad_scale"] is None and self.ascent.is_ready:
+            require_unscaled(self.ascent.pairs.backwards)
         if "found_inf" in self.__dict__:
             result = step_scaled(self.base, self.__dict__["grad_scale"], self.__dict__["found_inf"])
         else:
             result = self.base.step()
-        self.ascent.is_ready = False  # a scaler may have skipped the step
+        self.ascent.forget()  # a scaler may have skipped the step
         return result
 
-    def _call_without_backward(self, closure: Callable[[], Any]) -> Any:
-        backwards = self.ascent.pairs.backwards
-        backwards.watch([p for p in self.ascent.parameter_groups.trainable if p.grad is not None])
-        backwards.restart()
-        loss = closure()
-        if backwards.passes:
-            raise UserError(
-                "step(closure) after perturbed() or skip_replay(): the gradient was ready, and the closure"
-                " computed another; call step() without a closure"
-            )
-        return loss
+    def __getattr__(self, name: str) -> Any:
+        """Pass on `train` and `eval`, which schedule-free optimizers have, and loops ask for by hasattr."""
+        if name not in ("train", "eval") or "base" not in self.__dict__:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        switch = getattr(self.base, name)
 
-    @contextmanager
-    def _first_of_closure(self) -> Iterator[None]:
-        """Raise if the closure inside adds to older gradients, which its replay could not repeat."""
-        backwards = self.ascent.pairs.backwards
-        backwards.watch([p for p in self.ascent.parameter_groups.trainable if p.grad is not None])
-        backwards.expect_clearing()
-        yield
-        if backwards.was_not_cleared() and self.replays:
-            raise UserError(
-                "the closure did not zero the gradients of an earlier backward, so its replay could not"
-                " repeat the first pass: call optimizer.zero_grad() in it; to accumulate micro-batches loop"
-                " over them inside the closure, or use first_pass() and replay_pass()"
-            )
+        def at_rest() -> Any:
+            self.ascent.require_rest(f"{name}()")
+            return switch()
+
+        return at_rest
 
     def __getstate__(self) -> dict[str, Any]:
         return {"base": self.base, "ascent": self.ascent}

@@ -347,7 +347,7 @@ def test_mistakes_in_construction_are_named() -> None:
         SAM(base, rho=-1)
     with pytest.raises(UserError, match="every: must be at least 1"):
         SAM(base, every=0)
-    with pytest.raises(UserError, match="wraps an optimizer"):
+    with pytest.raises(UserError, match="not a generator"):
         SAM(model.parameters(), SGD)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="LBFGS"):
         SAM(torch.optim.LBFGS(model.parameters()))

@@ -1,0 +1,111 @@
+"""What trainers and modules write down in a step, counted once: the second pass is taken back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["put_back"]
+
+# A counter or a metric, copied at each replay; whatever is larger is none.
+_SMALL = 4096
+
+
+@contextmanager
+def put_back(attributes: dict[str, Any], but: Collection[str] = ()) -> Iterator[None]:
+    """Put back, at the end, what the code inside changes in an object's attributes.
+
+    Put back are the attributes themselves (a number counted up), what is in lists, dictionaries, deques and
+    sets (metrics that are collected), small tensors changed in place, and metrics of torchmetrics. Other
+    objects are left as they are.
+
+    Args:
+        attributes: `vars(owner)`.
+        but: names of attributes that are left alone.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> trainer = SimpleNamespace(tokens=10, metrics={"accuracy": [0.5]})
+        >>> with put_back(vars(trainer)):
+        ...     trainer.tokens += 10
+        ...     trainer.metrics["accuracy"].append(0.25)
+        >>> trainer
+        namespace(tokens=10, metrics={'accuracy': [0.5]})
+    """
+    undo = {name: _undo(value) for name, value in attributes.items() if name not in but}
+    try:
+        yield
+    finally:
+        for name in [name for name in attributes if name not in undo and name not in but]:
+            del attributes[name]
+        attributes.update({name: undone() for name, undone in undo.items()})
+
+
+def _undo(value: Any) -> Callable[[], Any]:
+    """Return a function that makes of a value what it is now, and returns it."""
+    if isinstance(value, dict):
+        return _undo_dictionary(value)
+    if isinstance(value, list | deque | set):
+        return _undo_collection(value)
+    if isinstance(value, Metric):
+        return _undo_metric(value)
+    if isinstance(value, Tensor) and value.numel() <= _SMALL and not value.is_inference():
+        return _undo_tensor(value)
+    return lambda: value
+
+
+def _undo_dictionary(value: dict[Any, Any]) -> Callable[[], Any]:
+    undo = {key: _undo(item) for key, item in value.items()}
+
+    def undone() -> dict[Any, Any]:
+        items = {key: item() for key, item in undo.items()}
+        value.clear()
+        value.update(items)
+        return value
+
+    return undone
+
+
+def _undo_collection(value: Any) -> Callable[[], Any]:
+    items = list(value)
+
+    def undone() -> Any:
+        value.clear()
+        (value.update if isinstance(value, set) else value.extend)(items)
+        return value
+
+    return undone
+
+
+def _undo_tensor(value: Tensor) -> Callable[[], Tensor]:
+    version, copy = value._version, value.detach().clone()
+
+    def undone() -> Tensor:
+        if value._version != version:
+            with torch.no_grad():
+                value.copy_(copy)
+        return value
+
+    return undone
+
+
+def _undo_metric(metric: Metric) -> Callable[[], Metric]:
+    names = ("_update_count", "_computed", "_forward_cache")
+    states = {
+        name: list(state) if isinstance(state, list) else state.clone()
+        for name, state in metric.metric_state.items()
+    }
+    others = {name: getattr(metric, name) for name in names}
+
+    def undone() -> Metric:
+        for name, state in {**states, **others}.items():
+            setattr(metric, name, state)
+        return metric
+
+    return undone
