@@ -127,7 +127,8 @@ class TaskModule(L.LightningModule):
             fused=True,
         )
         if self.options.perturbation is not None:
-            self.ascent = Ascent(optimizer, make_perturbation(**self.options.perturbation), modules=self.model)
+            perturbation = make_perturbation(**self.options.perturbation)
+            self.ascent = Ascent(optimizer, perturbation, modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

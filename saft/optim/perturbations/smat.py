@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
-from saft.optim.slots import Slot, Slots
+from saft.optim.slots import AscentSlots, Slot
 
 __all__ = ["SMAT"]
 
@@ -52,7 +52,7 @@ class SMAT(Perturbation):
     seed: int = 0
 
     replays: ClassVar[bool] = False
-    remembers: ClassVar[bool] = True
+    has_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +66,7 @@ class SMAT(Perturbation):
         """Names are read where entries are left out: embeddings keep theirs."""
         return self.drop > 0
 
-    def displace(self, slots: Slots, rho: float) -> None:
+    def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
         noise = _Generators(self.seed, slots, "noise")
         for slot in slots:
@@ -76,14 +76,14 @@ class SMAT(Perturbation):
         for slot, kept in zip(slots, self._kept(slots), strict=True):
             slot.buffer.mul_(length.to(slot.buffer)).add_(kept)
 
-    def length(self, slots: Slots, epsilon: Sequence[Tensor]) -> Tensor:
+    def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         """Return the root mean square of u."""
         noise = [
             slot.weight + e - kept for slot, e, kept in zip(slots, epsilon, self._kept(slots), strict=True)
         ]
         return self._root_mean_square(slots, noise)
 
-    def _kept(self, slots: Slots) -> Iterator[Tensor]:
+    def _kept(self, slots: AscentSlots) -> Iterator[Tensor]:
         """Yield w0 + s m / (1 - q) (w - w0) of every slot."""
         scale = random.Random(repr((self.seed, slots.step, "scale"))).uniform(*self.scale)
         masks = _Generators(self.seed, slots, "mask")
@@ -99,14 +99,14 @@ class SMAT(Perturbation):
         called = f"{slot.label.layer} {slot.label.name}".lower()
         return self.drop > 0 and slot.parameter.dim() == 2 and "embed" not in called
 
-    def _root_mean_square(self, slots: Slots, tensors: Sequence[Tensor]) -> Tensor:
+    def _root_mean_square(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Tensor:
         return slots.norm(tensors) / math.sqrt(slots.n_elements)
 
 
 class _Generators:
     """A stream of random numbers for each device, for one purpose in one step on one shard."""
 
-    def __init__(self, seed: int, slots: Slots, purpose: str) -> None:
+    def __init__(self, seed: int, slots: AscentSlots, purpose: str) -> None:
         self._key = (seed, slots.step, purpose)
         self._generators: dict[tuple[torch.device, tuple[int, ...]], torch.Generator] = {}
 
