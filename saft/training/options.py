@@ -72,7 +72,7 @@ class TrainingOptions:
         if self.averaging is not None and self.select_steps:
             raise ValueError("averaging: an average has no candidates; leave out select_steps")
         for key, build, example in (
-            ("perturbation", perturbation, "{name: sam, rho: 0.05}"),
+            ("perturbation", make_perturbation, "{name: sam, rho: 0.05}"),
             ("penalty", penalty, "{name: drift, strength: 2}"),
             ("averaging", averaging, "{name: ema, decay: 0.95}"),
         ):
