@@ -42,6 +42,7 @@ import warnings
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
@@ -51,6 +52,8 @@ from saft.optim import SAM, Ascent, Perturbation, make_perturbation
 from saft.optim.options import AscentOptions
 
 __all__ = ["SharpnessAware"]
+
+_FINDERS = (BatchSizeFinder, LearningRateFinder)
 
 
 class SharpnessAware(L.Callback):
@@ -74,7 +77,8 @@ class SharpnessAware(L.Callback):
 
     Raises:
         UserError: an unknown perturbation or option; when the fit begins, a trainer that cannot do it: FSDP1,
-            DeepSpeed, manual optimization, `dataloader_iter`, a checkpoint from within a step.
+            DeepSpeed, manual optimization, `dataloader_iter`, Lightning's finders of learning rate and batch
+            size, a checkpoint from within a step.
 
     Example:
         >>> callback = SharpnessAware("asam", rho=0.5, start=100)
@@ -108,7 +112,11 @@ class SharpnessAware(L.Callback):
         return None if self._passes is None else self._passes.ascent
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot work, before anything runs."""
+        """Refuse what cannot work, before anything runs.
+
+        Raises:
+            UserError: see the class.
+        """
         if stage != "fit":
             return
         strategy = trainer.strategy
@@ -122,6 +130,12 @@ class SharpnessAware(L.Callback):
                 f"{type(pl_module).__name__} optimizes manually, where no callback can repeat a pass: take"
                 " SharpnessAware away, return saft.SAM(optimizer) from configure_optimizers, and call"
                 " `self.optimizers().step(closure)`"
+            )
+        if finders := [type(c).__name__ for c in trainer.callbacks if isinstance(c, _FINDERS)]:
+            raise UserError(
+                f"{finders[0]} takes all other callbacks away while it searches, so it would try steps"
+                " without an ascent: search without SharpnessAware and with saft.SAM(optimizer) returned from"
+                " configure_optimizers, or set the value by hand"
             )
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise UserError(
@@ -137,7 +151,11 @@ class SharpnessAware(L.Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the step, and with the memory, where the checkpoint was made."""
+        """Begin at the step, and with the memory, where the checkpoint was made.
+
+        Raises:
+            UserError: the optimizer is a saft.SAM, or the checkpoint was made within a step.
+        """
         optimizer = trainer.optimizers[0]
         if isinstance(optimizer, SAM):
             raise UserError(

@@ -43,7 +43,7 @@ def require_fresh_gradients(ascent: Ascent, by_lightning: bool = False) -> Itera
     yield
     if not ascent.replays:
         return
-    if backwards.is_unchanged:
+    if backwards.is_unchanged or not any(p.grad is not None for p in ascent.parameter_groups.trainable):
         raise UserError(
             f"step() without a replay of this batch would be a plain step: {ascent.advice.replay}"
             if by_lightning

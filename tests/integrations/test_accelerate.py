@@ -340,7 +340,7 @@ def engine_of(name: str) -> Any:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"perturbation": "sma"}, "did you mean 'sam'"),
+        ({"perturbation": "samm"}, "did you mean 'sam'"),
         ({"roh": 0.1}, "has no option 'roh'; did you mean 'rho'"),
         ({"per_micro_batch": True, "sync_ascent": True}, "leave out sync_ascent"),
         ({"perturbation": "gsam", "per_micro_batch": True}, "no form per micro-batch"),
@@ -372,3 +372,28 @@ def test_without_accelerate_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(sys.modules, "saft.integrations.accelerate")
     with pytest.raises(ImportError, match=r"pip install accelerate"):
         importlib.import_module("saft.integrations.accelerate")
+
+
+def test_micro_batches_accumulated_by_hand_are_not_dropped() -> None:
+    """Accelerate's own examples divide the loss and step every k-th time, which nothing here can see."""
+
+    def by_hand(**options: Any) -> list[Tensor]:
+        run = Run(**options)
+        for i, part in enumerate(batch_of(0).chunk(2)):
+            run.sharpness_aware.backward(lambda batch: run.compute_loss(batch) / 2, part)
+            if run.accelerator.sync_gradients:
+                run.accelerator.clip_grad_norm_(run.model.parameters(), 1.0)
+            if i == 1:
+                run.optimizer.step()
+        return weights_of(run.inner)
+
+    with pytest.raises(UserError, match=r"accelerator\.accumulate\(model\).*per_micro_batch=True"):
+        by_hand()
+    by_hand(per_micro_batch=True)
+
+
+@pytest.mark.parametrize("loss", [torch.ones(()), 0.5, None])
+def test_a_loss_in_the_place_of_its_function_is_told(loss: Any) -> None:
+    run = Run()
+    with pytest.raises(UserError, match=r"takes a function of the batch, not a .*lambda batch"):
+        run.sharpness_aware.backward(loss, batch_of(0))

@@ -661,8 +661,8 @@ def test_methods_that_keep_the_first_gradient_need_the_same_on_all_replicas(name
 def test_options_are_checked_at_once() -> None:
     with pytest.raises(UserError, match="no option 'rhoo'; did you mean 'rho'"):
         SharpnessAware(rhoo=1)
-    with pytest.raises(UserError, match="'sma'; did you mean 'sam'"):
-        SharpnessAware("sma")
+    with pytest.raises(UserError, match="'samm'; did you mean 'sam'"):
+        SharpnessAware("samm")
     with pytest.raises(UserError, match="sync_ascent"):
         SharpnessAware(per_micro_batch=True, sync_ascent=True)
 
@@ -707,3 +707,14 @@ def test_importing_the_package_imports_no_framework() -> None:
         "assert not {'torch', 'lightning', 'transformers', 'accelerate'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_finders_that_take_the_callback_away_are_refused(finder: str, tmp_path: Path) -> None:
+    from lightning.pytorch import callbacks
+
+    module = Classifier()
+    trainer = trainer_of(SharpnessAware(), getattr(callbacks, finder)())
+    with pytest.raises(UserError, match=rf"{finder} takes all other callbacks away"):
+        trainer.fit(module, Loader(batches_of(1)))
+    assert module.passes == []

@@ -288,3 +288,16 @@ def test_davda54s_recipe_through_lightnings_wrapper() -> None:
     trainer.fit(module, Loader(5))
     assert same(module, fitted(Contexts(dropout=0.0), Loader(5)))
     assert trainer.global_step == 5
+
+
+def test_a_plain_step_is_refused_in_words_that_the_user_wrote() -> None:
+    class Plain(Closure):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch[0], 1))
+            optimizer.step()
+
+    with pytest.raises(UserError, match=r"without a replay.*`with optimizer\.perturbed\(\):`") as raised:
+        fitted(Plain(), Loader(1))
+    assert "the closure" not in str(raised.value)

@@ -459,7 +459,7 @@ def test_engines_that_own_the_gradients_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"perturbation": "sma"}, "did you mean 'sam'"),
+        ({"perturbation": "samm"}, "did you mean 'sam'"),
         ({"roh": 0.1}, "has no option 'roh'; did you mean 'rho'"),
         ({"per_micro_batch": True, "sync_ascent": True}, "leave out sync_ascent"),
     ],

@@ -597,3 +597,89 @@ def test_another_replicas_non_finite_gradient_is_told_to_this_one() -> None:
         assert finite == (reduction is None)
     assert len(told) == 1
     assert told[0] > 0
+
+
+def two_ascents(between: Any = None, **options: Any) -> SAM:
+    """Ascend for each of two micro-batches, with something between them."""
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1), **options)
+    for part in split(batch_of(0), 2):
+        with optimizer.first_pass():
+            loss_of(model, part).backward()
+        with optimizer.perturbed():
+            loss_of(model, part).backward()
+        if between is not None:
+            between(model, optimizer)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        None,
+        lambda model, _: nn.utils.clip_grad_norm_(model.parameters(), 1e-3),
+        lambda model, _: [p.grad.mul_(2) for p in model.parameters()],
+    ],
+)
+def test_a_second_ascent_does_not_drop_the_first_ones_gradient(between: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"another would replace it: to accumulate micro-batches.*per_micro_batch"
+    ):
+        two_ascents(between)
+    two_ascents(between, per_micro_batch=True)
+
+
+def test_a_second_ascent_without_a_backward_between_is_refused() -> None:
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1))
+    loss_of(model, batch_of(0)).backward()
+    with optimizer.perturbed():
+        loss_of(model, batch_of(0)).backward()
+    with pytest.raises(UserError, match="neither stepped along nor cleared"), optimizer.perturbed():
+        pass
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [
+        lambda model, optimizer: optimizer.zero_grad(),
+        lambda model, optimizer: optimizer.zero_grad(set_to_none=False),
+        lambda model, optimizer: model.zero_grad(),
+        lambda model, optimizer: model.zero_grad(set_to_none=False),
+        lambda model, optimizer: optimizer.step(),
+    ],
+)
+def test_a_descent_gradient_may_be_cleared_or_stepped_along(clear: Any) -> None:
+    two_ascents(clear)
+
+
+def test_a_step_without_a_replay_is_refused_however_it_is_taken() -> None:
+    model = model_of()
+    base = SGD(model.parameters(), lr=0.1)
+    ascent = Ascent(base)
+    before = weights_of(model)
+    loss_of(model, batch_of(0)).backward()
+    with pytest.raises(UserError, match=r"without a replay of this batch.*`with ascent\.perturbed\(\):`"):
+        base.step()
+    assert same(weights_of(model), before)
+    assert ascent.step == 0
+
+
+@pytest.mark.parametrize("name", ["sam", "asam", "gsam", "looksam", "friendly_sam"])
+def test_an_optimizer_that_climbs_the_loss_is_refused(name: str) -> None:
+    """The perturbation would climb with it, to where the loss is best and not worst."""
+    model = model_of()
+    base = AdamW(model.parameters(), maximize=True)
+    with pytest.raises(UserError, match=r"maximize=True.*times -1"):
+        Ascent(base, name)
+    late = Ascent(AdamW(model.parameters()))
+    late.parameter_groups.current[0]["maximize"] = True  # type: ignore[index]
+    loss_of(model, batch_of(0)).backward()
+    with pytest.raises(UserError, match="maximize=True"), late.perturbed():
+        pass
+
+
+def test_what_has_no_second_pass_may_climb() -> None:
+    model = model_of()
+    Ascent(AdamW(model.parameters(), maximize=True), "momentum_sam")
+    SAM(AdamW(model.parameters(), maximize=True), rho=0.0)

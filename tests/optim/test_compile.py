@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from saft.optim import SAM
+from saft.optim import SAM, Ascent, Perturbation, make_perturbation
 
 
 def model_of() -> nn.Module:
@@ -55,3 +57,80 @@ def test_batch_norms_in_compiled_models_are_counted_once_and_compiled_twice() ->
         optimizer.step(lambda: (optimizer.zero_grad(), forward(torch.randn(5, 4)).square().mean().backward()))
     assert int(model[1].num_batches_tracked) == 4
     assert counter.frame_count == 2  # once with statistics, once without
+
+
+FORMS = ["closure", "method", "passes", "first_step"]
+
+
+def compiled_steps(form: str, compiled: bool) -> list[Tensor]:
+    """Return the weights after three steps of a form, the step itself compiled or not."""
+    torch._dynamo.reset()
+    model = model_of()
+    inputs = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.5)
+
+    def backward() -> Tensor:
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        return backward()
+
+    def passes() -> None:
+        optimizer.zero_grad()
+        with optimizer.first_pass():
+            backward()
+        with optimizer.perturbed():
+            backward()
+        optimizer.step()
+
+    def first_step() -> None:
+        backward()
+        optimizer.first_step(zero_grad=True)
+        backward()
+        optimizer.second_step(zero_grad=True)
+
+    def maybe(function: Any) -> Any:
+        return torch.compile(function, backend="eager") if compiled else function
+
+    step = maybe(optimizer.step)
+    steps = {
+        "closure": maybe(lambda: optimizer.step(closure)),
+        "method": lambda: step(closure),
+        "passes": maybe(passes),
+        "first_step": maybe(first_step),
+    }
+    for _ in range(3):
+        steps[form]()
+    assert optimizer.ascent.step == 3
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_that_is_compiled_whole_is_the_step(form: str) -> None:
+    for found, expected in zip(compiled_steps(form, True), compiled_steps(form, False), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_core_that_is_compiled_whole_puts_the_weights_back() -> None:
+    torch._dynamo.reset()
+    model = model_of()
+    ascent = Ascent(torch.optim.SGD(model.parameters(), lr=0.1), rho_of(0.5))
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def both() -> None:
+        with ascent.first_pass():
+            model(torch.ones(2, 4)).square().mean().backward()
+        with ascent.perturbed(), ascent.replay_pass():
+            model(torch.ones(2, 4)).square().mean().backward()
+
+    torch.compile(both, backend="eager")()
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+
+
+def rho_of(rho: float) -> Perturbation:
+    return make_perturbation("sam", rho=rho)

@@ -145,3 +145,51 @@ def test_a_scaler_on_the_base_optimizer_works_too() -> None:
     scaler.update()
     assert not same(weights_of(model), before)
     assert optimizer.ascent.step == 1
+
+
+@pytest.mark.parametrize("clip_after", [False, True])
+@pytest.mark.parametrize("form", ["passes", "first_step"])
+def test_gradients_that_were_unscaled_too_early_are_not_stepped_along(form: str, clip_after: bool) -> None:
+    model, optimizer, scaler = setup()
+    before = weights_of(model)
+    for _ in range(2):  # the hook sits on a parameter that is used from the first replay on
+        optimizer.zero_grad()
+        scaler.scale(loss_of(model, 0)).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if form == "passes":
+            with optimizer.perturbed():
+                scaler.scale(loss_of(model, 0)).backward()
+        else:
+            optimizer.first_step()
+            scaler.scale(loss_of(model, 0)).backward()
+            optimizer._open.close()  # the first half of second_step
+            optimizer._open = None
+        if clip_after:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with pytest.raises(UserError, match=r"still carry the loss scale.*perturbed\(scaler\)"):
+            scaler.step(optimizer)
+        scaler.update()
+    assert same(weights_of(model), before)
+
+
+def test_unscaling_and_clipping_after_the_replay_are_right() -> None:
+    model, optimizer, scaler = setup()
+    twin, plain, _ = setup()
+    for seed in range(3):
+        for m, o, scaled in ((model, optimizer, True), (twin, plain, False)):
+            o.zero_grad()
+            for context in (o.first_pass(), o.perturbed()):
+                with context:
+                    loss = loss_of(m, seed)
+                    (scaler.scale(loss) if scaled else loss).backward()
+            if scaled:
+                scaler.unscale_(o)
+            nn.utils.clip_grad_norm_(m.parameters(), 0.01)
+            if scaled:
+                scaler.step(o)
+                scaler.update()
+            else:
+                o.step()
+    for found, expected in zip(weights_of(model), weights_of(twin), strict=True):
+        torch.testing.assert_close(found, expected)

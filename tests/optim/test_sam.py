@@ -385,3 +385,49 @@ def test_schedule_scales_rho() -> None:
         seen.append(optimizer.ascent.rho)
         train(optimizer, model, range(step, step + 1))
     assert seen == [0.4, 0.2, 0.0]
+
+
+class ScheduleFree(SGD):
+    """Stands in for an optimizer whose weights are others in evaluation."""
+
+    mode = "train"
+
+    def train(self) -> None:
+        self.mode = "train"
+
+    def eval(self) -> None:
+        self.mode = "eval"
+
+
+def test_the_modes_of_schedule_free_optimizers_are_passed_through() -> None:
+    model = model_of()
+    optimizer: Any = SAM(ScheduleFree(model.parameters(), lr=0.1))
+    optimizer.eval()
+    assert optimizer.base.mode == "eval"
+    optimizer.train()
+    assert optimizer.base.mode == "train"
+    plain: Any = SAM(SGD(model.parameters(), lr=0.1))
+    assert not hasattr(plain, "train")  # as loops ask
+    with pytest.raises(AttributeError, match="'SAM' object has no attribute 'trian'"):
+        _ = plain.trian
+    copy.deepcopy(optimizer).eval()
+
+
+def test_modes_are_not_switched_under_a_perturbation() -> None:
+    model = model_of()
+    optimizer: Any = SAM(ScheduleFree(model.parameters(), lr=0.1))
+    loss_of(model, batch_of(0)).backward()
+    with optimizer.perturbed():
+        with pytest.raises(UserError, match=r"eval\(\) inside the replay"):
+            optimizer.eval()
+        loss_of(model, batch_of(0)).backward()
+
+
+def test_a_closure_that_computes_nothing_is_told_so() -> None:
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1))
+    loss_of(model, batch_of(0)).backward()
+    for _ in range(2):  # with gradients of an earlier backward, and with none
+        with pytest.raises(UserError, match="the closure left the gradients as they were"):
+            optimizer.step(lambda: None)
+        optimizer.zero_grad()
