@@ -111,7 +111,7 @@ class Experiment:
         self.pretrained = model
         # Every checkpoint of the run starts from this copy, so that the names of its tensors are theirs.
         self.model = ModelConfig(str(folder / "base"), model.pooling)
-        self.progress = Bar(None, 0)
+        self.progress = Bar(0)
 
     # --- data and base -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,25 @@ def python(code: str) -> str:
 def test_importing_saft_imports_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "lightning", "datasets", "pydantic", "rich")
     assert python(f"import saft, sys; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "after"),
+    [
+        ("", {}, "10000"),
+        ("", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("", {"GOMP_SPINCOUNT": "5"}, "5"),
+        ("import types; sys.modules['torch'] = types.ModuleType('torch'); ", {}, "None"),
+    ],
+    ids=["unset", "the policy is the user's", "the count is the user's", "torch is loaded already"],
+)
+def test_threads_that_wait_do_not_spin_for_long(before: str, environment: dict[str, str], after: str) -> None:
+    code = f"import os, sys; {before}import saft; print(os.environ.get('GOMP_SPINCOUNT'))"
+    others = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=others | environment
+    )
+    assert done.stdout.strip() == after
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write only --check"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray; see `saft train --help`"),
         (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),
-        (["train", "{task}", "--training.steps=0"], "training.steps"),
+        (["train", "{task}", "--training.steps=0"], "must be at least 1, but is 0"),
         (["train", "{task}", "--seed=1", "--seed={a: &a [*a]}"], "an alias holds itself"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
