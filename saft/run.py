@@ -103,6 +103,11 @@ class RunResult:
     folder: Path
     results: dict[str, Any]
 
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
     def table(self) -> RenderableType:
         """Return the table that is printed at the end."""
         return report.table(typed(self.results))

@@ -50,14 +50,21 @@ def _run(words: Words) -> None:
 
         print_help(words.verb)
     else:
-        result = words.call()
+        _print(words.call())
+
+
+def _print(result: object) -> None:
+    """Print a table, or a text as it stands: a command in it can be copied."""
+    page = getattr(result, "page", None)
+    result = result.table() if hasattr(result, "table") else result
+    if hasattr(result, "__rich_console__") or hasattr(result, "__rich__"):
         from saft.console import show
 
-        show(result.table() if hasattr(result, "table") else result if _is_rich(result) else str(result))
-
-
-def _is_rich(result: object) -> bool:
-    return hasattr(result, "__rich_console__") or hasattr(result, "__rich__")
+        show(result)
+    else:
+        print(result)
+    if page is not None:
+        print(f"report: {page}")
 
 
 def _complain(*problems: str) -> int:

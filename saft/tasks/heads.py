@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,8 @@ from saft.files.checkpoint import HEADS
 from saft.models import POOLINGS, Pooling
 
 __all__ = ["LinearHead", "StoredHead", "ZeroShotHead", "load", "save"]
+
+MADE_FOR = "made_for"
 
 
 class ZeroShotHead(nn.Module):
@@ -103,8 +106,9 @@ def save(head: nn.Module, folder: Path, task: str, labels: Sequence[str], poolin
     file = _file(folder, task)
     file.parent.mkdir(exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    made_for = {"labels": json.dumps(list(labels), ensure_ascii=False), "pooling": pooling}
-    save_file(state, file, metadata={"format": "pt"} | made_for)
+    made_for = {"labels": list(labels), "pooling": pooling}
+    # One entry only: safetensors writes several in an order that changes from process to process.
+    save_file(state, file, metadata={MADE_FOR: json.dumps(made_for, ensure_ascii=False)})
 
 
 def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
@@ -125,7 +129,7 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
     try:
         with safe_open(file, framework="pt") as content:
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
-            made_for = content.metadata() or {}
+            made_for = _made_for(file, content.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
     for name, value in state.items():
@@ -160,25 +164,32 @@ def _file(folder: Path, task: str) -> Path:
     return folder / HEADS / f"{task}.safetensors"
 
 
-def _labels(file: Path, made_for: dict[str, str]) -> list[str] | None:
-    if "labels" not in made_for:
-        return None
+def _made_for(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        labels = json.loads(made_for["labels"])
-    except ValueError:
-        labels = None
+        made_for = json.loads(metadata.get(MADE_FOR, "{}"))
+    except (ValueError, RecursionError):
+        made_for = None
+    if not isinstance(made_for, dict):
+        raise UserError(f"{file}: what it was made for is not readable: {metadata[MADE_FOR][:80]!r}")
+    return made_for
+
+
+def _labels(file: Path, made_for: dict[str, Any]) -> list[str] | None:
+    labels = made_for.get("labels")
+    if labels is None:
+        return None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"{file}: its list of labels is not readable: {made_for['labels'][:80]!r}")
+        raise UserError(f"{file}: its list of labels is not readable: {str(labels)[:80]}")
     return labels
 
 
-def _pooling(file: Path, made_for: dict[str, str]) -> Pooling | None:
+def _pooling(file: Path, made_for: dict[str, Any]) -> Pooling | None:
     if "pooling" not in made_for:
         return None
     for pooling in POOLINGS:
         if made_for["pooling"] == pooling:
             return pooling
-    raise UserError(f"{file}: was made for an unknown pooling: {made_for['pooling'][:80]!r}")
+    raise UserError(f"{file}: was made for an unknown pooling: {str(made_for['pooling'])[:80]!r}")
 
 
 def _listed(labels: Sequence[str]) -> str:
