@@ -11,11 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from saft import config
+from saft.errors import UserError, did_you_mean
 from saft.optim.perturbations.base import PERTURBATIONS
+from saft.penalties import PENALTIES
 from saft.registry import Registry
 from saft.tasks import TASKS
+from saft.trajectory import AVERAGINGS
 
 __all__ = ["arms", "kinds", "tasks"]
+
+ARMS: dict[str, Registry[Any]] = {
+    "perturbation": PERTURBATIONS,
+    "penalty": PENALTIES,
+    "averaging": AVERAGINGS,
+}
 
 
 def tasks(name: str | None = None) -> RenderableType:
@@ -25,12 +34,22 @@ def tasks(name: str | None = None) -> RenderableType:
 
 
 def arms(name: str | None = None) -> RenderableType:
-    """Return the perturbations, or everything about the one called `name`, to be printed by rich."""
-    after = (
-        "saft arms NAME gives its options and source. In a config: training: {perturbation: {name: NAME}}, "
-        "with its options beside the name; an arm without a perturbation is plain AdamW."
-    )
-    return _overview(PERTURBATIONS, after) if name is None else Text("\n".join(_in_full(PERTURBATIONS, name)))
+    """Return what an arm can have, or everything about the one called `name`, to be printed by rich."""
+    if name is None:
+        tables = [
+            part for key, parts in ARMS.items() for part in (Text(f"{key}:", "bold"), _table(parts), "")
+        ]
+        return Group(
+            *tables,
+            "saft arms NAME gives its options and source. In a config: training: {perturbation: {name:"
+            " NAME}}, or penalty, or averaging, with the options beside the name; an arm with none of them is"
+            " plain AdamW.",
+        )
+    for parts in ARMS.values():
+        if name in parts.names():
+            return Text("\n".join(_in_full(parts, name)))
+    known = [known for parts in ARMS.values() for known in parts.names()]
+    raise UserError(f"arms: nothing is called '{name}'{did_you_mean(name, known)}")
 
 
 def kinds(registry: Registry[Any], key: str) -> Iterator[config.Key]:
@@ -41,10 +60,14 @@ def kinds(registry: Registry[Any], key: str) -> Iterator[config.Key]:
 
 
 def _overview(registry: Registry[Any], after: str) -> RenderableType:
+    return Group(_table(registry), "", after)
+
+
+def _table(registry: Registry[Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, kind in registry.items():
         table.add_row(name, Text(_summary(kind)))
-    return Group(table, "", after)
+    return table
 
 
 def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:

@@ -14,11 +14,13 @@ __all__ = ["EMA"]
 @checked
 @dataclass(frozen=True)
 class EMA(Averaging):
-    r"""$a_t = \beta_t a_{t-1} + (1 - \beta_t) w_t$, $\beta_t = \min(\beta, (t - 1) / (t + 9))$.
+    r"""Exponential moving average: $a_t = \beta_t a_{t-1} + (1 - \beta_t) w_t$.
+
+    $\beta_t = \min(\beta, (t - 1) / (t + 9))$: the first steps decay faster, so that the base has no weight
+    in short trainings.
 
     Args:
-        decay: beta, in [0, 1]; 0 keeps the last weights. The first steps decay faster, so that the base has
-            no weight in short trainings.
+        decay: beta, in [0, 1]; 0 keeps the last weights.
 
     Example:
         >>> [round(EMA(decay=0.9).share(step, steps=200), 3) for step in (1, 2, 11, 200)]

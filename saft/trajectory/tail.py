@@ -14,7 +14,7 @@ __all__ = ["Tail"]
 @checked
 @dataclass(frozen=True)
 class Tail(Averaging):
-    r"""$a = \frac{1}{n} \sum_{t > T - n} w_t$, n being a share of all T steps, at least one.
+    r"""Average of the last steps: $a = \frac{1}{n} \sum_{t > T - n} w_t$; n is a share of all T steps.
 
     Args:
         share_of_steps: n / T, in (0, 1]; 1 averages all of the training.

@@ -103,7 +103,12 @@ def test_measure_with_tasks(
 
 
 def test_tasks_and_arms(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb, name, key in (("tasks", "text_classification", "max_length"), ("arms", "friendly_sam", "rho")):
+    for verb, name, key in (
+        ("tasks", "text_classification", "max_length"),
+        ("arms", "friendly_sam", "rho"),
+        ("arms", "kfac_drift", "summaries"),
+        ("arms", "tail", "share_of_steps"),
+    ):
         assert main([verb]) == 0
         assert name in capsys.readouterr().out
         assert main([verb, name]) == 0
