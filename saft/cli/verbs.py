@@ -82,6 +82,11 @@ VERBS = {
         "saft.measure:measure",
         "saft.measure:MeasureConfig",
     ),
+    "report": Verb(
+        "the figures of finished runs -> page and tables, written anew",
+        "saft.report:rewrite",
+        words="FOLDER...",
+    ),
     "methods": Verb(
         "what can be merged how: parameters, defaults, formula, source",
         "saft.merging.methods:describe",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from saft.report.output import read, write
+from saft.report.output import read, rewrite, write
 from saft.report.results import Results
 from saft.report.summary import Summary, summarize
 from saft.report.terminal import table
 
-__all__ = ["Results", "Summary", "read", "summarize", "table", "write"]
+__all__ = ["Results", "Summary", "read", "rewrite", "summarize", "table", "write"]

@@ -70,9 +70,9 @@ def compare(
     rows: Iterable[ArmSummary], arms: Mapping[str, ArmFacts], metrics: Iterable[Metric]
 ) -> list[Comparison]:
     """Compare every arm that has a perturbation with every arm of its train size that has none."""
-    rows = list(rows)
+    rows, metrics = list(rows), list(metrics)
     compared = (
-        _comparison(row, baseline, metric, relation(arms[row.arm], arms[baseline.arm]))
+        _comparison(row, baseline, metric, _relation(row, baseline, arms))
         for row in rows
         for baseline in rows
         for metric in metrics
@@ -92,13 +92,11 @@ def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
         >>> relation(sam, ArmFacts("AdamW, longer", None, None, steps=200, passes=200))
         'the same number of forward and backward passes'
     """
+    if baseline.select_steps and arm.select_steps:
+        return "steps of both chosen on validation data"
     if baseline.select_steps or arm.select_steps:
-        whose = (
-            "both"
-            if baseline.select_steps and arm.select_steps
-            else ("the latter" if baseline.select_steps else "the former")
-        )
-        return f"steps of {whose} chosen on validation data"
+        which = "without" if baseline.select_steps else "with"
+        return f"steps of the arm {which} ascent chosen on validation data"
     same_passes = math.isclose(arm.passes, baseline.passes)
     if arm.steps == baseline.steps:
         return "the same number of steps" + (
@@ -107,6 +105,14 @@ def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
     if same_passes:
         return "the same number of forward and backward passes"
     return f"{arm.passes / baseline.passes:.3g} times the passes"
+
+
+def _relation(arm: ArmSummary, baseline: ArmSummary, arms: Mapping[str, ArmFacts]) -> str:
+    """Return what two arms have in common, and what the one costs in terms of the other, as measured."""
+    words = relation(arms[arm.arm], arms[baseline.arm])
+    if arm.seconds is None or baseline.seconds is None or baseline.seconds.mean <= 0:
+        return words
+    return f"{words}, {arm.seconds.mean / baseline.seconds.mean:.2g} times the seconds"
 
 
 def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common: str) -> Comparison | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from saft.errors import UserError
 from saft.files.staging import write_text
 from saft.report.results import Results, from_json, to_json
+from saft.report.terminal import table
 
-__all__ = ["read", "write"]
+__all__ = ["read", "rewrite", "write"]
 
 
 def write(results: Results, folder: str | Path) -> None:
@@ -45,3 +50,22 @@ def read(folder: str | Path) -> Results:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     return from_json(text, str(file))
+
+
+def rewrite(folders: Sequence[str | Path]) -> RenderableType:
+    """Write the page of each run's folder anew, and return what `saft run` printed at its end.
+
+    Args:
+        folders: the `out` folders of runs; all are read before anything is written.
+
+    Raises:
+        UserError: no folder is given, or one has no results, or they do not fit; see `read`.
+    """
+    if not folders:
+        raise UserError("report: FOLDER is missing: the `out` folder of a finished `saft run`")
+    results = {str(folder): read(folder) for folder in folders}
+    parts: list[RenderableType] = []
+    for folder, of_folder in results.items():
+        write(of_folder, folder)
+        parts += [table(of_folder), Text(f"report: {Path(folder) / 'report.html'}")]
+    return Group(*parts)

@@ -15,6 +15,7 @@ TWO_ARMS = ("adamw", "sam")
 ADAMW, LONGER = ArmFacts("", None, None, 4, 4), ArmFacts("", None, None, 8, 8)
 SAM, MOMENTUM = ArmFacts("", "sam", 0.05, 4, 8), ArmFacts("", "momentum_sam", 0.05, 4, 4)
 LOOKSAM = ArmFacts("", "looksam", 0.05, 100, 120)
+CHOSEN_SAM = ArmFacts("", "sam", 0.05, 8, 16, [2, 4, 8])
 CHOSEN = ArmFacts("", None, None, 8, 8, [2, 4, 8])
 
 
@@ -27,11 +28,23 @@ CHOSEN = ArmFacts("", None, None, 8, 8, [2, 4, 8])
         (MOMENTUM, LONGER, "0.5 times the passes"),
         (LOOKSAM, ArmFacts("", None, None, 120, 120), "the same number of forward and backward passes"),
         (LOOKSAM, ArmFacts("", None, None, 200, 200), "0.6 times the passes"),
-        (SAM, CHOSEN, "steps of the latter chosen on validation data"),
+        (CHOSEN_SAM, ADAMW, "steps of the arm with ascent chosen on validation data"),
+        (CHOSEN_SAM, CHOSEN, "steps of both chosen on validation data"),
+        (SAM, CHOSEN, "steps of the arm without ascent chosen on validation data"),
     ],
 )
 def test_what_two_arms_have_in_common_is_said_of_the_two(arm, baseline, words):
     assert relation(arm, baseline) == words
+
+
+def test_the_measured_time_stands_beside():
+    results = mapping(seeds=(0,), arms=TWO_ARMS)
+    (comparison,) = summarize(typed(results)).comparisons
+    assert comparison.relation == "the same number of steps, 2 times the passes, 1.9 times the seconds"
+    for expert in results["cells"][0]["experts"].values():
+        expert["seconds"] = None
+    (comparison,) = summarize(typed(results)).comparisons
+    assert comparison.relation == "the same number of steps, 2 times the passes"
 
 
 def test_every_arm_with_ascent_meets_every_arm_without():

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from saft.cli import main
 from saft.errors import UserError
-from saft.report import read, write
+from saft.report import read, rewrite, write
 from tests.report.made_up import made_up, mapping, typed
 
 FILES = ["report.html", "results.json"]
@@ -63,3 +64,23 @@ def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write(made_up(seeds=(1,), arms=("adamw", "sam")), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pages_are_written_anew_from_the_results(tmp_path, capsys):
+    for name in ("a", "b"):
+        write(made_up(seeds=(0,), arms=("adamw", "sam")), tmp_path / name)
+    page = (tmp_path / "a" / "report.html").read_bytes()
+    (tmp_path / "a" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "report.html").read_bytes() == page
+    assert capsys.readouterr().out.count("Verdict, limited") == 2
+
+
+def test_all_folders_are_read_before_a_page_is_written(tmp_path, capsys):
+    write(made_up(seeds=(0,), arms=("adamw", "sam")), tmp_path / "a")
+    (tmp_path / "a" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert f"{tmp_path / 'b'}: holds no results.json" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "report.html").exists()
+    with pytest.raises(UserError, match="FOLDER is missing"):
+        rewrite([])

@@ -8,9 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from saft.interference.quantity import Quantity
 from saft.report import table
-from saft.report.measured import measured_tables
 from tests.report.made_up import METHODS, TASKS, made_up, mapping, typed
 
 MIXED = (*TASKS, "stories")
@@ -121,30 +119,3 @@ def test_the_best_of_a_column_is_bold(metric, bold):
     for arm in ("sam", "adamw"):
         (line,) = [line for line in lines if line.startswith(arm)]
         assert line.count("\x1b[1m") == (4 if arm == bold else 0)
-
-
-QUANTITIES = {
-    "norm": Quantity("length", per="task", decimals=2),
-    "cosine": Quantity("direction", per="pair", decimals=2),
-    "drift": Quantity("of the outputs of one on the inputs of another", per="pair", decimals=2),
-    "sign_conflict": Quantity("signs", "%", scale=100, decimals=1),
-    "sign_conflict_trimmed": Quantity("signs; of trimmed task vectors", "%", scale=100, decimals=1),
-}
-
-
-def test_one_set_of_models():
-    measured = {
-        "norm": {"a[b]": 1.5, "b": 2.0},
-        "cosine": {"a[b]": {"a[b]": 1.0, "b": 0.25}, "b": {"a[b]": 0.25, "b": 1.0}},
-        "drift": {"a[b]": {"b": 0.5}, "b": {"a[b]": 0.75}},
-        "sign_conflict": 0.5,
-        "sign_conflict_trimmed": 0.25,
-    }
-    text = printed(measured_tables(measured, QUANTITIES))
-    assert re.search(r"a\[b\]\s+1\.50", text)
-    assert re.search(r"a\[b\] – b\s+0\.25", text)
-    assert re.search(r"a\[b\] → b\s+–\s+0\.50", text)  # drift has a direction, cosine has none
-    assert re.search(r"sign conflict, %\s+50\.0", text)
-    assert "sign conflict: signs" in text
-    assert "sign conflict trimmed: " not in text
-    assert "trimmed: the same" in text

@@ -1,0 +1,62 @@
+"""The figures of the page."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from saft.report import summarize
+from saft.report.figures import colours, curve_figure, score_figure
+from saft.tasks.metric import Metric
+from tests.report.made_up import ACCURACY, PERPLEXITY, TASKS, made_up, mapping, typed
+
+pytestmark = pytest.mark.slow
+
+METRIC, OTHER = Metric(**ACCURACY), Metric(**PERPLEXITY)
+
+
+def drawn(figure, results, metric):
+    svg = figure(summarize(results), "limited", metric, colours(results.arms), "name")
+    return ElementTree.fromstring(svg), svg
+
+
+def test_scores_are_drawn_as_their_metric_prints_them():
+    results = made_up(tasks=(*TASKS, "stories"), arms=("adamw", "sam"), noise=0.0)
+    accuracy, _ = drawn(score_figure, results, METRIC)
+    perplexity, _ = drawn(score_figure, results, OTHER)
+    assert "accuracy in percent" in accuracy.get("aria-label")
+    assert "perplexity (lower is better)" in perplexity.get("aria-label")
+    ticks = [float(text) for text in "".join(f"{t} " for t in accuracy.itertext()).split() if is_number(text)]
+    assert ticks
+    assert all(70 < tick < 95 for tick in ticks)
+    ticks = [
+        float(text) for text in "".join(f"{t} " for t in perplexity.itertext()).split() if is_number(text)
+    ]
+    assert all(10 < tick < 14 for tick in ticks)
+
+
+def is_number(text):
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
+
+
+def test_a_curve_is_labelled_by_its_metric():
+    figure, _ = drawn(curve_figure, made_up(tasks=("stories",), arms=("adamw", "sam")), OTHER)
+    text = " ".join(figure.itertext())
+    assert "validation perplexity" in text
+    assert "scaling coefficient" in text
+
+
+def test_identifiers_begin_with_the_name_of_the_figure():
+    _, svg = drawn(score_figure, made_up(arms=("adamw", "sam"), seeds=(0,)), METRIC)
+    assert {identifier.split("-")[0] for identifier in re.findall(r'id="([^"]+)"', svg)} == {"name"}
+
+
+def test_without_a_finite_score_there_is_no_figure():
+    results = mapping(arms=("adamw",), seeds=(0,), tasks=("tweets",))
+    cell = results["cells"][0]
+    cell["merges"] = {}
+    cell["experts"]["tweets"]["test"]["value"] = None
+    typed_results = typed(results)
+    assert score_figure(summarize(typed_results), "limited", METRIC, colours(typed_results.arms), "n") == ""

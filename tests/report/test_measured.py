@@ -1,0 +1,51 @@
+"""Measured quantities as tables, whatever they are."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from saft.interference.quantity import Quantity
+from saft.report.measured import heading, measured_tables, with_spread
+from saft.report.over_seeds import OverSeeds
+
+
+def printed(renderable):
+    file = io.StringIO()
+    Console(file=file, width=80).print(renderable)
+    return file.getvalue()
+
+
+QUANTITIES = {
+    "norm": Quantity("length", per="task", decimals=2),
+    "cosine": Quantity("direction", per="pair", decimals=2),
+    "drift": Quantity("of the outputs of one on the inputs of another", per="pair", decimals=2),
+    "sign_conflict": Quantity("signs", "%", scale=100, decimals=1),
+    "sign_conflict_trimmed": Quantity("signs; of trimmed task vectors", "%", scale=100, decimals=1),
+}
+
+
+def test_one_set_of_models():
+    measured = {
+        "norm": {"a[b]": 1.5, "b": 2.0},
+        "cosine": {"a[b]": {"a[b]": 1.0, "b": 0.25}, "b": {"a[b]": 0.25, "b": 1.0}},
+        "drift": {"a[b]": {"b": 0.5}, "b": {"a[b]": 0.75}},
+        "sign_conflict": 0.5,
+        "sign_conflict_trimmed": 0.25,
+    }
+    text = printed(measured_tables(measured, QUANTITIES))
+    assert re.search(r"a\[b\]\s+1\.50", text)
+    assert re.search(r"a\[b\] – b\s+0\.25", text)
+    assert re.search(r"a\[b\] → b\s+–\s+0\.50", text)  # drift has a direction, cosine has none
+    assert re.search(r"sign conflict, %\s+50\.0", text)
+    assert "sign conflict: signs" in text
+    assert "sign conflict trimmed: " not in text
+    assert "trimmed: the same" in text
+
+
+def test_a_spread_has_the_decimals_of_its_mean():
+    assert with_spread(OverSeeds({0: 0.0123, 1: 0.0125}), Quantity("length")) == "0.0124 ± 0.0001"
+    assert with_spread(None, Quantity("length")) == "–"
+    assert heading("sign_conflict", QUANTITIES["sign_conflict"]) == "sign conflict, %"
