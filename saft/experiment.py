@@ -319,7 +319,7 @@ class Experiment:
     def _data(self, method: str) -> DataConfig:
         """Return what a method reads: validation examples, where it reads any, and no more than the run."""
         default = DataConfig()
-        if not METHODS.get(method).collects or self.protocol.validation is None:
+        if not METHODS.get(method).calibration or self.protocol.validation is None:
             return default
         return DataConfig(examples=min(self.protocol.validation, default.examples))
 

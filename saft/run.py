@@ -20,7 +20,7 @@ from saft.errors import UserError
 from saft.experiment import Cell, Experiment, Protocol
 from saft.files.staging import write_text
 from saft.merging.methods import METHODS
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 from saft.models import ModelConfig
 from saft.progress import bar, waiting
 from saft.report.format_1 import typed
@@ -212,12 +212,12 @@ def _merges(config: RunConfig) -> dict[str, MergeOptions]:
             method = METHODS.get(name).build(options.parameters)
         except UserError as error:
             raise UserError(*(f"merges.{name}: {problem}" for problem in error.problems)) from None
-        if isinstance(method, Keeping):
+        if isinstance(method, PerTaskMethod):
             raise UserError(
                 f"merges.{name}: keeps a part per task and gives no single model, which `saft run` compares; "
                 "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
             )
-        if method.adapters:
+        if method.needs_adapters:
             raise UserError(f"merges.{name}: merges LoRA adapters, but `saft run` trains whole models")
         if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
             raise UserError(f"merges.{name}.scaling: {name} has no scaling coefficient; leave it out")

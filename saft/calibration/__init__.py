@@ -68,7 +68,7 @@ def check(plan: Plan) -> None:
 
 def memory(plan: Plan) -> int:
     """Return the bytes that the models take while examples go through them, beside the activations."""
-    collector = COLLECTORS.get(plan.method.collects) if plan.method.collects else None
+    collector = COLLECTORS.get(plan.method.calibration) if plan.method.calibration else None
     least = model_bytes(plan) if plan.output.reads_examples else 0
     return max(least, collector.memory(plan) if collector else 0)
 
@@ -93,10 +93,10 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
         from saft.calibration.intervmerge import train_into
 
         plan = dataclasses.replace(plan, train=train_into)
-    if not plan.method.collects:
+    if not plan.method.calibration:
         yield plan
         return
-    collector = COLLECTORS.get(plan.method.collects)
+    collector = COLLECTORS.get(plan.method.calibration)
     data = load_calibration_data(plan)
     done, cost = 0.0, max(collector.cost(data), 1.0)
 

@@ -32,7 +32,7 @@ from saft.merging.outputs.parts import PartPerTask
 from saft.merging.outputs.target_folder import check_room, check_target
 from saft.merging.outputs.task_interventions import WeightsAndInterventions
 from saft.merging.outputs.weights import Weights
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.varying import methods_by_tensor
 
@@ -41,7 +41,7 @@ __all__ = ["check", "output_of"]
 
 def output_of(config: MergeConfig, method: Method) -> Output:
     """Return the form of the result: the one place that asks what comes out of a merge."""
-    if isinstance(method, Keeping):
+    if isinstance(method, PerTaskMethod):
         return PartPerTask(method)
     if config.interventions is not None:
         return WeightsAndInterventions()
@@ -85,7 +85,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
-        if method and method.adapters:
+        if method and method.needs_adapters:
             problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:
             problems += layer_scaling.problems(config.lines, base.headers)
@@ -166,10 +166,10 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
     if problem := device_problem(config.device):
         yield problem
     if method:
-        reads = method.collects or output_of(config, method).reads_examples
+        reads = method.calibration or output_of(config, method).reads_examples
         if not reads and config.data != DataConfig():
             yield f"data: '{config.method}' reads no examples; leave `data` out"
-        if method.collects and config.varying:
+        if method.calibration and config.varying:
             yield f"varying: {config.method} has the same parameters for all tensors; leave it out"
     if method and len(method.scaling_grid) == 1 and config.scaling not in (None, method.scaling):
         yield (

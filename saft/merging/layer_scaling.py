@@ -58,7 +58,7 @@ class Lines:
         if groups != 1:
             raise ValueError(f"layers: '{self.layers}' must have one group, the layer's number")
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Return what is done, for a model card."""
         alpha = "‖Σₜ τₜ‖₁ / (K ‖τ‖₁)" if self.alpha is None else f"{self.alpha:g}"
         return f"layer l of L times α + {self.beta:g} l/(L − 1), with α = {alpha} (LiNeS, arXiv 2410.17146)"

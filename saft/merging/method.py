@@ -8,13 +8,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
-from saft.merging.parameters import ParameterInfo, in_order, parameter, range_of, wrong_with
+from saft.merging.parameters import ParameterInfo, own_fields_first, parameter, range_of, validate
 from saft.merging.stream.block import Block
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Extremes",
     "Method",
     "OrderStatistics",
+    "Scope",
     "ParameterInfo",
     "Statistic",
     "Steps",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound="Method")
+
+Scope = Literal["model", "tensor", "none"]
 
 
 # Statistics: what a method may ask about the whole stream. `values` maps a block to float32 [rows, n].
@@ -77,11 +80,11 @@ class Method(ABC):
 
     formula: ClassVar[str]
     """The equation: θ0 the base, τₜ the task vectors, K their number, λ the scaling coefficient."""
-    words: ClassVar[str]
+    card_template: ClassVar[str]
     """The same for a model card; `{name}` stands for a parameter's value."""
     source: ClassVar[str]
     """The paper."""
-    differs: ClassVar[str] = "does not differ"
+    deviations: ClassVar[str] = "none"
     """Where the numbers differ from those of the source."""
     scaling: ClassVar[float]
     """λ when the user gives none."""
@@ -95,17 +98,17 @@ class Method(ABC):
     """Whether it draws random numbers, by `Block.uniform`."""
     ordered: ClassVar[bool] = False
     """Whether the order of the models counts."""
-    collects: ClassVar[str] = ""
+    calibration: ClassVar[str] = ""
     """What has to be collected from data before, if anything; it arrives as `Block.statistics`."""
-    adapters: ClassVar[bool] = False
+    needs_adapters: ClassVar[bool] = False
     """Whether the models must be LoRA adapters of the base; their matrices arrive as `Block.factors`."""
-    fewest: ClassVar[int] = 1
-    """Number of models that it needs."""
-    most: ClassVar[float] = math.inf
-    """Number of models that it can take."""
+    min_models: ClassVar[int] = 1
+    """Least number of models."""
+    max_models: ClassVar[float] = math.inf
+    """Greatest number of models."""
 
     def __post_init__(self) -> None:
-        problems = [text for item in fields(self) if (text := wrong_with(item, getattr(self, item.name)))]
+        problems = [text for item in fields(self) if (text := validate(item, getattr(self, item.name)))]
         if problems:
             raise UserError(*problems)
 
@@ -117,7 +120,7 @@ class Method(ABC):
         for name, value in parameters.items():
             if name not in known:
                 problems.append(f"unknown parameter '{name}'" + did_you_mean(name, known))
-            elif text := wrong_with(known[name], value):
+            elif text := validate(known[name], value):
                 problems.append(text)
         if problems:
             raise UserError(*problems)
@@ -130,7 +133,7 @@ class Method(ABC):
             ParameterInfo(
                 item.name, type(item.default).__name__, item.default, range_of(item), item.metadata["help"]
             )
-            for item in in_order(cls)
+            for item in own_fields_first(cls)
         ]
 
     @classmethod
@@ -147,21 +150,22 @@ class Method(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters' values."""
-        return {item.name: getattr(self, item.name) for item in in_order(type(self))}
+        return {item.name: getattr(self, item.name) for item in own_fields_first(type(self))}
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Return what is done, with the parameters' values."""
         in_words = {
             name: ", ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else value
             for name, value in self.parameters().items()
         }
-        return self.words.format(**in_words)
+        return self.card_template.format(**in_words)
 
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""
         problems = []
-        if not self.fewest <= tasks <= self.most:
-            wanted = f"{self.fewest}" if self.most == self.fewest else f"{self.fewest} or more"
+        if not self.min_models <= tasks <= self.max_models:
+            more = "" if self.max_models == self.min_models else " or more"
+            wanted = f"{self.min_models}{more}"
             problems.append(f"models: this method merges {wanted}, but there are {tasks}")
         for item in fields(self):
             given = getattr(self, item.name)
@@ -172,6 +176,14 @@ class Method(ABC):
                     f"give one for each, in their order,{one_for_all} or leave it out"
                 )
         return problems
+
+    @property
+    def statistics_over(self) -> Scope:
+        """What the statistics that `steps` asks for are taken over; "none" where it asks for none.
+
+        Over the whole model, the parameters cannot differ from tensor to tensor.
+        """
+        return "none"
 
     def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Return the names of the tensors that are worked on; what is not named stays as in the base."""
@@ -202,21 +214,23 @@ class Elementwise(Method):
 
 
 class Tensorwise(Method):
-    """A method that needs a whole tensor at once, in its shape: its blocks are [n_tasks, *shape].
-
-    Statistics that it asks for are taken over the whole model.
-    """
+    """A method that needs a whole tensor at once, in its shape: its blocks are [n_tasks, *shape]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trimming(Elementwise):
     """An elementwise method whose statistics may be taken over the whole model or over each tensor."""
 
-    granularity: str = parameter(
+    granularity: Literal["model", "tensor"] = parameter(
         "model",
         "what a statistic is taken over: the whole model, as in the papers, or each tensor, as in mergekit",
         choices=("model", "tensor"),
     )
+
+    @property
+    def statistics_over(self) -> Scope:
+        """The granularity."""
+        return self.granularity
 
 
 def in_rows(tensors: Tensor, within: str) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from saft.config import Range
 from saft.errors import did_you_mean
 
-__all__ = ["ParameterInfo", "add_up_to_zero", "in_order", "parameter", "range_of", "wrong_with"]
+__all__ = ["ParameterInfo", "add_up_to_zero", "own_fields_first", "parameter", "range_of", "validate"]
 
 
 def parameter(
@@ -48,12 +48,12 @@ class ParameterInfo:
     help: str
 
 
-def in_order(kind: type[Any]) -> list[Field[Any]]:
+def own_fields_first(kind: type[Any]) -> list[Field[Any]]:
     """Return the fields with what a method declares itself before what it inherits."""
     return sorted(fields(kind), key=lambda item: item.name not in kind.__annotations__)
 
 
-def wrong_with(item: Field[Any], value: Any) -> str | None:
+def validate(item: Field[Any], value: Any) -> str | None:
     """Return what is wrong with a value of a parameter, or None."""
     choices = item.metadata["choices"]
     if choices:

@@ -16,11 +16,11 @@ from saft.files.tensorfile import Layout
 from saft.merging.method import Elementwise, Method, Statistic, Steps
 from saft.merging.stream.block import Block
 
-__all__ = ["Keeping", "KeepingSteps", "Kept", "Masking", "pack", "unpack"]
+__all__ = ["PerTaskMethod", "SplitSteps", "PerTaskParts", "MaskedMethod", "pack", "unpack"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class PerTaskParts:
     """What is kept of a block.
 
     Args:
@@ -34,10 +34,10 @@ class Kept:
     rescalers: Tensor
 
 
-KeepingSteps = Generator[Statistic, Tensor, Callable[[Block], Kept]]
+SplitSteps = Generator[Statistic, Tensor, Callable[[Block], PerTaskParts]]
 
 
-class Keeping(Method):
+class PerTaskMethod(Method):
     """A method that keeps a part of every task beside what all share; a task's model is made of both.
 
     As a `Method` it gives the vectors of all tasks, [n_tasks, n] or [n_tasks, *shape], where one that merges
@@ -49,7 +49,7 @@ class Keeping(Method):
     """Whether the tasks share a vector, or the base alone."""
 
     @abstractmethod
-    def keep(self, tasks: int, count: int) -> KeepingSteps:
+    def split(self, tasks: int, count: int) -> SplitSteps:
         """Yield statistics and receive them, as `steps` does; return the function of a block."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Keeping(Method):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the function of a block to the vectors of all tasks."""
-        function = yield from self.keep(tasks, count)
+        function = yield from self.split(tasks, count)
 
         def restore(block: Block) -> Tensor:
             kept, shape = function(block), tuple(block.base.shape)
@@ -87,7 +87,7 @@ class Keeping(Method):
         return restore
 
 
-class Masking(Keeping, Elementwise):
+class MaskedMethod(PerTaskMethod, Elementwise):
     """A method that keeps one vector for all tasks, and of each task a bit for every entry."""
 
     def layout(self, shape: tuple[int, ...]) -> Layout:

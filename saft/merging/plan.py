@@ -131,4 +131,4 @@ class Plan:
     @property
     def reads_examples(self) -> bool:
         """Whether the method or the output reads examples of each task."""
-        return bool(self.method.collects) or self.output.reads_examples
+        return bool(self.method.calibration) or self.output.reads_examples

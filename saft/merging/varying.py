@@ -30,8 +30,11 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
     problems = [
         f"varying: unknown parameter '{n}'" + did_you_mean(n, known) for n in varying if n not in known
     ]
-    if getattr(method, "granularity", "tensor") != "tensor":
-        problems.append("varying: the statistics are of the whole model; set granularity: tensor")
+    if method.statistics_over == "model":
+        cure = "set granularity: tensor" if "granularity" in known else "leave `varying` out"
+        problems.append(
+            f"varying: what this method does to a tensor depends on the whole model's statistics; {cure}"
+        )
     per_model = {name for name, item in known.items() if isinstance(item.default, tuple)}
     for name, setting in varying.items():
         several = name in per_model

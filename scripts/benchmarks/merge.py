@@ -256,8 +256,8 @@ def methods(options: argparse.Namespace) -> list[str]:
         if (issubclass(kind, Elementwise) or name in OTHERS)
         and not name.startswith("mergekit")  # the dialect's own methods: they do what the counterparts do
         and kind.gives == "one model"
-        and not kind.collects
-        and kind.fewest <= options.models <= kind.most
+        and not kind.calibration
+        and kind.min_models <= options.models <= kind.max_models
     ]
 
 

@@ -22,7 +22,7 @@ from saft.merging.config import DataConfig
 from saft.merging.methods import METHODS
 from saft.models import ModelConfig, load_trunk
 
-COLLECTING = [name for name, kind in METHODS.items() if kind.collects]
+COLLECTING = [name for name, kind in METHODS.items() if kind.calibration]
 QUICK = {"adamerging": {"iterations": 2}}
 every_method = pytest.mark.parametrize("method", COLLECTING)
 

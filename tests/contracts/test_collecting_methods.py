@@ -13,7 +13,7 @@ from saft.merging.stream.block import Block
 from saft.merging.stream.order_statistics import SUM_GRAIN, prepare
 from tests.contracts.test_merge_methods import EVERYTHING
 
-COLLECTING = [method for method in EVERYTHING if method.collects]
+COLLECTING = [method for method in EVERYTHING if method.calibration]
 every_method = pytest.mark.parametrize("method", COLLECTING, ids=repr)
 every_elementwise = pytest.mark.parametrize(
     "method", [method for method in COLLECTING if isinstance(method, Elementwise)], ids=repr
@@ -47,7 +47,7 @@ def shape_for(method, *shape):
 
 
 def test_every_collector_is_under_test():
-    assert set(KINDS) == set(COLLECTORS.names()) == {method.collects for method in COLLECTING}
+    assert set(KINDS) == set(COLLECTORS.names()) == {method.calibration for method in COLLECTING}
 
 
 @every_method
@@ -62,7 +62,7 @@ def test_every_collector_is_under_test():
 def test_any_data_give_finite_vectors_and_nothing_is_changed(method, tasks, rows, columns, scale, size):
     shape = shape_for(method, rows, columns)
     vectors = torch.randn(tasks, *shape, generator=torch.manual_seed(1)) * size
-    for kind in KINDS[method.collects]:
+    for kind in KINDS[method.calibration]:
         found = statistic(kind, vectors, scale)
         before = (vectors.clone(), None if found is None else found.clone())
         merged = merge(method, vectors, {kind: found})
@@ -79,7 +79,7 @@ def test_any_data_give_finite_vectors_and_nothing_is_changed(method, tasks, rows
 def test_the_order_of_the_tasks_is_visible_in_the_last_bits_alone(method):
     vectors = torch.randn(4, *shape_for(method, 20, 20), generator=torch.manual_seed(0)) * 0.1
     order = [2, 0, 3, 1]
-    for kind in KINDS[method.collects]:
+    for kind in KINDS[method.calibration]:
         found = statistic(kind, vectors)
         merged = merge(method, vectors, {kind: found})
         again = merge(method, vectors[order], {kind: found[order]})
@@ -89,7 +89,7 @@ def test_the_order_of_the_tasks_is_visible_in_the_last_bits_alone(method):
 @every_method
 def test_the_data_count(method):
     vectors = torch.randn(3, *shape_for(method, 8, 8), generator=torch.manual_seed(0))
-    for kind in KINDS[method.collects]:
+    for kind in KINDS[method.calibration]:
         one, other = (merge(method, vectors, {kind: statistic(kind, vectors, seed=seed)}) for seed in (1, 2))
         assert not torch.allclose(one, other)
 
@@ -98,7 +98,7 @@ def test_the_data_count(method):
 @pytest.mark.parametrize("grains", [1, 2, 3])
 def test_the_size_of_the_blocks_does_not_change_a_bit(method, grains):
     vectors = torch.randn(3, 20_001, generator=torch.manual_seed(0)) * 1e-2
-    (kind,) = KINDS[method.collects]
+    (kind,) = KINDS[method.calibration]
     found = statistic(kind, vectors)
     expected = merge(method, vectors, {kind: found})
 

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 
 from saft.merging.method import Elementwise, Tensorwise
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
 from saft.merging.stream.order_statistics import SUM_GRAIN, run_steps
 from tests.contracts.test_merge_methods import EVERYTHING, task_vectors
 
-KEEPING = [method for method in EVERYTHING if isinstance(method, Keeping)]
+KEEPING = [method for method in EVERYTHING if isinstance(method, PerTaskMethod)]
 every_method = pytest.mark.parametrize("method", KEEPING, ids=repr)
 every_elementwise = pytest.mark.parametrize(
     "method", [method for method in KEEPING if isinstance(method, Elementwise)], ids=repr
@@ -28,7 +28,7 @@ SHAPES = [(), (1,), (7,), (0,), (1, 5), (6, 1), (3, 4), (5, 3), (0, 4), (2, 3, 2
 
 def kept(method, block):
     """Run a method that asks for the statistics of one block."""
-    return run_steps(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])
+    return run_steps(method.split(block.tasks, block.base.numel()), lambda function: [function(block)])
 
 
 @every_method

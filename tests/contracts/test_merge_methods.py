@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from saft.errors import UserError
 from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.methods import METHODS, describe, methods
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
 from saft.merging.stream.order_statistics import SUM_GRAIN, passes_needed, prepare
@@ -45,7 +45,7 @@ def each(methods):
 EVERYTHING = [method for name in METHODS.names() for method in variants(name)]
 every_registered = each(EVERYTHING)
 # Those that give one model; test_keeping_methods.py has the others.
-METHODS_TO_TEST = [method for method in EVERYTHING if not isinstance(method, Keeping)]
+METHODS_TO_TEST = [method for method in EVERYTHING if not isinstance(method, PerTaskMethod)]
 every_method = each(METHODS_TO_TEST)
 every_unordered = each(method for method in METHODS_TO_TEST if not method.random and not method.ordered)
 every_elementwise = each(method for method in METHODS_TO_TEST if isinstance(method, Elementwise))
@@ -66,7 +66,7 @@ def task_vectors(draw):
 
 def as_many(method, vectors):
     """As many of the task vectors as the method takes; the last one again where there are too few."""
-    tasks = int(min(max(len(vectors), method.fewest), method.most))
+    tasks = int(min(max(len(vectors), method.min_models), method.max_models))
     return vectors[[min(task, len(vectors) - 1) for task in range(tasks)]]
 
 
@@ -91,6 +91,20 @@ def test_any_input_gives_a_finite_float32_vector_and_is_left_alone(method, vecto
     assert merged.dtype == torch.float32
     assert merged.shape == vectors.shape[1:]
     assert merged.isfinite().all()
+
+
+@every_registered
+def test_a_method_that_asks_for_statistics_says_what_they_are_over(method):
+    asks = passes_needed(method, int(min(max(2, method.min_models), method.max_models))) > 1
+    assert not asks or method.statistics_over != "none"
+
+
+def test_only_methods_that_ask_for_statistics_say_what_they_are_over():
+    asking = {type(m) for m in EVERYTHING if passes_needed(m, 2) > 1}
+    saying = {type(m) for m in EVERYTHING if m.statistics_over != "none"}
+    assert {kind.__name__ for kind in saying - asking} <= {
+        "Consensus"
+    }  # whose granularity is for a threshold
 
 
 @every_selection
@@ -243,7 +257,8 @@ def changed_once(method, names, tasks):
 ONE_MODEL = sorted(
     name
     for name, kind in METHODS.items()
-    if not (kind.collects or kind.adapters or issubclass(kind, Keeping)) and dataclasses.fields(kind)
+    if not (kind.calibration or kind.needs_adapters or issubclass(kind, PerTaskMethod))
+    and dataclasses.fields(kind)
 )
 
 
@@ -315,7 +330,7 @@ def test_what_saft_methods_says_comes_from_the_class(method):
         name
     )().parameters()
     assert all(parameter.help and parameter.range for parameter in info.parameters)
-    assert method.in_words()
+    assert method.describe()
     assert describe(name)
     assert passes_needed(method, 2) >= 1
 

@@ -12,12 +12,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, kind in METHODS.items() if not (kind.collects or kind.adapters)]
+    "name", [name for name, kind in METHODS.items() if not (kind.calibration or kind.needs_adapters)]
 )
 def test_every_method_can_be_tried(save, name):
     kind = METHODS.get(name)
     folders = [save(f"{at}", {"w": torch.randn(6, 5), "b": torch.randn(4)}) for at in range(3)]
-    models = [*folders[1:]][: int(min(2, kind.most))]
+    models = [*folders[1:]][: int(min(2, kind.max_models))]
     plan = check(MergeConfig(name, folders[0], models))
     threads = torch.get_num_threads()
     assert 0 < estimate.seconds(plan) < float("inf")

@@ -64,7 +64,7 @@ def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp
 @pytest.mark.parametrize(
     ("method", "varying", "message"),
     [
-        ("ties", {"density": [0.1, 0.5]}, "varying: the statistics are of the whole model; set granularity"),
+        ("ties", {"density": [0.1, 0.5]}, "depends on the whole model's statistics; set granularity: tensor"),
         (
             "task_arithmetic",
             {"wieghts": [1]},

@@ -15,7 +15,7 @@ from saft.files.checkpoint import BASE_WEIGHTS, PARTS, read_manifest
 from saft.files.tensorfile import TensorHeader, read_headers, view
 from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.methods import METHODS
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.engine import apply
 from saft.merging.stream.reader import all_finite
 
@@ -43,7 +43,7 @@ class Parts:
 
     folder: Path
     manifest: Mapping[str, Any]
-    method: Keeping
+    method: PerTaskMethod
     base: Mapping[str, TensorHeader]
     shared: Mapping[str, TensorHeader]
 
@@ -119,7 +119,7 @@ def read(folder: str | Path) -> Parts:
             f"{folder}: holds one model and no part per task; load it with AutoModel.from_pretrained"
         )
     kind = METHODS.get(manifest["method"])
-    if not issubclass(kind, Keeping):
+    if not issubclass(kind, PerTaskMethod):
         raise UserError(f"{folder / 'saft.json'}: '{manifest['method']}' is no method that keeps parts")
     method = kind.build(manifest["parameters"])
     shared = _headers(folder / SHARED) if method.shares else {}

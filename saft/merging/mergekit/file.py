@@ -12,7 +12,7 @@ from saft.errors import UserError, did_you_mean
 from saft.merging.config import MergeConfig
 from saft.merging.mergekit.table import MERGE_METHODS, MergeMethod, Parameter
 from saft.merging.methods import METHODS
-from saft.merging.parameters import wrong_with
+from saft.merging.parameters import validate
 from saft.merging.varying import is_constant, setting_problem
 
 __all__ = ["is_mergekit", "read"]
@@ -258,7 +258,7 @@ class _Settings:
             return f"must be {'true or false' if parameter.kind is bool else 'a number'}, but is {value!r}"
         declared = dataclasses.fields(METHODS.get(self.method.method))
         item = next(item for item in declared if item.name == parameter.name)
-        text = wrong_with(item, [value] if isinstance(item.default, tuple) else value)
+        text = validate(item, [value] if isinstance(item.default, tuple) else value)
         return text.removeprefix(f"{item.name}: ") if text else None
 
 

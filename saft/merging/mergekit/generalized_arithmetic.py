@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class Mergekit(Trimming):
     normalize: bool = parameter(False, "divide by the sum of the weights")
     rescale: bool = parameter(False, "give what is kept the L1 norm that the task vector had")
     coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
-    granularity: str = parameter(
+    granularity: Literal["model", "tensor"] = parameter(
         "tensor",
         "what a fraction or a norm is taken over: each tensor, as in mergekit, or the whole model",
         choices=("model", "tensor"),
@@ -73,13 +74,13 @@ class Mergekit(Trimming):
     formula = (
         "θ = θ0 + λ Σₜ wₜ τ̂ₜ mₜ / (Σₜ wₜ mₜ or 1);  τ̂ₜ = what is kept of τₜ;  mₜ = [sign of the sum] or 1"
     )
-    words = (
+    card_template = (
         "mergekit's task arithmetic: of the task vectors is kept ({sparsify}: densities {densities}, gammas "
         "{gammas}, rescaled: {rescale}), times weights {weights}, sign elected: {elect}, normalized: "
         "{normalize}, times {coefficient:g}"
     )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
-    differs = (
+    deviations = (
         "computed in float32 whatever the dtype of the files; keeps one entry where density · n is less than "
         "one, where mergekit stops; keeps the entries where gamma · n is less than one, where mergekit drops "
         "the whole tensor; of equal magnitudes all are kept"
@@ -146,7 +147,7 @@ class MergekitDare(Trimming):
     normalize: bool = parameter(False, "divide by the sum of the weights")
     rescale: bool = parameter(True, "give what is kept the L1 norm that the task vector had")
     coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
-    granularity: str = parameter(
+    granularity: Literal["model", "tensor"] = parameter(
         "tensor",
         "what a norm is taken over: each tensor, as in mergekit, or the whole model",
         choices=("model", "tensor"),
@@ -155,13 +156,13 @@ class MergekitDare(Trimming):
     formula = (
         "θ = θ0 + λ Σₜ wₜ τ̂ₜ mₜ / (Σₜ wₜ mₜ or 1);  τ̂ₜ = bₜ τₜ ‖τₜ‖₁ / ‖bₜ τₜ‖₁;  bₜ ~ Bernoulli(density)"
     )
-    words = (
+    card_template = (
         "mergekit's DARE: each entry of the task vectors is kept with probability {densities} (rescaled: "
         "{rescale}), times weights {weights}, sign elected: {elect}, normalized: {normalize}, times "
         "{coefficient:g}"
     )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
-    differs = "in the random numbers, which depend on the seed alone; computed in float32"
+    deviations = "in the random numbers, which depend on the seed alone; computed in float32"
     scaling = 1.0
     scaling_grid = (1.0,)
     random = True

@@ -50,13 +50,13 @@ class MergekitDella(Tensorwise):
         "θ = θ0 + λ Σₜ wₜ τ̂ₜ mₜ / (Σₜ wₜ mₜ or 1);  τ̂ₜ = bₜ τₜ ‖τₜ‖₁ / ‖bₜ τₜ‖₁;  "
         "bₜ ~ Bernoulli(density − ε + 2 ε rank / (n − 1))"
     )
-    words = (
+    card_template = (
         "mergekit's DELLA: each entry of the task vectors is kept with a probability about {densities} that "
         "rises with its rank in its row by ± {epsilons} (rescaled: {rescale}), times weights {weights}, sign "
         "elected: {elect}, normalized: {normalize}, times {coefficient:g}"
     )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
-    differs = (
+    deviations = (
         "in the random numbers, which depend on the seed alone; mergekit stops where a row has one "
         "entry; computed in float32"
     )

@@ -27,7 +27,7 @@ class MethodInfo:
     scaling: float
     scaling_grid: tuple[float, ...]
     source: str
-    differs: str
+    deviations: str
     notes: str
     needs: str
     gives: str
@@ -55,7 +55,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
             kind.scaling,
             kind.scaling_grid,
             kind.source,
-            kind.differs,
+            kind.deviations,
             kind.notes(),
             kind.needs,
             kind.gives,
@@ -83,7 +83,7 @@ def describe(name: str | None = None) -> RenderableType:
         ("needs", info.needs),
         ("gives", info.gives),
         ("source", info.source),
-        ("differs", info.differs),
+        ("deviations", info.deviations),
     ):
         facts.add_row(key, Text(value))
     below: list[RenderableType] = [parameters, ""] if info.parameters else []

@@ -53,20 +53,21 @@ class AdaMerging(Elementwise):
     iterations: int = parameter(1000, "steps of Adam, each with a batch of every task", at_least=0)
 
     formula = "θ = θ0 + Σₜ λₜₗ τₜₗ for each tensor l;  λ = argmin Σₜ mean over x of H(p(y | x, θ))"
-    words = (
+    card_template = (
         "the sum of the task vectors ({vectors}; density {density:g} with ties) with {coefficients} "
         "coefficients, found by {iterations} steps of Adam (rate {learning_rate:g}, from {initial:g}) that "
         "lower the entropy of the predictions"
     )
     source = "Yang et al. 2024, AdaMerging: adaptive model merging for multi-task learning (arXiv 2310.02575)"
-    differs = (
+    deviations = (
         "in the data: the published figures come from the test examples themselves, which saft never reads; "
         "1e-8 is not added to the probabilities under the logarithm"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (1.0,)
     needs = "base, models, examples of each task"
-    collects = "coefficients"
+    calibration = "coefficients"
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what the task vectors need; return the weighted sum."""
@@ -92,7 +93,7 @@ class AdaMerging(Elementwise):
 class Added(AdaMerging):
     """Gives what AdaMerging weighs, for each task: [n_tasks, n]; for the search for the coefficients."""
 
-    collects = ""
+    calibration = ""
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Do what AdaMerging does, without the sum."""

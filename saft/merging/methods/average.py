@@ -23,7 +23,7 @@ class Average(Elementwise):
     """
 
     formula = "θ = θ0 + (1/K) Σₜ τₜ  =  (1/K) Σₜ θₜ"
-    words = "the mean of the fine-tuned weights"
+    card_template = "the mean of the fine-tuned weights"
     source = "Wortsman et al. 2022, Model soups (arXiv 2203.05482)"
     scaling = 1.0
     scaling_grid = (1.0,)

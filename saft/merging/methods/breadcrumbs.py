@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saft.merging.method import Steps, Tensorwise, in_rows, parameter
+from saft.merging.method import Scope, Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
 from saft.merging.stream.block import Block
@@ -50,18 +50,23 @@ class Breadcrumbs(Tensorwise):
     weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
 
     formula = "τ̂ₜ = τₜ where its rank is above the noise and below the outliers, else 0;  θ = θ0 + λ Σₜ τ̂ₜ"
-    words = (
+    card_template = (
         "of each task vector, in each {within}, the largest {outliers:g} of the entries dropped and the next "
         "{density:g} kept; merged by {merger} (weights {weights}; for ties: {combine})"
     )
     source = "Davari and Belilovsky 2024, Model Breadcrumbs (arXiv 2312.06795)"
-    differs = (
+    deviations = (
         "the authors' code ranks along the last dimension, which is another one for convolutions, and keeps "
         "nothing of a row where density times its length is below one; mergekit keeps nothing of a tensor "
         "where outliers times its size is below one, which is a mistake"
     )
     scaling = 0.2
     scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+    @property
+    def statistics_over(self) -> Scope:
+        """The whole model, where TIES elects the sign of entries whose sum is zero; else nothing is asked."""
+        return "model" if self.merger == "ties" else "none"
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what TIES asks for, if it is wanted; return the merge of a tensor."""

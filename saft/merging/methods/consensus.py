@@ -44,7 +44,7 @@ class Consensus(Trimming):
     )
 
     formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |(θ0 + τ) − θₜ|];  m = [Σₜ mₜ ≥ k];  θ = θ0 + λ m τ"
-    words = (
+    card_template = (
         "the task vectors merged by {merger}, of which those are kept that help {at_least} or more tasks "
         "(thresholds {thresholds})"
     )
@@ -52,7 +52,7 @@ class Consensus(Trimming):
         "Wang et al. 2024, Localizing task information for improved model merging and compression "
         "(arXiv 2405.07813)"
     )
-    differs = (
+    deviations = (
         "nothing, but that θₜ is computed from θ0 and τₜ; fusion_bench compares other quantities; without "
         "validation data one threshold for all tasks is a guess"
     )

@@ -53,12 +53,12 @@ class Dare(Trimming):
     weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
 
     formula = "mₜ ~ Bernoulli(density);  τ̂ₜ = mₜ τₜ / density;  θ = θ0 + λ Σₜ τ̂ₜ, or TIES of the τ̂ₜ"
-    words = (
+    card_template = (
         "of each task vector each entry kept with probability {density:g} and rescaled ({rescale}); merged "
         "by {merger} (weights {weights}; for ties: trim {trim:g}, {combine}; statistics per {granularity})"
     )
     source = "Yu et al. 2024, Language models are Super Mario (arXiv 2311.03099)"
-    differs = (
+    deviations = (
         "nothing with rescale probability and trim 0.2, but for the random numbers; mergekit rescales each "
         "tensor by its norm and, like peft, does not trim; the authors search density and λ"
     )

@@ -67,18 +67,19 @@ class Della(Tensorwise):
         "mᵢ ~ Bernoulli(pᵢ), pᵢ = density − ε + 2 ε rᵢ/(n − 1);  τ̂ₜ = mₜ τₜ / pₜ;  γ = sign(Σₜ τ̂ₜ);  "
         "τ = mean of the τ̂ₜ with sign γ;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "of each task vector each entry kept with a probability of {density:g} ± {epsilon:g} that grows with "
         "its rank within the {within}, and rescaled ({rescale}); merged by {merger} (weights {weights}; for "
         "ties: {combine})"
     )
     source = "Deep et al. 2024, DELLA-Merging: magnitude-based sampling (arXiv 2406.11617)"
-    differs = (
+    deviations = (
         "the window and the division by each probability are those of the authors' code, where the paper "
         "has n for n − 1; where a sum is exactly zero the sign is that of TIES, in the code it is plus; "
         "mergekit rescales by the norm; both rank convolutions along their second dimension, and fail on "
         "rows of one entry"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
     random = True

@@ -56,7 +56,7 @@ class Doge(Tensorwise):
         "λₜ = norm / ‖τₜ‖;  Δ by Adam from 0: Σₜ Σ_rows ⟨τₜ, τₜ − Σⱼ λⱼ (τⱼ + Δ)⟩² → min, with gradients "
         "(I − U Uᵀ) g;  mₜ = the largest |τₜ|;  θ = θ0 + λ Σₜ λₜ mₜ (τₜ + Δ)"
     )
-    words = (
+    card_template = (
         "of each matrix the task vectors, scaled to norm {norm:g}, plus one change found in {iterations} "
         "steps of Adam (learning rate {learning_rate:g}) off the shared subspace (1 of {subspace} "
         "directions); of each task the largest {density:g} of the entries; other tensors are the base's"
@@ -65,11 +65,12 @@ class Doge(Tensorwise):
         "Wei et al. 2025, Modeling multi-task model merging as adaptive projective gradient descent "
         "(arXiv 2501.01230)"
     )
-    differs = (
+    deviations = (
         "fusion_bench's program takes the weight matrices of CLIP's encoder alone; here all matrices are "
         "taken, embeddings too, unless excluded; directions that a task of low rank does not have are not in "
         "the shared subspace; a task of zeros gives NaN there"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 

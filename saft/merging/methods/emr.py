@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saft.merging.method import Sums, parameter, total
 from saft.merging.methods import METHODS
-from saft.merging.per_task import KeepingSteps, Kept, Masking, pack
+from saft.merging.per_task import MaskedMethod, PerTaskParts, SplitSteps, pack
 from saft.merging.stream.block import Block
 
 __all__ = ["Emr"]
@@ -17,7 +17,7 @@ __all__ = ["Emr"]
 
 @METHODS.register("emr")
 @dataclass(frozen=True, kw_only=True)
-class Emr(Masking):
+class Emr(MaskedMethod):
     """Elects one vector for all tasks, and keeps for each task a bit per entry and one factor.
 
     Elect: the sign of the sum of the task vectors, where a sum of zero counts as negative, and the largest
@@ -47,19 +47,20 @@ class Emr(Masking):
         "γ = sign(Σₜ τₜ);  τ = γ max of the |τₜ| with sign γ;  mₜ = [τₜ γ > 0];  "
         "rₜ = Σ mean |τₜ| / Σ mean |mₜ τ| over the tensors;  θₜ = θ0 + λ rₜ mₜ τ"
     )
-    words = (
+    card_template = (
         "for each task: the elected vector, of which the task takes the entries that have its own sign, "
         "rescaled to the size of its task vector (variant {variant})"
     )
     source = "Huang et al. 2024, EMR-Merging: tuning-free high-performance model merging (arXiv 2405.17461)"
-    differs = (
+    deviations = (
         "nothing in the variant code (the authors' program, from which the published figures come) where "
         "that gives numbers; sums are taken in float64"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (0.8, 0.9, 1.0, 1.1, 1.2)
 
-    def keep(self, tasks: int, count: int) -> KeepingSteps:
+    def split(self, tasks: int, count: int) -> SplitSteps:
         """Ask for the magnitudes that the rescalers compare; return the election and the masks."""
 
         def compared(block: Block) -> Tensor:
@@ -73,9 +74,9 @@ class Emr(Masking):
         own, taken = (yield Sums(compared)).squeeze(1).chunk(2)
         rescalers = torch.where(taken > 0, own / taken, 1)
 
-        def keep(block: Block) -> Kept:
+        def keep(block: Block) -> PerTaskParts:
             vector, masks = _elected(block.task_vectors)
-            return Kept(vector, {"mask": pack(masks)}, rescalers)
+            return PerTaskParts(vector, {"mask": pack(masks)}, rescalers)
 
         return keep
 

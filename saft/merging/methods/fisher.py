@@ -51,19 +51,20 @@ class Fisher(Elementwise):
     )
 
     formula = "θ = Σₜ wₜ Fₜ θₜ / Σₜ wₜ Fₜ;  Fₜ = mean over x of E[(∂ log p(y | x, θₜ) / ∂θ)²]"
-    words = (
+    card_template = (
         "the average of the fine-tuned weights, weighted by the diagonal Fisher information of each task's "
         "model (estimate {variant}, normalized: {normalize}, at least {floor:g}; weights {weights})"
     )
     source = "Matena and Raffel 2022, Merging models with Fisher-weighted averaging (arXiv 2111.09832)"
-    differs = (
+    deviations = (
         "variant paper: the authors apply the floor to the first model alone, so that it wins where no model "
         "has any information; here to every model, so that the average comes out. Variant mergelm: nothing"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (1.0,)
     needs = "base, models, examples of each task"
-    collects = "fisher"
+    calibration = "fisher"
 
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""

@@ -33,12 +33,14 @@ class IsoC(Tensorwise):
     """
 
     formula = "Σₜ τₜ = U diag(σ) Vᵀ;  τ = mean(σ) · U Vᵀ;  θ = θ0 + λ τ"
-    words = "of each matrix the sum of the task vectors with equal singular values; of other tensors the mean"
+    card_template = (
+        "of each matrix the sum of the task vectors with equal singular values; of other tensors the mean"
+    )
     source = (
         "Marczak et al. 2025, No task left behind: isotropic model merging with common and task-specific "
         "subspaces (arXiv 2502.04959)"
     )
-    differs = (
+    deviations = (
         "nothing for sums of full rank; the authors' code adds arbitrary directions where the sum has none. "
         "λ is chosen on validation data; fusion_bench uses 1.5"
     )

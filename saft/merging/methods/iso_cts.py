@@ -44,7 +44,7 @@ class IsoCts(Tensorwise):
         "Σₜ τₜ = U σ Vᵀ, cut to c directions;  τₜ − U Uᵀ τₜ = Uₜ σₜ Vₜᵀ, cut to s;  K s + c = min(m, n);  "
         "τ = mean(σ1 … σK, σ) · polar([U1 … UK U]) · polar([V1 … VK V])ᵀ;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "of each matrix the leading directions of the sum of the task vectors (a share of {common:g}) and of "
         "what is left of each task, with equal singular values; of other tensors the mean"
     )
@@ -52,7 +52,7 @@ class IsoCts(Tensorwise):
         "Marczak et al. 2025, No task left behind: isotropic model merging with common and task-specific "
         "subspaces (arXiv 2502.04959)"
     )
-    differs = (
+    deviations = (
         "nothing for matrices of full rank; the authors' code adds arbitrary directions where there are none "
         "and stops where rounding shares out more directions than there are. fusion_bench uses λ = 1.5"
     )

@@ -44,12 +44,12 @@ class Karcher(Tensorwise):
     )
 
     formula = "θ = (1/K) Σₜ ‖θₜ‖ · argmin over unit u of Σₜ angle(u, θₜ)²"
-    words = "the Karcher mean of the models' directions and the mean of their norms, tensor by tensor"
+    card_template = "the Karcher mean of the models' directions and the mean of their norms, tensor by tensor"
     source = (
         "Karcher 1977, Riemannian center of mass and mollifier smoothing; of weights as in mergekit "
         "(Goddard et al. 2024, arXiv 2403.13257)"
     )
-    differs = (
+    deviations = (
         "from mergekit in rounding only: angles are computed in float64; but there rounding chooses the "
         "direction and the length where a model is opposite to the mean"
     )

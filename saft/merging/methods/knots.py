@@ -53,16 +53,17 @@ class Knots(Tensorwise):
     )
 
     formula = "[τ1 … τK] = U Σ [V1 … VK]ᵀ;  τ = U · TIES(Σ V1ᵀ, …, Σ VKᵀ);  θ = θ0 + λ τ"
-    words = (
+    card_template = (
         "in a basis common to all tasks, of each task the largest {density:g} of the coordinates; per "
         "coordinate a sign, and the {combine} of those that have it; other tensors are those of the base"
     )
     source = "Stoica et al. 2024, Model merging with SVD to tie the KnOTS (arXiv 2410.19735)"
-    differs = (
+    deviations = (
         "nothing in KnOTS-TIES for adapters, whose singular values are either large or rounding: the authors "
         "leave out what is at most 1e-5, whatever the largest is. Their max loses the sign; KnOTS with DARE "
         "is not offered"
     )
+    statistics_over = "model"
     scaling = 0.6
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 

@@ -35,9 +35,11 @@ class Linear(Elementwise):
     normalize: bool = parameter(True, "divide by the sum of the weights")
 
     formula = "θ = Σₜ wₜ θₜ / Σₜ wₜ"
-    words = "the weighted average of the fine-tuned weights (weights {weights}, normalized: {normalize})"
+    card_template = (
+        "the weighted average of the fine-tuned weights (weights {weights}, normalized: {normalize})"
+    )
     source = "Wortsman et al. 2022, Model soups (arXiv 2203.05482)"
-    differs = "the paper weighs all models alike; weights and normalize are as in mergekit"
+    deviations = "the paper weighs all models alike; weights and normalize are as in mergekit"
     scaling = 1.0
     scaling_grid = (1.0,)
 

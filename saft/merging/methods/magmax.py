@@ -30,7 +30,7 @@ class MagMax(Elementwise):
     """
 
     formula = "τ = τₜ with t = argmaxⱼ |τⱼ|, at each coordinate;  θ = θ0 + λ τ"
-    words = "at each coordinate the entry of the task whose magnitude is the largest"
+    card_template = "at each coordinate the entry of the task whose magnitude is the largest"
     source = "Marczak et al. 2024, MagMax: model merging for continual learning (arXiv 2407.06322)"
     scaling = 0.5
     scaling_grid = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -42,18 +42,18 @@ class ModelStock(Tensorwise):
     )
 
     formula = "θ = θ0 + t · (1/K) Σₜ τₜ;  t = K cos ω / (1 + (K − 1) cos ω);  ω = the angle between the τₜ"
-    words = (
+    card_template = (
         "the average of the models, drawn towards the base by the angle between them (mean of {mean_of}, "
         "per row: {filter_wise})"
     )
     source = "Jang et al. 2024, Model Stock: all we need is just a few fine-tuned models (arXiv 2403.19522)"
-    differs = (
+    deviations = (
         "nothing for two models; mergekit and fusion_bench take a pair of very short task vectors for nearly "
         "orthogonal, here its cosine is computed in float64"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
-    fewest = 2
+    min_models = 2
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the average drawn towards the base; no statistic is needed."""

@@ -40,12 +40,12 @@ class MultiSlerp(Tensorwise):
     center: str = parameter("zero", "of the sphere", choices=("zero", "base"))
 
     formula = "θ = c + Σₜ wₜ ‖θₜ − c‖ · u / ‖u‖;  u = Σₜ wₜ (θₜ − c) / ‖θₜ − c‖;  c = 0 or θ0"
-    words = (
+    card_template = (
         "the weighted mean of the models' directions and of their norms, tensor by tensor (weights "
         "{weights}, normalized: {normalize}, sphere around {center})"
     )
     source = "Goddard 2025, Multi-SLERP; as multislerp in mergekit (Goddard et al. 2024, arXiv 2403.13257)"
-    differs = (
+    deviations = (
         "nothing, but for rounding, where mergekit gives a result; it stops where the mean direction of "
         "three or more models is zero"
     )

@@ -41,13 +41,15 @@ class NuSlerp(Tensorwise):
     center: str = parameter("zero", "what the arc goes around", choices=("zero", "base"))
 
     formula = "θ = c + (sin((1 − t) ω) v1 + sin(t ω) v2) / sin ω;  vₜ = θₜ − c;  t = w2 / (w1 + w2)"
-    words = "the point of the arc from the first model to the second, around {center}, at weights {weights}"
+    card_template = (
+        "the point of the arc from the first model to the second, around {center}, at weights {weights}"
+    )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4: nuslerp"
-    differs = "from mergekit in rounding only: angles are computed in float64; not by rows"
+    deviations = "from mergekit in rounding only: angles are computed in float64; not by rows"
     scaling = 1.0
     scaling_grid = (1.0,)
-    fewest = 2
-    most = 2
+    min_models = 2
+    max_models = 2
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the interpolation; no statistic is needed."""

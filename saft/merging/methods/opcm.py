@@ -51,7 +51,7 @@ class Opcm(Tensorwise):
         "δ1 = τ1;  δₜ = δₜ₋₁ + U P̂ Vᵀ with δₜ₋₁ = U diag(σ) Vᵀ and P̂ = Uᵀ τₜ V without diagonal and leading "
         "block;  τ = δ_K · mean ‖τₜ‖ / ‖δ_K‖ over the whole model;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "the task vectors added one after the other, of each matrix without what lies in the merged model's "
         "leading directions (alpha {alpha:g}), scaled to their mean norm"
     )
@@ -59,10 +59,11 @@ class Opcm(Tensorwise):
         "Tang et al. 2025, Merging models on the fly without retraining: a sequential approach to scalable "
         "continual model merging (arXiv 2501.09522)"
     )
-    differs = (
+    deviations = (
         "the authors take matrices of linear layers alone, here embeddings are matrices too; they shuffle "
         "the models, here they come in the order given; directions that the merged model lacks are not drawn"
     )
+    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (1.0,)
     ordered = True

@@ -72,13 +72,13 @@ class Pcb(Trimming):
         "βₜ = exp(K norm(|τₜ|)²) · tanh(τₜ Σⱼ sign(τⱼ) norm(|τⱼ|));  "
         "sₜ = norm(max(βₜ, its (1 − density)-quantile));  τ = Σₜ τₜ sₜ / Σₜ sₜ;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "the mean of the task vectors, each entry weighted by its magnitude and its agreement with the other "
         "tasks; of each task the best {density:g} of the entries (statistics per {granularity}) count; "
         "variant {variant}"
     )
     source = "Du et al. 2024, Parameter competition balancing for model merging (arXiv 2410.02396)"
-    differs = (
+    deviations = (
         "nothing in the variants vision, nlp, root and es (the authors' programs) where those give numbers; "
         "the published figures come from them and not from the formula of the paper (variant paper)"
     )

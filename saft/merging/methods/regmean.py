@@ -52,7 +52,7 @@ class RegMean(Tensorwise):
     )
 
     formula = "Wᵀ = (Σₜ Gₜ)⁻¹ Σₜ Gₜ Wₜᵀ;  Gₜ = mean of x xᵀ, off the diagonal × α;  else θ = (1/K) Σₜ θₜ"
-    words = (
+    card_template = (
         "of every linear layer the least-squares solution on its models' inputs (products of different "
         "inputs times {off_diagonal:g}, ridge {ridge:g}, padding {padding}), of everything else the mean of "
         "the models"
@@ -60,14 +60,14 @@ class RegMean(Tensorwise):
     source = (
         "Jin et al. 2023, Dataless knowledge fusion by merging weights of language models (arXiv 2212.09849)"
     )
-    differs = (
+    deviations = (
         "the authors have no ridge, so that unused inputs stop their program, count padding (padding "
         "counted), and choose α between 0.1 and 1"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
     needs = "base, models, examples of each task"
-    collects = "gram"
+    calibration = "gram"
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the solution of a layer; no statistic of the weights is needed."""

@@ -62,7 +62,7 @@ class RobustMerge(Tensorwise):
         "A = c Σₜ prune(Aₜ);  B[:, j] = c Σₜ sₜⱼ prune(Bₜ)[:, j] / Σₜ sₜⱼ;  sₜⱼ = |Aₜⱼ|₁ / |prune(Aₜ)ⱼ|₁;  "
         "θ = θ0 + λ B A;  else θ = (1/K) Σₜ θₜ"
     )
-    words = (
+    card_template = (
         "of the adapters' matrices the largest {density:g} of the entries: {coefficient:g} times the mean of "
         "the B's, weighted by what was pruned of each row of A (a share of {distinct:g} of the rows has "
         "weights of its own), times {coefficient:g} times the sum of the A's; of other tensors the mean of "
@@ -72,14 +72,14 @@ class RobustMerge(Tensorwise):
         "Zeng et al. 2025, RobustMerge: Parameter-efficient model merging for MLLMs with direction "
         "robustness (arXiv 2502.17159; in its first version CoPA-Merging)"
     )
-    differs = (
+    deviations = (
         "nothing where all adapters have one α / r and no row of A is pruned as a whole, which gives NaN in "
         "the authors' program; it leaves α / r aside, and reads A before B by the order in the file"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
     needs = "base, LoRA adapters of one rank"
-    adapters = True
+    needs_adapters = True
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the merge of a tensor; no statistic of the whole stream is needed."""

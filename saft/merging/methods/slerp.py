@@ -40,19 +40,19 @@ class Slerp(Tensorwise):
     t: float = parameter(0.5, "how far from the first model, 0, to the second, 1", at_least=0, at_most=1)
 
     formula = "θ = (sin((1 − t) ω) θ1 + sin(t ω) θ2) / sin ω;  ω = the angle between θ1 and θ2"
-    words = "the point at {t:g} of the arc from the first model to the second, tensor by tensor"
+    card_template = "the point at {t:g} of the arc from the first model to the second, tensor by tensor"
     source = (
         "Shoemake 1985, Animating rotation with quaternion curves; of weights as in mergekit "
         "(Goddard et al. 2024, arXiv 2403.13257)"
     )
-    differs = (
+    deviations = (
         "from mergekit in rounding only: angles are computed in float64; but a tensor of zeros is there at a "
         "right angle to any other, so that halfway to one that is not zero lies 0.71 of it, and here half"
     )
     scaling = 1.0
     scaling_grid = (1.0,)
-    fewest = 2
-    most = 2
+    min_models = 2
+    max_models = 2
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the interpolation; no statistic is needed."""

@@ -12,7 +12,7 @@ from saft.files.tensorfile import Layout
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.method import Tensorwise, parameter
 from saft.merging.methods import METHODS
-from saft.merging.per_task import Keeping, KeepingSteps, Kept
+from saft.merging.per_task import PerTaskMethod, PerTaskParts, SplitSteps
 from saft.merging.stream.block import Block
 
 __all__ = ["Smile"]
@@ -20,7 +20,7 @@ __all__ = ["Smile"]
 
 @METHODS.register("smile")
 @dataclass(frozen=True, kw_only=True)
-class Smile(Keeping, Tensorwise):
+class Smile(PerTaskMethod, Tensorwise):
     """Keeps a low-rank expert of each task for each linear layer, and a router that chooses for each token.
 
     A layer's task vector is decomposed, Δₜ = U S Vᵀ. Its expert is the part of the `rank` largest singular
@@ -51,7 +51,7 @@ class Smile(Keeping, Tensorwise):
         "Δₜ = U S Vᵀ;  Eₜ = Uₖ Sₖ Vₖᵀ;  wₜ = top_k of softmaxₜ(‖Vᵀx‖₂ of the first gate_rank);  "
         "y = θ0 x + λ Σₜ wₜ Eₜ x"
     )
-    words = (
+    card_template = (
         "in each linear layer, for each token, the {top_k} of the tasks' low-rank experts (rank {rank}) "
         "whose first {gate_rank} right singular vectors see most of it"
     )
@@ -59,7 +59,7 @@ class Smile(Keeping, Tensorwise):
         "Tang et al. 2024, SMILE: zero-shot sparse mixture of low-rank experts construction from "
         "pre-trained foundation models (arXiv 2408.10174)"
     )
-    differs = (
+    deviations = (
         "a router has no rows for singular values that are zero, where fusion_bench takes what the "
         "decomposition happens to give; no layer is left out for being nearly equal to the base's"
     )
@@ -92,16 +92,16 @@ class Smile(Keeping, Tensorwise):
             "router": (torch.float32, (gate_rank, shape[1])),
         }
 
-    def keep(self, tasks: int, count: int) -> KeepingSteps:
+    def split(self, tasks: int, count: int) -> SplitSteps:
         """Return the decomposition; no statistic is needed."""
         yield from ()
         rescalers = torch.ones(tasks, dtype=torch.float64)
 
-        def keep(block: Block) -> Kept:
+        def keep(block: Block) -> PerTaskParts:
             if block.base.dim() != 2:
-                return Kept(None, {"bias": block.task_vectors}, rescalers)
+                return PerTaskParts(None, {"bias": block.task_vectors}, rescalers)
             found = [self._decomposed(task_vector) for task_vector in block.task_vectors]
-            return Kept(
+            return PerTaskParts(
                 None, {name: torch.stack([pieces[name] for pieces in found]) for name in found[0]}, rescalers
             )
 

@@ -8,7 +8,7 @@ import torch
 
 from saft.merging.method import for_each_task, parameter, total
 from saft.merging.methods import METHODS
-from saft.merging.per_task import KeepingSteps, Kept, Masking, pack
+from saft.merging.per_task import MaskedMethod, PerTaskParts, SplitSteps, pack
 from saft.merging.stream.block import Block
 
 __all__ = ["TallMasks"]
@@ -16,7 +16,7 @@ __all__ = ["TallMasks"]
 
 @METHODS.register("tall_masks")
 @dataclass(frozen=True, kw_only=True)
-class TallMasks(Masking):
+class TallMasks(MaskedMethod):
     """Keeps the sum of the task vectors, and for each task a bit per entry: whether the entry helps the task.
 
     An entry helps a task when the task's own entry is larger than the threshold times what the other tasks
@@ -35,7 +35,7 @@ class TallMasks(Masking):
     )
 
     formula = "τ = Σₜ τₜ;  mₜ = [|τₜ| > λₜ |(θ0 + τ) − θₜ|];  θₜ = θ0 + λ mₜ τ"
-    words = (
+    card_template = (
         "for each task: the sum of the task vectors, of which the task takes the entries where its own is "
         "larger than {thresholds} times the rest of the sum"
     )
@@ -43,23 +43,23 @@ class TallMasks(Masking):
         "Wang et al. 2024, Localizing task information for improved model merging and compression "
         "(arXiv 2405.07813)"
     )
-    differs = (
+    deviations = (
         "nothing, but that θₜ is computed from θ0 and τₜ, and that only the sum is masked, which TIES can "
         "replace in the authors' code; fusion_bench compares other quantities"
     )
     scaling = 1.0
     scaling_grid = (0.8, 0.9, 1.0, 1.1, 1.2)
 
-    def keep(self, tasks: int, count: int) -> KeepingSteps:
+    def split(self, tasks: int, count: int) -> SplitSteps:
         """Return the sum and the masks; no statistic is needed."""
         yield from ()
         thresholds = for_each_task(self.thresholds, tasks, torch.float64)
 
-        def keep(block: Block) -> Kept:
+        def keep(block: Block) -> PerTaskParts:
             vector = total(block.task_vectors)
             # The others' part of the sum as the authors take it, rounded as it is after the base is added.
             others = (block.base + vector) - (block.base + block.task_vectors)
             masks = block.task_vectors.abs() > others.abs().mul_(thresholds.to(others.dtype))
-            return Kept(vector, {"mask": pack(masks)}, torch.ones(tasks, dtype=torch.float64))
+            return PerTaskParts(vector, {"mask": pack(masks)}, torch.ones(tasks, dtype=torch.float64))
 
         return keep

@@ -26,9 +26,9 @@ class TaskArithmetic(Elementwise):
     weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
 
     formula = "θ = θ0 + λ Σₜ wₜ τₜ"
-    words = "the sum of the task vectors (weights {weights})"
+    card_template = "the sum of the task vectors (weights {weights})"
     source = "Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089)"
-    differs = (
+    deviations = (
         "the default λ of 0.4 is what the TIES paper uses for task arithmetic without validation data; "
         "with many tasks λ wants to be nearer to 1/K; "
         "the paper weighs all tasks alike"

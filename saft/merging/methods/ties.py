@@ -63,12 +63,12 @@ class Ties(Trimming):
         "τ̂ₜ = τₜ where |τₜ| ≥ the k-th smallest |τₜ|, else 0;  γ = sign(Σₜ τ̂ₜ);  "
         "τ = mean of the τ̂ₜ with sign γ;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "of each task vector the largest {density:g} of the entries (thresholds per {granularity}; weights "
         "{weights}); per coordinate a sign (by {elect}), and the {combine} of the entries that have it"
     )
     source = "Yadav et al. 2023, TIES-Merging: resolving interference when merging models (arXiv 2306.01708)"
-    differs = (
+    deviations = (
         "nothing at density < 1 and without weights; the authors' code takes percent and stops at 100; "
         "fusion_bench combines by sum, mergekit and peft trim each tensor"
     )

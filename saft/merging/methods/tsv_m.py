@@ -37,12 +37,12 @@ class TsvM(Tensorwise):
         "τₜ ≈ Uₜ Σₜ Vₜᵀ, cut to min(m, n) / K directions;  τ = polar([U1 … UK]) · diag(Σ1 … ΣK) · "
         "polar([V1 … VK])ᵀ;  polar(A) = the U Vᵀ of A = U S Vᵀ;  θ = θ0 + λ τ"
     )
-    words = (
+    card_template = (
         "of each matrix the leading singular vectors of every task, made orthogonal between the tasks; of "
         "other tensors the mean"
     )
     source = "Gargiulo et al. 2025, Task singular vectors: reducing task interference (arXiv 2412.00081)"
-    differs = (
+    deviations = (
         "nothing for matrices of full rank; the authors' code lets vectors that belong to no singular value "
         "take part in making orthogonal, and gives zeros where min(m, n) is less than the number of tasks"
     )

@@ -39,7 +39,7 @@ class Wudi(Tensorwise):
     learning_rate: float = parameter(1e-5, "of Adam: about how far an entry moves in a step", above=0)
 
     formula = "τ = argmin Σₜ ‖(τ − τₜ) τₜᵀ‖² / ‖τₜ‖², by Adam from Σₜ τₜ;  θ = θ0 + λ τ"
-    words = (
+    card_template = (
         "of each matrix the sum of the task vectors, moved to where it disturbs the tasks less ({iterations} "
         "steps of Adam, learning rate {learning_rate:g}); of other tensors the mean"
     )
@@ -47,7 +47,7 @@ class Wudi(Tensorwise):
         "Cheng et al. 2025, Whoever started the interference should end it: guiding data-free model merging "
         "via task vectors (arXiv 2503.08099)"
     )
-    differs = "in the order of multiplication only; a task of zeros gives NaN in the authors' code"
+    deviations = "in the order of multiplication only; a task of zeros gives NaN in the authors' code"
     scaling = 1.0
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 

@@ -19,7 +19,7 @@ from saft.merging.config import MergeConfig
 from saft.merging.inputs.task_parts import SHARED, part_file
 from saft.merging.outputs.output import Output, Written
 from saft.merging.outputs.target_folder import file_name_problems
-from saft.merging.per_task import Keeping, Kept
+from saft.merging.per_task import PerTaskMethod, PerTaskParts
 from saft.merging.plan import Plan
 from saft.merging.stream.order_statistics import run_steps
 from saft.merging.stream.reader import Progress, Reader, all_finite
@@ -38,7 +38,7 @@ class PartPerTask(Output):
         method: that keeps the parts.
     """
 
-    method: Keeping
+    method: PerTaskMethod
 
     def conflicts(self, config: MergeConfig) -> Iterator[str]:
         """Yield what does not go with a part per task."""
@@ -112,12 +112,12 @@ class PartPerTask(Output):
                 rescalers = kept.rescalers.tolist()
         return rescalers
 
-    def _stream(self, plan: Plan, progress: Progress | None) -> Iterator[tuple[str, Kept]]:
+    def _stream(self, plan: Plan, progress: Progress | None) -> Iterator[tuple[str, PerTaskParts]]:
         """Yield the name of a tensor and what is kept of a block of it, in order."""
         names = sorted(plan.merged)
         count = sum(plan.base.headers[name].count for name in names)
         with Reader(plan, progress) as reader:
-            steps = self.method.keep(len(plan.models), count)
+            steps = self.method.split(len(plan.models), count)
             function = run_steps(steps, reader.blocks(names), plan.device)
             for name in names:
                 for kept in reader.map_blocks([name], function):

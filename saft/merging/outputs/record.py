@@ -166,11 +166,11 @@ def _inherited(plan: Plan) -> dict[str, Any]:
 
 def formula(plan: Plan) -> str:
     """Return what was applied, in words and numbers."""
-    words = plan.method.in_words()
+    words = plan.method.describe()
     if plan.by_tensor:
         words += f", as at '{plan.merged[0]}'; from tensor to tensor differ {', '.join(plan.config.varying)}"
     if plan.config.lines is not None:
-        words += f"; {plan.config.lines.in_words()}"
+        words += f"; {plan.config.lines.describe()}"
     return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
 
 

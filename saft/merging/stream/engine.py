@@ -128,8 +128,8 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
         method = plan.by_tensor.get(names[0], plan.method)
         return prepare(method, len(plan.models), count, reader.blocks(sorted(names)), plan.device)
 
-    whole_model = not plan.by_tensor and getattr(plan.method, "granularity", "model") == "model"
-    parts = [plan.merged] if whole_model else [(name,) for name in plan.merged]
+    each = plan.by_tensor or plan.method.statistics_over == "tensor"
+    parts = [(name,) for name in plan.merged] if each else [plan.merged]
     if plan.config.lines is None:
         for names in parts:
             yield names, prepared(names)

@@ -62,7 +62,7 @@ class Reader:
     """
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
-        if plan.method.collects and not plan.collected.headers:
+        if plan.method.calibration and not plan.collected.headers:
             raise ValueError(f"{plan.config.method} reads examples; collect them: saft.calibration.collected")
         self._plan = plan
         self._progress = progress
@@ -152,7 +152,7 @@ class Reader:
         return Block(task_vectors, base, piece.name, piece.start, seed, statistics, header.count, factors)
 
     def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
-        if not self._plan.method.adapters:
+        if not self._plan.method.needs_adapters:
             return ()
         found = (model.factors(name, self._plan.base) for model in self._plan.models.values())
         return tuple(factors.to(base) for factors in found if factors is not None)

@@ -61,7 +61,7 @@ def test_the_numbers_are_mergekits(name):
 
 
 def lost_by_mergekit(case, count):
-    """breadcrumbs of mergekit loses a tensor's whole change where gamma · n < 1: `differs` says so."""
+    """breadcrumbs of mergekit loses a tensor's whole change where gamma · n < 1: `deviations` says so."""
     if not case["merge_method"].startswith("breadcrumbs"):
         return False
     given = [model["parameters"] | case.get("parameters", {}) for model in case["models"]]

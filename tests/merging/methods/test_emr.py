@@ -20,7 +20,7 @@ CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").r
 def keep(method, task_vectors):
     """What is kept of task vectors that are one tensor."""
     block = Block(task_vectors, torch.zeros(task_vectors.shape[1]))
-    return run_steps(method.keep(*task_vectors.shape), lambda function: [function(block)])(block)
+    return run_steps(method.split(*task_vectors.shape), lambda function: [function(block)])(block)
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])
@@ -108,5 +108,5 @@ def test_task_vectors_near_the_end_of_float32_have_finite_rescalers(variant):
 
 def test_many_small_tensors_near_the_end_of_float32_have_finite_rescalers():
     blocks = [Block(torch.full((2, 1), 1e37), torch.zeros(1), name, size=1) for name in map(str, range(200))]
-    function = run_steps(Emr().keep(2, 200), lambda work: map(work, blocks))
+    function = run_steps(Emr().split(2, 200), lambda work: map(work, blocks))
     assert function(blocks[0]).rescalers.tolist() == [1, 1]

@@ -16,7 +16,7 @@ from tests.oracles import parts as oracle
 def keep(method, task_vectors):
     """What is kept of a tensor."""
     block = Block(task_vectors, torch.zeros(task_vectors.shape[1:]), "layer.weight")
-    return run_steps(method.keep(block.tasks, block.base.numel()), lambda function: [function(block)])(block)
+    return run_steps(method.split(block.tasks, block.base.numel()), lambda function: [function(block)])(block)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (1, 9), (9, 1)])

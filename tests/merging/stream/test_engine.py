@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,7 @@ from saft.merging.config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.outputs.record import write_merge
 from saft.merging.outputs.weights import Weights
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream import engine
 from saft.merging.stream.engine import merge_task_vectors
 from tests.merging.conftest import SHAPES, draw
@@ -360,3 +362,36 @@ def test_the_header_says_what_is_in_the_file(checkpoints, tmp_path):
     found = tensor_headers(tmp_path / "out")
     assert {name: (header.dtype, header.shape) for name, header in found.items()} == plan.layout
     assert sum(header.nbytes for header in found.values()) == plan.bytes_out
+
+
+STREAMED = [
+    name
+    for name, kind in METHODS.items()
+    if not kind.calibration
+    and not kind.needs_adapters
+    and not issubclass(kind, PerTaskMethod)
+    and kind.max_models > 2
+]
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_as_many_bytes_are_read_as_the_check_promises(name, checkpoints):
+    base, models = checkpoints
+    plan = check(MergeConfig(name, base, models))
+    told = []
+    deque(engine.stream(plan, lambda done, whole: told.append((done, whole))), maxlen=0)
+    assert {whole for _, whole in told} == {plan.bytes_per_pass * plan.passes}
+    assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in STREAMED if METHODS.get(name)().statistics_over == "model"]
+)
+def test_what_varies_for_no_tensor_would_change_a_statistic_of_the_whole_model_and_is_refused(
+    name, checkpoints
+):
+    base, models = checkpoints
+    parameter = next(iter(METHODS.get(name)().parameters()))
+    value = METHODS.get(name)().parameters()[parameter]
+    with pytest.raises(UserError, match=r"varying: what this method does .* whole model"):
+        check(MergeConfig(name, base, models, varying={parameter: [value, value]}))

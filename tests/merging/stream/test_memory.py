@@ -16,7 +16,7 @@ from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.method import Elementwise, Tensorwise
 from saft.merging.methods import METHODS
-from saft.merging.per_task import Keeping
+from saft.merging.per_task import PerTaskMethod
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts private memory")
 
@@ -96,9 +96,9 @@ ELEMENTWISE = [
     name
     for name, kind in METHODS.items()
     if issubclass(kind, Elementwise)
-    and not issubclass(kind, Keeping)
-    and not kind.collects
-    and kind.fewest <= 3
+    and not issubclass(kind, PerTaskMethod)
+    and not kind.calibration
+    and kind.min_models <= 3
 ]
 
 
@@ -135,7 +135,7 @@ def test_the_plan_grows_with_the_block_or_the_tensor_not_with_the_model(models, 
     whole = next(
         name
         for name, kind in METHODS.items()
-        if issubclass(kind, Tensorwise) and not kind.collects and kind.fewest <= 2 <= kind.most
+        if issubclass(kind, Tensorwise) and not kind.calibration and kind.min_models <= 2 <= kind.max_models
     )
     planned = check(MergeConfig(whole, config.base, config.models[:2])).memory
     assert planned == (200 + 2 * (56 + 5 * 32)) * MIB
