@@ -32,7 +32,7 @@ def test_a_weight_for_each_model_or_one_for_all():
     assert Linear().problems(3) == Linear(weights=(1, 2, 3)).problems(3) == []
     (problem,) = Linear(weights=(1, 2)).problems(3)
     assert problem.startswith("weights: has 2 numbers, but there are 3 models; give one for each")
-    with pytest.raises(UserError, match=r"weights: must be a list of numbers .*, but is 0.3; write \[0.3\]"):
+    with pytest.raises(UserError, match=r"weights: must be a list of numbers.*, but is 0.3; write \[0.3\]"):
         Linear.build({"weights": 0.3})
 
 
