@@ -131,7 +131,9 @@ class SharpnessAware(L.Callback):
                 " SharpnessAware away, return saft.SAM(optimizer) from configure_optimizers, and call"
                 " `self.optimizers().step(closure)`"
             )
-        if finders := [type(c).__name__ for c in trainer.callbacks if isinstance(c, _FINDERS)]:
+        if finders := [
+            type(c).__name__ for c in getattr(trainer, "callbacks", ()) if isinstance(c, _FINDERS)
+        ]:
             raise UserError(
                 f"{finders[0]} takes all other callbacks away while it searches, so it would try steps"
                 " without an ascent: search without SharpnessAware and with saft.SAM(optimizer) returned from"
