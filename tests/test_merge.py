@@ -145,7 +145,7 @@ def test_shards_load_in_transformers_and_hold_the_same_bits(tiny_model, experts,
 
 @pytest.mark.parametrize("size", ["1 TB", "many", "0", "-1GB", "0.1B", 0])
 def test_what_is_no_size_is_told(tiny_model, experts, size):
-    with pytest.raises(UserError, match=f"shard_size: '{size}' is no size; .* such as 1GB"):
+    with pytest.raises(UserError, match=f"shard_size: '{size}' is not a size; .* such as 1GB"):
         merge(MergeConfig("ties", str(tiny_model), experts, shard_size=size), None, check_only=True)
 
 

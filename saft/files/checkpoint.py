@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
+from saft.files.links import inside
 from saft.files.staging import staged
 from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers
 
@@ -26,7 +26,6 @@ __all__ = [
     "PARTS",
     "WEIGHTS",
     "config_parts",
-    "copy_side_files",
     "holds_parts",
     "model_config",
     "read_card",
@@ -53,14 +52,6 @@ HEADS = "heads"
 BASE_WEIGHTS = "shared/base.safetensors"
 PARTS = "parts"
 
-_SIDE_SUFFIXES = {".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
-_NOT_SIDE_FILES = {
-    MANIFEST,
-    INDEX,
-    PICKLED_INDEX,
-    "trainer_state.json",
-    "adapter_config.json",
-}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -75,9 +66,9 @@ def weight_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: there is no such folder (looked for {folder.absolute()})")
     for single, index in ((WEIGHTS, INDEX), (PICKLED, PICKLED_INDEX)):
         if (folder / single).is_file():
-            return [folder / single]
+            return [inside(folder, single)]
         if (folder / index).is_file():
-            files = [folder / name for name in sorted(set(_weight_map(folder / index).values()))]
+            files = [inside(folder, name) for name in sorted(set(_weight_map(folder / index).values()))]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 raise UserError(f"{folder / index}: names shards that are not there: {', '.join(missing)}")
@@ -109,10 +100,10 @@ def holds_parts(folder: Path) -> bool:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        found: dict[str, str] = json.loads(inside(index.parent, index.name).read_text("utf-8"))["weight_map"]
         if all(Path(name).name == name for name in found.values()):
             return found
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: is no index of weights ({error!r})") from error
     raise UserError(f"{index}: names files outside its folder")
 
@@ -168,28 +159,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             writer.write(name, kept[name])
 
 
-def copy_side_files(base: Path, target: Path) -> None:
-    """Copy byte for byte what readers need beside the weights: config, tokenizer, processor, code.
-
-    Weights, heads, the model card and saft's manifest stay behind. Folders of sentence-transformers' modules
-    (`1_Pooling`) come along.
-
-    Args:
-        base: the folder of the base model.
-        target: the folder to fill; exists.
-    """
-    for entry in sorted(base.iterdir()):
-        if (
-            entry.is_dir()
-            and entry.name[0].isdigit()
-            and "_" in entry.name
-            and (base / "modules.json").exists()
-        ):
-            shutil.copytree(entry, target / entry.name, copy_function=shutil.copyfile)
-        elif entry.is_file() and entry.suffix in _SIDE_SUFFIXES and entry.name not in _NOT_SIDE_FILES:
-            shutil.copyfile(entry, target / entry.name)
-
-
 def model_config(folder: Path) -> dict[str, Any]:
     """Return what config.json says of a model; an empty mapping where there is no such file.
 
@@ -200,7 +169,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = json.loads(inside(folder, CONFIG).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: is not readable as JSON: {error}; copy or download it again") from error
     if not isinstance(config, dict):
@@ -266,10 +235,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = json.loads(inside(folder, MANIFEST).read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no {MANIFEST}, so saft did not write it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: is not readable as JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise UserError(f"{file}: is not a JSON object")
@@ -308,8 +277,8 @@ def write_card(
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the front matter of the model card; empty where there is none."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        text = (folder / CARD).read_text("utf-8")
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, UserError):
+        text = inside(folder, CARD).read_text("utf-8")
         if text.startswith("---\n"):
             matter = yaml.safe_load(text.split("\n---", 1)[0])
             return matter if isinstance(matter, dict) else {}

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from saft.errors import UserError, did_you_mean
+from saft.files.side_files import NEVER_READ
 
 __all__ = ["PACKAGE_SCHEME", "folder", "is_hub_id", "resolve"]
 
@@ -14,7 +15,6 @@ PACKAGE_SCHEME = "package://"
 
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(f"(?:{_HUB_NAME}/)?{_HUB_NAME}")
-_HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
 
 
 def is_hub_id(location: str | Path) -> bool:
@@ -95,7 +95,7 @@ def _from_hub(hub_id: str, what: str) -> Path:
     from huggingface_hub import snapshot_download  # the hub is asked only for what can only be there
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_MODEL_FILES))
+        return Path(snapshot_download(hub_id, ignore_patterns=[*NEVER_READ]))
     except (OSError, ValueError) as error:  # every error of the hub and of the network is one of these
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -18,7 +18,6 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import (
     MANIFEST,
-    copy_side_files,
     read_card,
     read_manifest,
     staged,
@@ -31,6 +30,7 @@ from saft.files.checkpoint import (
 from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
+from saft.files.side_files import copy_side_files
 from saft.tasks import BoundTask, Metric, Score, Splits, TaskModel
 from saft.training.options import TrainConfig, TrainingOptions
 

@@ -190,36 +190,6 @@ def test_views_that_share_storage_but_differ_are_all_written(tmp_path):
 # Side files, manifest, card
 
 
-def test_side_files_are_copied_byte_for_byte_and_nothing_else(tmp_path):
-    base, target = tmp_path / "base", tmp_path / "target"
-    for folder in (base, base / "heads", base / "1_Pooling", base / "onnx", target):
-        folder.mkdir()
-    wanted = [
-        "config.json",
-        "tokenizer.json",
-        "vocab.txt",
-        "spiece.model",
-        "chat_template.jinja",
-        "modeling_x.py",
-    ]
-    wanted += ["generation_config.json", "preprocessor_config.json", "modules.json", "1_Pooling/config.json"]
-    unwanted = [
-        "README.md",
-        "model.safetensors",
-        "pytorch_model.bin",
-        "saft.json",
-        checkpoint.INDEX,
-        "heads/a.json",
-    ]
-    unwanted += ["onnx/config.json", "adapter_config.json", "trainer_state.json"]
-    for name in wanted + unwanted:
-        (base / name).write_bytes(f"{name}\r\n".encode())
-    checkpoint.copy_side_files(base, target)
-    assert {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()} == set(wanted)
-    for name in wanted:
-        assert (target / name).read_bytes() == (base / name).read_bytes()
-
-
 def test_a_manifest_comes_back_in_its_order_and_is_the_same_bytes_each_time(tmp_path):
     checkpoint.write_manifest(tmp_path, {"b": 1, "a": [1.5, "é"]})
     first = (tmp_path / "saft.json").read_bytes()

@@ -85,8 +85,8 @@ def test_what_cannot_be_a_hub_id(location):
 def test_a_hub_id_is_left_as_it_is_and_fetched_as_a_folder(tmp_path, monkeypatch):
     asked = []
 
-    def snapshot_download(repo, allow_patterns):
-        asked.append((repo, allow_patterns))
+    def snapshot_download(repo, ignore_patterns):
+        asked.append((repo, ignore_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -94,11 +94,11 @@ def test_a_hub_id_is_left_as_it_is_and_fetched_as_a_folder(tmp_path, monkeypatch
     assert asked == []
     assert locations.folder("some-owner/some-model", "base") == tmp_path
     assert asked[0][0] == "some-owner/some-model"
-    assert not any("bin" in pattern or "pt" in pattern for pattern in asked[0][1])
+    assert {"*.bin", "*.pt", "*.py"} <= set(asked[0][1])
 
 
 def test_a_hub_that_does_not_answer_names_both_meanings(monkeypatch):
-    def snapshot_download(repo, allow_patterns):
+    def snapshot_download(repo, ignore_patterns):
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

@@ -19,7 +19,6 @@ from saft.errors import abbreviated
 from saft.files.checkpoint import (
     HEADS,
     MANIFEST,
-    copy_side_files,
     read_card,
     read_manifest,
     staged,
@@ -29,6 +28,7 @@ from saft.files.checkpoint import (
 )
 from saft.files.fingerprints import fingerprint
 from saft.files.locations import is_hub_id
+from saft.files.side_files import copy_side_files
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
 from saft.merging.outputs.output import Output, Written

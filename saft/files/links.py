@@ -1,0 +1,37 @@
+"""Files of a folder that someone else made: none is read through a link or a name that leads out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saft.errors import UserError
+
+__all__ = ["inside"]
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """Return a file of a folder, after a look at where it really lies.
+
+    The hub's cache keeps the files of a snapshot as links to `blobs` two folders above: these are followed.
+
+    Args:
+        folder: that was given by the user; it may itself be a link.
+        name: of the file, or its path below the folder.
+
+    Raises:
+        UserError: the name or a link leads out of the folder.
+
+    Example:
+        >>> inside(Path("model"), "../secret")
+        Traceback (most recent call last):
+        saft.errors.UserError: model/../secret: leads out of its folder, to ...
+    """
+    home, file = folder.resolve(), folder / name
+    target = file.resolve()
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+        raise UserError(
+            f"{file}: leads out of its folder, to {target}; nothing is read through links out of a "
+            "model's folder: put a copy in its place"
+        )
+    return file
