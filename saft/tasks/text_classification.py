@@ -26,7 +26,8 @@ from saft.tasks.examples import Batch, Examples, Limits, Splits, permutation
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
-from saft.tasks.table import Rows, TableConfig, data_files, distrusted, read
+from saft.tasks.table import Rows, TableConfig, read
+from saft.tasks.table_source import data_files, distrusted
 from saft.tasks.task import TaskModel
 from saft.tasks.tokenizer import load_tokenizer
 

@@ -10,7 +10,8 @@ import pytest
 
 from saft import config
 from saft.errors import UserError
-from saft.tasks.table import TableConfig, distrusted, read
+from saft.tasks.table import TableConfig, read
+from saft.tasks.table_source import distrusted
 
 LABELS = ["red", "blue", "green"]
 

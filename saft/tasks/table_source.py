@@ -1,0 +1,231 @@
+"""Where a table is, and how it splits: hub data sets, or local files, through `datasets.load_dataset`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from saft import config
+from saft.config import OpenFraction, Seed
+from saft.errors import UserError, did_you_mean
+from saft.files.locations import is_hub_id, resolve
+from saft.tasks.examples import permutation
+
+__all__ = [
+    "TableSource",
+    "check_columns",
+    "data_files",
+    "distrusted",
+    "divide",
+    "load",
+    "present",
+    "values_as_texts",
+]
+
+T = TypeVar("T")
+
+# What a checkpoint's saft.json may name: readers that run nothing, and options that neither fetch nor write.
+SAFE_READERS = {"arrow", "csv", "json", "parquet", "text"}
+UNSAFE_OPTIONS = {
+    "cache_dir",
+    "data_dir",
+    "data_files",
+    "download_config",
+    "save_infos",
+    "storage_options",
+    "token",
+}
+
+
+@config.checked
+@dataclass(frozen=True)
+class TableSource:
+    """Where a table is, and how it splits."""
+
+    path: str
+    """The first argument of datasets.load_dataset: a hub id, or csv, json, parquet, text for local files."""
+    files: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Split name -> file: a local path, or package://DISTRIBUTION/path/inside."""
+    options: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """Further keyword arguments of datasets.load_dataset: name, delimiter, skiprows, revision ..."""
+    train: str = field(default="train", kw_only=True)
+    """The split that training and validation examples come from."""
+    test: str | None = field(default="test", kw_only=True)
+    """The split that test examples come from; null splits `test_fraction` off the training split."""
+    test_fraction: OpenFraction = field(default=0.2, kw_only=True)
+    """Share of the rows held out for the test, in (0, 1); read only where `test` is null."""
+    validation_fraction: OpenFraction = field(default=0.1, kw_only=True)
+    """Share of the training rows held out for validation, in (0, 1)."""
+    split_seed: Seed = field(default=0, kw_only=True)
+    """Draws the held-out rows; the same for every arm and seed, so that all face the same test."""
+    drop_missing: bool = field(default=False, kw_only=True)
+    """Leave out rows in which a column that is read is empty, instead of refusing them."""
+
+
+def distrusted(source: TableSource) -> str | None:
+    """Return what of a table a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
+    if source.path not in SAFE_READERS and not ("/" in source.path and is_hub_id(source.path)):
+        return (
+            f"path: '{source.path}' is not one of {', '.join(sorted(SAFE_READERS))}, nor OWNER/NAME of a hub"
+        )
+    if unsafe := sorted(UNSAFE_OPTIONS & source.options.keys()):
+        return f"options.{unsafe[0]}: is not taken from a checkpoint folder"
+    return None
+
+
+def data_files(source: TableSource, where: str) -> dict[str, Path]:
+    """Return the local files of a table, by their location as it was written; a hub's are not listed.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    return {file: _file(file, f"{where}.data.files.{split}") for split, file in source.files.items()}
+
+
+def load(source: TableSource, where: str) -> dict[str, Any]:
+    """Read a table.
+
+    Args:
+        source: where it is.
+        where: the place in front of every message, for example "quickstart.yaml: tasks.reuters".
+
+    Returns:
+        "train", and "test" where the source names a split for it -> a `datasets.Dataset`.
+
+    Raises:
+        UserError: a file or split is missing, or `datasets` cannot read it.
+    """
+    content = _load(source, where)
+    wanted = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
+    for split in wanted.values():
+        if split not in content:
+            raise UserError(f"{where}.data: there is no split '{split}'{did_you_mean(split, content)}")
+    return {name: content[split] for name, split in wanted.items()}
+
+
+def check_columns(rows: Any, columns: Sequence[tuple[str, str]], where: str) -> None:
+    """Find columns that are not there.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        columns: (key of the config that names the column, column).
+        where: the place in front of every message.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    for key, column in columns:
+        if column not in rows.column_names:
+            raise UserError(
+                f"{where}.{key}: there is no column '{column}' in the {rows.split or 'given'} split"
+                + did_you_mean(column, rows.column_names)
+            )
+
+
+def values_as_texts(rows: Any, column: str) -> list[str]:
+    """Return a column as the user writes it: a class's name, true, 1.5; "" where a value is missing.
+
+    Args:
+        rows: a `datasets.Dataset` that has the column.
+        column: its name.
+    """
+    names = getattr(rows.features[column], "names", None)
+    return [_as_text(value, names) for value in rows[column]]
+
+
+def present(values: Mapping[str, Sequence[Any]], source: TableSource, split: str, where: str) -> list[int]:
+    """Return the numbers of the rows that lack nothing.
+
+    Args:
+        values: key of the config -> the value of every row; "" or an empty list is missing.
+        source: says whether rows may be left out.
+        split: for messages.
+        where: the place in front of every message.
+
+    Raises:
+        UserError: a value is missing, and `drop_missing` is false.
+    """
+    for key, column in values.items():
+        missing = [number for number, value in enumerate(column, start=1) if not value]
+        if missing and not source.drop_missing:
+            raise UserError(
+                f"{where}.{key}: {len(missing)} row(s) of the {split} split have no "
+                f"{key.rpartition('.')[2]}, the first is row {missing[0]}; mend the file, or leave them out "
+                "by drop_missing: true"
+            )
+    return [number for number, row in enumerate(zip(*values.values(), strict=True)) if all(row)]
+
+
+def divide(rows: Mapping[str, list[T]], source: TableSource) -> dict[str, list[T]]:
+    """Hold out the validation rows, and the test rows where the table has none.
+
+    Args:
+        rows: "train", and "test" where the table has it -> its rows.
+        source: says how many are held out.
+
+    Returns:
+        {"train", "validation", "test"} -> rows, disjoint, in an order fixed by `split_seed`.
+    """
+    train, test = rows["train"], rows.get("test")
+    if test is None:
+        test, train = _held_out(train, source.test_fraction, source.split_seed, stream=0)
+    validation, train = _held_out(train, source.validation_fraction, source.split_seed, stream=1)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _load(source: TableSource, where: str) -> Mapping[str, Any]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    files = {split: str(_file(file, f"{where}.data.files.{split}")) for split, file in source.files.items()}
+    options = dict(source.options)
+    try:
+        if source.path == "csv":
+            options |= _as_spelled(files, options)
+        if files:
+            return datasets.load_dataset(source.path, data_files=files, **options)  # type: ignore[no-any-return]
+        return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever a reader raises about the user's files is the user's to mend
+        cause = error.__cause__ or error
+        first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        raise UserError(
+            f"{where}.data: datasets.load_dataset cannot read '{source.path}': {first_line}"
+        ) from None
+
+
+def _as_spelled(files: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options by which every field of CSV files is a text, as the file spells it.
+
+    Else pandas takes NA, null, None for missing values, and 007, 1.50, TRUE for numbers and truth values.
+    """
+    import pandas
+
+    taken = inspect.signature(pandas.read_csv).parameters
+    header_only = {key: value for key, value in options.items() if key in taken} | {"nrows": 0}
+    columns = [name for file in files.values() for name in pandas.read_csv(file, **header_only).columns]
+    return {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
+
+
+def _file(location: str, where: str) -> Path:
+    path = resolve(location, where)
+    if not path.is_file():  # what might be a hub id elsewhere is a missing file here
+        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
+    return path
+
+
+def _as_text(value: Any, names: Sequence[str] | None) -> str:
+    if value is None:
+        return ""
+    if names is not None:  # a ClassLabel column stores numbers, -1 for none
+        return names[value] if value >= 0 else ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _held_out(rows: list[T], fraction: float, seed: int, stream: int) -> tuple[list[T], list[T]]:
+    """Split rows into a held-out share, at least one row, and the rest."""
+    order = permutation(len(rows), seed, stream)
+    count = min(max(1, round(len(rows) * fraction)), max(0, len(rows) - 1))
+    return [rows[i] for i in order[:count]], [rows[i] for i in order[count:]]
