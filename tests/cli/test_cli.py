@@ -77,7 +77,7 @@ def test_train_merge_evaluate_measure(
     assert manifest["parameters"]["density"] == 0.5
     out = tmp_path / "figures.json"
     assert main(["evaluate", f"--checkpoints=[{tmp_path / 'merged'}, {models[0]}]", f"--out={out}"]) == 0
-    assert set(json.loads(out.read_text())) == {str(tmp_path / "merged"), models[0]}
+    assert set(json.loads(out.read_text())["scores"]) == {str(tmp_path / "merged"), models[0]}
     capsys.readouterr()
     assert main(["measure", f"--base={tiny_model}", f"--checkpoints={{a: {models[0]}, b: {models[1]}}}"]) == 0
     printed = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["train"], "train: CONFIG is missing"),
         (["train", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["train", "{task}", "--training.stpes=3"], "training.stpes: unknown key; did you mean 'steps'?"),
-        (["train", "{task}", "--training.steps=many"], "training.steps: input should be a valid integer"),
+        (["train", "{task}", "--training.steps=many"], "training.steps: must be a whole number of at least 1"),
         (["train", "{task}", "--model.path=no/model"], "model.path: 'no/model' is no local folder"),
         (
             ["train", "{task}", "--model.path=package://no-such-package/x"],
