@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saft.measure import weight_interference
+from saft import tasks
+from saft.errors import UserError
+from saft.files.checkpoint import write_manifest
+from saft.measure import MeasureConfig, measure, weight_interference
+from saft.models import ModelConfig
 
 
 @pytest.fixture
@@ -62,3 +67,62 @@ def test_excluded_tensors_do_not_count(tiny_model: Path, models: dict[str, str])
         if name.startswith("embeddings.")
     )
     assert whole.n_entries - part.n_entries == embeddings
+
+
+def test_the_sharpness_is_measured_on_the_task_that_a_checkpoint_declares(
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    models: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_manifest(Path(models["a"]), {"tasks": {"size": tiny_tasks["size"]}})
+    gone = tiny_tasks["size"] | {"data": tiny_tasks["size"]["data"] | {"files": {"train": "gone.csv"}}}
+    write_manifest(Path(models["b"]), {"tasks": {"size": gone}})
+    paths = list(models.values())
+    own = measure(MeasureConfig(str(tiny_model), paths, examples=8))
+    told = capsys.readouterr().err
+    assert set(own.sharpness) == {"a"}
+    assert "no sharpness of b: " in told
+    assert "there is no file 'gone.csv'" in told
+    named = measure(MeasureConfig(str(tiny_model), models, examples=8, tasks={"a": tiny_tasks["size"]}))
+    assert named.sharpness["a"].loss == own.sharpness["a"].loss
+    with pytest.raises(UserError, match=r"tasks.b.data.files.train: there is no file 'gone.csv'"):
+        measure(MeasureConfig(str(tiny_model), models, tasks={"b": gone}))
+
+
+def test_a_place_written_with_a_tilde_has_the_same_head(
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = tasks.build("a", tiny_tasks["size"], "tasks").bind("a", ModelConfig(str(tiny_model)), "t")
+    task.save_head(
+        task.model(task.load_trunk()), Path(models["a"])
+    )  # the base's, not that of the weights of a
+    monkeypatch.setenv("HOME", str(tmp_path))
+    losses = [
+        measure(MeasureConfig(str(tiny_model), {"a": path}, tasks={"a": tiny_tasks["size"]}))
+        .sharpness["a"]
+        .loss
+        for path in (models["a"], "~/a")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"density": 0}, "density: must be in (0, 1], but is 0"),
+        ({"density": 7}, "density: must be in (0, 1], but is 7"),
+        ({"rho": -1}, "rho: must be at least 0"),
+        ({"examples": 0}, "examples: must be at least 1"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
+        ({"checkpoints": []}, "checkpoints: must not be empty"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        MeasureConfig(**{"base": "b", "checkpoints": ["a"]} | changes)
+    assert message in str(caught.value)

@@ -160,11 +160,6 @@ def _fit(
         unfinished = work / "last.ckpt"
         with interruptible():
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
-        if trainer.global_step != options.steps:
-            raise UserError(
-                f"trainer: the training stopped after {trainer.global_step} of {options.steps} steps; leave "
-                f"out of `trainer` what limits it ({', '.join(config.trainer)})"
-            )
         if average is not None:
             average.put_into(module)
         if options.select_steps:

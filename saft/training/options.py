@@ -26,10 +26,16 @@ OWNED_BY_SAFT = {
     "callbacks": "",
     "default_root_dir": "it lies beside `out`",
     "enable_checkpointing": "use checkpoint_every",
+    "fast_dev_run": "use training.steps",
     "gradient_clip_val": "use training.gradient_clip",
+    "limit_train_batches": "use training.steps",
     "logger": "CSV always; use tensorboard: true for TensorBoard",
     "max_epochs": "use training.steps",
     "max_steps": "use training.steps",
+    "max_time": "use training.steps",
+    "min_epochs": "use training.steps",
+    "min_steps": "use training.steps",
+    "overfit_batches": "use train_examples",
     "use_distributed_sampler": "",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,10 +32,10 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
-from saft.tasks import BoundTask, Metric, Score, Splits, TaskModel
+from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
 from saft.training.options import TrainConfig, TrainingOptions
 
-__all__ = ["TrainResult", "versions", "write", "write_trunk"]
+__all__ = ["TrainResult", "inputs", "versions", "write", "write_trunk"]
 
 SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds never are
 
@@ -72,21 +73,22 @@ class TrainResult:
         Raises:
             UserError: it holds no saft.json, or one without the figures of a training.
         """
-        metrics = read_manifest(folder).get("metrics", {})
-        timing: dict[str, Any] = {}
+        metrics: Any = read_manifest(folder).get("metrics")
+        timing: Any = {}
         with suppress(OSError, ValueError):
             timing = json.loads((folder / SECONDS).read_text("utf-8"))
         try:
-            return TypeAdapter(cls).validate_python({"folder": folder, **metrics, **timing})
-        except (ValidationError, TypeError, UserError):
-            raise UserError(
-                f"{folder / MANIFEST}: metrics: is not what a training leaves, but {metrics!r:.200}"
-            ) from None
+            result = TypeAdapter(cls).validate_python({"folder": folder, **metrics, **timing})
+            if math.isfinite(result.validation.value):
+                return result
+        except (ValidationError, TypeError):
+            pass
+        raise UserError(f"{folder / MANIFEST}: metrics: is not what a training leaves, but {metrics!r:.200}")
 
 
 def write(
     model: TaskModel, task: BoundTask, config: TrainConfig, result: TrainResult, splits: Splits,
-    inputs: dict[str, dict[str, str]], logs: Path, overwrite: bool,
+    read: dict[str, dict[str, str]], logs: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the checkpoint folder of a fine-tuning.
 
@@ -96,7 +98,7 @@ def write(
         config: of the training.
         result: what goes into saft.json and the card.
         splits: the data.
-        inputs: fingerprints of what went in; see `saft.training.work.inputs`.
+        read: fingerprints of what went in; see `inputs`.
         logs: a folder to copy, if it is there.
         overwrite: replace a folder that is there.
     """
@@ -116,8 +118,8 @@ def write(
                 "kind": "fine-tuned",
                 "config": settings,
                 "tasks": {config.name: config.task | dict(task.resolved)},
-                "base": {"location": config.model.path, "sha256": inputs["model"]},
-                "data": {"sha256": inputs["data"]},
+                "base": {"location": config.model.path, "sha256": read["model"]},
+                "data": {"sha256": read["data"]},
                 "metrics": {
                     "validation": dataclasses.asdict(result.validation),
                     "metric": dataclasses.asdict(result.metric),
@@ -163,7 +165,7 @@ def versions() -> dict[str, str]:
     return {"saft": saft.__version__} | {name: metadata.version(name) for name in others}
 
 
-def inputs(task: Any, config: TrainConfig) -> dict[str, dict[str, str]]:
+def inputs(task: Task, config: TrainConfig) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of what a fine-tuning reads: the model's weights, and the task's local files."""
     base = local_folder(config.model.path, "model.path")
     data = dict(task.files("task"))

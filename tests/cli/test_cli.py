@@ -144,7 +144,10 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["train"], "train: CONFIG is missing"),
         (["train", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["train", "{task}", "--training.stpes=3"], "training.stpes: unknown key; did you mean 'steps'?"),
-        (["train", "{task}", "--training.steps=many"], "training.steps: must be a whole number of at least 1"),
+        (
+            ["train", "{task}", "--training.steps=many"],
+            "training.steps: must be a whole number of at least 1",
+        ),
         (["train", "{task}", "--model.path=no/model"], "model.path: 'no/model' is no local folder"),
         (
             ["train", "{task}", "--model.path=package://no-such-package/x"],

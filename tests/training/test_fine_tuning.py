@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ from safetensors.torch import load_file
 import saft
 from saft import config
 from saft.errors import UserError
+from saft.files.fingerprints import fingerprint
+from saft.files.lock import locked
 from saft.models import ModelConfig
 from saft.optim import PERTURBATIONS
 from saft.tasks.tokenizer import load_tokenizer
@@ -133,8 +139,6 @@ def test_micro_batches_are_the_same_batch(settings: TrainConfig) -> None:
 
 def _without_dropout(settings: TrainConfig) -> TrainConfig:
     """Return the settings with a copy of the model whose config has no dropout."""
-    import shutil
-
     folder = Path(settings.out).parent / "no-dropout"
     shutil.copytree(settings.model.path, folder)
     content = json.loads((folder / "config.json").read_text())
@@ -198,6 +202,123 @@ def test_steps_are_selected_on_validation(settings: TrainConfig) -> None:
     assert equal(weights(result), weights(alone))
 
 
+def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]) -> None:
+    """Let the next training end by `end` after a step, its checkpoint written."""
+    save = SaveEvery.on_train_batch_end
+
+    def save_then_end(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+        save(self, trainer, *rest)
+        if trainer.global_step == step:
+            end()
+
+    monkeypatch.setattr(SaveEvery, "on_train_batch_end", save_then_end)
+
+
+def test_sigterm_interrupts_and_the_training_goes_on(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(settings, checkpoint_every=5)
+    whole = train(changed(settings, "whole"))
+    interrupted_at(7, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings)
+    monkeypatch.undo()
+    assert not Path(settings.out).exists()
+    checkpoint = Path(settings.out).parent / ".out.work" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=False)["global_step"] == 5
+    assert equal(weights(whole), weights(train(settings)))
+
+
+def test_a_training_on_changed_data_begins_anew(
+    settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = settings.task["data"]
+    file = tmp_path / "train.csv"
+    text = Path(data["files"]["train"]).read_text()
+    file.write_text(text)
+    files = data["files"] | {"train": str(file)}
+    task = settings.task | {"data": data | {"files": files}}
+    settings = dataclasses.replace(settings, checkpoint_every=5, task=task)
+
+    def die() -> None:
+        raise Killed
+
+    interrupted_at(7, monkeypatch, die)
+    with pytest.raises(Killed):
+        train(settings)
+    monkeypatch.undo()
+    file.write_text(text.replace("the", "near"))
+    resumed = train(settings)
+    assert equal(weights(resumed), weights(train(changed(settings, "fresh"))))
+    manifest = json.loads((resumed.folder / "saft.json").read_text())
+    assert manifest["data"]["sha256"][str(file)] == fingerprint(file)
+
+
+def test_plain_adamw_has_no_ascent(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die() -> None:
+        raise Killed
+
+    for name, arm, ascends in (("plain", {"perturbation": None}, False), ("sharp", {}, True)):
+        interrupted_at(6, monkeypatch, die)
+        with pytest.raises(Killed):
+            train(dataclasses.replace(changed(settings, name, **arm), checkpoint_every=5))
+        monkeypatch.undo()
+        checkpoint = torch.load(Path(settings.out).parent / f".{name}.work/last.ckpt", weights_only=False)
+        assert (checkpoint["ascent"] is not None) == ascends
+    assert settings.training.passes == 24
+    assert dataclasses.replace(settings.training, perturbation=None).passes == 12
+
+
+def test_a_bfloat16_base_is_read_back_as_it_was_trained(
+    settings: TrainConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "bf16"
+    shutil.copytree(tiny_model, base)
+    transformers.AutoModel.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(base)
+    assert transformers.AutoModel.from_pretrained(base).dtype == torch.bfloat16
+    config = dataclasses.replace(changed(settings, "out", learning_rate=1e-5), model=ModelConfig(str(base)))
+    result = train(config)
+    read = transformers.AutoModel.from_pretrained(result.folder)
+    assert read.dtype == torch.float32
+    assert equal(dict(read.state_dict()), weights(result))
+
+
+def test_what_is_told_of_a_training(settings: TrainConfig) -> None:
+    result = train(settings)
+    manifest = json.loads((result.folder / "saft.json").read_text())
+    assert manifest["tasks"]["colour"] == settings.task | {"pooling": "mean", "max_length": 16}
+    assert manifest["metrics"]["metric"]["name"] == "accuracy"
+    read = TrainResult.read(result.folder)
+    assert read.seconds == result.seconds
+    assert read.seconds is not None
+    assert read.device == "cpu"
+    infinite = manifest["metrics"]["validation"] | {"value": float("inf")}
+    for metrics in (
+        {},
+        7,
+        manifest["metrics"] | {"steps": "x"},
+        manifest["metrics"] | {"validation": infinite},
+    ):
+        (result.folder / "saft.json").write_text(json.dumps(manifest | {"metrics": metrics}))
+        with pytest.raises(UserError, match=r"saft.json: metrics: is not what a training leaves"):
+            TrainResult.read(result.folder)
+
+
+def test_a_batch_larger_than_the_data_is_refused(settings: TrainConfig) -> None:
+    with pytest.raises(
+        UserError, match=r"training.batch_size: is 1000000000, but there are 40 training examples"
+    ):
+        train(changed(settings, "out", batch_size=10**9))
+    assert not list(Path(settings.out).parent.glob("*out*"))
+
+
+def test_a_second_training_into_a_folder_is_told(settings: TrainConfig) -> None:
+    out = Path(settings.out)
+    with locked(out.parent / ".out.lock", "out"), pytest.raises(UserError, match="another saft works in it"):
+        train(settings)
+    assert not (out.parent / ".out.work").exists()
+
+
 def test_training_leaves_the_callers_random_numbers_alone(settings: TrainConfig) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -242,8 +363,20 @@ def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
             {"trainer": {"acelerator": "cpu"}},
             "trainer.acelerator: unknown argument; did you mean 'accelerator'",
         ),
+        (
+            {"trainer": {"limit_train_batches": 3}},
+            "trainer.limit_train_batches: is set by saft; use training.steps",
+        ),
         ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft; use training.steps"),
         ({"trainer": {"precision": "16-mixed"}}, "use bf16-mixed"),
+        ({"name": "../../evil"}, "name: '../../evil' cannot be a name"),
+        ({"train_examples": 0}, "train_examples: must be at least 1"),
+        ({"validation_examples": -5}, "validation_examples: must be at least 1"),
+        ({"checkpoint_every": -1}, "checkpoint_every: must be at least 0"),
+        ({"seed": -1}, "seed: must be at least 0"),
+        ({"training": {"betas": [2, 0.9]}}, "training.betas.0: "),
+        ({"training": {"warmup_steps": -2}}, "training.warmup_steps: must be at least 0"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: must be a finite number"),
         ({"training": {"steps": 0}}, "training.steps: must be at least 1, but is 0"),
         ({"training": {"select_steps": [300]}}, "training: select_steps must lie in 1..200"),
         ({"training": {"gradient_clip": 0}}, "training.gradient_clip: "),

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saft.errors import UserError
+from saft.files.lock import locked
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+
+HOLD = (
+    "import sys; from pathlib import Path; from saft.files.lock import locked\n"
+    "with locked(Path(sys.argv[1]), 'out: x'): print('held', flush=True); sys.stdin.read()"
+)
+
+
+def holder(file: Path) -> subprocess.Popen[str]:
+    """Return a process that holds the lock until it is killed or its input ends."""
+    words = [sys.executable, "-c", HOLD, str(file)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_is_told_of_the_first_and_waits_for_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "x.lock"
+    with holder(file) as process:
+        who = rf"out: x: another saft works in it \(process {process.pid} on {socket.gethostname()}\)"
+        with pytest.raises(UserError, match=who), locked(file, "out: x"):
+            pass
+        assert file.exists()
+        process.communicate("")
+    assert not file.exists()
+    with locked(file, "out: x"):
+        assert json.loads(file.read_text())["process"] == os.getpid()
+    assert not file.exists()
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    with holder(file) as process:
+        process.send_signal(signal.SIGKILL)
+    assert file.exists()
+    with locked(file, "out: x"):
+        pass
+    assert not file.exists()
+
+
+def test_a_lock_left_on_another_machine_is_told_with_the_cure(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    file.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    with (
+        pytest.raises(UserError, match=r"process 7 on elsewhere\); if none does, delete .*x.lock"),
+        locked(file, "out: x"),
+    ):
+        pass
+    assert file.exists()
+
+
+def test_an_exception_lets_go(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    with pytest.raises(KeyError), locked(file, "out: x"):
+        raise KeyError
+    with locked(file, "out: x"):
+        pass

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from saft.errors import UserError
+from saft.training.trainer import device_of, interruptible
+
+
+def test_the_device_is_the_trainers() -> None:
+    assert device_of({"accelerator": "cpu"}) == torch.device("cpu")
+    assert device_of({"devices": "auto", "accelerator": "cpu"}) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"accelerator": "cpu", "devices": 2},
+            r"trainer.devices: 2 devices were asked for, but saft trains a model on",
+        ),
+        ({"accelerator": "gpuu"}, r"trainer: "),
+        ({"accelerator": "cpu", "devices": 0}, r"trainer: "),
+        ({"accelerator": "cpu", "precision": "7-true"}, r"trainer: "),
+        ({"accelerator": "cpu", "strategy": "dpp"}, r"trainer: "),
+    ],
+)
+def test_what_lightning_refuses_is_told_in_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        device_of(options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_absent_gpu_is_told() -> None:
+    with pytest.raises(UserError, match="trainer: "):
+        device_of({"accelerator": "cuda"})
+
+
+def test_sigterm_is_an_interrupt_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_exit_of_lightning_is_the_callers_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        raise SystemExit(1)
