@@ -47,6 +47,10 @@ class Words:
             if self.overrides:
                 usage = f"usage: saft {self.verb} {verb.usage}"
                 raise UserError(f"{self.verb}: '{self.overrides[0]}' is not understood; {usage}")
+            if "..." in verb.words and not self.others:
+                raise UserError(
+                    f"{self.verb}: {verb.words.strip('.')} is missing; usage: saft {self.verb} {verb.usage}"
+                )
             return imported(verb.function)(*([self.others] if "..." in verb.words else self.others))
         if self.file is None and not self.overrides:
             raise UserError(f"{self.verb}: CONFIG is missing; see `saft {self.verb} --help`")
@@ -118,7 +122,9 @@ def parser() -> argparse.ArgumentParser:
         if verb.config:
             sub.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file")
         if verb.words:
-            sub.add_argument("others", nargs="*" if "..." in verb.words else "?", metavar=verb.words)
+            sub.add_argument(
+                "others", nargs="*" if "..." in verb.words else "?", metavar=verb.words.strip("[].")
+            )
         for flag in verb.flags:
             sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag][1])
     return top

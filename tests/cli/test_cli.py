@@ -178,6 +178,9 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),
         (["train", "{task}", "--training.steps=0"], "must be at least 1, but is 0"),
         (["train", "{task}", "--seed=1", "--seed={a: &a [*a]}"], "an alias holds itself"),
+        (["report"], "report: FOLDER is missing; usage: saft report FOLDER..."),
+        (["report", "nowhere"], "nowhere: holds no results.json"),
+        (["report", "nowhere", "--check=1"], "--check takes no value"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
         (
@@ -254,7 +257,7 @@ def test_an_interrupt_is_no_traceback(
 ) -> None:
     import saft.training.callbacks
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(saft.training.callbacks.ShowProgress, "on_train_batch_end", interrupt)
