@@ -7,14 +7,22 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from saft import config as configs
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.tasks.metric import Metric, Score
+from saft.report.cell import (
+    BaseResult,
+    CellResult,
+    Chosen,
+    ChosenPerTask,
+    CurvePoint,
+    ExpertResult,
+    MergeResult,
+    Split,
+)
+from saft.tasks.metric import Metric
 
 __all__ = [
     "ArmFacts",
@@ -35,22 +43,6 @@ __all__ = [
 ]
 
 FORMAT = 2
-
-
-def _number(value: Any) -> Any:
-    return math.nan if value is None else value
-
-
-def _score(value: Any) -> Any:
-    return (
-        {**value, "value": _number(value["value"])} if isinstance(value, dict) and "value" in value else value
-    )
-
-
-Number = Annotated[float, BeforeValidator(_number)]  # JSON has no infinity and no NaN: there it is null
-MeasuredScore = Annotated[Score, BeforeValidator(_score)]
-Split = Literal["validation", "test"]
-_Measured = Number | dict[str, Number] | dict[str, dict[str, Number]]
 
 
 @dataclass(frozen=True)
@@ -122,95 +114,6 @@ class ArmFacts:
 
 
 @dataclass(frozen=True)
-class BaseResult:
-    """Scores of the pretrained model on one task, with the head that the task starts with."""
-
-    validation: MeasuredScore
-    test: MeasuredScore | None = None
-
-    def on(self, split: Split) -> Score | None:
-        """Return the score on one split."""
-        return self.test if split == "test" else self.validation
-
-
-@dataclass(frozen=True)
-class ExpertResult:
-    """One fine-tuned model on its own task.
-
-    Args:
-        validation, test: its scores; no test where the split was not read.
-        steps: optimizer steps that were taken, or chosen.
-        seconds: wall time of the training; None where it is not known.
-        passes: forward and backward passes that were made.
-    """
-
-    validation: MeasuredScore
-    test: MeasuredScore | None
-    steps: int
-    seconds: float | None = None
-    passes: float | None = None
-
-    def on(self, split: Split) -> Score | None:
-        """Return the score on one split."""
-        return self.test if split == "test" else self.validation
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """The merge at one scaling coefficient: task -> its validation score there."""
-
-    coefficient: float
-    validation: dict[str, MeasuredScore]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """One coefficient for all tasks, and the scores there: a single model."""
-
-    coefficient: float
-    test: dict[str, MeasuredScore] | None = None
-
-
-@dataclass(frozen=True)
-class ChosenPerTask:
-    """A coefficient for each task, and each task's score at its own: up to one model per task."""
-
-    coefficients: dict[str, float]
-    test: dict[str, MeasuredScore] | None = None
-
-
-@dataclass(frozen=True)
-class MergeResult:
-    """The experts of one cell merged by one method."""
-
-    parameters: dict[str, Any]
-    curve: list[CurvePoint]
-    shared: Chosen
-    per_task: ChosenPerTask
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """Everything of one arm at one train size with one seed.
-
-    Args:
-        train_size, arm, seed: which cell it is.
-        experts: task -> its expert.
-        merges: method -> its merge.
-        measured: quantity -> number, task -> number, or task -> task -> number; see `Results.quantities`.
-        seconds: wall time of the cell; None where it is not known.
-    """
-
-    train_size: str
-    arm: str
-    seed: int
-    experts: dict[str, ExpertResult]
-    merges: dict[str, MergeResult]
-    measured: dict[str, _Measured] = field(default_factory=dict)
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
 class Results:
     """A whole experiment, or as much of it as is there.
 
@@ -256,29 +159,8 @@ class Results:
                 yield f"{place}: protocol.train_sizes has no '{cell.train_size}'"
             if cell.arm not in self.arms:
                 yield f"{place}: arms has no '{cell.arm}'"
-            yield from (f"{place}: {problem}" for problem in self._problems_of(cell))
-
-    def _problems_of(self, cell: CellResult) -> Iterator[str]:
-        tasks, tests = set(self.protocol.tasks), self.protocol.tests
-        if set(cell.experts) != tasks:
-            there = ", ".join(cell.experts) or "none"
-            yield f"experts: must be of {', '.join(sorted(tasks))}, but are of {there}"
-        if any((expert.test is not None) != tests for expert in cell.experts.values()):
-            yield f"experts: protocol.tests is {tests}, which the test scores contradict"
-        for method, merge in cell.merges.items():
-            chosen = {merge.shared.coefficient, *merge.per_task.coefficients.values()}
-            if not chosen <= {point.coefficient for point in merge.curve}:
-                yield f"merges.{method}: its curve lacks a coefficient that was chosen"
-            scored = [set(merge.per_task.coefficients), *(set(point.validation) for point in merge.curve)]
-            for test in (merge.shared.test, merge.per_task.test):
-                if (test is not None) != tests:
-                    yield f"merges.{method}: protocol.tests is {tests}, which its test scores contradict"
-                scored.append(tasks if test is None else set(test))
-            if any(names != tasks for names in scored):
-                yield f"merges.{method}: its scores must be of {', '.join(sorted(tasks))}"
-        for name in cell.measured:
-            if name not in self.quantities:
-                yield f"measured.{name}: quantities does not say what it is"
+            problems = cell.problems(set(self.protocol.tasks), self.protocol.tests, self.quantities)
+            yield from (f"{place}: {problem}" for problem in problems)
 
 
 def to_json(results: Results) -> str:

@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import Literal
 
 from saft.report.arm_summary import ArmSummary, arm_summary
+from saft.report.cell import Split
 from saft.report.comparison import Comparison, compare
-from saft.report.results import Results, Split
+from saft.report.results import Results
 from saft.report.verdict import Finding, verdict
 from saft.tasks.metric import Metric
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from saft.report.cell import Split
 from saft.report.comparison import Comparison, Difference
 from saft.report.over_seeds import signed
-from saft.report.results import Split
 from saft.tasks.metric import Metric
 
 __all__ = ["Finding", "differences_of", "in_words", "interval", "points", "verdict"]
