@@ -1,6 +1,7 @@
 """saft: fine-tune models that will be merged, merge them, and measure how much the tasks interfere.
 
-Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`, `methods`.
+Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`,
+`summarize`, `methods`.
 The optimizer stands alone: `saft.SAM`.
 """
 
@@ -33,6 +34,8 @@ _LAZY = {
     "EvaluateConfig": "saft.evaluate",
     "measure": "saft.measure",
     "MeasureConfig": "saft.measure",
+    "summarize": "saft.summarize",
+    "SummarizeConfig": "saft.summarize",
     "methods": "saft.merging.methods",
     "load_task": "saft.models",
     "load_mixture": "saft.mixture",

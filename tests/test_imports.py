@@ -16,7 +16,7 @@ ROOMS = [
     ["cli"],
     ["run"],
     ["experiment"],
-    ["train", "merge", "evaluate", "measure"],
+    ["train", "merge", "evaluate", "measure", "summarize"],
     ["report"],
     ["calibration"],
     ["training"],

@@ -87,6 +87,13 @@ VERBS = {
         "saft.report:rewrite",
         words="FOLDER...",
     ),
+    "summarize": Verb(
+        "a task's inputs -> two matrices a layer, which the penalty kfac_drift reads instead of them",
+        "saft.summarize:summarize",
+        "saft.summarize:SummarizeConfig",
+        flags=("overwrite",),
+        kinds={"task": "saft.tasks:TASKS"},
+    ),
     "methods": Verb(
         "what can be merged how: parameters, defaults, formula, source",
         "saft.merging.methods:describe",

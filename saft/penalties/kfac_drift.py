@@ -74,8 +74,14 @@ class KFACDrift(Penalty):
             tasks = self._reference(setting).values()
             parts = (self._factors(trunk, source, setting) for source in tasks)
         else:
-            parts = (KroneckerFactors.read(Path(file), device) for file in self.summaries)
+            parts = (self._read(file, trunk, device) for file in self.summaries)
         return _BoundKFACDrift(self, trunk, KroneckerFactors.mean(parts))
+
+    def _read(self, file: str, trunk: nn.Module, device: torch.device) -> KroneckerFactors:
+        factors = KroneckerFactors.read(Path(file), device)
+        if factors.base not in ("", digest([trunk.state_dict()])):
+            raise UserError(f"penalty: summaries: {file}: was made at a base with other weights")
+        return factors
 
     def _factors(self, trunk: nn.Module, source: Unlabelled, setting: Setting) -> KroneckerFactors:
         device = next(trunk.parameters()).device

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +16,7 @@ from torch.nn import functional
 from saft.errors import UserError
 from saft.files.staging import replaced
 from saft.models import Conv1D
+from saft.penalties.cache import digest
 from saft.penalties.penalty import without_dropout
 from saft.penalties.unlabelled import Unlabelled
 
@@ -55,12 +56,14 @@ class KroneckerFactors:
 
     Args:
         layers: name of the layer in the trunk -> its matrices.
+        base: SHA-256 of the weights that they were made at; "" where it is not known.
 
     Source: Martens and Grosse, ICML 2015 (K-FAC), in the form for layers that are applied at many tokens of
     Eschenhagen et al., NeurIPS 2023 ("expand"); as a penalty for merging: Porrello et al., TAK, ICLR 2026.
     """
 
     layers: dict[str, Matrices]
+    base: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all matrices under the names of the file."""
@@ -94,7 +97,7 @@ class KroneckerFactors:
         """Write a safetensors file: complete, or absent."""
         with replaced(file) as temporary:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
-            save_file(tensors, temporary, metadata={"format": "pt", "kind": "kronecker factors"})
+            save_file(tensors, temporary, metadata={"format": "pt", "base": self.base})
 
     @classmethod
     def read(cls, file: Path, device: torch.device | str = "cpu") -> KroneckerFactors:
@@ -105,6 +108,8 @@ class KroneckerFactors:
         """
         try:
             tensors = load_file(file, str(device))
+            with safe_open(file, "pt") as opened:
+                base = (opened.metadata() or {}).get("base", "")
         except FileNotFoundError:
             raise UserError(f"{file}: there is no such file") from None
         except SafetensorError as error:
@@ -119,7 +124,7 @@ class KroneckerFactors:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
-        return factors
+        return replace(factors, base=base)
 
 
 def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
@@ -150,9 +155,8 @@ def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: i
             projection = torch.randn(features.shape, generator=generator).to(device)
             parameters = [p for p in trunk.parameters() if p.requires_grad]
             torch.autograd.grad((projection * features).sum(), parameters, allow_unused=True)
-    return KroneckerFactors(
-        {name: Matrices(a / tokens.clamp_min(1), b / count) for name, (a, b, tokens) in sums.items()}
-    )
+    layers = {name: Matrices(a / tokens.clamp_min(1), b / count) for name, (a, b, tokens) in sums.items()}
+    return KroneckerFactors(layers, digest([trunk.state_dict()]))
 
 
 def flat_weight(layer: nn.Module) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,11 @@ def test_summaries_in_files_stand_for_the_inputs(tmp_path: Path) -> None:
 
 def test_factors_of_another_model_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    summarize(model_of().trunk, setting().own, 5).write(file)
+    factors = summarize(model_of().trunk, setting().own, 5)
+    factors.write(file)
+    with pytest.raises(UserError, match=r"a\.safetensors: was made at a base with other weights"):
+        KFACDrift(summaries=[str(file)]).bind(model_of(1).trunk, setting())
+    dataclasses.replace(factors, base="").write(file)
     other = model_of()
     other.trunk.hidden = nn.Linear(6, 9)
     with pytest.raises(UserError, match="summaries: layer 'hidden' has another shape in this model"):

@@ -1,0 +1,93 @@
+"""`saft summarize`: a task's inputs -> two matrices a layer, which other trainings respect without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saft import config as configs
+from saft import tasks
+from saft.config import Count, Name, Seed
+from saft.errors import UserError
+from saft.models import Device, ModelConfig
+from saft.penalties import Unlabelled, kronecker
+from saft.tasks import Limits
+
+__all__ = ["SummarizeConfig", "SummarizeResult", "summarize"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class SummarizeConfig:
+    """What `saft summarize` needs."""
+
+    model: ModelConfig
+    """The pretrained model that every expert starts from."""
+    task: dict[str, Any]
+    """The task: `kind` and the keys of that kind, as in `saft train`; its labels are not used."""
+    out: str
+    """The safetensors file to write."""
+    name: Name = "task"
+    """The task's name, for messages."""
+    examples: Count = 192
+    """Training inputs that the summary is made from; 128 to 256 suffice."""
+    seed: Seed = 0
+    """Draws the inputs, and the random projections."""
+    device: Device = "cpu"
+    """The torch device to run on: cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True)
+class SummarizeResult:
+    """What was summarized, and where it is.
+
+    Args:
+        file: the safetensors file.
+        factors: what is in it.
+        examples: training inputs that it was made from.
+    """
+
+    file: Path
+    factors: kronecker.KroneckerFactors
+    examples: int
+
+    def __str__(self) -> str:
+        numbers = sum(tensor.numel() for tensor in self.factors.tensors().values())
+        return (
+            f"{self.file}: {len(self.factors.layers)} layers, {numbers / 1e6:.1f} million numbers, from "
+            f"{self.examples} inputs\n"
+            "what it reveals of them: which tokens occur and how often; of activations and gradients only "
+            "second moments over all inputs\n"
+            f"next: saft train, with training.penalty: {{name: kfac_drift, summaries: [{self.file}]}}"
+        )
+
+
+def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResult:
+    r"""Write what other trainings need to know of a task in order to leave its outputs where they are.
+
+    $A = E[a a^\top]$ and $B = E[\sum_t g_t g_t^\top]$ of every layer at the base; see `KroneckerFactors`. An
+    expert of another task that is trained with the penalty `kfac_drift` reads such files, and no data.
+
+    Args:
+        config: see `SummarizeConfig`.
+        overwrite: replace the file `config.out`.
+
+    Returns:
+        The file, and what is in it.
+
+    Raises:
+        UserError: something in the config does not fit, or the file is there already.
+    """
+    file = Path(config.out)
+    if file.is_dir() or (file.exists() and not overwrite):
+        kind = "a folder; give the name of a file" if file.is_dir() else "there; replace it with --overwrite"
+        raise UserError(f"{file}: is {kind}")
+    task = tasks.build(config.name, config.task, "task").bind(
+        config.name, config.model, "task", config.device
+    )
+    examples = task.examples(Limits(config.examples, validation=0, test=0, seed=config.seed)).train
+    source = Unlabelled(task.features, examples)
+    factors = kronecker.summarize(task.load_trunk(), source, config.examples, config.seed)
+    factors.write(file)
+    return SummarizeResult(file, factors, len(examples))
