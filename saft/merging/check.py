@@ -22,6 +22,7 @@ from saft.merging.config import (
     size_in_bytes,
 )
 from saft.merging.inputs.alignment import differences, factors_differ, fitted
+from saft.merging.inputs.config_differences import config_problems
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
 from saft.merging.method import Method
@@ -85,6 +86,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
+            problems += config_problems(f"models.{task}", base, source)
         if method and method.needs_adapters:
             problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:

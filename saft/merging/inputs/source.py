@@ -14,6 +14,7 @@ from saft.errors import UserError
 from saft.files.checkpoint import config_parts, model_config, tensor_headers, weight_files
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.tensor_names import is_vocabulary, trunk_first
 
 __all__ = ["Source", "read_source"]
@@ -74,11 +75,8 @@ def read_source(location: str, folder: Path) -> Source:
         UserError: the weights cannot be read, are quantized, or config.json is damaged.
     """
     headers, config = tensor_headers(folder), model_config(folder)
-    if any(part.get("quantization_config") for part in config_parts(config)):
-        raise UserError(
-            f"{folder / 'config.json'}: says that the weights are quantized (quantization_config), and codes "
-            "cannot be added up; give the model as it was before, or save it after model.dequantize()"
-        )
+    if problem := quantization_problem(folder, headers, config):
+        raise UserError(problem)
     tied = _tied(headers, any(part.get("tie_word_embeddings") is True for part in config_parts(config)))
     return Source(location, folder, {n: header for n, header in headers.items() if n not in tied}, tied)
 

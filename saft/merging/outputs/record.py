@@ -31,6 +31,7 @@ from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
+from saft.merging.notes import notes
 from saft.merging.outputs.output import Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
@@ -180,9 +181,6 @@ def describe(plan: Plan) -> str:
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({abbreviated(plan.copied)})" if plan.copied else ""
     copied += f", {len(plan.base.tied)} tied ({abbreviated(plan.base.tied)})" if plan.base.tied else ""
-    zero = [task for task, source in plan.models.items() if source.files == plan.base.files]
-    if zero:
-        copied += f"\nnote: {abbreviated(zero)} is the base itself: a task vector of zeros, counted as a task"
     passes = "one pass" if plan.passes == 1 else f"each of {plan.passes} passes"
     return (
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
@@ -190,6 +188,7 @@ def describe(plan: Plan) -> str:
         f"{len(plan.merged)} tensors merged{copied}\n"
         f"reads {_size(plan.bytes_per_pass)} in {passes}, writes {_size(plan.bytes_out)}, "
         f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
+        + "".join(f"\nnote: {note}" for note in notes(plan))
     )
 
 

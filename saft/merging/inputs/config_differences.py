@@ -1,0 +1,67 @@
+"""Where the config of a fine-tuned model contradicts its base's, though their tensors fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from saft.files.checkpoint import CONFIG, config_parts, model_config
+from saft.merging.inputs.source import Source
+
+__all__ = ["config_notes", "config_problems"]
+
+# The same tensors, cut or joined in another way: their sum is of no use.
+_REFUSED = (
+    *("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "head_dim", "d_kv"),
+    *("encoder_attention_heads", "decoder_attention_heads", "hidden_act", "activation_function"),
+    *("hidden_activation", "position_embedding_type", "num_experts_per_tok"),
+)
+# What is often set otherwise after fine-tuning; the merged model has the base's.
+_TOLD = ("max_position_embeddings", "n_positions", "rope_theta", "rope_scaling", "rope_parameters")
+
+
+def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
+    """Yield what makes a model another than its base, though their tensors fit, one message each.
+
+    Args:
+        what: the model's place in the merge file, for messages.
+        base: the base model.
+        model: the fine-tuned model.
+    """
+    mine, theirs = model_config(model.folder), model_config(base.folder)
+    kinds = [{part["model_type"] for part in config_parts(x) if _is_name(part)} for x in (mine, theirs)]
+    if all(kinds) and not kinds[0] & kinds[1]:
+        stated = [" and ".join(sorted(names)) for names in kinds]
+        yield _message(what, "model_type", model, stated[0], base, stated[1])
+    for key, value, other in _different(mine, theirs, _REFUSED):
+        yield _message(what, key, model, value, base, other)
+
+
+def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:
+    """Yield where a model was made for other positions than the base, one note each."""
+    for key, value, other in _different(model_config(model.folder), model_config(base.folder), _TOLD):
+        yield f"{what}: its {key} is {value}, the base's {other}; the merged model has the base's"
+
+
+def _different(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], keys: tuple[str, ...]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield key, value and the base's value of what both configs state, and state differently."""
+    for key in keys:
+        if mine.get(key) is not None and theirs.get(key) is not None and mine[key] != theirs[key]:
+            yield key, mine[key], theirs[key]
+    for key, part in theirs.items():
+        if isinstance(part, dict) and isinstance(mine.get(key), dict) and key.endswith("_config"):
+            yield from _different(mine[key], part, keys)
+
+
+def _is_name(part: Mapping[str, Any]) -> bool:
+    return isinstance(part.get("model_type"), str)
+
+
+def _message(what: str, key: str, model: Source, value: Any, base: Source, other: Any) -> str:
+    return (
+        f"{what}: {model.folder / CONFIG}: {key} is {value!r}, in the base ({base.folder / CONFIG}) it is "
+        f"{other!r}: they compute differently with their weights; only models that were fine-tuned from this "
+        "base can be merged"
+    )

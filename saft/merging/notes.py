@@ -1,0 +1,51 @@
+"""What is right in a merge, but may not be meant: told beside the plan, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from saft.errors import abbreviated, did_you_mean
+from saft.files.side_files import custom_code
+from saft.merging.inputs.config_differences import config_notes
+from saft.merging.plan import Plan
+
+__all__ = ["notes"]
+
+
+def notes(plan: Plan) -> Iterator[str]:
+    """Yield what a user may not have meant, one note each.
+
+    Args:
+        plan: from `check`.
+    """
+    same = [task for task, model in plan.models.items() if model.files == plan.base.files]
+    if same:
+        yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
+    tasks: dict[tuple[str, ...], list[str]] = {}
+    for task, model in plan.models.items():
+        tasks.setdefault(tuple(map(str, model.files)), []).append(task)
+    for alike in tasks.values():
+        if len(alike) > 1 and alike != same:
+            yield f"{abbreviated(alike)} are one and the same model, which counts {len(alike)} times"
+    for task, model in plan.models.items():
+        yield from config_notes(f"models.{task}", plan.base, model)
+    code = custom_code(plan.base.folder)
+    if code and plan.output.is_model:
+        yield (
+            f"{plan.base.location} has code of its own ({', '.join(code)}), which is not copied, nor named "
+            "in the result; copy it by hand if the model cannot be loaded without it"
+        )
+    for parameter, setting in plan.config.varying.items():
+        for part in sorted(_filters(setting)):
+            if not any(part in name for name in plan.merged):
+                near = did_you_mean(part, {piece for name in plan.merged for piece in name.split(".")})
+                yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
+
+
+def _filters(setting: Any) -> set[str]:
+    """Return the parts of names that a setting, or any in a list of settings, filters by."""
+    if isinstance(setting, Mapping):
+        part = setting.get("filter")
+        return {part} if isinstance(part, str) and part != "*" else set()
+    return set().union(*map(_filters, setting)) if isinstance(setting, (list, tuple)) else set()

@@ -1,0 +1,51 @@
+"""What is right in a merge, but may not be meant."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saft.merging.check import check
+from saft.merging.config import MergeConfig
+from saft.merging.notes import notes
+
+
+def told(*arguments, **more):
+    return list(notes(check(MergeConfig(*arguments, **more))))
+
+
+def test_nothing_is_told_of_a_plain_merge(checkpoints):
+    base, models = checkpoints
+    assert told("average", base, models) == []
+
+
+def test_the_base_among_the_models_and_a_model_given_twice(checkpoints):
+    base, models = checkpoints
+    found = told("average", base, {"zero": base, "one": models["a"], "two": models["a"]})
+    assert found[0].startswith("'zero' is the base itself")
+    assert found[1:] == ["'one', 'two' are one and the same model, which counts 2 times"]
+
+
+def test_other_positions_than_the_bases(checkpoints, tmp_path):
+    base, models = checkpoints
+    for folder, length in ((base, 512), (models["a"], 2048)):
+        (tmp_path / folder / "config.json").write_text(json.dumps({"max_position_embeddings": length}))
+    (found,) = told("average", base, models)
+    assert found.startswith("models.a: its max_position_embeddings is 2048, the base's 512")
+
+
+def test_code_that_comes_with_the_base(checkpoints, tmp_path):
+    base, models = checkpoints
+    (tmp_path / base / "modeling_x.py").write_text("")
+    (found,) = told("average", base, models)
+    assert "code of its own (modeling_x.py)" in found
+
+
+@pytest.mark.parametrize("part", ["self_attn", "layre"])
+def test_a_filter_that_matches_nothing(checkpoints, part):
+    base, models = checkpoints
+    setting = [{"filter": part, "value": 0.9}, {"filter": "layer.0", "value": 0.5}, {"value": 0.1}]
+    found = told("task_arithmetic", base, models, varying={"weights": [setting, 1.0, 1.0]})
+    assert len(found) == 1
+    assert found[0].startswith(f"varying.weights: the filter '{part}' matches no tensor")
