@@ -28,6 +28,7 @@ from saft.merging.stream import engine
 from saft.models import Device, ModelConfig
 from saft.progress import bar, note
 from saft.report.measured import measured_tables
+from saft.report.results import plain
 from saft.tasks import BoundTask, Examples, Limits, TaskModel
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
@@ -117,7 +118,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
         quantities=weights.quantities | (dict(measure_of_loss.quantities) if of_loss else {}),
     )
     if config.out is not None:
-        write_text(Path(config.out), json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+        write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")
     return result
 
 

@@ -81,11 +81,11 @@ def test_the_sharpness_is_measured_on_the_task_that_a_checkpoint_declares(
     paths = list(models.values())
     own = measure(MeasureConfig(str(tiny_model), paths, examples=8))
     told = capsys.readouterr().err
-    assert set(own.sharpness) == {"a"}
+    assert set(own.measured["sharpness"]) == {"a"}
     assert "no sharpness of b: " in told
     assert "there is no file 'gone.csv'" in told
     named = measure(MeasureConfig(str(tiny_model), models, examples=8, tasks={"a": tiny_tasks["size"]}))
-    assert named.sharpness["a"].loss == own.sharpness["a"].loss
+    assert named.measured["loss"] == own.measured["loss"]
     with pytest.raises(UserError, match=r"tasks.b.data.files.train: there is no file 'gone.csv'"):
         measure(MeasureConfig(str(tiny_model), models, tasks={"b": gone}))
 
@@ -103,9 +103,7 @@ def test_a_place_written_with_a_tilde_has_the_same_head(
     )  # the base's, not that of the weights of a
     monkeypatch.setenv("HOME", str(tmp_path))
     losses = [
-        measure(MeasureConfig(str(tiny_model), {"a": path}, tasks={"a": tiny_tasks["size"]}))
-        .sharpness["a"]
-        .loss
+        measure(MeasureConfig(str(tiny_model), {"a": path}, tasks={"a": tiny_tasks["size"]})).measured["loss"]
         for path in (models["a"], "~/a")
     ]
     assert losses[0] == losses[1]

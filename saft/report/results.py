@@ -39,6 +39,7 @@ __all__ = [
     "Split",
     "TaskFacts",
     "from_json",
+    "plain",
     "to_json",
 ]
 
@@ -165,8 +166,9 @@ class Results:
 
 def to_json(results: Results) -> str:
     """Return the text of `results.json`, the same for the same results; what is not finite becomes null."""
-    plain = _plain(dataclasses.asdict(results))
-    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(plain(dataclasses.asdict(results)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def from_json(text: str, where: str = "results.json") -> Results:
@@ -199,11 +201,12 @@ def from_json(text: str, where: str = "results.json") -> Results:
     return configs.parse(Results, mapping, where)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it: tuples as lists, and None for a number that is not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
