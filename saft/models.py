@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
 from saft.errors import UserError
-from saft.files.checkpoint import holds_parts, model_config, tensor_headers
+from saft.files.checkpoint import holds_parts, model_config, tensor_headers, weight_files
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
 from saft.merging.inputs import task_parts
@@ -78,6 +78,8 @@ def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
         UserError: the folder is absent or incomplete, weights are missing, or a weight is not finite.
     """
     location = local_folder(config.path, "model.path")
+    if not holds_parts(location):
+        weight_files(location)  # finds what is missing, pickled, or leads out of the folder
     options: dict[str, Any] = {
         "dtype": torch.float32,
         "output_loading_info": True,

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from saft.errors import UserError
 from saft.files.checkpoint import HEADS
+from saft.files.links import inside
 from saft.models import POOLINGS, Pooling
 
 __all__ = ["LinearHead", "StoredHead", "ZeroShotHead", "load", "save"]
@@ -161,7 +162,7 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
 def _file(folder: Path, task: str) -> Path:
     if Path(task).name != task or task in ("", ".", ".."):
         raise UserError(f"task '{task}': names the file of its head; write it without '/'")
-    return folder / HEADS / f"{task}.safetensors"
+    return inside(folder, Path(HEADS) / f"{task}.safetensors")
 
 
 def _made_for(file: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -196,8 +196,9 @@ class BoundTextClassification:
         return Score(value, math.sqrt(value * (1 - value) / count) if known else None, count)
 
     def facts(self) -> dict[str, Any]:
-        """Return the head, the number of labels, the pooling, and where texts are cut."""
+        """Return the kind, the head, the number of labels, the pooling, and where texts are cut."""
         return {
+            "kind": "text_classification",
             "head": self.task.head,
             "labels": len(self.task.labels),
             "pooling": self.pooling or "mean",

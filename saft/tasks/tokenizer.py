@@ -7,11 +7,20 @@ from typing import Any
 import transformers
 
 from saft.errors import UserError
+from saft.files.links import inside
 from saft.files.locations import folder as local_folder
 
 __all__ = ["load_tokenizer"]
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def load_tokenizer(location: str) -> Any:
@@ -24,9 +33,17 @@ def load_tokenizer(location: str) -> Any:
         location: a folder, a hub id, or package://...
 
     Raises:
-        UserError: the folder holds no tokenizer, or one that only code of its own can load.
+        UserError: the folder holds an adapter, no tokenizer, one that only code of its own can load, or links
+            out of it.
     """
     folder = local_folder(location, "model.path")
+    for file in (entry for entry in folder.iterdir() if not entry.is_dir()):
+        inside(folder, file.name)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"model {location}: holds an adapter, and not a whole model; add it to its base by a merge of "
+            f"'BASE+{location}', and give the folder that comes out"
+        )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
             f"model {location}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"

@@ -103,3 +103,11 @@ def test_a_task_cannot_name_a_file_elsewhere(tmp_path: Path, task: str) -> None:
     with pytest.raises(UserError, match="names the file of its head"):
         heads.load(tmp_path / "deep" / "out", task, ["x", "y"])
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_head_is_not_read_through_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    heads.save(LinearHead(4, 2), tmp_path, "a", ["x", "y"], "mean")
+    (tmp_path / "out" / "heads").mkdir(parents=True)
+    (tmp_path / "out" / "heads" / "a.safetensors").symlink_to(tmp_path / "heads" / "a.safetensors")
+    with pytest.raises(UserError, match="leads out of its folder"):
+        heads.load(tmp_path / "out", "a", ["x", "y"])

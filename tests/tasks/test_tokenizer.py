@@ -26,3 +26,20 @@ def test_a_tokenizer_without_a_padding_token_pads(tmp_path: Path) -> None:
     )
     batch = load_tokenizer(str(tmp_path))(["good film", "film"], padding=True)
     assert batch["attention_mask"] == [[1, 1], [1, 0]]
+
+
+def test_nothing_is_read_through_a_link_out_of_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (tmp_path / "model" / "tokenizer_config.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(UserError, match=r"tokenizer_config.json: leads out of its folder"):
+        load_tokenizer(str(tmp_path / "model"))
+
+
+def test_an_adapter_is_told_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"holds an adapter, and not a whole model; add it to its base by a merge"
+    ):
+        load_tokenizer(str(tmp_path))
