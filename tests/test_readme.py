@@ -28,7 +28,9 @@ class Model(torch.nn.Linear):
         return y if labels is None else {"loss": (y - labels).square().mean()}
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("python") if not re.search("SFT|SentenceTransformer", block)]
+)
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, through Lightning
 @pytest.mark.filterwarnings("ignore:.*many workers", "ignore:'pin_memory'")
 def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +50,40 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     given = {"torch": torch, "model": model, "x": x, "closure": closure, "loader": loader, "dataset": dataset}
     exec(block, given)
     assert not torch.equal(before, model.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_trl_are_trained_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    from datasets import Dataset
+    from safetensors.torch import load_file
+
+    from tests.integrations.test_trl import model_of, tokenizer_of
+
+    (block,) = [block for block in blocks("python") if "SFTTrainer" in block]
+    monkeypatch.chdir(tmp_path)
+    model_of(tmp_path / "base")
+    tokenizer_of().save_pretrained(tmp_path / "base")
+    texts = Dataset.from_dict({"text": ["a b c", "c d e"] * 4})
+    exec(block, {"datasets": {"a": texts, "b": texts}})
+    base, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    assert any(not torch.equal(base[name], tensor) for name, tensor in merged.items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_sentence_transformers_are_trained(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    from datasets import Dataset
+
+    (block,) = [block for block in blocks("python") if "SentenceTransformerTrainer" in block]
+    monkeypatch.chdir(tmp_path)
+    pairs = Dataset.from_dict({"a": ["the cat", "a dog"], "b": ["a bird", "the fish"]})
+    exec(block, {"sentence_model": st.SentenceTransformer(str(tiny_model), device="cpu"), "pairs": pairs})
+    assert (tmp_path / "trained" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))

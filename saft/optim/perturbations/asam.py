@@ -22,7 +22,7 @@ __all__ = ["ASAM", "ASAMDavda54", "ASAMSaft"]
 class ASAM(Perturbation):
     r"""ASAM: $\epsilon = \rho\, T^2 g / \|T g\|_2$, $T = |w| + \eta$, so that $\|T^{-1}\epsilon\|_2 = \rho$.
 
-    Three forms are about, and their rho are not interchangeable: the original (this class), and
+    Three variants are in use, and their rho are not interchangeable: the original (this class), and
     "asam_davda54" and "asam_saft", which rescale every tensor and have no eta.
 
     Args:
