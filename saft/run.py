@@ -31,16 +31,18 @@ from saft.training.result import versions
 __all__ = ["MergeOptions", "RunConfig", "RunResult", "plan", "run"]
 
 
+@configs.checked
 @dataclass(frozen=True)
 class MergeOptions:
     """How a method is tried: its parameters, and the scaling coefficients to choose from."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; see `saft methods NAME`."""
-    scaling: list[float] = field(default_factory=list)
+    scaling: list[configs.FiniteFloat] = field(default_factory=list)
     """Scaling coefficients to choose from on validation data; empty takes the method's own grid."""
 
 
+@configs.checked
 @dataclass(frozen=True)
 class RunConfig:
     """What `saft run` needs."""
@@ -61,21 +63,21 @@ class RunConfig:
         }
     )
     """Method -> its parameters and the coefficients to choose from."""
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: configs.Seeds = field(default_factory=lambda: [0])
     """Each seed draws the training examples, their order, and dropout anew."""
-    regimes: dict[str, int | None] = field(default_factory=lambda: {"all": None})
+    regimes: dict[str, configs.Count | None] = field(default_factory=lambda: {"all": None})
     """Regime -> training examples of each task; null is all. Every arm and seed is run in each."""
-    validation_examples: int | None = None
+    validation_examples: configs.Count | None = None
     """At most this many validation examples of each task."""
-    test_examples: int | None = None
+    test_examples: configs.Count | None = None
     """At most this many test examples of each task; null reads the whole test split."""
     test: bool = True
     """Read the test split at the end; false stops before, for choosing rho or steps on validation data."""
-    density: float = 0.2
+    density: configs.Fraction = 0.2
     """Fraction of each task vector kept by the trimmed measures of interference, in (0, 1]."""
-    sharpness_rho: float = 0.02
+    sharpness_rho: configs.NonNegative = 0.02
     """Radius of the worst-case sharpness of each expert, in weight space."""
-    sharpness_examples: int = 64
+    sharpness_examples: configs.Count = 64
     """Validation examples that the sharpness is measured on."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, precision ..."""
@@ -90,10 +92,6 @@ class RunConfig:
                     raise ValueError(
                         f"{kind}: '{name}' names a folder; use letters, digits, '.', '_' and '-' alone"
                     )
-        for name in ("validation_examples", "test_examples", "sharpness_examples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be at least 1, but is {value}")
 
 
 @dataclass(frozen=True)

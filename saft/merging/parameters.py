@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from saft.config import Range
+from saft.config.ranges import MOST, Range
 from saft.errors import did_you_mean
 
 __all__ = ["ParameterInfo", "add_up_to_zero", "own_fields_first", "parameter", "range_of", "validate"]
@@ -33,7 +33,8 @@ def parameter(
         above, at_least, at_most, below: the range, for a number.
     """
     whole = isinstance(default, int) and not isinstance(default, bool)
-    allowed = Range(whole=whole, above=above, at_least=at_least, below=below, at_most=at_most)
+    most = min(at_most, MOST) if whole else at_most
+    allowed = Range(whole=whole, above=above, at_least=at_least, below=below, at_most=most)
     return field(default=default, metadata={"help": help, "choices": tuple(choices), "range": allowed})
 
 

@@ -17,6 +17,8 @@ from saft.registry import Registry
 
 __all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
 
+MOST = 10**9  # nothing that is counted comes near; a slip of the keyboard does
+
 PERTURBATIONS: Registry[type[Perturbation]] = Registry("perturbation", "saft.optim.perturbations")
 
 
@@ -71,6 +73,15 @@ class Perturbation(ABC):
                 raise UserError(f"{made}: {name}: must be {what}, but is {value!r}")
             if not value >= least:
                 raise UserError(f"{made}: {name}: must be at least {least}, but is {value}")
+        for field in fields(self):  # of what a subclass adds, only what holds for every number
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, (tuple, list)) else (value,):
+                whole = type(field.default) is int
+                if isinstance(number, float) and (whole or not math.isfinite(number)):
+                    what = "a whole number" if whole else "a finite number"
+                    raise UserError(f"{made}: {field.name}: must be {what}, but is {number}")
+                if whole and not number <= MOST:
+                    raise UserError(f"{made}: {field.name}: must be at most {MOST}, but is {number}")
         if not (self.schedule is None or callable(self.schedule) or self.schedule == "learning_rate"):
             raise UserError(
                 f"{made}: schedule: must be 'learning_rate' or a function of the step, but is"
