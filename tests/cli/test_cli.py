@@ -81,7 +81,7 @@ def test_train_merge_evaluate_measure(
     capsys.readouterr()
     assert main(["measure", f"--base={tiny_model}", f"--checkpoints={{a: {models[0]}, b: {models[1]}}}"]) == 0
     printed = capsys.readouterr().out
-    assert "a - b" in printed
+    assert "a – b" in printed
     assert "sign conflict" in printed
 
 
