@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from saft import config, tasks
+from saft.experiment.resolve import resolve
 from saft.merging.methods import METHODS
-from saft.merging.per_task import Keeping
-from saft.run import RunConfig, plan
+from saft.merging.per_task import PerTaskMethod
+from saft.run import RunConfig
 from saft.train import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -22,9 +23,9 @@ def test_the_config_is_valid(file: Path) -> None:
         tasks.build(settings.name, settings.task, "task")
     else:
         run = config.parse(RunConfig, config.read(file), str(file))
-        arms, merges = plan(run)
-        assert set(arms) == set(run.arms)
-        assert all(merge.scaling for merge in merges.values())
+        resolved = resolve(run)
+        assert set(resolved.arms) == set(run.arms)
+        assert all(merge.scaling for merge in resolved.merges.values())
         for name, mapping in run.tasks.items():
             tasks.build(name, mapping, "tasks")
 
@@ -42,5 +43,5 @@ def test_every_method_that_a_run_can_have_is_tried_on_the_same_experts() -> None
     tried = config.read(CONFIGS[0].parent / "minilm-methods.yaml")["merges"]
     own = {name for name in METHODS.names() if not name.startswith("mergekit")}
     pairs, adapters = {"slerp", "nuslerp"}, {"robust_merge"}
-    keeping = {name for name in own if issubclass(METHODS.get(name), Keeping)}
+    keeping = {name for name in own if issubclass(METHODS.get(name), PerTaskMethod)}
     assert set(tried) == own - pairs - adapters - keeping

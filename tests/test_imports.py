@@ -21,7 +21,6 @@ ROOMS = [
     ["calibration"],
     ["training"],
     ["integrations"],
-    ["coefficient"],
     ["penalties"],
     ["trajectory"],
     ["tasks", "mixture"],

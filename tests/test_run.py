@@ -1,13 +1,18 @@
+"""`saft run` from end to end; what its parts do is tested in tests/experiment."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +23,11 @@ import yaml
 from safetensors.torch import load_file
 
 import saft
-from saft import config, experiment
+from saft import config
 from saft.errors import UserError
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.session import Session
+from saft.report.results import from_json
 from saft.run import RunConfig, run
 
 
@@ -58,42 +66,69 @@ def finished(mapping: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished run, to change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 def test_everything_is_there(finished: Path, mapping: dict[str, Any]) -> None:
-    results = json.loads((finished / "results.json").read_text())
-    assert [cell["arm"] for cell in results["cells"]] == ["adamw", "adamw-2x", "sam"]
-    assert results["arms"]["sam"]["perturbation"] == "sam"
-    for cell in results["cells"]:
-        assert set(cell["merges"]) == set(mapping["merges"])
-        for merge in cell["merges"].values():
-            assert set(merge["shared"]["test"]) == {"colour", "size"}
-            coefficients = {point["coefficient"] for point in merge["curve"]}
-            assert {
-                merge["shared"]["coefficient"],
-                *merge["per_task"]["coefficients"].values(),
-            } <= coefficients
-        assert len(cell["measured"]["cosine"]) == 2
+    results = from_json((finished / "results.json").read_text())
+    assert [cell.arm for cell in results.cells] == ["adamw", "adamw-2x", "sam"]
+    assert [results.arms[arm].passes for arm in results.arms] == [6, 12, 12]
+    for cell in results.cells:
+        assert set(cell.merges) == set(mapping["merges"])
+        for merge in cell.merges.values():
+            assert set(merge.shared.test or ()) == {"colour", "size"}
+            coefficients = {point.coefficient for point in merge.curve}
+            assert {merge.shared.coefficient, *merge.per_task.coefficients.values()} <= coefficients
+        assert set(cell.measured["cosine"]) == {"colour", "size"}
+        assert (cell.seconds or 0) > 0
+        assert {expert.passes for expert in cell.experts.values()} == {results.arms[cell.arm].passes}
+    assert results.device.startswith("cpu")
+    assert results.protocol.tasks["colour"].train == {"limited": 24}
     assert (finished / "report.html").read_text().startswith("<!")
-    assert not [f for f in files(finished) if "partial" in f or ".work" in f]
+    left = [name for name in files(finished) if "partial" in name or ".work" in name or ".lock" in name]
+    assert not left
+
+
+def test_of_the_merges_the_best_of_each_arm_stays(finished: Path) -> None:
+    kept = [folder.parent for folder in finished.glob("merges/**/model.safetensors")]
+    assert sorted(folder.relative_to(finished).parts[2] for folder in kept) == ["adamw", "adamw-2x", "sam"]
+    results = from_json((finished / "results.json").read_text())
+    for cell, folder in zip(results.cells, sorted(kept), strict=True):
+        worth = {}
+        for method, merge in cell.merges.items():
+            point = next(p for p in merge.curve if p.coefficient == merge.shared.coefficient)
+            worth[method] = sum(
+                score.value / cell.experts[task].validation.value for task, score in point.validation.items()
+            )
+        assert worth[folder.name] == max(worth.values())
 
 
 def test_merges_that_read_data(mapping: dict[str, Any], tmp_path: Path) -> None:
     merges = {"fisher": {}, "regmean": {}, "adamerging": {"parameters": {"iterations": 3}}}
     arms = {"adamw": {"description": "AdamW"}}
-    result = run(load(mapping, tmp_path / "run", merges=merges, arms=arms, validation_examples=5))
-    (cell,) = result.results["cells"]
+    settings = load(
+        mapping, tmp_path / "run", merges=merges, arms=arms, validation_examples=5, keep=["merges"]
+    )
+    (cell,) = run(settings).results.cells
     for name in merges:
-        assert set(cell["merges"][name]["shared"]["test"]) == {"colour", "size"}
-        manifest = json.loads((tmp_path / "run/merges/limited/adamw/seed0" / name / "saft.json").read_text())
+        assert set(cell.merges[name].shared.test or ()) == {"colour", "size"}
+        folder = tmp_path / "run/merges/limited/adamw/seed0/colour+size" / name
+        manifest = json.loads((folder / "saft.json").read_text())
         assert manifest["data"]["examples"] == {"colour": 5, "size": 5}
         assert manifest["data"]["split"] == "validation"
+    assert not list((tmp_path / "run").glob("experts/**/*.safetensors"))  # keep: merges, and nothing else
 
 
 def test_experts_and_merges_load_with_transformers(finished: Path) -> None:
-    for folder in (finished / "experts/limited/sam/seed0/colour", finished / "merges/limited/sam/seed0/ties"):
+    (merge,) = finished.glob("merges/limited/sam/seed0/colour+size/*")
+    for folder in (finished / "experts/limited/sam/seed0/colour", merge):
         trunk = transformers.AutoModel.from_pretrained(folder)
         assert transformers.AutoTokenizer.from_pretrained(folder)("the red rose")
         saved = load_file(folder / "model.safetensors")
@@ -101,124 +136,267 @@ def test_experts_and_merges_load_with_transformers(finished: Path) -> None:
 
 
 def test_the_figures_are_those_of_saft_evaluate(finished: Path) -> None:
-    results = json.loads((finished / "results.json").read_text())
-    folder = str(finished / "merges/limited/sam/seed0/task_arithmetic")
-    found = saft.evaluate(saft.EvaluateConfig(checkpoints=[folder])).figures[folder]
-    scores = results["cells"][2]["merges"]["task_arithmetic"]["shared"]["test"]
-    assert found == {task: score["value"] for task, score in scores.items()}
+    results = from_json((finished / "results.json").read_text())
+    (folder,) = finished.glob("merges/limited/sam/seed0/colour+size/*")
+    scores = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(folder)])).scores[str(folder)]
+    assert scores == results.cells[2].merges[folder.name].shared.test
 
 
-def test_the_merge_is_that_of_saft_merge(finished: Path, tmp_path: Path) -> None:
-    results = json.loads((finished / "results.json").read_text())
-    for method in ("ties", "pcb", "average"):
-        merged = results["cells"][0]["merges"][method]
-        experts = finished / "experts/limited/adamw/seed0"
-        recipe = saft.MergeConfig(
-            method=method,
-            base=str(finished / "base"),
-            models={task: str(experts / task) for task in ("colour", "size")},
-            parameters=merged["parameters"],
-            scaling=merged["shared"]["coefficient"],
-        )
-        saft.merge(recipe, tmp_path / method)
-        weights = (finished / f"merges/limited/adamw/seed0/{method}/model.safetensors").read_bytes()
-        assert (tmp_path / method / "model.safetensors").read_bytes() == weights
+@pytest.mark.parametrize("method", ["ties", "pcb", "average"])
+def test_the_test_scores_are_those_of_the_merge_that_saft_merge_writes(
+    finished: Path, tmp_path: Path, method: str
+) -> None:
+    """The scores come from a merge in memory, which no file has held."""
+    results = from_json((finished / "results.json").read_text())
+    merged = results.cells[0].merges[method]
+    experts = finished / "experts/limited/adamw/seed0"
+    recipe = saft.MergeConfig(
+        method=method,
+        base=str(finished / "base"),
+        models={task: str(experts / task) for task in ("colour", "size")},
+        parameters=merged.parameters,
+        scaling=merged.shared.coefficient,
+    )
+    saft.merge(recipe, tmp_path / method)
+    scores = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(tmp_path / method)])).scores
+    assert scores[str(tmp_path / method)] == merged.shared.test
 
 
-def test_a_second_call_changes_nothing(finished: Path, mapping: dict[str, Any]) -> None:
-    before = files(finished)
-    run(load(mapping, finished))
-    assert files(finished) == before
+def test_a_second_call_changes_nothing(copy: Path, mapping: dict[str, Any]) -> None:
+    before = files(copy)
+    run(load(mapping, copy))
+    assert files(copy) == before
+
+
+# --- interrupted ----------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
     pass
 
 
-STAGES = ["write_base", "base_figures", "train", "interference", "merge", "experts"]
+def killed_at(step: str) -> Callable[..., Any]:
+    """Return a `remembered` that dies after the second step of this kind was computed, before it is written."""
+    remembered, met = ExperimentFolder.remembered, []
+
+    def dying(self: ExperimentFolder, name: str, rests_on: Any, compute: Callable[[], Any]) -> Any:
+        if re.search(step, name):
+            met.append(name)
+        if len(met) == 2:
+            compute()
+            raise Killed
+        return remembered(self, name, rests_on, compute)
+
+    return dying
+
+
+STEPS = ["^base/", "/training$", "/sharpness$", "/interference/", "ties/validation$", "ties/test$"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("step", STEPS)
 def test_killed_and_resumed_equals_uninterrupted(
-    finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Kill the run inside one stage after another, on its second call, and start it again."""
-    method: Callable[..., Any] = getattr(experiment.Experiment, stage)
-    calls = []
-
-    def once_then_die(self: experiment.Experiment, *arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == (1 if stage in STAGES[:2] else 2):
-            raise Killed
-        return method(self, *arguments)
-
-    monkeypatch.setattr(experiment.Experiment, stage, once_then_die)
+    """Kill the run inside one step after another, on its second call, and start it again."""
+    monkeypatch.setattr(ExperimentFolder, "remembered", killed_at(step))
     with pytest.raises(Killed):
         run(load(mapping, tmp_path / "run"))
     monkeypatch.undo()
     run(load(mapping, tmp_path / "run"))
-    same_but_for_paths(finished, tmp_path / "run")
+    same_but_for_paths_and_times(finished, tmp_path / "run")
 
 
-def same_but_for_paths(first: Path, second: Path) -> None:
-    """Compare two runs to the bit; the folder's own name stands in the manifests, and nowhere else."""
-    expected, found = files(first), files(second)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["write_base", "settle", "collect"])
+def test_killed_between_the_steps(
+    finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def die(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(*((Session, where) if where == "write_base" else (f"saft.run.{where}",)), die)
+    with pytest.raises(Killed):
+        run(load(mapping, tmp_path / "run"))
+    monkeypatch.undo()
+    run(load(mapping, tmp_path / "run"))
+    same_but_for_paths_and_times(finished, tmp_path / "run")
+
+
+def same_but_for_paths_and_times(first: Path, second: Path) -> None:
+    """Compare two runs to the bit; the folder's name stands in the manifests, and times in few places."""
+
+    def essential(folder: Path) -> dict[str, bytes]:
+        found = {name: text.replace(bytes(folder), b"OUT") for name, text in files(folder).items()}
+        del found["report.html"]  # made of results.json alone, times included
+        return {name: re.sub(rb'"seconds": [0-9.e-]+', b"", text) for name, text in found.items()}
+
+    expected, found = essential(first), essential(second)
     assert expected.keys() == found.keys()
     for name, content in expected.items():
-        assert found[name].replace(str(second).encode(), str(first).encode()) == content, name
+        assert found[name] == content, name
+
+
+def start(mapping: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(mapping | {"out": str(out)}))
+    command = [sys.executable, "-m", "saft", "run", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
 def test_a_killed_process_resumes(mapping: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL at several moments, as a user or a full machine would do it."""
-
-    def start(out: str) -> subprocess.Popen[bytes]:
-        file = tmp_path / f"{out}.yaml"
-        file.write_text(yaml.safe_dump(mapping | {"out": str(tmp_path / out)}))
-        command = [sys.executable, "-m", "saft", "run", str(file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-
     begin = time.monotonic()
-    assert start("whole").wait() == 0
+    assert start(mapping, tmp_path / "whole").wait() == 0
     duration = time.monotonic() - begin
     for share in (0.5, 0.6, 0.7):
-        process = start("killed")
+        process = start(mapping, tmp_path / "killed")
         time.sleep(duration * share)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start("killed").wait() == 0
-    same_but_for_paths(tmp_path / "whole", tmp_path / "killed")
+    assert start(mapping, tmp_path / "killed").wait() == 0
+    same_but_for_paths_and_times(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_another_config_is_not_mixed_in(finished: Path, mapping: dict[str, Any]) -> None:
-    before = files(finished)
-    with pytest.raises(UserError, match=r"holds a run of another config: arms.adamw.steps: was 6, now 7"):
-        run(load(mapping, finished, arms=mapping["arms"] | {"adamw": {"steps": 7}}))
-    assert files(finished) == before
+def test_the_second_of_two_is_told(mapping: dict[str, Any], copy: Path) -> None:
+    with (
+        ExperimentFolder(copy).locked(),
+        pytest.raises(UserError, match=f"out: {copy}: another saft works in it"),
+    ):
+        run(load(mapping, copy))
+
+
+# --- grown ----------------------------------------------------------------------------------------------------
+
+
+def growth(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
+    """Return the names of the figures that are new, having seen that none of the old ones was touched."""
+    figures = [
+        {n: t for n, t in f.items() if n.startswith(("figures/", "experts/"))} for f in (before, after)
+    ]
+    assert all(figures[1][name] == text for name, text in figures[0].items())
+    return {name for name in figures[1].keys() - figures[0].keys() if name.startswith("figures/")}
+
+
+GROWN: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seeds": [0, 1]}, "figures/limited/*/seed1/*"),
+    "arm": ({"arms": {"adamw": {"description": "AdamW"}, "new": {"steps": 2}}}, "figures/limited/new/*"),
+    "merge": ({"merges": {"average": {}, "magmax": {}}}, "figures/*/magmax/*"),
+    "train size": ({"regimes": {"limited": 24, "few": 8}}, "figures/few/*"),
+}
+
+
+@pytest.mark.parametrize("by", GROWN)
+def test_a_finished_run_grows(copy: Path, mapping: dict[str, Any], by: str) -> None:
+    changes, pattern = GROWN[by]
+    smaller = {"arms": {"adamw": {"description": "AdamW"}}, "merges": {"average": {}}}
+    before = files(copy)
+    results = run(load(mapping, copy, **smaller | changes)).results
+    new = growth(before, files(copy))
+    assert new
+    assert all(fnmatch(name, pattern) for name in new)
+    assert {cell.arm for cell in results.cells} == set((smaller | changes)["arms"])
+
+
+def test_a_run_grows_by_a_task(copy: Path, mapping: dict[str, Any], tmp_path: Path) -> None:
+    """The experts of the old tasks stay; merges rest on all tasks, so those of more tasks are further ones."""
+    smaller = {"arms": {"adamw": {"description": "AdamW"}}, "merges": {"ties": mapping["merges"]["ties"]}}
+    again = json.loads(json.dumps(mapping["tasks"]["size"]))
+    again["prompts"] = ["something {}"]
+    before = files(copy)
+    grown = load(mapping, copy, tasks=mapping["tasks"] | {"third": again}, **smaller)
+    (cell,) = run(grown).results.cells
+    new = growth(before, files(copy))
+    assert {name for name in new if "/experts/" in name} == {
+        f"figures/limited/adamw/seed0/experts/third/{figures}.json"
+        for figures in ("training", "sharpness", "test")
+    }
+    assert "figures/limited/adamw/seed0/merges/colour+size+third/ties/test.json" in new
+    assert (copy / "base/heads/third.safetensors").is_file()
+    fresh = run(dataclasses.replace(grown, out=str(tmp_path / "fresh"))).results
+    assert fresh.cells[0].merges == cell.merges
+    assert fresh.cells[0].measured == cell.measured
+
+
+def test_a_grown_run_equals_one_that_was_whole_from_the_start(
+    finished: Path, mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = from_json((finished / "results.json").read_text())
+    small = {"arms": {"adamw": mapping["arms"]["adamw"]}, "merges": {"average": {}}}
+    part = tmp_path / "part"
+    run(load(mapping, part, **small))
+    grown = run(load(mapping, part)).results
+    assert grown.base == whole.base
+    for cell, other in zip(grown.cells, whole.cells, strict=True):
+        assert (cell.merges, cell.measured) == (other.merges, other.measured)
+    same_but_for_paths_and_times(finished, part)
+
+
+def test_a_change_of_what_figures_rest_on_is_refused(copy: Path, mapping: dict[str, Any]) -> None:
+    before = files(copy)
+    with pytest.raises(UserError, match=r"rest on something else: arms\.adamw\.steps: was 6, now 7"):
+        run(load(mapping, copy, arms=mapping["arms"] | {"adamw": {"steps": 7}}))
+    assert files(copy) == before
+
+
+def test_changed_data_are_noticed(mapping: dict[str, Any], tmp_path: Path) -> None:
+    """An interrupted run does not go on with other data: its arms would not be comparable."""
+    tasks = json.loads(json.dumps(mapping["tasks"]))
+    file = tmp_path / "colour.csv"
+    file.write_bytes(Path(tasks["colour"]["data"]["files"]["train"]).read_bytes())
+    tasks["colour"]["data"]["files"]["train"] = str(file)
+    small = {"tasks": tasks, "arms": {"adamw": {"steps": 2}}, "merges": {"average": {}}}
+    run(load(mapping, tmp_path / "run", **small))
+    file.write_text(file.read_text().replace("rose", "sky"))
+    with pytest.raises(UserError, match=rf"tasks\.colour: the content of {file} has changed"):
+        run(load(mapping, tmp_path / "run", **small))
+
+
+def test_an_expert_of_other_data_is_noticed_before_its_figures_are_known(
+    mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    small = {"arms": {"adamw": {"steps": 2}}, "merges": {"average": {}}}
+    run(load(mapping, tmp_path / "run", **small))
+    shutil.rmtree(tmp_path / "run/figures")
+    with pytest.raises(UserError, match=r"was trained otherwise: training\.steps: was 2, now 3"):
+        run(load(mapping, tmp_path / "run", arms={"adamw": {"steps": 3}}, merges={"average": {}}))
+
+
+# --- refused --------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_is_no_run_is_refused(mapping: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is not empty, and no run of saft"):
+    with pytest.raises(UserError, match="is not empty, and is not a run of saft"):
         run(load(mapping, tmp_path))
 
 
-def test_without_test_nothing_of_it_is_read(mapping: dict[str, Any], tmp_path: Path) -> None:
-    settings = load(mapping, tmp_path / "v", test=False, arms={"adamw": {}}, merges={"average": {}})
-    results = run(settings).results
-    cell = results["cells"][0]
-    assert {expert["test"] for expert in cell["experts"].values()} == {None}
-    assert set(cell["merges"]["average"]["shared"]["test"].values()) == {None}
+def test_without_test_nothing_of_it_is_read_and_it_can_be_read_later(
+    mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    small = {"arms": {"adamw": {}}, "merges": {"average": {}}}
+    (cell,) = run(load(mapping, tmp_path / "v", test=False, **small)).results.cells
+    assert {expert.test for expert in cell.experts.values()} == {None}
+    assert cell.merges["average"].shared.test is None
+    before = files(tmp_path / "v")
+    (tested,) = run(load(mapping, tmp_path / "v", **small)).results.cells
+    assert all("/test.json" in name for name in growth(before, files(tmp_path / "v")))
+    assert tested.merges["average"].curve == cell.merges["average"].curve
+    assert tested.merges["average"].shared.test is not None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"arms": {"sam": {"rho": 0.1}}}, "arms.sam.rho: unknown key"),
-        ({"arms": {"a/b": {}}}, "arms: 'a/b' names a folder"),
+        ({"arms": {"a/b": {}}}, "'a/b' cannot be a name"),
         ({"arms": {}}, "arms: must not be empty"),
+        (
+            {"arms": {"a": {"batch_size": 25}}},
+            "arms.a.batch_size: is 25, but at train size limited there are 24",
+        ),
         ({"merges": {"teis": {}}}, "unknown merge method 'teis'; did you mean 'ties'"),
         (
             {"merges": {"ties": {"parameters": {"densty": 1}}}},
@@ -227,12 +405,14 @@ def test_without_test_nothing_of_it_is_read(mapping: dict[str, Any], tmp_path: P
         ({"merges": {"ties": {"parameters": {"density": 20}}}}, "merges.ties: density: must be in (0, 1]"),
         (
             {"merges": {"average": {"scaling": [0.1]}}},
-            "merges.average.scaling: average has no scaling coefficient",
+            "merges.average: scaling: average has no scaling coefficient",
         ),
         ({"merges": {"emr": {}}}, "merges.emr: keeps a part per task and gives no single model"),
         ({"merges": {"robust_merge": {}}}, "merges.robust_merge: merges LoRA adapters, but `saft run`"),
         ({"model": {"path": "nowhere/at/all"}}, "model.path: there is no 'nowhere/at/all'"),
         ({"validation_examples": 0}, "validation_examples: must be at least 1"),
+        ({"executor": "sreial"}, "unknown executor 'sreial'; did you mean 'serial'"),
+        ({"trainer": {"acelerator": "cpu"}}, "trainer.acelerator: unknown argument"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(
@@ -263,13 +443,41 @@ def test_seeds_and_regimes_make_cells(mapping: dict[str, Any], tmp_path: Path) -
         arms={"adamw": {"steps": 2}},
         merges={"average": {}},
     )
-    cells = run(settings).results["cells"]
-    assert [(c["seed"], c["regime"]) for c in cells] == [(0, "few"), (0, "many"), (1, "few"), (1, "many")]
-    assert len({json.dumps(c["interference"]) for c in cells}) == 4
+    cells = run(settings).results.cells
+    assert [(c.seed, c.train_size) for c in cells] == [(0, "few"), (0, "many"), (1, "few"), (1, "many")]
+    assert len({json.dumps(c.measured) for c in cells}) == 4
 
 
 def test_the_config_round_trips(mapping: dict[str, Any], finished: Path) -> None:
     resolved = yaml.safe_load((finished / "config.yaml").read_text())
     assert resolved["arms"]["sam"]["perturbation"] == {"name": "sam", "rho": 0.05}
-    again = config.parse(RunConfig, resolved | {"out": str(finished)}, "config.yaml")
+    again = ExperimentFolder(finished).read_config()
     assert dataclasses.asdict(again)["arms"] == resolved["arms"]
+
+
+# --- checked only ---------------------------------------------------------------------------------------------
+
+
+def test_a_check_writes_nothing_and_says_what_it_would_take(mapping: dict[str, Any], tmp_path: Path) -> None:
+    checked = run(load(mapping, tmp_path / "run"), check_only=True)
+    assert not (tmp_path / "run").exists()
+    assert (checked.cells, checked.open_cells, checked.experts, checked.merges) == (3, 3, 6, 12)
+    assert checked.passes == 2 * (6 + 12 + 12)
+    assert 0 < (checked.seconds or 0) < 600
+    assert str(checked).startswith("cells: 3, 3 to do")
+    assert str(checked).endswith("nothing is wrong")
+
+
+def test_a_check_of_a_finished_run_counts_what_is_missing(mapping: dict[str, Any], finished: Path) -> None:
+    assert run(load(mapping, finished), check_only=True).open_cells == 0
+    grown = run(load(mapping, finished, merges={"average": {}, "magmax": {}}), check_only=True)
+    assert (grown.open_cells, grown.experts, grown.merges) == (3, 0, 3)
+
+
+def test_a_disk_without_room_is_told(
+    mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saft.experiment.check._free", lambda folder: 1000)
+    with pytest.raises(UserError, match=r"needs [0-9]+ MB, but the disk has 0 MB left"):
+        run(load(mapping, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -55,6 +55,7 @@ VERBS = {
         "train every task and arm, merge, evaluate, measure, report",
         "saft.run:run",
         "saft.run:RunConfig",
+        flags=("check",),
         kinds={"tasks.NAME": "saft.tasks:TASKS"},
         interrupted=RESUMES,
     ),

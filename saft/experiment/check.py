@@ -1,0 +1,185 @@
+"""What a run will cost before it starts: cells, passes, time by a trial step, room on the disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from saft.errors import UserError
+from saft.experiment.growth import refuse_changes
+from saft.experiment.session import Session
+from saft.experiment.stages import Step, base_model_steps, cell_steps
+from saft.files.checkpoint import tensor_headers
+from saft.files.locations import folder as local_folder
+
+__all__ = ["RunCheck", "check", "missing_steps"]
+
+_TOO_LARGE_TO_TRY = 2 * 2**30  # bytes of weights
+_CHECKPOINT = 3  # copies of the weights in the checkpoint of a training: itself and two moments of AdamW
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    """What is left to do of an experiment in which nothing is wrong.
+
+    Args:
+        cells: of the whole grid; `open_cells` of them lack something.
+        experts, merges: to train, and to make and test.
+        passes: forward and backward passes over a batch that the trainings take.
+        seconds: that it takes, by a trial step, without the merging itself; None where that is unknown.
+        bytes_most: that are written, all at once on the disk.
+        bytes_left: of them, when all is finished.
+        bytes_free: on the disk of the folder.
+    """
+
+    cells: int
+    open_cells: int
+    experts: int
+    merges: int
+    passes: float
+    seconds: float | None
+    bytes_most: int
+    bytes_left: int
+    bytes_free: int
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            time = "unknown: the model is too large to try a step for this"
+        else:
+            time = f"about {_duration(self.seconds)} by a trial step, and the merging itself"
+        return "\n".join(
+            (
+                f"cells: {self.cells}, {self.open_cells} to do",
+                f"experts: {self.experts} to train, {self.passes:g} passes over a batch in all",
+                f"merges: {self.merges} to make",
+                f"time: {time}",
+                f"disk: {_size(self.bytes_most)} at most, {_size(self.bytes_left)} when it is finished; "
+                f"{_size(self.bytes_free)} are free",
+                "nothing is wrong",
+            )
+        )
+
+
+def missing_steps(session: Session) -> dict[str, list[Step]]:
+    """Return what is to be done of the base and of each cell, in order; a cell that is finished is left out.
+
+    Raises:
+        UserError: figures that are known rest on something else than the config says now.
+    """
+    steps = {"base": list(base_model_steps(session))}
+    steps |= {str(cell): list(cell_steps(session, cell)) for cell in session.resolved.cells}
+    refuse_changes(session.folder, {step.name: step.rests_on for part in steps.values() for step in part})
+    missing = {
+        name: [step for step in part if not step.is_done(session.folder)] for name, part in steps.items()
+    }
+    return {name: part for name, part in missing.items() if part}
+
+
+def check(session: Session) -> RunCheck:
+    """Find what can be wrong with an experiment, and say what it costs; nothing is written.
+
+    Raises:
+        UserError: something does not fit, or the disk has no room for it.
+    """
+    _refuse_large_batches(session)
+    missing = missing_steps(session)
+    names = [step.name for part in missing.values() for step in part]
+    most, left = _bytes(session)
+    free = _free(session.folder.path)
+    if most > free:
+        raise UserError(
+            f"{session.folder.path}: needs {_size(most)}, but the disk has {_size(free)} left; "
+            "make room, or choose an `out` on another disk"
+        )
+    untrained = [
+        session.resolved.arms[cell.arm].passes
+        for cell in session.resolved.cells
+        for task in session.tasks
+        if f"{cell}/experts/{task}/training" in set(names)
+    ]
+    cost = sum(step.cost for part in missing.values() for step in part)
+    return RunCheck(
+        cells=len(session.resolved.cells),
+        open_cells=len(missing.keys() - {"base"}),
+        experts=len(untrained),
+        merges=sum("/merges/" in name and name.endswith("/validation") for name in names),
+        passes=sum(untrained),
+        seconds=_seconds(session, cost),
+        bytes_most=most,
+        bytes_left=left,
+        bytes_free=free,
+    )
+
+
+def _refuse_large_batches(session: Session) -> None:
+    problems = [
+        f"arms.{arm}.batch_size: is {options.batch_size}, but at train size {size} there are {count} "
+        f"training examples of {task}; a batch holds none of them twice"
+        for arm, options in session.resolved.arms.items()
+        for size, counts in session.train_counts.items()
+        for task, count in counts.items()
+        if options.batch_size > count
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _bytes(session: Session) -> tuple[int, int]:
+    """Return the bytes that will be written: at most at a time, and of them when all is finished."""
+    folder, resolved, keep = session.folder, session.resolved, session.config.keep
+    model = _model_bytes(session)
+    tasks = list(session.tasks)
+    experts = sum(
+        not folder.expert(cell, task).exists()
+        and not folder.figures(f"{cell}/experts/{task}/training").exists()
+        for cell in resolved.cells
+        for task in tasks
+    )
+    merges = len(resolved.cells) * len(resolved.merges) if "merges" in keep else len(resolved.arms)
+    base = 0 if folder.base.exists() else 1
+    training = _CHECKPOINT + 1 if experts else 0
+    most = base + experts + merges + training
+    return most * model, (base + merges + (experts if "experts" in keep else 0)) * model
+
+
+def _model_bytes(session: Session) -> int:
+    """Return the bytes of one checkpoint, whose weights are float32."""
+    location = session.folder.base if session.folder.base.exists() else session.config.model.path
+    headers = tensor_headers(local_folder(location, "model.path"))
+    return 4 * sum(header.count for header in headers.values())
+
+
+def _seconds(session: Session, cost: float) -> float | None:
+    """Return the time of this many examples passed forward, by a trial pass over one batch."""
+    if _model_bytes(session) > _TOO_LARGE_TO_TRY:
+        return None
+    cell, (name, task) = session.resolved.cells[0], next(iter(session.tasks.items()))
+    size = session.resolved.arms[cell.arm].batch_size
+    examples = session.splits(cell.train_size, cell.seed)[name].train
+    batch = examples.collate([index % len(examples) for index in range(size)]).to(session.device)
+    model = task.model(task.load_trunk()).train()
+    fastest = math.inf
+    for _ in range(3):  # the first warms up
+        start = time.perf_counter()
+        task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest / (3 * size) * cost
+
+
+def _free(folder: Path) -> int:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def _size(count: float) -> str:
+    unit = "MB" if count < 1e9 else "GB"
+    return f"{count / (1e6 if unit == 'MB' else 1e9):.{0 if unit == 'MB' else 1}f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

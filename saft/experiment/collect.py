@@ -1,0 +1,164 @@
+"""The figures of a folder -> `Results`, which results.json and the report are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saft.experiment.cells import Cell
+from saft.experiment.session import Session
+from saft.experiment.stages import interference_name, merge_name
+from saft.interference.quantity import Quantity
+from saft.optim import make_perturbation
+from saft.report.results import (
+    ArmFacts,
+    BaseResult,
+    CellResult,
+    Chosen,
+    ChosenPerTask,
+    CurvePoint,
+    ExpertResult,
+    MergeResult,
+    Protocol,
+    Results,
+    TaskFacts,
+)
+from saft.tasks import Score
+from saft.training.result import versions
+
+__all__ = ["collect"]
+
+
+def collect(session: Session) -> Results:
+    """Return the results of an experiment all of whose figures are known."""
+    figures = _Figures(session)
+    cells = [figures.cell(cell) for cell in session.resolved.cells]
+    return Results(
+        versions=versions(),
+        device="; ".join(dict.fromkeys(figures.devices)),
+        config=session.resolved.plain(),
+        protocol=_protocol(session),
+        arms={name: _arm(session, name) for name in session.resolved.arms},
+        base={name: figures.base(name) for name in session.tasks},
+        cells=cells,
+        quantities=figures.quantities,
+    )
+
+
+class _Figures:
+    """Reads figures, and remembers which devices and quantities it has met."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tests = session.config.test
+        self.devices: list[str] = []
+        self.quantities: dict[str, Quantity] = {}
+
+    def base(self, task: str) -> BaseResult:
+        return BaseResult(self._score(f"base/{task}/validation"), self._test(f"base/{task}"))
+
+    def cell(self, cell: Cell) -> CellResult:
+        experts = {task: self._expert(cell, task) for task in self.session.tasks}
+        measured = self._measured(interference_name(self.session, cell))
+        for task in self.session.tasks:
+            for quantity, value in self._measured(f"{cell}/experts/{task}/sharpness").items():
+                measured.setdefault(quantity, {})[task] = value
+        known = [expert.seconds for expert in experts.values() if expert.seconds is not None]
+        return CellResult(
+            train_size=cell.train_size,
+            arm=cell.arm,
+            seed=cell.seed,
+            experts=experts,
+            merges={method: self._merge(cell, method) for method in self.session.resolved.merges},
+            measured=measured,
+            seconds=sum(known) if len(known) == len(experts) else None,
+        )
+
+    def _expert(self, cell: Cell, task: str) -> ExpertResult:
+        name = f"{cell}/experts/{task}"
+        training = self._read(f"{name}/training")
+        self.devices.append(training["device"])
+        return ExpertResult(
+            validation=Score(**training["validation"]),
+            test=self._test(name),
+            steps=training["steps"],
+            seconds=training["seconds"],
+            passes=self.session.resolved.arms[cell.arm].passes,
+        )
+
+    def _merge(self, cell: Cell, method: str) -> MergeResult:
+        name = merge_name(self.session, cell, method)
+        choice = self._read(f"{name}/validation")
+        test = self._read(f"{name}/test") if self.tests else None
+        return MergeResult(
+            parameters=self.session.resolved.merges[method].parameters,
+            curve=[CurvePoint(trial["candidate"], _scores(trial["validation"])) for trial in choice["curve"]],
+            shared=Chosen(choice["shared"], test and _scores(test["shared"])),
+            per_task=ChosenPerTask(choice["per_task"], test and _scores(test["per_task"])),
+        )
+
+    def _measured(self, name: str) -> dict[str, Any]:
+        figures = self._read(name)
+        self.quantities |= {key: Quantity(**facts) for key, facts in figures["quantities"].items()}
+        return dict(figures["measured"])
+
+    def _score(self, name: str) -> Score:
+        return Score(**self._read(name))
+
+    def _test(self, name: str) -> Score | None:
+        return self._score(f"{name}/test") if self.tests else None
+
+    def _read(self, name: str) -> Any:
+        return self.session.folder.known(name)
+
+
+def _scores(scores: dict[str, Any]) -> dict[str, Score]:
+    return {task: Score(**score) for task, score in scores.items()}
+
+
+def _protocol(session: Session) -> Protocol:
+    """Return what a reader needs to know before any number."""
+    config = session.config
+    return Protocol(
+        tasks={name: _facts(session, name) for name in session.tasks},
+        seeds=list(config.seeds),
+        train_sizes=dict(config.regimes),
+        coefficient=(
+            "The scaling coefficient is chosen on the validation examples only. Shared: one for all tasks,"
+            " the one with the best mean normalized validation figure. Per task: for each task the one that"
+            " validates best on it, so up to one model per task."
+        ),
+        test_reads=(
+            "The test split is read once: by the experts and the chosen merges, after every choice was made."
+            if config.test
+            else "The test split was not read: every figure is of the validation split."
+        ),
+        tests=config.test,
+    )
+
+
+def _facts(session: Session, name: str) -> TaskFacts:
+    task, facts = session.tasks[name], session.tasks[name].facts()
+    sizes = session.sizes[name]
+    return TaskFacts(
+        kind=session.config.tasks[name]["kind"],
+        metric=task.metric,
+        train={size: counts[name] for size, counts in session.train_counts.items()},
+        validation=sizes["validation"],
+        test=sizes["test"] if session.config.test else None,
+        labels=facts.pop("labels", None),
+        facts=facts,
+    )
+
+
+def _arm(session: Session, name: str) -> ArmFacts:
+    options = session.resolved.arms[name]
+    ascent = options.perturbation
+    return ArmFacts(
+        description=session.resolved.description(name),
+        perturbation=ascent["name"] if ascent else None,
+        rho=make_perturbation(**ascent).rho if ascent else None,
+        steps=options.steps,
+        passes=options.passes,
+        select_steps=list(options.select_steps),
+        extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")},
+    )

@@ -1,0 +1,69 @@
+"""What of a finished experiment stays on disk: experts, merges, or of the merges the best only."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from saft.experiment.cells import Cell
+from saft.experiment.selection import mean_normalized
+from saft.experiment.session import Session
+from saft.experiment.stages import merge_name, write_merge
+
+__all__ = ["best_merges", "settle"]
+
+
+def settle(session: Session) -> None:
+    """Leave on disk what the config's `keep` says, now that every figure is known.
+
+    Without merges in it, the best merge of each arm and train size is written, and the others are removed.
+    Only what belongs to this config is touched: an arm that was taken out of it keeps its files. Nothing is
+    trained again just to be kept.
+    """
+    tasks, keep = list(session.tasks), session.config.keep
+    best = best_merges(session)
+    for cell in session.resolved.cells:
+        experts = [session.folder.expert(cell, task) for task in tasks]
+        for method in session.resolved.merges:
+            if "merges" in keep or (cell, method) in best:
+                if all(folder.exists() for folder in experts):
+                    write_merge(session, cell, method)
+            else:
+                _remove(session.folder.merge(cell, tasks, method))
+        for folder in experts if "experts" not in keep else ():
+            _remove(folder)
+
+
+def best_merges(session: Session) -> set[tuple[Cell, str]]:
+    """Return the best merge of each arm and train size, by mean normalized validation score over the tasks.
+
+    The seeds compete with each other too; of equals, the first is taken.
+    """
+    worth: dict[tuple[str, str], dict[tuple[Cell, str], float]] = defaultdict(dict)
+    for cell in session.resolved.cells:
+        experts = {
+            task: session.folder.known(f"{cell}/experts/{task}/training")["validation"]["value"]
+            for task in session.tasks
+        }
+        for method in session.resolved.merges:
+            choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
+            chosen = next(trial for trial in choice["curve"] if trial["candidate"] == choice["shared"])
+            values = {task: score["value"] for task, score in chosen["validation"].items()}
+            value = mean_normalized(values, experts, session.metrics)
+            worth[cell.train_size, cell.arm][cell, method] = value
+    return {max(merges, key=lambda merge: merges[merge]) for merges in worth.values()}
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, and the folders above it that are empty then; it is gone at once or still whole."""
+    if not folder.exists():
+        return
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+    for above in folder.parents:
+        if any(above.iterdir()):
+            return
+        above.rmdir()

@@ -1,0 +1,20 @@
+"""One cell after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saft.experiment.cells import Cell
+from saft.experiment.events import Tell
+from saft.experiment.executors import EXECUTORS
+from saft.experiment.session import Session
+from saft.experiment.stages import carry_out_cell
+
+__all__ = ["serial"]
+
+
+@EXECUTORS.register("serial")
+def serial(session: Session, cells: Sequence[Cell], tell: Tell) -> None:
+    """Compute the cells in their order."""
+    for cell in cells:
+        carry_out_cell(session, cell, tell)

@@ -1,0 +1,139 @@
+"""The folder of an experiment: config.yaml, base, experts, merges, and files of figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saft import config as configs
+from saft.errors import UserError
+from saft.experiment.cells import Cell
+from saft.experiment.run_config import RunConfig
+from saft.files.lock import locked
+from saft.files.staging import write_text
+
+__all__ = ["ExperimentFolder", "team"]
+
+CONFIG = "config.yaml"
+LOCK = ".lock"
+
+
+def team(tasks: Sequence[str]) -> str:
+    """Return the name of a set of tasks, which merges and their figures are filed under.
+
+    Example:
+        >>> team(["news", "tweets"])
+        'news+tweets'
+    """
+    return "+".join(tasks)
+
+
+class ExperimentFolder:
+    """Knows where everything of an experiment lies, and keeps its figures.
+
+    Every figure is in a file of its own as soon as it is known, together with the part of the config that it
+    rests on. A file is complete or absent.
+
+    Args:
+        path: the folder; need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def base(self) -> Path:
+        """The copy of the pretrained model that every checkpoint of the experiment starts from."""
+        return self.path / "base"
+
+    def expert(self, cell: Cell, task: str) -> Path:
+        """Return the checkpoint folder of one fine-tuned model."""
+        return self.path / "experts" / str(cell) / task
+
+    def merge(self, cell: Cell, tasks: Sequence[str], method: str) -> Path:
+        """Return the checkpoint folder of one merged model of these tasks."""
+        return self.path / "merges" / str(cell) / team(tasks) / method
+
+    def figures(self, name: str) -> Path:
+        """Return the file of the figures of this name, such as `limited/sam/seed0/experts/news/test`."""
+        return self.path / "figures" / f"{name}.json"
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Return a block in which no other `saft run` works in the folder.
+
+        Raises:
+            UserError: another does.
+        """
+        return locked(self.path / LOCK, f"out: {self.path}")
+
+    # --- config.yaml -------------------------------------------------------------------------------------
+
+    def refuse_strangers(self) -> None:
+        """Refuse a place that is not free and holds no experiment.
+
+        Raises:
+            UserError: it is a file, or a folder of something else.
+        """
+        if self.path.is_file():
+            raise UserError(f"{self.path}: is a file; choose another `out`")
+        strangers = self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir())
+        if strangers and not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path}: is not empty, and is not a run of saft; choose another `out`")
+
+    def write_config(self, plain: Mapping[str, Any]) -> None:
+        """Write config.yaml, what `Resolved.plain` gives."""
+        text = yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True, width=110)
+        write_text(self.path / CONFIG, text)
+
+    def read_config(self) -> RunConfig:
+        """Return the config that the folder holds, so that any process can go on with it.
+
+        Raises:
+            UserError: there is none, or a value of it has been made wrong.
+        """
+        file = self.path / CONFIG
+        return configs.parse(RunConfig, {**configs.read(file), "out": str(self.path)}, str(file))
+
+    # --- figures -----------------------------------------------------------------------------------------
+
+    def known(self, name: str) -> Any:
+        """Return the figures of this name, or None where they are not known yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return self._read(name)["figures"] if self.figures(name).is_file() else None
+
+    def foundation(self, name: str) -> dict[str, Any] | None:
+        """Return what the figures of this name rest on, or None where they are not known yet."""
+        return dict(self._read(name)["rests_on"]) if self.figures(name).is_file() else None
+
+    def remembered(self, name: str, rests_on: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """Return the figures of this name, computing and writing them first if they are not known.
+
+        What is returned was always read from the file, so a first and a resumed run see the same values.
+
+        Args:
+            name: of the figures.
+            rests_on: place in the config -> plain value, everything that decides the figures.
+            compute: gives the figures, plain values.
+        """
+        if not self.figures(name).is_file():
+            content = {"figures": compute(), "rests_on": dict(rests_on)}
+            write_text(self.figures(name), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return self._read(name)["figures"]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.figures(name)
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            return {"figures": content["figures"], "rests_on": content["rests_on"]}
+        except (ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{file}: is not a file of figures; delete it, and it is computed again"
+            ) from None

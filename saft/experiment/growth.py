@@ -1,0 +1,156 @@
+"""What figures rest on, so that a run can grow: only a change of what existing figures rest on is refused.
+
+Every figures file names the part of the config that decided it, and the fingerprints of the files that were
+read for it. A further seed, arm, merge, train size or task leaves all of them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saft import config as configs
+from saft.errors import UserError
+from saft.experiment.cells import Cell
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.resolve import Resolved
+from saft.files.checkpoint import read_manifest, weight_files
+from saft.files.fingerprints import fingerprint
+from saft.files.locations import folder as local_folder
+from saft.files.locations import is_hub_id
+from saft.tasks import Task
+
+__all__ = ["Files", "Foundations", "files_of", "refuse_changes"]
+
+Files = Mapping[str, Mapping[str, str]]
+"""Place in the config -> file -> SHA-256, of the model's weights and of each task's data."""
+
+
+def files_of(model: str, base: Path, tasks: Mapping[str, Task]) -> Files:
+    """Return the fingerprints of the files that an experiment rests on.
+
+    Args:
+        model: where the pretrained model is. Once it is copied, it need not be there any more.
+        base: the experiment's copy of it, or where that will be.
+        tasks: name -> task.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    gone = base.exists() and not is_hub_id(model) and not Path(model).expanduser().exists()
+    if base.exists() and (gone or is_hub_id(model)):
+        weights = dict(read_manifest(base)["sha256"])
+    else:
+        weights = {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}
+    data = {
+        f"tasks.{name}": {
+            location: fingerprint(file) for location, file in task.files(f"tasks.{name}").items()
+        }
+        for name, task in tasks.items()
+    }
+    return {"model": weights, **data}
+
+
+class Foundations:
+    """Says what each kind of figures rests on: {"config": a part of the config, "files": fingerprints}.
+
+    Args:
+        resolved: the experiment.
+        files: fingerprints of what it reads.
+    """
+
+    def __init__(self, resolved: Resolved, files: Files) -> None:
+        self.plain = resolved.plain()
+        self.files = files
+
+    def base(self, task: str) -> dict[str, Any]:
+        """Return what a validation score of the untouched base rests on."""
+        files = {place: dict(self.files[place]) for place in ("model", f"tasks.{task}")}
+        config = {"model": {"pooling": self.plain["model"]["pooling"]}}
+        config |= {"tasks": {task: self.plain["tasks"][task]}}
+        return union({"config": config, "files": files}, self._keys("validation_examples"))
+
+    def expert(self, cell: Cell, task: str) -> dict[str, Any]:
+        """Return what a fine-tuned model rests on; the seed is in the names of its files."""
+        arm = {key: value for key, value in self.plain["arms"][cell.arm].items() if key != "description"}
+        size = self.plain["regimes"][cell.train_size]
+        config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}
+        return union(self.base(task), {"config": config}, self._keys("trainer"))
+
+    def experts(self, cell: Cell) -> dict[str, Any]:
+        """Return what the fine-tuned models of all tasks rest on."""
+        return union(*(self.expert(cell, task) for task in self.plain["tasks"]))
+
+    def sharpness(self, cell: Cell, task: str) -> dict[str, Any]:
+        """Return what the sharpness of a fine-tuned model rests on."""
+        return union(self.expert(cell, task), self._keys("sharpness_rho", "sharpness_examples"))
+
+    def interference(self, cell: Cell) -> dict[str, Any]:
+        """Return what the measures of the task vectors rest on."""
+        return union(self.experts(cell), self._keys("density"))
+
+    def merge(self, cell: Cell, method: str) -> dict[str, Any]:
+        """Return what a merge, and the choice of its coefficient, rest on."""
+        config = {"merges": {method: self.plain["merges"][method]}}
+        return union(self.experts(cell), {"config": config})
+
+    def tested(self, foundation: dict[str, Any]) -> dict[str, Any]:
+        """Return what test scores rest on, of a model that rests on this foundation."""
+        return union(foundation, self._keys("test_examples"))
+
+    def _keys(self, *keys: str) -> dict[str, Any]:
+        return {"config": {key: self.plain[key] for key in keys}}
+
+
+def union(*mappings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of several nested mappings, which agree where they meet.
+
+    Example:
+        >>> union({"tasks": {"a": 1}}, {"tasks": {"b": 2}, "density": 0.2})
+        {'tasks': {'a': 1, 'b': 2}, 'density': 0.2}
+    """
+    result: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            nested = isinstance(value, Mapping)
+            result[key] = union(result.get(key, {}), value) if nested else value
+    return result
+
+
+def refuse_changes(folder: ExperimentFolder, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to go on where figures that are known already rest on something else than the config says now.
+
+    Args:
+        folder: of the experiment.
+        wanted: name of the figures -> what they rest on now.
+
+    Raises:
+        UserError: naming what has changed, and the files that rest on it.
+    """
+    changes: dict[str, list[str]] = {}
+    for name, now in wanted.items():
+        before = folder.foundation(name)
+        for change in () if before is None else _changes(before, now):
+            changes.setdefault(change, []).append(name)
+    if not changes:
+        return
+    told = [
+        f"{change} ({len(names)} file{'s' if len(names) > 1 else ''} of figures, such as "
+        f"{folder.figures(names[0]).relative_to(folder.path)})"
+        for change, names in list(changes.items())[:3]
+    ]
+    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+    raise UserError(
+        f"{folder.path}: holds figures that rest on something else: {'; '.join(told)}{more}. "
+        "Choose another `out`, or give what has changed a new name, as an arm of its own"
+    )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    yield from configs.differences(before["config"], now["config"])
+    for place, files in now["files"].items():
+        for file, digest in files.items():
+            known = before["files"].get(place, {}).get(file)
+            if known is not None and known != digest:
+                yield f"{place}: the content of {file} has changed"

@@ -1,0 +1,106 @@
+"""A run's config with every default filled in: how arms train, what merges try, which cells there are."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from saft import config as configs
+from saft.errors import UserError
+from saft.experiment.cells import Cell, grid
+from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.merging.methods import METHODS
+from saft.merging.per_task import PerTaskMethod
+from saft.training.options import TrainingOptions
+
+__all__ = ["Resolved", "resolve"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment as it will be carried out.
+
+    Args:
+        config: as the user wrote it.
+        arms: arm -> how it trains, the common options with the arm's own changes.
+        merges: method -> its parameters, and the coefficients to choose from, at least one.
+    """
+
+    config: RunConfig
+    arms: dict[str, TrainingOptions]
+    merges: dict[str, MergeOptions]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, in the order in which they are run and reported."""
+        return grid(self.config.regimes, self.arms, self.config.seeds)
+
+    def description(self, arm: str) -> str:
+        """Return the words that the report has for an arm: the user's, or its name."""
+        return str(self.config.arms[arm].get("description", arm))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the whole config as plain values, as config.yaml holds it.
+
+        It is a config of `saft run` again, without `out`, since a folder may be moved, and without
+        `training`, since each arm says everything.
+        """
+        plain = dataclasses.asdict(self.config)
+        del plain["out"], plain["training"]
+        plain["arms"] = {
+            name: {"description": self.description(name), **dataclasses.asdict(options)}
+            for name, options in self.arms.items()
+        }
+        plain["merges"] = {name: dataclasses.asdict(options) for name, options in self.merges.items()}
+        # Through YAML and back, so that it equals what a file holds: lists for tuples.
+        through: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(plain), sort_keys=False))
+        return through
+
+
+def resolve(config: RunConfig) -> Resolved:
+    """Fill in every default.
+
+    Raises:
+        UserError: an arm, a method, or one of their values does not exist; all of them at once.
+    """
+    problems: list[str] = []
+    arms, merges = {}, {}
+    common = dataclasses.asdict(config.training)
+    for name, changes in config.arms.items():
+        changes = {key: value for key, value in changes.items() if key != "description"}
+        try:
+            arms[name] = configs.parse(TrainingOptions, common | changes, "", f"arms.{name}")
+        except UserError as error:
+            problems += error.problems
+    for name, options in config.merges.items():
+        try:
+            merges[name] = _merge(name, options)
+        except UserError as error:
+            problems += (f"merges.{name}: {problem}" for problem in error.problems)
+    if problems:
+        raise UserError(*problems)
+    return Resolved(config, arms, merges)
+
+
+def _merge(name: str, options: MergeOptions) -> MergeOptions:
+    """Return the options with the method's own grid where the user gives none."""
+    method = METHODS.get(name).build(options.parameters)
+    if isinstance(method, PerTaskMethod):
+        raise UserError(
+            "keeps a part per task and gives no single model, which `saft run` compares; "
+            "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
+        )
+    if method.needs_adapters:
+        raise UserError("merges LoRA adapters, but `saft run` trains whole models")
+    if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
+        raise UserError(f"scaling: {name} has no scaling coefficient; leave it out")
+    return dataclasses.replace(options, scaling=options.scaling or list(method.scaling_grid))
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

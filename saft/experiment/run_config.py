@@ -1,0 +1,82 @@
+"""What `saft run` is told: tasks, arms, merges, seeds and train sizes, and what is read of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from saft import config as configs
+from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
+from saft.models import ModelConfig
+from saft.training.options import TrainingOptions
+
+__all__ = ["MergeOptions", "RunConfig"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class MergeOptions:
+    """How a method is tried: its parameters, and the scaling coefficients to choose from."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the method; see `saft methods NAME`."""
+    scaling: list[FiniteFloat] = field(default_factory=list)
+    """Scaling coefficients to choose from on validation data; empty takes the method's own grid."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.scaling)) < len(self.scaling):
+            raise ValueError(f"scaling: holds a coefficient twice: {self.scaling}")
+
+
+@configs.checked
+@dataclass(frozen=True)
+class RunConfig:
+    """What `saft run` needs."""
+
+    out: str
+    """The folder of the experiment."""
+    model: ModelConfig
+    """The pretrained model."""
+    tasks: dict[Name, dict[str, Any]]
+    """Task name -> `kind` and the keys of that kind; see saft/tasks."""
+    arms: dict[Name, dict[str, Any]]
+    """Arm -> what it changes of `training`, and `description`, its words in the report."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """How every arm trains, unless it says otherwise."""
+    merges: dict[str, MergeOptions] = field(
+        default_factory=lambda: {
+            name: MergeOptions() for name in ("average", "task_arithmetic", "ties", "pcb")
+        }
+    )
+    """Method -> its parameters and the coefficients to choose from."""
+    seeds: Seeds = field(default_factory=lambda: [0])
+    """Each seed draws the training examples, their order, and dropout anew."""
+    regimes: dict[Name, Count | None] = field(default_factory=lambda: {"all": None})
+    """Name -> training examples of each task; null is all. Every arm and seed is run with each."""
+    validation_examples: Count | None = None
+    """At most this many validation examples of each task."""
+    test_examples: Count | None = None
+    """At most this many test examples of each task; null reads the whole test split."""
+    test: bool = True
+    """Read the test split at the end; false stops before, for choosing rho or steps on validation data."""
+    density: Fraction = 0.2
+    """Fraction of each task vector kept by the trimmed measures of interference, in (0, 1]."""
+    sharpness_rho: NonNegative = 0.02
+    """Radius of the worst-case sharpness of each expert, in weight space."""
+    sharpness_examples: Count = 64
+    """Validation examples that the sharpness is measured on."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of lightning.Trainer: accelerator, devices, precision ..."""
+    keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
+    """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
+    the best of each arm and train size stays; without experts, a further merge method trains them again."""
+    executor: str = "serial"
+    """Who computes the cells: serial, one after the other in this process."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "arms", "merges", "regimes"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: must not be empty")
+        for name, changes in self.arms.items():
+            if not isinstance(changes.get("description", ""), str):
+                raise ValueError(f"arms.{name}.description: must be a text")

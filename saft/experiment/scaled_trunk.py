@@ -1,0 +1,37 @@
+"""A merged trunk at any scaling coefficient, from one merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from saft.merging.stream.engine import apply
+
+__all__ = ["ScaledTrunk"]
+
+
+class ScaledTrunk:
+    """A trunk that can be set to base + lambda * merged task vector for any lambda.
+
+    The weights are, to the bit, those that `saft merge` writes with this lambda: they are computed on the CPU
+    and then moved to the trunk's device.
+
+    Args:
+        trunk: at the base's weights, float32; is changed in place.
+        task_vector: name -> merged task vector; what is not named stays as in the base.
+    """
+
+    def __init__(self, trunk: nn.Module, task_vector: Mapping[str, Tensor]) -> None:
+        self.trunk = trunk
+        self.task_vector = task_vector
+        self.base = {name: value.to("cpu", copy=True) for name, value in trunk.state_dict().items()}
+
+    def by(self, value: float) -> nn.Module:
+        """Return the trunk, set to this scaling coefficient."""
+        state = {
+            name: apply(tensor, self.task_vector[name], value) if name in self.task_vector else tensor
+            for name, tensor in self.base.items()
+        }
+        self.trunk.load_state_dict(state)
+        return self.trunk

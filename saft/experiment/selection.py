@@ -1,0 +1,143 @@
+"""Choosing on validation data: a search gives trials, and the best is taken, for all tasks or for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from saft.tasks.metric import Metric, Score
+
+__all__ = ["Grid", "Search", "Trial", "Validate", "mean_normalized", "per_task", "shared"]
+
+Validate = Callable[[float], dict[str, Score]]
+"""Candidate -> task -> validation score."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate, and what it was worth.
+
+    Args:
+        candidate: a scaling coefficient, or whatever else is searched: a radius, a number of steps.
+        validation: task -> score on validation examples, the same in every trial.
+    """
+
+    candidate: float
+    validation: dict[str, Score]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Task -> raw validation value."""
+        return {task: score.value for task, score in self.validation.items()}
+
+
+class Search(Protocol):
+    """How candidates are tried. Another search is another class with this method."""
+
+    def trials(self, validate: Validate) -> list[Trial]:
+        """Try candidates, asking for the validation scores of each, and return all that were tried."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tries every one of a list of candidates.
+
+    Example:
+        >>> trials = Grid([1, 2]).trials(lambda candidate: {"a": Score(candidate / 10, None, 5)})
+        >>> [(trial.candidate, trial.values) for trial in trials]
+        [(1, {'a': 0.1}), (2, {'a': 0.2})]
+    """
+
+    candidates: Sequence[float]
+
+    def trials(self, validate: Validate) -> list[Trial]:
+        """Try them in their order."""
+        return [Trial(candidate, validate(candidate)) for candidate in self.candidates]
+
+
+def shared(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapping[str, Metric]) -> float:
+    r"""Return the candidate with the best mean normalized validation value; of equals, the smallest.
+
+    .. math:: \lambda^* = \arg\max_\lambda \frac1K \sum_t \frac{a_t(\lambda)}{a_t(\text{expert})}
+
+    This is one model for all tasks, the protocol of task arithmetic (Ilharco et al., 2023).
+
+    Args:
+        trials: at least one.
+        experts: task -> the single-task model's validation value.
+        metrics: task -> what the values are.
+
+    Example:
+        >>> accuracy = Metric("accuracy", "%")
+        >>> scores = {0.3: {"a": 0.6, "b": 0.2}, 0.6: {"a": 0.5, "b": 0.4}}
+        >>> trials = Grid([0.3, 0.6]).trials(
+        ...     lambda candidate: {task: Score(value, None, 5) for task, value in scores[candidate].items()}
+        ... )
+        >>> shared(trials, {"a": 1.0, "b": 0.5}, {"a": accuracy, "b": accuracy})
+        0.6
+    """
+
+    def worth(trial: Trial) -> tuple[float, float]:
+        mean = mean_normalized(trial.values, experts, metrics)
+        return (-math.inf if math.isnan(mean) else mean, -trial.candidate)
+
+    return max(trials, key=worth).candidate
+
+
+def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Return for each task the candidate that validates best on it; of equals, the smallest.
+
+    This gives up to one model per task, so its mean is not that of a merged model: it is the protocol of the
+    SAFT paper's code, printed beside the honest one for comparison.
+
+    Args:
+        trials: at least one.
+        metrics: task -> what the values are.
+
+    Example:
+        >>> loss = Metric("loss", "nats", higher_is_better=False, scale=1)
+        >>> trials = [Trial(0.3, {"b": Score(3.0, None, 5)}), Trial(0.6, {"b": Score(2.0, None, 5)})]
+        >>> per_task(trials, {"b": loss})
+        {'b': 0.6}
+    """
+
+    def worth(trial: Trial, task: str) -> tuple[float, float]:
+        value = trial.validation[task].value
+        upward = value if metrics[task].higher_is_better else -value
+        return (-math.inf if math.isnan(value) else upward, -trial.candidate)
+
+    return {
+        task: max(trials, key=lambda trial: worth(trial, task)).candidate for task in trials[0].validation
+    }
+
+
+def mean_normalized(
+    values: Mapping[str, float], experts: Mapping[str, float], metrics: Mapping[str, Metric]
+) -> float:
+    """Return the mean over the tasks of value over expert, or expert over value where lower is better.
+
+    1 is as good as the experts, and more is better. A task whose expert is at 0 or below (a correlation may
+    be) is left unnormalized.
+
+    Args:
+        values: task -> raw value of one model.
+        experts: task -> raw value of its single-task model.
+        metrics: task -> what the values are.
+
+    Example:
+        >>> mean_normalized({"a": 0.4}, {"a": 0.8}, {"a": Metric("accuracy", "%")})
+        0.5
+        >>> mean_normalized({"a": 4.0}, {"a": 2.0}, {"a": Metric("loss", "nats", False)})
+        0.5
+    """
+    return sum(_normalized(value, experts[task], metrics[task]) for task, value in values.items()) / len(
+        values
+    )
+
+
+def _normalized(value: float, expert: float, metric: Metric) -> float:
+    if metric.higher_is_better:
+        return value / expert if expert > 0 else value
+    return expert / value if expert > 0 and value > 0 else -value

@@ -1,0 +1,131 @@
+"""What the cells of an experiment share in one process: the tasks, their data, the base."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from saft import tasks
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.growth import Files, files_of
+from saft.experiment.resolve import Resolved, resolve
+from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
+from saft.files.locations import folder as local_folder
+from saft.models import ModelConfig
+from saft.tasks import BoundTask, Limits, Metric, Splits, TaskModel
+from saft.training.result import write_trunk
+from saft.training.trainer import device_of
+
+__all__ = ["Session", "open_session"]
+
+
+class Session:
+    """An experiment at work in one process.
+
+    Args:
+        resolved: the experiment.
+        folder: its folder.
+
+    Raises:
+        UserError: the model, a task, or a file of its data is missing or does not fit.
+    """
+
+    def __init__(self, resolved: Resolved, folder: ExperimentFolder) -> None:
+        self.resolved = resolved
+        self.config = resolved.config
+        self.folder = folder
+        self.device = device_of(self.config.trainer)
+        self.base = ModelConfig(str(folder.base), self.config.model.pooling)
+        start = self.base if folder.base.exists() else self.config.model
+        declared = {name: tasks.build(name, keys, "tasks") for name, keys in self.config.tasks.items()}
+        self.tasks: dict[str, BoundTask] = {
+            name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
+        }
+        self.files: Files = files_of(self.config.model.path, folder.base, declared)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Task -> what its scores are."""
+        return {name: task.metric for name, task in self.tasks.items()}
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a session lives as long as its process
+    def splits(self, train_size: str, seed: int) -> Mapping[str, Splits]:
+        """Return every task's data at one train size, as one seed draws it."""
+        limits = Limits(
+            self.config.regimes[train_size],
+            self.config.validation_examples,
+            self.config.test_examples if self.config.test else 0,
+            seed,
+        )
+        return {name: task.examples(limits) for name, task in self.tasks.items()}
+
+    @functools.cached_property
+    def train_counts(self) -> dict[str, dict[str, int]]:
+        """Train size -> task -> number of training examples, the same for every seed."""
+        seed = self.config.seeds[0]
+        return {
+            size: {name: len(part.train) for name, part in self.splits(size, seed).items()}
+            for size in self.config.regimes
+        }
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Task -> split -> number of validation and test examples, the same in every cell."""
+        first = self.resolved.cells[0]
+        parts = self.splits(first.train_size, first.seed)
+        return {
+            name: {"validation": len(part.validation), "test": len(part.test)} for name, part in parts.items()
+        }
+
+    def examples_of(self, split: str) -> float:
+        """Return the examples of a split, of all tasks together: what one pass over it costs."""
+        return float(sum(sizes[split] for sizes in self.sizes.values()))
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def model(self, task: str, folder: Path) -> TaskModel:
+        """Load the model of a task from a checkpoint folder; the last one is held."""
+        return self.tasks[task].model(self.trunk(folder), head_from=folder)
+
+    def trunk(self, folder: Path | None = None) -> nn.Module:
+        """Load a trunk of the experiment: of a checkpoint folder, or the base's."""
+        return next(iter(self.tasks.values())).load_trunk(folder or self.base.path)
+
+    def write_base(self) -> None:
+        """Write the pretrained trunk and every task's first head to `base`, if one of them is missing."""
+        base = self.folder.base
+        if base.exists() and all((base / HEADS / f"{name}.safetensors").exists() for name in self.tasks):
+            return
+        source = base if base.exists() else local_folder(self.config.model.path, "model.path")
+        known = read_manifest(base) if base.exists() else {"tasks": {}, "sha256": dict(self.files["model"])}
+        bound = next(iter(self.tasks.values()))
+        trunk = bound.load_trunk(source)
+        with staged(base, overwrite=True) as folder:
+            write_trunk(trunk.state_dict(), source, folder)
+            for task in self.tasks.values():
+                task.save_head(task.model(trunk), folder)
+            write_manifest(
+                folder,
+                {
+                    "kind": "base",
+                    "location": self.config.model.path,
+                    "tasks": known["tasks"] | self.config.tasks,
+                    "pooling": self.config.model.pooling,
+                    "sha256": known["sha256"],
+                },
+            )
+
+
+def open_session(folder: str | Path) -> Session:
+    """Return the session of an experiment that `saft run` has begun, from its folder alone.
+
+    Args:
+        folder: with config.yaml and `base`.
+
+    Raises:
+        UserError: there is none, or its data are no longer there.
+    """
+    place = ExperimentFolder(folder)
+    return Session(resolve(place.read_config()), place)

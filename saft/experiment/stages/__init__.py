@@ -1,0 +1,58 @@
+"""The steps of an experiment, in the order in which they can be computed, and a cell run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from saft.experiment.cells import Cell, find
+from saft.experiment.events import Tell
+from saft.experiment.session import Session, open_session
+from saft.experiment.stages.base_model import base_model_steps
+from saft.experiment.stages.expert import expert_steps
+from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
+from saft.experiment.stages.merge_experts import merge_name, merge_steps, write_merge
+from saft.experiment.stages.step import Step, carry_out
+
+__all__ = [
+    "Step",
+    "base_model_steps",
+    "carry_out",
+    "carry_out_cell",
+    "cell_steps",
+    "interference_name",
+    "merge_name",
+    "run_cell",
+    "write_merge",
+]
+
+
+def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield every step of a cell: each expert, the interference, each merge."""
+    for task in session.tasks:
+        yield from expert_steps(session, cell, task)
+    yield from measure_weights_steps(session, cell)
+    for method in session.resolved.merges:
+        yield from merge_steps(session, cell, method)
+
+
+def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
+    """Compute what is missing of a cell, and write its merges if they are to be kept."""
+    carry_out(session.folder, str(cell), cell_steps(session, cell), tell)
+    for method in session.resolved.merges if "merges" in session.config.keep else ():
+        write_merge(session, cell, method)
+
+
+def run_cell(folder: str | Path, cell: str, tell: Tell = lambda event: None) -> None:
+    """Compute what is missing of one cell, in any process, from the experiment's folder alone.
+
+    Args:
+        folder: of an experiment that `saft run` has begun: with config.yaml and `base`.
+        cell: name of the cell, for example "limited/sam/seed0".
+        tell: is told what is being done, and how much of it.
+
+    Raises:
+        UserError: there is no such experiment or cell, or its data are no longer there.
+    """
+    session = open_session(folder)
+    carry_out_cell(session, find(cell, session.resolved.cells), tell)

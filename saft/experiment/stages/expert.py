@@ -1,0 +1,119 @@
+"""One expert: fine-tune on one task, then measure its sharpness, and test it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saft import config as configs
+from saft.errors import UserError
+from saft.experiment.cells import Cell
+from saft.experiment.growth import Foundations
+from saft.experiment.session import Session
+from saft.experiment.stages.step import Step, as_plain
+from saft.files.checkpoint import read_manifest
+from saft.interference.sharpness import Sharpness
+from saft.measure import sharpness
+from saft.progress import Bar
+from saft.training.fine_tuning import fine_tune, training_cost
+from saft.training.options import TrainConfig
+from saft.training.result import TrainResult
+
+__all__ = ["expert_folder", "expert_steps"]
+
+
+def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
+    """Yield the steps of one expert: train, measure the sharpness, test."""
+    foundations = Foundations(session.resolved, session.files)
+    bound, sizes = session.tasks[task], session.sizes[task]
+    options = session.resolved.arms[cell.arm]
+    _train_config(session, cell, task)  # which checks what only training knows
+
+    def trained(bar: Bar) -> dict[str, Any]:
+        result = _trained(session, cell, task, bar)
+        return {
+            "validation": dataclasses.asdict(result.validation),
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "device": device_name(session.device),
+        }
+
+    def sharp(_: Bar) -> dict[str, Any]:
+        model = session.model(task, expert_folder(session, cell, task))
+        config = session.config
+        validation = session.splits(cell.train_size, cell.seed)[task].validation
+        measure = Sharpness(config.sharpness_rho)
+        measured = sharpness(bound, model, validation, measure, config.sharpness_examples)
+        return {"measured": measured, "quantities": as_plain(measure.quantities)}
+
+    def tested(_: Bar) -> dict[str, Any]:
+        model = session.model(task, expert_folder(session, cell, task))
+        return dataclasses.asdict(bound.score(model, session.splits(cell.train_size, cell.seed)[task].test))
+
+    where = f"{cell}/experts/{task}"
+    rests_on = foundations.expert(cell, task)
+    yield Step(f"{where}/training", f"train on {task}", rests_on, training_cost(options), trained)
+    batch = float(min(session.config.sharpness_examples, sizes["validation"]))
+    measured = foundations.sharpness(cell, task)
+    yield Step(f"{where}/sharpness", f"measure the sharpness on {task}", measured, 6 * batch, sharp)
+    if session.config.test:
+        rests_on = foundations.tested(rests_on)
+        yield Step(f"{where}/test", f"test the expert on {task}", rests_on, float(sizes["test"]), tested)
+
+
+def expert_folder(session: Session, cell: Cell, task: str) -> Path:
+    """Return the checkpoint folder of an expert, which is trained again where it was not kept."""
+    return _trained(session, cell, task, Bar(0)).folder
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called in reports: a GPU's model, or the CPU with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def _train_config(session: Session, cell: Cell, task: str) -> TrainConfig:
+    config = session.config
+    return TrainConfig(
+        model=session.base,
+        task=config.tasks[task],
+        out=str(session.folder.expert(cell, task)),
+        name=task,
+        training=session.resolved.arms[cell.arm],
+        seed=cell.seed,
+        train_examples=config.regimes[cell.train_size],
+        validation_examples=config.validation_examples,
+        trainer=config.trainer,
+    )
+
+
+def _trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
+    config = _train_config(session, cell, task)
+    folder = Path(config.out)
+    if folder.exists():
+        _refuse_another(session, folder, config)
+        return TrainResult.read(folder)
+    splits = session.splits(cell.train_size, cell.seed)[task]
+    return fine_tune(config, splits=splits, progress=bar)
+
+
+def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None:
+    """Refuse an expert that was trained otherwise, before its figures could tell."""
+    manifest = read_manifest(folder)
+    before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
+    for unessential in ("out", "model", "tensorboard", "checkpoint_every"):
+        before.pop(unessential, None)
+        now.pop(unessential, None)
+    before["data files"] = manifest["data"]["sha256"]
+    now["data files"] = session.files[f"tasks.{config.name}"]
+    changes = list(configs.differences(before, now))
+    if changes:
+        raise UserError(
+            f"{folder}: was trained otherwise: {'; '.join(changes[:3])}; choose another `out`, or delete it"
+        )

@@ -1,0 +1,35 @@
+"""The task vectors of a cell beside each other: norms, cosines, sign conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from saft.experiment.cells import Cell
+from saft.experiment.folder import team
+from saft.experiment.growth import Foundations
+from saft.experiment.session import Session
+from saft.experiment.stages.expert import expert_folder
+from saft.experiment.stages.step import Step, as_plain
+from saft.measure import weight_interference
+from saft.progress import Bar
+
+__all__ = ["interference_name", "measure_weights_steps"]
+
+
+def measure_weights_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield the step that measures the interference of the cell's task vectors."""
+
+    def measured(_: Bar) -> dict[str, Any]:
+        folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
+        found = weight_interference(session.base.path, folders, session.config.density)
+        return {"measured": found.measured, "quantities": as_plain(found.quantities)}
+
+    rests_on = Foundations(session.resolved, session.files).interference(cell)
+    words = "measure the interference of the experts"
+    yield Step(interference_name(session, cell), words, rests_on, 0.0, measured)
+
+
+def interference_name(session: Session, cell: Cell) -> str:
+    """Return the name of the figures."""
+    return f"{cell}/interference/{team(list(session.tasks))}"

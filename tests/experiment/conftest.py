@@ -1,0 +1,32 @@
+"""A tiny experiment of one arm and one merge, begun once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft import config
+from saft.experiment import RunConfig
+from saft.run import run
+
+
+@pytest.fixture(scope="session")
+def small(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "model": {"path": str(tiny_model)},
+        "tasks": tiny_tasks,
+        "validation_examples": 6,
+        "test_examples": 10,
+        "sharpness_examples": 4,
+        "arms": {"adamw": {"steps": 2, "batch_size": 4, "learning_rate": 3e-3}},
+        "merges": {"task_arithmetic": {"scaling": [0.3, 0.6]}},
+    }
+
+
+@pytest.fixture(scope="session")
+def finished(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    run(config.parse(RunConfig, small | {"out": str(folder)}, "run.yaml"))
+    return folder

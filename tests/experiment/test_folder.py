@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.errors import UserError
+from saft.experiment.cells import Cell
+from saft.experiment.folder import ExperimentFolder
+
+
+def never() -> Any:
+    raise AssertionError("computed a second time")
+
+
+def test_figures_are_computed_once_and_read_from_then_on(tmp_path: Path) -> None:
+    folder = ExperimentFolder(tmp_path)
+    assert folder.known("a/b") is None
+    assert folder.foundation("a/b") is None
+    first = folder.remembered("a/b", {"config": {"density": 0.2}}, lambda: {"x": (1, 0.1)})
+    assert first == {"x": [1, 0.1]}  # as JSON has it, so that both calls return the same
+    assert folder.remembered("a/b", {}, never) == first
+    assert folder.known("a/b") == first
+    assert folder.foundation("a/b") == {"config": {"density": 0.2}}
+
+
+def test_nothing_is_left_of_figures_that_were_interrupted(tmp_path: Path) -> None:
+    folder = ExperimentFolder(tmp_path / "run")
+    with pytest.raises(AssertionError):
+        folder.remembered("a", {}, never)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"figures": 1}'])
+def test_a_damaged_file_of_figures_is_named(tmp_path: Path, text: str) -> None:
+    folder = ExperimentFolder(tmp_path)
+    folder.figures("a").parent.mkdir()
+    folder.figures("a").write_text(text)
+    with pytest.raises(UserError, match=r"figures/a.json: is not a file of figures; delete it"):
+        folder.known("a")
+
+
+def test_merges_of_other_tasks_are_other_files() -> None:
+    folder, cell = ExperimentFolder("run"), Cell("all", "sam", 0)
+    one, more = folder.merge(cell, ["a", "b"], "ties"), folder.merge(cell, ["a", "b", "c"], "ties")
+    assert one == Path("run/merges/all/sam/seed0/a+b/ties")
+    assert one != more
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = ExperimentFolder(tmp_path / "run")
+    with folder.locked():
+        with pytest.raises(UserError, match="another saft works in it"), folder.locked():
+            pass
+        folder.refuse_strangers()  # the lock is not a stranger
+    with folder.locked():
+        pass
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    ExperimentFolder(tmp_path).refuse_strangers()
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is not empty, and is not a run of saft"):
+        ExperimentFolder(tmp_path).refuse_strangers()
+    with pytest.raises(UserError, match="is a file"):
+        ExperimentFolder(tmp_path / "letter.txt").refuse_strangers()

@@ -1,0 +1,124 @@
+"""What existing figures rest on, without training anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft import config
+from saft.errors import UserError
+from saft.experiment.cells import Cell
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.growth import Foundations, refuse_changes, union
+from saft.experiment.resolve import resolve
+from saft.experiment.run_config import RunConfig
+
+MAPPING: dict[str, Any] = {
+    "out": "run",
+    "model": {"path": "somewhere"},
+    "tasks": {"a": {"kind": "x", "labels": {"p": "q"}}, "b": {"kind": "x"}},
+    "arms": {"adamw": {"steps": 6}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}},
+    "merges": {"ties": {}},
+}
+CELL = Cell("all", "adamw", 0)
+FILES = {"model": {"w": "1"}, "tasks.a": {"a.csv": "2"}, "tasks.b": {"b.csv": "3"}, "tasks.c": {"c.csv": "4"}}
+
+
+def foundations(**changes: Any) -> Foundations:
+    return Foundations(resolve(config.parse(RunConfig, MAPPING | changes, "")), FILES)
+
+
+def every(found: Foundations) -> dict[str, dict[str, Any]]:
+    return {
+        "base": found.base("a"),
+        "expert": found.expert(CELL, "a"),
+        "expert-test": found.tested(found.expert(CELL, "a")),
+        "sharpness": found.sharpness(CELL, "a"),
+        "interference": found.interference(CELL),
+        "merge": found.merge(CELL, "ties"),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ExperimentFolder:
+    """Return a folder in which all these figures are known."""
+    place = ExperimentFolder(tmp_path)
+    for name, rests_on in every(foundations()).items():
+        place.remembered(name, rests_on, lambda: 1)
+    return place
+
+
+@pytest.mark.parametrize(
+    "grown",
+    [
+        {"seeds": [0, 1]},
+        {"arms": MAPPING["arms"] | {"asam": {}}},
+        {"arms": {"adamw": {"steps": 6}}},
+        {"arms": MAPPING["arms"] | {"adamw": {"steps": 6, "description": "other words"}}},
+        {"merges": {"ties": {}, "pcb": {}}},
+        {"regimes": {"all": None, "few": 3}},
+        {"keep": ["experts", "merges"]},
+        {"model": {"path": "moved"}},
+        {"training": {"steps": 9}, "arms": {"adamw": {"steps": 6}, "sam": {}}},
+    ],
+)
+def test_what_a_run_may_grow_by(folder: ExperimentFolder, grown: dict[str, Any]) -> None:
+    refuse_changes(folder, every(foundations(**grown)))
+
+
+def test_a_further_task_changes_merges_only_and_those_have_another_name(folder: ExperimentFolder) -> None:
+    now = every(foundations(tasks=MAPPING["tasks"] | {"c": {"kind": "x"}}))
+    refuse_changes(folder, {name: now[name] for name in ("base", "expert", "expert-test", "sharpness")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "resting"),
+    [
+        ({"arms": {"adamw": {"steps": 7}}}, r"arms\.adamw\.steps: was 6, now 7 \(5 files", None),
+        ({"validation_examples": 9}, r"validation_examples: was None, now 9 \(6 files", None),
+        ({"test_examples": 9}, r"test_examples: was None, now 9 \(1 file of", "expert-test"),
+        ({"sharpness_rho": 0.1}, r"sharpness_rho: was 0.02, now 0.1 \(1 file of", "sharpness"),
+        ({"density": 0.1}, r"density: was 0.2, now 0.1 \(1 file of", "interference"),
+        (
+            {"merges": {"ties": {"parameters": {"density": 0.5}}}},
+            r"merges\.ties\.parameters\.density",
+            "merge",
+        ),
+        ({"merges": {"ties": {"scaling": [0.5]}}}, r"merges\.ties\.scaling: was ", "merge"),
+        ({"regimes": {"all": 5}}, r"regimes\.all: was None, now 5", None),
+        ({"trainer": {"precision": "bf16-mixed"}}, r"trainer\.precision: was None, now bf16-mixed", None),
+        ({"model": {"path": "somewhere", "pooling": "cls"}}, r"model\.pooling: was None, now cls", None),
+    ],
+)
+def test_a_change_of_what_figures_rest_on_is_refused_by_its_name(
+    folder: ExperimentFolder, change: dict[str, Any], message: str, resting: str | None
+) -> None:
+    now = every(foundations(**change))
+    with pytest.raises(UserError, match=message):
+        refuse_changes(folder, now)
+    if resting:
+        del now[resting]
+        refuse_changes(folder, now)
+
+
+def test_a_data_file_with_another_content_is_refused(folder: ExperimentFolder) -> None:
+    changed = foundations()
+    changed.files = FILES | {"tasks.a": {"a.csv": "other"}}
+    with pytest.raises(UserError, match=r"tasks\.a: the content of a\.csv has changed"):
+        refuse_changes(folder, every(changed))
+
+
+def test_what_is_resolved_is_a_config_again() -> None:
+    resolved = resolve(config.parse(RunConfig, MAPPING, ""))
+    again = resolve(config.parse(RunConfig, resolved.plain() | {"out": "run"}, "config.yaml"))
+    assert again.plain() == resolved.plain()
+    assert dataclasses.asdict(again)["arms"] == dataclasses.asdict(resolved)["arms"]
+
+
+def test_a_union_leaves_its_parts_as_they_are() -> None:
+    first = {"a": {"b": {"c": 1}}}
+    assert union(first, {"a": {"b": {"d": 2}}}) == {"a": {"b": {"c": 1, "d": 2}}}
+    assert first == {"a": {"b": {"c": 1}}}

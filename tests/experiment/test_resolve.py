@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from saft import config
+from saft.errors import UserError
+from saft.experiment.resolve import resolve
+from saft.experiment.run_config import RunConfig
+
+MAPPING: dict[str, Any] = {"out": "run", "model": {"path": "m"}, "tasks": {"a": {}}, "arms": {"adamw": {}}}
+
+
+def test_an_arm_has_the_common_options_with_its_own() -> None:
+    arms = {"adamw": {}, "longer": {"steps": 9, "description": "more steps"}}
+    mapping = MAPPING | {"training": {"steps": 3, "batch_size": 2}, "arms": arms}
+    resolved = resolve(config.parse(RunConfig, mapping, ""))
+    assert [(options.steps, options.batch_size) for options in resolved.arms.values()] == [(3, 2), (9, 2)]
+    assert [resolved.description(arm) for arm in arms] == ["adamw", "more steps"]
+
+
+def test_a_method_without_coefficients_has_its_own_grid() -> None:
+    mapping = MAPPING | {"merges": {"average": {}, "ties": {"scaling": [0.5]}}}
+    resolved = resolve(config.parse(RunConfig, mapping, ""))
+    assert resolved.merges["average"].scaling == [1.0]
+    assert resolved.merges["ties"].scaling == [0.5]
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    mapping = MAPPING | {"arms": {"sam": {"rho": 1}, "b": {"steps": 0}}, "merges": {"teis": {}, "emr": {}}}
+    with pytest.raises(UserError) as caught:
+        resolve(config.parse(RunConfig, mapping, ""))
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "arms.sam.rho",
+        "arms.b.steps",
+        "merges.teis",
+        "merges.emr",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, 0]}, "seeds: holds 0 twice"),
+        ({"seeds": []}, "seeds: must not be empty"),
+        ({"seeds": [-1]}, "seeds.0: must be at least 0"),
+        ({"regimes": {"few": 0}}, "regimes.few: must be at least 1"),
+        ({"regimes": {"../few": 1}}, "'../few' cannot be a name"),
+        ({"tasks": {"a+b": {}}}, "'a+b' cannot be a name"),
+        ({"merges": {"ties": {"scaling": [float("nan")]}}}, "scaling.0: must be a finite number"),
+        ({"merges": {"ties": {"scaling": [1, 1]}}}, "holds a coefficient twice"),
+        ({"density": 5}, "density: must be in (0, 1]"),
+        ({"sharpness_rho": -1}, "sharpness_rho: must be at least 0"),
+        ({"sharpness_examples": 0}, "sharpness_examples: must be at least 1"),
+        ({"keep": ["everything"]}, "keep"),
+        ({"arms": {"a": {"description": ["x"]}}}, "arms.a.description: must be a text"),
+    ],
+)
+def test_values_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(RunConfig, MAPPING | changes, "run.yaml")
+    assert message in str(caught.value)
