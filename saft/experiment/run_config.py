@@ -8,7 +8,7 @@ from typing import Any, Literal
 from saft import config as configs
 from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
 from saft.models import ModelConfig
-from saft.training.options import TrainingOptions
+from saft.training.options import TrainingOptions, check_trainer
 
 __all__ = ["MergeOptions", "RunConfig"]
 
@@ -77,6 +77,7 @@ class RunConfig:
         for name in ("tasks", "arms", "merges", "regimes"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: must not be empty")
+        check_trainer(self.trainer)
         for name, changes in self.arms.items():
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from saft.optim import make_perturbation
 from saft.penalties import penalty
 from saft.trajectory import averaging
 
-__all__ = ["TrainConfig", "TrainingOptions"]
+__all__ = ["TrainConfig", "TrainingOptions", "check_trainer"]
 
 Momentum = Annotated[float, Range(at_least=0, below=1)]
 
@@ -153,17 +154,26 @@ class TrainConfig:
     """Steps between the checkpoints that an interrupted run resumes from; 0 writes none."""
 
     def __post_init__(self) -> None:
-        parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
-        for key in self.trainer:
-            if key in OWNED_BY_SAFT:
-                raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
-            if key not in parameters:
-                raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")
+        check_trainer(self.trainer)
         reads = None if self.training.penalty is None else penalty(**self.training.penalty).reads
         if reads is not None and not self.reference:
             raise ValueError(
                 f"reference: is missing: training.penalty has inputs: {reads}; list the tasks whose training "
                 "inputs it is to read, each as under `task`"
             )
-        if str(self.trainer.get("precision", "")).startswith("16"):
-            raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check the arguments for lightning.Trainer that a config gives, without making one.
+
+    Raises:
+        ValueError: an argument does not exist, is set by saft, or cannot work here.
+    """
+    parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
+    for key in trainer:
+        if key in OWNED_BY_SAFT:
+            raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
+        if key not in parameters:
+            raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")
+    if str(trainer.get("precision", "")).startswith("16"):
+        raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")
