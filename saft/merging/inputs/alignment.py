@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saft.errors import abbreviated
 from saft.files.tensorfile import TensorHeader
+from saft.merging.inputs.experts import are_fused, are_separate, separated
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_positions, is_vocabulary, rename
@@ -64,7 +65,7 @@ class _Fitted(Source):
 
 
 def fitted(base: Source, model: Source, vocabulary: str = "refuse") -> Source:
-    """Return `model` with the base's names, when all that sets them apart is a prefix or a tie.
+    """Return `model` with the base's names, when only a prefix, a tie or fused experts set them apart.
 
     A model with a head names its trunk `bert.encoder...`, the bare model `encoder...`; either may be the
     base. Of tied tensors the base may store one, another, or each.
@@ -75,6 +76,7 @@ def fitted(base: Source, model: Source, vocabulary: str = "refuse") -> Source:
         vocabulary: `base` gives embeddings and head the base's rows: those beyond them are cut, those that
             the model lacks are the base's own. `refuse` leaves them to be refused.
     """
+    model = separated(base, model)
     names = _names(base, model)
     headers = {name: model.headers[model.tied.get(original, original)] for name, original in names.items()}
     if vocabulary == "base":
@@ -120,6 +122,13 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
         yield (
             f"{what}: {model.folder} shares no tensor with the base {base.folder}: the one has "
             f"{abbreviated(ours)}, the other {abbreviated(theirs)}; is one of the folders another model?"
+        )
+        return
+    if are_fused(theirs) and are_separate(ours):
+        yield (
+            f"{what}: {model.folder} stores each expert by itself, the base {base.folder} all experts of a "
+            "layer in one tensor, as transformers 5 holds them; save the model so too: "
+            "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER, save_original_format=False)"
         )
         return
     # Integer buffers are copied from the base, so it does not matter who else has them.
