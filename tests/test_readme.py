@@ -92,12 +92,16 @@ def test_the_yaml_fits(block: str) -> None:
     from saft.merge import MergeConfig
     from saft.merging.mergekit import file as mergekit
     from saft.models import ModelConfig
+    from saft.training.options import TrainingOptions
 
     mapping = yaml.safe_load(block)
     if mergekit.is_mergekit(mapping):
         mergekit.read(mapping, "README")
     elif "method" in mapping:
         config.parse(MergeConfig, mapping, "README")
+    elif "arms" in mapping:
+        for arm in mapping["arms"].values():
+            config.parse(TrainingOptions, arm, "README")
     else:
         config.parse(ModelConfig, mapping["model"], "README")
         for name, task in mapping["tasks"].items():
