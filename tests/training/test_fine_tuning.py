@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import saft
 from saft import config
@@ -419,3 +420,48 @@ def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
 def test_schedules(settings: TrainConfig, schedule: str, warmup: int, expected: list[float]) -> None:
     options = dataclasses.replace(settings.training, steps=4, schedule=schedule, warmup_steps=warmup)
     assert [options.learning_rate_factor(step) for step in range(4)] == pytest.approx(expected, abs=1e-6)
+
+
+def words_of(tiny_model: Path, folder: Path) -> None:
+    """Write the tiny model's words as a tokenizer without any special token but the unknown one."""
+    vocabulary = dict(transformers.AutoTokenizer.from_pretrained(tiny_model).get_vocab())
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(folder)
+
+
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
+TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("GPT2LMHeadModel", transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, **TOKENS)),
+        ("T5ForConditionalGeneration", transformers.T5Config(vocab_size=40, **T5)),
+        ("T5EncoderModel", transformers.T5Config(vocab_size=40, **T5)),
+        (
+            "BartModel",
+            transformers.BartConfig(vocab_size=40, decoder_start_token_id=0, **BART, **HEADS, **TOKENS),
+        ),
+    ],
+)
+def test_models_that_people_have_are_trained_and_read_back(
+    settings: TrainConfig, tiny_model: Path, tmp_path: Path, kind: str, config: transformers.PreTrainedConfig
+) -> None:
+    """Decoders without a padding token, encoder-decoders, and the encoder of one."""
+    base = tmp_path / "base"
+    torch.manual_seed(0)
+    getattr(transformers, kind)(config).save_pretrained(base)
+    words_of(tiny_model, base)
+    result = train(dataclasses.replace(settings, model=ModelConfig(str(base))))
+    figures = saft.evaluate(saft.EvaluateConfig([str(result.folder)], split="validation")).figures
+    assert figures[str(result.folder)]["colour"] == result.validation.value
+    stored, after = load_file(base / "model.safetensors"), weights(result)
+    before = {name.removeprefix("transformer."): value for name, value in stored.items()}
+    assert set(after) <= set(before)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not any("decoder." in name for name in moved)
