@@ -357,46 +357,6 @@ def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
     assert not Path(settings.out).exists()
 
 
-@pytest.mark.parametrize(
-    ("mapping", "message"),
-    [
-        (
-            {"trainer": {"acelerator": "cpu"}},
-            "trainer.acelerator: unknown argument; did you mean 'accelerator'",
-        ),
-        (
-            {"trainer": {"limit_train_batches": 3}},
-            "trainer.limit_train_batches: is set by saft; use training.steps",
-        ),
-        ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft; use training.steps"),
-        ({"trainer": {"precision": "16-mixed"}}, "use bf16-mixed"),
-        ({"name": "../../evil"}, "name: '../../evil' cannot be a name"),
-        ({"train_examples": 0}, "train_examples: must be at least 1"),
-        ({"validation_examples": -5}, "validation_examples: must be at least 1"),
-        ({"checkpoint_every": -1}, "checkpoint_every: must be at least 0"),
-        ({"seed": -1}, "seed: must be at least 0"),
-        ({"training": {"betas": [2, 0.9]}}, "training.betas.0: "),
-        ({"training": {"warmup_steps": -2}}, "training.warmup_steps: must be at least 0"),
-        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: must be a finite number"),
-        ({"training": {"steps": 0}}, "training.steps: must be at least 1, but is 0"),
-        ({"training": {"select_steps": [300]}}, "training: select_steps must lie in 1..200"),
-        ({"training": {"gradient_clip": 0}}, "training.gradient_clip: "),
-        ({"training": {"learning_rate": -1}}, "training.learning_rate: must be at least 0, but is -1"),
-        (
-            {"training": {"perturbation": {"name": "sma"}}},
-            "training: perturbation: unknown perturbation 'sma'",
-        ),
-        ({"training": {"perturbation": {"name": "sam", "roh": 1}}}, "did you mean 'rho'"),
-        ({"training": {"perturbation": {"name": "sam", "rho": -1}}}, "rho"),
-        ({"training": {"perturbation": {"rho": 0.1}}}, "name"),
-    ],
-)
-def test_mistakes_are_named(mapping: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        config.parse(TrainConfig, {"model": {"path": "x"}, "task": {}, "out": "y"} | mapping, "f.yaml")
-    assert message in str(caught.value)
-
-
 @pytest.mark.parametrize("name", sorted(PERTURBATIONS.names()))
 def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name: str) -> None:
     result = train(changed(settings, "out", steps=3, perturbation={"name": name}))
@@ -406,20 +366,6 @@ def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name
 def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
     result = train(dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"}))
     assert all(value.dtype == torch.float32 for value in weights(result).values())
-
-
-@pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"),
-    [
-        ("constant", 0, [1, 1, 1, 1]),
-        ("linear", 0, [1, 0.75, 0.5, 0.25]),
-        ("cosine", 0, [1, 0.853553, 0.5, 0.146447]),
-        ("linear", 1, [0.5, 1, 2 / 3, 1 / 3]),
-    ],
-)
-def test_schedules(settings: TrainConfig, schedule: str, warmup: int, expected: list[float]) -> None:
-    options = dataclasses.replace(settings.training, steps=4, schedule=schedule, warmup_steps=warmup)
-    assert [options.learning_rate_factor(step) for step in range(4)] == pytest.approx(expected, abs=1e-6)
 
 
 def words_of(tiny_model: Path, folder: Path) -> None:
