@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from typing import Any
 
@@ -383,3 +384,20 @@ def test_options_of_another_kind_are_refused(name: str) -> None:
     ):
         with pytest.raises(UserError, match=f"{option}: must be a "):
             make_perturbation(name, **{option: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_option_takes_what_is_not_a_finite_number(name: str) -> None:
+    kind = PERTURBATIONS.get(name)
+    for field in dataclasses.fields(kind):
+        if field.type in ("int", "float"):
+            for value in (float("nan"), float("inf"), True, "1", [1]):
+                with pytest.raises(UserError, match=f"{field.name}: must be a "):
+                    make_perturbation(name, **{field.name: value})
+        if field.type == "tuple[float, float]":
+            for value in ((0.1, float("inf")), (0.1,), (0.1, True), "ab", 0.5):
+                with pytest.raises(UserError, match=f"{field.name}: must be "):
+                    make_perturbation(name, **{field.name: value})
+        if field.type == "bool":
+            with pytest.raises(UserError, match=f"{field.name}: must be True or False"):
+                make_perturbation(name, **{field.name: "no"})

@@ -62,26 +62,17 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         made = type(self).__name__
-        ranges: tuple[tuple[str, Any, type, str, int], ...] = (
-            ("rho", self.rho, Real, "a number", 0),
-            ("every", self.every, Integral, "a whole number", 1),
-            ("start", self.start, Integral, "a whole number", 0),
-        )
-        for name, value, kind, what, least in ranges:
-            is_one = isinstance(value, kind) and value != math.inf
-            if not is_one:
-                raise UserError(f"{made}: {name}: must be {what}, but is {value!r}")
-            if not value >= least:
-                raise UserError(f"{made}: {name}: must be at least {least}, but is {value}")
-        for field in fields(self):  # of what a subclass adds, only what holds for every number
+        for field in fields(self):
             value = getattr(self, field.name)
-            for number in value if isinstance(value, (tuple, list)) else (value,):
-                whole = type(field.default) is int
-                if isinstance(number, float) and (whole or not math.isfinite(number)):
-                    what = "a whole number" if whole else "a finite number"
-                    raise UserError(f"{made}: {field.name}: must be {what}, but is {number}")
-                if whole and not number <= MOST:
-                    raise UserError(f"{made}: {field.name}: must be at most {MOST}, but is {number}")
+            if (wanted := _wanted(field.type, value)) is not None:
+                raise UserError(f"{made}: {field.name}: must be {wanted}, but is {value!r}")
+        for name, least in (("rho", 0), ("every", 1), ("start", 0)):
+            if not getattr(self, name) >= least:
+                raise UserError(f"{made}: {name}: must be at least {least}, but is {getattr(self, name)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and not value <= MOST:
+                raise UserError(f"{made}: {field.name}: must be at most {MOST}, but is {value}")
         if not (self.schedule is None or callable(self.schedule) or self.schedule == "learning_rate"):
             raise UserError(
                 f"{made}: schedule: must be 'learning_rate' or a function of the step, but is"
@@ -150,6 +141,24 @@ class Perturbation(ABC):
     def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         """Return the length of epsilon in the metric in which rho is a radius, as a 0-dim tensor."""
         return slots.norm(epsilon)
+
+
+def _wanted(kind: Any, value: Any) -> str | None:
+    """Return what a field wants, in words, if the value is of another kind; numbers are finite."""
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    is_flag = isinstance(value, bool)
+    if name == "bool":
+        return None if is_flag else "True or False"
+    if name == "int":
+        return None if isinstance(value, Integral) and not is_flag else "a whole number"
+    if name == "float":
+        if isinstance(value, Real) and not is_flag:
+            return None if math.isfinite(value) else "a finite number"
+        return "a number"
+    if name == "tuple[float, float]":
+        is_pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+        return None if is_pair and not any(_wanted("float", part) for part in value) else "two finite numbers"
+    return None
 
 
 def make_perturbation(name: str | Perturbation, rho: float | None = None, **options: Any) -> Perturbation:
