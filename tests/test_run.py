@@ -364,6 +364,18 @@ def test_an_expert_of_other_data_is_noticed_before_its_figures_are_known(
         run(load(mapping, tmp_path / "run", arms={"adamw": {"steps": 3}}, merges={"average": {}}))
 
 
+def test_an_arm_whose_penalty_reads_the_other_tasks(copy: Path, mapping: dict[str, Any]) -> None:
+    """It grows by the arm; its experts rest on all tasks, so it cannot grow by a task any more."""
+    arms = {"still": {"steps": 2, "penalty": {"name": "drift", "strength": 2, "every": 2}}}
+    small = {"arms": arms, "merges": {"average": {}}}
+    (cell,) = run(load(mapping, copy, **small)).results.cells
+    assert cell.arm == "still"
+    assert not (copy / "cache").exists()
+    more = mapping["tasks"] | {"third": mapping["tasks"]["size"]}
+    with pytest.raises(UserError, match=r"rest on something else: tasks\.third"):
+        run(load(mapping, copy, tasks=more, **small))
+
+
 # --- refused --------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ def settle(session: Session) -> None:
     trained again just to be kept.
     """
     tasks, keep = list(session.tasks), session.config.keep
+    _remove(session.folder.cache)
     best = best_merges(session)
     for cell in session.resolved.cells:
         experts = [session.folder.expert(cell, task) for task in tasks]

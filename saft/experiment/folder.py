@@ -51,6 +51,11 @@ class ExperimentFolder:
         """The copy of the pretrained model that every checkpoint of the experiment starts from."""
         return self.path / "base"
 
+    @property
+    def cache(self) -> Path:
+        """Where penalties keep what they compute at the base, for all trainings; gone at the end of a run."""
+        return self.path / "cache"
+
     def expert(self, cell: Cell, task: str) -> Path:
         """Return the checkpoint folder of one fine-tuned model."""
         return self.path / "experts" / str(cell) / task

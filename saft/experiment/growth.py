@@ -27,13 +27,13 @@ Files = Mapping[str, Mapping[str, str]]
 """Place in the config -> file -> SHA-256, of the model's weights and of each task's data."""
 
 
-def files_of(model: str, base: Path, tasks: Mapping[str, Task]) -> Files:
+def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) -> Files:
     """Return the fingerprints of the files that an experiment rests on.
 
     Args:
         model: where the pretrained model is. Once it is copied, it need not be there any more.
         base: the experiment's copy of it, or where that will be.
-        tasks: name -> task.
+        tasks: key of the config -> name -> task.
 
     Raises:
         UserError: a file is missing.
@@ -44,10 +44,11 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Task]) -> Files:
     else:
         weights = {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}
     data = {
-        f"tasks.{name}": {
-            location: fingerprint(file) for location, file in task.files(f"tasks.{name}").items()
+        f"{key}.{name}": {
+            location: fingerprint(file) for location, file in task.files(f"{key}.{name}").items()
         }
-        for name, task in tasks.items()
+        for key, declared in tasks.items()
+        for name, task in declared.items()
     }
     return {"model": weights, **data}
 
@@ -61,22 +62,26 @@ class Foundations:
     """
 
     def __init__(self, resolved: Resolved, files: Files) -> None:
+        self.resolved = resolved
         self.plain = resolved.plain()
         self.files = files
 
     def base(self, task: str) -> dict[str, Any]:
         """Return what a validation score of the untouched base rests on."""
-        files = {place: dict(self.files[place]) for place in ("model", f"tasks.{task}")}
-        config = {"model": {"pooling": self.plain["model"]["pooling"]}}
-        config |= {"tasks": {task: self.plain["tasks"][task]}}
-        return union({"config": config, "files": files}, self._keys("validation_examples"))
+        model = {
+            "config": {"model": {"pooling": self.plain["model"]["pooling"]}},
+            "files": {"model": self.files["model"]},
+        }
+        return union(model, self._keys("validation_examples"), self._data("tasks", task))
 
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
         arm = {key: value for key, value in self.plain["arms"][cell.arm].items() if key != "description"}
         size = self.plain["regimes"][cell.train_size]
         config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}
-        return union(self.base(task), {"config": config}, self._keys("trainer"))
+        key = "reference" if self.resolved.reads(cell.arm) == "reference" else "tasks"
+        read = (self._data(key, name) for name in self.resolved.reference(cell.arm, task))
+        return union(self.base(task), {"config": config}, self._keys("trainer"), *read)
 
     def experts(self, cell: Cell) -> dict[str, Any]:
         """Return what the fine-tuned models of all tasks rest on."""
@@ -98,6 +103,10 @@ class Foundations:
     def tested(self, foundation: dict[str, Any]) -> dict[str, Any]:
         """Return what test scores rest on, of a model that rests on this foundation."""
         return union(foundation, self._keys("test_examples"))
+
+    def _data(self, key: str, task: str) -> dict[str, Any]:
+        place = f"{key}.{task}"
+        return {"config": {key: {task: self.plain[key][task]}}, "files": {place: self.files[place]}}
 
     def _keys(self, *keys: str) -> dict[str, Any]:
         return {"config": {key: self.plain[key] for key in keys}}

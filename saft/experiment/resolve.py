@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -14,6 +15,7 @@ from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
+from saft.penalties import penalty
 from saft.training.options import TrainingOptions
 
 __all__ = ["Resolved", "resolve"]
@@ -41,6 +43,20 @@ class Resolved:
     def description(self, arm: str) -> str:
         """Return the words that the report has for an arm: the user's, or its name."""
         return str(self.config.arms[arm].get("description", arm))
+
+    def reads(self, arm: str) -> Literal["others", "reference"] | None:
+        """Return whose inputs the penalty of an arm reads, if any."""
+        return _reads(self.arms[arm])
+
+    def reference(self, arm: str, task: str) -> dict[str, dict[str, Any]]:
+        """Return name -> keys of the tasks whose inputs an arm's penalty reads when it trains on a task."""
+        match self.reads(arm):
+            case "others":
+                return {name: keys for name, keys in self.config.tasks.items() if name != task}
+            case "reference":
+                return self.config.reference
+            case None:
+                return {}
 
     def plain(self) -> dict[str, Any]:
         """Return the whole config as plain values, as config.yaml holds it.
@@ -73,6 +89,7 @@ def resolve(config: RunConfig) -> Resolved:
         changes = {key: value for key, value in changes.items() if key != "description"}
         try:
             arms[name] = configs.parse(TrainingOptions, common | changes, "", f"arms.{name}")
+            problems += _without_inputs(config, name, arms[name])
         except UserError as error:
             problems += error.problems
     for name, options in config.merges.items():
@@ -83,6 +100,19 @@ def resolve(config: RunConfig) -> Resolved:
     if problems:
         raise UserError(*problems)
     return Resolved(config, arms, merges)
+
+
+def _reads(options: TrainingOptions) -> Literal["others", "reference"] | None:
+    return None if options.penalty is None else penalty(**options.penalty).reads
+
+
+def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> Iterator[str]:
+    """Yield what is wrong where an arm's penalty reads inputs that are not there."""
+    reads = _reads(options)
+    if reads == "others" and len(config.tasks) < 2:
+        yield f"arms.{arm}.penalty: reads the inputs of the other tasks, but there is one task; add a task"
+    if reads == "reference" and not config.reference:
+        yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
 
 
 def _merge(name: str, options: MergeOptions) -> MergeOptions:

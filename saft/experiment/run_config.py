@@ -65,6 +65,8 @@ class RunConfig:
     """Radius of the worst-case sharpness of each expert, in weight space."""
     sharpness_examples: Count = 64
     """Validation examples that the sharpness is measured on."""
+    reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Tasks, as under `tasks`, whose training inputs a penalty reads, unlabelled; they are not trained on."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, precision ..."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])

@@ -41,10 +41,15 @@ class Session:
         self.base = ModelConfig(str(folder.base), self.config.model.pooling)
         start = self.base if folder.base.exists() else self.config.model
         declared = {name: tasks.build(name, keys, "tasks") for name, keys in self.config.tasks.items()}
+        reference = {
+            name: tasks.build(name, keys, "reference") for name, keys in self.config.reference.items()
+        }
         self.tasks: dict[str, BoundTask] = {
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
-        self.files: Files = files_of(self.config.model.path, folder.base, declared)
+        self.files: Files = files_of(
+            self.config.model.path, folder.base, {"tasks": declared, "reference": reference}
+        )
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -24,7 +24,13 @@ MAPPING: dict[str, Any] = {
     "merges": {"ties": {}},
 }
 CELL = Cell("all", "adamw", 0)
-FILES = {"model": {"w": "1"}, "tasks.a": {"a.csv": "2"}, "tasks.b": {"b.csv": "3"}, "tasks.c": {"c.csv": "4"}}
+FILES = {
+    "model": {"w": "1"},
+    "tasks.a": {"a.csv": "2"},
+    "tasks.b": {"b.csv": "3"},
+    "tasks.c": {"c.csv": "4"},
+    "reference.news": {"news.csv": "5"},
+}
 
 
 def foundations(**changes: Any) -> Foundations:
@@ -109,6 +115,16 @@ def test_a_data_file_with_another_content_is_refused(folder: ExperimentFolder) -
     changed.files = FILES | {"tasks.a": {"a.csv": "other"}}
     with pytest.raises(UserError, match=r"tasks\.a: the content of a\.csv has changed"):
         refuse_changes(folder, every(changed))
+
+
+def test_an_expert_rests_on_what_its_penalty_reads() -> None:
+    arms = {"adamw": {"penalty": {"name": "drift"}}}
+    found = foundations(arms=arms).expert(CELL, "a")
+    assert found["files"].keys() == {"model", "tasks.a", "tasks.b"}
+    assert found["config"]["tasks"].keys() == {"a", "b"}
+    arms = {"adamw": {"penalty": {"name": "drift", "inputs": "reference"}}}
+    outside = foundations(arms=arms, reference={"news": {"kind": "x"}}).expert(CELL, "a")
+    assert outside["files"].keys() == {"model", "tasks.a", "reference.news"}
 
 
 def test_what_is_resolved_is_a_config_again() -> None:

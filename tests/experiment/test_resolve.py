@@ -61,3 +61,31 @@ def test_values_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config.parse(RunConfig, MAPPING | changes, "run.yaml")
     assert message in str(caught.value)
+
+
+def test_a_penalty_reads_the_other_tasks_or_those_under_reference() -> None:
+    tasks = {"a": {"kind": "x"}, "b": {"kind": "y"}}
+    arms = {
+        "plain": {},
+        "others": {"penalty": {"name": "drift"}},
+        "outside": {"penalty": {"name": "drift", "inputs": "reference"}},
+        "none": {"penalty": {"name": "l2_base"}},
+    }
+    mapping = MAPPING | {"tasks": tasks, "arms": arms, "reference": {"news": {"kind": "z"}}}
+    resolved = resolve(config.parse(RunConfig, mapping, ""))
+    assert resolved.reference("others", "a") == {"b": {"kind": "y"}}
+    assert resolved.reference("outside", "a") == {"news": {"kind": "z"}}
+    assert resolved.reference("plain", "a") == resolved.reference("none", "a") == {}
+
+
+def test_a_penalty_without_inputs_is_refused() -> None:
+    arms = {
+        "others": {"penalty": {"name": "drift"}},
+        "outside": {"penalty": {"name": "drift", "inputs": "reference"}},
+    }
+    with pytest.raises(UserError) as caught:
+        resolve(config.parse(RunConfig, MAPPING | {"arms": arms}, ""))
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "arms.others.penalty",
+        "arms.outside.penalty",
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saft import config as configs
+from saft import tasks
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.growth import Foundations
@@ -19,10 +20,11 @@ from saft.experiment.stages.step import Step, as_plain
 from saft.files.checkpoint import read_manifest
 from saft.interference.sharpness import Sharpness
 from saft.measure import sharpness
+from saft.penalties import Unlabelled
 from saft.progress import Bar
 from saft.training.fine_tuning import fine_tune, training_cost
 from saft.training.options import TrainConfig
-from saft.training.result import TrainResult
+from saft.training.result import TrainResult, inputs
 
 __all__ = ["expert_folder", "expert_steps"]
 
@@ -89,6 +91,7 @@ def _train_config(session: Session, cell: Cell, task: str) -> TrainConfig:
         seed=cell.seed,
         train_examples=config.regimes[cell.train_size],
         validation_examples=config.validation_examples,
+        reference=session.resolved.reference(cell.arm, task),
         trainer=config.trainer,
     )
 
@@ -99,8 +102,14 @@ def _trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
     if folder.exists():
         _refuse_another(session, folder, config)
         return TrainResult.read(folder)
-    splits = session.splits(cell.train_size, cell.seed)[task]
-    return fine_tune(config, splits=splits, progress=bar)
+    splits, reference = session.splits(cell.train_size, cell.seed), None
+    if session.resolved.reads(cell.arm) != "reference":
+        reference = {
+            name: Unlabelled(session.tasks[name].features, splits[name].train) for name in config.reference
+        }
+    return fine_tune(
+        config, splits=splits[task], progress=bar, reference=reference, cache=session.folder.cache
+    )
 
 
 def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None:
@@ -111,7 +120,7 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
         before.pop(unessential, None)
         now.pop(unessential, None)
     before["data files"] = manifest["data"]["sha256"]
-    now["data files"] = session.files[f"tasks.{config.name}"]
+    now["data files"] = inputs(tasks.build(config.name, config.task, "tasks"), config)["data"]
     changes = list(configs.differences(before, now))
     if changes:
         raise UserError(
