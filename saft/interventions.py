@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from saft.errors import UserError, did_you_mean
-from saft.files.checkpoint import MANIFEST, PARTS, read_manifest, write_tensors
+from saft.files.checkpoint import MANIFEST, PARTS, read_manifest, task_names, write_tensors
+from saft.files.links import inside
+from saft.files.tensorfile import read_headers, view
 from saft.merging.inputs.tensor_names import match
 
 __all__ = ["Intervention", "Positions", "are_in", "attach", "attach_from", "attention", "save"]
@@ -132,16 +133,21 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
         UserError: there are none for this task, or they do not fit the model.
     """
     manifest = read_manifest(folder)
-    settings, tasks = manifest["interventions"], [found["task"] for found in manifest["models"]]
+    tasks = task_names(manifest)
     if task not in tasks:
         raise UserError(f"{folder}: has no interventions for '{task}'{did_you_mean(task, tasks)}")
-    file = folder / PARTS / f"{task}.safetensors"
+    settings = manifest["interventions"]
+    stated = settings.get("positions") if isinstance(settings, dict) else None
+    if stated not in ("first", "all"):
+        raise UserError(f"{folder / MANIFEST}: interventions.positions: unknown {stated!r}; merge again")
+    positions: Positions = "first" if stated == "first" else "all"
+    file = inside(folder, f"{PARTS}/{task}.safetensors")
     if not file.is_file():
         raise UserError(f"{file}: is missing; the folder is damaged, merge or copy it again")
     pieces: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(file).items():
+    for key, header in read_headers(file).items():
         name, _, piece = key.rpartition(".")
-        pieces.setdefault(name, {})[piece] = value
+        pieces.setdefault(name, {})[piece] = view(header)
     modules = dict(model.named_modules())
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, Intervention] = {}
@@ -149,9 +155,12 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
         path = match(name, modules, prefix)
         if path is None:
             raise UserError(f"{file}: '{name}' is no module of {type(model).__name__}; give another kind")
-        rank, width = state["W2"].shape
-        found[path] = Intervention(width, rank, settings["positions"])
-        found[path].load_state_dict(state)
+        width = state["W2"].shape[-1] if "W2" in state and state["W2"].dim() == 2 else 0
+        found[path] = Intervention(width, len(state["W2"]) if width else 0, positions)
+        try:
+            found[path].load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{file}: '{name}' is not an intervention; merge or copy it again") from error
     reference = next(model.parameters())
     for intervention in found.values():
         intervention.to(device=reference.device, dtype=reference.dtype)

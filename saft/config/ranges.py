@@ -38,6 +38,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "distinct",
+    "name_problem",
 ]
 
 S = TypeVar("S", bound=Sequence[Any])
@@ -158,12 +159,19 @@ NonNegative = Annotated[float, Range(at_least=0)]
 FiniteFloat = Annotated[float, Range()]
 
 
+def name_problem(text: str) -> str | None:
+    """Return what is wrong with a name that files are called by, or None."""
+    if re.fullmatch(r"[\w-][\w.-]*", text) and len(text) <= 100:
+        return None
+    return (
+        f"'{text}' cannot be a name, since files are called by it: "
+        "write letters, digits, '_', '-' and '.', with no '.' at the beginning, at most 100 of them"
+    )
+
+
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[\w-][\w.-]*", text) or len(text) > 100:
-        raise ValueError(
-            f"'{text}' cannot be a name, since files are called by it: "
-            "write letters, digits, '_', '-' and '.', with no '.' at the beginning, at most 100 of them"
-        )
+    if problem := name_problem(text):
+        raise ValueError(problem)
     return text
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "read_manifest",
     "staged",
     "state_dtype",
+    "task_names",
     "tensor_headers",
     "weight_files",
     "write_card",
@@ -243,6 +244,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{file}: is not a JSON object")
     return manifest
+
+
+def task_names(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the tasks that the manifest of a merge names; what is not a name is left out."""
+    models = manifest.get("models")
+    entries = models if isinstance(models, list) else []
+    names = [entry.get("task") for entry in entries if isinstance(entry, dict)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def write_card(

@@ -10,6 +10,7 @@ from pathlib import Path
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
+from saft.files.links import inside
 from saft.files.tensorfile import file_order
 from saft.merging import layer_scaling
 from saft.merging.config import (
@@ -195,7 +196,8 @@ def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list
 def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]:
     heads: dict[str, Path] = {}
     for task, source in models.items():
-        for file in sorted((source.folder / HEADS).glob("*.safetensors")):
+        for path in sorted((source.folder / HEADS).glob("*.safetensors")):
+            file = inside(source.folder, path.relative_to(source.folder))
             other = heads.setdefault(file.name, file)
             if other is not file and fingerprint(other) != fingerprint(file):
                 problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")

@@ -178,7 +178,7 @@ def test_wrong_settings_are_told(tiny_model, experts, tmp_path):
     assert "unknown key; did you mean 'rank'" in told(interventions={"rnak": 1})
     assert "emr gives each task its own model already; leave them out" in told(method="emr", interventions={})
     strange = {"a b": experts["size"]}
-    assert "models: 'a b' will name a file" in told(models=strange, interventions={})
+    assert "models: 'a b' cannot be a name" in told(models=strange, interventions={})
     (Path(experts["size"]) / "saft.json").unlink()
     assert "saft.json says no task" in told(interventions={})
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saft.config import Range
 from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.checkpoint import MANIFEST, model_config, read_manifest
+from saft.files.links import inside
 from saft.files.locations import folder
 from saft.files.tensorfile import TensorHeader, read_headers, view
 from saft.merging.inputs.factors import Factors
@@ -43,6 +45,8 @@ _HARMLESS = {
     *("runtime_config", "target_modules", "task_type", "use_rslora"),
 }
 _INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move the base's weights
+_LONGEST_PATTERN = 1000
+_SLOW = re.compile(r"[*+}]\)+[*+{]")  # repetition of a repetition, on which matching may never end
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are [in, out]
 
 
@@ -154,7 +158,9 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
     if not is_adapter(found):
         raise UserError(f"{found}: holds no adapter ({CONFIG} and {WEIGHTS}) to add to {base.location}")
     config = _config(found)
-    file = next((found / name for name in (WEIGHTS, "adapter_model.bin") if (found / name).is_file()), None)
+    file = next(
+        (inside(found, name) for name in (WEIGHTS, "adapter_model.bin") if (found / name).is_file()), None
+    )
     if file is None:
         raise UserError(
             f"{found}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in found.iterdir()))
@@ -200,8 +206,8 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
 
 def _config(found: Path) -> dict[str, Any]:
     try:
-        config = json.loads((found / CONFIG).read_text("utf-8"))
-    except ValueError as error:
+        config = json.loads(inside(found, CONFIG).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{found / CONFIG}: is not readable as JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{found / CONFIG}: is not a JSON object")
@@ -209,7 +215,7 @@ def _config(found: Path) -> dict[str, Any]:
 
 
 def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
-    """Tell what makes the adapter more than a product of two matrices that is added."""
+    """Yield a message for each feature of an adapter beyond plain LoRA, and each value that is damaged."""
     cure = "merge it with peft (merge_and_unload) and give the folder of the result"
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
@@ -223,11 +229,22 @@ def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{file}: alpha_pattern: must be a mapping of modules to numbers, but is {alphas!r}"
         alphas = {}
     for key, value in {"lora_alpha": config.get("lora_alpha", 8), **alphas}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            yield f"{file}: {key}: must be a number, but is {value!r}; take the file that peft wrote"
+        if problem := Range().problem(value):
+            yield f"{file}: {key}: {problem}; take the file that peft wrote"
+    for key in alphas:
+        if _SLOW.search(key) or not _is_pattern(key):
+            yield f"{file}: alpha_pattern: {key!r} is not a name or a pattern that can be matched: {cure}"
     init = config.get("init_lora_weights", True)
     if init not in _INITS:
         yield f"{file}: init_lora_weights: '{init}' may have moved the base's own weights: {cure}"
+
+
+def _is_pattern(key: str) -> bool:
+    try:
+        re.compile(key)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return len(key) <= _LONGEST_PATTERN
 
 
 def _sorted(file: Path) -> tuple[dict[str, dict[str, TensorHeader]], dict[str, TensorHeader]]:
@@ -235,14 +252,15 @@ def _sorted(file: Path) -> tuple[dict[str, dict[str, TensorHeader]], dict[str, T
     modules: dict[str, dict[str, TensorHeader]] = {}
     saved = {}
     for key, header in read_headers(file).items():
-        name = key.removeprefix(_PREFIX)
+        # The name of the adapter, `default`, is left in some files: lora_A.default.weight
+        name = re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key.removeprefix(_PREFIX))
         for ending, factor in _FACTORS.items():
             if name.endswith("." + ending):
                 modules.setdefault(name.removesuffix("." + ending), {})[factor] = header
                 break
         else:
             if "lora_" in name or "token" in name.rpartition(".")[2]:
-                raise UserError(f"{file}: '{key}' belongs to no plain LoRA; merge it with peft")
+                raise UserError(f"{file}: '{key}' does not belong to plain LoRA; merge it with peft")
             saved[re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", name)] = header
     return modules, saved
 
@@ -259,7 +277,7 @@ def _misfit(
     shape = base.headers[name].shape
     ends = (up[0], math.prod(down[1:]))
     fits = ends[0] == shape[0] and math.prod(shape[1:]) == ends[1] if shape else False
-    if down[0] != up[1] or not (fits or shape == ends[::-1]):
+    if not down[0] or down[0] != up[1] or not (fits or shape == ends[::-1]):
         return (
             f"{file}: '{module}' has the factors {list(up)} and {list(down)}, which do not make the base's "
             f"{list(shape)}"

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saft.config import Range
 from saft.errors import UserError, did_you_mean
-from saft.files.checkpoint import BASE_WEIGHTS, PARTS, read_manifest
+from saft.files.checkpoint import BASE_WEIGHTS, MANIFEST, PARTS, read_manifest, task_names
+from saft.files.links import inside
 from saft.files.tensorfile import TensorHeader, read_headers, view
 from saft.merging.config import ARITHMETIC, DTYPES
 from saft.merging.methods import METHODS
@@ -50,7 +52,7 @@ class Parts:
     @property
     def tasks(self) -> list[str]:
         """The tasks that have a part."""
-        return [model["task"] for model in self.manifest["models"]]
+        return task_names(self.manifest)
 
     @property
     def scaling(self) -> float:
@@ -77,7 +79,7 @@ class Parts:
             raise UserError(f"{self.folder}: has no part for '{task}'{did_you_mean(task, self.tasks)}")
         file = part_file(self.folder, task)
         found: dict[str, dict[str, Tensor]] = {}
-        for key, header in _headers(file).items():
+        for key, header in _headers(self.folder, str(file.relative_to(self.folder))).items():
             name, _, piece = key.rpartition(".")
             found.setdefault(name, {})[piece] = view(header)
         for name, pieces in found.items():
@@ -118,15 +120,40 @@ def read(folder: str | Path) -> Parts:
         raise UserError(
             f"{folder}: holds one model and no part per task; load it with AutoModel.from_pretrained"
         )
+    if problem := _damage(manifest):
+        raise UserError(f"{folder / MANIFEST}: {problem}; merge again, or copy the folder again")
     kind = METHODS.get(manifest["method"])
     if not issubclass(kind, PerTaskMethod):
-        raise UserError(f"{folder / 'saft.json'}: '{manifest['method']}' is no method that keeps parts")
+        raise UserError(f"{folder / MANIFEST}: '{manifest['method']}' is not a method that keeps parts")
     method = kind.build(manifest["parameters"])
-    shared = _headers(folder / SHARED) if method.shares else {}
-    return Parts(folder, manifest, method, _headers(folder / BASE_WEIGHTS), shared)
+    shared = _headers(folder, SHARED) if method.shares else {}
+    base = _headers(folder, BASE_WEIGHTS)
+    wrong = [name for name, header in shared.items() if name not in base or header.shape != base[name].shape]
+    if wrong:
+        raise UserError(f"{folder / SHARED}: '{wrong[0]}' does not fit {folder / BASE_WEIGHTS}; merge again")
+    return Parts(folder, manifest, method, base, shared)
 
 
-def _headers(file: Path) -> dict[str, TensorHeader]:
+def _damage(manifest: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a manifest: it came with a folder, and what it names is not trusted."""
+    if manifest.get("method") not in METHODS.names():  # a method of another package would be run
+        return f"its method is {manifest.get('method')!r}, which is not one of saft's"
+    tasks = task_names(manifest)
+    rescalers = manifest.get("rescalers")
+    if not tasks or not isinstance(rescalers, dict) or rescalers.keys() != set(tasks):
+        return "models and rescalers do not name the same tasks"
+    numbers = [manifest.get("scaling"), *rescalers.values()]
+    if any(map(Range().problem, numbers)):
+        return "scaling and rescalers must be finite numbers"
+    if manifest.get("arithmetic") not in [*ARITHMETIC] or manifest.get("dtype") not in [None, *DTYPES]:
+        return "arithmetic or dtype is unknown"
+    if not isinstance(manifest.get("parameters"), dict):
+        return "parameters must be a mapping"
+    return None
+
+
+def _headers(folder: Path, name: str) -> dict[str, TensorHeader]:
+    file = inside(folder, name)
     if not file.is_file():
         raise UserError(f"{file}: is missing; the folder is damaged, merge or copy it again")
     return read_headers(file)

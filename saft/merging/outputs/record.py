@@ -161,7 +161,8 @@ def _inherited(plan: Plan) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for source in plan.models.values():
         if (source.folder / MANIFEST).is_file():
-            tasks |= read_manifest(source.folder).get("tasks", {})
+            stated = read_manifest(source.folder).get("tasks")
+            tasks |= stated if isinstance(stated, dict) else {}
     return {"tasks": tasks | plan.config.data.tasks}
 
 
@@ -237,5 +238,6 @@ def _hub_ids(plan: Plan) -> list[str]:
             if is_hub_id(source.location)
             else read_card(source.folder).get("base_model", [])
         )
-        found += [stated] if isinstance(stated, str) else list(stated)
+        several = stated if isinstance(stated, list) else [stated]
+        found += [name for name in several if isinstance(name, str)]
     return list(dict.fromkeys(found))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from saft.config.ranges import name_problem
 from saft.errors import UserError
 from saft.files.staging import refuse
 from saft.merging.inputs.source import Source
 
 __all__ = ["check_room", "check_target", "file_name_problems"]
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
@@ -62,10 +60,6 @@ def file_name_problems(tasks: Iterable[str]) -> list[str]:
 
     Example:
         >>> file_name_problems(["size", "../size"])
-        ["models: '../size' will name a file; use letters, digits, '.', '_' and '-' alone"]
+        ["models: '../size' cannot be a name, since files are called by it: write letters, digits, ..."]
     """
-    return [
-        f"models: '{task}' will name a file; use letters, digits, '.', '_' and '-' alone"
-        for task in tasks
-        if not _FILE_NAME.fullmatch(task)
-    ]
+    return [f"models: {problem}" for task in tasks if (problem := name_problem(task))]

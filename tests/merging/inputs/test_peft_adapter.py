@@ -177,6 +177,9 @@ def test_half_precision_is_added_in_float32(tmp_path):
         ({"lora_alpha": None}, "lora_alpha: must be a number, but is None"),
         ({"alpha_pattern": {"q_proj": "two"}}, "q_proj: must be a number, but is 'two'"),
         ({"alpha_pattern": [1]}, "alpha_pattern: must be a mapping of modules to numbers"),
+        ({"alpha_pattern": {"(q_proj": 2}}, "is not a name or a pattern that can be matched"),
+        ({"alpha_pattern": {"(q*)*_proj": 2}}, "is not a name or a pattern that can be matched"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: must be a finite number, but is nan"),
     ],
 )
 def test_what_is_more_than_lora_is_refused_by_name(base, tmp_path, settings, message):
@@ -195,7 +198,7 @@ def test_what_is_more_than_lora_is_refused_by_name(base, tmp_path, settings, mes
             r"changes '.*q_porj.weight'.*, which the base .* lacks: it has '.*; is the adapter of another",
         ),
         (lambda key: key.replace("self_attn.q_proj", "mlp.up_proj"), "which do not make the base's"),
-        (lambda key: key.replace("lora_A.weight", "lora_magnitude_vector"), "belongs to no plain LoRA"),
+        (lambda key: key.replace("lora_A.weight", "lora_magnitude_vector"), "does not belong to plain LoRA"),
         (
             lambda key: key.replace("layers.0.self_attn.q_proj.lora_A", "x.lora_A"),
             "needs both factors",
@@ -281,3 +284,13 @@ def test_only_tensors_that_are_read_are_made(base, tmp_path, monkeypatch):
     source.tensor("model.layers.0.self_attn.q_proj.weight")
     source.tensor("model.layers.0.self_attn.k_proj.weight")
     assert [header.shape for header in read] == [(8, 3), (3, 8)]
+
+
+def test_the_adapters_name_may_be_left_in_its_keys(base, tmp_path):
+    adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    expected = read_input(f"{base}+{tmp_path / 'adapter'}", "models.a")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    whole = expected.tensor(name)
+    save_file({key.replace(".weight", ".default.weight"): x for key, x in load_file(file).items()}, file)
+    assert read_input(f"{base}+{tmp_path / 'adapter'}", "models.a").tensor(name).equal(whole)

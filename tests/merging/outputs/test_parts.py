@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -213,7 +214,7 @@ def test_what_no_file_can_be_called_and_shards_are_refused_at_once(checkpoints, 
     with pytest.raises(UserError) as caught:
         merge(config, tmp_path / "out")
     assert len(caught.value.problems) == 2
-    assert "'../a' will name a file" in str(caught.value)
+    assert "'../a' cannot be a name" in str(caught.value)
     assert "shard_size" in str(caught.value)
 
 
@@ -287,6 +288,34 @@ def test_a_damaged_folder_is_told(checkpoints, tmp_path):
     (out / "shared" / "vector.safetensors").unlink()
     with pytest.raises(UserError, match=r"vector.safetensors: is missing"):
         task_parts.read(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"method": "subprocess:getoutput"},
+            "its method is 'subprocess:getoutput', which is not one of saft's",
+        ),
+        ({"method": "ties"}, "'ties' is not a method that keeps parts"),
+        (
+            {"models": [{"task": "../../secret"}], "rescalers": {"../../secret": 1.0}},
+            "leads out of its folder",
+        ),
+        ({"scaling": None}, "scaling and rescalers must be finite numbers"),
+        ({"rescalers": {}}, "models and rescalers do not name the same tasks"),
+        ({"parameters": {"variant": "x"}}, "variant: unknown value 'x'"),
+    ],
+)
+def test_a_manifest_is_not_trusted(checkpoints, tmp_path, change, message):
+    base, models = checkpoints
+    out = tmp_path / "out"
+    merge(MergeConfig("emr", base, models), out)
+    (tmp_path / "secret.safetensors").write_bytes((out / "parts" / "a.safetensors").read_bytes())
+    manifest = json.loads((out / "saft.json").read_text())
+    (out / "saft.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=message):
+        list(task_parts.read(out).task_tensors("../../secret"))
 
 
 def test_names_whose_pieces_interleave_in_the_file_are_kept_apart(save, tmp_path):
