@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from saft.tasks.metric import Metric, Score
 __all__ = ["BoundTask", "Task", "TaskModel"]
 
 
-class TaskModel(nn.Module):
+class TaskModel(nn.Module, ABC):
     """A trunk, which is trained and merged, and a head, which belongs to one task and never is.
 
     Args:
@@ -37,10 +38,9 @@ class TaskModel(nn.Module):
         logits: Tensor = self.head(self.features(inputs))
         return logits
 
+    @abstractmethod
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return what the head reads: one vector per example, [batch, width]."""
-        output: Tensor = self.trunk(**inputs).pooler_output
-        return output
 
 
 class Task(Protocol):
