@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from saft.merging.layer_scaling import scaled
 from saft.merging.method import Method, OrderStatistics, Tensorwise, last_dropped, magnitudes
 from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import gather, prepare
+from saft.merging.stream.order_statistics import gather, on_device, prepare
 from saft.merging.stream.reader import Progress, Reader, all_finite, one_torch_thread
 
 __all__ = ["apply", "merge_task_vectors", "stream", "task_vectors", "thresholds", "weights", "weights_of"]
+
+T = TypeVar("T")
 
 
 def merge_task_vectors(
@@ -37,18 +40,25 @@ def merge_task_vectors(
         arithmetic: float32 or float64.
 
     Returns:
-        The merged task vector, in the dtype of the arithmetic and of the shape of one, without λ.
+        The merged task vector, in the dtype of the arithmetic, on the device of the task vectors and of the
+        shape of one, without λ.
 
     Example:
         >>> from saft.merging.methods.task_arithmetic import TaskArithmetic
         >>> merge_task_vectors(TaskArithmetic(), torch.eye(2))
         tensor([1., 1.])
     """
+    device = task_vectors.device
     start = torch.zeros(task_vectors.shape[1:]) if base is None else base
-    block = Block(task_vectors.to(arithmetic), start.to(arithmetic), seed=seed)
+    block = Block(task_vectors.to(arithmetic), start.to(device, arithmetic), seed=seed)
+
+    def blocks(function: Callable[[Block], T]) -> list[T]:
+        with on_device(device):
+            return [function(block)]
+
     # Sums over a whole tensor, and so the last bits, depend on the number of threads.
     with one_torch_thread() if isinstance(method, Tensorwise) else nullcontext():
-        return prepare(method, block.tasks, start.numel(), lambda function: [function(block)])(block)
+        return blocks(prepare(method, block.tasks, start.numel(), blocks, device))[0]
 
 
 def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype | None = None) -> Tensor:

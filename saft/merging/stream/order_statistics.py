@@ -75,12 +75,15 @@ def prepare(
 def run_steps(
     steps: Generator[Statistic, Tensor, T], blocks: BlockStream[Block], device: torch.device = _CPU
 ) -> T:
-    """Send a method's steps the value of each statistic that they ask for; return what they return."""
+    """Send a method's steps the value of each statistic that they ask for; return what they return.
+
+    All that a method sees lies on the device: the blocks, the statistics, and what it makes itself.
+    """
     try:
         with on_device(device):
             statistic = next(steps)
         while True:
-            found = gather(statistic, blocks)
+            found = gather(statistic, blocks).to(device)  # sums come from the CPU
             with on_device(device):
                 statistic = steps.send(found)
     except StopIteration as end:
