@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 
-__all__ = ["ExitCode", "UserError", "abbreviated", "did_you_mean"]
+__all__ = ["ExitCode", "UserError", "abbreviated", "as_user_error", "did_you_mean"]
 
 
 class ExitCode(IntEnum):
@@ -41,6 +42,32 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+@contextmanager
+def as_user_error(what: str) -> Iterator[None]:
+    """Tell whatever a library raises about a file of the user's as the user's to mend.
+
+    Libraries raise anything at a damaged file: KeyError, TypeError, errors of their own.
+
+    Args:
+        what: begins the message: what cannot be read, or loaded.
+
+    Example:
+        >>> with as_user_error("config.json: cannot be read"):
+        ...     {}["model_type"]
+        Traceback (most recent call last):
+        saft.errors.UserError: config.json: cannot be read: KeyError: 'model_type'
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error).strip().split("\n")
+        words = text[0] if not text[0].endswith(":") else " ".join(" ".join(text).split())
+        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"{what}: {kind}{words[:300]}") from None
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

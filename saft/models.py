@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
-from saft.errors import UserError
+from saft.errors import UserError, as_user_error
 from saft.files.checkpoint import holds_parts, model_config, tensor_headers, weight_files
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
@@ -211,14 +211,11 @@ def max_tokens(location: Path, wanted: int) -> int:
 def _from_pretrained(
     name: str, location: Path, options: dict[str, Any], task: str | None
 ) -> tuple[nn.Module, list[str]]:
-    try:
-        with _without_bars():
-            if holds_parts(location):
-                model, info = _task_trunk(location, options, task)
-            else:
-                model, info = _kind_of(location).from_pretrained(location, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name}: cannot be loaded: {_first_line(error)}") from None
+    with as_user_error(f"model {name}: cannot be loaded"), _without_bars():
+        if holds_parts(location):
+            model, info = _task_trunk(location, options, task)
+        else:
+            model, info = _kind_of(location).from_pretrained(location, **options)
     if info.get("mismatched_keys"):
         raise UserError(
             f"model {name}: shapes in the file and in config.json differ: {info['mismatched_keys']}"
@@ -264,10 +261,11 @@ def _settings(location: Path) -> Any:
                 f"{location}: is a model whose code lies in its folder (auto_map in config.json), which saft "
                 "never runs; give a model of a type that transformers has"
             )
-    try:
-        return transformers.AutoConfig.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{location}: its config.json cannot be read: {_first_line(error)}") from None
+    with as_user_error(f"{location}: its config.json cannot be read"):
+        settings = transformers.AutoConfig.from_pretrained(location, trust_remote_code=False)
+        if not isinstance(getattr(settings, "architectures", None) or [""], list):
+            raise ValueError(f"architectures must be a list, but is {settings.architectures!r}")
+        return settings
 
 
 def _concrete(kind: Any, settings: Any) -> Any:
@@ -292,7 +290,3 @@ def _without_bars() -> Iterator[None]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

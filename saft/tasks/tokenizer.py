@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from saft.errors import UserError
+from saft.errors import UserError, as_user_error
 from saft.files.links import inside
 from saft.files.locations import folder as local_folder
 
@@ -48,11 +48,8 @@ def load_tokenizer(location: str) -> Any:
         raise UserError(
             f"model {location}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
         )
-    try:
+    with as_user_error(f"model {location}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(f"model {location}: its tokenizer cannot be loaded: {first_line}") from None
     if tokenizer.pad_token is None:
         others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
         tokenizer.pad_token = next(token for token in others if token is not None)
