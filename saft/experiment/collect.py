@@ -160,5 +160,12 @@ def _arm(session: Session, name: str) -> ArmFacts:
         steps=options.steps,
         passes=options.passes,
         select_steps=list(options.select_steps),
-        extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")},
+        extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
+        | {key: _words(part) for key in ("penalty", "averaging") if (part := getattr(options, key))},
     )
+
+
+def _words(options: dict[str, Any]) -> str:
+    """Return what a penalty or an average is, as one cell of a table."""
+    rest = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
+    return f"{options['name']} ({rest})" if rest else str(options["name"])

@@ -15,7 +15,6 @@ from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
-from saft.penalties import penalty
 from saft.training.options import TrainingOptions
 
 __all__ = ["Resolved", "resolve"]
@@ -46,7 +45,7 @@ class Resolved:
 
     def reads(self, arm: str) -> Literal["others", "reference"] | None:
         """Return whose inputs the penalty of an arm reads, if any."""
-        return _reads(self.arms[arm])
+        return self.arms[arm].reads
 
     def reference(self, arm: str, task: str) -> dict[str, dict[str, Any]]:
         """Return name -> keys of the tasks whose inputs an arm's penalty reads when it trains on a task."""
@@ -102,16 +101,11 @@ def resolve(config: RunConfig) -> Resolved:
     return Resolved(config, arms, merges)
 
 
-def _reads(options: TrainingOptions) -> Literal["others", "reference"] | None:
-    return None if options.penalty is None else penalty(**options.penalty).reads
-
-
 def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> Iterator[str]:
     """Yield what is wrong where an arm's penalty reads inputs that are not there."""
-    reads = _reads(options)
-    if reads == "others" and len(config.tasks) < 2:
+    if options.reads == "others" and len(config.tasks) < 2:
         yield f"arms.{arm}.penalty: reads the inputs of the other tasks, but there is one task; add a task"
-    if reads == "reference" and not config.reference:
+    if options.reads == "reference" and not config.reference:
         yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
 
 

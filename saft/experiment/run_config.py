@@ -73,7 +73,9 @@ class RunConfig:
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""
     executor: str = "serial"
-    """Who computes the cells: serial, one after the other in this process."""
+    """Who computes the cells: serial, one after the other in this process; processes, several at a time."""
+    workers: Count = 2
+    """Cells that the executor `processes` computes at a time."""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "arms", "merges", "regimes"):

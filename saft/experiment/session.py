@@ -9,12 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from saft import tasks
+from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.growth import Files, files_of
 from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.models import ModelConfig
+from saft.penalties import Unlabelled
 from saft.tasks import BoundTask, Limits, Metric, Splits, TaskModel
 from saft.training.result import write_trunk
 from saft.training.trainer import device_of
@@ -44,6 +46,9 @@ class Session:
         reference = {
             name: tasks.build(name, keys, "reference") for name, keys in self.config.reference.items()
         }
+        self.reference: dict[str, BoundTask] = {
+            name: task.bind(name, start, f"reference.{name}", self.device) for name, task in reference.items()
+        }
         self.tasks: dict[str, BoundTask] = {
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
@@ -66,6 +71,24 @@ class Session:
             seed,
         )
         return {name: task.examples(limits) for name, task in self.tasks.items()}
+
+    def inputs(self, cell: Cell, task: str) -> dict[str, Unlabelled]:
+        """Return the training inputs that the penalty of an expert reads, task -> inputs without labels."""
+        if self.resolved.reads(cell.arm) == "reference":
+            return self._reference_inputs(cell.train_size, cell.seed)
+        splits = self.splits(cell.train_size, cell.seed)
+        return {
+            name: Unlabelled(self.tasks[name].features, splits[name].train)
+            for name in self.resolved.reference(cell.arm, task)
+        }
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _reference_inputs(self, train_size: str, seed: int) -> dict[str, Unlabelled]:
+        limits = Limits(self.config.regimes[train_size], validation=0, test=0, seed=seed)
+        return {
+            name: Unlabelled(task.features, task.examples(limits).train)
+            for name, task in self.reference.items()
+        }
 
     @functools.cached_property
     def train_counts(self) -> dict[str, dict[str, int]]:

@@ -17,7 +17,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
-from saft.penalties import Setting, Unlabelled, penalty
+from saft.penalties import Setting, Unlabelled
 from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Splits, TaskModel
 from saft.training.callbacks import (
@@ -108,8 +108,7 @@ def training_cost(options: TrainingOptions) -> float:
 
 def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelled]:
     """Load the training inputs that the penalty reads, and no others."""
-    added = config.training.penalty
-    if added is None or penalty(**added).reads is None:
+    if config.training.reads is None:
         return {}
     limits = Limits(config.train_examples, validation=0, test=0, seed=config.seed)
     found = {}

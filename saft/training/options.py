@@ -94,6 +94,11 @@ class TrainingOptions:
                 raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
 
     @property
+    def reads(self) -> Literal["others", "reference"] | None:
+        """Whose training inputs the penalty reads besides the task's own; see `Penalty.reads`."""
+        return None if self.penalty is None else penalty(**self.penalty).reads
+
+    @property
     def passes(self) -> float:
         """Forward and backward passes of the whole training, each over one batch; see `Penalty.ascend`."""
         ascent = None if self.perturbation is None else make_perturbation(**self.perturbation)
@@ -155,11 +160,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_trainer(self.trainer)
-        reads = None if self.training.penalty is None else penalty(**self.training.penalty).reads
-        if reads is not None and not self.reference:
+        if self.training.reads is not None and not self.reference:
             raise ValueError(
-                f"reference: is missing: training.penalty has inputs: {reads}; list the tasks whose training "
-                "inputs it is to read, each as under `task`"
+                f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"
+                " whose training inputs it is to read, each as under `task`"
             )
 
 

@@ -20,7 +20,6 @@ from saft.experiment.stages.step import Step, as_plain
 from saft.files.checkpoint import read_manifest
 from saft.interference.sharpness import Sharpness
 from saft.measure import sharpness
-from saft.penalties import Unlabelled
 from saft.progress import Bar
 from saft.training.fine_tuning import fine_tune, training_cost
 from saft.training.options import TrainConfig
@@ -102,14 +101,8 @@ def _trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
     if folder.exists():
         _refuse_another(session, folder, config)
         return TrainResult.read(folder)
-    splits, reference = session.splits(cell.train_size, cell.seed), None
-    if session.resolved.reads(cell.arm) != "reference":
-        reference = {
-            name: Unlabelled(session.tasks[name].features, splits[name].train) for name in config.reference
-        }
-    return fine_tune(
-        config, splits=splits[task], progress=bar, reference=reference, cache=session.folder.cache
-    )
+    splits, reference = session.splits(cell.train_size, cell.seed)[task], session.inputs(cell, task)
+    return fine_tune(config, splits=splits, progress=bar, reference=reference, cache=session.folder.cache)
 
 
 def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None:
