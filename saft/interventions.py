@@ -16,7 +16,16 @@ from saft.files.links import inside
 from saft.files.tensorfile import read_headers, view
 from saft.merging.inputs.tensor_names import match
 
-__all__ = ["Intervention", "Positions", "are_in", "attach", "attach_from", "attention", "save"]
+__all__ = [
+    "Intervention",
+    "Positions",
+    "are_in",
+    "attach",
+    "attach_from",
+    "attention",
+    "forbid_save_pretrained",
+    "save",
+]
 
 Positions = Literal["first", "all"]
 
@@ -165,11 +174,21 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
     for intervention in found.values():
         intervention.to(device=reference.device, dtype=reference.dtype)
     attach(model, found)
-    model.save_pretrained = _no_plain_folder  # type: ignore[assignment]
+    forbid_save_pretrained(model, "save_pretrained would leave out the interventions")
 
 
-def _no_plain_folder(*_: Any, **__: Any) -> NoReturn:
-    raise UserError(
-        "a model with interventions is no plain model, so that from_pretrained would leave them out: copy "
-        "the folder that it came from, or save its state_dict()"
-    )
+def forbid_save_pretrained(model: Any, what: str) -> None:
+    """Make `model.save_pretrained` refuse, since its folder would lack what `from_pretrained` does not know.
+
+    Args:
+        model: of transformers.
+        what: it is, and what would be left out, for the message.
+    """
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise UserError(
+            f"{what}, which from_pretrained does not know: copy the folder that the model came from, or save "
+            "its state_dict()"
+        )
+
+    model.save_pretrained = refuse

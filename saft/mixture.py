@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
+from saft.interventions import forbid_save_pretrained
 from saft.merging.inputs import task_parts
 from saft.merging.inputs.tensor_names import match
 from saft.merging.methods.smile import Smile
@@ -129,7 +130,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
         if bias in experts[0]:
             pieces["bias"] = torch.stack([part[bias]["bias"] for part in experts])
         model.set_submodule(path, SmileLinear(layer, pieces, found.method.top_k, found.scaling))
-    model.save_pretrained = _no_plain_folder
+    forbid_save_pretrained(model, "save_pretrained would leave out the experts")
     return model.eval()
 
 
@@ -138,11 +139,4 @@ def _refuse(location: Path, name: str, layer: nn.Module | None, model: nn.Module
     raise UserError(
         f"{location}: holds experts for '{name}', but {type(model).__name__} {what}; give another kind, or "
         f'merge again with exclude: ["{name}"]'
-    )
-
-
-def _no_plain_folder(*_: Any, **__: Any) -> NoReturn:
-    raise UserError(
-        "a mixture is no plain model, so that from_pretrained would leave its experts out: copy the folder "
-        "that it came from, or save its state_dict()"
     )

@@ -201,7 +201,7 @@ def test_the_mixtures_state_survives_a_file_and_gradients_reach_every_expert(mer
     other = load_mixture(merged / "smile")
     other.load_state_dict(load_file(tmp_path / "state.safetensors"))
     assert outputs(other).equal(outputs(mixture))
-    with pytest.raises(UserError, match="from_pretrained would leave its experts out"):
+    with pytest.raises(UserError, match="save_pretrained would leave out the experts"):
         mixture.save_pretrained(tmp_path / "plain")
 
 

@@ -14,6 +14,7 @@ from saft import tasks
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
+from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
 from saft.models import ModelConfig
 from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
@@ -184,13 +185,8 @@ def tensor_names(trunk: nn.Module, source: Source) -> dict[str, str]:
         UserError: a parameter of the trunk has no name in the checkpoint.
     """
     stored = {name: name for name in source.headers} | dict(source.tied)
-    prefix = f"{getattr(trunk, 'base_model_prefix', '')}."
-    names = {}
-    for name in trunk.state_dict():
-        candidates = [name, prefix + name, name.removeprefix(prefix)]
-        match = next((stored[candidate] for candidate in candidates if candidate in stored), None)
-        if match is not None:
-            names[name] = match
+    renamed = rename([*trunk.state_dict()], stored)
+    names = {name: stored[new] for new, name in renamed.items() if new in stored}
     unknown = [name for name, _ in trunk.named_parameters() if name not in names]
     if unknown:
         raise UserError(

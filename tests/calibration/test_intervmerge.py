@@ -85,7 +85,7 @@ def test_a_task_is_loaded_and_evaluated_with_its_interventions(tiny_model, exper
         trunk = load_trunk(ModelConfig(str(tmp_path / "out")), "size")(**tokens).last_hidden_state
     assert not torch.allclose(own, plain, atol=1e-4)
     torch.testing.assert_close(own, trunk)
-    with pytest.raises(UserError, match="no plain model"):
+    with pytest.raises(UserError, match="save_pretrained would leave out the interventions"):
         model.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="has no interventions for 'sice'; did you mean 'size'"):
         saft.load_task(tmp_path / "out", "sice")

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from saft.cli import main
 from saft.errors import UserError
+from saft.files.checkpoint import write_tensors
 from saft.merge import merge
 from saft.merging import estimate
 from saft.merging.check import check
@@ -240,3 +241,22 @@ def test_the_plan_counts_the_memory_that_factoring_takes(save, tmp_path):
     ).stdout
     peak, planned = map(int, printed.split())
     assert 200 * 2**20 < peak <= planned
+
+
+def test_heads_and_tasks_of_the_models_go_with_an_adapter_and_with_what_is_merged_of_it(models, tmp_path):
+    base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    for folder in tuned:
+        task = Path(folder).name
+        (Path(folder) / "heads").mkdir()
+        write_tensors(Path(folder) / "heads" / f"{task}.safetensors", {"weight": torch.ones(2, 3)})
+        (Path(folder) / "saft.json").write_text(
+            json.dumps({"tasks": {task: {"kind": "text_classification"}}})
+        )
+    merge(MergeConfig("average", base, tuned, adapter_rank=2), tmp_path / "adapter")
+    merge(MergeConfig("average", base, [f"{base}+{tmp_path / 'adapter'}"]), tmp_path / "whole")
+    names = {f"{Path(folder).name}.safetensors" for folder in tuned}
+    for out in ("adapter", "whole"):
+        assert {file.name for file in (tmp_path / out / "heads").iterdir()} == names
+        tasks = json.loads((tmp_path / out / "saft.json").read_text())["tasks"]
+        assert tasks.keys() == {Path(folder).name for folder in tuned}
+    assert not (tmp_path / "adapter" / "config.json").exists()
