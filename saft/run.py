@@ -68,7 +68,7 @@ def run(config: RunConfig, check_only: bool = False) -> RunResult | RunCheck:
     folder.refuse_strangers()
     with waiting("loading model and data ..."):
         session = Session(resolved, folder)
-        checked = check(session)
+        checked = check(session, trial=check_only)
     if check_only:
         return checked
     with folder.locked():

@@ -29,7 +29,7 @@ class RunCheck:
         cells: of the whole grid; `open_cells` of them lack something.
         experts, merges: to train, and to make and test.
         passes: forward and backward passes over a batch that the trainings take.
-        seconds: that it takes, by a trial step, without the merging itself; None where that is unknown.
+        seconds: that it takes, by a trial step, without the merging itself; None where none was tried.
         bytes_most: that are written, all at once on the disk.
         bytes_left: of them, when all is finished.
         bytes_free: on the disk of the folder.
@@ -78,8 +78,12 @@ def missing_steps(session: Session) -> dict[str, list[Step]]:
     return {name: part for name, part in missing.items() if part}
 
 
-def check(session: Session) -> RunCheck:
+def check(session: Session, trial: bool = False) -> RunCheck:
     """Find what can be wrong with an experiment, and say what it costs; nothing is written.
+
+    Args:
+        session: of the experiment.
+        trial: try a step, to estimate the time.
 
     Raises:
         UserError: something does not fit, or the disk has no room for it.
@@ -107,7 +111,7 @@ def check(session: Session) -> RunCheck:
         experts=len(untrained),
         merges=sum("/merges/" in name and name.endswith("/validation") for name in names),
         passes=sum(untrained),
-        seconds=_seconds(session, cost),
+        seconds=_seconds(session, cost) if trial else None,
         bytes_most=most,
         bytes_left=left,
         bytes_free=free,
@@ -129,20 +133,23 @@ def _refuse_large_batches(session: Session) -> None:
 
 def _bytes(session: Session) -> tuple[int, int]:
     """Return the bytes that will be written: at most at a time, and of them when all is finished."""
-    folder, resolved, keep = session.folder, session.resolved, session.config.keep
-    model = _model_bytes(session)
-    tasks = list(session.tasks)
+    folder, cells, keep = session.folder, session.resolved.cells, session.config.keep
+    tasks, methods = list(session.tasks), session.resolved.merges
     experts = sum(
-        not folder.expert(cell, task).exists()
-        and not folder.figures(f"{cell}/experts/{task}/training").exists()
-        for cell in resolved.cells
-        for task in tasks
+        not folder.figures(f"{cell}/experts/{task}/training").exists() for cell in cells for task in tasks
     )
-    merges = len(resolved.cells) * len(resolved.merges) if "merges" in keep else len(resolved.arms)
+    merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in cells]
+    if "merges" in keep:
+        merges = sum(not there for row in merged for there in row)
+    else:
+        groups = {(cell.train_size, cell.arm) for cell in cells}
+        done = {(cell.train_size, cell.arm) for cell, row in zip(cells, merged, strict=True) if any(row)}
+        merges = len(groups - done)
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if experts else 0
-    most = base + experts + merges + training
-    return most * model, (base + merges + (experts if "experts" in keep else 0)) * model
+    model = _model_bytes(session)
+    left = base + merges + (experts if "experts" in keep else 0)
+    return (base + merges + experts + training) * model, left * model
 
 
 def _model_bytes(session: Session) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from saft import tasks
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
-from saft.experiment.growth import Files, files_of
+from saft.experiment.growth import Foundations, files_of
 from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
@@ -52,9 +52,8 @@ class Session:
         self.tasks: dict[str, BoundTask] = {
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
-        self.files: Files = files_of(
-            self.config.model.path, folder.base, {"tasks": declared, "reference": reference}
-        )
+        files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
+        self.foundations = Foundations(resolved, files)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -127,7 +126,11 @@ class Session:
         if base.exists() and all((base / HEADS / f"{name}.safetensors").exists() for name in self.tasks):
             return
         source = base if base.exists() else local_folder(self.config.model.path, "model.path")
-        known = read_manifest(base) if base.exists() else {"tasks": {}, "sha256": dict(self.files["model"])}
+        known = (
+            read_manifest(base)
+            if base.exists()
+            else {"tasks": {}, "sha256": dict(self.foundations.files["model"])}
+        )
         bound = next(iter(self.tasks.values()))
         trunk = bound.load_trunk(source)
         with staged(base, overwrite=True) as folder:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from saft.experiment.growth import Foundations
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
 from saft.progress import Bar
@@ -19,7 +18,7 @@ def base_model_steps(session: Session) -> Iterator[Step]:
 
     Validation and test examples are the same at every train size and seed.
     """
-    foundations = Foundations(session.resolved, session.files)
+    foundations = session.foundations
     first = session.resolved.cells[0]
     for name in session.tasks:
         rests_on = foundations.base(name)

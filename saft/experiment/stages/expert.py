@@ -14,7 +14,6 @@ from saft import config as configs
 from saft import tasks
 from saft.errors import UserError
 from saft.experiment.cells import Cell
-from saft.experiment.growth import Foundations
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step, as_plain
 from saft.files.checkpoint import read_manifest
@@ -30,7 +29,7 @@ __all__ = ["expert_folder", "expert_steps"]
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     """Yield the steps of one expert: train, measure the sharpness, test."""
-    foundations = Foundations(session.resolved, session.files)
+    foundations = session.foundations
     bound, sizes = session.tasks[task], session.sizes[task]
     options = session.resolved.arms[cell.arm]
     _train_config(session, cell, task)  # which checks what only training knows

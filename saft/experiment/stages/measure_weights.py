@@ -7,7 +7,6 @@ from typing import Any
 
 from saft.experiment.cells import Cell
 from saft.experiment.folder import team
-from saft.experiment.growth import Foundations
 from saft.experiment.session import Session
 from saft.experiment.stages.expert import expert_folder
 from saft.experiment.stages.step import Step, as_plain
@@ -25,7 +24,7 @@ def measure_weights_steps(session: Session, cell: Cell) -> Iterator[Step]:
         found = weight_interference(session.base.path, folders, session.config.density)
         return {"measured": found.measured, "quantities": as_plain(found.quantities)}
 
-    rests_on = Foundations(session.resolved, session.files).interference(cell)
+    rests_on = session.foundations.interference(cell)
     words = "measure the interference of the experts"
     yield Step(interference_name(session, cell), words, rests_on, 0.0, measured)
 

@@ -10,7 +10,6 @@ from typing import Any
 from saft import calibration
 from saft.experiment.cells import Cell
 from saft.experiment.folder import team
-from saft.experiment.growth import Foundations
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.selection import Grid, per_task, shared
 from saft.experiment.session import Session
@@ -68,7 +67,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
             "per_task": {task: dataclasses.asdict(own[task]) for task in session.tasks},
         }
 
-    foundations = Foundations(session.resolved, session.files)
+    foundations = session.foundations
     rests_on = foundations.merge(cell, method)
     cost = len(options.scaling) * validation_cost
     yield Step(f"{name}/validation", f"merge by {method}", rests_on, cost, chosen)
