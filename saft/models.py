@@ -29,6 +29,7 @@ __all__ = [
     "Pooling",
     "load_task",
     "is_one_model",
+    "language_kind",
     "load_trunk",
     "max_tokens",
     "model_of",
@@ -64,15 +65,16 @@ class ModelConfig:
     takes what the head was trained with, else the mean."""
 
 
-def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
-    """Load the backbone in float32, without any head.
+def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -> nn.Module:
+    """Load the backbone in float32, without any head that belongs to a task.
 
     Args:
         config: where the model is; see `ModelConfig`.
         task: whose model to take from a folder that holds a part per task; of no matter to others.
+        kind: class of transformers to load it as; default: `AutoModel`.
 
     Returns:
-        The `transformers.AutoModel`, in evaluation mode.
+        The model, in evaluation mode.
 
     Raises:
         UserError: the folder is absent or incomplete, weights are missing, or a weight is not finite.
@@ -86,7 +88,7 @@ def load_trunk(config: ModelConfig, task: str | None = None) -> nn.Module:
         "trust_remote_code": False,
     }
     trunk, missing = _without_absent_pooler(
-        lambda more: _from_pretrained(config.path, location, options | more, task)
+        lambda more: _from_pretrained(config.path, location, options | more, task, kind)
     )
     if missing:
         raise UserError(
@@ -179,6 +181,26 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
     return model.eval()
 
 
+def language_kind(location: Path) -> Literal["causal", "encoder-decoder"] | None:
+    """Return whether a model continues a text, or answers one; None of one that does neither, as encoders.
+
+    Args:
+        location: the model's folder, with config.json.
+
+    Raises:
+        UserError: config.json cannot be read.
+    """
+    settings = _settings(location)
+    if settings.is_encoder_decoder:
+        answers = type(settings) in transformers.AutoModelForSeq2SeqLM._model_mapping
+        return "encoder-decoder" if answers else None
+    # Encoders decode if their config says so; else they see the tokens that they are to tell.
+    sees_all = type(settings) in transformers.AutoModelForMaskedLM._model_mapping
+    if type(settings) not in transformers.AutoModelForCausalLM._model_mapping:
+        return None
+    return None if sees_all and not getattr(settings, "is_decoder", False) else "causal"
+
+
 def max_tokens(location: Path, wanted: int) -> int:
     """Return how many of `wanted` tokens a text of a model may have: as many as it has positions.
 
@@ -209,13 +231,14 @@ def max_tokens(location: Path, wanted: int) -> int:
 
 
 def _from_pretrained(
-    name: str, location: Path, options: dict[str, Any], task: str | None
+    name: str, location: Path, options: dict[str, Any], task: str | None, kind: Any
 ) -> tuple[nn.Module, list[str]]:
+    kind = kind or _kind_of(location)
     with as_user_error(f"model {name}: cannot be loaded"), _without_bars():
         if holds_parts(location):
-            model, info = _task_trunk(location, options, task)
+            model, info = _task_trunk(location, options, task, kind)
         else:
-            model, info = _kind_of(location).from_pretrained(location, **options)
+            model, info = kind.from_pretrained(location, **options)
     if info.get("mismatched_keys"):
         raise UserError(
             f"model {name}: shapes in the file and in config.json differ: {info['mismatched_keys']}"
@@ -235,15 +258,14 @@ def _without_absent_pooler(load: Callable[[dict[str, Any]], tuple[M, list[str]]]
     return model, missing
 
 
-def _task_trunk(location: Path, options: dict[str, Any], task: str | None) -> Any:
+def _task_trunk(location: Path, options: dict[str, Any], task: str | None, kind: Any) -> Any:
     if task is None:
         raise UserError(
             f"{location}: holds a part per task, and no single model; "
             f'load a task\'s model with saft.load_task("{location}", TASK)'
         )
     weights, settings = dict(task_parts.read(location).task_tensors(task)), _settings(location)
-    kind = _concrete(_kind_of(location), settings)
-    return kind.from_pretrained(None, config=settings, state_dict=weights, **options)
+    return _concrete(kind, settings).from_pretrained(None, config=settings, state_dict=weights, **options)
 
 
 def _kind_of(location: Path) -> Any:

@@ -88,3 +88,102 @@ def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
             "max_length": 16,
         }
     return mappings
+
+
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [END] {% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def _word_tokenizer(folder: Path) -> int:
+    """Write a tokenizer of whole words, as causal models have it: with an end of text and a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    some = [word for group in (COLOURS, SIZES) for label, words in group.items() for word in [label, *words]]
+    vocabulary = [
+        "[UNK]",
+        "[END]",
+        "[PAD]",
+        "[user]",
+        "[assistant]",
+        "[system]",
+        ":",
+        *some,
+        *FILLER,
+        *"0123",
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        eos_token="[END]",
+        pad_token="[PAD]",
+        additional_special_tokens=["[user]", "[assistant]", "[system]"],
+    )
+    fast.chat_template = CHAT
+    fast.save_pretrained(folder)
+    return len(vocabulary)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a Llama of two layers of width 32, whose language head is a tensor of its own."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    torch.manual_seed(0)
+    settings = transformers.LlamaConfig(
+        vocab_size=_word_tokenizer(folder),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    transformers.LlamaForCausalLM(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a GPT-2 of two layers of width 32, with dropout, and its head tied."""
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    torch.manual_seed(0)
+    settings = transformers.GPT2Config(
+        vocab_size=_word_tokenizer(folder),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    transformers.GPT2LMHeadModel(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a T5 of two layers of width 32."""
+    folder = tmp_path_factory.mktemp("tiny-t5")
+    torch.manual_seed(0)
+    settings = transformers.T5Config(
+        vocab_size=_word_tokenizer(folder),
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=2,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    transformers.T5ForConditionalGeneration(settings).save_pretrained(folder)
+    return folder

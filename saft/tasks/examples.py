@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Examples", "Limits", "Splits", "TrainingOrder", "permutation"]
+__all__ = ["IGNORED", "Batch", "Examples", "Limits", "Splits", "TrainingOrder", "limited", "permutation"]
+
+T = TypeVar("T")
+
+IGNORED = -100
+"""The label of what is not learned, such as padding; as in torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,16 @@ class Batch:
 
     Args:
         inputs: what the trunk's forward takes, each [batch, ...].
-        labels: [batch].
+        labels: [batch], or [batch, tokens]; `IGNORED` where nothing is learned.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """How many labels there are to learn, 0-dim: the loss is the mean over them."""
+        return (self.labels != IGNORED).sum()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,6 +149,25 @@ class Limits:
     validation: int | None = None
     test: int | None = None
     seed: int = 0
+
+
+def limited(rows: Mapping[str, list[T]], limits: Limits, split_seed: int) -> dict[str, list[T]]:
+    """Return the rows that are used: the limits' seed draws those of training, no seed the others.
+
+    Args:
+        rows: {"train", "validation", "test"} -> rows; validation rows are in random order.
+        limits: how many.
+        split_seed: draws the test rows, since files are often sorted by label.
+    """
+    train, test = rows["train"], rows["test"]
+    drawn = permutation(len(train), limits.seed, stream=7)[: limits.train]
+    if limits.test is not None and limits.test < len(test):
+        test = [test[index] for index in permutation(len(test), split_seed, stream=2)[: limits.test]]
+    return {
+        "train": [train[index] for index in drawn],
+        "validation": rows["validation"][: limits.validation],
+        "test": test,
+    }
 
 
 def permutation(size: int, seed: int, stream: int = 0) -> list[int]:

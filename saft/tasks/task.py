@@ -27,6 +27,8 @@ class TaskModel(nn.Module, ABC):
 
     reads_first_token = False
     """Whether the features are those of the first token."""
+    classifies = True
+    """Whether the logits are of labels, [batch, labels]; of tokens, [batch, tokens, vocabulary], if not."""
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -140,7 +142,7 @@ class BoundTask(Protocol):
         """
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
-        """Return the mean training loss over the examples of a batch."""
+        """Return the mean training loss over the targets of a batch: its examples, or their tokens."""
 
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
         """Return the metric of a model on examples.

@@ -22,7 +22,7 @@ from saft.files.locations import folder as local_folder
 from saft.models import ModelConfig, Pooling, load_trunk, max_tokens
 from saft.progress import note
 from saft.tasks import TASKS, heads
-from saft.tasks.examples import Batch, Examples, Limits, Splits, permutation
+from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
@@ -137,13 +137,8 @@ class BoundTextClassification:
 
     def examples(self, limits: Limits) -> Splits:
         """Read the table, draw the training examples, and tokenize what is used."""
-        rows = self.task.rows(self.where)
-        order = permutation(len(rows["train"]), limits.seed, stream=7)[: limits.train]
-        return Splits(
-            train=self._examples([rows["train"][index] for index in order]),
-            validation=self._examples(rows["validation"][: limits.validation]),
-            test=self._examples(_spread(rows["test"], limits.test, self.task.data.split_seed)),
-        )
+        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
+        return Splits(**{split: self._examples(part) for split, part in rows.items()})
 
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
         """Load a trunk in float32, on the device."""
@@ -251,10 +246,3 @@ class BoundTextClassification:
             return Batch(dict(inputs), labels[indices])
 
         return Examples([len(ids) for ids in encoded["input_ids"]], collate)
-
-
-def _spread(rows: Rows, limit: int | None, seed: int) -> Rows:
-    """Return at most `limit` rows: a random sample, since files are often sorted by label."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[index] for index in permutation(len(rows), seed, stream=2)[:limit]]

@@ -96,7 +96,7 @@ class TaskModule(L.LightningModule):
         """Add up the gradients of the mean loss, by micro-batches, and of the penalty; return the loss."""
         total = torch.zeros((), device=self.device)
         for part in batch.split(self.options.micro_batch_size) if "loss" in terms else ():
-            loss = self.task.loss(self.model, part) * (len(part) / len(batch))
+            loss = self.task.loss(self.model, part) * (part.targets / batch.targets)
             self.manual_backward(loss)
             total += loss.detach()
         if "penalty" in terms:

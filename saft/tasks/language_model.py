@@ -1,0 +1,240 @@
+"""A model of tokens, and how well it knows a target: what causal and encoder-decoder models share."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saft.tasks import estimate
+from saft.tasks.examples import IGNORED, Batch, Examples
+from saft.tasks.metric import Metric, Score
+from saft.tasks.pooling import pool
+from saft.tasks.task import TaskModel
+
+__all__ = [
+    "METRICS",
+    "LanguageModel",
+    "MakeBatch",
+    "Parts",
+    "choice",
+    "evaluating",
+    "exact_match",
+    "generate",
+    "generated_numbers",
+    "over_tokens",
+    "padded",
+    "target_loss",
+]
+
+METRICS = {
+    "loss": Metric("loss", "nats", higher_is_better=False, scale=1.0, digits=3),
+    "perplexity": Metric("perplexity", "", higher_is_better=False, scale=1.0, digits=2),
+    "token_accuracy": Metric("token accuracy", "%"),
+    "exact_match": Metric("exact match", "%"),
+    "choice": Metric("accuracy", "%"),
+    "spearman": Metric("Spearman", "%"),
+}
+
+LOGITS = 2**26  # elements of logits that an evaluation holds at once
+
+Parts = tuple[list[int], list[int]]
+"""What is given, and what is to follow: token numbers."""
+MakeBatch = Callable[[Sequence[Parts]], Batch]
+
+
+class LanguageModel(TaskModel):
+    """A trunk that predicts tokens: its language head is a part of it, trained and merged like the rest.
+
+    Args:
+        trunk: a transformers model with a language head.
+    """
+
+    classifies = False
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__(trunk, nn.Identity())
+        self.taken = set(inspect.signature(trunk.forward).parameters)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits, [batch, tokens, vocabulary]: at each token those of the batch's label there."""
+        logits: Tensor = self.trunk(**self._arguments(inputs)).logits
+        return logits
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""
+        arguments = self._arguments(inputs)
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        if self.trunk.config.is_encoder_decoder:  # type: ignore[union-attr]
+            encoder: Any = self.trunk.get_encoder()  # type: ignore[operator]
+            states = encoder(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
+        else:
+            states = self.trunk.base_model(**arguments).last_hidden_state  # type: ignore[operator]
+        return pool(states, mask, "mean")
+
+    def _arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        taken: dict[str, Any] = {name: value for name, value in inputs.items() if name in self.taken}
+        # A cache is of no use here, and would hide from transformers that a row holds several texts.
+        return taken | ({"use_cache": False} if "use_cache" in self.taken else {})
+
+
+def target_loss(model: TaskModel, batch: Batch) -> Tensor:
+    r"""Return :math:`-\frac1n \sum_t \log p(y_t \mid y_{<t}, x)`, over the n targets of a batch, in nats."""
+    logits = model(batch.inputs)
+    return functional.cross_entropy(
+        logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED
+    )
+
+
+def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name: str) -> Score:
+    """Return loss, perplexity or token accuracy over all targets, each given those before it."""
+    sums = [_sums(model, batch) for batch in _batches(model, examples, batch_size)]
+    log_p, right, counts = (torch.cat(part) for part in zip(*sums, strict=True))
+    if name == "token_accuracy":
+        return estimate.ratio(right, counts)
+    loss = estimate.ratio(-log_p, counts)
+    if name == "loss":
+        return loss
+    value = float(torch.tensor(loss.value).exp())
+    error = None if loss.standard_error is None else value * loss.standard_error
+    return Score(value, error, loss.examples)
+
+
+def choice(
+    model: LanguageModel, examples: Examples, batch_size: int, parts: Callable[[Batch], list[Parts]],
+    make_batch: MakeBatch, options: Sequence[list[int]],
+) -> Score:  # fmt: skip
+    """Return how often the right one of some targets is the likeliest, by the sum of its tokens' log p.
+
+    Args:
+        parts: gives what a batch was made of.
+        make_batch: makes a batch of such parts.
+        options: the targets to choose among.
+    """
+    right = 0
+    for batch in examples.batches(batch_size):
+        made_of = parts(batch)
+        columns = []
+        for option in options:
+            continued = make_batch([(given, option) for given, _ in made_of]).to(_device(model))
+            columns.append(torch.cat([_sums(model, part)[0] for part in _small(model, continued)]))
+        chosen = torch.stack(columns).argmax(0).tolist()
+        right += sum(options[at] == target for at, (_, target) in zip(chosen, made_of, strict=True))
+    return estimate.share(right, len(examples))
+
+
+def exact_match(pairs: Sequence[tuple[str, str]]) -> Score:
+    """Return how often what was generated is the target, white space at both ends left out.
+
+    Example:
+        >>> exact_match([(" yes", "yes"), ("yes or no", "no")]).value
+        0.5
+    """
+    right = sum(generated.strip() == target.strip() for generated, target in pairs)
+    return estimate.share(right, len(pairs))
+
+
+def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Score:
+    """Return Spearman's correlation of the numbers that were generated; what holds none counts as 0.
+
+    Example:
+        >>> generated_numbers([("3.2", "3"), ("about 1", "1"), ("none", "0.5")]).value
+        1.0
+    """
+    read = torch.tensor([[_number(text) for text in pair] for pair in pairs], dtype=torch.float64)
+    return estimate.spearman(read[:, 0], read[:, 1])
+
+
+def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, tokenizer: Any) -> list[list[int]]:
+    """Return what follows each input: the likeliest token each time, until one that ends a text.
+
+    Args:
+        model: in evaluation mode.
+        inputs: input_ids and attention_mask, [batch, tokens]; of a causal model padded on the left.
+        tokens: at most this many are generated.
+        tokenizer: the model's.
+    """
+    trunk: Any = model.trunk
+    own = trunk.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    stop = {token for token in (tokenizer.eos_token_id, *ends) if token is not None}
+    plain = transformers.GenerationConfig(
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=sorted(stop) or None,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=own.bos_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+    )
+    trunk.generation_config = plain  # what the folder's own asks for, such as sampling, is not wanted here
+    try:
+        on_device = {name: value.to(_device(model)) for name, value in inputs.items()}
+        produced = trunk.generate(**on_device, generation_config=plain)
+    finally:
+        trunk.generation_config = own
+    given = 1 if trunk.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    return [
+        list(itertools.takewhile(lambda token: token not in stop, row))
+        for row in produced[:, given:].tolist()
+    ]
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Return rows of numbers as one tensor, [rows, longest].
+
+    Example:
+        >>> padded([[1, 2], [3]], 0, left=True).tolist()
+        [[1, 2], [0, 3]]
+    """
+    longest = max(map(len, rows))
+    fill = [[value] * (longest - len(row)) for row in rows]
+    return torch.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside, without gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _batches(model: LanguageModel, examples: Examples, batch_size: int) -> Iterator[Batch]:
+    for batch in examples.batches(batch_size):
+        yield from _small(model, batch.to(_device(model)))
+
+
+def _small(model: LanguageModel, batch: Batch) -> Iterator[Batch]:
+    """Yield parts of a batch whose logits fit the memory."""
+    vocabulary = model.trunk.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    return batch.split(max(1, LOGITS // (batch.labels.shape[1] * vocabulary)))
+
+
+def _sums(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log p of the targets, how many are the likeliest, and how many there are; each [batch]."""
+    logits, counted = model(batch.inputs).float(), batch.labels != IGNORED
+    labels = batch.labels.where(counted, 0)
+    log_p = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    right = (logits.argmax(-1) == labels) & counted
+    return (log_p * counted).sum(1).cpu(), right.sum(1).cpu(), counted.sum(1).cpu()
+
+
+def _device(model: LanguageModel) -> torch.device:
+    return next(model.trunk.parameters()).device
+
+
+def _number(text: str) -> float:
+    match = re.search(r"-?\d+(\.\d+)?", text)
+    return float(match[0]) if match else 0.0

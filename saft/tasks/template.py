@@ -1,0 +1,148 @@
+"""Texts made of a table's columns: templates with {column} fields, and words in place of values."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saft.errors import UserError, did_you_mean
+from saft.tasks.table_source import TableSource, check_columns, divide, load, present, values_as_texts
+
+__all__ = ["TemplateRow", "Words", "fields", "read_templates", "wordings"]
+
+Words = Mapping[str, Mapping[str, str]]
+"""Column -> value in the data -> its words."""
+
+
+@dataclass(frozen=True)
+class TemplateRow:
+    """The templates of a task, filled with one row.
+
+    Args:
+        place: of the row, for messages: "row 17 of the train split".
+        texts: template's key -> text.
+    """
+
+    place: str
+    texts: Mapping[str, str]
+
+
+def fields(template: str) -> list[str]:
+    """Return the columns that a template names, in order.
+
+    Args:
+        template: with {column} fields; {{ and }} are braces.
+
+    Raises:
+        ValueError: it names none, or a brace is not closed, or a field is more than a column's name.
+
+    Example:
+        >>> fields("{premise} Is it true that {hypothesis}?")
+        ['premise', 'hypothesis']
+        >>> fields("a {}")
+        Traceback (most recent call last):
+        ValueError: 'a {}': a field {} must hold the name of a column
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}; write {{{{ and }}}} for braces") from None
+    columns = []
+    for _, column, specification, conversion in parts:
+        if column is None:
+            continue
+        if not column or specification or conversion or any(sign in column for sign in ".[]"):
+            written = f"{{{column}{':' if specification else ''}{specification or ''}}}"
+            raise ValueError(f"{template!r}: a field {written} must hold the name of a column")
+        columns.append(column)
+    if not columns:
+        raise ValueError(f"{template!r}: has no {{column}} field, so it is the same for every row")
+    return list(dict.fromkeys(columns))
+
+
+def wordings(template: str, words: Words) -> list[str]:
+    """Return every text that a template can be, where it holds one column, whose values have words.
+
+    Raises:
+        ValueError: it holds other columns, or two values have the same words.
+
+    Example:
+        >>> wordings(" {label}.", {"label": {"0": "no", "1": "yes"}})
+        [' no.', ' yes.']
+    """
+    columns = fields(template)
+    if len(columns) != 1 or columns[0] not in words:
+        raise ValueError(
+            f"{template!r}: to choose among, it must hold one column whose values are listed under `words`"
+        )
+    texts = [template.format_map({columns[0]: word}) for word in words[columns[0]].values()]
+    if len(set(texts)) < len(texts) or len(texts) < 2:
+        raise ValueError(f"words.{columns[0]}: needs two different words or more, each for one value")
+    return texts
+
+
+def read_templates(
+    source: TableSource, templates: Mapping[str, str], words: Words, where: str
+) -> dict[str, list[TemplateRow]]:
+    """Read a table and fill templates with its rows.
+
+    Args:
+        source: the table.
+        templates: key of the config -> template.
+        words: what stands in a text in place of a column's value.
+        where: the place in front of every message.
+
+    Returns:
+        {"train", "validation", "test"} -> filled rows, disjoint, in an order fixed by `split_seed`.
+
+    Raises:
+        UserError: a file, split or column is missing, or a value has no words.
+    """
+    columns = {column: key for key, template in templates.items() for column in fields(template)}
+    for column in words:
+        if column not in columns:
+            raise UserError(
+                f"{where}.words: no template holds {{{column}}}{did_you_mean(column, list(columns))}"
+            )
+    rows = {
+        split: _filled(content, columns, templates, words, source, split, where)
+        for split, content in load(source, where).items()
+    }
+    divided = divide(rows, source)
+    for split, part in divided.items():
+        if not part:
+            raise UserError(f"{where}.data: the {split} split is empty")
+    return divided
+
+
+def _filled(
+    content: Any, columns: Mapping[str, str], templates: Mapping[str, str], words: Words,
+    source: TableSource, split: str, where: str,
+) -> list[TemplateRow]:  # fmt: skip
+    check_columns(content, [(key, column) for column, key in columns.items()], where)
+    values = {column: values_as_texts(content, column) for column in columns}
+    rows = present(
+        {f"{key}.{column}": values[column] for column, key in columns.items()}, source, split, where
+    )
+    for column, known in words.items():
+        values[column] = _in_words(values[column], rows, column, known, split, where)
+    filled = []
+    for row in rows:
+        of_row = {column: found[row] for column, found in values.items()}
+        texts = {key: template.format_map(of_row) for key, template in templates.items()}
+        filled.append(TemplateRow(f"row {row + 1} of the {split} split", texts))
+    return filled
+
+
+def _in_words(
+    values: Sequence[str], rows: Sequence[int], column: str, known: Mapping[str, str], split: str, where: str
+) -> list[str]:
+    unknown = next((row for row in rows if values[row] not in known), None)
+    if unknown is not None:
+        raise UserError(
+            f"{where}.words.{column}: row {unknown + 1} of the {split} split holds '{values[unknown]}', "
+            f"which has no words{did_you_mean(values[unknown], list(known))}"
+        )
+    return [known.get(value, "") for value in values]

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+
+from saft import tasks
+from saft.errors import UserError
+from saft.models import ModelConfig
+from saft.tasks import BoundTask, Limits
+from saft.tasks.examples import IGNORED
+from saft.tasks.language_model import LanguageModel
+from saft.tasks.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def mapping(tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    data = {key: tiny_tasks["colour"]["data"][key] for key in ("path", "files")}
+    return {
+        "kind": "language_modeling",
+        "data": data,
+        "prompt": "{text} :",
+        "completion": "{label}",
+        "max_length": 32,
+    }
+
+
+def bound(mapping: dict[str, Any], model: Path, **changes: Any) -> BoundTask:
+    declared = {key: value for key, value in (mapping | changes).items() if value is not None}
+    return tasks.build("colour", declared, "tasks").bind("colour", ModelConfig(str(model)), "t")
+
+
+def words(folder: Path, ids: torch.Tensor) -> str:
+    text: str = load_tokenizer(str(folder)).decode(ids)
+    return text
+
+
+def rows(folder: Path, batch: tasks.Batch) -> list[tuple[str, str]]:
+    """Return each text, and what is learned of it."""
+    found = []
+    for at in range(len(batch)):
+        ids = batch.inputs["input_ids"][at]
+        ids = ids[ids != 2]  # padding
+        labels = batch.labels[at]
+        found.append((words(folder, ids), words(folder, labels[labels != IGNORED])))
+    return found
+
+
+def test_of_a_prompt_and_a_completion_the_completion_is_learned(
+    mapping: dict[str, Any], tiny_llama: Path
+) -> None:
+    examples = bound(mapping, tiny_llama).examples(Limits(3, 2, 2)).train
+    for text, learned in rows(tiny_llama, examples.collate([0, 1, 2])):
+        prompt, _, completion = text.partition(" : ")
+        assert prompt
+        assert completion == learned
+        assert learned in ("red [END]", "blue [END]", "green [END]")
+
+
+def test_whole_texts_are_learned_but_for_their_first_token(mapping: dict[str, Any], tiny_llama: Path) -> None:
+    task = bound(mapping, tiny_llama, text="{text} {label}", prompt=None, completion=None)
+    for text, learned in rows(tiny_llama, task.examples(Limits(3, 2, 2)).train.collate([0, 1, 2])):
+        assert text.split()[1:] == learned.split()
+        assert text.endswith("[END]")
+
+
+def test_of_a_conversation_the_assistants_words_are_learned(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    turns = [
+        ("system", "the"),
+        ("user", "rose"),
+        ("assistant", "red"),
+        ("user", "sky"),
+        ("assistant", "blue"),
+    ]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages[: 5 - 2 * (i % 2)]}) + "\n" for i in range(12)))
+    data = {"path": "json", "files": {"train": str(file)}, "test": None}
+    task = bound(mapping, tiny_llama, data=data, prompt=None, completion=None, messages="messages")
+    found = set(rows(tiny_llama, (e := task.examples(Limits()).train).collate(list(range(len(e))))))
+    short = "[system] the [END] [user] rose [END] [assistant] red [END]"
+    assert found == {
+        (short, "red [END]"),
+        (f"{short} [user] sky [END] [assistant] blue [END]", "red [END] blue [END]"),
+    }
+    as_chat = bound(mapping, tiny_llama, chat=True).examples(Limits(1, 1, 1)).train.collate([0])
+    (text, learned), *_ = rows(tiny_llama, as_chat)
+    assert text.startswith("[user] ")
+    assert text.endswith(f": [END] [assistant] {learned}")
+
+
+def test_loss_and_token_accuracy_are_those_of_every_text_by_itself(
+    mapping: dict[str, Any], tiny_gpt2: Path
+) -> None:
+    task = bound(mapping, tiny_gpt2, text="{text} {label}", prompt=None, completion=None)
+    examples, model = task.examples(Limits(0, 9, 0)).validation, task.model(task.load_trunk())
+    trunk = transformers.AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+    total, right, count = 0.0, 0, 0
+    for index in range(9):
+        ids = examples.collate([index]).inputs["input_ids"]
+        with torch.no_grad():
+            logits = trunk(ids).logits[0, :-1]
+        total += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        right += int((logits.argmax(-1) == ids[0, 1:]).sum())
+        count += ids.shape[1] - 1
+    for batch_size in (1, 4, 9):
+        loss = task.score(model, examples, batch_size)
+        assert loss.value == pytest.approx(total / count, rel=1e-5)
+    assert loss.standard_error is not None
+    perplexity = bound(mapping, tiny_gpt2, metric_name="perplexity").score(model, examples)
+    assert perplexity.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-5)
+    assert perplexity.standard_error == pytest.approx(perplexity.value * loss.standard_error, rel=1e-4)
+    accuracy = bound(mapping, tiny_gpt2, metric_name="token_accuracy").score(model, examples)
+    assert accuracy.value == pytest.approx(right / count)
+    assert not task.metric.higher_is_better
+    whole = task.loss(model.eval(), examples.collate(list(range(9)))).detach()
+    assert float(whole) == pytest.approx(loss.value, rel=1e-5)
+
+
+def test_exact_match_counts_what_greedy_generation_gives(mapping: dict[str, Any], tiny_gpt2: Path) -> None:
+    task = bound(mapping, tiny_gpt2, metric_name="exact_match", max_new_tokens=3)
+    model = task.model(task.load_trunk())
+    assert isinstance(model, LanguageModel)
+    trunk: Any = model.trunk
+    _learn(task, model, steps=60)
+    examples = task.examples(Limits(0, None, 30)).test
+    right = 0
+    for index in range(len(examples)):
+        batch = examples.collate([index])
+        ids = batch.inputs["input_ids"][0].tolist()
+        given, target = ids[:-2], ids[-2:]
+        for _ in range(2):
+            with torch.no_grad():
+                given = [*given, int(trunk(torch.tensor([given])).logits[0, -1].argmax())]
+        right += given[-2:] == target
+    assert right > 0
+    trunk.generation_config.do_sample = True  # as folders of chat models say
+    for batch_size in (1, 7, 64):
+        assert task.score(model, examples, batch_size).value == pytest.approx(right / len(examples))
+    assert trunk.generation_config.do_sample
+
+
+def test_choice_takes_the_likeliest_completion(mapping: dict[str, Any], tiny_llama: Path) -> None:
+    words = {"label": {"red": "red thing", "blue": "blue", "green": "a green"}}
+    task = bound(mapping, tiny_llama, metric_name="choice", words=words)
+    model = task.model(task.load_trunk())
+    _learn(task, model, steps=10)
+    examples, tokenizer = task.examples(Limits(0, None, 20)).test, load_tokenizer(str(tiny_llama))
+    options = [tokenizer(f"{text} [END]")["input_ids"] for text in words["label"].values()]
+    right = 0
+    for index in range(len(examples)):
+        batch = examples.collate([index])
+        ids, learned = batch.inputs["input_ids"][0].tolist(), batch.labels[0]
+        target = learned[learned != IGNORED].tolist()
+        given = ids[: len(ids) - len(target)]
+        scores = []
+        for option in options:
+            with torch.no_grad():
+                log_p = model.trunk(torch.tensor([given + option])).logits[0].log_softmax(-1)
+            scores.append(sum(float(log_p[len(given) - 1 + at, token]) for at, token in enumerate(option)))
+        right += options[scores.index(max(scores))] == target
+    assert right > 0
+    assert task.score(model, examples, 7).value == pytest.approx(right / len(examples))
+    assert task.metric.name == "accuracy"
+
+
+def _learn(task: BoundTask, model: tasks.TaskModel, steps: int) -> None:
+    examples = task.examples(Limits()).train
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for indices in examples.training_order(8, steps, seed=0):
+        optimizer.zero_grad()
+        task.loss(model, examples.collate(indices)).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+def test_packed_texts_do_not_see_each_other(
+    mapping: dict[str, Any], model: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(model)
+    plain, packed = (bound(mapping, folder, packing=packing) for packing in (False, True))
+    single, rows = (task.examples(Limits(20, 1, 1)).train for task in (plain, packed))
+    assert len(rows) < len(single)
+    assert sum(rows.lengths) == sum(single.lengths)
+    learner = packed.model(packed.load_trunk()).eval()
+
+    def gradient(examples: tasks.Examples) -> list[torch.Tensor]:
+        loss = packed.loss(learner, examples.collate(list(range(len(examples)))))
+        return [loss.detach(), *torch.autograd.grad(loss, list(learner.parameters()))]
+
+    for ours, expected in zip(gradient(rows), gradient(single), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_packing_is_refused_where_texts_would_see_each_other(
+    mapping: dict[str, Any], tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    load_tokenizer(str(tiny_gpt2)).save_pretrained(tmp_path)
+    settings = transformers.BloomConfig(vocab_size=40, hidden_size=32, n_layer=1, n_head=2)
+    transformers.BloomForCausalLM(settings).save_pretrained(tmp_path)
+    task = bound(mapping, tmp_path, packing=True)
+    with pytest.raises(UserError, match=r"t.packing: in BloomForCausalLM the texts of a row would see each"):
+        task.model(task.load_trunk())
+
+
+def test_the_features_are_the_mean_over_the_tokens(mapping: dict[str, Any], tiny_llama: Path) -> None:
+    task = bound(mapping, tiny_llama)
+    examples, trunk = task.examples(Limits(3, 1, 1)).train, task.load_trunk()
+    together = task.features(trunk, examples.collate([0, 1, 2]).inputs)
+    one_by_one = [task.features(trunk, examples.collate([index]).inputs)[0] for index in range(3)]
+    torch.testing.assert_close(together, torch.stack(one_by_one))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prompt": None, "completion": None},
+            "one of text, prompt (with completion) and messages says what",
+        ),
+        ({"text": "{text}"}, "but text and prompt are given"),
+        ({"completion": None}, "prompt and completion belong together"),
+        ({"prompt": "a {} b"}, "prompt: 'a {} b': a field {} must hold the name of a column"),
+        ({"prompt": "{text"}, "prompt: '{text': expected '}' before end of string"),
+        ({"prompt": "Hello"}, "prompt: 'Hello': has no {column} field"),
+        ({"metric_name": "choice"}, "completion: '{label}': to choose among, it must hold one column whose"),
+        ({"metric_name": "loss_"}, "tasks.colour.metric_name: unknown value 'loss_'; did you mean 'loss'"),
+        (
+            {"text": "{text}", "prompt": None, "completion": None, "metric_name": "exact_match"},
+            "metric_name: exact_match needs a prompt",
+        ),
+    ],
+)
+def test_mistakes_are_named(mapping: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    declared = {key: value for key, value in (mapping | changes).items() if value is not None}
+    with pytest.raises(UserError) as caught:
+        tasks.build("colour", declared, "tasks")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prompt": "{txt} :"},
+            r"t.prompt: there is no column 'txt' in the train split; did you mean 'text'",
+        ),
+        ({"words": {"lable": {"a": "b"}}}, r"t.words: no template holds {lable}; did you mean 'label'"),
+        (
+            {"words": {"label": {"red": "r", "blue": "b"}}},
+            r"t.words.label: row \d+ of the train split holds 'green', which has no words",
+        ),
+        ({"max_length": 4}, r"t.max_length: row \d+ of the train split has \d+ tokens, and nothing to learn"),
+    ],
+)
+def test_mistakes_in_the_data_are_named(
+    mapping: dict[str, Any], tiny_llama: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        bound(mapping, tiny_llama, **changes).examples(Limits())
+
+
+def test_long_texts_are_cut_or_left_out(mapping: dict[str, Any], tiny_llama: Path) -> None:
+    task = bound(mapping, tiny_llama, max_length=6, drop_long=True)
+    examples = task.examples(Limits()).train
+    assert 0 < len(examples) < 108
+    assert max(examples.lengths) == 6
+
+
+def test_a_model_of_another_kind_is_told_which_kind_takes_it(
+    mapping: dict[str, Any], tiny_model: Path, tiny_t5: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    needs = r"t.kind: language_modeling needs a causal language model, which .* is not; kind: "
+    with pytest.raises(UserError, match=f"{needs}text_classification takes it"):
+        bound(mapping, tiny_model)
+    with pytest.raises(UserError, match=f"{needs}text_to_text takes it"):
+        bound(mapping, tiny_t5)
+    tokenizer = load_tokenizer(str(tiny_llama))
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    with pytest.raises(UserError, match=r"t.chat: the tokenizer of .* has no chat template"):
+        bound(mapping, tmp_path, chat=True)
+
+
+def test_a_conversation_that_cannot_be_learned_is_named(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.jsonl"
+    data = {"path": "json", "files": {"train": str(file)}, "test": None}
+    task = bound(mapping, tiny_llama, data=data, prompt=None, completion=None, messages="messages")
+    for messages, message in (
+        ([{"role": "user", "content": "sky"}], "no message has the role `assistant`"),
+        ([{"from": "human", "value": "sky"}], "message 1 lacks `role` or `content`"),
+    ):
+        file.write_text((json.dumps({"messages": messages}) + "\n") * 9)
+        with pytest.raises(UserError, match=rf"t.messages: row \d of the train split: {message}"):
+            task.examples(Limits())
