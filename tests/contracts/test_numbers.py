@@ -42,7 +42,14 @@ ZERO = {  # what 0 turns off, or what it is the first of
     "Lines.beta": "the shallowest layer is the base's",
     "Lines.alpha": "the shallowest layer is the base's",
 } | dict.fromkeys(
-    ("RunConfig.seeds", "TrainConfig.seed", "MergeConfig.seed", "TableConfig.split_seed"), "seed"
+    (
+        "RunConfig.seeds",
+        "TrainConfig.seed",
+        "MergeConfig.seed",
+        "TableConfig.split_seed",
+        "TableSource.split_seed",
+    ),
+    "seed",
 )
 NEGATIVE = {  # factors, where the other direction has a meaning
     "MergeOptions.scaling",
