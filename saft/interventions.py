@@ -131,7 +131,7 @@ def save(folder: Path, task: str, interventions: Mapping[str, Intervention]) -> 
 
 
 def are_in(folder: Path) -> bool:
-    """Tell whether a checkpoint folder holds interventions."""
+    """Return whether a checkpoint folder holds interventions."""
     return (folder / MANIFEST).is_file() and "interventions" in read_manifest(folder)
 
 
@@ -163,7 +163,7 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
     for name, state in pieces.items():
         path = match(name, modules, prefix)
         if path is None:
-            raise UserError(f"{file}: '{name}' is no module of {type(model).__name__}; give another kind")
+            raise UserError(f"{file}: '{name}' is not a module of {type(model).__name__}; give another kind")
         width = state["W2"].shape[-1] if "W2" in state and state["W2"].dim() == 2 else 0
         found[path] = Intervention(width, len(state["W2"]) if width else 0, positions)
         try:

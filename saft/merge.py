@@ -61,7 +61,7 @@ def merge(
 
     .. math:: \theta = \theta_0 + \lambda\, m(\tau_1, \dots, \tau_K), \qquad \tau_t = \theta_t - \theta_0
 
-    First everything is checked, from configs and headers alone; then the weights are read tensor by tensor,
+    First everything is checked, only from configs and headers; then the weights are read tensor by tensor,
     so that memory is bounded by the largest tensor and not by the model. The arithmetic is float32, with one
     cast at the end. The folder appears when it is complete. A method that reads examples has them go through
     the models before.

@@ -111,7 +111,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
     found = task_parts.read(location)
     if not isinstance(found.method, Smile):
         raise UserError(
-            f"{location}: was merged by {found.manifest['method']}, whose parts are no experts to route to; "
+            f"{location}: was merged by {found.manifest['method']}, whose parts are not experts to route to; "
             "load a task's model with saft.load_task"
         )
     weights = ((name, view(header).to(found.dtype(name))) for name, header in found.base.items())

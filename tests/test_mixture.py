@@ -206,7 +206,7 @@ def test_the_mixtures_state_survives_a_file_and_gradients_reach_every_expert(mer
 
 
 def test_a_folder_of_masks_is_no_mixture(merged):
-    with pytest.raises(UserError, match="was merged by emr, whose parts are no experts"):
+    with pytest.raises(UserError, match="was merged by emr, whose parts are not experts"):
         load_mixture(merged / "emr")
 
 

@@ -60,7 +60,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the weights of `folder`, in order: safetensors, else torch's `.bin`.
 
     Raises:
-        UserError: the folder is absent, or holds no weights, other pickles or an adapter alone, or not every
+        UserError: the folder is absent, or holds no weights, other pickles or only an adapter, or not every
             shard.
     """
     if not folder.is_dir():
@@ -81,12 +81,12 @@ def weight_files(folder: Path) -> list[Path]:
         )
     if (folder / "adapter_model.safetensors").is_file():
         raise UserError(
-            f"{folder}: holds an adapter alone, not a whole model; merge it into its base model first"
+            f"{folder}: holds only an adapter, not a whole model; merge it into its base model first"
         )
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles:
         raise UserError(
-            f"{folder}: holds pickled weights alone ({pickles[0]}), which can run code when they are loaded; "
+            f"{folder}: holds only pickled weights ({pickles[0]}), which can run code when they are loaded; "
             "save it again as safetensors: AutoModel.from_pretrained(...).save_pretrained(...)"
         )
     raise UserError(
@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def holds_parts(folder: Path) -> bool:
-    """Tell whether `folder` holds a part per task in place of weights."""
+    """Return whether `folder` holds a part per task in place of weights."""
     return (folder / PARTS).is_dir() and (folder / BASE_WEIGHTS).is_file()
 
 
@@ -105,12 +105,12 @@ def _weight_map(index: Path) -> dict[str, str]:
         if all(Path(name).name == name for name in found.values()):
             return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index}: is no index of weights ({error!r})") from error
+        raise UserError(f"{index}: is not an index of weights ({error!r})") from error
     raise UserError(f"{index}: names files outside its folder")
 
 
 def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
-    """Return name, dtype, shape and place of every weight in `folder`, from headers alone.
+    """Return name, dtype, shape and place of every weight in `folder`, only from headers.
 
     Args:
         folder: with `model.safetensors` or `pytorch_model.bin`, or with shards and their index.

@@ -18,7 +18,7 @@ _HUB_ID = re.compile(f"(?:{_HUB_NAME}/)?{_HUB_NAME}")
 
 
 def is_hub_id(location: str | Path) -> bool:
-    """Tell whether `location` can only mean a repository on the hub.
+    """Return whether `location` can only mean a repository on the hub.
 
     What exists here is local, and so is what lies below a folder that exists here: once there is a folder
     `runs`, `runs/a` is a missing local folder and no question for the hub.
@@ -99,7 +99,7 @@ def _from_hub(hub_id: str, what: str) -> Path:
     except (OSError, ValueError) as error:  # every error of the hub and of the network is one of these
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{what}: '{hub_id}' is no local folder ({Path(hub_id).absolute()}), "
+            f"{what}: '{hub_id}' is not a local folder ({Path(hub_id).absolute()}), "
             f"and the hub did not give a model of this name: {reason}"
         ) from error
 

@@ -23,7 +23,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside `target` that takes its name once the block has ended well.
+    """Yield a temporary folder beside `target` that takes its name once the block has ended well.
 
     Everything is flushed to disk before the renaming, so `target` is complete or absent, also after a loss of
     power. On any exception (an interrupt too) nothing is left; what a killed process left, the next removes,
@@ -75,7 +75,7 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Give a temporary path beside `file` that takes its name, and its place, once the block has ended well.
+    """Yield a temporary path beside `file` that takes its name, and its place, once the block has ended well.
 
     Args:
         file: the file to make; its parents are made too.
@@ -94,7 +94,7 @@ def replaced(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file that is complete or absent: UTF-8, lines ended by a newline alone.
+    """Write a text file that is complete or absent: UTF-8, lines ended only by a newline.
 
     Args:
         file: the file to make or replace; its parents are made too.

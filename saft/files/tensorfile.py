@@ -1,6 +1,6 @@
-"""Files of tensors: headers alone, tensors as views of their file, and files written header first.
+"""Files of tensors: headers by themselves, tensors as views of their file, and files written header first.
 
-Safetensors are read and written; torch's pickles are read, through torch's loader of weights alone.
+Safetensors are read and written; torch's pickles are read, through torch's loader of weights only.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
             "copy or download it again"
         ) from error
     if not isinstance(found, Mapping) or not all(isinstance(item, Tensor) for item in found.values()):
-        raise UserError(f"{file}: is no state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
+        raise UserError(f"{file}: is not a state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
     sparse = [name for name, tensor in found.items() if tensor.layout != torch.strided]
     if sparse:
         raise UserError(f"{file}: '{sparse[0]}' is sparse; write it densely: tensor.to_dense()")

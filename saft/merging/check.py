@@ -1,4 +1,4 @@
-"""The check before a merge: all that can be wrong, found from configs and headers alone, and told at once."""
+"""The check before a merge: all that can be wrong, found only from configs and headers, and told at once."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 def _method(config: MergeConfig) -> Method:
     kind: object = METHODS.get(config.method)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"method: '{config.method}' is no merge method, but {kind!r}")
+        raise UserError(f"method: '{config.method}' is not a merge method, but {kind!r}")
     try:
         return kind.build(config.parameters)
     except UserError as error:

@@ -135,7 +135,7 @@ def size_in_bytes(what: str, size: int | str) -> int:
         size: a number with a unit of 1000s (kB, MB, GB) or 1024s (KiB, MiB, GiB); without one, bytes.
 
     Raises:
-        UserError: it is no size, or less than one byte.
+        UserError: it is not a size, or less than one byte.
 
     Example:
         >>> size_in_bytes("shard_size", "1.5 GiB")

@@ -65,7 +65,7 @@ class Lines:
 
 
 def problems(lines: Lines, names: Collection[str]) -> Iterator[str]:
-    """Tell what is wrong with scaling the layers of a model with tensors of these names."""
+    """Yield what is wrong with scaling the layers of a model with tensors of these names."""
     if not depth_in_stack(names, lines.layers):
         yield (
             f"lines.layers: '{lines.layers}' finds the number of a layer in no tensor's name, such as "

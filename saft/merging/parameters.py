@@ -75,7 +75,7 @@ def validate(item: Field[Any], value: Any) -> str | None:
 
 
 def add_up_to_zero(numbers: Sequence[float]) -> bool:
-    """Tell whether numbers add up to zero, but for rounding."""
+    """Return whether numbers add up to zero, but for rounding."""
     return abs(math.fsum(numbers)) <= 1e-6 * sum(map(abs, numbers))
 
 

@@ -24,7 +24,7 @@ class PerTaskParts:
     """What is kept of a block.
 
     Args:
-        vector: what all tasks share, [n]; None where they share the base alone.
+        vector: what all tasks share, [n]; None where they share only the base.
         parts: what each task has for itself: name of the piece -> [n_tasks, ...].
         rescalers: a factor for each task, float64 [n_tasks]; the same in every block.
     """
@@ -46,7 +46,7 @@ class PerTaskMethod(Method):
 
     gives = "a shared part, and one part per task"
     shares: ClassVar[bool] = True
-    """Whether the tasks share a vector, or the base alone."""
+    """Whether the tasks share a vector, or only the base."""
 
     @abstractmethod
     def split(self, tasks: int, count: int) -> SplitSteps:
@@ -64,7 +64,7 @@ class PerTaskMethod(Method):
 
         Args:
             shape: of the tensor.
-            vector: what all tasks share, of as many elements; None where they share the base alone.
+            vector: what all tasks share, of as many elements; None where they share only the base.
             part: the task's pieces.
             rescaler: the task's factor.
 
@@ -97,7 +97,7 @@ class MaskedMethod(PerTaskMethod, Elementwise):
     def restored(
         self, shape: tuple[int, ...], vector: Tensor | None, part: Mapping[str, Tensor], rescaler: float
     ) -> Tensor:
-        """Return rescaler · mask ⊙ vector, multiplied in float64: a rescaler alone may exceed float32."""
+        """Return rescaler · mask ⊙ vector, multiplied in float64: a rescaler by itself may exceed float32."""
         assert vector is not None
         chosen = unpack(part["mask"], vector.numel())
         # Selected and not multiplied by zero: what is masked out may be infinite times the rescaler.

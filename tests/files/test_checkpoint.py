@@ -101,7 +101,7 @@ def test_a_folder_with_pickles_alone_is_refused(tmp_path):
 
 def test_an_adapter_alone_is_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="adapter alone"):
+    with pytest.raises(UserError, match="only an adapter"):
         checkpoint.tensor_headers(tmp_path)
 
 

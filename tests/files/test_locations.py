@@ -103,7 +103,7 @@ def test_a_hub_that_does_not_answer_names_both_meanings(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(
-        UserError, match=r"models\.a: 'some-owner/some-model' is no local folder .*no route to host$"
+        UserError, match=r"models\.a: 'some-owner/some-model' is not a local folder .*no route to host$"
     ):
         locations.folder("some-owner/some-model", "models.a")
 

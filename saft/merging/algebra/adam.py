@@ -21,7 +21,7 @@ def adam(start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int, learni
     An entry whose gradient is zero stays where it is.
 
     Args:
-        start: any shape; it is left alone.
+        start: any shape; it is left as it is.
         gradient: of the loss at a point.
         steps: how many.
         learning_rate: about how far an entry moves in a step.

@@ -1,4 +1,4 @@
-"""Merges that lie in the span of the models: found from the models' inner products alone."""
+"""Merges that lie in the span of the models: found only from the models' inner products."""
 
 from __future__ import annotations
 

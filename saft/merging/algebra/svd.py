@@ -14,7 +14,7 @@ _NOTHING = 2.0**-20
 
 
 def is_matrix(block: Block) -> bool:
-    """Tell whether the tensor is a matrix; one without elements is none."""
+    """Return whether the tensor is a matrix; one without elements is not."""
     return block.base.dim() == 2 and block.base.numel() > 0
 
 

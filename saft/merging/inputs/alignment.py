@@ -99,12 +99,12 @@ def _names(base: Source, model: Source) -> dict[str, str]:
 
 
 def rows_differ(name: str, mine: TensorHeader, other: TensorHeader) -> bool:
-    """Tell whether two tensors differ in the number of words alone."""
+    """Return whether two tensors differ only in the number of words."""
     return mine.shape != other.shape and mine.shape[1:] == other.shape[1:] and is_vocabulary(name)
 
 
 def differences(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
-    """Tell every way in which `model` does not fit `base`, with the cure.
+    """Yield every way in which `model` does not fit `base`, with the cure.
 
     Args:
         what: the model's place in the recipe, for messages.
@@ -175,7 +175,7 @@ def _shapes_differ(
     if rows_alone and all(is_vocabulary(name) for name in wrong):
         return text + (
             f"the vocabularies differ: give both models {other.shape[0]} rows with "
-            f"model.resize_token_embeddings({other.shape[0]}), take the base's words alone with "
+            f"model.resize_token_embeddings({other.shape[0]}), take only the base's words with "
             f"vocabulary: base, or {cure}"
         )
     if rows_alone and all(is_positions(name) for name in wrong):
@@ -191,7 +191,7 @@ def _shapes_differ(
 def factors_differ(
     method: str, base: Source, models: Mapping[str, Source], excluded: Collection[str]
 ) -> Iterator[str]:
-    """Tell why the models are not LoRA adapters of the base that change the same tensors by the same ranks.
+    """Yield why the models are not LoRA adapters of the base that change the same tensors by the same ranks.
 
     Args:
         method: its name, for messages.
@@ -200,7 +200,7 @@ def factors_differ(
         excluded: names that are not merged.
 
     Yields:
-        One message for each model that is no adapter, and for each that differs from the first.
+        One message for each model that is not an adapter, and for each that differs from the first.
     """
     first = ""
     ranks: dict[str, dict[str, int]] = {}
@@ -209,8 +209,8 @@ def factors_differ(
         found = {name: factors.rank for name in names if (factors := model.factors(name, base))}
         if not found:
             yield (
-                f"models.{task}: {model.location} is no LoRA adapter of the base {base.location}, but "
-                f"{method} merges adapters alone; give peft's adapter folders, or merge whole models by "
+                f"models.{task}: {model.location} is not a LoRA adapter of the base {base.location}, but "
+                f"{method} merges only adapters; give peft's adapter folders, or merge whole models by "
                 "another method, such as ties"
             )
             continue

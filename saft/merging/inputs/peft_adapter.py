@@ -122,7 +122,7 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
     Args:
         location: a checkpoint; an adapter, of `base`; or `CHECKPOINT+ADAPTER`.
         what: its place in the merge file, for messages.
-        base: of an adapter that stands alone.
+        base: of an adapter that is given by itself.
 
     Raises:
         UserError: there is no such folder, the adapter is more than LoRA, or does not fit its base.
@@ -143,14 +143,13 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
         return read_source(location, found)
     if base is None:
         raise UserError(
-            f"{what}: {found} holds an adapter alone; write CHECKPOINT+ADAPTER, with the model that "
-            "it changes"
+            f"{what}: {found} holds only an adapter; write CHECKPOINT+ADAPTER, with the model that it changes"
         )
     return _adapted(location, found, base)
 
 
 def is_adapter(found: Path) -> bool:
-    """Tell whether a folder holds an adapter of peft's and no whole model."""
+    """Return whether a folder holds an adapter of peft's and not a whole model."""
     return (found / CONFIG).is_file() and not any(found.glob("model*.safetensors"))
 
 
@@ -219,7 +218,7 @@ def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
     cure = "merge it with peft (merge_and_unload) and give the folder of the result"
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
-        yield f"{file}: is a {kind} adapter; of peft's adapters saft knows LORA alone: {cure}"
+        yield f"{file}: is a {kind} adapter; of peft's adapters saft knows only LORA: {cure}"
         return
     for key, value in config.items():
         if value and key not in _HARMLESS:
@@ -272,7 +271,7 @@ def _misfit(
     if other := _tie(name, base):
         return _tied(file, module, other)
     if set(parts) not in ({"A", "B"}, {"embedding A", "embedding B"}):
-        return f"{file}: '{module}' has {', '.join(sorted(parts))} alone, but needs both factors"
+        return f"{file}: '{module}' has {', '.join(sorted(parts))} only, but needs both factors"
     down, up = (parts[key].shape for key in sorted(parts))
     shape = base.headers[name].shape
     ends = (up[0], math.prod(down[1:]))
@@ -328,5 +327,5 @@ def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> floa
 
 
 def is_transposed(found: Path) -> bool:
-    """Tell whether a model stores the matrices of its layers as [in, out], by its config.json."""
+    """Return whether a model stores the matrices of its layers as [in, out], by its config.json."""
     return model_config(found).get("model_type") in _TRANSPOSED

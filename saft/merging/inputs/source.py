@@ -45,7 +45,7 @@ class Source:
 
     @property
     def computes(self) -> bool:
-        """Tell whether tensors are made when they are asked for, and so take memory as a whole."""
+        """Return whether tensors are made when they are asked for, and so take memory as a whole."""
         return False
 
     def tensor(self, name: str) -> Tensor:
@@ -57,7 +57,7 @@ class Source:
         return None
 
     def keeps(self, name: str, base: Source) -> bool:
-        """Tell whether a tensor can only be the base's own, without reading it."""
+        """Return whether a tensor can only be the base's own, without reading it."""
         return False
 
 

@@ -40,7 +40,7 @@ class Parts:
         manifest: what its saft.json says.
         method: that made it.
         base: name -> header of the base's tensors.
-        shared: name -> header of what all tasks share; empty where it is the base alone.
+        shared: name -> header of what all tasks share; empty where it is only the base.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class Parts:
         return found
 
     def task_tensors(self, task: str) -> Iterator[tuple[str, Tensor]]:
-        """Give the weights of a task's model, one tensor at a time: base + λ · the task's own vector.
+        """Yield the weights of a task's model, one tensor at a time: base + λ · the task's own vector.
 
         Raises:
             UserError: there is no such task, or a weight does not fit its dtype.
@@ -109,7 +109,7 @@ class Parts:
 
 
 def read(folder: str | Path) -> Parts:
-    """Read a folder that holds a part per task, from its manifest and headers alone.
+    """Read a folder that holds a part per task, only from its manifest and headers.
 
     Raises:
         UserError: it holds something else, or is damaged.

@@ -39,7 +39,7 @@ _IGNORED = ("int8_mask",)  # decides what mergekit counts signs in, and changes 
 
 
 def is_mergekit(mapping: Mapping[str, Any]) -> bool:
-    """Tell whether a file is mergekit's and not saft's, which begins with `method:`."""
+    """Return whether a file is mergekit's and not saft's, which begins with `method:`."""
     return "method" not in mapping and any(k in mapping for k in ("merge_method", "base_model", *_ELSEWHERE))
 
 
@@ -100,7 +100,9 @@ def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
     name = mapping.get("merge_method")
     if not isinstance(name, str):
         yield (
-            "merge_method: is required, but missing" if name is None else f"merge_method: {name!r} is no name"
+            "merge_method: is required, but missing"
+            if name is None
+            else f"merge_method: {name!r} is not a name"
         )
     elif name in _OTHER_METHODS:
         yield f"merge_method: {name}: {_NOT_HERE}; in common are: {', '.join(MERGE_METHODS)}"

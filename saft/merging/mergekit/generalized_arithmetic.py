@@ -162,7 +162,7 @@ class MergekitDare(Trimming):
         "{coefficient:g}"
     )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
-    deviations = "in the random numbers, which depend on the seed alone; computed in float32"
+    deviations = "in the random numbers, which depend only on the seed; computed in float32"
     scaling = 1.0
     scaling_grid = (1.0,)
     random = True

@@ -57,7 +57,7 @@ class MergekitDella(Tensorwise):
     )
     source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
     deviations = (
-        "in the random numbers, which depend on the seed alone; mergekit stops where a row has one "
+        "in the random numbers, which depend only on the seed; mergekit stops where a row has one "
         "entry; computed in float32"
     )
     scaling = 1.0
@@ -74,8 +74,8 @@ class MergekitDella(Tensorwise):
             for (density,), (epsilon,) in pairs:
                 if density < 1 and not epsilon < density < 1 - epsilon:
                     problems.append(
-                        f"epsilons: {density:g} ± {epsilon:g} is no probability; density − epsilon must be "
-                        "above 0 and density + epsilon below 1: lessen epsilon"
+                        f"epsilons: {density:g} ± {epsilon:g} is not a probability; density − epsilon must "
+                        "be above 0 and density + epsilon below 1: lessen epsilon"
                     )
         return problems
 

@@ -46,7 +46,7 @@ class AdaMerging(Elementwise):
         choices=("whole", "ties"),
     )
     density: float = parameter(
-        0.2, "fraction of the entries that TIES keeps; read with `vectors: ties` alone", above=0, at_most=1
+        0.2, "fraction of the entries that TIES keeps; read only with `vectors: ties`", above=0, at_most=1
     )
     initial: float = parameter(0.3, "value that the coefficients begin with", at_least=0)
     learning_rate: float = parameter(1e-3, "of Adam", above=0)

@@ -1,4 +1,4 @@
-"""Consensus: what helps one task alone, or none, is left out of the sum."""
+"""Consensus: what helps only one task, or none, is left out of the sum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Consensus(Trimming):
     """Keeps those entries of a merged task vector that help at least two of the tasks, or another number.
 
     An entry helps a task when the task's own entry is larger than its threshold times what the other tasks
-    add to it: these are the TALL masks. `at_least` 2 drops what helps one task alone and what helps none, 1
+    add to it: these are the TALL masks. `at_least` 2 drops what helps only one task and what helps none, 1
     the latter, 0 nothing; where there are fewer models, an entry has to help them all. The authors choose
     each task's threshold on validation data, from 0.2, 0.3, 0.4, 0.5 and 0.6. What is masked is the sum of
     the task vectors, or, with `merger: ties`, what TIES makes of them with `trim` as its density and the sum

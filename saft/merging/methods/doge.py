@@ -27,8 +27,8 @@ class Doge(Tensorwise):
     each gradient is projected off the leading left singular vectors that the tasks share, so that what they
     have in common is spared (Adam's own scaling brings some of it back). Then of each task the largest
     entries over all matrices are kept, as TIES trims them, and the rest of τₜ + Δ is set to zero. All tensors
-    that are no matrix (biases, norms, convolutions) stay those of the base. A task's matrix of zeros, or of a
-    norm below 1e-12, is left out. With one task all its directions lead equally, and which are spared is
+    that are not matrices (biases, norms, convolutions) stay those of the base. A task's matrix of zeros, or
+    of a norm below 1e-12, is left out. With one task all its directions lead equally, and which are spared is
     arbitrary.
 
     Adam's steps are about as long as the learning rate, whatever the size of the task vectors: where these
@@ -66,7 +66,7 @@ class Doge(Tensorwise):
         "(arXiv 2501.01230)"
     )
     deviations = (
-        "fusion_bench's program takes the weight matrices of CLIP's encoder alone; here all matrices are "
+        "fusion_bench's program takes only the weight matrices of CLIP's encoder; here all matrices are "
         "taken, embeddings too, unless excluded; directions that a task of low rank does not have are not in "
         "the shared subspace; a task of zeros gives NaN there"
     )

@@ -30,7 +30,7 @@ class Fisher(Elementwise):
     Information below the floor counts as the floor (`paper`), or the floor is added (`mergelm`): a weight
     that no task's data touch is averaged. Normalized, each task's information is divided by its norm over
     the whole model first, so that a task whose predictions are sure counts as much as another; a task without
-    any information counts with the floor alone.
+    any information counts only with the floor.
 
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors
@@ -57,7 +57,7 @@ class Fisher(Elementwise):
     )
     source = "Matena and Raffel 2022, Merging models with Fisher-weighted averaging (arXiv 2111.09832)"
     deviations = (
-        "variant paper: the authors apply the floor to the first model alone, so that it wins where no model "
+        "variant paper: the authors apply the floor only to the first model, so that it wins where no model "
         "has any information; here to every model, so that the average comes out. Variant mergelm: nothing"
     )
     statistics_over = "model"

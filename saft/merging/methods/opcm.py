@@ -60,7 +60,7 @@ class Opcm(Tensorwise):
         "continual model merging (arXiv 2501.09522)"
     )
     deviations = (
-        "the authors take matrices of linear layers alone, here embeddings are matrices too; they shuffle "
+        "the authors take only matrices of linear layers, here embeddings are matrices too; they shuffle "
         "the models, here they come in the order given; directions that the merged model lacks are not drawn"
     )
     statistics_over = "model"

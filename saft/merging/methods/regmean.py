@@ -26,7 +26,7 @@ class RegMean(Tensorwise):
 
     The equations are solved for the task vectors, in float64, with `ridge` times the mean of the diagonal
     added to it, and the average as what it draws towards: so an input that no task uses gets the average, and
-    so does a layer through which no example goes. Padding counts on request alone: how much there is depends
+    so does a layer through which no example goes. Padding counts only on request: how much there is depends
     on which examples meet in a batch.
 
     Example:

@@ -28,8 +28,8 @@ class RobustMerge(Tensorwise):
     and is raised to the (1 − distinct)-quantile of the task's scales where it is below.
 
     The merged change of a tensor is B A with the A and B of the formula, where each Bₜ already has the scale
-    α / r of its adapter. It is no sum of the tasks' changes: it holds products of one task's B with another's
-    A as well. A single adapter is pruned and multiplied by the square of `coefficient`.
+    α / r of its adapter. It is not a sum of the tasks' changes: it holds products of one task's B with
+    another's A as well. A single adapter is pruned and multiplied by the square of `coefficient`.
 
     A direction of which nothing is left, or in which A is zero, has the scale zero before the raising; where
     the scales of all tasks are zero, the column of B is zero. Whatever no adapter changes by a product

@@ -32,9 +32,9 @@ class Smile(PerTaskMethod, Tensorwise):
 
     `saft.load_mixture` gives the mixture as a torch module. The model of one task, of `saft.load_task`, is
     the base with the experts of this task. Linear layers are taken to be the matrices that are called
-    `*.weight` and are no table of embeddings; all else stays as in the base. Where a task vector has a lower
-    rank than the router, the directions that are missing see nothing: a task that left a layer alone draws no
-    token there that another task's router sees. A rank above that of the matrix keeps it whole.
+    `*.weight` and are not tables of embeddings; all else stays as in the base. Where a task vector has a
+    lower rank than the router, the directions that are missing see nothing: a task that left a layer as it
+    was draws no token there that another task's router sees. A rank above that of the matrix keeps it whole.
 
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors

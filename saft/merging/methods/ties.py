@@ -88,7 +88,7 @@ class Ties(Trimming):
             vectors: what is kept of a block, [n_tasks, n]; for `sum` in memory of its own.
             tasks: number of task vectors.
             count: number of coordinates that the statistics are taken over.
-            merger: `ties`, or `sum` for the sum alone, by weights.
+            merger: `ties`, or `sum` for only the sum, by weights.
 
         Yields:
             The statistics.
@@ -161,7 +161,7 @@ def mean_of_agreeing(kept: Tensor, weights: Tensor) -> Tensor:
         weights: [n_tasks, 1].
 
     Returns:
-        [n]; the sum alone where the weights add up to zero.
+        [n]; only the sum where the weights add up to zero.
     """
     merged = total(kept)
     share = total(kept.ne_(0).mul_(weights.to(kept.dtype)))

@@ -85,7 +85,7 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 class Adapter(Output):
     """The change λ · merged task vector as an adapter of the base, which peft loads.
 
-    A matrix is factored; what is no matrix, and embeddings, are left out and count in the error.
+    A matrix is factored; what is not a matrix, and embeddings, are left out and count in the error.
 
     Args:
         rank: of the factors, at least 1.

@@ -230,7 +230,7 @@ def _data(plan: Plan) -> str:
 
 
 def _hub_ids(plan: Plan) -> list[str]:
-    """Return the hub ids that the inputs are or come from; a local path is none."""
+    """Return the hub ids that the inputs are or come from; a local path is not one."""
     found: list[str] = []
     for source in (plan.base, *plan.models.values()):
         stated = (

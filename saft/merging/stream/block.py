@@ -60,7 +60,7 @@ class Block:
     def uniform(self) -> Tensor:
         """Return a random number in [0, 1) for each entry, of the shape, dtype and device of `task_vectors`.
 
-        Each is a function of the seed, the tensor's name, the task's place and the entry's place alone
+        Each is a function of the seed, the tensor's name, the task's place and the entry's place only
         (Philox, a counter-based generator): so neither the cutting into blocks, nor threads, nor the order
         of the work changes it.
         """

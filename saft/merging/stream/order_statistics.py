@@ -55,7 +55,7 @@ def prepare(
     blocks: BlockStream[Block],
     device: torch.device = _CPU,
 ) -> Callable[[Block], Tensor]:
-    """Give `method` the statistics that it asks for, and return its function of a block.
+    """Prepare `method`: gather the statistics that it asks for, and return its function of a block.
 
     Args:
         method: how to merge.

@@ -183,7 +183,7 @@ class Reader:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity."""
+    """Return whether a tensor holds neither NaN nor infinity."""
     # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
     total = tensor.sum() if tensor.dtype == torch.float64 else tensor.float().sum()
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())

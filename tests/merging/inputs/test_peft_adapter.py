@@ -170,7 +170,7 @@ def test_half_precision_is_added_in_float32(tmp_path):
         ({"use_dora": True}, "use_dora: True is more than plain LoRA"),
         ({"lora_bias": True}, "lora_bias: True is more than plain LoRA"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' may have moved the base's own weights"),
-        ({"peft_type": "IA3"}, "is a IA3 adapter; of peft's adapters saft knows LORA alone"),
+        ({"peft_type": "IA3"}, "is a IA3 adapter; of peft's adapters saft knows only LORA"),
         ({"kasa_config": {"beta": 1}}, "kasa_config: .* is more than plain LoRA"),
         ({"layer_replication": [[0, 1]]}, "layer_replication: .* is more than plain LoRA"),
         ({"target_parameters": ["experts"]}, "target_parameters: .* is more than plain LoRA"),
@@ -238,7 +238,7 @@ def test_places_without_an_adapter_are_said(base, tmp_path):
     with pytest.raises(UserError, match="holds no adapter"):
         read_input(f"{base}+{base}", "models.a")
     adapt(llama(), tmp_path / "adapter", target_modules=["q_proj"])
-    with pytest.raises(UserError, match=r"base: .* holds an adapter alone; write CHECKPOINT\+ADAPTER"):
+    with pytest.raises(UserError, match=r"base: .* holds only an adapter; write CHECKPOINT\+ADAPTER"):
         check(MergeConfig("average", str(tmp_path / "adapter"), [base]))
 
 

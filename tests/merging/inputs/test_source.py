@@ -72,8 +72,8 @@ class Harmful:
     [
         (lambda: {"w": torch.zeros(2), "x": Harmful()}, r"more than weights \(\S*print\), and is not loaded"),
         (lambda: torch.nn.Linear(2, 2), r"more than weights \(torch\.\S+\.Linear\), and is not loaded"),
-        (lambda: {"epoch": 1, "state_dict": {"w": torch.zeros(2)}}, "is no state dict"),
-        (lambda: torch.zeros(2), "is no state dict"),
+        (lambda: {"epoch": 1, "state_dict": {"w": torch.zeros(2)}}, "is not a state dict"),
+        (lambda: torch.zeros(2), "is not a state dict"),
         (lambda: {"w": torch.zeros(2).to_sparse()}, "'w' is sparse"),
     ],
 )

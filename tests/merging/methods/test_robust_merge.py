@@ -266,7 +266,7 @@ def refusal(base, *models, **more):
 
 def test_what_are_no_adapters_of_the_base_is_refused(base, tmp_path):
     adapt(llama, tmp_path / "a", 1, target_modules=["q_proj"])
-    assert f"{base} is no LoRA adapter of the base" in refusal(base, tmp_path / "a", base)
+    assert f"{base} is not a LoRA adapter of the base" in refusal(base, tmp_path / "a", base)
     llama().save_pretrained(tmp_path / "other")
     other = f"{tmp_path / 'other'}+{tmp_path / 'a'}"
     assert "other+" in refusal(base, tmp_path / "a", other)
