@@ -1,4 +1,4 @@
-"""Everything that waits for a GPU: the CUDA tests, SAM steps with their host waits, merges on cuda and cpu.
+"""Everything that waits for a GPU: CUDA tests, trainings, merges on cuda and cpu, SAM steps and host waits.
 
 One command, one GPU, no network, under 8 minutes. Each part is a process with a time limit of its own, and a
 JSON of it in --out, so that a failure costs one part, and the same command goes on where the last one
@@ -73,6 +73,15 @@ def steps(results: Mapping[str, Any]) -> str:
     )
 
 
+def trainings(results: Mapping[str, Any]) -> str:
+    """Return how many examples a second each trains, and the share of that time that the data take."""
+    rows = (
+        f"{row['label']} {row['examples_per_second']:.0f}/s ({100 * row['data_share']:.0f} % data)"
+        for row in results["figures"]
+    )
+    return ", ".join(rows)
+
+
 def merges(results: Mapping[str, Any]) -> str:
     """Return the seconds of each merge."""
     return ", ".join(f"{row['name']} {row['merge_seconds_min']:.2f} s" for row in results["figures"])
@@ -81,21 +90,34 @@ def merges(results: Mapping[str, Any]) -> str:
 def parts(installed: Callable[[str], object] = util.find_spec) -> dict[str, Part]:
     """Return every part by its name; without what cannot run because a package is not installed."""
     kept = [name for name in COMPETITORS if name != "pytorch-optimizer" or installed("pytorch_optimizer")]
-    sam = ("scripts/benchmarks/sam.py", "--device", "cuda", "--rounds", "6", "--warm", "2", "--steps", "5")
-    sam += ("--competitors", ",".join(kept), "--json", JSON)
-    merge = ("scripts/benchmarks/merge.py", "--model", "llama-120m", "--rounds", "1", "--json", JSON)
-    pytest = ("-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-W", "default")
+    pytest = ("-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", "gpu or cuda")
+    pytest += ("-n", str(min(os.cpu_count() or 1, 12))) if installed("xdist") else ()
+    train = ("scripts/benchmarks/train.py", "--device", "cuda", "--json", JSON)
     found = {
-        "tests": Part("tests that need CUDA", (*pytest, "-k", "gpu or cuda"), 150, tests),
-        "sam-bert": Part("SAM steps, 22 M", (*sam, "--model", "bert"), 150, steps),
-        "sam-vit-b32": Part("SAM steps, ViT-B/32", (*sam, "--model", "vit-b32"), 150, steps),
-        "sam-0.5b": Part("SAM steps, 0.5 B", (*sam, "--model", "0.5b"), 150, steps),
+        "tests": Part("tests that need CUDA", pytest, 150, tests),
+        "train": Part("trainings, 22 M", train, 100, trainings),
+        **_merges("cuda"),
     }
-    for kind, methods in METHODS.items():
-        for device in ("cuda", "cpu"):
-            command = (*merge, "--device", device, "--methods", methods)
-            found[f"merge-{kind}-{device}"] = Part(f"merges ({kind}) on {device}", command, 100, merges)
-    return found
+    models = {
+        "0.5b": ("0.5 B", 3, kept[:1] + kept[2:4]),  # each takes a dozen GB
+        "bert": ("22 M", 6, kept),
+        "vit-b32": ("ViT-B/32", 6, kept),
+    }
+    for model, (title, rounds, names) in models.items():
+        sam = ("scripts/benchmarks/sam.py", "--device", "cuda", "--model", model, "--rounds", str(rounds))
+        sam += ("--warm", "2", "--steps", "4", "--competitors", ",".join(names), "--json", JSON)
+        found[f"sam-{model}"] = Part(f"SAM steps, {title}", sam, 150, steps)
+    return found | _merges("cpu")
+
+
+def _merges(device: str) -> dict[str, Part]:
+    merge = ("scripts/benchmarks/merge.py", "--model", "llama-120m", "--rounds", "1", "--json", JSON)
+    return {
+        f"merge-{kind}-{device}": Part(
+            f"merges ({kind}) on {device}", (*merge, "--device", device, "--methods", methods), 100, merges
+        )
+        for kind, methods in METHODS.items()
+    }
 
 
 def machine() -> dict[str, str]:

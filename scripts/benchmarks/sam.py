@@ -2,7 +2,8 @@
 
 Every competitor is a process of its own. In each round all of them take their steps, one after the other, in
 a random order, so that whatever else the machine does meets all alike. Memory, checkpoints and reductions are
-measured before that, in further processes. Prints a table for a README, and writes a JSON of every figure.
+measured after that; on a CPU, where only the peak of a whole process is known, in further processes. Prints a
+table for a README, and writes a JSON of every figure.
 """
 
 from __future__ import annotations
@@ -63,27 +64,39 @@ class Process:
         self._process.communicate()
 
 
-def facts(competitor: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what is measured once, in a process of its own."""
-    process = Process(competitor, options, GIVE_BACK)
+def facts(process: Process) -> dict[str, Any]:
+    """Return what is measured once, and end the process."""
     answers = [process.ask(do) for do in FACTS]
     process.close()
     return {key: value for answer in answers for key, value in answer.items()}
 
 
-def rounds(names: Sequence[str], options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def every_fact(processes: Mapping[str, Process], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return what is measured once, by competitor; on a GPU in the processes that took the steps."""
+    at_once = 3
+    if options.device == "cpu":
+        at_once = max((os.cpu_count() or 1) // options.threads, 1)
+        for process in processes.values():
+            process.close()
+
+    def of(name: str) -> dict[str, Any]:
+        return facts(Process(name, options, GIVE_BACK) if options.device == "cpu" else processes[name])
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(processes, pool.map(of, processes), strict=True))
+
+
+def rounds(processes: Mapping[str, Process], options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Return what runs where, and the seconds of every step by competitor."""
-    processes = {name: Process(name, options, {}) for name in names}
+    names = list(processes)
     versions = processes["adamw"].ask("versions")
     seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names}
     order = random.Random(options.seed)
     for _ in track(range(options.rounds), "rounds", console=console, transient=True):
-        for name in order.sample(list(names), len(names)):
+        for name in order.sample(names, len(names)):
             answer = processes[name].ask("round", warm=options.warm, steps=options.steps)
             for key, values in answer.items():
                 seconds[name][key].extend(values)
-    for process in processes.values():
-        process.close()
     return {"versions": versions, "seconds": seconds}
 
 
@@ -198,11 +211,11 @@ def main() -> None:
     console = Console(stderr=True)
     names = [name for name in COMPETITORS if name in {"adamw", "floor", *options.competitors}]
     load = {"before": os.getloadavg()}
-    results: dict[str, Any] = rounds(names, options, console)
+    processes = {name: Process(name, options, {}) for name in names}
+    results: dict[str, Any] = rounds(processes, options, console)
     load["after"] = os.getloadavg()
-    at_once = max((os.cpu_count() or 1) // options.threads, 1) if options.device == "cpu" else 3
-    with ThreadPoolExecutor(at_once) as pool, console.status("memory, checkpoints, reductions"):
-        results["facts"] = dict(zip(names, pool.map(lambda name: facts(name, options), names), strict=True))
+    with console.status("memory, checkpoints, reductions"):
+        results["facts"] = every_fact(processes, options)
     malloc = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}
     protocol = {key: value for key, value in vars(options).items() if key != "json"}
     results.update(load_average=load, protocol={**protocol, "malloc": malloc})
