@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from scipy.stats import spearmanr
+
+from saft import tasks
+from saft.errors import UserError
+from saft.models import ModelConfig
+from saft.tasks import BoundTask, Limits
+from saft.tasks.examples import IGNORED
+from saft.tasks.language_model import LanguageModel
+from saft.tasks.tokenizer import load_tokenizer
+
+WORDS = {"label": {"red": "the rose", "blue": "sky", "green": "a moss"}}
+
+
+@pytest.fixture
+def mapping(tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    data = {key: tiny_tasks["colour"]["data"][key] for key in ("path", "files")}
+    return {
+        "kind": "text_to_text",
+        "data": data,
+        "input": "of {text}",
+        "target": "{label}",
+        "words": WORDS,
+        "max_length": 16,
+        "max_target_length": 4,
+    }
+
+
+def bound(mapping: dict[str, Any], model: Path, **changes: Any) -> BoundTask:
+    return tasks.build("colour", mapping | changes, "tasks").bind("colour", ModelConfig(str(model)), "t")
+
+
+def test_inputs_and_answers_are_the_filled_templates(mapping: dict[str, Any], tiny_t5: Path) -> None:
+    examples, tokenizer = (
+        bound(mapping, tiny_t5).examples(Limits(4, 1, 1)).train,
+        load_tokenizer(str(tiny_t5)),
+    )
+    batch = examples.collate([0, 1, 2, 3])
+    answers = set()
+    for at in range(4):
+        ids, labels = batch.inputs["input_ids"][at], batch.labels[at]
+        assert tokenizer.decode(ids[batch.inputs["attention_mask"][at] == 1]).startswith("of ")
+        answers.add(tokenizer.decode(labels[labels != IGNORED]))
+    assert answers <= {"the rose [END]", "sky [END]", "a moss [END]"}
+
+
+def test_the_loss_is_that_of_transformers(mapping: dict[str, Any], tiny_t5: Path) -> None:
+    task = bound(mapping, tiny_t5, metric_name="loss")
+    batch, model = task.examples(Limits(8, 1, 1)).train.collate(list(range(8))), task.model(task.load_trunk())
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tiny_t5).eval()
+    given = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(task.loss(model, batch), theirs(**given, labels=batch.labels).loss)
+
+
+def learned(task: BoundTask, steps: int) -> LanguageModel:
+    model, examples = task.model(task.load_trunk()), task.examples(Limits()).train
+    assert isinstance(model, LanguageModel)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for indices in examples.training_order(8, steps, seed=0):
+        optimizer.zero_grad()
+        task.loss(model, examples.collate(indices)).backward()
+        optimizer.step()
+    return model
+
+
+def test_exact_match_and_choice_against_one_example_at_a_time(mapping: dict[str, Any], tiny_t5: Path) -> None:
+    task = bound(mapping, tiny_t5)
+    model = learned(task, steps=25)
+    trunk: Any = model.trunk.eval()
+    examples, tokenizer = task.examples(Limits(0, None, 30)).test, load_tokenizer(str(tiny_t5))
+    options = [tokenizer(f"{text} [END]")["input_ids"] for text in WORDS["label"].values()]
+    matches = chosen = 0
+    for index in range(len(examples)):
+        batch = examples.collate([index])
+        given = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+        target = batch.labels[0].tolist()
+        answer: list[int] = []
+        with torch.no_grad():
+            while len(answer) < 4 and answer[-1:] != [1]:
+                logits = trunk(**given, decoder_input_ids=torch.tensor([[2, *answer]])).logits
+                answer.append(int(logits[0, -1].argmax()))
+            losses = [float(trunk(**given, labels=torch.tensor([o])).loss) * len(o) for o in options]
+        matches += answer == target
+        chosen += options[losses.index(min(losses))] == target
+    assert matches > 0
+    assert chosen != matches
+    by_choice = bound(mapping, tiny_t5, metric_name="choice")
+    for batch_size in (1, 7, 64):
+        assert task.score(model, examples, batch_size).value == pytest.approx(matches / 30)
+        assert by_choice.score(model, examples, batch_size).value == pytest.approx(chosen / 30)
+
+
+def test_spearman_of_the_numbers_that_are_generated(
+    mapping: dict[str, Any], tiny_t5: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "numbers.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "score"])
+        writer.writerows(
+            [f"{word} is near", at] for _ in range(20) for at, word in enumerate(("ant", "sky", "sea"))
+        )
+    data = {"path": "csv", "files": {"train": str(file)}, "test": None}
+    task = bound(mapping, tiny_t5, data=data, target="{score}", words={}, metric_name="spearman")
+    model, examples = learned(task, steps=15), task.examples(Limits()).test
+    score = task.score(model, examples)
+    trunk: Any = model.trunk.eval()
+    tokenizer, told, right = load_tokenizer(str(tiny_t5)), [], []
+    for index in range(len(examples)):
+        batch = examples.collate([index])
+        produced = trunk.generate(batch.inputs["input_ids"], max_new_tokens=4, do_sample=False)[0]
+        word = tokenizer.decode(produced, skip_special_tokens=True).split()[:1]
+        told.append(float(word[0]) if word and word[0].isdigit() else 0.0)
+        right.append(float(tokenizer.decode(batch.labels[0, :1])))
+    assert score.value == pytest.approx(spearmanr(told, right).statistic)
+    assert score.value > 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": "of {}"}, "input: 'of {}': a field {} must hold the name of a column"),
+        ({"target": "red"}, "target: 'red': has no {column} field"),
+        (
+            {"words": {}, "metric_name": "choice"},
+            "target: '{label}': to choose among, it must hold one column",
+        ),
+        (
+            {"words": {"label": {"red": "a", "blue": "a"}}, "metric_name": "choice"},
+            "target: words.label: needs two different words or more",
+        ),
+    ],
+)
+def test_mistakes_are_named(mapping: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tasks.build("colour", mapping | changes, "tasks")
+    assert message in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_told_which_kind_takes_it(
+    mapping: dict[str, Any], tiny_model: Path, tiny_llama: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"t.kind: text_to_text needs an encoder-decoder, .* language_modeling"
+    ):
+        bound(mapping, tiny_llama)
+    with pytest.raises(UserError, match=r"kind: text_classification takes it"):
+        bound(mapping, tiny_model)
