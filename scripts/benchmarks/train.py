@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import platform
 import random
@@ -144,6 +145,7 @@ def with_saft(task: BoundTask, splits: Splits, settings: TrainConfig) -> None:
 
 def once(name: str, folder: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train once with a competitor; return its figures."""
+    gc.collect()  # trainers are full of cycles, and hold the weights of the last training
     settings = settings_of(folder, work / "out", options, COMPETITORS[name][1])
     device = torch.device(options.device)
     task = tasks.build(settings.name, settings.task, "task").bind(
