@@ -16,6 +16,7 @@ from saft import tasks
 from saft.config import Count, Fraction, Name, NonNegative
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST
+from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
 from saft.interference.loss import LossMeasure
@@ -93,7 +94,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
-    paths = _named(config.checkpoints)
+    paths = by_name(config.checkpoints)
     for name in config.tasks:
         if name not in paths:
             raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, paths)}")
@@ -179,14 +180,6 @@ def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:
             raise
         note(f"no sharpness of {name}: {error}")
         return None
-
-
-def _named(checkpoints: list[str] | dict[str, str]) -> dict[str, str]:
-    """Return task name -> folder; a list is named by its folders."""
-    if isinstance(checkpoints, dict):
-        return checkpoints
-    names = [Path(path).name for path in checkpoints]
-    return dict(zip(names if len(set(names)) == len(names) else checkpoints, checkpoints, strict=True))
 
 
 def _percent(fraction: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from saft.errors import UserError, did_you_mean
 from saft.files.side_files import NEVER_READ
 
-__all__ = ["PACKAGE_SCHEME", "folder", "is_hub_id", "resolve"]
+__all__ = ["PACKAGE_SCHEME", "by_name", "folder", "is_hub_id", "resolve"]
 
 PACKAGE_SCHEME = "package://"
 
@@ -89,6 +90,20 @@ def folder(location: str | Path, what: str) -> Path:
             f"{what}: '{location}' is a file; give the folder that holds it ({path.absolute().parent})"
         )
     return path
+
+
+def by_name(locations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return name -> location; those of a list are called by their folders, or by their place in doubt.
+
+    Example:
+        >>> by_name(["runs/a", "runs/b"]), by_name(["one/a", "two/a"])
+        ({'a': 'runs/a', 'b': 'runs/b'}, {'1': 'one/a', '2': 'two/a'})
+    """
+    if isinstance(locations, Mapping):
+        return dict(locations)
+    names = [Path(location).name for location in locations]
+    clear = len(set(names)) == len(names)
+    return dict(zip(names if clear else map(str, range(1, len(names) + 1)), locations, strict=True))
 
 
 def _from_hub(hub_id: str, what: str) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from saft.config import Count, CountOrZero, FiniteFloat, Positive, Seed, checked
 from saft.errors import UserError
+from saft.files.locations import by_name
 from saft.merging.layer_scaling import Lines
 
 __all__ = [
@@ -119,12 +119,8 @@ class MergeConfig:
     positions null, learning_rate 0.001, iterations 500."""
 
     def by_task(self) -> dict[str, str]:
-        """Return task -> model; a list's models are called by their folders, or by their place in doubt."""
-        if isinstance(self.models, dict):
-            return self.models
-        names = [Path(model).name for model in self.models]
-        clear = len(set(names)) == len(names)
-        return dict(zip(names if clear else map(str, range(1, len(names) + 1)), self.models, strict=True))
+        """Return task -> model; see `saft.files.locations.by_name`."""
+        return by_name(self.models)
 
 
 def size_in_bytes(what: str, size: int | str) -> int:
