@@ -143,16 +143,17 @@ def with_saft(task: BoundTask, splits: Splits, settings: TrainConfig) -> None:
     fine_tune(settings, overwrite=True, splits=splits, progress=Bar(1.0))
 
 
-def once(name: str, folder: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+def bound(settings: TrainConfig, device: torch.device) -> BoundTask:
+    """Return the task of a training."""
+    task = tasks.build(settings.name, settings.task, "task")
+    return task.bind(settings.name, settings.model, "task", device)
+
+
+def once(name: str, settings: TrainConfig, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
     """Train once with a competitor; return its figures."""
     gc.collect()  # trainers are full of cycles, and hold the weights of the last training
-    settings = settings_of(folder, work / "out", options, COMPETITORS[name][1])
-    device = torch.device(options.device)
-    task = tasks.build(settings.name, settings.task, "task").bind(
-        settings.name, settings.model, "task", device
-    )
-    splits = task.examples(Limits(validation=4, test=0))
-    watch = Watch(splits.train.collate, device, options.warm, options.steps)
+    task = bound(settings, torch.device(options.device))
+    watch = Watch(splits.train.collate, task.device, options.warm, options.steps)
     splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, collate=watch))
     {"loop": with_loop, "trainer": with_trainer}.get(name, with_saft)(task, splits, settings)
     return watch.figures(options.batch)
@@ -219,10 +220,12 @@ def main() -> None:
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     order = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as work:
-        folder = pretrained(options.model, Path(work) / "base")
+        folder, out = pretrained(options.model, Path(work) / "base"), Path(work) / "out"
+        settings = {name: settings_of(folder, out, options, COMPETITORS[name][1]) for name in names}
+        splits = bound(settings["loop"], torch.device(options.device)).examples(Limits(validation=4, test=0))
         for _ in track(range(options.rounds), "rounds", console=console, transient=True):
             for name in order.sample(names, len(names)):
-                measured[name].append(once(name, folder, Path(work), options))
+                measured[name].append(once(name, settings[name], splits, options))
     on_gpu = options.device != "cpu"
     device = torch.cuda.get_device_name(options.device) if on_gpu else platform.processor() or "CPU"
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "lightning")}
