@@ -1,0 +1,210 @@
+"""Language models are trained as the Hugging Face Trainer trains them, resumed to the bit, and merged."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+import saft
+from saft import config, tasks
+from saft.models import ModelConfig
+from saft.tasks import Batch, Limits
+from saft.train import TrainConfig, TrainResult, train
+from saft.training.callbacks import SaveEvery
+
+KINDS = {
+    "tiny_llama": {
+        "kind": "language_modeling",
+        "prompt": "{text} :",
+        "completion": "{label}",
+        "packing": True,
+    },
+    "tiny_gpt2": {"kind": "language_modeling", "text": "{text} {label}"},
+    "tiny_t5": {"kind": "text_to_text", "input": "{text}", "target": "{label}", "metric_name": "loss"},
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def settings(
+    request: pytest.FixtureRequest, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> TrainConfig:
+    data = {key: tiny_tasks["colour"]["data"][key] for key in ("path", "files")}
+    mapping = {
+        "model": {"path": str(request.getfixturevalue(request.param))},
+        "task": KINDS[request.param] | {"data": data, "max_length": 24},
+        "name": "colour",
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 6, "learning_rate": 1e-2, "batch_size": 4},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+    }
+    return config.parse(TrainConfig, mapping, "test")
+
+
+def changed(settings: TrainConfig, out: str, **training: Any) -> TrainConfig:
+    folder = str(Path(settings.out).parent / out)
+    options = dataclasses.replace(settings.training, **training)
+    return dataclasses.replace(settings, out=folder, training=options)
+
+
+def weights(result: TrainResult) -> dict[str, Tensor]:
+    return load_file(result.folder / "model.safetensors")
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_dropout(settings: TrainConfig) -> TrainConfig:
+    folder = Path(settings.out).parent / "no-dropout"
+    shutil.copytree(settings.model.path, folder)
+    content = json.loads((folder / "config.json").read_text())
+    off = {key: 0.0 for key in content if "dropout" in key or key.endswith("_pdrop")}
+    (folder / "config.json").write_text(json.dumps(content | off))
+    return dataclasses.replace(settings, model=ModelConfig(str(folder)))
+
+
+class Recorded(transformers.Trainer):
+    """Takes the examples as they come, and keeps each step's loss."""
+
+    losses: list[float]
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return SequentialSampler(self.train_dataset)
+
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        loss = super().compute_loss(*arguments, **options)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
+def as_transformers_takes_it(batch: Batch, causal: bool) -> dict[str, Tensor]:
+    """Return the inputs with the labels where transformers expects them: at the token itself, if causal."""
+    labels = torch.cat([torch.full_like(batch.labels[:, :1], -100), batch.labels[:, :-1]], 1)
+    return batch.inputs | {"labels": labels if causal else batch.labels}
+
+
+def test_the_hugging_face_trainer_gives_the_same_losses_and_weights(
+    settings: TrainConfig, tmp_path: Path
+) -> None:
+    settings = without_dropout(settings)
+    ours = train(settings)
+    task = tasks.build("colour", settings.task, "tasks").bind("colour", settings.model, "t")
+    options, examples = settings.training, task.examples(Limits()).train
+    causal = settings.task["kind"] == "language_modeling"
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
+    model = kind.from_pretrained(settings.model.path, use_cache=False)
+    order = examples.training_order(options.batch_size, options.steps, settings.seed)
+    trainer = Recorded(
+        model,
+        transformers.TrainingArguments(
+            output_dir=str(tmp_path / "theirs"),
+            per_device_train_batch_size=options.batch_size,
+            max_steps=options.steps,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            adam_beta2=options.betas[1],
+            max_grad_norm=options.gradient_clip,
+            lr_scheduler_type="linear",
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+        ),
+        train_dataset=[index for indices in order for index in indices],
+        data_collator=lambda indices: as_transformers_takes_it(examples.collate(indices), causal),
+    )
+    trainer.losses = []
+    trainer.train()
+    with (ours.folder / "logs" / "metrics.csv").open() as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream) if row["loss"]]
+    assert losses == pytest.approx(trainer.losses, rel=1e-4)
+    theirs = model.state_dict()
+    for name, value in weights(ours).items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_rho_zero_is_plain_adamw_to_the_bit_under_dropout(settings: TrainConfig) -> None:
+    plain = train(changed(settings, "plain"))
+    zero = train(changed(settings, "zero", perturbation={"name": "sam", "rho": 0.0}))
+    sharp = train(changed(settings, "sharp", perturbation={"name": "sam", "rho": 0.1}))
+    assert equal(weights(plain), weights(zero))
+    assert not equal(weights(plain), weights(sharp))
+
+
+def test_micro_batches_are_the_same_batch_though_their_texts_are_of_different_lengths(
+    settings: TrainConfig,
+) -> None:
+    settings = without_dropout(settings)
+    whole = weights(train(changed(settings, "whole", steps=3, learning_rate=1e-3)))
+    parts = weights(train(changed(settings, "parts", steps=3, learning_rate=1e-3, micro_batch_size=1)))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_and_resumed_equals_uninterrupted(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sam = {"perturbation": {"name": "sam", "rho": 0.05}}
+    settings = dataclasses.replace(settings, checkpoint_every=2)
+    uninterrupted = train(changed(settings, "whole", **sam))
+    save = SaveEvery.on_train_batch_end
+
+    def save_then_die(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+        save(self, trainer, *rest)
+        if trainer.global_step == 3:
+            raise Killed
+
+    monkeypatch.setattr(SaveEvery, "on_train_batch_end", save_then_die)
+    with pytest.raises(Killed):
+        train(changed(settings, "resumed", **sam))
+    monkeypatch.undo()
+    assert equal(weights(uninterrupted), weights(train(changed(settings, "resumed", **sam))))
+
+
+def test_experts_merge_with_their_language_head(settings: TrainConfig) -> None:
+    experts = [train(dataclasses.replace(changed(settings, f"e{seed}"), seed=seed)) for seed in (0, 1)]
+    out = Path(settings.out).parent / "merged"
+    saft.merge(
+        saft.MergeConfig(
+            method="average",
+            base=settings.model.path,
+            models={f"e{at}": str(expert.folder) for at, expert in enumerate(experts)},
+        ),
+        out,
+    )
+    merged, base, *both = (
+        load_file(folder / "model.safetensors")
+        for folder in (out, Path(settings.model.path), *(expert.folder for expert in experts))
+    )
+    heads = [name for name in merged if name.endswith(("lm_head.weight", "wte.weight", "shared.weight"))]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(merged[name], (both[0][name] + both[1][name]) / 2)
+    assert merged.keys() == base.keys()
+    causal = settings.task["kind"] == "language_modeling"
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
+    _, info = kind.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    figures = saft.evaluate(
+        saft.EvaluateConfig(checkpoints=[str(out)], tasks={"colour": settings.task}, split="validation")
+    ).figures[str(out)]
+    assert figures["colour"] < experts[0].validation.value + 1
+    own = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(experts[0].folder)], split="validation")).figures
+    assert own[str(experts[0].folder)]["colour"] == pytest.approx(experts[0].validation.value)
