@@ -493,3 +493,40 @@ def test_a_disk_without_room_is_told(
     with pytest.raises(UserError, match=r"needs [0-9]+ MB, but the disk has 0 MB left"):
         run(load(mapping, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_language_models_are_run_and_the_less_loss_the_better(
+    tiny_llama: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    declared = {
+        name: {
+            "kind": "language_modeling",
+            "data": {key: task["data"][key] for key in ("path", "files")},
+            "text": "{text} {label}",
+            "metric_name": metric,
+            "max_length": 24,
+        }
+        for (name, task), metric in zip(tiny_tasks.items(), ("loss", "token_accuracy"), strict=True)
+    }
+    options = {
+        "out": str(tmp_path / "run"),
+        "model": {"path": str(tiny_llama)},
+        "tasks": declared,
+        "regimes": {"limited": 24},
+        "validation_examples": 8,
+        "test_examples": 8,
+        "training": {"steps": 8, "batch_size": 4, "learning_rate": 1e-2},
+        "arms": {"adamw": {"select_steps": [1, 8]}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}},
+        "merges": {"task_arithmetic": {"scaling": [-5.0, 0.5]}},
+    }
+    result = run(config.parse(RunConfig, options, "t"))
+    results = from_json((result.folder / "results.json").read_text())
+    base = results.base["colour"].test
+    assert base is not None
+    for cell in results.cells:
+        assert cell.experts["colour"].steps == 8
+        assert cell.experts["colour"].validation.value < results.base["colour"].validation.value
+        assert cell.merges["task_arithmetic"].shared.coefficient == 0.5
+        merged = cell.merges["task_arithmetic"].shared.test
+        assert merged is not None
+        assert merged["colour"].value < base.value

@@ -18,6 +18,7 @@ from pydantic.type_adapter import TypeAdapter
 from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import (
+    HEADS,
     MANIFEST,
     read_card,
     read_manifest,
@@ -136,8 +137,8 @@ def write(
 {_described(config.training)}, seed {config.seed}.
 Validation {result.metric.name}: {_figure(result)}, on {len(splits.validation)} held-out training examples.
 
-The weights are the trunk only; the task's head is in `heads/{config.name}.safetensors`. The whole
-configuration, and the fingerprints of what went in, are in `saft.json`.""",
+{_head_told(folder, config.name)}
+The whole configuration, and the fingerprints of what went in, are in `saft.json`.""",
             base_model=_base_model_ids(config.model.path, base),
             relation="finetune",
             tags=["saft", *(str(options["name"]) for options in _parts(config.training).values())],
@@ -190,6 +191,12 @@ def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
 def _described(options: TrainingOptions) -> str:
     parts = [f"{words} {mapping}" for words, mapping in _parts(options).items()]
     return "AdamW" + (f" with {', '.join(parts)}" if parts else "")
+
+
+def _head_told(folder: Path, name: str) -> str:
+    if (folder / HEADS / f"{name}.safetensors").is_file():
+        return f"The weights are the trunk only; the task's head is in `{HEADS}/{name}.safetensors`."
+    return "The weights are those of the whole model."
 
 
 def _figure(result: TrainResult) -> str:
