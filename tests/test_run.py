@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -215,7 +216,8 @@ def test_killed_between_the_steps(
     def die(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(*((Session, where) if where == "write_base" else (f"saft.run.{where}",)), die)
+    place = Session if where == "write_base" else importlib.import_module("saft.run")
+    monkeypatch.setattr(place, where, die)
     with pytest.raises(Killed):
         run(load(mapping, tmp_path / "run"))
     monkeypatch.undo()
@@ -242,7 +244,7 @@ def start(mapping: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
     file.write_text(yaml.safe_dump(mapping | {"out": str(out)}))
     command = [sys.executable, "-m", "saft", "run", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
