@@ -73,9 +73,10 @@ class RunConfig:
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""
     executor: str = "serial"
-    """Who computes the cells: serial, one after the other in this process; processes, several at a time."""
+    """Who computes the cells: serial, one after the other in this process; local, several at a time in
+    processes of this machine."""
     workers: Count = 2
-    """Cells that the executor `processes` computes at a time."""
+    """Cells that are computed at a time, unless `executor` is serial."""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "arms", "merges", "regimes"):

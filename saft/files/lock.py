@@ -14,7 +14,7 @@ from saft.errors import UserError
 with suppress(ImportError):  # Windows has none, and so no lock
     import fcntl
 
-__all__ = ["locked"]
+__all__ = ["forget", "locked"]
 
 
 @contextmanager
@@ -55,6 +55,18 @@ def locked(file: Path, what: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def forget(file: Path, host: str, process: int) -> None:
+    """Remove the lock file that a process of another machine has left, which is known to be dead.
+
+    Args:
+        file: the lock file.
+        host, process: the dead process; a lock of any other stays.
+    """
+    left = _read(file)
+    if host != socket.gethostname() and (left.get("host"), left.get("process")) == (host, process):
+        file.unlink(missing_ok=True)
 
 
 def _opened(file: Path, what: str) -> int:

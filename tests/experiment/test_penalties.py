@@ -12,7 +12,6 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.experiment import RunConfig
-from saft.experiment.growth import Foundations
 from saft.experiment.resolve import resolve
 from saft.experiment.session import open_session
 from saft.run import run
@@ -73,7 +72,7 @@ def test_the_report_has_the_penalty_and_its_passes(serial: Path) -> None:
 
 def test_figures_rest_on_what_the_penalty_reads(serial: Path) -> None:
     session = open_session(serial)
-    found = Foundations(session.resolved, session.files)
+    found = session.foundations
     cells = {cell.arm: cell for cell in session.resolved.cells}
     assert set(found.expert(cells["adamw"], "colour")["config"]["tasks"]) == {"colour"}
     assert set(found.expert(cells["drift"], "colour")["config"]["tasks"]) == {"colour", "size"}
@@ -83,14 +82,14 @@ def test_figures_rest_on_what_the_penalty_reads(serial: Path) -> None:
 
 
 def test_workers_find_the_same_figures(serial: Path, penalized: dict[str, Any], tmp_path: Path) -> None:
-    mapping = penalized | {"out": str(tmp_path / "run"), "executor": "processes", "workers": 2}
+    mapping = penalized | {"out": str(tmp_path / "run"), "executor": "local", "workers": 2}
     run(config.parse(RunConfig, mapping, "run.yaml"))
     assert without_times(tmp_path / "run") == without_times(serial)
 
 
 def test_a_mistake_in_a_worker_is_told(penalized: dict[str, Any], tmp_path: Path) -> None:
     arms = {"adamw": ARMS["adamw"] | {"learning_rate": 1e30, "steps": 12}}
-    mapping = penalized | {"out": str(tmp_path / "run"), "executor": "processes", "arms": arms}
+    mapping = penalized | {"out": str(tmp_path / "run"), "executor": "local", "arms": arms}
     with pytest.raises(UserError, match="training diverged"):
         run(config.parse(RunConfig, mapping, "run.yaml"))
 

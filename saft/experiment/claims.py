@@ -1,0 +1,213 @@
+"""Who computes which cell: small files in the experiment's folder, which several machines can share.
+
+The claims of a cell are numbered files, `claims/CELL.1.json`, `claims/CELL.2.json`; the last one counts.
+Making the next one is what claims a cell, and a file that is there cannot be made again, on a network's disk
+either; so of several processes exactly one has it. None is removed while somebody works in the folder, so no
+process can take what it saw a moment ago for what is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+from saft.files.staging import write_text
+
+__all__ = ["Claim", "Claims", "Witness"]
+
+State = Literal["at work", "finished", "failed", "released"]
+
+OPEN = "open.json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a process has to say of a cell.
+
+    Args:
+        cell: its name.
+        number: of this claim among those of the cell, from 1.
+        state: at work; finished; failed, with `problems`; or released, for whoever takes it.
+        host, process: where the claimant is.
+        machine, born: what tells it from another machine of this name, a later process of this number.
+        step: what it is doing, in words.
+        done: how much it has done, in examples passed forward.
+        beat: grows as long as the claimant lives.
+        deaths: claimants of this cell that have died one after the other.
+        problems: what went wrong, in the words for the user.
+        fault: whether that is a fault of saft's, and not the user's to mend.
+    """
+
+    cell: str
+    number: int
+    state: State = "at work"
+    host: str = ""
+    process: int = 0
+    machine: str = ""
+    born: str = ""
+    step: str = ""
+    done: float = 0.0
+    beat: int = 0
+    deaths: int = 0
+    problems: tuple[str, ...] = ()
+    fault: bool = False
+
+    def next(self, state: State, deaths: int = 0, problems: Sequence[str] = ()) -> Claim:
+        """Return the claim that this process could put after this one."""
+        return _mine(Claim(self.cell, self.number + 1, state, deaths=deaths, problems=tuple(problems)))
+
+
+class Claims:
+    """The claims in the folder of an experiment.
+
+    Args:
+        folder: of the experiment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "claims"
+        self._settled: dict[str, Claim] = {}  # file -> claim that will not change any more
+
+    def offer(self, cells: Sequence[str]) -> None:
+        """Say which cells are to be computed, in which order."""
+        write_text(self.folder / OPEN, json.dumps(list(cells)) + "\n")
+
+    def latest(self) -> dict[str, Claim]:
+        """Return the claim that counts of each cell that was ever claimed."""
+        highest: dict[str, int] = {}
+        for cell, number in self._numbers():
+            highest[cell] = max(number, highest.get(cell, 0))
+        return {cell: self._read(cell, number) for cell, number in highest.items()}
+
+    def take(self) -> Claim | None:
+        """Claim the first cell that is free; None where there is none."""
+        claims = self.latest()
+        offered = self.folder / OPEN
+        for cell in json.loads(offered.read_text("utf-8")) if offered.exists() else ():
+            known = claims.get(cell, Claim(cell, 0, "released"))
+            mine = known.next("at work", known.deaths)
+            if known.state == "released" and self.put(mine):
+                return mine
+        return None
+
+    def put(self, claim: Claim) -> bool:
+        """Put a claim after the one before it; return whether it was the first to get there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(self._file(claim), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(_text(claim))
+        return True
+
+    def update(self, claim: Claim) -> None:
+        """Write anew what a claim of this process says."""
+        file = self._file(claim)
+        temporary = file.with_name(f".{file.name}.partial")
+        temporary.write_text(_text(claim), "utf-8")  # a lost beat costs nothing, so it need not be synced
+        temporary.replace(file)
+
+    def is_overtaken(self, claim: Claim) -> bool:
+        """Return whether another claim has come after this one: its claimant was taken for dead."""
+        return self._file(dataclasses.replace(claim, number=claim.number + 1)).exists()
+
+    def clear(self) -> None:
+        """Remove all claims, once every cell is finished and nobody is at work."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _numbers(self) -> Iterator[tuple[str, int]]:
+        for name in os.listdir(self.folder) if self.folder.is_dir() else ():
+            cell, _, number = name.removesuffix(".json").rpartition(".")
+            if number.isdigit() and not name.startswith("."):
+                yield unquote(cell), int(number)
+
+    def _file(self, claim: Claim) -> Path:
+        return self.folder / f"{quote(claim.cell, safe='')}.{claim.number}.json"
+
+    def _read(self, cell: str, number: int) -> Claim:
+        """Return a claim; of one that is being written only its number is known."""
+        claim = Claim(cell, number)
+        file = self._file(claim)
+        if file.name in self._settled:
+            return self._settled[file.name]
+        with suppress(OSError, ValueError, TypeError):
+            read: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            claim = Claim(**read | {"problems": tuple(read["problems"])})
+            if claim.state != "at work":
+                self._settled[file.name] = claim
+        return claim
+
+
+class Witness:
+    """Says which claimants are dead.
+
+    A process of this machine is dead once it has ended; one of another machine, if it was not heard of for a
+    while by this machine's clock, so that clocks need not agree.
+
+    Args:
+        patience: the while, in seconds.
+        clock: gives seconds.
+    """
+
+    def __init__(self, patience: float = 120.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.patience = patience
+        self._clock = clock
+        self._heard: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def is_dead(self, claim: Claim) -> bool:
+        """Return whether the claimant has died over a cell."""
+        if claim.state != "at work":
+            return False
+        if claim.machine == _machine():
+            return _born(claim.process) != claim.born
+        now, place = self._clock(), (claim.cell, claim.number)
+        beat, since = self._heard.get(place, (-1, now))
+        if beat != claim.beat:
+            self._heard[place] = (claim.beat, now)
+            return False
+        return now - since > self.patience
+
+
+def _mine(claim: Claim) -> Claim:
+    process = os.getpid()
+    return dataclasses.replace(
+        claim, host=socket.gethostname(), process=process, machine=_machine(), born=_born(process)
+    )
+
+
+def _text(claim: Claim) -> str:
+    return json.dumps(dataclasses.asdict(claim), ensure_ascii=False) + "\n"
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what only this machine, or container, has: within it a process number means one process."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _born(process: int) -> str:
+    """Return when a process of this machine began, in the system's own unit; "" if it has ended."""
+    with suppress(OSError):
+        # After the name, which is in brackets and may hold anything: the state, and 20th the beginning.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    with suppress(OSError):
+        os.kill(process, 0)
+        return "running"  # where the system does not tell more
+    return ""

@@ -1,0 +1,27 @@
+"""What a process that died on another machine has left in the folders of a cell, and bars others' way."""
+
+from __future__ import annotations
+
+import shutil
+
+from saft.experiment.claims import Claim
+from saft.experiment.folder import ExperimentFolder
+from saft.files.lock import forget
+
+__all__ = ["clear_after"]
+
+
+def clear_after(dead: Claim, folder: ExperimentFolder) -> None:
+    """Remove locks and half-written folders of a dead claimant; the checkpoints of its trainings stay.
+
+    Args:
+        dead: its claim.
+        folder: of the experiment.
+    """
+    mark = f".saft-{dead.host}-{dead.process}-"
+    for place in (folder.path / "experts" / dead.cell, folder.path / "merges" / dead.cell):
+        for file in place.rglob(".*.lock"):
+            forget(file, dead.host, dead.process)
+        for entry in list(place.rglob(".*")):
+            if mark in entry.name and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""A worker: a process that takes one cell after the other of an experiment, until none is free."""
+
+from __future__ import annotations
+
+import _thread
+import dataclasses
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from saft.errors import UserError
+from saft.experiment.cells import find
+from saft.experiment.claims import Claim, Claims, State
+from saft.experiment.events import Event
+from saft.experiment.session import Session, open_session
+from saft.experiment.stages import carry_out_cell
+
+__all__ = ["Holding", "work"]
+
+
+def work(folder: str | Path, threads: int | None = None, every: float = 10.0) -> None:
+    """Compute free cells of an experiment, one after the other, until none is free.
+
+    The model and the data are loaded once. A cell that cannot be computed is said to have failed, and the
+    next one is begun. SIGTERM, or an interrupt, releases the cell; what is known of it stays for the next
+    claimant.
+
+    Args:
+        folder: of the experiment, which `saft run` has begun.
+        threads: of the CPU that this worker may use, at least 1; None leaves what is set.
+        every: seconds between two signs of life.
+    """
+    if threads is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(threads)  # of the tokenizers
+        torch.set_num_threads(threads)
+    claims, session = Claims(Path(folder)), None
+    with _ended_by_signal():
+        while (claim := claims.take()) is not None:
+            with Holding(claims, claim, every) as holding:
+                try:
+                    session = session or open_session(folder)
+                except UserError as error:  # of this machine, so another may do better
+                    problems = [f"on {socket.gethostname()}: {problem}" for problem in error.problems]
+                    holding.close("released", problems, deaths=claim.deaths + 1)
+                    return
+                _compute(session, claim.cell, holding)
+
+
+def _compute(session: Session, cell: str, holding: Holding) -> None:
+    """Compute one cell, and say what has become of it."""
+    try:
+        carry_out_cell(session, find(cell, session.resolved.cells), holding.tell)
+    except UserError as error:
+        holding.close("failed", list(error.problems))
+    except Exception as error:
+        if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error):
+            cure = "take fewer workers, or smaller batches"
+            holding.close("failed", [f"there is not enough memory on {socket.gethostname()}; {cure}"])
+        else:
+            holding.close("failed", [traceback.format_exc().rstrip()], fault=True)
+    else:
+        holding.close("finished")
+
+
+class Holding:
+    """A cell while this process holds it: a thread gives signs of life, and says how far it is.
+
+    Args:
+        claims: of the experiment.
+        claim: of this process, at work.
+        every: seconds between two signs of life.
+        overtaken: is called when another process has taken this one for dead and holds the cell now.
+    """
+
+    def __init__(
+        self, claims: Claims, claim: Claim, every: float, overtaken: Callable[[], None] | None = None
+    ) -> None:
+        self._claims = claims
+        self._claim = claim
+        self._every = every
+        self._overtaken = overtaken or _end_this_process
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Holding:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._closing.is_set():
+            self.close("released")
+
+    def tell(self, event: Event) -> None:
+        """Take note of what is being done; the next sign of life says it."""
+        self._claim = dataclasses.replace(self._claim, step=event.step, done=self._claim.done + event.done)
+
+    def close(
+        self, state: State, problems: list[str] | None = None, deaths: int = 0, fault: bool = False
+    ) -> None:
+        """Say what has become of the cell, once."""
+        self._closing.set()
+        self._thread.join()
+        end = dataclasses.replace(
+            self._claim, state=state, problems=tuple(problems or ()), deaths=deaths, fault=fault
+        )
+        self._claims.update(end)
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._closing.wait(self._every):
+            beat += 1
+            self._claims.update(dataclasses.replace(self._claim, beat=beat))
+            if self._claims.is_overtaken(self._claim):
+                self._overtaken()
+                return
+
+
+def _end_this_process() -> None:
+    _thread.interrupt_main(signal.SIGTERM)
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Take SIGTERM for an interrupt in the block, as `saft` does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
