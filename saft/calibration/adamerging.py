@@ -41,6 +41,8 @@ def collect(data: CalibrationData, advance: Advance) -> Statistics:
     found = torch.full(shape, method.initial, device=plan.device)
     optimizer = torch.optim.Adam([found], lr=method.learning_rate)
     merged = {name: data.model(name) for name in models}
+    for name, model in merged.items():
+        data.check_classifies(name, model)
     orders = {
         name: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
         for name, examples in data.examples.items()

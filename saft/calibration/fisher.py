@@ -27,6 +27,7 @@ def collect(data: CalibrationData, advance: Advance) -> Statistics:
     assert isinstance(method, Fisher)
     weights = data.parameters()
     for name, model, examples in data.each_expert():
+        data.check_classifies(name, model)
         found = [torch.zeros_like(weight) for weight in weights.values()]
         if method.variant == "paper":
             gradients = exact(model, examples, list(weights.values()))

@@ -18,7 +18,6 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.models import ModelConfig, language_kind, load_trunk, max_tokens
-from saft.progress import note
 from saft.tasks import TASKS, language_model
 from saft.tasks.causal_batch import Encoded, causal_batch, continued, last_turn, prompts, with_labels
 from saft.tasks.causal_tokenizer import CausalTokenizer
@@ -30,6 +29,7 @@ from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, check_columns, data_files, distrusted, divide, load, present
 from saft.tasks.task import TaskModel
 from saft.tasks.template import fields, read_templates, wordings
+from saft.tasks.text_examples import cut_length
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundLanguageModeling", "LanguageModeling"]
@@ -125,12 +125,7 @@ class LanguageModeling:
                 "template; take an instruction-tuned model, or write prompt and completion without `chat`"
             )
         positions = max_tokens(folder, MOST)
-        longest = min(self.max_length, positions)
-        if longest < self.max_length:
-            note(
-                f"{where}.max_length: {self.max_length} is more than the {longest} positions of "
-                f"{model.path}; texts are cut to {longest} tokens"
-            )
+        longest = cut_length(model, self.max_length, where)
         text = CausalTokenizer(tokenizer, templated=self.chat or self.messages is not None)
         return BoundLanguageModeling(self, name, model, where, torch.device(device), text, longest, positions)
 
@@ -252,7 +247,12 @@ class BoundLanguageModeling:
     def facts(self) -> dict[str, Any]:
         """Return what is learned, where texts are cut, and whether they are packed."""
         learned = "whole texts" if self.task.text else "completions"
-        return {"learned": learned, "max_length": self.max_length, "packing": self.task.packing}
+        return {
+            "kind": "language_modeling",
+            "learned": learned,
+            "max_length": self.max_length,
+            "packing": self.task.packing,
+        }
 
     def _examples(self, texts: list[Encoded]) -> Examples:
         return Examples(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from saft import config
 from saft.errors import UserError, did_you_mean
 from saft.tasks.table_source import TableSource, check_columns, divide, load, present, values_as_texts
 
-__all__ = ["Rows", "TableConfig", "read"]
+__all__ = ["Rows", "TableConfig", "Text", "read", "read_numbers"]
 
-Rows = list[tuple[str, str]]
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+Rows = list[tuple[Text, str]]
 
 
 @config.checked
@@ -24,9 +27,13 @@ class TableConfig(TableSource):
     """The column that holds the text; of several columns, the texts are joined by a line break."""
     label: str
     """The column that holds the label: as CSV spells it; of others 1, 1.5, true, or the class's name."""
+    pair: str | None = field(default=None, kw_only=True)
+    """The column of a second text; the model's tokenizer writes the two as it does with pairs."""
 
 
-def read(table: TableConfig, labels: Sequence[str], drop_other_labels: bool, where: str) -> dict[str, Rows]:
+def read(
+    table: TableConfig, labels: Sequence[str], drop_other_labels: bool, where: str, several: bool = False
+) -> dict[str, Rows]:
     """Read a table and split it into train, validation and test rows.
 
     Args:
@@ -34,6 +41,7 @@ def read(table: TableConfig, labels: Sequence[str], drop_other_labels: bool, whe
         labels: the labels of the task.
         drop_other_labels: leave out rows with any other label, instead of refusing them.
         where: the place in front of every message, for example "quickstart.yaml: tasks.reuters".
+        several: whether a row may have several labels, with commas between them, or none.
 
     Returns:
         {"train", "validation", "test"} -> list of (text, label), disjoint, in an order fixed by `split_seed`.
@@ -42,37 +50,77 @@ def read(table: TableConfig, labels: Sequence[str], drop_other_labels: bool, whe
         UserError: a file, split, column, text or label is missing, or a row has a label that is not in the
             list.
     """
-    rows = {split: _rows(content, split, table, where) for split, content in load(table, where).items()}
-    checked = {split: _checked(part, labels, drop_other_labels, where) for split, part in rows.items()}
-    divided = divide(checked, table)
+    rows = {split: _rows(part, split, table, where, several) for split, part in load(table, where).items()}
+    check = _checked_several if several else _checked
+    divided = divide(
+        {split: check(part, labels, drop_other_labels, where) for split, part in rows.items()}, table
+    )
     for split, part in divided.items():
         if not part:
             raise UserError(f"{where}.data: the {split} split is empty; no row has one of the task's labels")
     return divided
 
 
-def _rows(content: Any, split: str, table: TableConfig, where: str) -> Rows:
+def read_numbers(table: TableConfig, where: str) -> dict[str, list[tuple[Text, float]]]:
+    """Read a table whose labels are numbers, and split it into train, validation and test rows.
+
+    Raises:
+        UserError: a file, split, column, text or label is missing, or a label is not a finite number.
+    """
+    rows: dict[str, list[tuple[Text, float]]] = {}
+    for split, part in load(table, where).items():
+        rows[split] = []
+        for text, label in _rows(part, split, table, where):
+            try:
+                number = float(label)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                raise UserError(
+                    f"{where}.data.label: column '{table.label}' of the {split} split holds '{label}', which "
+                    "is not a number"
+                )
+            rows[split].append((text, number))
+    return divide(rows, table)
+
+
+def _rows(content: Any, split: str, table: TableConfig, where: str, several: bool = False) -> Rows:
     columns = [table.text] if isinstance(table.text, str) else table.text
     named = [("data.text", column) for column in columns] + [("data.label", table.label)]
-    check_columns(content, named, where)
+    check_columns(content, named + ([("data.pair", table.pair)] if table.pair else []), where)
     parts = zip(*(values_as_texts(content, column) for column in columns), strict=True)
     texts = ["\n".join(filter(None, filled)) for filled in parts]
     labels = values_as_texts(content, table.label)
-    rows = present({"data.text": texts, "data.label": labels}, table, split, where)
-    return [(texts[row], labels[row]) for row in rows]
+    needed = {"data.text": texts} | ({} if several else {"data.label": labels})
+    if table.pair is None:
+        return [(texts[row], labels[row]) for row in present(needed, table, split, where)]
+    seconds = values_as_texts(content, table.pair)
+    rows = present(needed | {"data.pair": seconds}, table, split, where)
+    return [((texts[row], seconds[row]), labels[row]) for row in rows]
 
 
 def _checked(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:
-    known = set(labels)
-    strangers = sorted({label for _, label in rows} - known)
+    _check_labels([label for _, label in rows], labels, drop_other_labels, where)
+    return [row for row in rows if row[1] in labels]
+
+
+def _checked_several(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:
+    """Return the rows with the labels of the task; those with none of them are examples of none."""
+    split = [(text, [part.strip() for part in label.split(",") if part.strip()]) for text, label in rows]
+    _check_labels([part for _, parts in split for part in parts], labels, drop_other_labels, where)
+    return [(text, ",".join(part for part in parts if part in labels)) for text, parts in split]
+
+
+def _check_labels(found: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
+    present_labels = set(found)
+    strangers = sorted(present_labels - set(labels))
     if strangers and not drop_other_labels:
         shown = ", ".join(f"'{label}'" for label in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
         raise UserError(
             f"{where}.labels: {len(strangers)} label(s) of the data are not in the list: {shown};"
             f" add them, or set drop_other_labels: true"
         )
-    present = {label for _, label in rows}
     for label in labels:
-        if label not in present:
-            raise UserError(f"{where}.labels: no row has the label '{label}'{did_you_mean(label, present)}")
-    return [row for row in rows if row[1] in known]
+        if label not in present_labels:
+            hint = did_you_mean(label, present_labels)
+            raise UserError(f"{where}.labels: no row has the label '{label}'{hint}")

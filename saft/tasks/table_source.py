@@ -128,11 +128,14 @@ def check_columns(rows: Any, columns: Sequence[tuple[str, str]], where: str) -> 
 def values_as_texts(rows: Any, column: str) -> list[str]:
     """Return a column as the user writes it: a class's name, true, 1.5; "" where a value is missing.
 
+    Of a list the values stand with commas between them.
+
     Args:
         rows: a `datasets.Dataset` that has the column.
         column: its name.
     """
-    names = getattr(rows.features[column], "names", None)
+    feature = rows.features[column]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
     return [_as_text(value, names) for value in rows[column]]
 
 
@@ -219,6 +222,8 @@ def _file(location: str, where: str) -> Path:
 def _as_text(value: Any, names: Sequence[str] | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ",".join(_as_text(item, names) for item in value)
     if names is not None:  # a ClassLabel column stores numbers, -1 for none
         return names[value] if value >= 0 else ""
     return str(value).lower() if isinstance(value, bool) else str(value)

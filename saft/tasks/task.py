@@ -28,7 +28,7 @@ class TaskModel(nn.Module, ABC):
     reads_first_token = False
     """Whether the features are those of the first token."""
     classifies = True
-    """Whether the logits are of labels, [batch, labels]; of tokens, [batch, tokens, vocabulary], if not."""
+    """Whether the softmax of the output is the probabilities of labels, [batch, labels]."""
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()

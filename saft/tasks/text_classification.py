@@ -19,7 +19,7 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, Pooling, load_trunk, max_tokens
+from saft.models import ModelConfig, Pooling, load_trunk
 from saft.progress import note
 from saft.tasks import TASKS, heads
 from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
@@ -29,11 +29,17 @@ from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import Rows, TableConfig, read
 from saft.tasks.table_source import data_files, distrusted
 from saft.tasks.task import TaskModel
+from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundTextClassification", "TextClassification"]
 
-METRICS = {"accuracy": Metric("accuracy", "%"), "macro_f1": Metric("macro F1", "%")}
+METRICS = {
+    "accuracy": Metric("accuracy", "%"),
+    "macro_f1": Metric("macro F1", "%"),
+    "micro_f1": Metric("micro F1", "%"),
+    "matthews": Metric("Matthews", "%"),
+}
 
 
 @TASKS.register("text_classification")
@@ -52,8 +58,10 @@ class TextClassification:
     """zero_shot: frozen, made from the prompts by the base model. linear: trained with the trunk."""
     scale: Positive = 20.0
     """Inverse temperature of the zero-shot head's cosines."""
-    metric_name: Literal["accuracy", "macro_f1"] = "accuracy"
-    """What is measured on validation and test."""
+    metric_name: Literal["accuracy", "macro_f1", "micro_f1", "matthews"] = "accuracy"
+    """What is measured on validation and test; accuracy of several labels: all of them are right."""
+    several_labels: bool = False
+    """A text may have several labels, or none: a list, or words with commas between; needs head: linear."""
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     pooling: Pooling | None = None
@@ -66,18 +74,19 @@ class TextClassification:
             raise ValueError(f"labels: a classification needs at least 2, but has {len(self.labels)}")
         if self.head == "zero_shot" and not (self.prompts and all("{}" in prompt for prompt in self.prompts)):
             raise ValueError("prompts: each must hold {} where the label's words go")
+        if self.several_labels and self.head != "linear":
+            raise ValueError("several_labels: needs head: linear; a zero-shot head chooses one label")
+        if self.several_labels and self.metric_name == "matthews":
+            raise ValueError("metric_name: matthews is of one label a text; take macro_f1 or micro_f1")
+        if self.several_labels and any("," in label for label in self.labels):
+            raise ValueError("labels: of several labels none may hold a comma, which stands between them")
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundTextClassification:
         """Bind the task to a model: load its tokenizer; no text is longer than the model's positions."""
         tokenizer = load_tokenizer(model.path)
-        longest = max_tokens(local_folder(model.path, "model.path"), self.max_length)
-        if longest < self.max_length:
-            note(
-                f"{where}.max_length: {self.max_length} is more than the {longest} positions of "
-                f"{model.path}; texts are cut to {longest} tokens"
-            )
+        longest = cut_length(model, self.max_length, where)
         pooling = self.pooling or model.pooling
         return BoundTextClassification(
             self, name, model, where, torch.device(device), tokenizer, longest, pooling
@@ -98,7 +107,7 @@ class TextClassification:
 
     def rows(self, where: str) -> dict[str, Rows]:
         """Return the rows of each split; see `saft.tasks.table.read`."""
-        return read(self.data, list(self.labels), self.drop_other_labels, where)
+        return read(self.data, list(self.labels), self.drop_other_labels, where, self.several_labels)
 
 
 @dataclass(frozen=True)
@@ -154,13 +163,16 @@ class BoundTextClassification:
             if folder is not None:
                 self._made_anew(folder)
             model.head = self._first_head(model).to(device)
+            model.classifies = not self.task.several_labels
             return model
         pooling = self.pooling or stored.pooling or "mean"
         if stored.pooling not in (None, pooling):
             raise UserError(
                 f"{self.where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
             )
-        return TextClassifier(trunk, stored.module.to(device), pooling)
+        model = TextClassifier(trunk, stored.module.to(device), pooling)
+        model.classifies = not self.task.several_labels
+        return model
 
     def save_head(self, model: TaskModel, folder: Path) -> None:
         """Write the head, its labels in order, and its pooling."""
@@ -172,8 +184,11 @@ class BoundTextClassification:
         return TextClassifier(trunk, nn.Identity(), self.pooling or "mean").features(inputs)
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of a batch, in nats."""
-        return functional.cross_entropy(model(batch.inputs), batch.labels)
+        """Return the mean cross-entropy of a batch, in nats; of several labels the mean over them too."""
+        logits = model(batch.inputs)
+        if self.task.several_labels:
+            return functional.binary_cross_entropy_with_logits(logits, batch.labels)
+        return functional.cross_entropy(logits, batch.labels)
 
     @torch.inference_mode()
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
@@ -184,7 +199,11 @@ class BoundTextClassification:
         metric = self._measured().to(device)
         for batch in examples.batches(batch_size):
             batch = batch.to(device)
-            metric.update(model(batch.inputs), batch.labels)
+            logits = model(batch.inputs)
+            several = self.task.several_labels
+            metric.update(
+                (logits > 0).int() if several else logits, batch.labels.int() if several else batch.labels
+            )
         model.train(was_training)
         value, count = float(metric.compute()), len(examples)
         known = self.task.metric_name == "accuracy" and count > 0
@@ -229,20 +248,26 @@ class BoundTextClassification:
 
     def _measured(self) -> torchmetrics.Metric:
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.task.labels)}
-        if self.task.metric_name == "accuracy":
-            return torchmetrics.Accuracy(**options, average="micro")
-        return torchmetrics.F1Score(**options, average="macro")
+        several: dict[str, Any] = {"task": "multilabel", "num_labels": len(self.task.labels)}
+        kind = several if self.task.several_labels else options
+        match self.task.metric_name:
+            case "accuracy" if self.task.several_labels:
+                return torchmetrics.ExactMatch(**several)
+            case "accuracy":
+                return torchmetrics.Accuracy(**options, average="micro")
+            case "matthews":
+                return torchmetrics.MatthewsCorrCoef(**options)
+            case "micro_f1":
+                return torchmetrics.F1Score(**kind, average="micro")
+            case "macro_f1":
+                return torchmetrics.F1Score(**kind, average="macro")
 
     def _examples(self, rows: Rows) -> Examples:
-        texts = [text for text, _ in rows]
-        options = {"truncation": True, "max_length": self.max_length}
-        encoded = self.tokenizer(texts, **options) if texts else {"input_ids": []}
         number = {label: index for index, label in enumerate(self.task.labels)}
-        labels = torch.tensor([number[label] for _, label in rows])
-
-        def collate(indices: list[int]) -> Batch:
-            part = {name: [values[index] for index in indices] for name, values in encoded.items()}
-            inputs = self.tokenizer.pad(part, return_tensors="pt")
-            return Batch(dict(inputs), labels[indices])
-
-        return Examples([len(ids) for ids in encoded["input_ids"]], collate)
+        if self.task.several_labels:
+            labels = torch.zeros(len(rows), len(number))
+            for row, (_, own) in enumerate(rows):
+                labels[row, [number[label] for label in own.split(",") if label]] = 1.0
+        else:
+            labels = torch.tensor([number[label] for _, label in rows])
+        return text_examples(self.tokenizer, [text for text, _ in rows], labels, self.max_length)

@@ -16,8 +16,7 @@ from saft.config import Count
 from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, language_kind, load_trunk, max_tokens
-from saft.progress import note
+from saft.models import ModelConfig, language_kind, load_trunk
 from saft.tasks import TASKS, language_model
 from saft.tasks.examples import IGNORED, Batch, Examples, Limits, Splits, limited
 from saft.tasks.language_model import LanguageModel, Parts, padded
@@ -25,6 +24,7 @@ from saft.tasks.metric import Metric, Score
 from saft.tasks.table_source import TableSource, data_files, distrusted
 from saft.tasks.task import TaskModel
 from saft.tasks.template import TemplateRow, fields, read_templates, wordings
+from saft.tasks.text_examples import cut_length
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundTextToText", "TextToText"]
@@ -90,12 +90,7 @@ class TextToText:
                 f"model {model.path}: its config.json does not say by which token an answer begins "
                 "(decoder_start_token_id)"
             )
-        longest = max_tokens(folder, self.max_length)
-        if longest < self.max_length:
-            note(
-                f"{where}.max_length: {self.max_length} is more than the {longest} positions of "
-                f"{model.path}; inputs are cut to {longest} tokens"
-            )
+        longest = cut_length(model, self.max_length, where)
         tokenizer = load_tokenizer(model.path)
         return BoundTextToText(self, name, model, where, torch.device(device), tokenizer, longest, start)
 
@@ -195,7 +190,11 @@ class BoundTextToText:
 
     def facts(self) -> dict[str, Any]:
         """Return where inputs and answers are cut."""
-        return {"max_length": self.max_length, "max_target_length": self.task.max_target_length}
+        return {
+            "kind": "text_to_text",
+            "max_length": self.max_length,
+            "max_target_length": self.task.max_target_length,
+        }
 
     def _examples(self, rows: Sequence[TemplateRow]) -> Examples:
         options = {"truncation": True, "max_length": self.max_length}

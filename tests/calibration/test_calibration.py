@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -218,3 +219,21 @@ def test_statistics_that_are_not_finite_are_refused(tiny_model, experts, tmp_pat
     with pytest.raises(UserError, match=r"models.size: .*what was collected for '.*' holds NaN or infinity"):
         merge(settings(tiny_model, experts), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["fisher", "adamerging"])
+def test_methods_of_label_probabilities_refuse_a_language_model(
+    tiny_llama: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path, method: str
+) -> None:
+    data = {key: tiny_tasks["colour"]["data"][key] for key in ("path", "files")}
+    task = {"kind": "language_modeling", "data": data, "text": "{text}"}
+    config = MergeConfig(
+        method=method,
+        base=str(tiny_llama),
+        models={"a": str(tiny_llama), "b": str(tiny_llama)},
+        data=DataConfig(tasks={"a": task, "b": task}, examples=4),
+    )
+    with pytest.raises(
+        UserError, match=r"models.a: this method reads the probabilities of labels, which task"
+    ):
+        merge(config, tmp_path / "out")

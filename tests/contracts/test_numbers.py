@@ -39,6 +39,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
     "RunConfig.sharpness_rho": "no ascent",
     "MergeOptions.scaling": "the base itself",
     "MergeConfig.scaling": "the base itself",
+    "TextRegression.center": "a number like any",
     "Lines.beta": "the shallowest layer is the base's",
     "Lines.alpha": "the shallowest layer is the base's",
 } | dict.fromkeys(
@@ -55,6 +56,7 @@ NEGATIVE = {  # factors, where the other direction has a meaning
     "MergeOptions.scaling",
     "MergeConfig.scaling",
     "Lines.beta",
+    "TextRegression.center",
     "Lines.alpha",
     "friendly_sam.sigma",
     "gsam.lr_min",

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -176,3 +178,60 @@ def test_mistakes_are_named(mapping: dict[str, Any], changes: dict[str, Any], me
     with pytest.raises(UserError) as caught:
         tasks.build("colour", mapping | changes, "tasks")
     assert message in str(caught.value)
+
+
+def test_matthews_correlation_against_its_formula(mapping: dict[str, Any], tiny_model: Path) -> None:
+    logits = functional.one_hot(torch.tensor([0, 0, 1, 1, 2]), 3).float()
+    labels = torch.tensor([0, 1, 1, 1, 2])
+    examples = Examples([1] * 5, lambda rows: Batch({"row": torch.tensor(rows)}, labels[rows]))
+    score = bound(mapping, tiny_model, metric_name="matthews").score(Told(logits), examples, batch_size=2)
+    assert score.value == pytest.approx(matthews_corrcoef(labels, logits.argmax(-1)))
+    assert score.standard_error is None
+
+
+@pytest.mark.parametrize("written", ["csv", "json"])
+def test_a_text_may_have_several_labels(
+    mapping: dict[str, Any], tiny_model: Path, tmp_path: Path, written: str
+) -> None:
+    rows: list[tuple[str, list[str]]] = [("rose sky", ["red", "blue"]), ("sky", ["blue"]), ("thing", [])]
+    file = tmp_path / f"several.{written}"
+    if written == "csv":
+        lines = [f'{text},"{", ".join(labels)}"' for text, labels in rows * 6]
+        file.write_text("\n".join(["text,label", *lines]) + "\n")
+    else:
+        file.write_text("".join(json.dumps({"text": t, "label": labels}) + "\n" for t, labels in rows * 6))
+    data = mapping["data"] | {"path": written, "files": {"train": str(file)}, "test": None}
+    several = {
+        "data": data,
+        "labels": {"red": "red", "blue": "blue"},
+        "head": "linear",
+        "several_labels": True,
+    }
+    task = bound(mapping, tiny_model, **several)
+    examples = task.examples(Limits()).train
+    batch, tokenizer = examples.collate(list(range(len(examples)))), load_tokenizer(str(tiny_model))
+    wanted = {
+        "[CLS] rose sky [SEP]": [1, 1],
+        "[CLS] sky [SEP] [PAD]": [0, 1],
+        "[CLS] thing [SEP] [PAD]": [0, 0],
+    }
+    for ids, labels in zip(batch.inputs["input_ids"], batch.labels.tolist(), strict=True):
+        assert labels == wanted[tokenizer.decode(ids)]
+    model = task.model(task.load_trunk())
+    assert float(task.loss(model, batch).detach()) == pytest.approx(0.693147, abs=1e-5)  # log 2: logits are 0
+    assert not model.classifies
+    told = torch.where(batch.labels > 0, 1.0, -1.0)
+    told[0, 0] *= -1
+    wrong = Examples([1] * len(told), lambda rows: Batch({"row": torch.tensor(rows)}, batch.labels[rows]))
+    assert task.score(Told(told), wrong).value == pytest.approx(1 - 1 / len(told))
+    f1 = bound(mapping, tiny_model, **several, metric_name="micro_f1").score(Told(told), wrong).value
+    assert f1 == pytest.approx(f1_score(batch.labels, told > 0, average="micro"))
+
+
+def test_several_labels_need_a_linear_head(mapping: dict[str, Any]) -> None:
+    for changes, message in (
+        ({}, "several_labels: needs head: linear"),
+        ({"head": "linear", "metric_name": "matthews"}, "metric_name: matthews is of one label a text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tasks.build("colour", mapping | {"several_labels": True} | changes, "tasks")

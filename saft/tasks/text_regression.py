@@ -1,0 +1,189 @@
+"""Text regression: a number for a text or a pair, a linear head, Pearson's or Spearman's correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saft import config
+from saft.config import FiniteFloat, Positive
+from saft.config.ranges import MOST, Range
+from saft.errors import UserError
+from saft.files.checkpoint import HEADS
+from saft.files.locations import folder as local_folder
+from saft.models import ModelConfig, Pooling, load_trunk
+from saft.tasks import TASKS, estimate, heads
+from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
+from saft.tasks.heads import LinearHead
+from saft.tasks.metric import Metric, Score
+from saft.tasks.pooling import TextClassifier
+from saft.tasks.table import TableConfig, Text, read_numbers
+from saft.tasks.table_source import data_files, distrusted
+from saft.tasks.task import TaskModel
+from saft.tasks.text_examples import cut_length, text_examples
+from saft.tasks.tokenizer import load_tokenizer
+
+__all__ = ["BoundTextRegression", "TextRegression"]
+
+METRICS = {"pearson": Metric("Pearson", "%"), "spearman": Metric("Spearman", "%")}
+OUTPUTS = ["value"]
+
+
+@TASKS.register("text_regression")
+@config.checked
+@dataclass(frozen=True)
+class TextRegression:
+    """Tell a number of a text, or of a pair of texts."""
+
+    data: TableConfig
+    """The table; its labels are numbers."""
+    center: FiniteFloat = 0.0
+    """The number that the head's output 0 stands for, and every text has at the first step."""
+    spread: Positive = 1.0
+    """By how much a head's output of 1 is above the centre; the loss is the squared error in these units."""
+    metric_name: Literal["pearson", "spearman"] = "pearson"
+    """Which correlation is measured on validation and test."""
+    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
+    """Texts are cut to this many tokens, or to as many as the model has positions."""
+    pooling: Pooling | None = None
+    """How token features become one vector per text; null takes that of the model or of its head."""
+
+    def bind(
+        self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
+    ) -> BoundTextRegression:
+        """Bind the task to a model: load its tokenizer; no text is longer than the model's positions."""
+        tokenizer, longest = load_tokenizer(model.path), cut_length(model, self.max_length, where)
+        pooling = self.pooling or model.pooling
+        return BoundTextRegression(
+            self, name, model, where, torch.device(device), tokenizer, longest, pooling
+        )
+
+    def check(self, where: str) -> None:
+        """Read the table as far as its columns and numbers."""
+        self.rows(where)
+
+    def distrusted(self) -> str | None:
+        """Return what of the table a checkpoint folder must not ask for."""
+        problem = distrusted(self.data)
+        return f"data.{problem}" if problem else None
+
+    def files(self, where: str) -> Mapping[str, Path]:
+        """Return the table's local files, by their location as it was written."""
+        return data_files(self.data, where)
+
+    def rows(self, where: str) -> dict[str, list[tuple[Text, float]]]:
+        """Return the rows of each split; see `saft.tasks.table.read_numbers`."""
+        return read_numbers(self.data, where)
+
+
+@dataclass(frozen=True)
+class BoundTextRegression:
+    """A text regression on one model; see `saft.tasks.task.BoundTask`.
+
+    Args:
+        task: what is told, and how it is measured.
+        name: the task's name.
+        base: the model that was bound.
+        where: the place in front of every message.
+        device: where trunks and heads are put.
+        tokenizer: the model's.
+        max_length: texts are cut to this many tokens.
+        pooling: as the task or the model says; None where both leave it to the head.
+    """
+
+    task: TextRegression
+    name: str
+    base: ModelConfig
+    where: str
+    device: torch.device
+    tokenizer: Any
+    max_length: int
+    pooling: Pooling | None
+
+    @property
+    def metric(self) -> Metric:
+        """Pearson's or Spearman's correlation, printed times 100."""
+        return METRICS[self.task.metric_name]
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The pooling and the length that the model decided."""
+        return {"pooling": self.pooling or "mean", "max_length": self.max_length}
+
+    def examples(self, limits: Limits) -> Splits:
+        """Read the table, draw the training examples, and tokenize what is used."""
+        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
+        return Splits(**{split: self._examples(part) for split, part in rows.items()})
+
+    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+        """Load a trunk in float32, on the device."""
+        return load_trunk(ModelConfig(str(folder or self.base.path)), self.name).to(self.device)
+
+    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TextClassifier:
+        """Return the trunk with the head that a folder holds, or one at zero to start with."""
+        device = next(trunk.parameters()).device
+        if head_from is None:
+            width: int = trunk.config.hidden_size  # type: ignore[union-attr,assignment]
+            return _told_as_number(trunk, LinearHead(width, 1).to(device), self.pooling or "mean")
+        folder = local_folder(head_from, "checkpoint")
+        stored = heads.load(folder, self.name, OUTPUTS)
+        if stored is None:
+            file = folder / HEADS / f"{self.name}.safetensors"
+            raise UserError(f"there is no {file}, and the head of this task is a trained one")
+        pooling = self.pooling or stored.pooling or "mean"
+        if stored.pooling not in (None, pooling):
+            raise UserError(
+                f"{self.where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
+            )
+        return _told_as_number(trunk, stored.module.to(device), pooling)
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Write the head and its pooling."""
+        assert isinstance(model, TextClassifier)
+        heads.save(model.head, folder, self.name, OUTPUTS, model.pooling)
+
+    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the pooled token features, [batch, width]."""
+        return TextClassifier(trunk, nn.Identity(), self.pooling or "mean").features(inputs)
+
+    def loss(self, model: TaskModel, batch: Batch) -> Tensor:
+        r"""Return the mean of :math:`(o - (y - c) / s)^2` over a batch, o being the head's output."""
+        wanted = (batch.labels - self.task.center) / self.task.spread
+        return functional.mse_loss(model(batch.inputs).squeeze(-1), wanted)
+
+    @torch.inference_mode()
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return the correlation of what is told with what is right, with its standard error."""
+        was_training = model.training
+        model.eval()
+        device, told, right = next(model.trunk.parameters()).device, [], []
+        for batch in examples.batches(batch_size):
+            told.append(model(batch.to(device).inputs).squeeze(-1).float().cpu())
+            right.append(batch.labels)
+        model.train(was_training)
+        measure = estimate.pearson if self.task.metric_name == "pearson" else estimate.spearman
+        return measure(torch.cat(told), torch.cat(right))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the kind, the pooling, and where texts are cut."""
+        return {
+            "kind": "text_regression",
+            "pooling": self.pooling or "mean",
+            "max_length": self.max_length,
+        }
+
+    def _examples(self, rows: list[tuple[Text, float]]) -> Examples:
+        labels = torch.tensor([number for _, number in rows])
+        return text_examples(self.tokenizer, [text for text, _ in rows], labels, self.max_length)
+
+
+def _told_as_number(trunk: nn.Module, head: nn.Module, pooling: Pooling) -> TextClassifier:
+    model = TextClassifier(trunk, head, pooling)
+    model.classifies = False
+    return model
