@@ -44,7 +44,7 @@ def each(methods):
 
 EVERYTHING = [method for name in METHODS.names() for method in variants(name)]
 every_registered = each(EVERYTHING)
-# Those that give one model; test_keeping_methods.py has the others.
+# Those that give one model; test_per_task_methods.py has the others.
 METHODS_TO_TEST = [method for method in EVERYTHING if not isinstance(method, PerTaskMethod)]
 every_method = each(METHODS_TO_TEST)
 every_unordered = each(method for method in METHODS_TO_TEST if not method.random and not method.ordered)
