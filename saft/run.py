@@ -82,7 +82,7 @@ def run(config: RunConfig, check_only: bool = False) -> RunResult | RunCheck:
 
             carry_out(folder, "base", missing.get("base", []), tell)
             executor(session, [cell for cell in resolved.cells if str(cell) in missing], tell)
-        settle(session)
         results = collect(session)
         report.write(results, folder.path)
+        settle(session)  # which may merge once more: the report is not to wait for it
     return RunResult(folder.path, results)

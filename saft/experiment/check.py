@@ -89,6 +89,10 @@ def check(session: Session, trial: bool = False) -> RunCheck:
         UserError: something does not fit, or the disk has no room for it.
     """
     _refuse_large_batches(session)
+    for cell in session.resolved.cells:
+        if session.resolved.reads(cell.arm) == "reference":
+            session.inputs(cell, next(iter(session.tasks)))  # reads the data under `reference`, as all others
+            break
     missing = missing_steps(session)
     names = [step.name for part in missing.values() for step in part]
     most, left = _bytes(session)

@@ -94,6 +94,16 @@ def test_a_mistake_in_a_worker_is_told(penalized: dict[str, Any], tmp_path: Path
         run(config.parse(RunConfig, mapping, "run.yaml"))
 
 
+def test_reference_data_are_looked_at_before_anything_is_trained(
+    penalized: dict[str, Any], tmp_path: Path
+) -> None:
+    other = penalized["reference"]["other"]
+    wrong = other | {"data": other["data"] | {"text": "txt"}}
+    mapping = penalized | {"out": str(tmp_path / "run"), "reference": {"other": wrong}}
+    with pytest.raises(UserError, match=r"reference\.other\.data.*'txt'"):
+        run(config.parse(RunConfig, mapping, "run.yaml"), check_only=True)
+
+
 def test_inputs_that_are_not_there_are_told_with_all_else(penalized: dict[str, Any]) -> None:
     tasks = {"colour": penalized["tasks"]["colour"]}
     mapping = penalized | {"out": "x", "tasks": tasks, "reference": {}}
