@@ -55,12 +55,12 @@ class Words:
         if self.file is None and not self.overrides:
             raise UserError(f"{self.verb}: CONFIG is missing; see `saft {self.verb} --help`")
         target = self._target(verb)
-        return imported(verb.function)(self._settings(verb), *target, **self.flags)
+        settings = self._settings(verb)  # before the verb is imported: what is wrong there is told at once
+        return imported(verb.function)(settings, *target, **self.flags)
 
     def _settings(self, verb: Verb) -> Any:
         from saft import config
 
-        # The file is read before the verb is imported: a mistyped name is answered at once.
         mapping = config.overridden(config.read(self.file), self.overrides)
         where = self.file or "command line"
         if verb.read:

@@ -231,7 +231,8 @@ class BoundTextClassification:
         """Return the head from the model's embeddings of the prompts, or a linear one at zero."""
         words = list(self.task.labels.values())
         embedded = [
-            self._embedded([prompt.format(word) for word in words], model) for prompt in self.task.prompts
+            self._embedded([prompt.replace("{}", word) for word in words], model)
+            for prompt in self.task.prompts
         ]
         if self.task.head == "linear":
             return LinearHead(embedded[0].shape[-1], len(words))

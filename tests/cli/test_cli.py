@@ -31,6 +31,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.config])
+@pytest.mark.parametrize("words", [["nowhere.yaml"], ["--seed={a: 1, a: 2}"]])
+def test_a_file_that_is_not_there_is_told_before_torch_is_imported(verb: str, words: list[str]) -> None:
+    words = [verb, *words, *(["out"] if VERBS[verb].words else [])]
+    code = f"from saft.cli import main; import sys; print(main({words}), 'torch' in sys.modules)"
+    assert python(code).split() == ["2", "False"]
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.config])
 def test_every_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     from saft import config
 

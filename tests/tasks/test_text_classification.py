@@ -43,14 +43,14 @@ def test_limits_and_seeds(mapping: dict[str, Any], tiny_model: Path) -> None:
 
 
 def test_zero_shot_head_is_the_mean_prompt_embedding(mapping: dict[str, Any], tiny_model: Path) -> None:
-    task = bound(mapping, tiny_model, prompts=["a {} thing", "{}"], scale=5.0)
+    task = bound(mapping, tiny_model, prompts=["a {} thing", "{}", "{x} is { near {}"], scale=5.0)
     model, tokenizer = task.model(task.load_trunk()), load_tokenizer(str(tiny_model))
     head = model.head
     assert isinstance(head, ZeroShotHead)
     one_by_one = []
     with torch.no_grad():
         for words in mapping["labels"].values():
-            prompts = [f"a {words} thing", words]
+            prompts = [f"a {words} thing", words, "{x} is { near " + words]  # other braces are text
             embedded = [model.features(dict(tokenizer(text, return_tensors="pt")))[0] for text in prompts]
             mean = torch.stack([functional.normalize(e, dim=0) for e in embedded]).mean(0)
             one_by_one.append(functional.normalize(mean, dim=0))
