@@ -9,7 +9,7 @@ from typing import Literal, overload
 from rich.console import RenderableType
 
 from saft import report
-from saft.experiment.check import RunCheck, check, missing_steps
+from saft.experiment.check import RunCheck, all_steps, check, missing_steps
 from saft.experiment.collect import collect
 from saft.experiment.disk import settle
 from saft.experiment.events import Event
@@ -19,10 +19,11 @@ from saft.experiment.resolve import resolve
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out
+from saft.experiment.status import RunStatus, status
 from saft.progress import bar, waiting
 from saft.report.results import Results
 
-__all__ = ["MergeOptions", "RunCheck", "RunConfig", "RunResult", "run"]
+__all__ = ["MergeOptions", "RunCheck", "RunConfig", "RunResult", "RunStatus", "run"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,16 @@ class RunResult:
 
 
 @overload
-def run(config: RunConfig, check_only: Literal[False] = False) -> RunResult: ...
+def run(
+    config: RunConfig, check_only: Literal[False] = False, status_only: Literal[False] = False
+) -> RunResult: ...
 @overload
-def run(config: RunConfig, check_only: Literal[True]) -> RunCheck: ...
-def run(config: RunConfig, check_only: bool = False) -> RunResult | RunCheck:
+def run(config: RunConfig, check_only: Literal[True], status_only: Literal[False] = False) -> RunCheck: ...
+@overload
+def run(config: RunConfig, check_only: bool = False, *, status_only: Literal[True]) -> RunStatus: ...
+def run(
+    config: RunConfig, check_only: bool = False, status_only: bool = False
+) -> RunResult | RunCheck | RunStatus:
     """Train every task and arm, merge, choose coefficients, test, measure, report.
 
     Calling it again after an interruption goes on where it stopped and ends with the same numbers. Calling it
@@ -55,14 +62,18 @@ def run(config: RunConfig, check_only: bool = False) -> RunResult | RunCheck:
     Args:
         config: see `RunConfig`.
         check_only: find what can be wrong and say what it will cost; nothing is written.
+        status_only: say which cells are done, at work and missing in the folder; nothing is computed.
 
     Returns:
-        The folder and the results, which are also in results.json and report.html there; or the check.
+        The folder and the results, which are also in results.json and report.html there; or the check, or the
+        status.
 
     Raises:
         UserError: something in the config does not fit, figures in the folder rest on something else, another
-            `saft run` is at work in it, or a training diverged.
+            `saft run` is at work in it, or a training diverged; every other cell is computed before that.
     """
+    if status_only:
+        return status(config.out)
     resolved, folder = resolve(config), ExperimentFolder(config.out)
     executor = EXECUTORS.get(config.executor)
     folder.refuse_strangers()
@@ -72,8 +83,10 @@ def run(config: RunConfig, check_only: bool = False) -> RunResult | RunCheck:
     if check_only:
         return checked
     with folder.locked():
-        missing = missing_steps(session)
+        steps = all_steps(session)
+        missing = missing_steps(session, steps)
         folder.write_config(resolved.plain())
+        folder.write_steps({name: [step.name for step in steps[name]] for name in map(str, resolved.cells)})
         session.write_base()
         with bar(sum(step.cost for steps in missing.values() for step in steps)) as shown:
 

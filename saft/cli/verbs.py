@@ -24,6 +24,8 @@ class Verb:
         read: `module:name` of a function of the mapping and its file to the config, instead of `config`.
         kinds: key of the config -> registry, `module:name`, of what can stand there; for `--help`.
         interrupted: what to say of an interruption.
+        folder: the config file in a folder that the verb has written, which can be given as CONFIG; "" if it
+            writes none.
     """
 
     summary: str
@@ -34,6 +36,7 @@ class Verb:
     read: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     interrupted: str = "nothing was written"
+    folder: str = ""
 
     @property
     def usage(self) -> str:
@@ -45,6 +48,7 @@ class Verb:
 
 FLAGS = {  # flag -> keyword of the function, meaning
     "check": ("check_only", "check everything, compute and write nothing"),
+    "status": ("status_only", "say which cells are done, at work and missing; compute nothing"),
     "overwrite": ("overwrite", "replace what is in the target folder"),
 }
 
@@ -55,9 +59,10 @@ VERBS = {
         "train every task and arm, merge, evaluate, measure, report",
         "saft.run:run",
         "saft.run:RunConfig",
-        flags=("check",),
+        flags=("check", "status"),
         kinds={"tasks.NAME": "saft.tasks:TASKS"},
         interrupted=RESUMES,
+        folder="config.yaml",
     ),
     "train": Verb(
         "fine-tune on one task -> one checkpoint folder",

@@ -6,6 +6,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import saft
@@ -61,8 +62,11 @@ class Words:
     def _settings(self, verb: Verb) -> Any:
         from saft import config
 
-        mapping = config.overridden(config.read(self.file), self.overrides)
-        where = self.file or "command line"
+        file, own = self.file, {}
+        if verb.folder and file is not None and Path(file).is_dir():
+            file, own = str(Path(file, verb.folder)), {"out": file}
+        mapping = config.overridden({**config.read(file), **own}, self.overrides)
+        where = file or "command line"
         if verb.read:
             return imported(verb.read)(mapping, where)
         return config.parse(imported(verb.config), mapping, where)

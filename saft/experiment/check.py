@@ -15,7 +15,7 @@ from saft.experiment.stages import Step, base_model_steps, cell_steps
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
 
-__all__ = ["RunCheck", "check", "missing_steps"]
+__all__ = ["RunCheck", "all_steps", "check", "missing_steps"]
 
 _TOO_LARGE_TO_TRY = 2 * 2**30  # bytes of weights
 _CHECKPOINT = 3  # copies of the weights in the checkpoint of a training: itself and two moments of AdamW
@@ -63,8 +63,8 @@ class RunCheck:
         )
 
 
-def missing_steps(session: Session) -> dict[str, list[Step]]:
-    """Return what is to be done of the base and of each cell, in order; a cell that is finished is left out.
+def all_steps(session: Session) -> dict[str, list[Step]]:
+    """Return what the base and each cell consist of, in order.
 
     Raises:
         UserError: figures that are known rest on something else than the config says now.
@@ -72,6 +72,11 @@ def missing_steps(session: Session) -> dict[str, list[Step]]:
     steps = {"base": list(base_model_steps(session))}
     steps |= {str(cell): list(cell_steps(session, cell)) for cell in session.resolved.cells}
     refuse_changes(session.folder, {step.name: step.rests_on for part in steps.values() for step in part})
+    return steps
+
+
+def missing_steps(session: Session, steps: dict[str, list[Step]]) -> dict[str, list[Step]]:
+    """Return what is to be done of all steps; a cell that is finished is left out."""
     missing = {
         name: [step for step in part if not step.is_done(session.folder)] for name, part in steps.items()
     }
@@ -93,7 +98,7 @@ def check(session: Session, trial: bool = False) -> RunCheck:
         if session.resolved.reads(cell.arm) == "reference":
             session.inputs(cell, next(iter(session.tasks)))  # reads the data under `reference`, as all others
             break
-    missing = missing_steps(session)
+    missing = missing_steps(session, all_steps(session))
     names = [step.name for part in missing.values() for step in part]
     most, left = _bytes(session)
     free = _free(session.folder.path)

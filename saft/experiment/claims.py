@@ -123,6 +123,12 @@ class Claims:
         """Return whether another claim has come after this one: its claimant was taken for dead."""
         return self._file(dataclasses.replace(claim, number=claim.number + 1)).exists()
 
+    def age(self, claim: Claim) -> float:
+        """Return the seconds since the last sign of life, as far as the clocks of two machines agree."""
+        with suppress(OSError):
+            return time.time() - self._file(claim).stat().st_mtime
+        return 0.0
+
     def clear(self) -> None:
         """Remove all claims, once every cell is finished and nobody is at work."""
         shutil.rmtree(self.folder, ignore_errors=True)

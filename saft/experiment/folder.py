@@ -20,6 +20,7 @@ from saft.files.staging import write_text
 __all__ = ["ExperimentFolder", "team"]
 
 CONFIG = "config.yaml"
+STEPS = "steps.json"
 LOCK = ".lock"
 
 
@@ -68,13 +69,18 @@ class ExperimentFolder:
         """Return the file of the figures of this name, such as `limited/sam/seed0/experts/news/test`."""
         return self.path / "figures" / f"{name}.json"
 
+    @property
+    def lock(self) -> Path:
+        """The file that says which `saft run` works in the folder."""
+        return self.path / LOCK
+
     def locked(self) -> AbstractContextManager[None]:
         """Return a block in which no other `saft run` works in the folder.
 
         Raises:
             UserError: another does.
         """
-        return locked(self.path / LOCK, f"out: {self.path}")
+        return locked(self.lock, f"out: {self.path}")
 
     # --- config.yaml -------------------------------------------------------------------------------------
 
@@ -103,6 +109,24 @@ class ExperimentFolder:
         """
         file = self.path / CONFIG
         return configs.parse(RunConfig, {**configs.read(file), "out": str(self.path)}, str(file))
+
+    def write_steps(self, steps: Mapping[str, Sequence[str]]) -> None:
+        """Write which figures there will be, cell -> names, so that anybody can tell what is missing."""
+        write_text(self.path / STEPS, json.dumps(steps, indent=1, ensure_ascii=False) + "\n")
+
+    def read_steps(self) -> dict[str, list[str]] | None:
+        """Return which figures there will be, cell -> names; None where no run has begun.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        file = self.path / STEPS
+        if not file.is_file():
+            return None
+        try:
+            return {cell: list(names) for cell, names in json.loads(file.read_text("utf-8")).items()}
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{file}: is damaged; the next `saft run` writes it anew") from None
 
     # --- figures -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from saft.errors import UserError
 with suppress(ImportError):  # Windows has none, and so no lock
     import fcntl
 
-__all__ = ["forget", "locked"]
+__all__ = ["forget", "holder", "locked"]
 
 
 @contextmanager
@@ -55,6 +55,15 @@ def locked(file: Path, what: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def holder(file: Path) -> str | None:
+    """Return which process holds a lock file, as "process 12 on anna"; None where it is gone.
+
+    Args:
+        file: the lock file. One that a killed process has left says so until it is taken over.
+    """
+    return _holder(file) if file.exists() else None
 
 
 def forget(file: Path, host: str, process: int) -> None:

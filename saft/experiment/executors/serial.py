@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS
@@ -15,6 +16,16 @@ __all__ = ["serial"]
 
 @EXECUTORS.register("serial")
 def serial(session: Session, cells: Sequence[Cell], tell: Tell) -> None:
-    """Compute the cells in their order."""
+    """Compute the cells in their order; one that fails does not keep the others from it.
+
+    Raises:
+        UserError: with what went wrong in each cell.
+    """
+    problems: list[str] = []
     for cell in cells:
-        carry_out_cell(session, cell, tell)
+        try:
+            carry_out_cell(session, cell, tell)
+        except UserError as error:
+            problems += (f"{cell}: {problem}" for problem in error.problems)
+    if problems:
+        raise UserError(*problems)

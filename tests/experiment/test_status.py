@@ -1,0 +1,89 @@
+"""`saft run --status FOLDER`: which cells are done, at work, failed, missing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.cli import main
+from saft.errors import UserError
+from saft.experiment import status as module
+from saft.experiment.claims import Claims
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.status import status
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """An experiment of four cells: done, at work, failed and untouched."""
+    folder = ExperimentFolder(tmp_path / "run")
+    cells = [f"all/{arm}/seed0" for arm in ("done", "at_work", "failed", "untouched")]
+    folder.write_steps({cell: [f"{cell}/a", f"{cell}/b"] for cell in cells})
+    for name in (f"{cells[0]}/a", f"{cells[0]}/b", f"{cells[3]}/a"):
+        folder.remembered(name, {}, lambda: 1)
+    claims = Claims(folder.path)
+    claims.offer(cells)
+    for cell, state in zip(cells, ("finished", "at work", "failed"), strict=False):
+        claim = claims.take()
+        assert claim is not None
+        assert claim.cell == cell
+        claims.put(claim.next(state, problems=["training diverged"] if state == "failed" else []))
+    return folder.path
+
+
+def test_each_cell_is_told_with_where_and_why(begun: Path) -> None:
+    told = status(begun)
+    assert told.runs is None
+    assert told.done == ["all/done/seed0"]
+    here = f"begins (process {os.getpid()} on {socket.gethostname()}, heard of 0 seconds ago)"
+    assert told.at_work == {"all/at_work/seed0": here}
+    assert told.failed == {"all/failed/seed0": "training diverged"}
+    assert told.missing == {"all/untouched/seed0": (1, 2)}
+    assert str(told) == "\n".join(
+        [
+            f"{begun}: 4 cells; no saft run is at work in it",
+            "done: 1",
+            "at work: 1",
+            f"    all/at_work/seed0: {here}",
+            "failed: 1",
+            "    all/failed/seed0: training diverged",
+            "missing: 1",
+            "    all/untouched/seed0: 1 of 2 figures",
+        ]
+    )
+
+
+def test_of_many_cells_some_are_shown(begun: Path) -> None:
+    names = {f"all/arm/seed{seed}": ["x"] for seed in range(module.SHOWN + 3)}
+    ExperimentFolder(begun).write_steps(names)
+    assert str(status(begun)).splitlines()[-1] == "    and 3 more"
+
+
+def test_a_folder_that_holds_no_experiment_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no experiment"):
+        status(tmp_path)
+
+
+def test_who_is_at_work_is_told(begun: Path) -> None:
+    with ExperimentFolder(begun).locked():
+        told = status(begun)
+    assert told.runs == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_on_the_command_line_a_folder_stands_for_its_config(finished: Path, capsys: Any) -> None:
+    assert main(["run", "--status", str(finished)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{finished}: 1 cells; no saft run is at work in it",
+        "done: 1",
+        "at work: 0",
+        "failed: 0",
+        "missing: 0",
+    ]
+    assert main(["run", str(finished)]) == 0  # goes on with it: there is nothing to do
+    assert f"report: {finished}" in capsys.readouterr().out
+    assert main(["run", "--status", str(finished.parent)]) == 2
+    assert "there is no such file" in capsys.readouterr().err
