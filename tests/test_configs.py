@@ -33,7 +33,7 @@ def test_the_config_is_valid(file: Path) -> None:
 
 def test_a_task_is_the_same_in_every_experiment() -> None:
     known: dict[str, dict[str, Any]] = {}
-    files = [file for file in CONFIGS if "tasks" in config.read(file)]
+    files = [file for file in CONFIGS if file.name.startswith(("quickstart", "minilm"))]
     assert len(files) == 4
     for file in files:
         for name, mapping in config.read(file)["tasks"].items():
