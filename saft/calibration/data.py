@@ -16,7 +16,7 @@ from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
-from saft.models import ModelConfig
+from saft.models import ModelConfig, stored_names
 from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
 
 __all__ = [
@@ -197,8 +197,9 @@ def tensor_names(trunk: nn.Module, source: Source) -> dict[str, str]:
         UserError: a parameter of the trunk has no name in the checkpoint.
     """
     stored = {name: name for name in source.headers} | dict(source.tied)
-    renamed = rename([*trunk.state_dict()], stored)
-    names = {name: stored[new] for new, name in renamed.items() if new in stored}
+    files = {file: name for name, file in stored_names(trunk).items()}
+    renamed = rename([*files], stored)
+    names = {files[file]: stored[new] for new, file in renamed.items() if new in stored}
     unknown = [name for name, _ in trunk.named_parameters() if name not in names]
     if unknown:
         raise UserError(

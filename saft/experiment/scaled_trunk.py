@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from saft.merging.stream.engine import apply
+from saft.models import stored_names
 
 __all__ = ["ScaledTrunk"]
 
@@ -19,12 +20,13 @@ class ScaledTrunk:
 
     Args:
         trunk: at the base's weights, float32; is changed in place.
-        task_vector: name -> merged task vector; what is not named stays as in the base.
+        task_vector: name in files -> merged task vector; what is not named stays as in the base.
     """
 
     def __init__(self, trunk: nn.Module, task_vector: Mapping[str, Tensor]) -> None:
         self.trunk = trunk
-        self.task_vector = task_vector
+        stored = stored_names(trunk)
+        self.task_vector = {name: task_vector[file] for name, file in stored.items() if file in task_vector}
         self.base = {name: value.to("cpu", copy=True) for name, value in trunk.state_dict().items()}
 
     def by(self, value: float) -> nn.Module:

@@ -134,7 +134,7 @@ class Session:
         bound = next(iter(self.tasks.values()))
         trunk = bound.load_trunk(source)
         with staged(base, overwrite=True) as folder:
-            write_trunk(trunk.state_dict(), source, folder)
+            write_trunk(trunk, source, folder)
             for task in self.tasks.values():
                 task.save_head(task.model(trunk), folder)
             write_manifest(

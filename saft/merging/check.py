@@ -22,7 +22,7 @@ from saft.merging.config import (
     device_problem,
     size_in_bytes,
 )
-from saft.merging.inputs.alignment import differences, factors_differ, fitted
+from saft.merging.inputs.alignment import beside_tower, differences, factors_differ, fitted
 from saft.merging.inputs.config_differences import config_problems
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
@@ -85,6 +85,7 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
+        excluded |= beside_tower(base, models.values())
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
             problems += config_problems(f"models.{task}", base, source)

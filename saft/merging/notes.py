@@ -7,6 +7,7 @@ from typing import Any
 
 from saft.errors import abbreviated, did_you_mean
 from saft.files.side_files import custom_code
+from saft.merging.inputs.alignment import beside_tower
 from saft.merging.inputs.config_differences import config_notes
 from saft.merging.plan import Plan
 
@@ -30,6 +31,11 @@ def notes(plan: Plan) -> Iterator[str]:
             yield f"{abbreviated(alike)} are one and the same model, which counts {len(alike)} times"
     for task, model in plan.models.items():
         yield from config_notes(f"models.{task}", plan.base, model)
+    if beside := beside_tower(plan.base, plan.models.values()):
+        yield (
+            f"the models are a tower of {plan.base.location}; {abbreviated(sorted(beside))}, which they do "
+            "not have, are the base's own"
+        )
     code = custom_code(plan.base.folder)
     if code and plan.output.is_model:
         yield (

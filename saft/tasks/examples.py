@@ -56,10 +56,13 @@ class Examples:
     Args:
         lengths: cost of each example (its number of tokens); batches for evaluation are sorted by it.
         collate: makes a `Batch` of the examples at these indices.
+        varied: the same for a training batch, of inputs that vary from step to step: (indices, step, seed) ->
+            batch, by draws that depend on nothing else; None where they do not.
     """
 
     lengths: list[int]
     collate: Callable[[list[int]], Batch]
+    varied: Callable[[list[int], int, int], Batch] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -69,6 +72,10 @@ class Examples:
         order = sorted(range(len(self)), key=lambda index: (-self.lengths[index], index))
         for start in range(0, len(order), batch_size):
             yield self.collate(order[start : start + batch_size])
+
+    def training_batch(self, indices: list[int], step: int, seed: int) -> Batch:
+        """Return the batch that a training step learns from."""
+        return self.collate(indices) if self.varied is None else self.varied(indices, step, seed)
 
     def training_order(self, batch_size: int, steps: int, seed: int) -> TrainingOrder:
         """Return the indices of every training batch; see `TrainingOrder`."""

@@ -1,9 +1,9 @@
-"""Heads: what turns a text's vector into logits. A head belongs to one task; it is never merged."""
+"""Heads: what turns an input's vector into logits. A head belongs to one task; it is never merged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from saft.files.checkpoint import HEADS
 from saft.files.links import inside
 from saft.models import POOLINGS, Pooling
 
-__all__ = ["LinearHead", "StoredHead", "ZeroShotHead", "load", "save"]
+__all__ = ["LinearHead", "PrototypeHead", "StoredHead", "ZeroShotHead", "load", "save"]
 
 MADE_FOR = "made_for"
 
@@ -27,7 +27,7 @@ MADE_FOR = "made_for"
 class ZeroShotHead(nn.Module):
     r"""Frozen classifier made of the base model's own embeddings of one description per label.
 
-    .. math:: \text{logits} = s \cdot \frac{h}{\lVert h \rVert} W^\top, \qquad \lVert W_c \rVert = 1
+    .. math:: \text{logits} = s \cdot \frac{P h}{\lVert P h \rVert} W^\top, \qquad \lVert W_c \rVert = 1
 
     Only the trunk is trained and merged, as in the CLIP merging literature (Ilharco et al., 2023,
     arXiv 2212.04089), so every difference between two merged models is a difference of trunks.
@@ -35,6 +35,8 @@ class ZeroShotHead(nn.Module):
     Args:
         label_embeddings: [labels, width]; normalized here.
         scale: s > 0, the inverse temperature; CLIP uses 100, sentence-transformers 20.
+        projection: P, [width, features], of a model whose texts and images meet in a space of their own; None
+            for the identity.
 
     Example:
         >>> head = ZeroShotHead(torch.eye(2), scale=20.0)
@@ -44,15 +46,70 @@ class ZeroShotHead(nn.Module):
 
     label_embeddings: Tensor
     scale: Tensor
+    projection: Tensor | None
 
-    def __init__(self, label_embeddings: Tensor, scale: float) -> None:
+    def __init__(self, label_embeddings: Tensor, scale: float, projection: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("label_embeddings", functional.normalize(label_embeddings, dim=-1))
         self.register_buffer("scale", torch.tensor(float(scale)))
+        self.register_buffer("projection", projection)
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> ZeroShotHead:
+        """Return the head whose `state_dict()` this is."""
+        return cls(state["label_embeddings"], float(state["scale"]), state.get("projection"))
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Return the logits, [batch, labels]."""
+        if self.projection is not None:
+            embedding = functional.linear(embedding, self.projection)
         return self.scale * functional.linear(functional.normalize(embedding, dim=-1), self.label_embeddings)
+
+
+class PrototypeHead(nn.Module):
+    r"""Frozen classifier made of the base model's own features: the mean of some examples of each label.
+
+    .. math:: \text{logits} = s \cdot \frac{h - c}{\lVert h - c \rVert} W^\top, \qquad
+       W_k = \frac{m_k - c}{\lVert m_k - c \rVert}
+
+    m are the means of the labels and c the mean of these, or 0. As with a zero-shot head only the trunk is
+    trained and merged; a model of images needs no text tower for it.
+
+    Args:
+        means: [labels, width].
+        scale: s > 0, the inverse temperature.
+        centred: subtract c: what all examples have in common tells no label from another.
+
+    Example:
+        >>> head = PrototypeHead(torch.tensor([[9.0, 1.0], [9.0, -1.0]]), scale=20.0, centred=True)
+        >>> head(torch.tensor([[9.0, 0.5]]))
+        tensor([[ 20., -20.]])
+
+    Source: Snell et al., "Prototypical Networks for Few-shot Learning", NeurIPS 2017. Differs: by cosine, as
+    zero-shot heads, instead of by distance.
+    """
+
+    prototypes: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, means: Tensor, scale: float, centred: bool) -> None:
+        super().__init__()
+        centre = means.mean(0) if centred else torch.zeros_like(means[0])
+        self.register_buffer("prototypes", functional.normalize(means - centre, dim=-1))
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> PrototypeHead:
+        """Return a head of the shapes of a `state_dict()`."""
+        return cls(state["prototypes"], float(state["scale"]), centred=False)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Return the logits, [batch, labels]."""
+        return self.scale * functional.linear(
+            functional.normalize(embedding - self.centre, dim=-1), self.prototypes
+        )
 
 
 class LinearHead(nn.Module):
@@ -61,7 +118,7 @@ class LinearHead(nn.Module):
     Starting from zero keeps the first steps from dragging the trunk towards a random direction per task.
 
     Args:
-        width: size of a text's vector.
+        width: size of an input's vector.
         labels: number of labels.
 
     Example:
@@ -74,9 +131,23 @@ class LinearHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(labels, width))
         self.bias = nn.Parameter(torch.zeros(labels))
 
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> LinearHead:
+        """Return a head of the shapes of a `state_dict()`."""
+        return cls(state["weight"].shape[1], state["weight"].shape[0])
+
     def forward(self, embedding: Tensor) -> Tensor:
         """Return the logits, [batch, labels]."""
         return functional.linear(embedding, self.weight, self.bias)
+
+
+# The names in a head's file -> the head, and which of them has a row for each label.
+_KINDS: dict[frozenset[str], tuple[Callable[[dict[str, Tensor]], nn.Module], str]] = {
+    frozenset({"label_embeddings", "scale"}): (ZeroShotHead.of, "label_embeddings"),
+    frozenset({"label_embeddings", "scale", "projection"}): (ZeroShotHead.of, "label_embeddings"),
+    frozenset({"prototypes", "centre", "scale"}): (PrototypeHead.of, "prototypes"),
+    frozenset({"weight", "bias"}): (LinearHead.of, "weight"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +165,9 @@ class StoredHead:
     pooling: Pooling | None
 
 
-def save(head: nn.Module, folder: Path, task: str, labels: Sequence[str], pooling: Pooling) -> None:
+def save(
+    head: nn.Module, folder: Path, task: str, labels: Sequence[str], pooling: Pooling | None = None
+) -> None:
     """Write a head to `folder/heads/TASK.safetensors`, and with it what it was made for.
 
     Args:
@@ -102,12 +175,12 @@ def save(head: nn.Module, folder: Path, task: str, labels: Sequence[str], poolin
         folder: the checkpoint folder.
         task: the task's name.
         labels: what the logits are, in order.
-        pooling: of the features that it reads.
+        pooling: of the token features that it reads; None where the trunk has one vector.
     """
     file = _file(folder, task)
     file.parent.mkdir(exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    made_for = {"labels": list(labels), "pooling": pooling}
+    made_for = {"labels": list(labels)} | ({} if pooling is None else {"pooling": pooling})
     # One entry only: safetensors writes several in an order that changes from process to process.
     save_file(state, file, metadata={MADE_FOR: json.dumps(made_for, ensure_ascii=False)})
 
@@ -136,18 +209,15 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
-    head: nn.Module
-    if state.keys() == {"label_embeddings", "scale"} and state["label_embeddings"].ndim == 2:
-        head = ZeroShotHead(state["label_embeddings"], float(state["scale"]))
-    elif state.keys() == {"weight", "bias"} and state["weight"].ndim == 2:
-        head = LinearHead(state["weight"].shape[1], state["weight"].shape[0])
-    else:
+    make, rows = _KINDS.get(frozenset(state), (None, ""))
+    if make is None or state[rows].ndim != 2:
         raise UserError(f"{file}: holds no head that saft knows, but {sorted(state)}")
     try:
+        head = make(state)
         head.load_state_dict(state)  # the very bits: making a zero-shot head normalizes once more
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"{file}: its tensors do not fit each other: {error}") from None
-    count = len(next(iter(state.values())))
+    count = len(state[rows])
     if count != len(labels):
         raise UserError(f"{file}: is a head for {count} labels, but task '{task}' has {len(labels)}")
     own = _labels(file, made_for)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saft import config
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError
+from saft.tasks.labels import check_labels, divide_labelled, labelled_splits
 from saft.tasks.table_source import TableSource, check_columns, divide, load, present, values_as_texts
 
 __all__ = ["Rows", "TableConfig", "Text", "read", "read_numbers"]
@@ -51,14 +52,12 @@ def read(
             list.
     """
     rows = {split: _rows(part, split, table, where, several) for split, part in load(table, where).items()}
-    check = _checked_several if several else _checked
-    divided = divide(
-        {split: check(part, labels, drop_other_labels, where) for split, part in rows.items()}, table
-    )
-    for split, part in divided.items():
-        if not part:
-            raise UserError(f"{where}.data: the {split} split is empty; no row has one of the task's labels")
-    return divided
+    if not several:
+        return labelled_splits(rows, table, labels, drop_other_labels, where)
+    checked = {
+        split: _checked_several(part, labels, drop_other_labels, where) for split, part in rows.items()
+    }
+    return divide_labelled(checked, table, where)
 
 
 def read_numbers(table: TableConfig, where: str) -> dict[str, list[tuple[Text, float]]]:
@@ -99,28 +98,8 @@ def _rows(content: Any, split: str, table: TableConfig, where: str, several: boo
     return [((texts[row], seconds[row]), labels[row]) for row in rows]
 
 
-def _checked(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:
-    _check_labels([label for _, label in rows], labels, drop_other_labels, where)
-    return [row for row in rows if row[1] in labels]
-
-
 def _checked_several(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:
     """Return the rows with the labels of the task; those with none of them are examples of none."""
     split = [(text, [part.strip() for part in label.split(",") if part.strip()]) for text, label in rows]
-    _check_labels([part for _, parts in split for part in parts], labels, drop_other_labels, where)
+    check_labels([part for _, parts in split for part in parts], labels, drop_other_labels, where)
     return [(text, ",".join(part for part in parts if part in labels)) for text, parts in split]
-
-
-def _check_labels(found: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
-    present_labels = set(found)
-    strangers = sorted(present_labels - set(labels))
-    if strangers and not drop_other_labels:
-        shown = ", ".join(f"'{label}'" for label in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
-        raise UserError(
-            f"{where}.labels: {len(strangers)} label(s) of the data are not in the list: {shown};"
-            f" add them, or set drop_other_labels: true"
-        )
-    for label in labels:
-        if label not in present_labels:
-            hint = did_you_mean(label, present_labels)
-            raise UserError(f"{where}.labels: no row has the label '{label}'{hint}")

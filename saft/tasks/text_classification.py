@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +20,7 @@ from saft.files.locations import folder as local_folder
 from saft.models import ModelConfig, Pooling, load_trunk
 from saft.progress import note
 from saft.tasks import TASKS, heads
+from saft.tasks.classification import METRICS, score
 from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric, Score
@@ -33,13 +32,6 @@ from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundTextClassification", "TextClassification"]
-
-METRICS = {
-    "accuracy": Metric("accuracy", "%"),
-    "macro_f1": Metric("macro F1", "%"),
-    "micro_f1": Metric("micro F1", "%"),
-    "matthews": Metric("Matthews", "%"),
-}
 
 
 @TASKS.register("text_classification")
@@ -190,24 +182,10 @@ class BoundTextClassification:
             return functional.binary_cross_entropy_with_logits(logits, batch.labels)
         return functional.cross_entropy(logits, batch.labels)
 
-    @torch.inference_mode()
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
         """Return accuracy, with its binomial standard error, or macro F1, whose error is not known."""
-        was_training = model.training
-        model.eval()
-        device = next(model.trunk.parameters()).device
-        metric = self._measured().to(device)
-        for batch in examples.batches(batch_size):
-            batch = batch.to(device)
-            logits = model(batch.inputs)
-            several = self.task.several_labels
-            metric.update(
-                (logits > 0).int() if several else logits, batch.labels.int() if several else batch.labels
-            )
-        model.train(was_training)
-        value, count = float(metric.compute()), len(examples)
-        known = self.task.metric_name == "accuracy" and count > 0
-        return Score(value, math.sqrt(value * (1 - value) / count) if known else None, count)
+        labels, several = len(self.task.labels), self.task.several_labels
+        return score(model, examples, labels, self.task.metric_name, batch_size, several)
 
     def facts(self) -> dict[str, Any]:
         """Return the kind, the head, the number of labels, the pooling, and where texts are cut."""
@@ -246,22 +224,6 @@ class BoundTextClassification:
         device = next(model.trunk.parameters()).device
         features = model.features({name: value.to(device) for name, value in batch.items()})
         return functional.normalize(features, dim=-1)
-
-    def _measured(self) -> torchmetrics.Metric:
-        options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.task.labels)}
-        several: dict[str, Any] = {"task": "multilabel", "num_labels": len(self.task.labels)}
-        kind = several if self.task.several_labels else options
-        match self.task.metric_name:
-            case "accuracy" if self.task.several_labels:
-                return torchmetrics.ExactMatch(**several)
-            case "accuracy":
-                return torchmetrics.Accuracy(**options, average="micro")
-            case "matthews":
-                return torchmetrics.MatthewsCorrCoef(**options)
-            case "micro_f1":
-                return torchmetrics.F1Score(**kind, average="micro")
-            case "macro_f1":
-                return torchmetrics.F1Score(**kind, average="macro")
 
     def _examples(self, rows: Rows) -> Examples:
         number = {label: index for index, label in enumerate(self.task.labels)}

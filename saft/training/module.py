@@ -165,7 +165,7 @@ class _Batches(Dataset[Batch]):
         return len(self.order)
 
     def __getitem__(self, step: int) -> Batch:
-        return self.examples.collate(self.order[step][self.share])
+        return self.examples.training_batch(self.order[step][self.share], step, self.order.seed)
 
 
 class _Resumable(DataLoader[Batch]):

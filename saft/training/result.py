@@ -14,12 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic.type_adapter import TypeAdapter
+from torch import nn
 
 from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import (
     HEADS,
     MANIFEST,
+    model_config,
     read_card,
     read_manifest,
     staged,
@@ -33,6 +35,7 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
+from saft.models import stored_names
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
 from saft.training.options import TrainConfig, TrainingOptions
 
@@ -107,7 +110,7 @@ def write(
     settings = dataclasses.asdict(config)
     del settings["out"]  # a folder may be moved; what is written in it stays true
     with staged(result.folder, overwrite) as folder:
-        write_trunk(model.trunk.state_dict(), base, folder)
+        write_trunk(model.trunk, base, folder)
         task.save_head(model, folder)
         if logs.is_dir():
             shutil.copytree(logs, folder / "logs")
@@ -145,16 +148,26 @@ The whole configuration, and the fingerprints of what went in, are in `saft.json
         )
 
 
-def write_trunk(state: dict[str, Any], base: Path, folder: Path) -> None:
+def write_trunk(trunk: nn.Module, base: Path, folder: Path) -> None:
     """Write a trunk's weights, and beside them what the base model has: readers load them as they are here.
 
+    A trunk that is a part of the base, as the tower of CLIP that sees, gets a config of its own.
+
     Args:
-        state: the trunk's `state_dict()`.
+        trunk: a transformers model.
         base: the folder of the base model.
         folder: to write to; exists.
     """
     copy_side_files(base, folder)
-    write_tensors(folder / "model.safetensors", state)
+    settings: Any = getattr(trunk, "config", None)
+    whole = model_config(base)
+    if "vision_config" in whole and settings.model_type != whole.get("model_type"):
+        settings.architectures = [type(trunk).__name__]
+        settings.save_pretrained(folder)
+    names = stored_names(trunk)
+    write_tensors(
+        folder / "model.safetensors", {names[name]: tensor for name, tensor in trunk.state_dict().items()}
+    )
     state_dtype(folder)
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from saft.errors import abbreviated
+from saft.files.checkpoint import model_config
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.experts import are_fused, are_separate, separated
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_positions, is_vocabulary, rename
 
-__all__ = ["differences", "factors_differ", "fitted", "rows_differ"]
+__all__ = ["beside_tower", "differences", "factors_differ", "fitted", "rows_differ"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,28 @@ def _names(base: Source, model: Source) -> dict[str, str]:
         for name, original in names.items()
         if name in base.headers or (original in model.headers and original not in stored)
     }
+
+
+def beside_tower(base: Source, models: Collection[Source]) -> set[str]:
+    """Return the base's tensors beside the tower that the models are; {} where they are whole models.
+
+    Experts of CLIP are often its tower for images, and the base is the whole: its other tower, its
+    projections and its temperature stay as they are. What a tower lacks of itself is not among them.
+
+    Args:
+        base: the base model.
+        models: fine-tuned ones, under the base's names.
+    """
+    whole = model_config(base.folder)
+    towers = {
+        part.get("model_type")
+        for key, part in whole.items()
+        if key.endswith("_config") and isinstance(part, dict)
+    } - {None, whole.get("model_type")}
+    if not models or any(model_config(model.folder).get("model_type") not in towers for model in models):
+        return set()
+    own = {name.partition(".")[0] for model in models for name in model.headers if name in base.headers}
+    return {name for name in base.headers if name.partition(".")[0] not in own} if own else set()
 
 
 def rows_differ(name: str, mine: TensorHeader, other: TensorHeader) -> bool:

@@ -1,0 +1,267 @@
+"""Image classification: labelled images, a zero-shot, prototype or linear head, accuracy or macro F1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saft import config
+from saft.config import Count, Fraction, Positive
+from saft.errors import UserError
+from saft.files.checkpoint import HEADS, MANIFEST
+from saft.files.locations import folder as local_folder
+from saft.models import ModelConfig
+from saft.progress import note
+from saft.tasks import TASKS, heads
+from saft.tasks.classification import METRICS, score
+from saft.tasks.examples import Batch, Examples, Limits, Splits, limited, permutation
+from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
+from saft.tasks.image_examples import Pixels, Variation, image_examples
+from saft.tasks.image_model import ImageClassifier, ImagePooling, TextTower, Vision
+from saft.tasks.image_processor import load_preprocessing
+from saft.tasks.image_source import ImageSource, Labelled, distrusted, image_files, pictures
+from saft.tasks.labels import labelled_splits
+from saft.tasks.metric import Metric, Score
+from saft.tasks.task import TaskModel
+
+__all__ = ["BoundImageClassification", "ImageClassification"]
+
+_BATCH = 64  # images of a forward pass for prototypes
+
+
+@TASKS.register("image_classification")
+@config.checked
+@dataclass(frozen=True)
+class ImageClassification:
+    """Assign one of a list of labels to an image. Of CLIP and its like the tower for images is the trunk."""
+
+    data: ImageSource
+    """The labelled images."""
+    labels: dict[str, str]
+    """Label in the data -> its words in a prompt; the order is the order of the logits."""
+    head: Literal["zero_shot", "prototype", "linear"] = "linear"
+    """zero_shot: frozen, made from the prompts by the text tower. prototype: frozen, made by the base of
+    some training images of each label. linear: trained with the trunk."""
+    prompts: list[str] = field(default_factory=lambda: ["a photo of a {}."])
+    """Descriptions of a label, with {} for its words; a label's embedding is the mean over them."""
+    text_model: str | None = None
+    """The model whose text tower makes the zero-shot head; null takes the one that is trained."""
+    prototype_images: Count = 50
+    """Training images of each label that make the prototype head; all where there are fewer."""
+    centred: bool = True
+    """Subtract the mean of the prototypes from features and prototypes."""
+    scale: Positive | None = None
+    """Inverse temperature of a frozen head's cosines; null takes the model's own (100) for zero-shot heads,
+    20 for prototypes."""
+    image_size: Count | None = None
+    """Side of the squares that the model sees; null takes that of its image processor."""
+    pooling: ImagePooling | None = None
+    """How features become one vector per image: pooler, first (token) or mean; null takes what the model
+    pools itself, of a ViT the first token."""
+    flip: bool = False
+    """Mirror every other training image, left to right."""
+    crop: Fraction = 1.0
+    """Train on random parts of the images, of at least this share of their area; 1 takes them whole."""
+    metric_name: Literal["accuracy", "macro_f1"] = "accuracy"
+    """What is measured on validation and test."""
+    drop_other_labels: bool = False
+    """Leave out images whose label is not in `labels`, instead of refusing them."""
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            raise ValueError(f"labels: a classification needs at least 2, but has {len(self.labels)}")
+        if self.head == "zero_shot" and not (self.prompts and all("{}" in prompt for prompt in self.prompts)):
+            raise ValueError("prompts: each must hold {} where the label's words go")
+
+    def bind(
+        self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
+    ) -> BoundImageClassification:
+        """Bind the task to a model of images: load its image processor, see that there is a text tower."""
+        vision = Vision.of(model.path, where)
+        made = load_preprocessing(model.path, self.image_size, where)
+        for side in {made.height, made.width}:
+            if side % vision.patch_size:
+                near = max(1, round(side / vision.patch_size)) * vision.patch_size
+                raise UserError(
+                    f"{where}.image_size: {side} is not a multiple of {vision.patch_size}, the side of the "
+                    f"patches of {model.path}; {near} is"
+                )
+        bound = BoundImageClassification(
+            self, name, model, where, torch.device(device), vision, Pixels(made, where)
+        )
+        if self.head == "zero_shot" and bound.stored(model.path) is None:
+            TextTower.check(self.text_model or model.path, where)
+        return bound
+
+    def check(self, where: str) -> None:
+        """Find the images, as far as their labels."""
+        self.rows(where)
+
+    def distrusted(self) -> str | None:
+        """Return what of the data a checkpoint folder must not ask for."""
+        problem = distrusted(self.data)
+        return f"data.{problem}" if problem else None
+
+    def files(self, where: str) -> Mapping[str, Path]:
+        """Return the local files of the images, by their location as it was written."""
+        return image_files(self.data, where)
+
+    def rows(self, where: str) -> dict[str, Labelled]:
+        """Return the images and labels of each split."""
+        return labelled_splits(
+            pictures(self.data, where), self.data, list(self.labels), self.drop_other_labels, where
+        )
+
+
+@dataclass(frozen=True)
+class BoundImageClassification:
+    """Image classification with one model; see `saft.tasks.task.BoundTask`.
+
+    Args:
+        task: what is classified, and how it is measured.
+        name: the task's name.
+        base: the model that was bound.
+        where: the place in front of every message.
+        device: where trunks and heads are put.
+        vision: how the model sees.
+        pixels: decodes images for it, and keeps them.
+    """
+
+    task: ImageClassification
+    name: str
+    base: ModelConfig
+    where: str
+    device: torch.device
+    vision: Vision
+    pixels: Pixels
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy, the share of correct examples, or macro F1; printed in percent."""
+        return METRICS[self.task.metric_name]
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """Nothing: what is left open follows from the model alone."""
+        return {}
+
+    def examples(self, limits: Limits) -> Splits:
+        """Find the images, draw the training examples, and decode what is used."""
+        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
+        labels, vary = list(self.task.labels), Variation(self.task.flip, self.task.crop)
+        return Splits(
+            train=image_examples(rows["train"], labels, self.pixels, vary),
+            validation=image_examples(rows["validation"], labels, self.pixels),
+            test=image_examples(rows["test"], labels, self.pixels),
+        )
+
+    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+        """Load a trunk in float32, on the device: of CLIP, its tower for images."""
+        return self.vision.load(str(folder or self.base.path), self.name, self.device)
+
+    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> ImageClassifier:
+        """Return the trunk with the head that a folder holds, or the one that this task starts with."""
+        model = self._headless(trunk)
+        head = None if head_from is None else self.stored(head_from)
+        if head is None:
+            if head_from is not None:
+                self._made_anew(local_folder(head_from, "checkpoint"))
+            head = self._first_head(model)
+        model.head = head.to(next(trunk.parameters()).device)
+        return model
+
+    def stored(self, folder: str | Path) -> nn.Module | None:
+        """Return the head that a folder holds for this task."""
+        stored = heads.load(local_folder(folder, "checkpoint"), self.name, list(self.task.labels))
+        return None if stored is None else stored.module
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Write the head, and its labels in order."""
+        heads.save(model.head, folder, self.name, list(self.task.labels))
+
+    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the pooled features, [batch, width]."""
+        return self._headless(trunk).features(inputs)
+
+    def loss(self, model: TaskModel, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a batch, in nats."""
+        return functional.cross_entropy(model(batch.inputs), batch.labels)
+
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return accuracy, with its binomial standard error, or macro F1, whose error is not known."""
+        return score(model, examples, len(self.task.labels), self.task.metric_name, batch_size)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the kind, the head, the number of labels, and the size of what the model sees."""
+        made = self.pixels.preprocessing
+        return {
+            "kind": "image_classification",
+            "head": self.task.head,
+            "labels": len(self.task.labels),
+            "pixels": f"{made.width} x {made.height}",
+        }
+
+    def _headless(self, trunk: nn.Module) -> ImageClassifier:
+        made, size = self.pixels.preprocessing, self.vision.image_size
+        other = size is not None and (made.height, made.width) != (size, size)
+        return ImageClassifier(trunk, nn.Identity(), self.task.pooling, other and self.vision.interpolates)
+
+    def _made_anew(self, folder: Path) -> None:
+        """Refuse to replace a trained head; say that another one is made by weights that were changed."""
+        file = folder / HEADS / f"{self.name}.safetensors"
+        if self.task.head == "linear":
+            raise UserError(f"there is no {file}, and the head of this task is a trained one")
+        if self.task.head == "prototype" and (folder / MANIFEST).is_file():
+            note(f"there is no {file}; its prototype head is made by the weights of {folder} itself")
+
+    def _first_head(self, model: ImageClassifier) -> nn.Module:
+        """Return the frozen head that the model holds already, or make one; or a linear one at zero."""
+        if self.task.head == "linear":
+            made = self.pixels.preprocessing
+            blank = torch.zeros(1, made.channels, made.height, made.width)
+            return LinearHead(self._features(model, blank).shape[1], len(self.task.labels))
+        if (stored := self.stored(self.base.path)) is not None:
+            return stored
+        if self.task.head == "zero_shot":
+            return self._zero_shot()
+        means = self._means(model)
+        return PrototypeHead(means, self.task.scale or 20.0, self.task.centred)
+
+    def _zero_shot(self) -> nn.Module:
+        tower = TextTower.load(self.task.text_model or self.base.path, self.where)
+        words = self.task.labels.values()
+        embedded = [tower.embedded([prompt.format(word) for word in words]) for prompt in self.task.prompts]
+        scale = self.task.scale or tower.scale
+        return ZeroShotHead(torch.stack(embedded).mean(0), scale, tower.projection(self.where))
+
+    def _means(self, model: ImageClassifier) -> Tensor:
+        """Return the mean features of some training images of each label, [labels, width]."""
+        train = self.task.rows(self.where)["train"]
+        order = [train[index] for index in permutation(len(train), self.task.data.split_seed, stream=3)]
+        means = []
+        for label in self.task.labels:
+            chosen = [picture for picture, own in order if own == label][: self.task.prototype_images]
+            if not chosen:
+                raise UserError(
+                    f"{self.where}.labels: no training image has the label '{label}', so it has no prototype"
+                )
+            self.pixels.read(chosen)
+            parts = [chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH)]
+            features = [self._features(model, self.pixels.batch(part)) for part in parts]
+            means.append(torch.cat(features).mean(0))
+        return torch.stack(means)
+
+    @torch.no_grad()
+    def _features(self, model: ImageClassifier, images: Tensor) -> Tensor:
+        """Return the features of images, without dropout, on the CPU."""
+        training = model.trunk.training
+        model.trunk.eval()
+        features = model.features({"pixel_values": images.to(next(model.trunk.parameters()).device)})
+        model.trunk.train(training)
+        return features.cpu()

@@ -1,0 +1,255 @@
+"""Where labelled images are: a `datasets` column, a folder of folders, IDX or npz files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from saft import config
+from saft.errors import UserError, as_user_error, did_you_mean
+from saft.files.locations import resolve
+from saft.tasks import table_source
+from saft.tasks.table_source import TableSource, check_columns, present, values_as_texts
+
+__all__ = ["ImageSource", "Picture", "distrusted", "image_files", "pictures"]
+
+OWN = ("folder", "idx", "npz")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+# Without those that PIL reads by running another program, as it does PostScript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_UNSIGNED_BYTES = 8  # the code of IDX
+
+
+@config.checked
+@dataclass(frozen=True)
+class ImageSource(TableSource):
+    """Where labelled images are, and how they split."""
+
+    path: str
+    """folder: a folder a split, with a folder of images a label. idx: MNIST's files. npz: numpy's. Else the
+    first argument of datasets.load_dataset: a hub id, or parquet, json, csv ... for local files."""
+    image: str = "image"
+    """The column, or npz array, of the images; a column may hold paths, relative to its own file."""
+    label: str = "label"
+    """The column, or npz array, of the labels: a class's name, or what stands there, as text."""
+    label_files: dict[str, str] = field(default_factory=dict)
+    """Split name -> IDX file of the labels; `files` has those of the images."""
+
+    def __post_init__(self) -> None:
+        if self.path in OWN and not self.files:
+            raise ValueError(
+                f"files: is required with path: {self.path}, for example {{train: ..., test: ...}}"
+            )
+        if self.path == "idx" and self.label_files.keys() != self.files.keys():
+            raise ValueError("label_files: must have the splits of files, since IDX keeps labels apart")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is not read yet.
+
+    Args:
+        place: file and row, for messages.
+        open: reads it.
+    """
+
+    place: str
+    open: Callable[[], Any] = field(repr=False, compare=False)
+
+    def rgb(self, where: str) -> Image.Image:
+        """Return the image, in three channels of 8 bits.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with as_user_error(f"{where}.data: {self.place}: is not an image that can be read"):
+            opened = self.open()
+            if isinstance(opened, np.ndarray):
+                return Image.fromarray(opened).convert("RGB")
+            with Image.open(opened, formats=_FORMATS) as image:
+                return image.convert("RGB")
+
+
+Labelled = list[tuple[Picture, str]]
+
+
+def distrusted(source: ImageSource) -> str | None:
+    """Return what of a source a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
+    return None if source.path in OWN else table_source.distrusted(source)
+
+
+def image_files(source: ImageSource, where: str) -> dict[str, Path]:
+    """Return the local files that the images are read from, by their location as it was written.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    if source.path != "folder":
+        labels = {
+            file: _file(file, f"{where}.data.label_files.{split}")
+            for split, file in source.label_files.items()
+        }
+        return table_source.data_files(source, where) | labels
+    return {
+        f"{location}/{file.relative_to(folder)}": file
+        for split, location in source.files.items()
+        for folder in [_folder(location, f"{where}.data.files.{split}")]
+        for file in _in_folders(folder)
+    }
+
+
+def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
+    """Find the images and read their labels.
+
+    Args:
+        source: where they are.
+        where: the place in front of every message, for example "vision.yaml: tasks.digits".
+
+    Returns:
+        "train", and "test" where the source names a split for it -> (image, label) of each.
+
+    Raises:
+        UserError: a file, folder, split, column or array is missing or damaged.
+    """
+    if source.path not in OWN:
+        return {
+            split: _of_table(rows, split, source, where)
+            for split, rows in table_source.load(source, where).items()
+        }
+    read = {"folder": _of_folder, "idx": _of_idx, "npz": _of_npz}[source.path]
+    wanted = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
+    for split in wanted.values():
+        if split not in source.files:
+            raise UserError(f"{where}.data: there is no split '{split}'{did_you_mean(split, source.files)}")
+    return {name: read(source, split, f"{where}.data.files.{split}") for name, split in wanted.items()}
+
+
+def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelled:
+    import datasets
+
+    check_columns(rows, [("data.image", source.image), ("data.label", source.label)], where)
+    labels = values_as_texts(rows, source.label)
+    if isinstance(rows.features[source.image], datasets.Image):
+        rows = rows.cast_column(source.image, datasets.Image(decode=False))
+    column = rows.select_columns([source.image])
+    used = present({"data.label": labels}, source, split, where)
+    file = source.files.get(source.train if split == "train" else source.test or "")
+    beside = _file(file, f"{where}.data.files").parent if file else Path()
+    place = file or source.path
+    return [
+        (Picture(f"{place}, row {row + 1}", partial(_cell, column, row, source.image, beside)), labels[row])
+        for row in used
+    ]
+
+
+def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
+    value = rows[row][column]
+    if isinstance(value, Mapping):  # of a column of images: the bytes, or where they are
+        value = value["bytes"] or value["path"]
+    if isinstance(value, str):
+        return beside / value
+    if isinstance(value, list):
+        return np.asarray(value, dtype=np.uint8)
+    if not isinstance(value, bytes):
+        raise ValueError(f"the column '{column}' holds {value!r:.80}")
+    return io.BytesIO(value)
+
+
+def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
+    location = source.files[split]
+    folder = _folder(location, where)
+    found: Labelled = [
+        (
+            Picture(f"{location}/{file.relative_to(folder)}", partial(Path, file)),
+            file.relative_to(folder).parts[0],
+        )
+        for file in _in_folders(folder)
+    ]
+    if not found:
+        raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
+    return found
+
+
+def _in_folders(folder: Path) -> list[Path]:
+    labels = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [
+        file
+        for label in labels
+        for file in sorted(label.rglob("*"))
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+    ]
+
+
+def _of_idx(source: ImageSource, split: str, where: str) -> Labelled:
+    images = _idx(source.files[split], where)
+    labels = _idx(source.label_files[split], where.replace(".files.", ".label_files."))
+    return _of_arrays(images, labels, source.files[split], where)
+
+
+def _idx(location: str, where: str) -> np.ndarray:
+    """Return the array of an IDX file: two zeros, a type, how many dimensions, their sizes, the values."""
+    content = _file(location, where).read_bytes()
+    with as_user_error(f"{where}: {location}: is not an IDX file"):
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTES:
+            raise ValueError("it does not begin as one of unsigned bytes")
+        start = 4 + 4 * content[3]
+        shape = np.frombuffer(content[4:start], dtype=">u4").tolist()
+        return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape)
+
+
+def _of_npz(source: ImageSource, split: str, where: str) -> Labelled:
+    location = source.files[split]
+    file = _file(location, where)
+    if not zipfile.is_zipfile(file):
+        raise UserError(f"{where}: {location}: is not an npz file; write it with numpy.savez_compressed")
+    with as_user_error(f"{where}: {location}: cannot be read"), np.load(file, allow_pickle=False) as arrays:
+        for key, name in (("image", source.image), ("label", source.label)):
+            if name not in arrays:
+                near = did_you_mean(name, arrays.files)
+                raise UserError(f"{where}: {location}: {key}: there is no array '{name}'{near}")
+        images, labels = arrays[source.image], arrays[source.label]
+    return _of_arrays(images, labels, location, where)
+
+
+def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str) -> Labelled:
+    colour = images.ndim == 4 and images.shape[-1] in (1, 3, 4)
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+        raise UserError(
+            f"{where}: {location}: images must be bytes, [rows, height, width] or "
+            f"[rows, height, width, 1, 3 or 4], but are {images.dtype} {list(images.shape)}"
+        )
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{where}: {location}: there are {len(images)} images, but labels {list(labels.shape)}"
+        )
+    if colour and images.shape[-1] == 1:
+        images = images[..., 0]
+    return [
+        (Picture(f"{location}, row {row + 1}", partial(images.__getitem__, row)), str(label))
+        for row, label in enumerate(labels.tolist())
+    ]
+
+
+def _file(location: str, where: str) -> Path:
+    path = resolve(location, where)
+    if not path.is_file():
+        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
+    return path
+
+
+def _folder(location: str, where: str) -> Path:
+    path = resolve(location, where)
+    if not path.is_dir():
+        raise UserError(f"{where}: there is no folder '{location}' (looked for {path.absolute()})")
+    return path

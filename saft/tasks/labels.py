@@ -1,0 +1,74 @@
+"""Labels of the data against those of a task, whatever it is that is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from saft.errors import UserError, did_you_mean
+from saft.tasks.table_source import TableSource, divide
+
+__all__ = ["check_labels", "divide_labelled", "labelled_splits"]
+
+T = TypeVar("T")
+
+
+def labelled_splits(
+    rows: Mapping[str, list[tuple[T, str]]],
+    source: TableSource,
+    labels: Sequence[str],
+    drop_other_labels: bool,
+    where: str,
+) -> dict[str, list[tuple[T, str]]]:
+    """Check the labels of rows, and split them into train, validation and test.
+
+    Args:
+        rows: "train", and "test" where the source has it -> (input, label).
+        source: says how many are held out.
+        labels: the labels of the task.
+        drop_other_labels: leave out rows with any other label, instead of refusing them.
+        where: the place in front of every message.
+
+    Raises:
+        UserError: a row has a label that is not in the list, a label has no row, or a split is empty.
+    """
+    for part in rows.values():
+        check_labels([label for _, label in part], labels, drop_other_labels, where)
+    known = set(labels)
+    kept = {split: [row for row in part if row[1] in known] for split, part in rows.items()}
+    return divide_labelled(kept, source, where)
+
+
+def divide_labelled(
+    rows: Mapping[str, list[tuple[T, str]]], source: TableSource, where: str
+) -> dict[str, list[tuple[T, str]]]:
+    """Split rows into train, validation and test.
+
+    Raises:
+        UserError: a split is empty.
+    """
+    divided = divide(rows, source)
+    for split, part in divided.items():
+        if not part:
+            raise UserError(f"{where}.data: the {split} split is empty; no row has one of the task's labels")
+    return divided
+
+
+def check_labels(found: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
+    """Find labels of the data that the task does not have, and labels of the task that the data do not have.
+
+    Raises:
+        UserError: there are some.
+    """
+    present_labels = set(found)
+    strangers = sorted(present_labels - set(labels))
+    if strangers and not drop_other_labels:
+        shown = ", ".join(f"'{label}'" for label in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        raise UserError(
+            f"{where}.labels: {len(strangers)} label(s) of the data are not in the list: {shown};"
+            f" add them, or set drop_other_labels: true"
+        )
+    for label in labels:
+        if label not in present_labels:
+            hint = did_you_mean(label, present_labels)
+            raise UserError(f"{where}.labels: no row has the label '{label}'{hint}")

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from saft import config
+from saft.errors import UserError
+from saft.tasks.image_source import ImageSource, distrusted, image_files, pictures
+from tests.tasks.tiny_vision import LABELS, images
+
+
+def source(**keys: Any) -> ImageSource:
+    return config.parse(ImageSource, keys, "data")
+
+
+def read(found: dict[str, Any], split: str = "train") -> list[tuple[list[list[int]], str]]:
+    return [(np.asarray(picture.rgb("t").convert("L")).tolist(), label) for picture, label in found[split]]
+
+
+def expected(count: int, names: bool = False) -> list[tuple[list[list[int]], str]]:
+    pixels, labels = images(count, 0)
+    return [
+        (image.tolist(), LABELS[str(label)] if names else str(label))
+        for image, label in zip(pixels, labels, strict=True)
+    ]
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx(zipped: bool, tmp_path: Path) -> None:
+    pixels, labels = images(6, 0)
+    for name, array in (("images", pixels), ("labels", labels.astype(np.uint8))):
+        content = idx(array)
+        (tmp_path / name).write_bytes(gzip.compress(content) if zipped else content)
+    given = source(
+        path="idx",
+        files={"train": str(tmp_path / "images")},
+        label_files={"train": str(tmp_path / "labels")},
+        test=None,
+    )
+    assert read(pictures(given, "t")) == expected(6)
+    assert sorted(image_files(given, "t")) == [str(tmp_path / "images"), str(tmp_path / "labels")]
+    assert distrusted(given) is None
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_npz(channels: int | None, tmp_path: Path) -> None:
+    pixels, labels = images(6, 0)
+    if channels:
+        pixels = np.repeat(pixels[..., None], channels, -1)
+    np.savez(tmp_path / "a.npz", picture=pixels, digit=labels)
+    given = source(
+        path="npz", files={"train": str(tmp_path / "a.npz")}, image="picture", label="digit", test=None
+    )
+    assert read(pictures(given, "t")) == expected(6)
+
+
+def test_a_folder_of_folders(tmp_path: Path) -> None:
+    pixels, labels = images(6, 0)
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "train" / LABELS[str(label)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (tmp_path / "train" / "dark" / "notes.txt").write_text("no image")
+    given = source(path="folder", files={"train": str(tmp_path / "train")}, test=None)
+    assert sorted(read(pictures(given, "t"))) == sorted(expected(6, names=True))
+    assert len(image_files(given, "t")) == 6
+
+
+@pytest.mark.parametrize("form", ["parquet of images", "csv of paths"])
+def test_a_column(form: str, tmp_path: Path) -> None:
+    pixels, labels = images(6, 0)
+    if form == "csv of paths":
+        rows = ["image,label"]
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            Image.fromarray(image).save(tmp_path / f"{number}.png")
+            rows.append(f"{number}.png,{LABELS[str(label)]}")
+        (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+        given = source(path="csv", files={"train": str(tmp_path / "a.csv")}, test=None)
+    else:
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(LABELS.values()))}
+        )
+        columns = {"image": [Image.fromarray(image) for image in pixels], "label": labels.tolist()}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "a.parquet")
+        given = source(path="parquet", files={"train": str(tmp_path / "a.parquet")}, test=None)
+    found = pictures(given, "t")
+    assert read(found) == expected(6, names=True)
+    assert found["train"][1][0].place.endswith(", row 2")
+
+
+def test_what_is_wrong_is_told(tmp_path: Path) -> None:
+    def message(**keys: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            pictures(source(**{"test": None} | keys), "t")
+        return str(caught.value)
+
+    (tmp_path / "a").write_bytes(b"GIF89a")
+    (tmp_path / "short").write_bytes(idx(np.zeros((2, 3, 3), np.uint8))[:-1])
+    np.savez(tmp_path / "floats.npz", image=np.zeros((2, 3, 3)), label=[0, 1])
+    np.savez(tmp_path / "few.npz", image=np.zeros((2, 3, 3), np.uint8), label=[0])
+    np.savez(tmp_path / "objects.npz", image=np.array([{}, {}]), label=[0, 1])
+    files = {name: str(tmp_path / name) for name in ("a", "short", "floats.npz", "few.npz", "objects.npz")}
+    a = {"train": files["a"]}
+    assert "files: is required with path: folder" in message(path="folder")
+    assert "label_files: must have the splits of files" in message(path="idx", files=a)
+    assert "there is no split 'trian'; did you mean 'train'?" in message(path="npz", files=a, train="trian")
+    assert "is not an IDX file: it does not begin" in message(path="idx", files=a, label_files=a)
+    short = {"train": files["short"]}
+    assert "short: is not an IDX file: cannot reshape" in message(path="idx", files=short, label_files=short)
+    assert "is not an npz file" in message(path="npz", files=a)
+    assert "there is no array 'imgae'; did you mean 'image'?" in message(
+        path="npz", files={"train": files["few.npz"]}, image="imgae"
+    )
+    assert "images must be bytes" in message(path="npz", files={"train": files["floats.npz"]})
+    assert "there are 2 images, but labels [1]" in message(path="npz", files={"train": files["few.npz"]})
+    assert "cannot be read" in message(path="npz", files={"train": files["objects.npz"]})  # which are pickled
+    assert "has no folder with images in it" in message(path="folder", files={"train": str(tmp_path)})
+    assert "there is no 'nowhere/'" in message(path="folder", files={"train": "nowhere/"})
+
+
+def test_postscript_which_pil_reads_by_a_program_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "x" / "a" / "b.eps")
+    (tmp_path / "x" / "a" / "b.eps").rename(tmp_path / "x" / "a" / "b.png")
+    found = pictures(source(path="folder", files={"train": str(tmp_path / "x")}, test=None), "t")
+    with pytest.raises(UserError, match=r"t.data: .*b.png: is not an image that can be read"):
+        found["train"][0][0].rgb("t")
