@@ -12,7 +12,6 @@ import torch
 import transformers
 from pydantic import AfterValidator
 from torch import Tensor, nn
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
@@ -34,7 +33,6 @@ __all__ = [
     "load_trunk",
     "max_tokens",
     "model_of",
-    "stored_names",
     "vision_kind",
 ]
 
@@ -221,28 +219,6 @@ def vision_kind(location: Path) -> Any:
         return None
     kind = _concrete(transformers.AutoModel, settings)
     return kind if kind.main_input_name == "pixel_values" else None
-
-
-def stored_names(trunk: nn.Module) -> dict[str, str]:
-    """Return name of a tensor of a trunk -> its name in files.
-
-    They differ for models of images, whose classes have been renamed since most were published: a tower of
-    CLIP is `vision_model...` in every file, and a layer of a ViT `encoder.layer...`, ours and others'.
-
-    Raises:
-        UserError: transformers cannot tell.
-    """
-    state = trunk.state_dict()
-    if getattr(trunk, "main_input_name", "") != "pixel_values":
-        return {name: name for name in state}
-    numbers = {name: torch.tensor([number]) for number, name in enumerate(state)}
-    names, stored = list(state), revert_weight_conversion(trunk, numbers)
-    found = {names[int(value)]: name for name, value in stored.items() if value.numel() == 1}
-    if found.keys() != state.keys():
-        raise UserError(
-            f"model: transformers stores {_some(sorted(state.keys() - found.keys()))} in another form"
-        )
-    return found
 
 
 def max_tokens(location: Path, wanted: int) -> int:

@@ -16,8 +16,9 @@ from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
-from saft.models import ModelConfig, stored_names
+from saft.models import ModelConfig
 from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
+from saft.tasks.stored_names import stored_names
 
 __all__ = [
     "Advance",

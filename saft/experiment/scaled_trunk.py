@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from saft.merging.stream.engine import apply
-from saft.models import stored_names
+from saft.tasks.stored_names import stored_names
 
 __all__ = ["ScaledTrunk"]
 

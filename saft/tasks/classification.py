@@ -69,5 +69,5 @@ def _measured(labels: int, metric_name: str, several_labels: bool) -> torchmetri
         case "matthews":
             return torchmetrics.MatthewsCorrCoef(**one)
         case _:
-            average = metric_name.removesuffix("_f1")
-            return torchmetrics.F1Score(**(several if several_labels else one), average=average)
+            options = several if several_labels else one
+            return torchmetrics.F1Score(**options, average="macro" if metric_name == "macro_f1" else "micro")

@@ -35,8 +35,8 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
-from saft.models import stored_names
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
+from saft.tasks.stored_names import stored_names
 from saft.training.options import TrainConfig, TrainingOptions
 
 __all__ = ["TrainResult", "inputs", "versions", "write", "write_trunk"]

@@ -47,8 +47,10 @@ ZERO = {  # what 0 turns off, or what it is the first of
         "RunConfig.seeds",
         "TrainConfig.seed",
         "MergeConfig.seed",
+        "SummarizeConfig.seed",
         "TableConfig.split_seed",
         "TableSource.split_seed",
+        "ImageSource.split_seed",
     ),
     "seed",
 )

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import saft
 from saft import config, tasks
-from saft.models import stored_names
 from saft.tasks import Limits
+from saft.tasks.stored_names import stored_names
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
 from tests.tasks.tiny_vision import model, task
@@ -122,7 +122,12 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: py
 def test_a_penalty_reads_images(tmp_path: Path) -> None:
     penalty = {"name": "drift", "every": 2, "strength": 5.0, "examples": 4}
     given = settings("dinov2", tmp_path)
-    reading = dataclasses.replace(changed(given, "still", penalty=penalty), reference={"other": given.task})
+    reading = dataclasses.replace(
+        given,
+        out=str(tmp_path / "still"),
+        training=dataclasses.replace(given.training, penalty=penalty),
+        reference={"other": given.task},
+    )
     still, moving = train(reading), train(changed(given, "moving"))
     base = weights(Path(given.model.path))
 
