@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
+import torch
 
 from saft import config, tasks
 from saft.experiment.resolve import resolve
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
+from saft.models import ModelConfig
 from saft.run import RunConfig
 from saft.train import TrainConfig
 
@@ -48,3 +51,49 @@ def test_every_method_that_a_run_can_have_is_tried_on_the_same_experts() -> None
     pairs, adapters = {"slerp", "nuslerp"}, {"robust_merge"}
     keeping = {name for name in own if issubclass(METHODS.get(name), PerTaskMethod)}
     assert set(tried) == own - pairs - adapters - keeping
+
+
+GLUE = {  # the hub's columns and the names of its labels
+    "cola": (("sentence",), ["unacceptable", "acceptable"]),
+    "sst2": (("sentence",), ["negative", "positive"]),
+    "mrpc": (("sentence1", "sentence2"), ["not_equivalent", "equivalent"]),
+    "qqp": (("question1", "question2"), ["not_duplicate", "duplicate"]),
+    "mnli": (("premise", "hypothesis"), ["entailment", "neutral", "contradiction"]),
+    "qnli": (("question", "sentence"), ["entailment", "not_entailment"]),
+    "rte": (("sentence1", "sentence2"), ["entailment", "not_entailment"]),
+    "stsb": (("sentence1", "sentence2"), None),
+}
+
+
+def write_glue(folder: Path, name: str) -> dict[str, str]:
+    """Write data of the hub's form; return split -> file."""
+    columns, names = GLUE[name]
+    kinds: dict[str, Any] = {column: datasets.Value("string") for column in columns}
+    kinds["label"] = datasets.ClassLabel(names=names) if names else datasets.Value("float32")
+    rows: dict[str, list[Any]] = {column: [f"rose {at % 3}" for at in range(24)] for column in columns}
+    rows["label"] = [at % len(names) if names else at / 5 for at in range(24)]
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    files = {}
+    for split in ("train", "validation_matched" if name == "mnli" else "validation"):
+        files[split] = str(folder / f"{name}-{split}.parquet")
+        table.to_parquet(files[split])
+    return files
+
+
+@pytest.mark.parametrize(
+    ("config_name", "model"),
+    [("glue-roberta", "tiny_model"), ("glue-gpt2", "tiny_gpt2"), ("glue-flan-t5", "tiny_t5")],
+)
+def test_glue_on_data_of_the_hubs_form(
+    config_name: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    content = config.read(CONFIGS[0].parent / f"{config_name}.yaml")
+    base = ModelConfig(str(request.getfixturevalue(model)), content["model"].get("pooling"))
+    for name, mapping in content["tasks"].items():
+        here = mapping["data"] | {"path": "parquet", "files": write_glue(tmp_path, name), "options": {}}
+        declared = mapping | {"data": here, "max_length": 16}
+        task = tasks.build(name, declared, "tasks").bind(name, base, f"tasks.{name}")
+        splits = task.examples(tasks.Limits(8, 4, 8))
+        bound_model = task.model(task.load_trunk())
+        assert torch.isfinite(task.loss(bound_model, splits.train.collate([0, 1, 2])))
+        assert task.score(bound_model, splits.test).examples == 8

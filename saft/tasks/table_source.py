@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy
+
 from saft import config
 from saft.config import OpenFraction, Seed
 from saft.errors import UserError, did_you_mean
@@ -135,7 +137,11 @@ def values_as_texts(rows: Any, column: str) -> list[str]:
         column: its name.
     """
     feature = rows.features[column]
-    names = getattr(getattr(feature, "feature", feature), "names", None)
+    single = getattr(feature, "feature", feature)
+    names = getattr(single, "names", None)
+    if getattr(single, "dtype", None) in ("float16", "float32"):  # 3.8, not the 3.7999999523 next to it
+        short = getattr(numpy, single.dtype)
+        return ["" if value is None else str(short(value)) for value in rows[column]]
     return [_as_text(value, names) for value in rows[column]]
 
 

@@ -156,10 +156,10 @@ def mails() -> Iterator[dict[str, Any]]:
         subject, body = str(mail["subject"] or ""), mail.get_payload()
         while isinstance(body, list):  # a mail of several parts: the first
             body = body[0].get_payload() if body else ""
-        words = " ".join(re.sub(r"<[^>]*>|=\n", " ", str(body)).split()[:60])
+        words = " ".join(re.sub(r"<[^>]*>|=\n", " ", str(body)).split())[:240]
         if words:
             label = "spam" if file.parent.name.startswith("spam") else "ham"
-            kinds[label].append({"text": f"{' '.join(subject.split())}\n{words}", "label": label})
+            kinds[label].append({"text": f"{' '.join(subject.split())[:80]}\n{words}", "label": label})
     count = min(map(len, kinds.values()))
     for rows in kinds.values():
         random.Random(0).shuffle(rows)

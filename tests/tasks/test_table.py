@@ -11,7 +11,7 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.tasks.table import TableConfig, read
-from saft.tasks.table_source import distrusted
+from saft.tasks.table_source import distrusted, values_as_texts
 
 LABELS = ["red", "blue", "green"]
 
@@ -187,3 +187,10 @@ def test_what_a_checkpoint_must_not_ask_for(
     table: TableConfig, changes: dict[str, Any], problem: str | None
 ) -> None:
     assert distrusted(dataclasses.replace(table, **changes)) == problem
+
+
+def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: Path) -> None:
+    numbers = [3.8, 0.1, 5.0, 2.6]
+    features = datasets.Features({"text": datasets.Value("string"), "score": datasets.Value("float32")})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "score": numbers}, features=features)
+    assert values_as_texts(rows, "score") == ["3.8", "0.1", "5.0", "2.6"]
