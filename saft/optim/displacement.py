@@ -122,7 +122,10 @@ def in_place(slots: Sequence[Slot]) -> Iterator[None]:
     try:
         with torch.no_grad():
             displacement.apply()
+        # Autocast keeps the weights that it has cast until its block ends, and would go on with those of w.
+        torch.clear_autocast_cache()
         yield
     finally:
         with torch.no_grad():
             displacement.restore()
+        torch.clear_autocast_cache()

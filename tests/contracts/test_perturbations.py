@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -317,6 +318,36 @@ def test_passes_are_those_that_are_run(name: str, options: dict[str, Any]) -> No
     train(optimizer, model, range(11))
     assert optimizer.ascent.perturbation.passes(11) == len(forwards)
     assert optimizer.ascent.perturbation.passes(0) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_one_autocast_block_the_weights_that_were_cast_before_are_not_used(
+    name: str, storage: dict[str, Any]
+) -> None:
+    results = []
+    for whole in (True, False):  # one block around everything, or one around each forward
+        model, optimizer = warmed_up(name, **storage)
+        optimizer.zero_grad()
+        losses = []
+
+        def forward(model: Model = model, losses: list[Tensor] = losses) -> Tensor:
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                losses.append(loss_of(model, batch_of(5)))
+            return losses[-1]
+
+        with torch.autocast("cpu", torch.bfloat16) if whole else nullcontext():
+            forward()  # casts the weights, as they are
+            with optimizer.first_pass():
+                forward().backward()
+            if optimizer.replays:
+                with optimizer.perturbed():
+                    forward().backward()
+            forward()  # and again
+        assert losses[0] == losses[-1]
+        results.append([*losses, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -363,6 +363,13 @@ def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name
     assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
 
 
+def test_in_mixed_precision_the_replay_is_at_the_perturbed_weights(settings: TrainConfig) -> None:
+    mixed = dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"})
+    sharp = train(changed(mixed, "sharp", perturbation={"name": "sam", "rho": 0.5}))
+    plain = train(changed(mixed, "plain", perturbation=None))
+    assert not equal(weights(sharp), weights(plain))
+
+
 def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
     result = train(dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"}))
     assert all(value.dtype == torch.float32 for value in weights(result).values())
