@@ -21,7 +21,7 @@ ROOMS = [
     ["calibration"],
     ["training"],
     ["integrations"],
-    ["penalties"],
+    ["penalties", "parametrizations"],
     ["trajectory"],
     ["tasks", "mixture"],
     ["models"],

@@ -13,6 +13,7 @@ from rich.text import Text
 from saft import config
 from saft.errors import UserError, did_you_mean
 from saft.optim.perturbations.base import PERTURBATIONS
+from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
 from saft.registry import Registry
 from saft.tasks import TASKS
@@ -23,6 +24,7 @@ __all__ = ["arms", "kinds", "tasks"]
 ARMS: dict[str, Registry[Any]] = {
     "perturbation": PERTURBATIONS,
     "penalty": PENALTIES,
+    "parametrization": PARAMETRIZATIONS,
     "averaging": AVERAGINGS,
 }
 
@@ -42,8 +44,8 @@ def arms(name: str | None = None) -> RenderableType:
         return Group(
             *tables,
             "saft arms NAME gives its options and source. In a config: training: {perturbation: {name:"
-            " NAME}}, or penalty, or averaging, with the options beside the name; an arm with none of them is"
-            " plain AdamW.",
+            " NAME}}, or penalty, parametrization, averaging, with the options beside the name; an arm with"
+            " none of them is plain AdamW on all weights.",
         )
     for parts in ARMS.values():
         if name in parts.names():

@@ -161,7 +161,11 @@ def _arm(session: Session, name: str) -> ArmFacts:
         passes=options.passes,
         select_steps=list(options.select_steps),
         extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
-        | {key: _words(part) for key in ("penalty", "averaging") if (part := getattr(options, key))},
+        | {
+            key: _words(part)
+            for key in ("penalty", "parametrization", "averaging")
+            if (part := getattr(options, key))
+        },
     )
 
 

@@ -16,9 +16,9 @@ from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.models import ModelConfig
+from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled
 from saft.tasks import BoundTask, Limits, Metric, Splits, TaskModel
-from saft.training.result import write_trunk
 from saft.training.trainer import device_of
 
 __all__ = ["Session", "open_session"]
@@ -134,7 +134,7 @@ class Session:
         bound = next(iter(self.tasks.values()))
         trunk = bound.load_trunk(source)
         with staged(base, overwrite=True) as folder:
-            write_trunk(trunk, source, folder)
+            Full().save(trunk, source, folder)
             for task in self.tasks.values():
                 task.save_head(task.model(trunk), folder)
             write_manifest(

@@ -124,10 +124,10 @@ def _fit(
 ) -> tuple[int, float]:  # fmt: skip
     """Train the model in place; return the steps of the weights that it holds, and the seconds."""
     options = config.training
-    module = TaskModule(model, task, splits.train, options, config.seed).train()
-    # Dropout must not depend on what ran before this call, nor change what runs after it.
+    # What is drawn must not depend on what ran before this call, nor change what runs after it.
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(config.seed)
+        module = TaskModule(model, task, splits.train, options, config.seed).train()
         select = SelectSteps(
             options.select_steps,
             lambda: task.score(model, splits.validation).value,

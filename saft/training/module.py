@@ -41,6 +41,9 @@ class TaskModule(L.LightningModule):
         self, model: TaskModel, task: BoundTask, examples: Examples, options: TrainingOptions, seed: int
     ) -> None:
         super().__init__()
+        self.after_step = options.trained.wrap(
+            model.trunk, lambda count: _losses(model, task, examples, count)
+        )
         self.automatic_optimization = False
         self.model = model
         self.task = task
@@ -83,6 +86,8 @@ class TaskModule(L.LightningModule):
         if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
         optimizer.step()
+        if self.after_step is not None:
+            self.after_step()
         schedule.step()
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
@@ -151,6 +156,13 @@ class TaskModule(L.LightningModule):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = _Batches(self.examples, order, slice(rank, None, world))
         return _Resumable(batches, batch_size=None, sampler=_StepsLeft(self.global_step, self.options.steps))
+
+
+def _losses(model: TaskModel, task: BoundTask, examples: Examples, count: int) -> Iterator[Tensor]:
+    """Yield the losses of the first so many training examples, one by one."""
+    device = next(model.trunk.parameters()).device
+    for index in range(min(count, len(examples))):
+        yield task.loss(model, examples.collate([index]).to(device))
 
 
 class _Batches(Dataset[Batch]):

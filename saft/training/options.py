@@ -15,6 +15,7 @@ from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, 
 from saft.errors import UserError, did_you_mean
 from saft.models import ModelConfig
 from saft.optim import make_perturbation
+from saft.parametrizations import Parametrization, parametrization
 from saft.penalties import penalty
 from saft.trajectory import averaging
 
@@ -70,6 +71,8 @@ class TrainingOptions:
     """The ascent step, for example {name: sam, rho: 0.05}; null is plain AdamW."""
     penalty: dict[str, Any] | None = None
     """What is added to the loss, for example {name: drift, strength: 2, every: 8}; null adds nothing."""
+    parametrization: dict[str, Any] | None = None
+    """What of the trunk is trained, for example {name: attention}; null is all of it, as {name: full}."""
     averaging: dict[str, Any] | None = None
     """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
 
@@ -81,6 +84,7 @@ class TrainingOptions:
         for key, build, example in (
             ("perturbation", make_perturbation, "{name: sam, rho: 0.05}"),
             ("penalty", penalty, "{name: drift, strength: 2}"),
+            ("parametrization", parametrization, "{name: attention}"),
             ("averaging", averaging, "{name: ema, decay: 0.95}"),
         ):
             options = getattr(self, key)
@@ -92,6 +96,11 @@ class TrainingOptions:
                 build(**options)
             except UserError as error:
                 raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
+
+    @property
+    def trained(self) -> Parametrization:
+        """What of the trunk is trained."""
+        return parametrization(**(self.parametrization or {"name": "full"}))
 
     @property
     def reads(self) -> Literal["others", "reference"] | None:

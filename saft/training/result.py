@@ -14,32 +14,26 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic.type_adapter import TypeAdapter
-from torch import nn
 
 from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import (
     HEADS,
     MANIFEST,
-    model_config,
     read_card,
     read_manifest,
     staged,
-    state_dtype,
     weight_files,
     write_card,
     write_manifest,
-    write_tensors,
 )
 from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
-from saft.files.side_files import copy_side_files
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
-from saft.tasks.stored_names import stored_names
 from saft.training.options import TrainConfig, TrainingOptions
 
-__all__ = ["TrainResult", "inputs", "versions", "write", "write_trunk"]
+__all__ = ["TrainResult", "inputs", "versions", "write"]
 
 SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds never are
 
@@ -110,7 +104,7 @@ def write(
     settings = dataclasses.asdict(config)
     del settings["out"]  # a folder may be moved; what is written in it stays true
     with staged(result.folder, overwrite) as folder:
-        write_trunk(model.trunk, base, folder)
+        config.training.trained.save(model.trunk, base, folder)
         task.save_head(model, folder)
         if logs.is_dir():
             shutil.copytree(logs, folder / "logs")
@@ -148,29 +142,6 @@ The whole configuration, and the fingerprints of what went in, are in `saft.json
         )
 
 
-def write_trunk(trunk: nn.Module, base: Path, folder: Path) -> None:
-    """Write a trunk's weights, and beside them what the base model has: readers load them as they are here.
-
-    A trunk that is a part of the base, as the tower of CLIP that sees, gets a config of its own.
-
-    Args:
-        trunk: a transformers model.
-        base: the folder of the base model.
-        folder: to write to; exists.
-    """
-    copy_side_files(base, folder)
-    settings: Any = getattr(trunk, "config", None)
-    whole = model_config(base)
-    if "vision_config" in whole and settings.model_type != whole.get("model_type"):
-        settings.architectures = [type(trunk).__name__]
-        settings.save_pretrained(folder)
-    names = stored_names(trunk)
-    write_tensors(
-        folder / "model.safetensors", {names[name]: tensor for name, tensor in trunk.state_dict().items()}
-    )
-    state_dtype(folder)
-
-
 def versions() -> dict[str, str]:
     """Return the versions of what the figures depend on."""
     import saft
@@ -196,6 +167,7 @@ def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
     parts = {
         "the ascent step": options.perturbation,
         "the penalty": options.penalty,
+        "the parametrization": options.parametrization,
         "the average": options.averaging,
     }
     return {words: mapping for words, mapping in parts.items() if mapping is not None}

@@ -1,0 +1,49 @@
+"""Only some tensors, by patterns of their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from saft.config import checked
+from saft.errors import UserError, did_you_mean
+from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization, train_only
+
+__all__ = ["Only"]
+
+
+@PARAMETRIZATIONS.register("only")
+@checked
+@dataclass(frozen=True)
+class Only(Parametrization):
+    """Only the tensors whose names match one of some patterns; the others keep the base's values.
+
+    Args:
+        tensors: patterns, `*` for any characters; each must match a tensor of the trunk.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> Only(tensors=["*bias"]).wrap(layer, losses=lambda count: iter(()))
+        >>> [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+        ['bias']
+    """
+
+    tensors: list[str]
+    """Patterns of names of the trunk's tensors, such as "*.attention.*"."""
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise ValueError("tensors: must not be empty; write a pattern of names")
+
+    def wrap(self, trunk: nn.Module, losses: Losses) -> None:
+        """Freeze what no pattern matches; see `Parametrization.wrap`."""
+        names = [name for name, _ in trunk.named_parameters()]
+        for pattern in self.tensors:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(
+                    f"parametrization: tensors: '{pattern}' matches no tensor of {type(trunk).__name__}"
+                    f"{did_you_mean(pattern, names) or f', which has {names[0]} and others'}"
+                )
+        train_only(trunk, {n for n in names if any(fnmatchcase(n, pattern) for pattern in self.tensors)})

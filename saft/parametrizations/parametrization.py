@@ -1,0 +1,115 @@
+"""What every parametrization is: which tensors of a trunk are trained, and the folder that they become."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from saft import config
+from saft.errors import UserError
+from saft.files.checkpoint import WEIGHTS, model_config, state_dtype, write_tensors
+from saft.files.side_files import copy_side_files
+from saft.registry import Registry
+from saft.tasks.stored_names import stored_names
+
+__all__ = [
+    "PARAMETRIZATIONS",
+    "Losses",
+    "Parametrization",
+    "parametrization",
+    "train_only",
+    "write_side_files",
+]
+
+PARAMETRIZATIONS: Registry[type[Parametrization]] = Registry("parametrization", "saft.parametrizations")
+
+Losses = Callable[[int], Iterator[Tensor]]
+"""Gives the losses of the first so many training examples, one by one, of the trunk as it is."""
+
+
+@dataclass(frozen=True)
+class Parametrization(ABC):
+    """What of a trunk is trained. A head is never a part of it: it is trained if its task says so.
+
+    A subclass is one file in `saft/parametrizations/`, registered by name; its fields are its keys in a
+    config.
+    """
+
+    @abstractmethod
+    def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None] | None:
+        """Change a trunk at its base so that what is declared is trained, and nothing else.
+
+        Its outputs stay those of the base until the first step. What is drawn comes from torch's generator.
+
+        Args:
+            trunk: on the device where it will be trained; changed in place.
+            losses: of its training examples.
+
+        Returns:
+            What is to be done after each optimizer step; None where there is nothing to do.
+
+        Raises:
+            UserError: the trunk has nothing of what is declared.
+        """
+
+    def save(self, trunk: nn.Module, base: Path, folder: Path) -> None:
+        """Write what came out of a training, and beside it what the base model has, which readers need.
+
+        Args:
+            trunk: that was wrapped.
+            base: the folder of the base model.
+            folder: to write to; exists.
+        """
+        write_side_files(trunk, base, folder)
+        names = stored_names(trunk)
+        write_tensors(folder / WEIGHTS, {names[name]: tensor for name, tensor in trunk.state_dict().items()})
+        state_dtype(folder)
+
+
+def write_side_files(trunk: nn.Module, base: Path, folder: Path) -> None:
+    """Write what the base model has beside its weights: readers load a trunk's weights as they are here.
+
+    A trunk that is a part of the base, as the tower of CLIP that sees, gets a config of its own.
+    """
+    copy_side_files(base, folder)
+    settings: Any = getattr(trunk, "config", None)
+    whole = model_config(base)
+    if "vision_config" in whole and settings.model_type != whole.get("model_type"):
+        settings.architectures = [type(trunk).__name__]
+        settings.save_pretrained(folder)
+
+
+def parametrization(name: str, where: str = "parametrization", **options: object) -> Parametrization:
+    """Return the parametrization registered under a name, with some of its options.
+
+    Args:
+        name: one of `PARAMETRIZATIONS.names()`, or `module:attribute`.
+        where: begins every message: the dotted place in the config.
+        **options: of the parametrization, for example `tensors=["*.attention.*"]`.
+
+    Raises:
+        UserError: unknown name or option, or a value out of range.
+
+    Example:
+        >>> parametrization("only", tensors=["encoder.*"])
+        Only(tensors=['encoder.*'])
+        >>> parametrization("fll")
+        Traceback (most recent call last):
+        saft.errors.UserError: parametrization: name: unknown parametrization 'fll'; did you mean 'full'?
+    """
+    try:
+        kind = PARAMETRIZATIONS.get(name)
+    except UserError as error:
+        raise UserError(f"{where}: name: {error}") from None
+    return config.parse(kind, options, where)
+
+
+def train_only(trunk: nn.Module, names: Collection[str]) -> None:
+    """Let the parameters of these names be trained, and no others."""
+    for name, parameter in trunk.named_parameters():
+        parameter.requires_grad_(name in names)
