@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import transformers
 
 from saft.errors import UserError, as_user_error
+from saft.files.checkpoint import model_config
 from saft.files.links import inside
 from saft.files.locations import folder as local_folder
 
@@ -33,8 +36,8 @@ def load_tokenizer(location: str) -> Any:
         location: a folder, a hub id, or package://...
 
     Raises:
-        UserError: the folder holds an adapter, no tokenizer, one that only code of its own can load, or links
-            out of it.
+        UserError: the folder holds an adapter, no tokenizer, one that only code of its own can load or that
+            has tokens which the model lacks, or links out of it.
     """
     folder = local_folder(location, "model.path")
     for file in (entry for entry in folder.iterdir() if not entry.is_dir()):
@@ -50,8 +53,29 @@ def load_tokenizer(location: str) -> Any:
         )
     with as_user_error(f"model {location}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token is None:
+    size = _vocabulary_size(folder)
+    # Some tokenizers add a padding token of their own behind those that the model knows.
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= size:
         others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
         tokenizer.pad_token = next(token for token in others if token is not None)
+    written = [
+        tokenizer.vocab_size - 1,
+        *tokenizer("")["input_ids"],
+    ]  # added tokens that no text has do no harm
+    if tokenizer.unk_token_id is not None:
+        written.append(tokenizer.unk_token_id)
+    if max(written) >= size:
+        raise UserError(
+            f"model {location}: its tokenizer writes token number {max(written)}, but the model has weights "
+            f"for {size} tokens only (vocab_size in config.json); copy the tokenizer files of its base model"
+        )
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _vocabulary_size(folder: Path) -> int:
+    """Return how many tokens the model in a folder has weights for, as far as its config.json says so."""
+    settings = model_config(folder)
+    inner = settings.get("text_config")
+    size = settings.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
+    return size if isinstance(size, int) and size > 0 else sys.maxsize

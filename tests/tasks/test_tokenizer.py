@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,3 +44,24 @@ def test_an_adapter_is_told_with_the_cure(tmp_path: Path) -> None:
         UserError, match=r"holds an adapter, and not a whole model; add it to its base by a merge"
     ):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_padding_token_that_the_model_lacks_is_not_used(tiny_model: Path, tmp_path: Path) -> None:
+    made = PreTrainedTokenizerFast.from_pretrained(tiny_model)
+    size = len(made)
+    made.add_special_tokens({"pad_token": "<pad>"})
+    assert made.pad_token_id == size
+    made.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id < size
+
+
+def test_a_tokenizer_of_a_larger_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    """Else the first batch fails in the middle of the embedding."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
+    with pytest.raises(
+        UserError, match=r"writes token number \d+, but the model has weights for 20 tokens only"
+    ):
+        load_tokenizer(str(tmp_path / "model"))
