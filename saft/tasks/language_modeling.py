@@ -42,8 +42,10 @@ Row = tuple[str, Any]
 @config.checked
 @dataclass(frozen=True)
 class LanguageModeling:
-    """Continue a text: of a prompt and a completion only the completion is learned, of a conversation only
-    what the assistant says."""
+    """Continue a text, a prompt or a conversation, by a causal model such as Llama.
+
+    Of a prompt and a completion only the completion is learned, of a conversation what the assistant says.
+    """
 
     data: TableSource
     """The table."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from saft.tasks.estimate import pearson, ratio, share, spearman
+
+
+def test_standard_errors_are_the_spread_of_repeated_draws() -> None:
+    """Of 2000 draws of 100 examples: the values scatter by what each draw says of its own error."""
+    generator = torch.Generator().manual_seed(0)
+    draws: dict[str, list[tuple[float, float]]] = {"share": [], "ratio": [], "pearson": [], "spearman": []}
+    for _ in range(2000):
+        right = int((torch.rand(100, generator=generator) < 0.7).sum())
+        counts = torch.randint(1, 20, (100,), generator=generator)
+        parts = counts * (1 + 0.3 * torch.randn(100, generator=generator))
+        x = torch.randn(100, generator=generator)
+        y = 0.6 * x + 0.8 * torch.randn(100, generator=generator)
+        scores = {
+            "share": share(right, 100),
+            "ratio": ratio(parts, counts),
+            "pearson": pearson(x, y),
+            "spearman": spearman(x, y),
+        }
+        for name, score in scores.items():
+            assert score.standard_error is not None
+            draws[name].append((score.value, score.standard_error))
+    for name, found in draws.items():
+        values, errors = torch.tensor(found).double().T
+        assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.08), name
+
+
+def test_equal_values_share_their_rank() -> None:
+    x, y = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0]), torch.tensor([2.0, 1.0, 1.0, 5.0, 4.0])
+    assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic)
+    assert spearman(torch.ones(5), y).value == 0.0
+
+
+def test_one_example_has_no_known_error() -> None:
+    assert ratio(torch.tensor([2.0]), torch.tensor([4])).standard_error is None
