@@ -532,3 +532,21 @@ def test_language_models_are_run_and_the_less_loss_the_better(
         merged = cell.merges["task_arithmetic"].shared.test
         assert merged is not None
         assert merged["colour"].value < base.value
+
+
+def test_tasks_that_take_the_model_differently_are_refused(
+    tiny_gpt2: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    data = {key: tiny_tasks["size"]["data"][key] for key in ("path", "files")}
+    language = {"kind": "language_modeling", "data": data, "text": "{text}"}
+    options = {
+        "out": str(tmp_path / "run"),
+        "model": {"path": str(tiny_gpt2), "pooling": "last"},
+        "tasks": {"colour": tiny_tasks["colour"], "size": language},
+        "arms": {"adamw": {}},
+    }
+    with pytest.raises(
+        UserError, match=r"tasks.size: takes the model as a causal language model, but tasks.co"
+    ):
+        run(config.parse(RunConfig, options, "t"))
+    assert not (tmp_path / "run").exists()

@@ -52,6 +52,7 @@ class Session:
         self.tasks: dict[str, BoundTask] = {
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
+        tasks.check_one_trunk(self.reference | self.tasks, "tasks")
         files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
         self.foundations = Foundations(resolved, files)
 

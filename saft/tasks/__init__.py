@@ -26,6 +26,7 @@ __all__ = [
     "Task",
     "TaskModel",
     "build",
+    "check_one_trunk",
     "declared_in",
 ]
 
@@ -63,6 +64,22 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
     if not trusted and (problem := task.distrusted()):
         raise UserError(f"{where}.{name}.{problem}; give `tasks:` in your own config if it is meant")
     return task
+
+
+def check_one_trunk(bound: Mapping[str, BoundTask], where: str) -> None:
+    """Find tasks that load a model in different ways, where one trunk is to serve all.
+
+    Raises:
+        UserError: there are such tasks.
+    """
+    kinds = {name: task.trunk_kind for name, task in bound.items()}
+    first = next(iter(kinds), None)
+    for name, kind in kinds.items():
+        if first is not None and kind != kinds[first]:
+            raise UserError(
+                f"{where}.{name}: takes the model as {kind}, but {where}.{first} as {kinds[first]}, so their "
+                "experts have no tensors of the same names to merge; run tasks of these kinds apart"
+            )
 
 
 def declared_in(folder: Path) -> dict[str, Mapping[str, Any]]:

@@ -147,6 +147,11 @@ class BoundImageClassification:
         return METRICS[self.task.metric_name]
 
     @property
+    def trunk_kind(self) -> str:
+        """What the model is loaded as."""
+        return "a reader of images"
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """Nothing: what is left open follows from the model alone."""
         return {}

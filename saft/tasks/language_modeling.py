@@ -194,6 +194,11 @@ class BoundLanguageModeling:
         return token
 
     @property
+    def trunk_kind(self) -> str:
+        """What the model is loaded as."""
+        return "a causal language model"
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """The length that the model decided."""
         return {"max_length": self.max_length}

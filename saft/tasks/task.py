@@ -97,6 +97,10 @@ class BoundTask(Protocol):
         """What `score` measures."""
 
     @property
+    def trunk_kind(self) -> str:
+        """What the model is loaded as, in words: tasks that differ in it have no trunk in common."""
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """The keys of the task that were left open, as the model decided them; saft.json keeps them."""
 

@@ -132,6 +132,11 @@ class BoundTextClassification:
         return METRICS[self.task.metric_name]
 
     @property
+    def trunk_kind(self) -> str:
+        """What the model is loaded as."""
+        return "a reader of texts"
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """The pooling and the length that the model decided."""
         return {"pooling": self.pooling or "mean", "max_length": self.max_length}

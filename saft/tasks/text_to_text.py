@@ -142,6 +142,11 @@ class BoundTextToText:
         return language_model.METRICS[self.task.metric_name]
 
     @property
+    def trunk_kind(self) -> str:
+        """What the model is loaded as."""
+        return "an encoder-decoder that answers"
+
+    @property
     def resolved(self) -> Mapping[str, Any]:
         """The length that the model decided."""
         return {"max_length": self.max_length}
