@@ -75,8 +75,8 @@ def run(
     if status_only:
         return status(config.out)
     resolved, folder = resolve(config), ExperimentFolder(config.out)
-    executor = EXECUTORS.get(config.executor)
     folder.refuse_strangers()
+    executor = EXECUTORS.get(config.executor)(config)
     with waiting("loading model and data ..."):
         session = Session(resolved, folder)
         checked = check(session, trial=check_only)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from saft import config as configs
 from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
+from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.models import ModelConfig
 from saft.training.options import TrainingOptions, check_trainer
 
@@ -74,9 +75,13 @@ class RunConfig:
     the best of each arm and train size stays; without experts, a further merge method trains them again."""
     executor: str = "serial"
     """Who computes the cells: serial, one after the other in this process; local, several at a time in
-    processes of this machine."""
+    processes of this machine; ray or slurm, on a cluster."""
     workers: Count = 2
     """Cells that are computed at a time, unless `executor` is serial."""
+    ray: RayOptions = field(default_factory=RayOptions)
+    """What the executor `ray` gives each worker."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What the executor `slurm` asks for each worker."""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "arms", "merges", "regimes"):

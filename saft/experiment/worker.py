@@ -128,7 +128,7 @@ def _end_this_process() -> None:
 
 @contextmanager
 def _ended_by_signal() -> Iterator[None]:
-    """Take SIGTERM for an interrupt in the block, as `saft` does."""
+    """Take SIGTERM for an interrupt in the block, as `saft` does, and Slurm's warning that the time is up."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -136,8 +136,10 @@ def _ended_by_signal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    names = [name for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

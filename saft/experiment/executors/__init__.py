@@ -7,6 +7,7 @@ from typing import Protocol
 
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
+from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.registry import Registry
 
@@ -16,9 +17,17 @@ __all__ = ["EXECUTORS", "Executor"]
 class Executor(Protocol):
     """Has every cell computed.
 
-    An executor in this process may use the session; one in others calls, in each of them,
-    `saft.experiment.run_cell(session.folder.path, str(cell), tell)`.
+    One in this process may use the session. One in others says how its workers are started and ended, each of
+    which calls `saft.experiment.worker.work`, and leaves the rest to `saft.experiment.overseer.oversee`.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        UserError: what it needs is not there: a library, a cluster.
     """
+
+    def __init__(self, config: RunConfig) -> None: ...
 
     def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
         """Return once what was missing of all cells is computed.
@@ -29,8 +38,8 @@ class Executor(Protocol):
             tell: is to be told what every cell tells.
 
         Raises:
-            UserError: a cell cannot be computed.
+            UserError: with what went wrong in each cell that cannot be computed; all others are computed.
         """
 
 
-EXECUTORS: Registry[Executor] = Registry("executor", "saft.experiment.executors")
+EXECUTORS: Registry[type[Executor]] = Registry("executor", "saft.experiment.executors")

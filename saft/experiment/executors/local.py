@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,29 +18,33 @@ from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.overseer import oversee
+from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.worker import work
 
-__all__ = ["local"]
+__all__ = ["Local"]
 
 GRACE = 30.0  # seconds that a worker has to end
 EVERY = 1.0  # seconds between two signs of life, and two looks at them
 
 
 @EXECUTORS.register("local")
-def local(session: Session, cells: Sequence[Cell], tell: Tell) -> None:
-    """Compute as many cells at a time as the config has `workers`.
+@dataclass(frozen=True)
+class Local:
+    """Computes as many cells at a time as the config has `workers`.
 
     The workers share out the threads that this process would use, and the machine's GPUs: several on one GPU,
     where a small model leaves most of the time to the host, finish sooner than one.
-
-    Raises:
-        UserError: with what went wrong in each cell.
     """
-    count = min(session.config.workers, len(cells))
-    threads = max(1, torch.get_num_threads() // count) if count else 1
-    gpus = torch.cuda.device_count() if session.device.type == "cuda" else 0
-    oversee(session, cells, tell, Processes(session.folder.path, threads, gpus), EVERY)
+
+    config: RunConfig
+
+    def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
+        """Compute the cells; see `Executor`."""
+        count = max(1, min(self.config.workers, len(cells)))
+        threads = max(1, torch.get_num_threads() // count)
+        gpus = torch.cuda.device_count() if session.device.type == "cuda" else 0
+        oversee(session, cells, tell, Processes(session.folder.path, threads, gpus), EVERY)
 
 
 class Processes:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS
+from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out_cell
 
-__all__ = ["serial"]
+__all__ = ["Serial"]
 
 
 @EXECUTORS.register("serial")
-def serial(session: Session, cells: Sequence[Cell], tell: Tell) -> None:
-    """Compute the cells in their order; one that fails does not keep the others from it.
+@dataclass(frozen=True)
+class Serial:
+    """Computes the cells in their order; one that fails does not keep the others from it."""
 
-    Raises:
-        UserError: with what went wrong in each cell.
-    """
-    problems: list[str] = []
-    for cell in cells:
-        try:
-            carry_out_cell(session, cell, tell)
-        except UserError as error:
-            problems += (f"{cell}: {problem}" for problem in error.problems)
-    if problems:
-        raise UserError(*problems)
+    config: RunConfig
+
+    def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
+        """Compute the cells; see `Executor`."""
+        problems: list[str] = []
+        for cell in cells:
+            try:
+                carry_out_cell(session, cell, tell)
+            except UserError as error:
+                problems += (f"{cell}: {problem}" for problem in error.problems)
+        if problems:
+            raise UserError(*problems)

@@ -1,0 +1,63 @@
+"""A local Ray of two workers: the same bits as one process, while one of them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.errors import UserError
+from saft.experiment.claims import Claims
+from saft.run import run
+
+ray = pytest.importorskip("ray")
+
+from saft.experiment.executors import ray as module  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+    ),
+]
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
+    cluster: None, load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, killed = tmp_path / "run", []
+    running = module._Tasks.running
+
+    def kill_one(self: module._Tasks) -> int:
+        for claim in Claims(folder).latest().values() if not killed else ():
+            if claim.state == "at work" and claim.machine:
+                os.kill(claim.process, signal.SIGKILL)
+                killed.append(claim)
+        return running(self)
+
+    monkeypatch.setattr(module._Tasks, "running", kill_one)
+    monkeypatch.setattr(module, "EVERY", 0.2)
+    run(load(folder, executor="ray"))
+    assert len(killed) == 1
+    assert figures(folder) == figures(serial)
+    assert not (folder / "claims").exists()
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"ray\.address: 'auto' is not a cluster .*`ray start --head`"):
+        run(load(tmp_path / "run", executor="ray"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,49 @@
+"""Job arrays, with submitit's executor of this machine in Slurm's place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.errors import UserError
+from saft.experiment.claims import Claims
+from saft.run import run
+
+pytest.importorskip("submitit")
+
+from saft.experiment.executors import slurm as module
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
+    load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, killed = tmp_path / "run", []
+    running = module._Jobs.running
+
+    def kill_one(self: module._Jobs) -> int:
+        for claim in Claims(folder).latest().values() if not killed else ():
+            if claim.state == "at work" and claim.machine:
+                os.kill(claim.process, signal.SIGKILL)
+                killed.append(claim)
+        return running(self)
+
+    monkeypatch.setattr(module, "CLUSTER", "local")
+    monkeypatch.setattr(module._Jobs, "running", kill_one)
+    monkeypatch.setattr(module, "EVERY", 0.2)
+    run(load(folder, executor="slurm"))
+    assert len(killed) == 1
+    assert figures(folder) == figures(serial)
+    assert not (folder / "claims").exists()
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a Slurm here")
+def test_a_machine_without_slurm_is_told_before_anything_is_written(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no Slurm on this machine"):
+        run(load(tmp_path / "run", executor="slurm"))
+    assert not (tmp_path / "run").exists()
