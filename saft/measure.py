@@ -19,9 +19,8 @@ from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.interference.loss import LossMeasure
-from saft.interference.quantity import Measured, Quantity
-from saft.interference.sharpness import Sharpness
+from saft.interference.loss import LossMeasure, loss_measures
+from saft.interference.quantity import Measured, Quantity, quantities_of
 from saft.interference.weights import InterferenceAccumulator, InterferenceResult
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
@@ -104,20 +103,20 @@ def measure(config: MeasureConfig) -> MeasureResult:
         progress.stage("task vectors")
         weights = weight_interference(config.base, paths, config.density, config.exclude)
         progress.advance(1)
-        measure_of_loss = Sharpness(config.rho)
+        measures = loss_measures(rho=config.rho)
         of_loss: dict[str, dict[str, float]] = {}
         for name, task in bound.items():
             progress.stage(f"sharpness of {name}")
             examples = task.examples(Limits(train=0, validation=config.examples, test=0)).validation
             model = task.model(task.load_trunk(), folders[name])
-            values = sharpness(task, model, examples, measure_of_loss, config.examples)
+            values = sharpness(task, model, examples, measures, config.examples)
             for quantity, value in values.items():
                 of_loss.setdefault(quantity, {})[name] = value
             progress.advance(1)
-    result = MeasureResult(
-        measured={**weights.measured, **of_loss},
-        quantities=weights.quantities | (dict(measure_of_loss.quantities) if of_loss else {}),
-    )
+    quantities = dict(weights.quantities)
+    if of_loss:
+        quantities |= quantities_of(measures)
+    result = MeasureResult({**weights.measured, **of_loss}, quantities)
     if config.out is not None:
         write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")
     return result
@@ -135,7 +134,7 @@ def weight_interference(
 
 
 def sharpness(
-    task: BoundTask, model: TaskModel, examples: Examples, measure: LossMeasure, count: int
+    task: BoundTask, model: TaskModel, examples: Examples, measures: Sequence[LossMeasure], count: int
 ) -> dict[str, float]:
     """Measure the loss around the trunk's weights on the first `count` examples, on the model's device.
 
@@ -145,19 +144,19 @@ def sharpness(
         task: says the loss.
         model: trunk and head.
         examples: one split; without examples there is nothing to measure.
-        measure: what is measured of the loss, for example `Sharpness(rho=0.02)`.
+        measures: what is measured of the loss; see `loss_measures`.
         count: examples that are used, in one batch; at least 1.
 
     Returns:
-        Each quantity of the measure.
+        Each quantity of the measures.
     """
     batch = examples.collate(list(range(min(count, len(examples)))))
-    return measure.values(
-        model,
-        lambda part: task.loss(model, part),
-        [batch.to(next(model.trunk.parameters()).device)],
-        [p for p in model.trunk.parameters() if p.requires_grad],
-    )
+    batches = [batch.to(next(model.trunk.parameters()).device)]
+    moved = [p for p in model.trunk.parameters() if p.requires_grad]
+    measured: dict[str, float] = {}
+    for measure in measures:
+        measured |= measure.values(model, lambda part: task.loss(model, part), batches, moved)
+    return measured
 
 
 def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:

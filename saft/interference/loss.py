@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
-from saft.interference.quantity import Measure
+from saft.interference.quantity import MEASURES, Measure
 
-__all__ = ["Batch", "LossMeasure", "Neighbourhood", "length_of"]
+__all__ = ["Batch", "LossMeasure", "Neighbourhood", "length_of", "loss_measures"]
 
 Batch = TypeVar("Batch")
 
@@ -29,6 +30,24 @@ class LossMeasure(Measure, Protocol):
         parameters: Iterable[Tensor] | None = None,
     ) -> dict[str, float]:
         """Return each quantity: `loss` is a mean over a batch's examples, `parameters` are what is moved."""
+
+
+def loss_measures(**options: Any) -> list[LossMeasure]:
+    """Return every registered measure of the loss, made with those options that it has a field for.
+
+    Args:
+        **options: of all of them, for example rho.
+
+    Example:
+        >>> loss_measures(rho=0.05)
+        [Sharpness(rho=0.05, adaptive=False, n_steps=1)]
+    """
+    measures = []
+    for _, kind in MEASURES.items():
+        if kind.needs == "loss":
+            own = {field.name for field in dataclasses.fields(cast(Any, kind))}
+            measures.append(cast(LossMeasure, kind(**{k: v for k, v in options.items() if k in own})))
+    return measures
 
 
 class Neighbourhood:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from saft.registry import Registry
 
-__all__ = ["MEASURES", "Measure", "Measured", "Needs", "Quantity", "numbers_of"]
+__all__ = ["MEASURES", "Measure", "Measured", "Needs", "Quantity", "numbers_of", "quantities_of"]
 
 Needs = Literal["weights", "loss", "functions"]
 Measured = float | dict[str, float] | dict[str, dict[str, float]]  # of the set, of each task, of each pair
@@ -79,6 +79,11 @@ class Measure(Protocol):
     @property
     def quantities(self) -> Mapping[str, Quantity]:
         """Name -> what the number of this name is."""
+
+
+def quantities_of(measures: Iterable[Measure]) -> dict[str, Quantity]:
+    """Return what the numbers of several measures are, by name."""
+    return {name: quantity for measure in measures for name, quantity in measure.quantities.items()}
 
 
 MEASURES: Registry[type[Measure]] = Registry("measure", "saft.interference")

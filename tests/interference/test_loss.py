@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from saft.interference.loss import Neighbourhood, length_of
+from saft.interference.loss import Neighbourhood, length_of, loss_measures
+from saft.interference.quantity import MEASURES
 
 
 def test_the_length_of_tensors_is_that_of_one_vector_in_float64():
@@ -35,3 +38,17 @@ def test_everything_is_put_back_after_an_exception():
     assert module.training
     assert torch.equal(module.weight.grad, torch.ones(2, 3))
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_measure_of_the_loss_is_taken_by_being_registered(monkeypatch):
+    """It may have options that the others have too, or none."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Halved:
+        rho: float = 0.1
+        needs: ClassVar[str] = "loss"
+
+    MEASURES.names()
+    monkeypatch.setitem(MEASURES._things, "halved", Halved)
+    assert Halved(0.05) in loss_measures(rho=0.05)
+    assert Halved() in loss_measures()

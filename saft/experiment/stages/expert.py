@@ -17,7 +17,8 @@ from saft.experiment.cells import Cell
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step, as_plain
 from saft.files.checkpoint import read_manifest
-from saft.interference.sharpness import Sharpness
+from saft.interference.loss import loss_measures
+from saft.interference.quantity import quantities_of
 from saft.measure import sharpness
 from saft.progress import Bar
 from saft.training.fine_tuning import fine_tune, training_cost
@@ -47,9 +48,9 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
         model = session.model(task, expert_folder(session, cell, task))
         config = session.config
         validation = session.splits(cell.train_size, cell.seed)[task].validation
-        measure = Sharpness(config.sharpness_rho)
-        measured = sharpness(bound, model, validation, measure, config.sharpness_examples)
-        return {"measured": measured, "quantities": as_plain(measure.quantities)}
+        measures = loss_measures(rho=config.sharpness_rho)
+        measured = sharpness(bound, model, validation, measures, config.sharpness_examples)
+        return {"measured": measured, "quantities": as_plain(quantities_of(measures))}
 
     def tested(_: Bar) -> dict[str, Any]:
         model = session.model(task, expert_folder(session, cell, task))
