@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saft import config as configs
-from saft.config import Count, NonNegative, Positive
+from saft.config import Count, CountOrZero, NonNegative, Positive
 
 __all__ = ["RayOptions", "SlurmOptions"]
 
@@ -35,15 +35,11 @@ class SlurmOptions:
     """Time of each worker. One whose time is up gives its cell back, and another goes on with it."""
     cpus: Count = 1
     """CPU cores of each worker, and the threads that it uses."""
-    gpus: NonNegative = 0.0
-    """GPUs of each worker, a whole number."""
+    gpus: CountOrZero = 0
+    """GPUs of each worker."""
     memory: Positive | None = None
     """Memory of each worker, in GB; null is the cluster's default."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell before a worker starts, for example `module load python`."""
     more: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch by their long names: account, qos, constraint ..."""
-
-    def __post_init__(self) -> None:
-        if self.gpus != int(self.gpus):
-            raise ValueError(f"gpus: must be a whole number, but is {self.gpus:g}")

@@ -37,6 +37,8 @@ ZERO = {  # what 0 turns off, or what it is the first of
     "EMA.decay": "the last weights",
     "MeasureConfig.rho": "no sharpness",
     "RunConfig.sharpness_rho": "no ascent",
+    "RayOptions.gpus": "none",
+    "SlurmOptions.gpus": "none",
     "MergeOptions.scaling": "the base itself",
     "MergeConfig.scaling": "the base itself",
     "TextRegression.center": "a number like any",

@@ -64,7 +64,7 @@ class _Jobs:
             name=f"saft-{folder.name}",
             timeout_min=options.minutes,
             cpus_per_task=options.cpus,
-            gpus_per_node=int(options.gpus),
+            gpus_per_node=options.gpus,
             slurm_partition=options.partition,
             slurm_setup=options.setup,
             slurm_additional_parameters=options.more,
