@@ -5,49 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 from torch import nn
 
-from saft import config as configs
 from saft import tasks
-from saft.config import Count, Name
 from saft.errors import UserError
+from saft.evaluate_config import EvaluateConfig
 from saft.files.locations import folder as local_folder
 from saft.files.staging import write_text
-from saft.models import Device, ModelConfig, is_one_model
+from saft.model_config import ModelConfig
+from saft.models import is_one_model
 from saft.progress import bar
 from saft.tasks import BoundTask, Limits, Metric, Score, Splits
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
-
-
-@configs.checked
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What `saft evaluate` needs."""
-
-    checkpoints: list[str]
-    """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
-    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
-    """Task name -> task, as in `saft run`; empty takes the tasks that the checkpoints were made for."""
-    split: Literal["validation", "test"] = "test"
-    """The split to measure on."""
-    examples: Count | None = None
-    """At most this many examples of the split; null takes all."""
-    batch_size: Count = 64
-    """Examples per forward pass; the result does not depend on it beyond round-off."""
-    device: Device = "cpu"
-    """The torch device to run on: cpu, cuda, cuda:1, mps."""
-    out: str | None = None
-    """A JSON file to write the figures to."""
-
-    def __post_init__(self) -> None:
-        if not self.checkpoints:
-            raise ValueError("checkpoints: must not be empty")
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 
-from saft import config as configs
 from saft import tasks
-from saft.config import Count, Fraction, Name, NonNegative
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
@@ -22,46 +19,17 @@ from saft.files.staging import write_text
 from saft.interference.loss import LossMeasure, loss_measures
 from saft.interference.quantity import Measured, Quantity, quantities_of
 from saft.interference.weights import InterferenceAccumulator, InterferenceResult
+from saft.measure_config import MeasureConfig
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.stream import engine
-from saft.models import Device, ModelConfig
+from saft.model_config import ModelConfig
 from saft.progress import bar, note
 from saft.report.measured import measured_tables
 from saft.report.results import plain
 from saft.tasks import BoundTask, Examples, Limits, TaskModel
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
-
-
-@configs.checked
-@dataclass(frozen=True)
-class MeasureConfig:
-    """What `saft measure` needs."""
-
-    base: str
-    """The base model: a folder, a hub id, or package://..."""
-    checkpoints: list[str] | dict[str, str]
-    """The fine-tuned checkpoints; as a mapping, task name -> folder."""
-    density: Fraction = 0.2
-    """Measure a second time after trimming each task vector to this fraction of its entries."""
-    exclude: list[str] = field(default_factory=list)
-    """Globs of tensor names to leave out."""
-    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
-    """Task name -> task, as in `saft run`, to measure the sharpness of the checkpoint of this name on; of the
-    others it is measured on the task that their saft.json declares."""
-    rho: NonNegative = 0.02
-    """Radius of the worst-case sharpness, in weight space."""
-    examples: Count = 64
-    """Validation examples that the sharpness is measured on."""
-    device: Device = "cpu"
-    """The torch device that the sharpness is measured on: cpu, cuda, cuda:1, mps."""
-    out: str | None = None
-    """A JSON file to write the figures to."""
-
-    def __post_init__(self) -> None:
-        if not self.checkpoints:
-            raise ValueError("checkpoints: must not be empty")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
-from pydantic import AfterValidator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,13 +18,10 @@ from saft.files.checkpoint import holds_parts, model_config, tensor_headers, wei
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
 from saft.merging.inputs import task_parts
+from saft.model_config import ModelConfig
 
 __all__ = [
     "Conv1D",
-    "Device",
-    "ModelConfig",
-    "POOLINGS",
-    "Pooling",
     "load_task",
     "is_one_model",
     "language_kind",
@@ -37,33 +32,6 @@ __all__ = [
 ]
 
 M = TypeVar("M")
-
-Pooling = Literal["mean", "cls", "last"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last")
-
-
-def _device(name: str) -> str:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"'{name}' is not a device of this machine: {reason}") from None
-    return name
-
-
-Device = Annotated[str, AfterValidator(_device)]
-"""A torch device of this machine, for the field of a config: cpu, cuda, cuda:1, mps."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The pretrained model that every task starts from."""
-
-    path: str
-    """A local folder, a hub id, or package://DISTRIBUTION/path/inside."""
-    pooling: Pooling | None = None
-    """How token features become one vector per text: mean over the tokens, the first token, or the last; null
-    takes what the head was trained with, else the mean."""
 
 
 def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -> nn.Module:

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from saft import config as configs
 from saft import tasks
-from saft.config import Count, Name, Seed
 from saft.errors import UserError
-from saft.models import Device, ModelConfig
 from saft.penalties import Unlabelled, kronecker
+from saft.summarize_config import SummarizeConfig
 from saft.tasks import Limits
 
 __all__ = ["SummarizeConfig", "SummarizeResult", "summarize"]
-
-
-@configs.checked
-@dataclass(frozen=True)
-class SummarizeConfig:
-    """What `saft summarize` needs."""
-
-    model: ModelConfig
-    """The pretrained model that every expert starts from."""
-    task: dict[str, Any]
-    """The task: `kind` and the keys of that kind, as in `saft train`; its labels are not used."""
-    out: str
-    """The safetensors file to write."""
-    name: Name = "task"
-    """The task's name, for messages."""
-    examples: Count = 192
-    """Training inputs that the summary is made from; 128 to 256 suffice."""
-    seed: Seed = 0
-    """Draws the inputs, and the random projections."""
-    device: Device = "cpu"
-    """The torch device to run on: cpu, cuda, cuda:1, mps."""
 
 
 @dataclass(frozen=True)

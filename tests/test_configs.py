@@ -13,7 +13,7 @@ from saft import config, tasks
 from saft.experiment.resolve import resolve
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.run import RunConfig
 from saft.train import TrainConfig
 

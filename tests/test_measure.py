@@ -12,7 +12,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import write_manifest
 from saft.measure import MeasureConfig, measure, weight_interference
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 
 
 @pytest.fixture

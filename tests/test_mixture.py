@@ -18,7 +18,8 @@ from saft.merge import MergeConfig, merge
 from saft.merging.inputs import task_parts
 from saft.merging.methods.smile import Smile
 from saft.mixture import SmileLinear, load_mixture
-from saft.models import ModelConfig, load_task, load_trunk
+from saft.model_config import ModelConfig
+from saft.models import load_task, load_trunk
 from tests.oracles import parts as oracle
 
 METHODS = ["emr", "tall_masks", "smile"]

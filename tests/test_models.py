@@ -9,7 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from saft.errors import UserError
-from saft.models import ModelConfig, load_trunk, max_tokens
+from saft.model_config import ModelConfig
+from saft.models import load_trunk, max_tokens
 
 
 def test_a_model_without_pooler_gets_no_random_one(tiny_model: Path, tmp_path: Path) -> None:

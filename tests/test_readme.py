@@ -91,11 +91,12 @@ def test_the_yaml_fits(block: str) -> None:
     from saft import config, tasks
     from saft.merge import MergeConfig
     from saft.merging.mergekit import file as mergekit
-    from saft.models import ModelConfig
+    from saft.merging.mergekit.keys import is_mergekit
+    from saft.model_config import ModelConfig
     from saft.training.options import TrainingOptions
 
     mapping = yaml.safe_load(block)
-    if mergekit.is_mergekit(mapping):
+    if is_mergekit(mapping):
         mergekit.read(mapping, "README")
     elif "method" in mapping:
         config.parse(MergeConfig, mapping, "README")

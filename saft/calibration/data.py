@@ -16,7 +16,7 @@ from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
 from saft.tasks.stored_names import stored_names
 

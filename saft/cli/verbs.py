@@ -58,7 +58,7 @@ VERBS = {
     "run": Verb(
         "train every task and arm, merge, evaluate, measure, report",
         "saft.run:run",
-        "saft.run:RunConfig",
+        "saft.experiment.run_config:RunConfig",
         flags=("check", "status"),
         kinds={"tasks.NAME": "saft.tasks:TASKS"},
         interrupted=RESUMES,
@@ -67,7 +67,7 @@ VERBS = {
     "train": Verb(
         "fine-tune on one task -> one checkpoint folder",
         "saft.train:train",
-        "saft.train:TrainConfig",
+        "saft.training.options:TrainConfig",
         flags=("overwrite",),
         kinds={"task": "saft.tasks:TASKS"},
         interrupted=RESUMES,
@@ -75,18 +75,18 @@ VERBS = {
     "merge": Verb(
         "checkpoints -> one checkpoint folder",
         "saft.cli.merge_file:merge",
-        "saft.merge:MergeConfig",
+        "saft.merging.config:MergeConfig",
         words="OUT",
         flags=("check", "overwrite"),
         read="saft.cli.merge_file:read",
     ),
     "evaluate": Verb(
-        "any checkpoint folder on any tasks", "saft.evaluate:evaluate", "saft.evaluate:EvaluateConfig"
+        "any checkpoint folder on any tasks", "saft.evaluate:evaluate", "saft.evaluate_config:EvaluateConfig"
     ),
     "measure": Verb(
         "interference and sharpness of a set of checkpoints",
         "saft.measure:measure",
-        "saft.measure:MeasureConfig",
+        "saft.measure_config:MeasureConfig",
     ),
     "report": Verb(
         "the figures of finished runs -> page and tables, written anew",
@@ -96,7 +96,7 @@ VERBS = {
     "summarize": Verb(
         "a task's inputs -> two matrices a layer, which the penalty kfac_drift reads instead of them",
         "saft.summarize:summarize",
-        "saft.summarize:SummarizeConfig",
+        "saft.summarize_config:SummarizeConfig",
         flags=("overwrite",),
         kinds={"task": "saft.tasks:TASKS"},
     ),

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +24,9 @@ _TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
 
 def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "") -> T:
     """Validate a mapping as `config_class`.
+
+    What only a library that is slow to import can tell is checked last, once everything else is right: a
+    config tells it in a method `late_check`, which raises ValueError as `__post_init__` does.
 
     Args:
         config_class: a frozen dataclass.
@@ -50,6 +53,8 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
         problems = [_message(config_class, item, where, place) for item in _without_branches(error.errors())]
         more = [f"... and {len(problems) - PROBLEMS} more"] if len(problems) > PROBLEMS else []
         raise UserError(*problems[:PROBLEMS], *more) from None
+    if late := list(_late_problems(config, place)):
+        raise UserError(*(": ".join(part for part in (where, problem) if part) for problem in late))
     return config
 
 
@@ -79,6 +84,26 @@ def checked(config_class: type[T]) -> type[T]:
 
     setattr(config_class, "__init__", check)  # noqa: B010 - mypy allows no assignment to it
     return config_class
+
+
+def _late_problems(value: Any, place: str) -> Iterator[str]:
+    """Yield what the late checks of a config find: of those inside it, and if these find nothing, its own."""
+    if isinstance(value, Mapping):
+        inside = dict(value)
+    elif dataclasses.is_dataclass(value):
+        inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        inside = dict(enumerate(value)) if isinstance(value, list | tuple) else {}
+    fine = True
+    for key, item in inside.items():
+        for problem in _late_problems(item, f"{place}.{key}".strip(".")):
+            fine = False
+            yield problem
+    if fine and hasattr(value, "late_check"):
+        try:
+            value.late_check()
+        except ValueError as error:
+            yield ": ".join(part for part in (place, str(error)) if part)
 
 
 @functools.cache

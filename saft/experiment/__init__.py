@@ -5,6 +5,5 @@ from __future__ import annotations
 
 from saft.experiment.cells import Cell
 from saft.experiment.run_config import MergeOptions, RunConfig
-from saft.experiment.stages import run_cell
 
-__all__ = ["Cell", "MergeOptions", "RunConfig", "run_cell"]
+__all__ = ["Cell", "MergeOptions", "RunConfig"]

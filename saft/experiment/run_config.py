@@ -8,8 +8,8 @@ from typing import Any, Literal
 from saft import config as configs
 from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
 from saft.experiment.cluster import RayOptions, SlurmOptions
-from saft.models import ModelConfig
-from saft.training.options import TrainingOptions, check_trainer
+from saft.model_config import ModelConfig
+from saft.training.options import TrainingOptions, check_trainer, check_trainer_arguments
 
 __all__ = ["MergeOptions", "RunConfig"]
 
@@ -91,3 +91,7 @@ class RunConfig:
         for name, changes in self.arms.items():
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")
+
+    def late_check(self) -> None:
+        """Check what only Lightning knows."""
+        check_trainer_arguments(self.trainer)

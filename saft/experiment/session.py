@@ -15,7 +15,7 @@ from saft.experiment.growth import Foundations, files_of
 from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled
 from saft.tasks import BoundTask, Limits, Metric, Splits, TaskModel

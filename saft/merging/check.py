@@ -7,21 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
 from saft.files.links import inside
 from saft.files.tensorfile import file_order
 from saft.merging import layer_scaling
-from saft.merging.config import (
-    ARITHMETIC,
-    DTYPES,
-    VOCABULARIES,
-    DataConfig,
-    MergeConfig,
-    device_problem,
-    size_in_bytes,
-)
+from saft.merging.config import VOCABULARIES, DataConfig, MergeConfig, size_in_bytes
+from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.inputs.alignment import beside_tower, differences, factors_differ, fitted
 from saft.merging.inputs.config_differences import config_problems
 from saft.merging.inputs.peft_adapter import read_input
@@ -167,7 +162,7 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
                 size_in_bytes(key, size)
             except UserError as error:
                 yield from error.problems
-    if problem := device_problem(config.device):
+    if problem := _device_problem(config.device):
         yield problem
     if method:
         reads = method.calibration or output_of(config, method).reads_examples
@@ -180,6 +175,26 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
             f"scaling: '{config.method}' has no scaling coefficient, but scaling is {config.scaling}; "
             "leave it out, or use task_arithmetic"
         )
+
+
+def _device_problem(name: str) -> str | None:
+    """Return what is wrong with computing on the device called `name`, or None.
+
+    Example:
+        >>> _device_problem("gpu")
+        "device: unknown 'gpu'; use cpu or cuda"
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        return f"device: unknown '{name}'; use cpu or cuda"
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        seen = f"{found} CUDA devices" if found else "no CUDA device"
+        return f"device: '{name}' was asked for, but torch {torch.__version__} finds {seen}; use device: cpu"
+    return None
 
 
 def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list[str]) -> set[str]:

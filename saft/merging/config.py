@@ -6,31 +6,20 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from saft.config import Count, CountOrZero, FiniteFloat, Positive, Seed, checked
 from saft.errors import UserError
 from saft.files.locations import by_name
-from saft.merging.layer_scaling import Lines
 
 __all__ = [
-    "ARITHMETIC",
-    "DTYPES",
     "VOCABULARIES",
     "DataConfig",
     "InterventionConfig",
+    "Lines",
     "MergeConfig",
-    "device_problem",
     "size_in_bytes",
 ]
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-ARITHMETIC = {name: DTYPES[name] for name in ("float32", "float64")}
+LAYERS = r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.(\d+)\."
 VOCABULARIES = ("refuse", "base")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -64,6 +53,50 @@ class InterventionConfig:
     """Learning rate of Adam."""
     iterations: CountOrZero = 500
     """Steps of Adam for each task."""
+
+
+@checked
+@dataclass(frozen=True)
+class Lines:
+    r"""LiNeS, after any method that gives one model: layer l of L is scaled by a factor that grows with l.
+
+    .. math:: \theta = \theta_0 + \lambda \left(\alpha + \beta\,\frac{l}{L - 1}\right) \tau
+
+    for l from 0; embeddings, norms and heads outside the layers get α, and so does a stack of a single layer.
+    Where a model has several stacks, such as an encoder and a decoder, each is counted by itself. λ is 1 here
+    unless `scaling` is given. With α unset it is what makes up for the smaller norm of a merged vector,
+
+    .. math:: \alpha = \frac{1}{K} \frac{\lVert \sum_t \tau_t \rVert_1}{\lVert \tau \rVert_1}
+
+    over all merged tensors; 1/K where nothing is left of the merged vector.
+
+    Source: Wang et al. 2025, LiNeS: post-training layer scaling (arXiv 2410.17146). Differs: the authors find
+    a layer's number by looking for 0, 1, 2, ... anywhere in a name, so that `layer.3.mlp.0` is taken for
+    layer 0; where they trim task vectors beforehand they take the trimmed ones for α.
+    """
+
+    beta: FiniteFloat = 0.5
+    """How much more the last layer is scaled than the first; the authors try 0.1, 0.2, ... 1.0 on validation
+    data."""
+    alpha: FiniteFloat | None = None
+    """Factor of the first layer; null takes it from the norms. For a single task vector the authors try
+    several and take 1 - alpha as beta."""
+    layers: str = LAYERS
+    """Regular expression that finds the number of a layer, its one group, in a tensor's name; the first match
+    counts, and what stands before the number names the stack of layers."""
+
+    def __post_init__(self) -> None:
+        try:
+            groups = re.compile(self.layers).groups
+        except re.error as error:
+            raise ValueError(f"layers: '{self.layers}' is not a regular expression: {error}") from error
+        if groups != 1:
+            raise ValueError(f"layers: '{self.layers}' must have one group, the layer's number")
+
+    def describe(self) -> str:
+        """Return what is done, for a model card."""
+        alpha = "‖Σₜ τₜ‖₁ / (K ‖τ‖₁)" if self.alpha is None else f"{self.alpha:g}"
+        return f"layer l of L times α + {self.beta:g} l/(L − 1), with α = {alpha} (LiNeS, arXiv 2410.17146)"
 
 
 @checked
@@ -141,23 +174,3 @@ def size_in_bytes(what: str, size: int | str) -> int:
     if not found or found[2].upper() not in _UNITS or float(found[1]) * _UNITS[found[2].upper()] < 1:
         raise UserError(f"{what}: '{size}' is not a size; write a number and MB, GB, MiB or GiB, such as 1GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def device_problem(name: str) -> str | None:
-    """Return what is wrong with computing on the device called `name`, or None.
-
-    Example:
-        >>> device_problem("gpu")
-        "device: unknown 'gpu'; use cpu or cuda"
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        return f"device: unknown '{name}'; use cpu or cuda"
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= found:
-        seen = f"{found} CUDA devices" if found else "no CUDA device"
-        return f"device: '{name}' was asked for, but torch {torch.__version__} finds {seen}; use device: cpu"
-    return None

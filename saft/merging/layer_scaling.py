@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from saft.config import FiniteFloat, checked
+from saft.merging.config import Lines
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
 from saft.merging.stream.order_statistics import BlockStream, gather
 
-__all__ = ["Lines", "problems", "scaled"]
-
-LAYERS = r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.(\d+)\."
-
-
-@checked
-@dataclass(frozen=True)
-class Lines:
-    r"""LiNeS, after any method that gives one model: layer l of L is scaled by a factor that grows with l.
-
-    .. math:: \theta = \theta_0 + \lambda \left(\alpha + \beta\,\frac{l}{L - 1}\right) \tau
-
-    for l from 0; embeddings, norms and heads outside the layers get α, and so does a stack of a single layer.
-    Where a model has several stacks, such as an encoder and a decoder, each is counted by itself. λ is 1 here
-    unless `scaling` is given. With α unset it is what makes up for the smaller norm of a merged vector,
-
-    .. math:: \alpha = \frac{1}{K} \frac{\lVert \sum_t \tau_t \rVert_1}{\lVert \tau \rVert_1}
-
-    over all merged tensors; 1/K where nothing is left of the merged vector.
-
-    Source: Wang et al. 2025, LiNeS: post-training layer scaling (arXiv 2410.17146). Differs: the authors find
-    a layer's number by looking for 0, 1, 2, ... anywhere in a name, so that `layer.3.mlp.0` is taken for
-    layer 0; where they trim task vectors beforehand they take the trimmed ones for α.
-    """
-
-    beta: FiniteFloat = 0.5
-    """How much more the last layer is scaled than the first; the authors try 0.1, 0.2, ... 1.0 on validation
-    data."""
-    alpha: FiniteFloat | None = None
-    """Factor of the first layer; null takes it from the norms. For a single task vector the authors try
-    several and take 1 - alpha as beta."""
-    layers: str = LAYERS
-    """Regular expression that finds the number of a layer, its one group, in a tensor's name; the first match
-    counts, and what stands before the number names the stack of layers."""
-
-    def __post_init__(self) -> None:
-        try:
-            groups = re.compile(self.layers).groups
-        except re.error as error:
-            raise ValueError(f"layers: '{self.layers}' is not a regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(f"layers: '{self.layers}' must have one group, the layer's number")
-
-    def describe(self) -> str:
-        """Return what is done, for a model card."""
-        alpha = "‖Σₜ τₜ‖₁ / (K ‖τ‖₁)" if self.alpha is None else f"{self.alpha:g}"
-        return f"layer l of L times α + {self.beta:g} l/(L − 1), with α = {alpha} (LiNeS, arXiv 2410.17146)"
+__all__ = ["problems", "scaled"]
 
 
 def problems(lines: Lines, names: Collection[str]) -> Iterator[str]:

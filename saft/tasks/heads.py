@@ -17,7 +17,7 @@ from torch.nn import functional
 from saft.errors import UserError
 from saft.files.checkpoint import HEADS
 from saft.files.links import inside
-from saft.models import POOLINGS, Pooling
+from saft.model_config import POOLINGS, Pooling
 
 __all__ = ["LinearHead", "PrototypeHead", "StoredHead", "ZeroShotHead", "load", "save"]
 

@@ -16,7 +16,7 @@ from saft.config import Count, Fraction, Positive
 from saft.errors import UserError
 from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.progress import note
 from saft.tasks import TASKS, heads
 from saft.tasks.classification import METRICS, score

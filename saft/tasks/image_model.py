@@ -16,7 +16,8 @@ from torch.nn import functional
 from saft.errors import UserError
 from saft.files.checkpoint import model_config
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, load_trunk, vision_kind
+from saft.model_config import ModelConfig
+from saft.models import load_trunk, vision_kind
 from saft.tasks.task import TaskModel
 from saft.tasks.tokenizer import load_tokenizer
 

@@ -17,7 +17,8 @@ from saft.config import Count
 from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, language_kind, load_trunk, max_tokens
+from saft.model_config import ModelConfig
+from saft.models import language_kind, load_trunk, max_tokens
 from saft.tasks import TASKS, language_model
 from saft.tasks.causal_batch import Encoded, causal_batch, continued, last_turn, prompts, with_labels
 from saft.tasks.causal_tokenizer import CausalTokenizer

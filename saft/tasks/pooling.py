@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from saft.models import Pooling
+from saft.model_config import Pooling
 from saft.tasks.task import TaskModel
 
 __all__ = ["TextClassifier", "pool"]

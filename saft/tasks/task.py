@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks.examples import Batch, Examples, Limits, Splits
 from saft.tasks.metric import Metric, Score
 

@@ -17,7 +17,8 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, Pooling, load_trunk
+from saft.model_config import ModelConfig, Pooling
+from saft.models import load_trunk
 from saft.progress import note
 from saft.tasks import TASKS, heads
 from saft.tasks.classification import METRICS, score

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, max_tokens
+from saft.model_config import ModelConfig
+from saft.models import max_tokens
 from saft.progress import note
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.table import Text

@@ -16,7 +16,8 @@ from saft.config import Count
 from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
-from saft.models import ModelConfig, language_kind, load_trunk
+from saft.model_config import ModelConfig
+from saft.models import language_kind, load_trunk
 from saft.tasks import TASKS, language_model
 from saft.tasks.examples import IGNORED, Batch, Examples, Limits, Splits, limited
 from saft.tasks.language_model import LanguageModel, Parts, padded

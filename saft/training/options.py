@@ -6,20 +6,17 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-import lightning as L
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
 from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, Seed
 from saft.errors import UserError, did_you_mean
-from saft.models import ModelConfig
-from saft.optim import make_perturbation
-from saft.parametrizations import Parametrization, parametrization
-from saft.penalties import penalty
-from saft.trajectory import averaging
+from saft.model_config import ModelConfig
 
-__all__ = ["TrainConfig", "TrainingOptions", "check_trainer"]
+if TYPE_CHECKING:
+    from saft.parametrizations import Parametrization
+
+__all__ = ["TrainConfig", "TrainingOptions", "check_trainer", "check_trainer_arguments"]
 
 Momentum = Annotated[float, Range(at_least=0, below=1)]
 
@@ -39,6 +36,13 @@ OWNED_BY_SAFT = {
     "min_steps": "use training.steps",
     "overfit_batches": "use train_examples",
     "use_distributed_sampler": "",
+}
+
+_EXAMPLES = {
+    "perturbation": "{name: sam, rho: 0.05}",
+    "penalty": "{name: drift, strength: 2}",
+    "parametrization": "{name: attention}",
+    "averaging": "{name: ema, decay: 0.95}",
 }
 
 
@@ -81,35 +85,50 @@ class TrainingOptions:
             raise ValueError(f"select_steps must lie in 1..{self.steps} (steps), but is {self.select_steps}")
         if self.averaging is not None and self.select_steps:
             raise ValueError("averaging: an average has no candidates; leave out select_steps")
-        for key, build, example in (
-            ("perturbation", make_perturbation, "{name: sam, rho: 0.05}"),
-            ("penalty", penalty, "{name: drift, strength: 2}"),
-            ("parametrization", parametrization, "{name: attention}"),
-            ("averaging", averaging, "{name: ema, decay: 0.95}"),
-        ):
+        for key, example in _EXAMPLES.items():
             options = getattr(self, key)
-            if options is None:
-                continue
-            if "name" not in options:
+            if options is not None and "name" not in options:
                 raise ValueError(f"{key}: `name` is missing; write {example}")
+
+    def late_check(self) -> None:
+        """Check what only the files of perturbations, penalties and the like know: their options."""
+        from saft.optim import make_perturbation
+        from saft.parametrizations import parametrization
+        from saft.penalties import penalty
+        from saft.trajectory import averaging
+
+        for key, build in (
+            ("perturbation", make_perturbation),
+            ("penalty", penalty),
+            ("parametrization", parametrization),
+            ("averaging", averaging),
+        ):
             try:
-                build(**options)
+                if (options := getattr(self, key)) is not None:
+                    build(**options)
             except UserError as error:
                 raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
 
     @property
     def trained(self) -> Parametrization:
         """What of the trunk is trained."""
+        from saft.parametrizations import parametrization
+
         return parametrization(**(self.parametrization or {"name": "full"}))
 
     @property
     def reads(self) -> Literal["others", "reference"] | None:
         """Whose training inputs the penalty reads besides the task's own; see `Penalty.reads`."""
+        from saft.penalties import penalty
+
         return None if self.penalty is None else penalty(**self.penalty).reads
 
     @property
     def passes(self) -> float:
         """Forward and backward passes of the whole training, each over one batch; see `Penalty.ascend`."""
+        from saft.optim import make_perturbation
+        from saft.penalties import penalty
+
         ascent = None if self.perturbation is None else make_perturbation(**self.perturbation)
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
         if self.penalty is None:
@@ -169,6 +188,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_trainer(self.trainer)
+
+    def late_check(self) -> None:
+        """Check what only Lightning and the penalties know."""
+        check_trainer_arguments(self.trainer)
         if self.training.reads is not None and not self.reference:
             raise ValueError(
                 f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"
@@ -177,16 +200,27 @@ class TrainConfig:
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Check the arguments for lightning.Trainer that a config gives, without making one.
+    """Check the arguments for lightning.Trainer that a config gives, as far as saft knows them itself.
 
     Raises:
-        ValueError: an argument does not exist, is set by saft, or cannot work here.
+        ValueError: an argument is set by saft, or cannot work here.
     """
-    parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
     for key in trainer:
         if key in OWNED_BY_SAFT:
             raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
-        if key not in parameters:
-            raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")
     if str(trainer.get("precision", "")).startswith("16"):
         raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")
+
+
+def check_trainer_arguments(trainer: Mapping[str, Any]) -> None:
+    """Check that lightning.Trainer has the arguments that a config gives, without making one.
+
+    Raises:
+        ValueError: it has not.
+    """
+    import lightning as L
+
+    parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
+    for key in trainer:
+        if key not in parameters:
+            raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")

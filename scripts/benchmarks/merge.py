@@ -32,7 +32,8 @@ from rich.table import Table
 
 import saft
 from saft.merging.check import check
-from saft.merging.config import DTYPES, MergeConfig
+from saft.merging.config import MergeConfig
+from saft.merging.dtypes import DTYPES
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 

@@ -21,7 +21,8 @@ from saft.merge import MergeConfig, merge
 from saft.merging.check import check
 from saft.merging.config import DataConfig
 from saft.merging.methods import METHODS
-from saft.models import ModelConfig, load_trunk
+from saft.model_config import ModelConfig
+from saft.models import load_trunk
 
 COLLECTING = [name for name, kind in METHODS.items() if kind.calibration]
 QUICK = {"adamerging": {"iterations": 2}}

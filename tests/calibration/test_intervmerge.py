@@ -18,7 +18,8 @@ from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
 from saft.merging.check import check
 from saft.merging.config import DataConfig, InterventionConfig
-from saft.models import ModelConfig, load_trunk
+from saft.model_config import ModelConfig
+from saft.models import load_trunk
 from saft.tasks.pooling import TextClassifier
 
 

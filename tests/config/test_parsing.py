@@ -99,3 +99,45 @@ def test_a_mistake_made_often_is_told_a_few_times() -> None:
 def test_a_number_where_a_text_is_wanted_is_cured_by_quotes() -> None:
     with pytest.raises(UserError, match="path: must be a text, but is 5; put it in quotes"):
         config.parse(Outer, {"path": 5}, "f.yaml")
+
+
+@dataclass(frozen=True)
+class Late:
+    """A config in which a name is looked up where that takes long."""
+
+    name: str
+    whole: Inner = field(default_factory=Inner)
+
+    def late_check(self) -> None:
+        if self.name != "sam":
+            raise ValueError(f"name: unknown '{self.name}'")
+
+
+@config.checked
+@dataclass(frozen=True)
+class HoldsLate:
+    one: Late
+    more: dict[str, list[Late]] = field(default_factory=dict)
+
+    def late_check(self) -> None:
+        assert self.one.name == "sam", "only comes to pass when what is inside is right"
+
+
+def test_late_checks_name_their_places_all_at_once() -> None:
+    mapping = {"one": {"name": "sma"}, "more": {"x": [{"name": "sam"}, {"name": "mas"}]}}
+    with pytest.raises(UserError) as raised:
+        config.parse(HoldsLate, mapping, "f.yaml", "top")
+    assert raised.value.problems == (
+        "f.yaml: top.one: name: unknown 'sma'",
+        "f.yaml: top.more.x.1: name: unknown 'mas'",
+    )
+
+
+def test_late_checks_come_last() -> None:
+    with pytest.raises(UserError, match=r"^f: one\.whole: density must lie in \(0, 1\], but is 2\.0$"):
+        config.parse(HoldsLate, {"one": {"name": "sma", "whole": {"density": 2}}}, "f")
+
+
+def test_a_constructor_checks_late_too() -> None:
+    with pytest.raises(UserError, match=r"^one: name: unknown 'sma'$"):
+        HoldsLate(Late("sma"))

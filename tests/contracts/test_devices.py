@@ -16,9 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from saft.merging.check import check
-from saft.merging.config import MergeConfig
+from saft.merging.config import Lines, MergeConfig
 from saft.merging.inputs.factors import Factors
-from saft.merging.layer_scaling import Lines
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod

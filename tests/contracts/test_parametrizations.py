@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saft import config, tasks
 from saft.errors import UserError
 from saft.merge import MergeConfig, merge
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.parametrizations import PARAMETRIZATIONS, parametrization
 from saft.tasks import Limits, TaskModel
 from saft.train import TrainConfig, TrainResult, train

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from saft.errors import UserError
-from saft.experiment import run_cell
 from saft.experiment.events import Event
 from saft.experiment.session import open_session
-from saft.experiment.stages import carry_out_cell, cell_steps
+from saft.experiment.stages import carry_out_cell, cell_steps, run_cell
 
 
 def figures(folder: Path) -> dict[str, str]:
@@ -36,7 +35,7 @@ def begun(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_cell_runs_in_a_fresh_process_from_the_folder_and_its_name(finished: Path, begun: Path) -> None:
     program = (
-        "import sys; from saft.experiment import run_cell; "
+        "import sys; from saft.experiment.stages import run_cell; "
         "run_cell(sys.argv[1], 'all/adamw/seed0', lambda event: print(event))"
     )
     told = subprocess.run(

@@ -15,7 +15,7 @@ from torch.nn import functional
 import saft
 from saft import tasks
 from saft.errors import UserError
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
 from tests.tasks.tiny_vision import KINDS, LABELS, SIDE, images, model, task

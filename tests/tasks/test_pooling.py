@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from saft.models import ModelConfig, load_trunk
+from saft.model_config import ModelConfig
+from saft.models import load_trunk
 from saft.tasks.pooling import TextClassifier, pool
 from saft.tasks.tokenizer import load_tokenizer
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import write_manifest
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import Batch, BoundTask, Examples, Limits, TaskModel
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.pooling import TextClassifier

@@ -11,7 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 import saft
 from saft import config, tasks
 from saft.errors import UserError
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, train

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from saft import tasks
 from saft.errors import UserError
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.examples import IGNORED
 from saft.tasks.language_model import LanguageModel

@@ -20,7 +20,7 @@ from saft import config
 from saft.errors import UserError
 from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.optim import PERTURBATIONS
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train

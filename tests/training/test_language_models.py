@@ -18,7 +18,7 @@ from torch.utils.data import SequentialSampler
 
 import saft
 from saft import config, tasks
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.tasks import Batch, Limits
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saft import config, tasks
 from saft.errors import UserError
-from saft.models import ModelConfig
+from saft.model_config import ModelConfig
 from saft.optim import Ascent
 from saft.penalties import Setting, Unlabelled, penalty
 from saft.tasks import Limits, TaskModel

@@ -15,7 +15,7 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import BASE_WEIGHTS, MANIFEST, PARTS, read_manifest, task_names
 from saft.files.links import inside
 from saft.files.tensorfile import TensorHeader, read_headers, view
-from saft.merging.config import ARITHMETIC, DTYPES
+from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.engine import apply

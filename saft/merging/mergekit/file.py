@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from saft import config
 from saft.errors import UserError, did_you_mean
 from saft.merging.config import MergeConfig
+from saft.merging.mergekit.keys import NOT_HERE, OWN_KEYS, check_keys
 from saft.merging.mergekit.table import MERGE_METHODS, MergeMethod, Parameter
 from saft.merging.methods import METHODS
 from saft.merging.parameters import validate
 from saft.merging.varying import is_constant, setting_problem
 
-__all__ = ["is_mergekit", "read"]
-
-_NOT_HERE = "mergekit can do this; saft does not"
-_ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
-_OTHER_METHODS = (
-    "passthrough",
-    "arcee_fusion",
-    "nearswap",
-    "sce",
-    "ram",
-    "ramplus_tl",
-)
-_KEYS = (
-    *("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"),
-    *("tokenizer_source", "tokenizer", "chat_template"),
-)
-_SAME_IN_BOTH = ("method", "base", "models", "parameters", "varying", "scaling", "dtype")
-_OWN_KEYS = tuple(item.name for item in dataclasses.fields(MergeConfig) if item.name not in _SAME_IN_BOTH)
-
+__all__ = ["read"]
 
 _IGNORED = ("int8_mask",)  # decides what mergekit counts signs in, and changes no number
-
-
-def is_mergekit(mapping: Mapping[str, Any]) -> bool:
-    """Return whether a file is mergekit's and not saft's, which begins with `method:`."""
-    return "method" not in mapping and any(k in mapping for k in ("merge_method", "base_model", *_ELSEWHERE))
 
 
 def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]]:
@@ -65,9 +43,8 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
         >>> settings.method, settings.models, settings.parameters["densities"]
         ('mergekit', ['a', 'c'], [0.2, 0.2])
     """
-    problems = list(_key_problems(mapping))
-    if problems:
-        raise UserError(*(f"{where}: {problem}" for problem in problems))
+    check_keys(mapping, where)
+    problems: list[str] = []
     method = MERGE_METHODS[mapping["merge_method"]]
     base, models = _models(mapping, method, problems)
     settings = _Settings(mapping, method, base, models, problems)
@@ -81,59 +58,12 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
         **resolved,
         "dtype": _dtype(mapping.get("out_dtype") or mapping.get("dtype")),
     }
-    own = {key: mapping[key] for key in _OWN_KEYS if key in mapping}
+    own = {key: mapping[key] for key in OWN_KEYS if key in mapping}
     given = [entry.get("parameters") or {} for entry in (mapping, *models)]
     notes = [
         f"{where}: {key} changes no number and is ignored" for key in _IGNORED if any(key in x for x in given)
     ]
     return config.parse(MergeConfig, translated | own, where), notes
-
-
-def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
-    for key in mapping:
-        if key in _ELSEWHERE:
-            yield f"{key}: {_NOT_HERE}; it merges whole models, given as `models:`"
-        elif key in ("normalize", "weight", "density", "lambda", "rescale", "int8_mask", "t"):
-            yield f"{key}: belongs under `parameters:`"
-        elif key not in _KEYS and key not in _OWN_KEYS:
-            yield f"{key}: unknown key" + did_you_mean(str(key), [*_KEYS, *_OWN_KEYS])
-    name = mapping.get("merge_method")
-    if not isinstance(name, str):
-        yield (
-            "merge_method: is required, but missing"
-            if name is None
-            else f"merge_method: {name!r} is not a name"
-        )
-    elif name in _OTHER_METHODS:
-        yield f"merge_method: {name}: {_NOT_HERE}; in common are: {', '.join(MERGE_METHODS)}"
-    elif name not in MERGE_METHODS:
-        own = (
-            f"; it is a method of saft's own: write `method: {name}`, `base: FOLDER`, `models: [FOLDER, ...]`"
-            if name in METHODS.names()
-            else ""
-        )
-        yield f"merge_method: unknown '{name}'" + (own or did_you_mean(name, MERGE_METHODS))
-    yield from _tokenizer_problems(mapping)
-
-
-def _tokenizer_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
-    """The base's tokenizer is copied, which is what `tokenizer_source: base` asks for where words agree."""
-    tokenizer = mapping.get("tokenizer")
-    source = mapping.get("tokenizer_source")
-    if isinstance(tokenizer, Mapping):
-        source = tokenizer.get("source", source)
-        for key in tokenizer:
-            if key != "source":
-                yield f"tokenizer.{key}: {_NOT_HERE}"
-    elif tokenizer is not None:
-        yield f"tokenizer: must hold `source:`, but is {tokenizer!r}"
-    if source not in (None, "base", mapping.get("base_model")):
-        yield (
-            f"tokenizer_source: {source}: {_NOT_HERE}; it copies the tokenizer of the base: leave it out, or "
-            "write base, if the models' vocabularies are the same"
-        )
-    if mapping.get("chat_template") is not None:
-        yield f"chat_template: {_NOT_HERE}; it copies the base's: leave it out"
 
 
 def _models(
@@ -210,7 +140,7 @@ class _Settings:
                 continue
             for name, value in (given or {}).items():
                 if name in self.method.only and value != self.method.only[name]:
-                    self.problems.append(f"{place}.{name}: {value}: {_NOT_HERE}")
+                    self.problems.append(f"{place}.{name}: {value}: {NOT_HERE}")
                 if name in everything and name not in known:
                     cure = "is one for all models: write it under the file's own `parameters:`"
                     self.problems.append(f"{place}.{name}: {cure}")

@@ -16,7 +16,8 @@ from saft.errors import UserError, abbreviated
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
-from saft.merging.config import DTYPES, MergeConfig
+from saft.merging.config import MergeConfig
+from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.outputs.output import Output, Written

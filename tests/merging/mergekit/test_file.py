@@ -14,6 +14,7 @@ from saft.cli import main
 from saft.errors import UserError
 from saft.merging.check import check
 from saft.merging.mergekit import file as mergekit
+from saft.merging.mergekit.keys import is_mergekit
 from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
 
@@ -151,11 +152,11 @@ def test_what_changes_nothing_is_accepted_and_said():
 
 
 def test_the_two_dialects_are_told_apart():
-    assert mergekit.is_mergekit(TIES)
-    assert mergekit.is_mergekit({"experts": []})
-    assert mergekit.is_mergekit({"base_model": "base", "models": []})
-    assert not mergekit.is_mergekit({"method": "ties", "base": "base"})
-    assert not mergekit.is_mergekit({"method": "ties", "merge_method": "ties"})
+    assert is_mergekit(TIES)
+    assert is_mergekit({"experts": []})
+    assert is_mergekit({"base_model": "base", "models": []})
+    assert not is_mergekit({"method": "ties", "base": "base"})
+    assert not is_mergekit({"method": "ties", "merge_method": "ties"})
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])

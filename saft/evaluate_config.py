@@ -1,0 +1,41 @@
+"""What `saft evaluate` is told: checkpoints, tasks, and the split to measure on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from saft import config as configs
+from saft.config import Count, Name
+from saft.model_config import check_device
+
+__all__ = ["EvaluateConfig"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What `saft evaluate` needs."""
+
+    checkpoints: list[str]
+    """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
+    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Task name -> task, as in `saft run`; empty takes the tasks that the checkpoints were made for."""
+    split: Literal["validation", "test"] = "test"
+    """The split to measure on."""
+    examples: Count | None = None
+    """At most this many examples of the split; null takes all."""
+    batch_size: Count = 64
+    """Examples per forward pass; the result does not depend on it beyond round-off."""
+    device: str = "cpu"
+    """The torch device to run on: cpu, cuda, cuda:1, mps."""
+    out: str | None = None
+    """A JSON file to write the figures to."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("checkpoints: must not be empty")
+
+    def late_check(self) -> None:
+        """Check what only torch knows: the device."""
+        check_device(self.device)

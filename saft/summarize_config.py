@@ -1,0 +1,37 @@
+"""What `saft summarize` is told: a model, a task, and the file to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from saft import config as configs
+from saft.config import Count, Name, Seed
+from saft.model_config import ModelConfig, check_device
+
+__all__ = ["SummarizeConfig"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class SummarizeConfig:
+    """What `saft summarize` needs."""
+
+    model: ModelConfig
+    """The pretrained model that every expert starts from."""
+    task: dict[str, Any]
+    """The task: `kind` and the keys of that kind, as in `saft train`; its labels are not used."""
+    out: str
+    """The safetensors file to write."""
+    name: Name = "task"
+    """The task's name, for messages."""
+    examples: Count = 192
+    """Training inputs that the summary is made from; 128 to 256 suffice."""
+    seed: Seed = 0
+    """Draws the inputs, and the random projections."""
+    device: str = "cpu"
+    """The torch device to run on: cpu, cuda, cuda:1, mps."""
+
+    def late_check(self) -> None:
+        """Check what only torch knows: the device."""
+        check_device(self.device)
