@@ -93,7 +93,9 @@ def load_preprocessing(location: str, image_size: int | None, where: str) -> Pre
 
 def _loaded(folder: Path, location: str) -> Any:
     with as_user_error(f"model {location}: its image processor cannot be loaded"):
-        return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        five = hasattr(transformers, "CLIPImageProcessorPil")
+        options: dict[str, Any] = {"backend": "pil"} if five else {"use_fast": False}
+        return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, **options)
 
 
 def _scaled(processor: Any, factor: float) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.core_model_loading import revert_weight_conversion
 
 from saft.errors import UserError, abbreviated
+
+try:
+    from transformers.core_model_loading import revert_weight_conversion
+except ImportError:  # before transformers 5 classes and files had the same names
+    revert_weight_conversion = None  # type: ignore[assignment]
 
 __all__ = ["stored_names"]
 
@@ -28,7 +32,7 @@ def stored_names(trunk: nn.Module) -> dict[str, str]:
         {'weight': 'weight', 'bias': 'bias'}
     """
     names = list(trunk.state_dict())
-    if getattr(trunk, "main_input_name", "") != "pixel_values":
+    if revert_weight_conversion is None or getattr(trunk, "main_input_name", "") != "pixel_values":
         return {name: name for name in names}
     numbered = {name: torch.tensor([number]) for number, name in enumerate(names)}
     stored = revert_weight_conversion(trunk, numbered)
