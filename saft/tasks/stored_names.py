@@ -10,7 +10,7 @@ from saft.errors import UserError, abbreviated
 try:
     from transformers.core_model_loading import revert_weight_conversion
 except ImportError:  # before transformers 5 classes and files had the same names
-    revert_weight_conversion = None  # type: ignore[assignment]
+    revert_weight_conversion = None
 
 __all__ = ["stored_names"]
 
