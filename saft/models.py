@@ -18,6 +18,8 @@ from saft.files.checkpoint import holds_parts, model_config, tensor_headers, wei
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
 from saft.merging.inputs import task_parts
+from saft.merging.inputs.adapted_model import adapted_model
+from saft.merging.inputs.source import Source
 from saft.model_config import ModelConfig
 
 __all__ = [
@@ -48,8 +50,9 @@ def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -
     Raises:
         UserError: the folder is absent or incomplete, weights are missing, or a weight is not finite.
     """
-    location = local_folder(config.path, "model.path")
-    if not holds_parts(location):
+    adapted = adapted_model(config.path, "model.path")
+    location = adapted.folder if adapted else local_folder(config.path, "model.path")
+    if adapted is None and not holds_parts(location):
         weight_files(location)  # finds what is missing, pickled, or leads out of the folder
     options: dict[str, Any] = {
         "dtype": torch.float32,
@@ -57,7 +60,7 @@ def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -
         "trust_remote_code": False,
     }
     trunk, missing = _without_absent_pooler(
-        lambda more: _from_pretrained(config.path, location, options | more, task, kind)
+        lambda more: _from_pretrained(config.path, location, options | more, task, kind, adapted)
     )
     if missing:
         raise UserError(
@@ -219,11 +222,16 @@ def max_tokens(location: Path, wanted: int) -> int:
 
 
 def _from_pretrained(
-    name: str, location: Path, options: dict[str, Any], task: str | None, kind: Any
+    name: str, location: Path, options: dict[str, Any], task: str | None, kind: Any, adapted: Source | None
 ) -> tuple[nn.Module, list[str]]:
     kind = kind or _kind_of(location)
     with as_user_error(f"model {name}: cannot be loaded"), _without_bars():
-        if holds_parts(location):
+        if adapted is not None:
+            settings, state = _settings(location), {part: adapted.tensor(part) for part in adapted.headers}
+            model, info = _concrete(kind, settings).from_pretrained(
+                None, config=settings, state_dict=state, **options
+            )
+        elif holds_parts(location):
             model, info = _task_trunk(location, options, task, kind)
         else:
             model, info = kind.from_pretrained(location, **options)

@@ -42,6 +42,7 @@ ONLY = {
     "lightning": {"training", "integrations"},
     "transformers": {"models", "tasks", "integrations"},
     "accelerate": {"integrations"},
+    "peft": {"parametrizations"},
 }
 # What optim and merging may know of saft: they stand alone.
 ALONE = {"optim": {"registry", "errors"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ def resolve(config: RunConfig) -> Resolved:
             problems += error.problems
     for name, options in config.merges.items():
         try:
-            merges[name] = _merge(name, options)
+            merges[name] = _merge(name, options, arms.values())
         except UserError as error:
             problems += (f"merges.{name}: {problem}" for problem in error.problems)
     if problems:
@@ -109,7 +109,7 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
         yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
 
 
-def _merge(name: str, options: MergeOptions) -> MergeOptions:
+def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) -> MergeOptions:
     """Return the options with the method's own grid where the user gives none."""
     method = METHODS.get(name).build(options.parameters)
     if isinstance(method, PerTaskMethod):
@@ -117,8 +117,8 @@ def _merge(name: str, options: MergeOptions) -> MergeOptions:
             "keeps a part per task and gives no single model, which `saft run` compares; "
             "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
         )
-    if method.needs_adapters:
-        raise UserError("merges LoRA adapters, but `saft run` trains whole models")
+    if method.needs_adapters and not all(arm.trained.is_adapter for arm in arms):
+        raise UserError("merges LoRA adapters, so every arm needs parametrization: {name: lora}")
     if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
         raise UserError(f"scaling: {name} has no scaling coefficient; leave it out")
     return dataclasses.replace(options, scaling=options.scaling or list(method.scaling_grid))

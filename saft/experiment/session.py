@@ -15,6 +15,7 @@ from saft.experiment.growth import Foundations, files_of
 from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
+from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled
@@ -119,7 +120,10 @@ class Session:
 
     def trunk(self, folder: Path | None = None) -> nn.Module:
         """Load a trunk of the experiment: of a checkpoint folder, or the base's."""
-        return next(iter(self.tasks.values())).load_trunk(folder or self.base.path)
+        location = str(folder or self.base.path)
+        if folder is not None and is_adapter(folder):  # of this base, wherever the experiment lies by now
+            location = f"{self.base.path}+{folder}"
+        return next(iter(self.tasks.values())).load_trunk(location)
 
     def write_base(self) -> None:
         """Write the pretrained trunk and every task's first head to `base`, if one of them is missing."""
@@ -135,7 +139,7 @@ class Session:
         bound = next(iter(self.tasks.values()))
         trunk = bound.load_trunk(source)
         with staged(base, overwrite=True) as folder:
-            Full().save(trunk, source, folder)
+            Full().save(trunk, source, folder, self.config.model.path)
             for task in self.tasks.values():
                 task.save_head(task.model(trunk), folder)
             write_manifest(

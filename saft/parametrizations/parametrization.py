@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +40,9 @@ class Parametrization(ABC):
     config.
     """
 
+    is_adapter: ClassVar[bool] = False
+    """Whether what is saved is an adapter, and not weights."""
+
     @abstractmethod
     def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None] | None:
         """Change a trunk at its base so that what is declared is trained, and nothing else.
@@ -57,13 +60,14 @@ class Parametrization(ABC):
             UserError: the trunk has nothing of what is declared.
         """
 
-    def save(self, trunk: nn.Module, base: Path, folder: Path) -> None:
+    def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
         """Write what came out of a training, and beside it what the base model has, which readers need.
 
         Args:
             trunk: that was wrapped.
             base: the folder of the base model.
             folder: to write to; exists.
+            location: of the base model, as the user wrote it.
         """
         write_side_files(trunk, base, folder)
         names = stored_names(trunk)

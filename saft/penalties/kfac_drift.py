@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class KFACDrift(Penalty):
     inputs: Literal["others", "reference"] = "others"
     examples: Count = 192
     summaries: list[str] = field(default_factory=list)
+    of_weights: ClassVar[bool] = True
 
     @property
     def reads(self) -> Literal["others", "reference"] | None:

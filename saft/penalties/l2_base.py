@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class L2Base(Penalty):
     """
 
     strength: NonNegative = 0.05
+    of_weights: ClassVar[bool] = True
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`."""

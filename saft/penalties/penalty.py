@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -72,6 +72,9 @@ class Penalty(ABC):
     strength: NonNegative = 1.0
     every: Count = 1
     ascend: Literal["loss", "penalty", "both"] = "loss"
+
+    of_weights: ClassVar[bool] = False
+    """Whether it looks at the trunk's own weights, and not at outputs."""
 
     @property
     def reads(self) -> Literal["others", "reference"] | None:

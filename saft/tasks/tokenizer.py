@@ -36,15 +36,16 @@ def load_tokenizer(location: str) -> Any:
         location: a folder, a hub id, or package://...
 
     Raises:
-        UserError: the folder holds an adapter, no tokenizer, one that only code of its own can load or that
+        UserError: the folder holds only an adapter, no tokenizer, one that only code of its own can load or that
             has tokens which the model lacks, or links out of it.
     """
     folder = local_folder(location, "model.path")
     for file in (entry for entry in folder.iterdir() if not entry.is_dir()):
         inside(folder, file.name)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise UserError(
-            f"model {location}: holds an adapter, and not a whole model; add it to its base by a merge of "
+            f"model {location}: holds an adapter, and not a whole model; copy config.json and the tokenizer "
+            "of its base there, or add it to its base by a merge of "
             f"'BASE+{location}', and give the folder that comes out"
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):

@@ -109,6 +109,12 @@ class TrainingOptions:
             except UserError as error:
                 raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
 
+        if self.penalty is not None and self.trained.is_adapter and penalty(**self.penalty).of_weights:
+            raise ValueError(
+                f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"
+                " they are; take {name: drift}, which looks at outputs"
+            )
+
     @property
     def trained(self) -> Parametrization:
         """What of the trunk is trained."""

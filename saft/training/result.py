@@ -101,10 +101,11 @@ def write(
         overwrite: replace a folder that is there.
     """
     base = local_folder(config.model.path, "model.path")
+    trained = config.training.trained
     settings = dataclasses.asdict(config)
     del settings["out"]  # a folder may be moved; what is written in it stays true
     with staged(result.folder, overwrite) as folder:
-        config.training.trained.save(model.trunk, base, folder)
+        trained.save(model.trunk, base, folder, config.model.path)
         task.save_head(model, folder)
         if logs.is_dir():
             shutil.copytree(logs, folder / "logs")
@@ -134,10 +135,11 @@ def write(
 {_described(config.training)}, seed {config.seed}.
 Validation {result.metric.name}: {_figure(result)}, on {len(splits.validation)} held-out training examples.
 
-{_head_told(folder, config.name)}
+{_weights_told(folder, config)}
 The whole configuration, and the fingerprints of what went in, are in `saft.json`.""",
             base_model=_base_model_ids(config.model.path, base),
-            relation="finetune",
+            relation="adapter" if trained.is_adapter else "finetune",
+            **({"library_name": "peft"} if trained.is_adapter else {}),
             tags=["saft", *(str(options["name"]) for options in _parts(config.training).values())],
         )
 
@@ -178,7 +180,12 @@ def _described(options: TrainingOptions) -> str:
     return "AdamW" + (f" with {', '.join(parts)}" if parts else "")
 
 
-def _head_told(folder: Path, name: str) -> str:
+def _weights_told(folder: Path, config: TrainConfig) -> str:
+    name = config.name
+    if config.training.trained.is_adapter:
+        head = folder / HEADS / f"{name}.safetensors"
+        own = f" The task's head is in `{HEADS}/{name}.safetensors`." if head.is_file() else ""
+        return f"The folder holds the change from the base as a LoRA adapter, which peft loads.{own}"
     if (folder / HEADS / f"{name}.safetensors").is_file():
         return f"The weights are the trunk only; the task's head is in `{HEADS}/{name}.safetensors`."
     return "The weights are those of the whole model."

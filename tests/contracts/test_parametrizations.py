@@ -21,7 +21,10 @@ from saft.training.callbacks import SaveEvery
 from saft.training.module import TaskModule
 
 NAMES = PARAMETRIZATIONS.names()
-OPTIONS: dict[str, dict[str, Any]] = {"only": {"tensors": ["*.layer.1.*"]}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "only": {"tensors": ["*.layer.1.*"]},
+    "lora": {"rank": 4, "alpha": 6, "targets": ["query", "value"], "dropout": 0.1},
+}
 STEPS = 4
 
 
@@ -98,7 +101,7 @@ def trained(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Tra
 
 
 def test_the_registry_holds_what_is_promised() -> None:
-    assert {"full", "attention", "only"} <= set(NAMES)
+    assert {"full", "attention", "only", "lora"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -40,9 +40,7 @@ def test_nothing_is_read_through_a_link_out_of_the_folder(tiny_model: Path, tmp_
 
 def test_an_adapter_is_told_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(
-        UserError, match=r"holds an adapter, and not a whole model; add it to its base by a merge"
-    ):
+    with pytest.raises(UserError, match=r"holds an adapter, and not a whole model; copy config.json"):
         load_tokenizer(str(tmp_path))
 
 

@@ -1,0 +1,125 @@
+"""LoRA: two small factors are trained beside every matrix; the folder is an adapter of peft's."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from torch import nn
+
+from saft.config import Count, Positive, Range, checked
+from saft.errors import UserError, did_you_mean
+from saft.files.checkpoint import write_tensors
+from saft.files.locations import is_hub_id
+from saft.merging.inputs.peft_adapter import WEIGHTS
+from saft.models import Conv1D
+from saft.parametrizations.parametrization import (
+    PARAMETRIZATIONS,
+    Losses,
+    Parametrization,
+    write_side_files,
+)
+
+__all__ = ["LoRA"]
+
+
+@PARAMETRIZATIONS.register("lora")
+@checked
+@dataclass(frozen=True)
+class LoRA(Parametrization):
+    r"""LoRA: $W = W_0 + \frac{\alpha}{r} B A$ with trained $A \in R^{r \times k}$ and $B \in R^{d \times r}$.
+
+    B starts at 0. SAM perturbs the factors, so that its rho is a radius in their space. A merge takes the
+    full change $\frac{\alpha}{r} B A$ of each expert. An average along the trajectory is one of the factors.
+
+    Args:
+        rank: r, at least 1.
+        alpha: above 0; None is the rank, a scale of one.
+        targets: last parts of the names of linear layers; None takes all of the trunk, but for the language
+            head.
+        dropout: of what A reads, in [0, 1).
+
+    Raises:
+        UserError: peft is not installed.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> trunk = nn.Sequential(OrderedDict(query=nn.Linear(3, 3), key=nn.Linear(3, 3)))
+        >>> LoRA(rank=2, targets=["query"]).wrap(trunk, losses=lambda count: iter(()))
+        >>> [(name, tuple(p.shape)) for name, p in trunk.named_parameters() if p.requires_grad]
+        [('query.lora_A.default.weight', (2, 3)), ('query.lora_B.default.weight', (3, 2))]
+
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv 2106.09685, by
+    peft, with its start (Kaiming-uniform A). Differs from peft's defaults: alpha, and all linear layers.
+    """
+
+    rank: Count = 8
+    """Rank of the change of each matrix."""
+    alpha: Positive | None = None
+    """The change is scaled by alpha / rank; null is the rank."""
+    targets: list[str] | None = None
+    """Last parts of the names of linear layers, such as [query, value]; null is all but the language head."""
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    """Of what the first factor reads."""
+
+    is_adapter: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("peft") is None:
+            raise ValueError("lora: needs peft, which is not installed; pip install 'merge-saft[peft]'")
+        if self.targets == []:
+            raise ValueError("targets: must not be empty; leave it out to take all linear layers")
+
+    def wrap(self, trunk: nn.Module, losses: Losses) -> None:
+        """Freeze the trunk and put factors beside its matrices; see `Parametrization.wrap`."""
+        import peft
+
+        settings = self._peft_config(trunk)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
+            peft.inject_adapter_in_model(settings, trunk)
+
+    def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
+        """Write the factors and their config as peft does, and what the base has beside its weights."""
+        write_side_files(trunk, base, folder)
+        state = {
+            "base_model.model." + name.replace(".default.", "."): tensor
+            for name, tensor in trunk.state_dict().items()
+            if ".lora_" in name
+        }
+        write_tensors(folder / WEIGHTS, state)
+        settings: Any = trunk.peft_config["default"]  # type: ignore[index]
+        settings.base_model_name_or_path = location if is_hub_id(location) else str(base.absolute())
+        settings.target_modules = sorted(settings.target_modules)  # a set, of no order
+        settings.inference_mode = True
+        settings.save_pretrained(folder)
+
+    def _peft_config(self, trunk: nn.Module) -> Any:
+        import peft
+
+        head = getattr(trunk, "get_output_embeddings", lambda: None)()
+        layers = {
+            name: module
+            for name, module in trunk.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head
+        }
+        if not layers:
+            raise UserError(f"parametrization: lora: {type(trunk).__name__} has no linear layer")
+        last = {name.rpartition(".")[2] for name in layers}
+        for target in self.targets or ():
+            if target not in last:
+                raise UserError(
+                    f"parametrization: targets: no linear layer of {type(trunk).__name__} is called "
+                    f"'{target}'{did_you_mean(target, last)}"
+                )
+        names = [name for name in layers if not self.targets or name.rpartition(".")[2] in self.targets]
+        return peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank if self.alpha is None else self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=names,
+            fan_in_fan_out=all(isinstance(layers[name], Conv1D) for name in names),
+        )

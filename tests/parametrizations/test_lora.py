@@ -1,0 +1,119 @@
+"""LoRA: peft reads what was written, in models whose matrices lie either way; what it needs is told."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from saft.errors import UserError
+from saft.evaluate import EvaluateConfig, evaluate
+from saft.files.checkpoint import read_card
+from saft.model_config import ModelConfig
+from saft.models import load_trunk
+from saft.parametrizations import parametrization
+from saft.parametrizations.lora import LoRA
+from saft.train import TrainConfig, train
+from saft.training.options import TrainingOptions
+
+
+def wrapped(folder: Path, kind: Any, **options: Any) -> Any:
+    trunk = load_trunk(ModelConfig(str(folder)), kind=kind)
+    LoRA(**options).wrap(trunk, lambda count: iter(()))
+    with torch.no_grad():
+        for name, parameter in trunk.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    return trunk
+
+
+def outputs(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=torch.tensor([[5, 6, 7, 8]]))[0]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
+@pytest.mark.parametrize("options", [{"rank": 2, "alpha": 3}, {"rank": 3}])
+@pytest.mark.parametrize("name", ["tiny_model", "tiny_llama", "tiny_gpt2"])
+def test_peft_and_load_trunk_read_the_same_model(
+    name: str, options: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base: Path = request.getfixturevalue(name)
+    kind = transformers.AutoModel if name == "tiny_model" else transformers.AutoModelForCausalLM
+    trunk = wrapped(base, kind, **options)
+    assert not any("lm_head" in key for key in trunk.state_dict() if "lora" in key)
+    LoRA(**options).save(trunk, base, tmp_path, str(base))
+    expected = outputs(trunk)
+    by_peft = peft.PeftModel.from_pretrained(kind.from_pretrained(base), tmp_path)
+    torch.testing.assert_close(outputs(by_peft), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        outputs(load_trunk(ModelConfig(str(tmp_path)), kind=kind)), expected, rtol=1e-5, atol=1e-5
+    )
+    assert not torch.allclose(outputs(kind.from_pretrained(base)), expected, atol=1e-3)
+
+
+def test_the_folder_of_an_expert_is_evaluated_and_says_what_it_is(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    options = TrainingOptions(steps=3, learning_rate=3e-3, parametrization={"name": "lora", "rank": 2})
+    settings = TrainConfig(
+        model=ModelConfig(str(tiny_model)),
+        task=tiny_tasks["colour"] | {"head": "linear"},
+        out=str(tmp_path / "out"),
+        name="colour",
+        training=options,
+        train_examples=24,
+        validation_examples=12,
+        trainer={"accelerator": "cpu"},
+    )
+    result = train(settings)
+    found = evaluate(EvaluateConfig([str(result.folder)], split="validation", examples=12))
+    assert found.scores[str(result.folder)]["colour"].value == pytest.approx(result.validation.value)
+    card = read_card(result.folder)
+    assert card["library_name"] == "peft"
+    text = (result.folder / "README.md").read_text()
+    assert "LoRA adapter, which peft loads. The task's head is in `heads/colour.safetensors`" in text
+    assert not list(result.folder.glob("model*"))
+
+
+def test_an_adapter_without_its_base_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    trunk = wrapped(tiny_model, None, rank=2)
+    LoRA(rank=2).save(trunk, tiny_model, tmp_path, str(tiny_model))
+    file = tmp_path / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    for named, message in ((None, "does not name the adapter's base"), ("./gone", "there is no './gone'")):
+        file.write_text(json.dumps(settings | {"base_model_name_or_path": named}))
+        with pytest.raises(UserError, match=f"base_model_name_or_path: {message}"):
+            load_trunk(ModelConfig(str(tmp_path)))
+    read = load_trunk(ModelConfig(f"{tiny_model}+{tmp_path}"))  # whatever the adapter says
+    torch.testing.assert_close(outputs(read), outputs(trunk), rtol=1e-5, atol=1e-5)
+
+
+def test_targets_that_are_not_there_are_told() -> None:
+    trunk = nn.ModuleDict({"query": nn.Linear(2, 2)})
+    with pytest.raises(
+        UserError, match="no linear layer of ModuleDict is called 'qery'; did you mean 'query'"
+    ):
+        LoRA(targets=["qery"]).wrap(trunk, lambda count: iter(()))
+
+
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"needs peft, which is not installed; pip install 'merge-saft\[peft\]'"
+    ):
+        parametrization("lora")
+
+
+def test_a_penalty_on_weights_is_refused() -> None:
+    with pytest.raises(UserError, match="penalty: l2_base looks at the trunk's weights"):
+        TrainingOptions(penalty={"name": "l2_base"}, parametrization={"name": "lora"})
+    TrainingOptions(penalty={"name": "drift"}, parametrization={"name": "lora"})
