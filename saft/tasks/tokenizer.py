@@ -36,8 +36,8 @@ def load_tokenizer(location: str) -> Any:
         location: a folder, a hub id, or package://...
 
     Raises:
-        UserError: the folder holds only an adapter, no tokenizer, one that only code of its own can load or that
-            has tokens which the model lacks, or links out of it.
+        UserError: the folder holds only an adapter, no tokenizer, one that only code of its own can load or
+            that has tokens which the model lacks, or links out of it.
     """
     folder = local_folder(location, "model.path")
     for file in (entry for entry in folder.iterdir() if not entry.is_dir()):
