@@ -16,6 +16,8 @@ from torch import Tensor
 
 import saft
 from saft import config, tasks
+from saft.experiment.scaled_trunk import ScaledTrunk
+from saft.models import ModelConfig
 from saft.tasks import Limits
 from saft.tasks.stored_names import stored_names
 from saft.train import TrainConfig, TrainResult, train
@@ -169,3 +171,37 @@ def test_a_tower_of_clip_merges_with_whatever_is_published_of_it(tmp_path: Path)
     merged_clip = str(tmp_path / f"merged-{clip.name}")
     scores = saft.evaluate(saft.EvaluateConfig([merged_clip], tasks={"shade": given.task})).figures
     assert 0 <= scores[merged_clip]["shade"] <= 1
+
+
+def test_a_run_on_clip_starts_every_expert_with_the_head_of_the_text_tower(tmp_path: Path) -> None:
+    """Its base is the tower; a trunk that is set to a coefficient is the merged folder, name by name."""
+    given = settings("clip", tmp_path)
+    options = {
+        "out": str(tmp_path / "run"),
+        "model": {"path": given.model.path},
+        "tasks": {"shade": given.task, "again": given.task | {"flip": False}},
+        "regimes": {"limited": 12},
+        "validation_examples": 6,
+        "test_examples": 6,
+        "training": {"steps": 2, "batch_size": 6, "learning_rate": 3e-3},
+        "arms": {"adamw": {}, "drift": {"penalty": {"name": "drift", "every": 1}}},
+        "merges": {"task_arithmetic": {"scaling": [0.5]}},
+    }
+    result = saft.run(config.parse(saft.RunConfig, options, "t"))
+    base = result.folder / "base"
+    assert json.loads((base / "config.json").read_text())["architectures"] == ["CLIPVisionModel"]
+    first = load_file(base / "heads" / "shade.safetensors")
+    for expert in sorted(result.folder.glob("**/experts/shade")):
+        if (expert / "model.safetensors").is_file():
+            kept = load_file(expert / "heads" / "shade.safetensors")
+            assert all(torch.equal(kept[name], first[name]) for name in first)
+    made = tasks.build("shade", given.task, "tasks").bind("shade", ModelConfig(str(base)), "t")
+    trunk = made.load_trunk()
+    names = stored_names(trunk)
+    vector = {names[name]: torch.ones_like(tensor) for name, tensor in trunk.state_dict().items()}
+    before = {
+        name: tensor.clone() for name, tensor in trunk.state_dict().items() if tensor.is_floating_point()
+    }
+    ScaledTrunk(trunk, {name: value.float() for name, value in vector.items()}).by(0.5)
+    for name, tensor in before.items():
+        torch.testing.assert_close(trunk.state_dict()[name], tensor + 0.5)
