@@ -22,7 +22,9 @@ PROBLEMS = 20  # are told; who made more has made one mistake many times
 _TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
 
 
-def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "") -> T:
+def parse(
+    config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "", late: bool = True
+) -> T:
     """Validate a mapping as `config_class`.
 
     What only a library that is slow to import can tell is checked last, once everything else is right: a
@@ -33,6 +35,7 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
         mapping: its fields; nested dataclasses as nested mappings.
         where: begins every message: the file, or where else the mapping comes from.
         place: the dotted name of the mapping itself in that file.
+        late: whether to check what is checked last.
 
     Raises:
         UserError: everything that does not fit, each with its dotted place.
@@ -53,8 +56,10 @@ def parse(config_class: type[T], mapping: Mapping[str, Any], where: str, place: 
         problems = [_message(config_class, item, where, place) for item in _without_branches(error.errors())]
         more = [f"... and {len(problems) - PROBLEMS} more"] if len(problems) > PROBLEMS else []
         raise UserError(*problems[:PROBLEMS], *more) from None
-    if late := list(_late_problems(config, place)):
-        raise UserError(*(": ".join(part for part in (where, problem) if part) for problem in late))
+    except UserError as error:  # of a `__post_init__`, with places of its own
+        raise UserError(*_prefixed(where, error.problems)) from None
+    if late and (problems := list(_late_problems(config, place))):
+        raise UserError(*_prefixed(where, problems))
     return config
 
 
@@ -86,6 +91,10 @@ def checked(config_class: type[T]) -> type[T]:
     return config_class
 
 
+def _prefixed(where: str, problems: Sequence[str]) -> list[str]:
+    return [f"{where}: {problem}" if where else problem for problem in problems]
+
+
 def _late_problems(value: Any, place: str) -> Iterator[str]:
     """Yield what the late checks of a config find: of those inside it, and if these find nothing, its own."""
     if isinstance(value, Mapping):
@@ -103,7 +112,7 @@ def _late_problems(value: Any, place: str) -> Iterator[str]:
         try:
             value.late_check()
         except ValueError as error:
-            yield ": ".join(part for part in (place, str(error)) if part)
+            yield from _prefixed(place, [str(error)])
 
 
 @functools.cache

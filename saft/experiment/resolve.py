@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import yaml
 
-from saft import config as configs
 from saft.errors import UserError
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
@@ -83,11 +82,9 @@ def resolve(config: RunConfig) -> Resolved:
     """
     problems: list[str] = []
     arms, merges = {}, {}
-    common = dataclasses.asdict(config.training)
-    for name, changes in config.arms.items():
-        changes = {key: value for key, value in changes.items() if key != "description"}
+    for name in config.arms:
         try:
-            arms[name] = configs.parse(TrainingOptions, common | changes, "", f"arms.{name}")
+            arms[name] = config.training_of(name)
             problems += _without_inputs(config, name, arms[name])
         except UserError as error:
             problems += error.problems

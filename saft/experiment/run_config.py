@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from saft import config as configs
 from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
+from saft.errors import UserError
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
 from saft.training.options import TrainingOptions, check_trainer, check_trainer_arguments
@@ -91,7 +93,29 @@ class RunConfig:
         for name, changes in self.arms.items():
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")
+        problems: list[str] = []
+        for name in self.arms:
+            try:
+                self.training_of(name, late=False)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(*problems)
 
     def late_check(self) -> None:
         """Check what only Lightning knows."""
         check_trainer_arguments(self.trainer)
+
+    def training_of(self, arm: str, late: bool = True) -> TrainingOptions:
+        """Return how an arm trains: the common options with its own changes.
+
+        Args:
+            arm: its name.
+            late: whether to check what only slow libraries know; see `saft.config.parse`.
+
+        Raises:
+            UserError: a change is of no option of a training, or cannot be its value.
+        """
+        changes = {key: value for key, value in self.arms[arm].items() if key != "description"}
+        common = dataclasses.asdict(self.training)
+        return configs.parse(TrainingOptions, common | changes, "", f"arms.{arm}", late)

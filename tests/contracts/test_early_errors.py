@@ -44,6 +44,7 @@ SUMMARIZE = {
 MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("run", RUN, {"regime": {}}, "regime: unknown key; did you mean 'regimes'?"),
     ("run", RUN, {"training": TRAINING | {"stesp": 3}}, "training.stesp: unknown key"),
+    ("run", RUN, {"arms": {"sam": {"perturbatoin": {}}}}, "arms.sam.perturbatoin: unknown key; did you mean"),
     ("run", RUN, {"density": 2}, "density: "),
     ("run", RUN, {"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft"),
     ("train", TRAIN, {"sead": 1}, "sead: unknown key; did you mean 'seed'?"),

@@ -28,14 +28,25 @@ def test_a_method_without_coefficients_has_its_own_grid() -> None:
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    mapping = MAPPING | {"arms": {"sam": {"rho": 1}, "b": {"steps": 0}}, "merges": {"teis": {}, "emr": {}}}
+    arms = {"sam": {"perturbation": {"name": "smm"}}, "b": {"averaging": {"name": "ema", "decay": 2}}}
+    mapping = MAPPING | {"arms": arms, "merges": {"teis": {}, "emr": {}}}
     with pytest.raises(UserError) as caught:
         resolve(config.parse(RunConfig, mapping, ""))
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        "arms.sam.rho",
-        "arms.b.steps",
+        "arms.sam",
+        "arms.b",
         "merges.teis",
         "merges.emr",
+    ]
+
+
+def test_mistakes_of_arms_are_told_by_the_config_itself() -> None:
+    mapping = MAPPING | {"arms": {"sam": {"rho": 1}, "b": {"steps": 0}}}
+    with pytest.raises(UserError) as caught:
+        config.parse(RunConfig, mapping, "run.yaml")
+    assert [": ".join(problem.split(": ")[:2]) for problem in caught.value.problems] == [
+        "run.yaml: arms.sam.rho",
+        "run.yaml: arms.b.steps",
     ]
 
 
