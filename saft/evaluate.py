@@ -16,7 +16,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.evaluate_config import EvaluateConfig
 from saft.files.locations import folder as local_folder
-from saft.files.staging import write_text
+from saft.files.staging import refuse_file, write_text
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar
@@ -70,6 +70,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     Raises:
         UserError: a folder, task, column or head is missing, or a weight is not finite.
     """
+    if config.out is not None:
+        refuse_file(Path(config.out))
     folders = {path: local_folder(path, "checkpoints") for path in config.checkpoints}
     bound = {path: _bound(config, path, folder) for path, folder in folders.items()}
     scores: dict[str, dict[str, Score]] = {path: {} for path in folders}

@@ -15,7 +15,7 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
-from saft.files.staging import write_text
+from saft.files.staging import refuse_file, write_text
 from saft.interference.loss import LossMeasure, loss_measures
 from saft.interference.quantity import Measured, Quantity, quantities_of
 from saft.interference.weights import InterferenceAccumulator, InterferenceResult
@@ -61,6 +61,8 @@ def measure(config: MeasureConfig) -> MeasureResult:
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
+    if config.out is not None:
+        refuse_file(Path(config.out))
     paths = by_name(config.checkpoints)
     for name in config.tasks:
         if name not in paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Generic, TypeVar
 
 from saft.errors import UserError, did_you_mean
@@ -54,11 +55,15 @@ class Registry(Generic[T]):
         """Return the thing called `name`, or the one at `module:attribute`.
 
         Raises:
-            UserError: nothing has this name; the message suggests the nearest.
+            UserError: nothing has this name, and the message suggests the nearest; or what has it is of
+                another sort than the things of this registry.
         """
-        if ":" in name:
-            return self._from_outside(name)
         self._discover()
+        if ":" in name:
+            thing = self._from_outside(name)
+            if self._things and not any(_is_like(thing, own) for own in self._things.values()):
+                raise UserError(f"{self.noun} '{name}': names {thing!r}, which is something else")
+            return thing
         if name not in self._things:
             raise UserError(f"unknown {self.noun} '{name}'{did_you_mean(name, self._things)}")
         return self._things[name]
@@ -84,7 +89,7 @@ class Registry(Generic[T]):
         module_name, _, attribute = name.partition(":")
         try:
             thing: T = getattr(importlib.import_module(module_name), attribute)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # ValueError: an empty name
             raise UserError(f"{self.noun} '{name}': cannot import '{module_name}': {error}") from error
         except AttributeError:
             module = importlib.import_module(module_name)
@@ -93,3 +98,10 @@ class Registry(Generic[T]):
                 + did_you_mean(attribute, [n for n in vars(module) if not n.startswith("_")])
             ) from None
         return thing
+
+
+def _is_like(thing: object, own: object) -> bool:
+    """Return whether both are functions, or classes, or dataclasses: what an import can be checked for."""
+    if isinstance(own, type):
+        return isinstance(thing, type) and (is_dataclass(thing) or not is_dataclass(own))
+    return callable(thing) and not isinstance(thing, type)

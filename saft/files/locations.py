@@ -61,6 +61,8 @@ def resolve(location: str | Path, what: str) -> Path:
         return _in_package(str(location), what)
     if is_hub_id(location):
         return Path(location)
+    if not str(location):
+        raise UserError(f"{what}: is empty; give a folder, a hub id, or package://DISTRIBUTION/path/inside")
     path = Path(location).expanduser()
     if not path.exists():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saft.errors import UserError
 
-__all__ = ["refuse", "replaced", "staged", "write_text"]
+__all__ = ["refuse", "refuse_file", "replaced", "staged", "write_text"]
 
 _ASIDE = "-old"
 _HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
@@ -123,6 +123,30 @@ def refuse(target: Path, overwrite: bool) -> None:
     """
     if target.is_file():
         raise UserError(f"{target}: is a file; give the name of a folder to write")
+    _refuse_above(target)
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: is not empty; choose another folder, or replace it with --overwrite")
+    if target in (Path.home(), Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"{target}: holds more than a checkpoint and is not replaced; choose another folder")
+
+
+def refuse_file(file: Path) -> None:
+    """Refuse a file that `write_text` could not write, before there is anything to write.
+
+    Args:
+        file: the file to make or replace.
+
+    Raises:
+        UserError: it is a folder, or it cannot be made.
+    """
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; give the name of a file to write")
+    _refuse_above(file)
+
+
+def _refuse_above(target: Path) -> None:
     above = next(parent for parent in target.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"{target}: cannot be made, since {above} is a file; choose another folder")
@@ -130,12 +154,6 @@ def refuse(target: Path, overwrite: bool) -> None:
         raise UserError(
             f"{target}: cannot be made, since {above} may not be written to; choose another folder"
         )
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise UserError(f"{target}: is not empty; choose another folder, or replace it with --overwrite")
-    if target in (Path.home(), Path.cwd(), *Path.cwd().parents):
-        raise UserError(f"{target}: holds more than a checkpoint and is not replaced; choose another folder")
 
 
 def _sibling(target: Path) -> Path:

@@ -60,7 +60,11 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
             f"{where}.{name}.kind: unknown task kind '{kind}'{outside if ':' in str(kind) else ''}"
             + did_you_mean(str(kind), TASKS.names())
         )
-    task = config.parse(TASKS.get(kind), options, "", f"{where}.{name}")
+    try:
+        declared = TASKS.get(kind)
+    except UserError as error:
+        raise UserError(f"{where}.{name}.kind: {error}") from None
+    task = config.parse(declared, options, "", f"{where}.{name}")
     if not trusted and (problem := task.distrusted()):
         raise UserError(f"{where}.{name}.{problem}; give `tasks:` in your own config if it is meant")
     return task

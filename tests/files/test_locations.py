@@ -112,3 +112,8 @@ def test_a_file_where_a_folder_is_wanted(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         locations.folder(tmp_path / "file", "base")
+
+
+def test_an_empty_location_is_not_the_folder_one_is_in() -> None:
+    with pytest.raises(UserError, match="base: is empty; give a folder"):
+        locations.resolve("", "base")

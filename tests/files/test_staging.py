@@ -235,3 +235,13 @@ def test_a_file_is_complete_or_what_it_was(tmp_path):
         write()
     assert [path.name for path in file.parent.iterdir()] == ["figures.json"]
     assert file.read_bytes() == b"old\n"
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    staging.refuse_file(tmp_path / "file")
+    staging.refuse_file(tmp_path / "new" / "figures.json")
+    with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        staging.refuse_file(tmp_path)
+    with pytest.raises(UserError, match="file is a file; choose another folder"):
+        staging.refuse_file(tmp_path / "file" / "figures.json")

@@ -194,4 +194,7 @@ def make_perturbation(name: str | Perturbation, rho: float | None = None, **opti
     for option in options:
         if option not in known:
             raise UserError(f"perturbation '{name}' has no option '{option}'{did_you_mean(option, known)}")
-    return kind(**options)
+    try:
+        return kind(**options)
+    except UserError as error:  # who gave a name knows no class
+        raise UserError(*(text.removeprefix(f"{kind.__name__}: ") for text in error.problems)) from None
