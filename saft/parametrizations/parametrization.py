@@ -60,6 +60,10 @@ class Parametrization(ABC):
             UserError: the trunk has nothing of what is declared.
         """
 
+    def passes(self, batch_size: int) -> float:
+        """Return what `wrap` costs, in forward and backward passes over a batch of this many examples."""
+        return 0.0
+
     def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
         """Write what came out of a training, and beside it what the base model has, which readers need.
 

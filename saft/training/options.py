@@ -137,6 +137,7 @@ class TrainingOptions:
 
         ascent = None if self.perturbation is None else make_perturbation(**self.perturbation)
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
+        total += self.trained.passes(self.batch_size)
         if self.penalty is None:
             return total
         added = penalty(**self.penalty)

@@ -24,6 +24,7 @@ NAMES = PARAMETRIZATIONS.names()
 OPTIONS: dict[str, dict[str, Any]] = {
     "only": {"tensors": ["*.layer.1.*"]},
     "lora": {"rank": 4, "alpha": 6, "targets": ["query", "value"], "dropout": 0.1},
+    "sparse": {"density": 0.2, "examples": 6},
 }
 STEPS = 4
 
@@ -101,7 +102,7 @@ def trained(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Tra
 
 
 def test_the_registry_holds_what_is_promised() -> None:
-    assert {"full", "attention", "only", "lora"} <= set(NAMES)
+    assert {"full", "attention", "only", "lora", "sparse"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,7 +127,7 @@ def test_what_is_saved_gives_the_outputs_of_what_was_trained(
     moved = {n for n, value in read.trunk.state_dict().items() if not torch.equal(value, base[n])}
     assert moved
     declared = {n for n, p in model.trunk.named_parameters() if p.requires_grad}
-    if name in ("full", "attention", "only"):
+    if name in ("full", "attention", "only", "sparse"):
         assert moved <= declared
 
 
@@ -205,6 +206,6 @@ def test_unknown_options_are_told_with_their_place(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trunk_without_what_is_declared_is_refused_or_trained_whole(name: str) -> None:
     trunk = nn.Sequential(nn.LayerNorm(3))
-    if name in ("attention", "only", "lora"):
+    if name in ("attention", "only", "lora", "sparse"):
         with pytest.raises(UserError, match="parametrization: "):
             parametrization(name, **OPTIONS.get(name, {})).wrap(trunk, lambda count: iter(()))
