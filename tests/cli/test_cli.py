@@ -30,6 +30,13 @@ def test_help_imports_nothing_heavy() -> None:
         assert verb in printed
 
 
+def test_help_imports_no_torch_where_no_task_has_keys() -> None:
+    verbs = [name for name, verb in VERBS.items() if verb.config and not verb.kinds]
+    code = "from saft.cli import main; import sys; "
+    code += "".join(f"main(['{verb}', '--help']); " for verb in verbs)
+    assert python(code + "print('torch' in sys.modules)").split()[-1] == "False"
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.config])
 @pytest.mark.parametrize("words", [["nowhere.yaml"], ["--seed={a: 1, a: 2}"]])
 def test_a_file_that_is_not_there_is_told_before_torch_is_imported(verb: str, words: list[str]) -> None:
