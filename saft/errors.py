@@ -46,12 +46,15 @@ class UserError(Exception):
 
 @contextmanager
 def as_user_error(what: str) -> Iterator[None]:
-    """Tell whatever a library raises about a file of the user's as the user's to mend.
+    """Turn whatever a library raises inside about a file of the user's into a UserError.
 
     Libraries raise anything at a damaged file: KeyError, TypeError, errors of their own.
 
     Args:
         what: begins the message: what cannot be read, or loaded.
+
+    Raises:
+        UserError: a library raised anything but a lack of memory.
 
     Example:
         >>> with as_user_error("config.json: cannot be read"):

@@ -41,7 +41,11 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files a thing under `name`; a name can be taken once."""
+        """Return a decorator that files a thing under `name`; a name can be taken once.
+
+        Raises:
+            ValueError: by the decorator: another thing has the name.
+        """
 
         def decorate(thing: T) -> T:
             if name in self._things and self._things[name] is not thing:

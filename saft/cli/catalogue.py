@@ -36,7 +36,11 @@ def tasks(name: str | None = None) -> RenderableType:
 
 
 def arms(name: str | None = None) -> RenderableType:
-    """Return what an arm can have, or everything about the one called `name`, to be printed by rich."""
+    """Return what an arm can have, or everything about the one called `name`, to be printed by rich.
+
+    Raises:
+        UserError: there is nothing of this name.
+    """
     if name is None:
         tables = [
             part for key, parts in ARMS.items() for part in (Text(f"{key}:", "bold"), _table(parts), "")

@@ -249,14 +249,22 @@ class TensorWriter:
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write the next tensor as a whole; the order is that of `names`."""
+        """Write the next tensor as a whole; the order is that of `names`.
+
+        Raises:
+            ValueError: it has another shape or dtype than was declared, or its turn is not now.
+        """
         shape = self._layout[name][1]
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{self.file}: '{name}' is {tuple(tensor.shape)}, not {shape}")
         self.append(name, tensor)
 
     def append(self, name: str, part: Tensor) -> None:
-        """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`."""
+        """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`.
+
+        Raises:
+            ValueError: they are of another dtype, too many, or of a tensor whose turn is not now.
+        """
         dtype, shape = self._layout[name]
         there, count = self._elements + part.numel(), math.prod(shape)
         if count and (self._stream is None or not self._missing or name != self._missing[0]):

@@ -114,7 +114,11 @@ class Method(ABC):
 
     @classmethod
     def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
-        """Return the method with `parameters`; every unknown name and wrong value is told at once."""
+        """Return the method with `parameters`; every unknown name and wrong value is told at once.
+
+        Raises:
+            UserError: with one message for each.
+        """
         known = {item.name: item for item in fields(cls)}
         problems = []
         for name, value in parameters.items():

@@ -90,7 +90,11 @@ class PassPairs:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Replay the next micro-batch inside, with the random numbers of its first pass."""
+        """Replay the next micro-batch inside, with the random numbers of its first pass.
+
+        Raises:
+            UserError: every first pass has been replayed already.
+        """
         if self._streams:
             if self._replayed == len(self._streams):
                 raise UserError(f"replay_pass: there were only {len(self)} first passes to replay")

@@ -39,7 +39,11 @@ class Attention(Parametrization):
     """
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
-        """Freeze all but the attention's matrices; see `Parametrization.wrap`."""
+        """Freeze all but the attention's matrices; see `Parametrization.wrap`.
+
+        Raises:
+            UserError: the trunk has no such matrix.
+        """
         names = set(_matrices(trunk))
         if not names:
             raise UserError(

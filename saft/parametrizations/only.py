@@ -38,7 +38,11 @@ class Only(Parametrization):
             raise ValueError("tensors: must not be empty; write a pattern of names")
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
-        """Freeze what no pattern matches; see `Parametrization.wrap`."""
+        """Freeze what no pattern matches; see `Parametrization.wrap`.
+
+        Raises:
+            UserError: a pattern matches no tensor.
+        """
         names = [name for name, _ in trunk.named_parameters()]
         for pattern in self.tensors:
             if not any(fnmatchcase(name, pattern) for name in names):

@@ -91,7 +91,11 @@ class TrainingOptions:
                 raise ValueError(f"{key}: `name` is missing; write {example}")
 
     def late_check(self) -> None:
-        """Check what only the files of perturbations, penalties and the like know: their options."""
+        """Check what only the files of perturbations, penalties and the like know: their options.
+
+        Raises:
+            ValueError: an option does not exist, or a value is out of range.
+        """
         from saft.optim import make_perturbation
         from saft.parametrizations import parametrization
         from saft.penalties import penalty
@@ -197,7 +201,11 @@ class TrainConfig:
         check_trainer(self.trainer)
 
     def late_check(self) -> None:
-        """Check what only Lightning and the penalties know."""
+        """Check what only Lightning and the penalties know.
+
+        Raises:
+            ValueError: the trainer has no such argument, or the penalty reads tasks that are not listed.
+        """
         check_trainer_arguments(self.trainer)
         if self.training.reads is not None and not self.reference:
             raise ValueError(

@@ -241,7 +241,11 @@ def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def extremes(blocks: BlockStream[Tensor]) -> Tensor:
-    """Return the least and the greatest value of each row: [rows, 2]."""
+    """Return the least and the greatest value of each row: [rows, 2].
+
+    Raises:
+        ValueError: the stream is empty.
+    """
     result: Tensor | None = None
     for found in blocks(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
         result = found if result is None else torch.maximum(result, found, out=result)
@@ -255,6 +259,9 @@ def sums(blocks: BlockStream[Tensor]) -> Tensor:
 
     Pieces of a fixed length are added up by torch, the pieces one after the other, so that the bits depend on
     neither the number of threads nor, for blocks of whole pieces, on the size of the blocks.
+
+    Raises:
+        ValueError: the stream is empty.
     """
 
     def in_pieces(block: Tensor) -> Tensor:
