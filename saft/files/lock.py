@@ -58,12 +58,22 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
 
 def holder(file: Path) -> str | None:
-    """Return which process holds a lock file, as "process 12 on anna"; None where it is gone.
+    """Return which process holds a lock file, as "process 12 on anna"; None where none does.
 
     Args:
-        file: the lock file. One that a killed process has left says so until it is taken over.
+        file: the lock file. What a killed process of another machine has left cannot be told from a lock.
     """
-    return _holder(file) if file.exists() else None
+    left = _read(file)
+    if not left:
+        return None
+    if os.name == "posix" and left.get("host") == socket.gethostname():
+        try:  # the lock itself is not tried: a `saft run` that begins now would meet it
+            os.kill(int(str(left.get("process"))), 0)
+        except (ProcessLookupError, ValueError):
+            return None
+        except PermissionError:
+            pass
+    return _holder(file)
 
 
 def forget(file: Path, host: str, process: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from saft.errors import UserError
+from saft.files import lock
 from saft.files.lock import locked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
@@ -71,3 +72,24 @@ def test_an_exception_lets_go(tmp_path: Path) -> None:
         raise KeyError
     with locked(file, "out: x"):
         pass
+
+
+def test_who_holds_a_lock_is_told_without_touching_it(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    assert lock.holder(file) is None
+    with holder(file) as process:
+        assert lock.holder(file) == f"process {process.pid} on {socket.gethostname()}"
+        process.send_signal(signal.SIGKILL)
+    assert file.exists()
+    assert lock.holder(file) is None
+    file.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    assert lock.holder(file) == "process 7 on elsewhere"
+
+
+def test_of_the_locks_only_that_of_the_dead_process_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "x.lock"
+    file.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    lock.forget(file, "elsewhere", 8)
+    assert file.exists()
+    lock.forget(file, "elsewhere", 7)
+    assert not file.exists()
