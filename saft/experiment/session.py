@@ -114,12 +114,18 @@ class Session:
         return float(sum(sizes[split] for sizes in self.sizes.values()))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def model(self, task: str, folder: Path) -> TaskModel:
-        """Load the model of a task from a checkpoint folder; the last one is held."""
-        return self.tasks[task].model(self.trunk(folder), head_from=folder)
+    def model(self, task: str, folder: Path, arm: str | None = None) -> TaskModel:
+        """Load the model of a task from a checkpoint folder, of an arm's; the last one is held."""
+        return self.tasks[task].model(self.trunk(folder, arm), head_from=folder)
 
-    def trunk(self, folder: Path | None = None) -> nn.Module:
-        """Load a trunk of the experiment: of a checkpoint folder, or the base's."""
+    def trunk(self, folder: Path | None = None, arm: str | None = None) -> nn.Module:
+        """Load a trunk of the experiment: of a checkpoint folder, or the base's; linearized if the arm is."""
+        if arm is not None and (trained := self.resolved.arms[arm].trained).is_linear:
+            trunk = self.trunk()
+            trained.wrap(trunk, lambda count: iter(()))
+            if folder is not None:
+                trunk.load_state_dict(self.trunk(folder).state_dict())
+            return trunk
         location = str(folder or self.base.path)
         if folder is not None and is_adapter(folder):  # of this base, wherever the experiment lies by now
             location = f"{self.base.path}+{folder}"

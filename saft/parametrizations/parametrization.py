@@ -43,6 +43,9 @@ class Parametrization(ABC):
     is_adapter: ClassVar[bool] = False
     """Whether what is saved is an adapter, and not weights."""
 
+    is_linear: ClassVar[bool] = False
+    """Whether what is trained is the model's tangent at the base, which is what its weights stand for."""
+
     @abstractmethod
     def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None] | None:
         """Change a trunk at its base so that what is declared is trained, and nothing else.

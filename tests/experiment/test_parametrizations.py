@@ -16,6 +16,7 @@ SHORT = {"steps": 2, "batch_size": 4, "learning_rate": 3e-3}
 ARMS = {
     "full": SHORT,
     "attention": SHORT | {"parametrization": {"name": "attention"}},
+    "linearized": SHORT | {"parametrization": {"name": "linearized"}},
     "lora": SHORT | {"parametrization": {"name": "lora", "rank": 2}},
 }
 

@@ -45,7 +45,7 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
         }
 
     def sharp(_: Bar) -> dict[str, Any]:
-        model = session.model(task, expert_folder(session, cell, task))
+        model = session.model(task, expert_folder(session, cell, task), cell.arm)
         config = session.config
         validation = session.splits(cell.train_size, cell.seed)[task].validation
         measures = loss_measures(rho=config.sharpness_rho)
@@ -53,7 +53,7 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
         return {"measured": measured, "quantities": as_plain(quantities_of(measures))}
 
     def tested(_: Bar) -> dict[str, Any]:
-        model = session.model(task, expert_folder(session, cell, task))
+        model = session.model(task, expert_folder(session, cell, task), cell.arm)
         return dataclasses.asdict(bound.score(model, session.splits(cell.train_size, cell.seed)[task].test))
 
     where = f"{cell}/experts/{task}"

@@ -111,7 +111,7 @@ def _data(session: Session, method: str) -> DataConfig:
 def _merged(session: Session, cell: Cell, method: str) -> ScaledTrunk:
     """Merge the task vectors; the last merge is held, since its test follows the choice."""
     with calibration.collected(check(_recipe(session, cell, method))) as ready:
-        return ScaledTrunk(session.trunk(), dict(engine.stream(ready)))
+        return ScaledTrunk(session.trunk(arm=cell.arm), dict(engine.stream(ready)))
 
 
 def _scores(

@@ -1,0 +1,106 @@
+"""Linearized: the tangent of the model at its base is trained (tangent task arithmetic)."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from saft.config import checked
+from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
+
+__all__ = ["Linearized"]
+
+
+@PARAMETRIZATIONS.register("linearized")
+@checked
+@dataclass(frozen=True)
+class Linearized(Parametrization):
+    r"""The tangent at the base: $f(x; \theta_0) + J_\theta f(x; \theta_0)\,(\theta - \theta_0)$ is trained.
+
+    f is the trunk; a head reads what it gives. What is saved is theta, ordinary weights, and saft.json names
+    the base. `saft run` tests experts and merges of such an arm as linearized models; other readers,
+    `saft evaluate` among them, take the weights for those of the ordinary model. A pass costs about two.
+    Attention is computed step by step, since fused kernels have no forward derivative; the trunk gives no
+    cache, so it cannot generate.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 2.0)
+        >>> Linearized().wrap(layer, losses=lambda count: iter(()))
+        >>> layer(torch.ones(1, 1)).item()
+        2.0
+
+    Source: Ortiz-Jimenez et al., "Task Arithmetic in the Tangent Space: Improved Editing of Pre-Trained
+    Models", NeurIPS 2023, arXiv 2305.12827, by torch.func.jvp. Differs: weight decay pulls theta to 0, as in
+    every arm, not to the base.
+    """
+
+    is_linear: ClassVar[bool] = True
+
+    def wrap(self, trunk: nn.Module, losses: Losses) -> None:
+        """Replace the trunk's forward by that of its tangent here; see `Parametrization.wrap`."""
+        model: Any = trunk
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation("eager")
+        with warnings.catch_warnings():  # torch's own, at the first forward derivative of a process
+            warnings.filterwarnings("ignore", ".*torch.jit.script.*")
+            torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+        base = {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
+        model.forward = _Tangent(trunk, base)
+
+
+class _Tangent:
+    """The forward of a linearized trunk."""
+
+    def __init__(self, trunk: nn.Module, base: dict[str, Tensor]) -> None:
+        self.trunk = trunk
+        self.ordinary = trunk.forward
+        self.base = base
+        self.is_inside = False
+        self.__signature__ = inspect.signature(trunk.forward)  # by which tasks know what it takes
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Return the outputs of the linearized trunk, in the form of the ordinary one's."""
+        if self.is_inside:
+            return self.ordinary(*args, **keywords)
+        form: type[Any] = dict
+
+        def outputs(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+            nonlocal form
+            with self._inside():
+                given = torch.func.functional_call(self.trunk, parameters, tuple(args), keywords)
+            form = type(given)
+            named = {"": given} if isinstance(given, Tensor) else dict(given.items())
+            return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+        measuring = torch.is_inference_mode_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not measuring):
+            if measuring:  # forward derivatives do not go with tensors of inference mode
+                args = tuple(_own(value) for value in args)
+                keywords = {name: _own(value) for name, value in keywords.items()}
+            device = next(self.trunk.parameters()).device
+            self.base = {name: tensor.to(device) for name, tensor in self.base.items()}
+            change = {name: p - self.base[name] for name, p in self.trunk.named_parameters()}
+            both: Any = torch.func.jvp(outputs, (self.base,), (change,))
+            at_base, tangent = both
+            summed = {name: value + tangent[name] for name, value in at_base.items()}
+        return summed[""] if "" in summed else form(**summed)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        self.is_inside = True
+        try:
+            yield
+        finally:
+            self.is_inside = False
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
