@@ -179,6 +179,8 @@ class Method(ABC):
                     f"{item.name}: has {len(given)} numbers, but there are {tasks} models; "
                     f"give one for each, in their order,{one_for_all} or leave it out"
                 )
+            elif item.name == "weights" and given and not any(given):
+                problems.append("weights: are all zero; give at least one model a weight that is not")
         return problems
 
     @property

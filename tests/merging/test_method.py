@@ -77,3 +77,10 @@ def test_sums_run_from_the_first_task_to_the_last():
 )
 def test_the_rank_that_a_trim_cuts_at_is_counted_as_the_authors_do(count, density, rank):
     assert last_dropped(count, density) == rank
+
+
+def test_weights_that_are_all_zero_are_refused():
+    assert Ties(weights=(0.0, 0.0)).problems(2) == [
+        "weights: are all zero; give at least one model a weight that is not"
+    ]
+    assert Ties(weights=(0.0, -1.0)).problems(2) == []

@@ -66,13 +66,6 @@ class Fisher(Elementwise):
     needs = "base, models, examples of each task"
     calibration = "fisher"
 
-    def problems(self, tasks: int) -> list[str]:
-        """Return what is wrong with merging this number of tasks."""
-        problems = super().problems(tasks)
-        if self.weights and not any(self.weights):
-            problems.append("weights: are all zero; give at least one model a weight above 0")
-        return problems
-
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the norms of the information; return the weighted average."""
         factors = for_each_task(self.weights, tasks, torch.float64)

@@ -74,7 +74,7 @@ def test_extreme_information_is_finite():
 def test_weights_that_are_all_zero_are_refused():
     assert Fisher(weights=(0.0, 1.0)).problems(2) == []
     assert Fisher(weights=(0.0,)).problems(2) == [
-        "weights: are all zero; give at least one model a weight above 0"
+        "weights: are all zero; give at least one model a weight that is not"
     ]
 
 
