@@ -15,11 +15,12 @@ from torch import nn
 from saft import tasks
 from saft.errors import UserError
 from saft.evaluate_config import EvaluateConfig
+from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file, write_text
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
-from saft.progress import bar
+from saft.progress import bar, note
 from saft.tasks import BoundTask, Limits, Metric, Score, Splits
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
@@ -74,6 +75,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         refuse_file(Path(config.out))
     folders = {path: local_folder(path, "checkpoints") for path in config.checkpoints}
     bound = {path: _bound(config, path, folder) for path, folder in folders.items()}
+    for path, folder in folders.items():
+        if _is_linearized(folder):
+            note(f"{path}: was trained linearized; it is evaluated here as the ordinary model of its weights")
     scores: dict[str, dict[str, Score]] = {path: {} for path in folders}
     metrics: dict[str, Metric] = {}
     with bar(total=sum(len(own) for own in bound.values())) as progress:
@@ -124,3 +128,11 @@ def _plain(result: EvaluateResult) -> dict[str, Any]:
     }
     metrics = {name: dataclasses.asdict(metric) for name, metric in result.metrics.items()}
     return {"split": result.split, "metrics": metrics, "scores": scores}
+
+
+def _is_linearized(folder: Path) -> bool:
+    """Return whether saft.json says that the weights stand for the tangent at the base."""
+    settings: Any = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    for key in ("config", "training", "parametrization"):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return isinstance(settings, dict) and settings.get("name") == "linearized"

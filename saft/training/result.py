@@ -182,6 +182,11 @@ def _described(options: TrainingOptions) -> str:
 
 def _weights_told(folder: Path, config: TrainConfig) -> str:
     name = config.name
+    if config.training.trained.is_linear:
+        return (
+            f"The weights stand for the tangent of the model at its base, {config.model.path}: f(x; w0) + "
+            "J (w - w0).\nRead as an ordinary model, as by `saft evaluate`, they give other outputs."
+        )
     if config.training.trained.is_adapter:
         head = folder / HEADS / f"{name}.safetensors"
         own = f" The task's head is in `{HEADS}/{name}.safetensors`." if head.is_file() else ""

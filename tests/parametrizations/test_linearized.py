@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
+from saft.evaluate import EvaluateConfig, evaluate
+from saft.model_config import ModelConfig
 from saft.parametrizations.linearized import Linearized
+from saft.train import TrainConfig, train
+from saft.training.options import TrainingOptions
 
 
 def test_outputs_and_gradients_are_those_of_the_expansion_at_the_base() -> None:
@@ -26,3 +34,25 @@ def test_outputs_and_gradients_are_those_of_the_expansion_at_the_base() -> None:
         torch.testing.assert_close(own, theirs)
     with torch.inference_mode():
         torch.testing.assert_close(trunk(x.clone()).sum(), expected.detach())
+
+
+def test_an_expert_read_as_an_ordinary_model_is_told(
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = TrainConfig(
+        model=ModelConfig(str(tiny_model)),
+        task=tiny_tasks["colour"],
+        out=str(tmp_path / "out"),
+        name="colour",
+        training=TrainingOptions(steps=1, parametrization={"name": "linearized"}),
+        train_examples=12,
+        validation_examples=6,
+        trainer={"accelerator": "cpu"},
+    )
+    folder = train(settings).folder
+    assert "tangent of the model at its base" in (folder / "README.md").read_text()
+    evaluate(EvaluateConfig([str(folder)], split="validation", examples=6))
+    assert "was trained linearized; it is evaluated here as the ordinary model" in capsys.readouterr().err
