@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def cached(
         except SafetensorError as error:
             raise UserError(f"{file}: is damaged ({error}); delete it, and it is computed again") from None
     tensors = compute()
-    mine = file.with_name(f"{file.name}.{os.getpid()}")  # another process may be writing the same
+    mine = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}")  # others may write the same
     with replaced(mine) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     mine.replace(file)
