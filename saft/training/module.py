@@ -17,6 +17,7 @@ from saft.optim import Ascent, make_perturbation
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
+from saft.training.layer_decay import layer_factors
 from saft.training.options import TrainingOptions
 
 __all__ = ["TaskModule"]
@@ -124,6 +125,8 @@ class TaskModule(L.LightningModule):
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        if self.options.layer_decay < 1:
+            groups = self._by_layer(groups)
         optimizer = torch.optim.AdamW(
             groups,
             lr=self.options.learning_rate,
@@ -136,6 +139,21 @@ class TaskModule(L.LightningModule):
             self.ascent = Ascent(optimizer, perturbation, modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _by_layer(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the groups divided by the factor on the learning rate; a head is in no layer."""
+        trunk = dict(self.model.trunk.named_parameters())
+        factors = layer_factors(trunk.keys(), self.options.layer_decay)
+        own = {id(parameter): factors[name] for name, parameter in trunk.items()}
+        return [
+            group
+            | {
+                "params": [p for p in group["params"] if own.get(id(p), 1.0) == factor],
+                "lr": self.options.learning_rate * factor,
+            }
+            for group in groups
+            for factor in sorted({own.get(id(p), 1.0) for p in group["params"]}, reverse=True)
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a perturbation remembers from step to step; None without one."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
-from saft.config import Count, CountOrZero, Name, NonNegative, Positive, Range, Seed
+from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positive, Range, Seed
 from saft.errors import UserError, did_you_mean
 from saft.model_config import ModelConfig
 
@@ -61,6 +61,8 @@ class TrainingOptions:
     """Examples per forward pass; null takes the batch at once. Both passes see the whole batch either way."""
     learning_rate: NonNegative = 1e-5
     """Peak learning rate of AdamW."""
+    layer_decay: Fraction = 1.0
+    """Factor on the learning rate from each layer to the one before it, in (0, 1]; 1 has one rate for all."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay of AdamW; on matrices only, not on biases and norms."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
