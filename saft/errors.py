@@ -97,12 +97,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return "; there is: " + ", ".join(options) if options else ""
 
 
-def abbreviated(names: Collection[str]) -> str:
-    """Return the first three names in quotes, and how many more there are.
+def abbreviated(names: Collection[str], quote: str = "'") -> str:
+    """Return the first three names between `quote`s, and how many more there are.
 
     Example:
         >>> abbreviated(["a", "b", "c", "d", "e"])
         "'a', 'b', 'c' and 2 more"
     """
-    shown = ", ".join(f"'{name}'" for name in list(names)[:3])
+    shown = ", ".join(f"{quote}{name}{quote}" for name in list(names)[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

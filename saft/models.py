@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from saft import interventions
-from saft.errors import UserError, as_user_error
+from saft.errors import UserError, abbreviated, as_user_error
 from saft.files.checkpoint import holds_parts, model_config, tensor_headers, weight_files
 from saft.files.locations import folder as local_folder
 from saft.files.tensorfile import view
@@ -64,8 +64,8 @@ def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -
     )
     if missing:
         raise UserError(
-            f"model {config.path}: the weights of {_some(missing)} are missing from the folder;"
-            " it is not a complete checkpoint of this architecture"
+            f"model {config.path}: the weights of {abbreviated(missing, quote='')} are missing from the "
+            "folder; it is not a complete checkpoint of this architecture"
         )
     for name, parameter in trunk.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -145,8 +145,9 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
     model, missing = _without_absent_pooler(load)
     if missing:
         raise UserError(
-            f"{location}: lacks the weights of {_some(missing)}, which {type(model).__name__} has; "
-            "give kind: a class of transformers that the weights are for, such as AutoModel"
+            f"{location}: lacks the weights of {abbreviated(missing, quote='')}, which "
+            f"{type(model).__name__} has; give kind: a class of transformers that the weights are for, such "
+            "as AutoModel"
         )
     if (location / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = transformers.GenerationConfig.from_pretrained(location)
@@ -304,7 +305,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
