@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -17,6 +17,7 @@ from saft.errors import UserError
 from saft.integrations.bookkeeping import put_back
 from saft.integrations.repeatable import RepeatableCall
 from saft.optim import Ascent
+from saft.optim.give_up import give_up
 
 __all__ = ["TwoPasses", "logged_once"]
 
@@ -106,8 +107,7 @@ class TwoPasses:
     def give_up(self) -> None:
         """Leave a first pass that has no backward, as if it had not been; weights are put back."""
         if self._open is not None:
-            with suppress(_GivenUp):
-                self._open.__exit__(_GivenUp, _GivenUp(), None)
+            give_up(self._open)
         self._open, self._current = None, None
 
     @property
@@ -136,10 +136,6 @@ class TwoPasses:
     def _unreduced(self) -> AbstractContextManager[None]:
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-
-class _GivenUp(Exception):
-    """Thrown into a first pass that will not be finished."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
 from saft.optim.closure import call_without_backward, require_fresh_gradients, written_by_lightning
+from saft.optim.give_up import give_up
 from saft.optim.grad_scaler import require_unscaled, step_scaled
 from saft.optim.not_compiled import not_traced
 from saft.optim.options import ADVICE, AscentOptions
@@ -260,8 +261,7 @@ class SAM(Optimizer):
         """Put the weights back after a `first_step` whose second half will not come; otherwise do nothing."""
         stack, self._open = self._open, None
         if stack is not None:
-            with suppress(_GivenUp):
-                stack.__exit__(_GivenUp, _GivenUp(), None)
+            give_up(stack)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, and forget the passes that made them."""
@@ -336,7 +336,3 @@ class SAM(Optimizer):
 
     def __repr__(self) -> str:
         return f"SAM({self.ascent.perturbation}, {self.base})"
-
-
-class _GivenUp(Exception):
-    """Thrown into a replay that will not be finished."""
