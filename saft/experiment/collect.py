@@ -9,8 +9,7 @@ from saft.experiment.session import Session
 from saft.experiment.stages import interference_name, merge_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
-from saft.report.results import (
-    ArmFacts,
+from saft.report.cell import (
     BaseResult,
     CellResult,
     Chosen,
@@ -18,10 +17,8 @@ from saft.report.results import (
     CurvePoint,
     ExpertResult,
     MergeResult,
-    Protocol,
-    Results,
-    TaskFacts,
 )
+from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
 from saft.tasks import Score
 from saft.training.result import versions
 

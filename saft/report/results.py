@@ -12,36 +12,10 @@ from typing import Any
 from saft import config as configs
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.cell import (
-    BaseResult,
-    CellResult,
-    Chosen,
-    ChosenPerTask,
-    CurvePoint,
-    ExpertResult,
-    MergeResult,
-    Split,
-)
+from saft.report.cell import BaseResult, CellResult
 from saft.tasks.metric import Metric
 
-__all__ = [
-    "ArmFacts",
-    "BaseResult",
-    "CellResult",
-    "Chosen",
-    "ChosenPerTask",
-    "CurvePoint",
-    "ExpertResult",
-    "FORMAT",
-    "MergeResult",
-    "Protocol",
-    "Results",
-    "Split",
-    "TaskFacts",
-    "from_json",
-    "plain",
-    "to_json",
-]
+__all__ = ["ArmFacts", "FORMAT", "Protocol", "Results", "TaskFacts", "from_json", "plain", "to_json"]
 
 FORMAT = 2
 

@@ -10,8 +10,7 @@ import pytest
 
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.results import (
-    ArmFacts,
+from saft.report.cell import (
     BaseResult,
     CellResult,
     Chosen,
@@ -19,12 +18,8 @@ from saft.report.results import (
     CurvePoint,
     ExpertResult,
     MergeResult,
-    Protocol,
-    Results,
-    TaskFacts,
-    from_json,
-    to_json,
 )
+from saft.report.results import ArmFacts, Protocol, Results, TaskFacts, from_json, to_json
 from saft.tasks.metric import Metric, Score
 
 RESULTS = Results(
