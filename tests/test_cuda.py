@@ -20,7 +20,7 @@ from saft.train import TrainConfig, train
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 # They need adapters, or models of their own kind.
-METHODS_OF_WHOLE_MODELS = [name for name, kind in METHODS.items() if not kind.adapters]
+METHODS_OF_WHOLE_MODELS = [name for name, kind in METHODS.items() if not kind.needs_adapters]
 FEWER = {"adamerging": {"iterations": 5}}  # by default it takes a minute
 
 
