@@ -69,7 +69,7 @@ def test_every_method_on_cuda_writes_what_it_writes_on_the_cpu(
     kind = METHODS.get(method)
     if not kind.fewest <= len(experts) <= kind.most:
         pytest.skip(f"{method} does not merge two models")
-    data = {"data": {"tasks": tiny_tasks, "examples": 16}} if kind.collects else {}
+    data = {"data": {"tasks": tiny_tasks, "examples": 16}} if kind.calibration else {}
     parameters = {"parameters": FEWER[method]} if method in FEWER else {}
     settings = {"method": method, "base": str(tiny_model), "models": experts, **data, **parameters}
     found = []
