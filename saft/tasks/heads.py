@@ -15,11 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saft.errors import UserError
-from saft.files.checkpoint import HEADS
+from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.links import inside
 from saft.model_config import POOLINGS, Pooling
+from saft.progress import note
 
-__all__ = ["LinearHead", "PrototypeHead", "StoredHead", "ZeroShotHead", "load", "save"]
+__all__ = [
+    "LinearHead",
+    "PrototypeHead",
+    "StoredHead",
+    "ZeroShotHead",
+    "load",
+    "missing_trained_head",
+    "note_made_anew",
+    "save",
+]
 
 MADE_FOR = "made_for"
 
@@ -227,6 +237,19 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
             f"{_listed(labels)}; give `labels` in the order of the head"
         )
     return StoredHead(head, own, _pooling(file, made_for))
+
+
+def missing_trained_head(folder: Path, task: str) -> UserError:
+    """Return the error that a checkpoint folder lacks the head of a task, which cannot be made anew."""
+    file = folder / HEADS / f"{task}.safetensors"
+    return UserError(f"there is no {file}, and the head of this task is a trained one")
+
+
+def note_made_anew(folder: Path, task: str, kind: str) -> None:
+    """Say that a checkpoint of saft lacks a frozen head, so that weights which were changed make it."""
+    if (folder / MANIFEST).is_file():
+        file = folder / HEADS / f"{task}.safetensors"
+        note(f"there is no {file}; its {kind} head is made by the weights of {folder} itself")
 
 
 def _file(folder: Path, task: str) -> Path:

@@ -14,23 +14,19 @@ from torch.nn import functional
 from saft import config
 from saft.config import Positive
 from saft.config.ranges import MOST, Range
-from saft.errors import UserError
-from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
-from saft.models import load_trunk
-from saft.progress import note
 from saft.tasks import TASKS, heads
+from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.classification import METRICS, score
-from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
+from saft.tasks.examples import Batch, Examples
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import Rows, TableConfig, read
 from saft.tasks.table_source import data_files, distrusted
 from saft.tasks.task import TaskModel
-from saft.tasks.text_examples import cut_length, text_examples
-from saft.tasks.tokenizer import load_tokenizer
+from saft.tasks.text_reader import TextReader
 
 __all__ = ["BoundTextClassification", "TextClassification"]
 
@@ -78,12 +74,8 @@ class TextClassification:
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundTextClassification:
         """Bind the task to a model: load its tokenizer; no text is longer than the model's positions."""
-        tokenizer = load_tokenizer(model.path)
-        longest = cut_length(model, self.max_length, where)
-        pooling = self.pooling or model.pooling
-        return BoundTextClassification(
-            self, name, model, where, torch.device(device), tokenizer, longest, pooling
-        )
+        reader = TextReader.of(model, self.max_length, self.pooling, where)
+        return BoundTextClassification(self, name, model, where, torch.device(device), reader)
 
     def check(self, where: str) -> None:
         """Read the table as far as its columns and labels."""
@@ -104,28 +96,15 @@ class TextClassification:
 
 
 @dataclass(frozen=True)
-class BoundTextClassification:
+class BoundTextClassification(BoundToModel[TextClassification]):
     """A text classification on one model; see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: what is classified, and how.
-        name: the task's name.
-        base: the model that was bound.
-        where: the place in front of every message.
-        device: where trunks and heads are put.
-        tokenizer: the model's.
-        max_length: texts are cut to this many tokens.
-        pooling: as the task or the model says; None where both leave it to the head.
+        reader: how its texts are read.
     """
 
-    task: TextClassification
-    name: str
-    base: ModelConfig
-    where: str
-    device: torch.device
-    tokenizer: Any
-    max_length: int
-    pooling: Pooling | None
+    trunk_kind = "a reader of texts"
+    reader: TextReader
 
     @property
     def metric(self) -> Metric:
@@ -133,42 +112,22 @@ class BoundTextClassification:
         return METRICS[self.task.metric_name]
 
     @property
-    def trunk_kind(self) -> str:
-        """What the model is loaded as."""
-        return "a reader of texts"
-
-    @property
     def resolved(self) -> Mapping[str, Any]:
         """The pooling and the length that the model decided."""
-        return {"pooling": self.pooling or "mean", "max_length": self.max_length}
-
-    def examples(self, limits: Limits) -> Splits:
-        """Read the table, draw the training examples, and tokenize what is used."""
-        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
-        return Splits(**{split: self._examples(part) for split, part in rows.items()})
-
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
-        """Load a trunk in float32, on the device."""
-        return load_trunk(ModelConfig(str(folder or self.base.path)), self.name).to(self.device)
+        return self.reader.resolved
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TextClassifier:
         """Return the trunk with the head that a folder holds, or the one that this task starts with."""
-        device = next(trunk.parameters()).device
+        labels = list(self.task.labels)
         folder = None if head_from is None else local_folder(head_from, "checkpoint")
-        stored = None if folder is None else heads.load(folder, self.name, list(self.task.labels))
-        if stored is None:
-            model = TextClassifier(trunk, nn.Identity(), self.pooling or "mean")
-            if folder is not None:
-                self._made_anew(folder)
-            model.head = self._first_head(model).to(device)
-            model.classifies = not self.task.several_labels
-            return model
-        pooling = self.pooling or stored.pooling or "mean"
-        if stored.pooling not in (None, pooling):
-            raise UserError(
-                f"{self.where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
-            )
-        model = TextClassifier(trunk, stored.module.to(device), pooling)
+        model = None
+        if folder is not None:
+            model = self.reader.with_stored_head(trunk, folder, self.name, labels, self.where)
+            if model is None:
+                self._check_first_head(folder)
+        if model is None:
+            model = self.reader.headless(trunk)
+            model.head = self._first_head(model).to(next(trunk.parameters()).device)
         model.classifies = not self.task.several_labels
         return model
 
@@ -179,7 +138,7 @@ class BoundTextClassification:
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled token features, [batch, width]."""
-        return TextClassifier(trunk, nn.Identity(), self.pooling or "mean").features(inputs)
+        return self.reader.headless(trunk).features(inputs)
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats; of several labels the mean over them too."""
@@ -199,17 +158,14 @@ class BoundTextClassification:
             "kind": "text_classification",
             "head": self.task.head,
             "labels": len(self.task.labels),
-            "pooling": self.pooling or "mean",
-            "max_length": self.max_length,
+            **self.reader.resolved,
         }
 
-    def _made_anew(self, folder: Path) -> None:
+    def _check_first_head(self, folder: Path) -> None:
         """Refuse to replace a trained head; say that another one is made by weights that were changed."""
-        file = folder / HEADS / f"{self.name}.safetensors"
         if self.task.head == "linear":
-            raise UserError(f"there is no {file}, and the head of this task is a trained one")
-        if (folder / MANIFEST).is_file():
-            note(f"there is no {file}; its zero-shot head is made by the weights of {folder} itself")
+            raise heads.missing_trained_head(folder, self.name)
+        heads.note_made_anew(folder, self.name, "zero-shot")
 
     def _first_head(self, model: TextClassifier) -> nn.Module:
         """Return the head from the model's embeddings of the prompts, or a linear one at zero."""
@@ -224,14 +180,13 @@ class BoundTextClassification:
 
     @torch.no_grad()
     def _embedded(self, texts: list[str], model: TextClassifier) -> Tensor:
-        batch = self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
-        )
+        options = {"truncation": True, "max_length": self.reader.max_length, "padding": True}
+        batch = self.reader.tokenizer(texts, **options, return_tensors="pt")
         device = next(model.trunk.parameters()).device
         features = model.features({name: value.to(device) for name, value in batch.items()})
         return functional.normalize(features, dim=-1)
 
-    def _examples(self, rows: Rows) -> Examples:
+    def _examples(self, rows: Rows, training: bool) -> Examples:
         number = {label: index for index, label in enumerate(self.task.labels)}
         if self.task.several_labels:
             labels = torch.zeros(len(rows), len(number))
@@ -239,4 +194,4 @@ class BoundTextClassification:
                 labels[row, [number[label] for label in own.split(",") if label]] = 1.0
         else:
             labels = torch.tensor([number[label] for _, label in rows])
-        return text_examples(self.tokenizer, [text for text, _ in rows], labels, self.max_length)
+        return self.reader.examples([text for text, _ in rows], labels)

@@ -14,21 +14,18 @@ from torch.nn import functional
 from saft import config
 from saft.config import FiniteFloat, Positive
 from saft.config.ranges import MOST, Range
-from saft.errors import UserError
-from saft.files.checkpoint import HEADS
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
-from saft.models import load_trunk
 from saft.tasks import TASKS, estimate, heads
-from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
+from saft.tasks.bound_to_model import BoundToModel
+from saft.tasks.examples import Batch, Examples
 from saft.tasks.heads import LinearHead
 from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import TableConfig, Text, read_numbers
 from saft.tasks.table_source import data_files, distrusted
 from saft.tasks.task import TaskModel
-from saft.tasks.text_examples import cut_length, text_examples
-from saft.tasks.tokenizer import load_tokenizer
+from saft.tasks.text_reader import TextReader
 
 __all__ = ["BoundTextRegression", "TextRegression"]
 
@@ -59,11 +56,8 @@ class TextRegression:
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundTextRegression:
         """Bind the task to a model: load its tokenizer; no text is longer than the model's positions."""
-        tokenizer, longest = load_tokenizer(model.path), cut_length(model, self.max_length, where)
-        pooling = self.pooling or model.pooling
-        return BoundTextRegression(
-            self, name, model, where, torch.device(device), tokenizer, longest, pooling
-        )
+        reader = TextReader.of(model, self.max_length, self.pooling, where)
+        return BoundTextRegression(self, name, model, where, torch.device(device), reader)
 
     def check(self, where: str) -> None:
         """Read the table as far as its columns and numbers."""
@@ -84,28 +78,15 @@ class TextRegression:
 
 
 @dataclass(frozen=True)
-class BoundTextRegression:
+class BoundTextRegression(BoundToModel[TextRegression]):
     """A text regression on one model; see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: what is told, and how it is measured.
-        name: the task's name.
-        base: the model that was bound.
-        where: the place in front of every message.
-        device: where trunks and heads are put.
-        tokenizer: the model's.
-        max_length: texts are cut to this many tokens.
-        pooling: as the task or the model says; None where both leave it to the head.
+        reader: how its texts are read.
     """
 
-    task: TextRegression
-    name: str
-    base: ModelConfig
-    where: str
-    device: torch.device
-    tokenizer: Any
-    max_length: int
-    pooling: Pooling | None
+    trunk_kind = "a reader of texts"
+    reader: TextReader
 
     @property
     def metric(self) -> Metric:
@@ -113,41 +94,24 @@ class BoundTextRegression:
         return METRICS[self.task.metric_name]
 
     @property
-    def trunk_kind(self) -> str:
-        """What the model is loaded as."""
-        return "a reader of texts"
-
-    @property
     def resolved(self) -> Mapping[str, Any]:
         """The pooling and the length that the model decided."""
-        return {"pooling": self.pooling or "mean", "max_length": self.max_length}
-
-    def examples(self, limits: Limits) -> Splits:
-        """Read the table, draw the training examples, and tokenize what is used."""
-        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
-        return Splits(**{split: self._examples(part) for split, part in rows.items()})
-
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
-        """Load a trunk in float32, on the device."""
-        return load_trunk(ModelConfig(str(folder or self.base.path)), self.name).to(self.device)
+        return self.reader.resolved
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TextClassifier:
         """Return the trunk with the head that a folder holds, or one at zero to start with."""
-        device = next(trunk.parameters()).device
         if head_from is None:
+            model = self.reader.headless(trunk)
             width: int = trunk.config.hidden_size  # type: ignore[union-attr,assignment]
-            return _told_as_number(trunk, LinearHead(width, 1).to(device), self.pooling or "mean")
-        folder = local_folder(head_from, "checkpoint")
-        stored = heads.load(folder, self.name, OUTPUTS)
-        if stored is None:
-            file = folder / HEADS / f"{self.name}.safetensors"
-            raise UserError(f"there is no {file}, and the head of this task is a trained one")
-        pooling = self.pooling or stored.pooling or "mean"
-        if stored.pooling not in (None, pooling):
-            raise UserError(
-                f"{self.where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
-            )
-        return _told_as_number(trunk, stored.module.to(device), pooling)
+            model.head = LinearHead(width, 1).to(next(trunk.parameters()).device)
+        else:
+            folder = local_folder(head_from, "checkpoint")
+            stored = self.reader.with_stored_head(trunk, folder, self.name, OUTPUTS, self.where)
+            if stored is None:
+                raise heads.missing_trained_head(folder, self.name)
+            model = stored
+        model.classifies = False
+        return model
 
     def save_head(self, model: TaskModel, folder: Path) -> None:
         """Write the head and its pooling."""
@@ -156,7 +120,7 @@ class BoundTextRegression:
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled token features, [batch, width]."""
-        return TextClassifier(trunk, nn.Identity(), self.pooling or "mean").features(inputs)
+        return self.reader.headless(trunk).features(inputs)
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         r"""Return the mean of :math:`(o - (y - c) / s)^2` over a batch, o being the head's output."""
@@ -178,18 +142,8 @@ class BoundTextRegression:
 
     def facts(self) -> dict[str, Any]:
         """Return the kind, the pooling, and where texts are cut."""
-        return {
-            "kind": "text_regression",
-            "pooling": self.pooling or "mean",
-            "max_length": self.max_length,
-        }
+        return {"kind": "text_regression", **self.reader.resolved}
 
-    def _examples(self, rows: list[tuple[Text, float]]) -> Examples:
+    def _examples(self, rows: list[tuple[Text, float]], training: bool) -> Examples:
         labels = torch.tensor([number for _, number in rows])
-        return text_examples(self.tokenizer, [text for text, _ in rows], labels, self.max_length)
-
-
-def _told_as_number(trunk: nn.Module, head: nn.Module, pooling: Pooling) -> TextClassifier:
-    model = TextClassifier(trunk, head, pooling)
-    model.classifies = False
-    return model
+        return self.reader.examples([text for text, _ in rows], labels)

@@ -98,8 +98,8 @@ def test_the_labels_are_not_looked_at(tiny_model, tiny_tasks, experts, tmp_path,
 def test_a_check_finds_what_is_wrong_with_the_data_without_loading_a_model(
     tiny_model, tiny_tasks, experts, monkeypatch
 ):
-    monkeypatch.setattr("saft.tasks.text_classification.load_trunk", None)
-    monkeypatch.setattr("saft.tasks.text_classification.load_tokenizer", None)
+    monkeypatch.setattr("saft.tasks.bound_to_model.load_trunk", None)
+    monkeypatch.setattr("saft.tasks.text_reader.load_tokenizer", None)
     assert "nothing is wrong" in str(merge(settings(tiny_model, experts), None, check_only=True))
 
     def wrong(task="size", **changes):

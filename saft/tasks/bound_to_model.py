@@ -1,0 +1,70 @@
+"""What tasks of every kind do alike once they are bound to a model; a kind's file says what is its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from saft.model_config import ModelConfig
+from saft.models import load_trunk
+from saft.tasks.examples import Examples, Limits, Splits, limited
+from saft.tasks.table_source import TableSource
+from saft.tasks.task import TaskModel
+
+__all__ = ["BoundToModel"]
+
+
+class _WithRows(Protocol):
+    @property
+    def data(self) -> TableSource: ...
+
+    def rows(self, where: str) -> dict[str, list[Any]]: ...
+
+
+Declared = TypeVar("Declared", bound=_WithRows)
+
+
+@dataclass(frozen=True)
+class BoundToModel(ABC, Generic[Declared]):
+    """A task on one model, as far as all kinds are alike; for the whole see `saft.tasks.task.BoundTask`.
+
+    Args:
+        task: as it is declared: the kind's keys, with its `data`, and the rows of each split.
+        name: the task's name.
+        base: the model that was bound.
+        where: the place in front of every message.
+        device: where trunks and heads are put.
+    """
+
+    trunk_kind: ClassVar[str]
+    """What the model is loaded as, in words: tasks that differ in it have no trunk in common."""
+    trunk_class: ClassVar[Any] = None
+    """The class of transformers that does it; None: AutoModel."""
+
+    task: Declared
+    name: str
+    base: ModelConfig
+    where: str
+    device: torch.device
+
+    def examples(self, limits: Limits) -> Splits:
+        """Read the data, draw the training examples, and turn what is used into model inputs."""
+        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
+        return Splits(**{split: self._examples(part, split == "train") for split, part in rows.items()})
+
+    @abstractmethod
+    def _examples(self, rows: list[Any], training: bool) -> Examples:
+        """Return the rows of a split as examples; `training`: they are learned, not measured on."""
+
+    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+        """Load a trunk in float32, on the device."""
+        at = ModelConfig(str(folder or self.base.path))
+        return load_trunk(at, self.name, self.trunk_class).to(self.device)
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Do nothing, as where the head is a part of the trunk; a kind with a head of its own writes it."""
