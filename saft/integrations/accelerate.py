@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
-from saft.optim.options import Advice, AscentOptions
+from saft.optim.ascent_options import Advice, AscentOptions
 
 try:
     from accelerate import Accelerator

@@ -49,7 +49,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from saft.errors import UserError
 from saft.integrations.lightning_passes import TwoPasses
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
-from saft.optim.options import AscentOptions
+from saft.optim.ascent_options import AscentOptions
 
 __all__ = ["SharpnessAware"]
 

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from saft.optim.ascent import Ascent
-from saft.optim.options import AscentOptions
+from saft.optim.ascent_options import AscentOptions
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation, make_perturbation
 from saft.optim.replay_flag import is_replay
 from saft.optim.sam import SAM

@@ -12,13 +12,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from saft.errors import UserError
+from saft.optim.ascent_options import ADVICE, WHOLE_BATCH, Advice, AscentOptions
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
 from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_finite, unscale_again
 from saft.optim.make_slots import gradient_slots, has_replicas, make_slots
 from saft.optim.memory import Memory
 from saft.optim.not_compiled import not_compiled, not_traced
-from saft.optim.options import ADVICE, WHOLE_BATCH, Advice, AscentOptions
 from saft.optim.parameter_groups import Groups, ParameterGroups
 from saft.optim.pass_pairs import PassPairs
 from saft.optim.perturbations.base import Perturbation, make_perturbation

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from saft.errors import UserError
+from saft.optim.ascent_options import AscentOptions, LowPrecision
 from saft.optim.memory import Memory
-from saft.optim.options import AscentOptions, LowPrecision
 from saft.optim.parameter_groups import ParameterGroups
 from saft.optim.perturbations.base import Perturbation
 from saft.optim.slots import Label, Layout, Slot

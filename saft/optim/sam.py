@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
+from saft.optim.ascent_options import ADVICE, AscentOptions
 from saft.optim.closure import call_without_backward, require_fresh_gradients, written_by_lightning
 from saft.optim.give_up import give_up
 from saft.optim.grad_scaler import require_unscaled, step_scaled
 from saft.optim.not_compiled import not_traced
-from saft.optim.options import ADVICE, AscentOptions
 from saft.optim.perturbations.base import Perturbation, make_perturbation
 
 __all__ = ["SAM"]
