@@ -8,7 +8,7 @@ from typing import Any
 
 from saft.errors import UserError, did_you_mean
 from saft.merging.config import MergeConfig
-from saft.merging.mergekit.table import MERGE_METHODS
+from saft.merging.mergekit.method_table import MERGE_METHODS
 
 __all__ = ["NOT_HERE", "OWN_KEYS", "check_keys", "is_mergekit"]
 
