@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from saft.merging import estimate
+from saft.merging import time_estimate
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.outputs import record
@@ -92,7 +92,7 @@ def merge(
     if check_only:
         if calibration:
             return MergeResult(None, plan, examples_memory=calibration.memory(plan))
-        return MergeResult(None, plan, estimate.seconds(plan))
+        return MergeResult(None, plan, time_estimate.seconds(plan))
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
     with calibration.collected(plan, progress) if calibration else nullcontext(plan) as ready:

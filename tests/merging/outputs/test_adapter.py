@@ -17,7 +17,7 @@ from saft.cli import main
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import merge
-from saft.merging import estimate
+from saft.merging import time_estimate
 from saft.merging.check import check
 from saft.merging.config import MergeConfig
 from saft.merging.inputs.peft_adapter import read_input
@@ -143,13 +143,13 @@ def test_the_check_counts_the_memory_of_factoring_by_the_largest_matrix_that_is_
 def test_the_check_counts_the_time_of_factoring(models, monkeypatch):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
     monkeypatch.setattr(adapter, "seconds_of", lambda work: 1.0)
-    monkeypatch.setattr(estimate, "fastest", lambda trial: 1.0)
+    monkeypatch.setattr(time_estimate, "fastest", lambda trial: 1.0)
     plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
     shapes = [plan.layout[name][1] for name in adapter.matrices(plan)]
     expected = sum(rows * columns * min(rows, columns) for rows, columns in shapes) / adapter._SIDE**3
-    with_factors = estimate.seconds(plan)
+    with_factors = time_estimate.seconds(plan)
     monkeypatch.setattr(adapter, "seconds_of", lambda work: 0.0)
-    assert with_factors == pytest.approx(estimate.seconds(plan) + expected)
+    assert with_factors == pytest.approx(time_estimate.seconds(plan) + expected)
     assert expected > 0
 
 
