@@ -9,13 +9,13 @@ from typing import Literal, overload
 from rich.console import RenderableType
 
 from saft import report
-from saft.experiment.check import RunCheck, all_steps, check, missing_steps
 from saft.experiment.collect import collect
 from saft.experiment.disk import settle
 from saft.experiment.events import Event
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
+from saft.experiment.run_check import RunCheck, all_steps, check, missing_steps
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out

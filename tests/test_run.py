@@ -491,7 +491,7 @@ def test_a_check_of_a_finished_run_counts_what_is_missing(mapping: dict[str, Any
 def test_a_disk_without_room_is_told(
     mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saft.experiment.check._free", lambda folder: 1000)
+    monkeypatch.setattr("saft.experiment.run_check._free", lambda folder: 1000)
     with pytest.raises(UserError, match=r"needs [0-9]+ MB, but the disk has 0 MB left"):
         run(load(mapping, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
