@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from saft.cli import main
 from saft.errors import UserError
-from saft.merging.check import check
+from saft.merging.merge_check import check
 from saft.merging.mergekit import file as mergekit
 from saft.merging.mergekit.keys import is_mergekit
 from saft.merging.outputs.record import write_merge
