@@ -29,7 +29,7 @@ _LAZY = {
     "train": "saft.train",
     "TrainConfig": "saft.training.options",
     "merge": "saft.merge",
-    "MergeConfig": "saft.merging.config",
+    "MergeConfig": "saft.merging.merge_config",
     "evaluate": "saft.evaluate",
     "EvaluateConfig": "saft.evaluate_config",
     "measure": "saft.measure",

@@ -20,8 +20,8 @@ from saft.interference.loss import LossMeasure, loss_measures
 from saft.interference.quantity import Measured, Quantity, quantities_of
 from saft.interference.weights import InterferenceAccumulator, InterferenceResult
 from saft.measure_config import MeasureConfig
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.stream import engine
 from saft.model_config import ModelConfig
 from saft.progress import bar, note

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from saft.merging import time_estimate
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs import record
 from saft.merging.outputs.output import Written
 from saft.merging.outputs.record import write_merge

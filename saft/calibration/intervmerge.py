@@ -13,8 +13,8 @@ from torch.nn import functional
 from saft import interventions
 from saft.calibration.data import Advance, CalibrationData, load_calibration_data
 from saft.interventions import Intervention, Positions
-from saft.merging.config import InterventionConfig
 from saft.merging.inputs.source import read_source
+from saft.merging.merge_config import InterventionConfig
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
 from saft.tasks import Examples, TaskModel

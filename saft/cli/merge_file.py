@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saft import config
-from saft.merging.config import MergeConfig
+from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import check_keys, is_mergekit
 
 if TYPE_CHECKING:

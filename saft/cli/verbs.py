@@ -75,7 +75,7 @@ VERBS = {
     "merge": Verb(
         "checkpoints -> one checkpoint folder",
         "saft.cli.merge_file:merge",
-        "saft.merging.config:MergeConfig",
+        "saft.merging.merge_config:MergeConfig",
         words="OUT",
         flags=("check", "overwrite"),
         read="saft.cli.merge_file:read",

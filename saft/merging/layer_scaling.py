@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from saft.merging.config import Lines
 from saft.merging.inputs.tensor_names import depth_in_stack
+from saft.merging.merge_config import Lines
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
 from saft.merging.stream.order_statistics import BlockStream, gather

@@ -15,12 +15,12 @@ from saft.files.fingerprints import fingerprint
 from saft.files.links import inside
 from saft.files.tensorfile import file_order
 from saft.merging import layer_scaling
-from saft.merging.config import VOCABULARIES, DataConfig, MergeConfig, size_in_bytes
 from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.inputs.alignment import beside_tower, differences, factors_differ, fitted
 from saft.merging.inputs.config_differences import config_problems
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
+from saft.merging.merge_config import VOCABULARIES, DataConfig, MergeConfig, size_in_bytes
 from saft.merging.method import Method
 from saft.merging.methods import METHODS
 from saft.merging.outputs.adapter import Adapter

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from saft.files.tensorfile import Layout
-from saft.merging.config import MergeConfig, size_in_bytes
 from saft.merging.dtypes import ARITHMETIC
 from saft.merging.inputs.source import Source
+from saft.merging.merge_config import MergeConfig, size_in_bytes
 from saft.merging.method import Method, Tensorwise
 from saft.merging.outputs.output import Output
 from saft.merging.stream.data_statistics import Collected

@@ -31,9 +31,9 @@ from rich.progress import track
 from rich.table import Table
 
 import saft
-from saft.merging.config import MergeConfig
 from saft.merging.dtypes import DTYPES
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 

@@ -9,8 +9,8 @@ import transformers
 from saft import calibration
 from saft.calibration.data import load_calibration_data
 from saft.files.checkpoint import write_manifest
-from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig, MergeConfig
 
 
 @pytest.fixture

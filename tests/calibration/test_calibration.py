@@ -18,8 +18,8 @@ from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest, write_manifest, write_tensors
 from saft.merge import MergeConfig, merge
-from saft.merging.config import DataConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig
 from saft.merging.methods import METHODS
 from saft.model_config import ModelConfig
 from saft.models import load_trunk

@@ -16,8 +16,8 @@ from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_manifest, write_manifest
 from saft.interventions import Intervention
 from saft.merge import MergeConfig, merge
-from saft.merging.config import DataConfig, InterventionConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig, InterventionConfig
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.tasks.pooling import TextClassifier

@@ -9,8 +9,8 @@ from torch import nn
 
 from saft.calibration.data import load_calibration_data
 from saft.calibration.regmean import rows_that_count
-from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.models import Conv1D
 from tests.oracles import data as oracle
 

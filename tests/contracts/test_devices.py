@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from saft.merging.config import Lines, MergeConfig
 from saft.merging.inputs.factors import Factors
 from saft.merging.merge_check import check
+from saft.merging.merge_config import Lines, MergeConfig
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import merge
-from saft.merging.config import MergeConfig
 from saft.merging.inputs import task_parts
+from saft.merging.merge_config import MergeConfig
 
 # The first tier tries a hundred; SAFT_FUZZ says how many more.
 CASES = int(os.environ.get("SAFT_FUZZ", "100"))

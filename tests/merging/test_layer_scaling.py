@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.merging.config import Lines, MergeConfig
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_check import check
+from saft.merging.merge_config import Lines, MergeConfig
 from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
 from saft.merging.stream.engine import stream

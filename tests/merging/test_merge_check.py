@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 
 
 def problems(config, out=None):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.notes import notes
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from saft.merging import time_estimate
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 
 pytestmark = pytest.mark.slow

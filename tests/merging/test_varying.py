@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.record import write_merge
 from saft.merging.varying import LAYER, setting_problem, value_at
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.stream import engine
 
 BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"

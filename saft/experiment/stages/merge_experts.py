@@ -16,8 +16,8 @@ from saft.experiment.session import Session
 from saft.experiment.stages.expert import expert_folder
 from saft.experiment.stages.step import Step
 from saft.merge import merge
-from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.stream import engine
 from saft.progress import Bar

@@ -9,7 +9,7 @@ from typing import Any
 
 from saft import config
 from saft.errors import UserError, did_you_mean
-from saft.merging.config import MergeConfig
+from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import NOT_HERE, OWN_KEYS, check_keys
 from saft.merging.mergekit.method_table import MERGE_METHODS, MergeMethod, Parameter
 from saft.merging.methods import METHODS

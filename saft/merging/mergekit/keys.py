@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saft.errors import UserError, did_you_mean
-from saft.merging.config import MergeConfig
+from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.method_table import MERGE_METHODS
 
 __all__ = ["NOT_HERE", "OWN_KEYS", "check_keys", "is_mergekit"]

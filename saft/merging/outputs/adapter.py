@@ -16,10 +16,10 @@ from saft.errors import UserError, abbreviated
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
-from saft.merging.config import MergeConfig
 from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.tensor_names import can_be_factored
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.output import Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream import engine

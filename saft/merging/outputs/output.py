@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from saft.merging.config import MergeConfig
+    from saft.merging.merge_config import MergeConfig
     from saft.merging.plan import Plan, Progress
 
 __all__ = ["Output", "Written"]

@@ -15,8 +15,8 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.files.checkpoint import BASE_WEIGHTS, PARTS
 from saft.files.tensorfile import Layout, TensorWriter
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.task_parts import SHARED, part_file
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.output import Output, Written
 from saft.merging.outputs.target_folder import file_name_problems
 from saft.merging.per_task import PerTaskMethod, PerTaskParts

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from saft.merging.config import MergeConfig
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.output import Written
 from saft.merging.outputs.target_folder import file_name_problems
 from saft.merging.outputs.weights import Weights

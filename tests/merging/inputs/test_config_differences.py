@@ -7,8 +7,8 @@ import json
 import pytest
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 
 
 def plan(save, tensors, mine, theirs):

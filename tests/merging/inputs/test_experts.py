@@ -9,9 +9,9 @@ import transformers
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import merge
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.alignment import fitted
 from saft.merging.inputs.source import read_source
+from saft.merging.merge_config import MergeConfig
 
 SMALL = {
     "hidden_size": 16,

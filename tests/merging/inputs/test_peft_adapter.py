@@ -14,10 +14,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from saft.errors import UserError
 from saft.files.tensorfile import view
-from saft.merging.config import MergeConfig
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit import file as mergekit
 from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine

@@ -12,9 +12,9 @@ import transformers
 
 from saft.errors import UserError
 from saft.files.checkpoint import read_manifest
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.source import read_source
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.record import write_merge
 from saft.merging.stream import engine
 

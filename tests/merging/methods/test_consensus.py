@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.consensus import Consensus
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.merging.methods.ties import Ties

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import read_headers
-from saft.merging.config import DataConfig, MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.merging.methods.fisher import Fisher
 from saft.merging.stream.block import Block
 from saft.merging.stream.data_statistics import Collected

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.average import Average
 from saft.merging.methods.linear import Linear
 from saft.merging.stream.engine import merge_task_vectors, stream

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.slerp import Slerp
 from saft.merging.stream.engine import merge_task_vectors, stream

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.opcm import Opcm
 from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import matrix as oracle

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import read_headers
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.regmean import RegMean
 from saft.merging.stream.block import Block
 from saft.merging.stream.data_statistics import Collected

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.factors import Factors
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.robust_merge import RobustMerge
 from saft.merging.outputs.record import write_merge
 from saft.merging.stream.block import Block

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.tall_masks import TallMasks
 from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import parts as oracle

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.tsv_m import TsvM
 from saft.merging.stream.engine import merge_task_vectors, stream
 from tests.oracles import matrix as oracle

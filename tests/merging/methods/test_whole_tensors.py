@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.stream.engine import stream
 
 METHODS = [

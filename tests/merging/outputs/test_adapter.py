@@ -18,9 +18,9 @@ from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import merge
 from saft.merging import time_estimate
-from saft.merging.config import MergeConfig
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs import adapter
 
 pytestmark = [

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from saft.errors import UserError
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs import target_folder
 
 

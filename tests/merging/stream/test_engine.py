@@ -11,8 +11,8 @@ import torch
 from saft.errors import UserError
 from saft.files.checkpoint import tensor_headers
 from saft.files.tensorfile import view
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.outputs.record import write_merge
 from saft.merging.outputs.weights import Weights

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from saft.files.tensorfile import TensorWriter
-from saft.merging.config import MergeConfig
 from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
 from saft.merging.method import Elementwise, Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
@@ -28,7 +28,7 @@ LAYOUT |= {"bias": (torch.float32, (1024,))}
 MEASURE = """
 import json, sys, tempfile, threading, time
 import torch
-from saft.merging.config import MergeConfig
+from saft.merging.merge_config import MergeConfig
 from saft.merging.merge_check import check
 from saft.merging.outputs.record import write
 
