@@ -28,7 +28,7 @@ from saft.merging.outputs.output import Output
 from saft.merging.outputs.parts import PartPerTask
 from saft.merging.outputs.target_folder import check_room, check_target
 from saft.merging.outputs.task_interventions import WeightsAndInterventions
-from saft.merging.outputs.weights import Weights
+from saft.merging.outputs.whole_model import Weights
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.varying import methods_by_tensor

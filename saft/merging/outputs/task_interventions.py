@@ -9,7 +9,7 @@ from pathlib import Path
 from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs.output import Written
 from saft.merging.outputs.target_folder import file_name_problems
-from saft.merging.outputs.weights import Weights
+from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
 

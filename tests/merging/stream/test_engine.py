@@ -15,7 +15,7 @@ from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.outputs.record import write_merge
-from saft.merging.outputs.weights import Weights
+from saft.merging.outputs.whole_model import Weights
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream import engine
 from saft.merging.stream.engine import merge_task_vectors
