@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saft.training.fine_tuning import fine_tune
 from saft.training.options import TrainConfig
-from saft.training.result import TrainResult
+from saft.training.train_result import TrainResult
 
 __all__ = ["TrainConfig", "TrainResult", "train"]
 

@@ -20,7 +20,7 @@ from saft.report.cell import (
 )
 from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
 from saft.tasks import Score
-from saft.training.result import versions
+from saft.training.train_result import versions
 
 __all__ = ["collect"]
 

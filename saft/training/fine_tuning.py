@@ -30,7 +30,7 @@ from saft.training.callbacks import (
 )
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
-from saft.training.result import TrainResult, inputs, write
+from saft.training.train_result import TrainResult, inputs, write
 from saft.training.trainer import device_of, interruptible, loggers, make_trainer, quiet_lightning
 from saft.trajectory import RunningAverage, averaging
 

@@ -23,7 +23,7 @@ from saft.measure import sharpness
 from saft.progress import Bar
 from saft.training.fine_tuning import fine_tune, training_cost
 from saft.training.options import TrainConfig
-from saft.training.result import TrainResult, inputs
+from saft.training.train_result import TrainResult, inputs
 
 __all__ = ["expert_folder", "expert_steps"]
 
