@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saft.report.output import read, rewrite, write
+from saft.report.report_files import read, rewrite, write
 from saft.report.results import Results
 from saft.report.summary import Summary, summarize
 from saft.report.terminal import table
