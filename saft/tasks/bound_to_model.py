@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
+import transformers
 from torch import nn
 
 from saft.model_config import ModelConfig
@@ -43,8 +44,8 @@ class BoundToModel(ABC, Generic[Declared]):
 
     trunk_kind: ClassVar[str]
     """What the model is loaded as, in words: tasks that differ in it have no trunk in common."""
-    trunk_class: ClassVar[Any] = None
-    """The class of transformers that does it; None: AutoModel."""
+    trunk_class: ClassVar[str | None] = None
+    """The name of the class of transformers that does it; None: the one that gives the folder's backbone."""
 
     task: Declared
     name: str
@@ -64,7 +65,8 @@ class BoundToModel(ABC, Generic[Declared]):
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
         """Load a trunk in float32, on the device."""
         at = ModelConfig(str(folder or self.base.path))
-        return load_trunk(at, self.name, self.trunk_class).to(self.device)
+        kind = self.trunk_class and getattr(transformers, self.trunk_class)
+        return load_trunk(at, self.name, kind).to(self.device)
 
     def save_head(self, model: TaskModel, folder: Path) -> None:
         """Do nothing, as where the head is a part of the trunk; a kind with a head of its own writes it."""

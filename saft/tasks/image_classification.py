@@ -14,13 +14,12 @@ from torch.nn import functional
 from saft import config
 from saft.config import Count, Fraction, Positive
 from saft.errors import UserError
-from saft.files.checkpoint import HEADS, MANIFEST
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig
-from saft.progress import note
 from saft.tasks import TASKS, heads
+from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.classification import METRICS, score
-from saft.tasks.examples import Batch, Examples, Limits, Splits, limited, permutation
+from saft.tasks.examples import Batch, Examples, permutation
 from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
 from saft.tasks.image_examples import Pixels, Variation, image_examples
 from saft.tasks.image_model import ImageClassifier, ImagePooling, TextTower, Vision
@@ -120,24 +119,15 @@ class ImageClassification:
 
 
 @dataclass(frozen=True)
-class BoundImageClassification:
+class BoundImageClassification(BoundToModel[ImageClassification]):
     """Image classification with one model; see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: what is classified, and how it is measured.
-        name: the task's name.
-        base: the model that was bound.
-        where: the place in front of every message.
-        device: where trunks and heads are put.
         vision: how the model sees.
         pixels: decodes images for it, and keeps them.
     """
 
-    task: ImageClassification
-    name: str
-    base: ModelConfig
-    where: str
-    device: torch.device
+    trunk_kind = "a reader of images"
     vision: Vision
     pixels: Pixels
 
@@ -147,24 +137,9 @@ class BoundImageClassification:
         return METRICS[self.task.metric_name]
 
     @property
-    def trunk_kind(self) -> str:
-        """What the model is loaded as."""
-        return "a reader of images"
-
-    @property
     def resolved(self) -> Mapping[str, Any]:
         """Nothing: what is left open follows from the model alone."""
         return {}
-
-    def examples(self, limits: Limits) -> Splits:
-        """Find the images, draw the training examples, and decode what is used."""
-        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
-        labels, vary = list(self.task.labels), Variation(self.task.flip, self.task.crop)
-        return Splits(
-            train=image_examples(rows["train"], labels, self.pixels, vary),
-            validation=image_examples(rows["validation"], labels, self.pixels),
-            test=image_examples(rows["test"], labels, self.pixels),
-        )
 
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
         """Load a trunk in float32, on the device: of CLIP, its tower for images."""
@@ -176,7 +151,7 @@ class BoundImageClassification:
         head = None if head_from is None else self.stored(head_from)
         if head is None:
             if head_from is not None:
-                self._made_anew(local_folder(head_from, "checkpoint"))
+                self._check_first_head(local_folder(head_from, "checkpoint"))
             head = self._first_head(model)
         model.head = head.to(next(trunk.parameters()).device)
         return model
@@ -212,18 +187,21 @@ class BoundImageClassification:
             "pixels": f"{made.width} x {made.height}",
         }
 
+    def _examples(self, rows: Labelled, training: bool) -> Examples:
+        vary = Variation(self.task.flip, self.task.crop) if training else None
+        return image_examples(rows, list(self.task.labels), self.pixels, vary)
+
     def _headless(self, trunk: nn.Module) -> ImageClassifier:
         made, size = self.pixels.preprocessing, self.vision.image_size
         other = size is not None and (made.height, made.width) != (size, size)
         return ImageClassifier(trunk, nn.Identity(), self.task.pooling, other and self.vision.interpolates)
 
-    def _made_anew(self, folder: Path) -> None:
+    def _check_first_head(self, folder: Path) -> None:
         """Refuse to replace a trained head; say that another one is made by weights that were changed."""
-        file = folder / HEADS / f"{self.name}.safetensors"
         if self.task.head == "linear":
-            raise UserError(f"there is no {file}, and the head of this task is a trained one")
-        if self.task.head == "prototype" and (folder / MANIFEST).is_file():
-            note(f"there is no {file}; its prototype head is made by the weights of {folder} itself")
+            raise heads.missing_trained_head(folder, self.name)
+        if self.task.head == "prototype":
+            heads.note_made_anew(folder, self.name, "prototype")
 
     def _first_head(self, model: ImageClassifier) -> nn.Module:
         """Return the frozen head that the model holds already, or make one; or a linear one at zero."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from saft import config
@@ -18,12 +17,13 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig
-from saft.models import language_kind, load_trunk, max_tokens
+from saft.models import language_kind, max_tokens
 from saft.tasks import TASKS, language_model
+from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.causal_batch import Encoded, causal_batch, continued, last_turn, prompts, with_labels
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
-from saft.tasks.examples import Batch, Examples, Limits, Splits, limited
+from saft.tasks.examples import Batch, Examples
 from saft.tasks.language_model import LanguageModel
 from saft.tasks.metric import Metric, Score
 from saft.tasks.packing import check_separation, pack, packed_batch
@@ -160,25 +160,17 @@ class LanguageModeling:
 
 
 @dataclass(frozen=True)
-class BoundLanguageModeling:
+class BoundLanguageModeling(BoundToModel[LanguageModeling]):
     """Language modeling with one model; see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: what is learned, and how it is measured.
-        name: the task's name.
-        base: the model that was bound.
-        where: the place in front of every message.
-        device: where trunks are put.
         text: writes texts as tokens.
         max_length: texts are cut to this many tokens.
         positions: that the model has.
     """
 
-    task: LanguageModeling
-    name: str
-    base: ModelConfig
-    where: str
-    device: torch.device
+    trunk_kind = "a causal language model"
+    trunk_class = "AutoModelForCausalLM"
     text: CausalTokenizer
     max_length: int
     positions: int
@@ -195,29 +187,9 @@ class BoundLanguageModeling:
         return token
 
     @property
-    def trunk_kind(self) -> str:
-        """What the model is loaded as."""
-        return "a causal language model"
-
-    @property
     def resolved(self) -> Mapping[str, Any]:
         """The length that the model decided."""
         return {"max_length": self.max_length}
-
-    def examples(self, limits: Limits) -> Splits:
-        """Read the table, draw the training examples, and tokenize what is used; pack the training texts."""
-        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
-        train = self._encoded(rows["train"])
-        return Splits(
-            train=self._packed(train) if self.task.packing else self._examples(train),
-            validation=self._examples(self._encoded(rows["validation"])),
-            test=self._examples(self._encoded(rows["test"])),
-        )
-
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
-        """Load a causal language model in float32, on the device."""
-        at, kind = ModelConfig(str(folder or self.base.path)), transformers.AutoModelForCausalLM
-        return load_trunk(at, self.name, kind).to(self.device)
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> LanguageModel:
         """Return the trunk as it is: it has its language head."""
@@ -225,9 +197,6 @@ class BoundLanguageModeling:
         if self.task.packing and head_from is None:
             check_separation(model, self.where)
         return model
-
-    def save_head(self, model: TaskModel, folder: Path) -> None:
-        """Do nothing: the language head is a part of the trunk."""
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Return the mean over the tokens of a trunk's last layer, [batch, width]."""
@@ -262,7 +231,10 @@ class BoundLanguageModeling:
             "packing": self.task.packing,
         }
 
-    def _examples(self, texts: list[Encoded]) -> Examples:
+    def _examples(self, rows: list[Row], training: bool) -> Examples:
+        texts = self._encoded(rows)
+        if training and self.task.packing:
+            return self._packed(texts)
         return Examples(
             [len(tokens) for tokens, _ in texts],
             lambda indices: causal_batch([texts[index] for index in indices], self.pad),

@@ -17,9 +17,10 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig
-from saft.models import language_kind, load_trunk
+from saft.models import language_kind
 from saft.tasks import TASKS, language_model
-from saft.tasks.examples import IGNORED, Batch, Examples, Limits, Splits, limited
+from saft.tasks.bound_to_model import BoundToModel
+from saft.tasks.examples import IGNORED, Batch, Examples
 from saft.tasks.language_model import LanguageModel, Parts, padded
 from saft.tasks.metric import Metric, Score
 from saft.tasks.table_source import TableSource, data_files, distrusted
@@ -114,25 +115,17 @@ class TextToText:
 
 
 @dataclass(frozen=True)
-class BoundTextToText:
+class BoundTextToText(BoundToModel[TextToText]):
     """Text to text with one model; see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: what is answered, and how it is measured.
-        name: the task's name.
-        base: the model that was bound.
-        where: the place in front of every message.
-        device: where trunks are put.
         tokenizer: the model's.
         max_length: inputs are cut to this many tokens.
         start: the token by which the decoder begins.
     """
 
-    task: TextToText
-    name: str
-    base: ModelConfig
-    where: str
-    device: torch.device
+    trunk_kind = "an encoder-decoder that answers"
+    trunk_class = "AutoModelForSeq2SeqLM"
     tokenizer: Any
     max_length: int
     start: int
@@ -143,31 +136,13 @@ class BoundTextToText:
         return language_model.METRICS[self.task.metric_name]
 
     @property
-    def trunk_kind(self) -> str:
-        """What the model is loaded as."""
-        return "an encoder-decoder that answers"
-
-    @property
     def resolved(self) -> Mapping[str, Any]:
         """The length that the model decided."""
         return {"max_length": self.max_length}
 
-    def examples(self, limits: Limits) -> Splits:
-        """Read the table, draw the training examples, and tokenize what is used."""
-        rows = limited(self.task.rows(self.where), limits, self.task.data.split_seed)
-        return Splits(**{split: self._examples(part) for split, part in rows.items()})
-
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
-        """Load an encoder-decoder with its language head in float32, on the device."""
-        at, kind = ModelConfig(str(folder or self.base.path)), transformers.AutoModelForSeq2SeqLM
-        return load_trunk(at, self.name, kind).to(self.device)
-
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> LanguageModel:
         """Return the trunk as it is: it has its language head."""
         return LanguageModel(trunk)
-
-    def save_head(self, model: TaskModel, folder: Path) -> None:
-        """Do nothing: the language head is a part of the trunk."""
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Return the mean over the tokens of the encoder's last layer, [batch, width]."""
@@ -202,7 +177,7 @@ class BoundTextToText:
             "max_target_length": self.task.max_target_length,
         }
 
-    def _examples(self, rows: Sequence[TemplateRow]) -> Examples:
+    def _examples(self, rows: list[TemplateRow], training: bool) -> Examples:
         options = {"truncation": True, "max_length": self.max_length}
         texts = [row.texts["input"] for row in rows]
         given: list[list[int]] = self.tokenizer(texts, **options)["input_ids"] if texts else []

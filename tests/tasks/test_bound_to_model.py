@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from saft.model_config import ModelConfig
 from saft.tasks import Batch, Examples, Limits, TaskModel
@@ -70,6 +71,15 @@ def test_the_trunk_is_the_models_or_a_folders_and_no_head_is_written(
 
     task.save_head(Model(trunk, torch.nn.Linear(1, 1)), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["other"]
+
+
+def test_the_folder_says_what_class_gives_its_backbone_where_a_kind_does_not(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(**sizes)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path)
+    assert isinstance(bound(tiny_model).load_trunk(tmp_path), transformers.T5EncoderModel)
 
 
 def test_a_kind_must_say_what_its_examples_are() -> None:
