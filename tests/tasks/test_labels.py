@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from saft.errors import UserError
+from saft.tasks.labels import check_labels, divide_labelled, labelled_splits
+from saft.tasks.table_source import TableSource
+
+SOURCE = TableSource("csv", validation_fraction=0.25)
+
+
+def rows_of(labels: str, count: int = 8) -> list[tuple[int, str]]:
+    return [(number, labels[number % len(labels)]) for number in range(count)]
+
+
+def test_rows_with_other_labels_are_left_out_where_that_is_asked_for() -> None:
+    rows = {"train": rows_of("abx", 12), "test": rows_of("abx", 6)}
+    splits = labelled_splits(rows, SOURCE, ["a", "b"], drop_other_labels=True, where="tasks.t")
+    assert {split: len(part) for split, part in splits.items()} == {"train": 6, "validation": 2, "test": 4}
+    assert {label for part in splits.values() for _, label in part} == {"a", "b"}
+
+
+def test_they_are_refused_otherwise_with_both_cures() -> None:
+    with pytest.raises(
+        UserError, match=r"tasks\.t\.labels: 1 label.*'x'; add them, or set drop_other_labels"
+    ):
+        labelled_splits(
+            {"train": rows_of("abx")}, SOURCE, ["a", "b"], drop_other_labels=False, where="tasks.t"
+        )
+
+
+def test_of_many_other_labels_three_are_shown() -> None:
+    with pytest.raises(UserError, match=r"4 label\(s\).*: 'b', 'c', 'd' \.\.\.;"):
+        check_labels("abcde", ["a"], False, "t")
+
+
+def test_a_label_without_a_row_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no row has the label 'sprot'.*sport"):
+        check_labels(["sport", "world"], ["sprot", "world"], True, "t")
+
+
+@pytest.mark.parametrize(
+    ("rows", "split"),
+    [({"train": rows_of("a"), "test": []}, "test"), ({"train": [], "test": rows_of("a")}, "train")],
+)
+def test_an_empty_split_is_named(rows: dict[str, Any], split: str) -> None:
+    with pytest.raises(UserError, match=f"t.data: the {split} split is empty"):
+        divide_labelled(rows, SOURCE, "t")
