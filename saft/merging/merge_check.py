@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from saft import config as configs
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
@@ -23,13 +24,9 @@ from saft.merging.inputs.source import Source
 from saft.merging.merge_config import VOCABULARIES, DataConfig, MergeConfig, size_in_bytes
 from saft.merging.method import Method
 from saft.merging.methods import METHODS
-from saft.merging.outputs.adapter import Adapter
-from saft.merging.outputs.output import Output
-from saft.merging.outputs.parts import PartPerTask
+from saft.merging.outputs.output import OUTPUTS, Output
 from saft.merging.outputs.target_folder import check_room, check_target
-from saft.merging.outputs.task_interventions import WeightsAndInterventions
 from saft.merging.outputs.whole_model import Weights
-from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.varying import methods_by_tensor
 
@@ -37,12 +34,29 @@ __all__ = ["check", "output_of"]
 
 
 def output_of(config: MergeConfig, method: Method) -> Output:
-    """Return the form of the result: the one place that asks what comes out of a merge."""
-    if isinstance(method, PerTaskMethod):
-        return PartPerTask(method)
-    if config.interventions is not None:
-        return WeightsAndInterventions()
-    return Weights() if config.adapter_rank is None else Adapter(config.adapter_rank)
+    """Return the form of the result: the one place that asks what comes out of a merge.
+
+    Raises:
+        UserError: `output` names none, has a wrong option, or does not go with the other keys.
+    """
+    by_key = [form for _, kind in OUTPUTS.items() if (form := kind.asked_for(config, method)) is not None]
+    wanted = max(by_key, key=lambda form: form.precedence, default=None)
+    if config.output is None:
+        return wanted or Weights()
+    if wanted is not None:
+        name = next(name for name, kind in OUTPUTS.items() if isinstance(wanted, kind))
+        raise UserError(
+            f"output: another key of this merge asks for '{name}' already; leave one of the two out"
+        )
+    options = dict(config.output)
+    name = options.pop("name", None)
+    named = [name for name, kind in OUTPUTS.items() if kind.by_name]
+    if not isinstance(name, str):
+        raise UserError(f"output.name: is required, but missing; there is: {', '.join(named)}")
+    kind = OUTPUTS.get(name)
+    if not kind.by_name:
+        raise UserError(f"output.name: '{name}' is not asked for by name; there is: {', '.join(named)}")
+    return configs.parse(kind, options, "", "output")
 
 
 def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = False) -> Plan:
@@ -63,8 +77,10 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
     method = base = None
     with collecting(problems):
         method = _method(config)
-    output = output_of(config, method) if method else None
-    problems += _value_problems(config, method)
+    output = None
+    with collecting(problems):
+        output = output_of(config, method) if method else None
+    problems += _value_problems(config, method, output)
     if output:
         problems += output.conflicts(config)
     models: dict[str, Source] = {}
@@ -147,7 +163,7 @@ def _method(config: MergeConfig) -> Method:
         raise UserError(*(f"parameters of {config.method}: {text}" for text in error.problems)) from error
 
 
-def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]:
+def _value_problems(config: MergeConfig, method: Method | None, output: Output | None) -> Iterator[str]:
     words = {
         "dtype": (config.dtype, [None, *DTYPES]),
         "arithmetic": (config.arithmetic, ARITHMETIC),
@@ -165,7 +181,7 @@ def _value_problems(config: MergeConfig, method: Method | None) -> Iterator[str]
     if problem := _device_problem(config.device):
         yield problem
     if method:
-        reads = method.calibration or output_of(config, method).reads_examples
+        reads = method.calibration or (output is not None and output.reads_examples)
         if not reads and config.data != DataConfig():
             yield f"data: '{config.method}' reads no examples; leave `data` out"
         if method.calibration and config.varying:

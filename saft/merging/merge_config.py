@@ -130,6 +130,9 @@ class MergeConfig:
     adapter_rank: Count | None = None
     """Write the merged change of the base's matrices as a LoRA adapter of this rank instead of whole weights;
     null writes the weights."""
+    output: dict[str, Any] | None = None
+    """Form of the result by its name and options: {name: adapter, rank: 16}, or one of your own,
+    {name: "package.module:Name", ...}; null takes whole weights, or what the other keys ask for."""
     shard_size: int | str | None = None
     """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saft.config import Count
 from saft.errors import UserError, abbreviated
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
@@ -20,7 +21,8 @@ from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.merge_config import MergeConfig
-from saft.merging.outputs.output import Output, Written
+from saft.merging.method import Method
+from saft.merging.outputs.output import OUTPUTS, Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress, one_torch_thread
@@ -82,6 +84,7 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return up, down
 
 
+@OUTPUTS.register("adapter")
 @dataclass(frozen=True)
 class Adapter(Output):
     """The change λ · merged task vector as an adapter of the base, which peft loads.
@@ -92,8 +95,14 @@ class Adapter(Output):
         rank: of the factors, at least 1.
     """
 
-    rank: int
+    rank: Count
     is_model = False
+    precedence = 1
+
+    @classmethod
+    def asked_for(cls, config: MergeConfig, method: Method) -> Adapter | None:
+        """Return it where a merge file has `adapter_rank`."""
+        return None if config.adapter_rank is None else cls(config.adapter_rank)
 
     def conflicts(self, config: MergeConfig) -> Iterator[str]:
         """Yield what does not go with an adapter."""

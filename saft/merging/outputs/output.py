@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from saft.registry import Registry
+
 if TYPE_CHECKING:
     from saft.merging.merge_config import MergeConfig
+    from saft.merging.method import Method
     from saft.merging.plan import Plan, Progress
 
-__all__ = ["Output", "Written"]
+__all__ = ["OUTPUTS", "Output", "Written"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,24 @@ class Written:
 
 
 class Output(ABC):
-    """A form that the result of a merge can have; `output_of` says which one a merge file asks for."""
+    """A form that the result of a merge can have: a frozen dataclass in `OUTPUTS`, whose fields are options.
 
+    A merge file asks for it by `output: {name: NAME, ...}`, or in words of its own, which `asked_for` knows.
+    """
+
+    by_name: ClassVar[bool] = True
+    """Whether `output: {name: NAME}` asks for it, with its fields as options."""
+    precedence: ClassVar[int] = 0
+    """Of several that are asked for, the highest is taken; its `conflicts` tells what does not go with it."""
     is_model: ClassVar[bool] = True
     """Whether the folder is to be loaded as a model, and so needs the base's config and tokenizer."""
     reads_examples: ClassVar[bool] = False
     """Whether it reads examples of each task, whatever the method does."""
+
+    @classmethod
+    def asked_for(cls, config: MergeConfig, method: Method) -> Output | None:
+        """Return the output if a merge file asks for it other than by `output:`; else None."""
+        return None
 
     def conflicts(self, config: MergeConfig) -> Iterator[str]:
         """Yield what in a merge file does not go with this output, one message each."""
@@ -72,3 +87,6 @@ class Output(ABC):
         Raises:
             UserError: an input is not finite, or the result does not fit its dtype.
         """
+
+
+OUTPUTS: Registry[type[Output]] = Registry("output", "saft.merging.outputs")

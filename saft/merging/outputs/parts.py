@@ -17,7 +17,8 @@ from saft.files.checkpoint import BASE_WEIGHTS, PARTS
 from saft.files.tensorfile import Layout, TensorWriter
 from saft.merging.inputs.task_parts import SHARED, part_file
 from saft.merging.merge_config import MergeConfig
-from saft.merging.outputs.output import Output, Written
+from saft.merging.method import Method
+from saft.merging.outputs.output import OUTPUTS, Output, Written
 from saft.merging.outputs.target_folder import file_name_problems
 from saft.merging.per_task import PerTaskMethod, PerTaskParts
 from saft.merging.plan import Plan
@@ -27,6 +28,7 @@ from saft.merging.stream.reader import Progress, Reader, all_finite
 __all__ = ["PartPerTask"]
 
 
+@OUTPUTS.register("parts")
 @dataclass(frozen=True)
 class PartPerTask(Output):
     """What all tasks share, and a file for each task.
@@ -39,6 +41,13 @@ class PartPerTask(Output):
     """
 
     method: PerTaskMethod
+    by_name = False
+    precedence = 3
+
+    @classmethod
+    def asked_for(cls, config: MergeConfig, method: Method) -> PartPerTask | None:
+        """Return it where the method gives nothing else."""
+        return cls(method) if isinstance(method, PerTaskMethod) else None
 
     def conflicts(self, config: MergeConfig) -> Iterator[str]:
         """Yield what does not go with a part per task."""

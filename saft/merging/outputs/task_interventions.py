@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saft.merging.merge_config import MergeConfig
-from saft.merging.outputs.output import Written
+from saft.merging.method import Method
+from saft.merging.outputs.output import OUTPUTS, Written
 from saft.merging.outputs.target_folder import file_name_problems
 from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
@@ -16,6 +17,7 @@ from saft.merging.stream.reader import Progress
 __all__ = ["WeightsAndInterventions"]
 
 
+@OUTPUTS.register("interventions")
 @dataclass(frozen=True)
 class WeightsAndInterventions(Weights):
     """The merged model, which every reader takes, and parts/TASK.safetensors with the interventions.
@@ -24,7 +26,13 @@ class WeightsAndInterventions(Weights):
     `saft evaluate` attach them.
     """
 
+    precedence = 2  # not by name, as whole weights
     reads_examples = True
+
+    @classmethod
+    def asked_for(cls, config: MergeConfig, method: Method) -> WeightsAndInterventions | None:
+        """Return it where a merge file has `interventions`."""
+        return None if config.interventions is None else cls()
 
     def conflicts(self, config: MergeConfig) -> Iterator[str]:
         """Yield what does not go with interventions."""

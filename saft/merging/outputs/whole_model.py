@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from saft.files.weights_writer import WeightsWriter
-from saft.merging.outputs.output import Output, Written
+from saft.merging.outputs.output import OUTPUTS, Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress
@@ -21,6 +21,7 @@ __all__ = ["Weights"]
 _COPIED = 1 << 20  # elements that are copied from the base at a time
 
 
+@OUTPUTS.register("weights")
 @dataclass(frozen=True)
 class Weights(Output):
     """Base + λ · merged task vector, tensor by tensor, in one file or in shards.
@@ -31,6 +32,7 @@ class Weights(Output):
     """
 
     merged: Iterable[tuple[str, Tensor]] | None = None
+    by_name = False  # they are what comes out where nothing else is asked for
 
     def bytes(self, plan: Plan) -> int:
         """Return the bytes of all tensors."""
