@@ -9,7 +9,7 @@ from saft.experiment.session import Session
 from saft.experiment.stages import interference_name, merge_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
-from saft.report.cell import (
+from saft.report.cell_result import (
     BaseResult,
     CellResult,
     Chosen,

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from saft.interference.quantity import Measured, Quantity, numbers_of
 from saft.interference.retained import gain_kept, normalized
-from saft.report.cell import CellResult, MergeResult, Split
+from saft.report.cell_result import CellResult, MergeResult, Split
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.tasks.metric import Metric, Score

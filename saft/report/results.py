@@ -12,7 +12,7 @@ from typing import Any
 from saft import config as configs
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.cell import BaseResult, CellResult
+from saft.report.cell_result import BaseResult, CellResult
 from saft.tasks.metric import Metric
 
 __all__ = ["ArmFacts", "FORMAT", "Protocol", "Results", "TaskFacts", "from_json", "plain", "to_json"]

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from saft.report.arm_summary import ArmSummary, arm_summary
-from saft.report.cell import Split
+from saft.report.cell_result import Split
 from saft.report.comparison import Comparison, compare
 from saft.report.results import Results
 from saft.report.verdict import Finding, verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saft.report.cell import Split
+from saft.report.cell_result import Split
 from saft.report.comparison import Comparison, Difference
 from saft.report.over_seeds import signed
 from saft.tasks.metric import Metric

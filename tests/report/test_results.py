@@ -10,7 +10,7 @@ import pytest
 
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.cell import (
+from saft.report.cell_result import (
     BaseResult,
     CellResult,
     Chosen,
