@@ -16,7 +16,7 @@ from saft.report.cell_result import (
     ChosenPerTask,
     CurvePoint,
     ExpertResult,
-    MergeResult,
+    MergeFigures,
 )
 from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
 from saft.tasks import Score
@@ -82,11 +82,11 @@ class _Figures:
             passes=self.session.resolved.arms[cell.arm].passes,
         )
 
-    def _merge(self, cell: Cell, method: str) -> MergeResult:
+    def _merge(self, cell: Cell, method: str) -> MergeFigures:
         name = merge_name(self.session, cell, method)
         choice = self._read(f"{name}/validation")
         test = self._read(f"{name}/test") if self.tests else None
-        return MergeResult(
+        return MergeFigures(
             parameters=self.session.resolved.merges[method].parameters,
             curve=[CurvePoint(trial["candidate"], _scores(trial["validation"])) for trial in choice["curve"]],
             shared=Chosen(choice["shared"], test and _scores(test["shared"])),

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from saft.interference.quantity import Measured, Quantity, numbers_of
 from saft.interference.retained import gain_kept, normalized
-from saft.report.cell_result import CellResult, MergeResult, Split
+from saft.report.cell_result import CellResult, MergeFigures, Split
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.tasks.metric import Metric, Score
@@ -184,21 +184,21 @@ def _expert_scores(cell: CellResult, split: Split) -> dict[str, Score]:
     return {task: score for task, score in scores.items() if score is not None}
 
 
-def _shared_scores(merge: MergeResult, split: Split) -> dict[str, Score]:
+def _shared_scores(merge: MergeFigures, split: Split) -> dict[str, Score]:
     """Return the scores of a merged model; those of validation are read off the curve."""
     if split == "test":
         return merge.shared.test or {}
     return next(p.validation for p in merge.curve if p.coefficient == merge.shared.coefficient)
 
 
-def _per_task_scores(merge: MergeResult, split: Split) -> dict[str, Score]:
+def _per_task_scores(merge: MergeFigures, split: Split) -> dict[str, Score]:
     if split == "test":
         return merge.per_task.test or {}
     curve = {point.coefficient: point.validation for point in merge.curve}
     return {task: curve[chosen][task] for task, chosen in merge.per_task.coefficients.items()}
 
 
-def _curve(merges: Mapping[int, MergeResult], tasks: list[str]) -> dict[float, OverSeeds]:
+def _curve(merges: Mapping[int, MergeFigures], tasks: list[str]) -> dict[float, OverSeeds]:
     points: dict[float, dict[int, float | None]] = {}
     for seed, merge in merges.items():
         for point in merge.curve:

@@ -18,7 +18,7 @@ __all__ = [
     "ChosenPerTask",
     "CurvePoint",
     "ExpertResult",
-    "MergeResult",
+    "MergeFigures",
     "Split",
 ]
 
@@ -98,7 +98,7 @@ class ChosenPerTask:
 
 
 @dataclass(frozen=True)
-class MergeResult:
+class MergeFigures:
     """The experts of one cell merged by one method."""
 
     parameters: dict[str, Any]
@@ -123,7 +123,7 @@ class CellResult:
     arm: str
     seed: int
     experts: dict[str, ExpertResult]
-    merges: dict[str, MergeResult]
+    merges: dict[str, MergeFigures]
     measured: dict[str, _Measured] = field(default_factory=dict)
     seconds: float | None = None
 

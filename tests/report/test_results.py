@@ -17,7 +17,7 @@ from saft.report.cell_result import (
     ChosenPerTask,
     CurvePoint,
     ExpertResult,
-    MergeResult,
+    MergeFigures,
 )
 from saft.report.results import ArmFacts, Protocol, Results, TaskFacts, from_json, to_json
 from saft.tasks.metric import Metric, Score
@@ -43,7 +43,7 @@ RESULTS = Results(
             0,
             {"reviews": ExpertResult(Score(0.75, 0.2, 4), Score(0.8, None, 6), 10)},
             {
-                "average": MergeResult(
+                "average": MergeFigures(
                     {},
                     [CurvePoint(1.0, {"reviews": Score(0.5, 0.25, 4)})],
                     Chosen(1.0, {"reviews": Score(0.6, 0.1, 6)}),
