@@ -9,10 +9,10 @@ from saft.experiment.cells import Cell, find
 from saft.experiment.events import Tell
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
-from saft.experiment.stages.expert import expert_steps
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
+from saft.experiment.stages.train_expert import expert_steps
 
 __all__ = [
     "Step",

@@ -8,8 +8,8 @@ from typing import Any
 from saft.experiment.cells import Cell
 from saft.experiment.folder import team
 from saft.experiment.session import Session
-from saft.experiment.stages.expert import expert_folder
 from saft.experiment.stages.step import Step, as_plain
+from saft.experiment.stages.train_expert import expert_folder
 from saft.measure import weight_interference
 from saft.progress import Bar
 

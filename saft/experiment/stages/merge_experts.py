@@ -13,8 +13,8 @@ from saft.experiment.folder import team
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.selection import Grid, per_task, shared
 from saft.experiment.session import Session
-from saft.experiment.stages.expert import expert_folder
 from saft.experiment.stages.step import Step
+from saft.experiment.stages.train_expert import expert_folder
 from saft.merge import merge
 from saft.merging.merge_check import check
 from saft.merging.merge_config import DataConfig, MergeConfig
