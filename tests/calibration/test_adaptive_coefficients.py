@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from saft.calibration.adamerging import entropy
+from saft.calibration.adaptive_coefficients import entropy
 from saft.calibration.data import load_calibration_data
 from saft.merging.methods.adamerging import AdaMerging
 from saft.merging.methods.task_arithmetic import TaskArithmetic
