@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from saft.calibration.data import load_calibration_data
-from saft.calibration.regmean import rows_that_count
+from saft.calibration.input_gram import rows_that_count
 from saft.merging.merge_check import check
 from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.models import Conv1D
