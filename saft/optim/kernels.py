@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Block",
+    "TensorBlock",
     "ascend_",
     "bits",
     "blocks",
@@ -26,7 +26,7 @@ _CPU_BLOCK = 1 << 18
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Block(NamedTuple):
+class TensorBlock(NamedTuple):
     """Parallel lists of tensors on one device: w, what becomes w + epsilon, and room for temporaries."""
 
     weights: list[Tensor]
@@ -93,7 +93,7 @@ def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
     return torch.nan_to_num(numerator / denominator, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[Block]:
+def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[TensorBlock]:
     """Cut parallel lists into blocks: together they fit a CPU's cache; on other devices, all at once."""
     groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     pieces: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
@@ -107,25 +107,25 @@ def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[Blo
             group[1].append(buffer)
     for dtype, pairs_of_dtype in pieces.items():
         room = torch.empty(_CPU_BLOCK, dtype=dtype)
-        block, free = Block([], [], room), _CPU_BLOCK
+        block, free = TensorBlock([], [], room), _CPU_BLOCK
         for piece, part in pairs_of_dtype:
             if piece.numel() > free:
                 yield block
-                block, free = Block([], [], room), _CPU_BLOCK
+                block, free = TensorBlock([], [], room), _CPU_BLOCK
             block.weights.append(piece)
             block.buffers.append(part)
             free -= piece.numel()
         yield block
     for ws, bs in groups.values():
-        yield Block(ws, bs, None)
+        yield TensorBlock(ws, bs, None)
 
 
-def magnitudes(block: Block, eta: float) -> list[Tensor]:
+def magnitudes(block: TensorBlock, eta: float) -> list[Tensor]:
     r"""Return $|w| + \eta$ for every weight; without eta w itself, where only the square or the norm matters.
 
     Example:
         >>> w = torch.tensor([-1.0, 2.0])
-        >>> magnitudes(Block([w], [w], None), 0.5)
+        >>> magnitudes(TensorBlock([w], [w], None), 0.5)
         [tensor([1.5000, 2.5000])]
     """
     if eta == 0:

@@ -131,12 +131,14 @@ class AscentSlots:
         device = values[0].device
         return self._total(lambda group: torch.stack([values[i].to(device) for i in group]).sum())
 
-    def blocks(self) -> Iterator[kernels.Block]:
+    def blocks(self) -> Iterator[kernels.TensorBlock]:
         """Cut weights and buffers into blocks that several operations in a row are quick on."""
         return kernels.blocks(self.weights, self.buffers)
 
     def norm_by_blocks(
-        self, change: Callable[[kernels.Block], list[Tensor]], where: Callable[[Slot], bool] = lambda _: True
+        self,
+        change: Callable[[kernels.TensorBlock], list[Tensor]],
+        where: Callable[[Slot], bool] = lambda _: True,
     ) -> Tensor:
         """Change the buffers of some slots, block by block, and return a norm taken on the way.
 

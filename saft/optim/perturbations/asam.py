@@ -60,7 +60,7 @@ class ASAM(Perturbation):
     def displace(self, slots: AscentSlots, rho: float) -> Tensor:
         """Overwrite the gradients with w + epsilon; see `Perturbation.displace`."""
 
-        def rescale(block: kernels.Block) -> list[Tensor]:
+        def rescale(block: kernels.TensorBlock) -> list[Tensor]:
             t = kernels.magnitudes(block, self.eta)
             torch._foreach_mul_(block.buffers, t)
             norms = torch._foreach_norm(block.buffers)
