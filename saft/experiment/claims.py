@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from saft.files.staging import write_text
 
-__all__ = ["Claim", "Claims", "Witness"]
+__all__ = ["Claim", "ClaimFolder", "Witness"]
 
 State = Literal["at work", "finished", "failed", "released"]
 
@@ -68,7 +68,7 @@ class Claim:
         return _mine(Claim(self.cell, self.number + 1, state, deaths=deaths, problems=tuple(problems)))
 
 
-class Claims:
+class ClaimFolder:
     """The claims in the folder of an experiment.
 
     Args:

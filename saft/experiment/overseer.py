@@ -9,7 +9,7 @@ from typing import Protocol
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
-from saft.experiment.claims import Claim, Claims, Witness
+from saft.experiment.claims import Claim, ClaimFolder, Witness
 from saft.experiment.events import Event, Tell
 from saft.experiment.left_behind import clear_after
 from saft.experiment.session import Session
@@ -92,7 +92,7 @@ class _Watch:
         self._session = session
         self._tell = tell
         self._witness = Witness()
-        self._claims = Claims(session.folder.path)
+        self._claims = ClaimFolder(session.folder.path)
         self._steps: dict[str, list[Step]] = {
             str(cell): [step for step in cell_steps(session, cell) if not step.is_done(session.folder)]
             for cell in cells

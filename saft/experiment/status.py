@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saft.errors import UserError
-from saft.experiment.claims import Claim, Claims, Witness
+from saft.experiment.claims import Claim, ClaimFolder, Witness
 from saft.experiment.folder import ExperimentFolder
 from saft.files.lock import holder
 
@@ -67,7 +67,7 @@ def status(folder: str | Path) -> RunStatus:
     steps = place.read_steps()
     if steps is None:
         raise UserError(f"{folder}: holds no experiment that `saft run` has begun; name its `out`")
-    claims = Claims(place.path)
+    claims = ClaimFolder(place.path)
     latest, witness = claims.latest(), Witness()
     done, at_work, failed, missing = [], {}, {}, {}
     for cell, names in steps.items():

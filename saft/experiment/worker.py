@@ -17,7 +17,7 @@ import torch
 
 from saft.errors import UserError
 from saft.experiment.cells import find
-from saft.experiment.claims import Claim, Claims, State
+from saft.experiment.claims import Claim, ClaimFolder, State
 from saft.experiment.events import Event
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell
@@ -40,7 +40,7 @@ def work(folder: str | Path, threads: int | None = None, every: float = 10.0) ->
     if threads is not None:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # of the tokenizers
         torch.set_num_threads(threads)
-    claims, session = Claims(Path(folder)), None
+    claims, session = ClaimFolder(Path(folder)), None
     with _ended_by_signal():
         while (claim := claims.take()) is not None:
             with Holding(claims, claim, every) as holding:
@@ -80,7 +80,7 @@ class Holding:
     """
 
     def __init__(
-        self, claims: Claims, claim: Claim, every: float, overtaken: Callable[[], None] | None = None
+        self, claims: ClaimFolder, claim: Claim, every: float, overtaken: Callable[[], None] | None = None
     ) -> None:
         self._claims = claims
         self._claim = claim

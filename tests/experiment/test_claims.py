@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from saft.experiment.claims import Claim, Claims, Witness
+from saft.experiment.claims import Claim, ClaimFolder, Witness
 
 CELLS = [f"all/sam/seed{seed}" for seed in range(250)]
 
 
 def take_all(folder: Path, taken: Any) -> None:
-    claims = Claims(folder)
+    claims = ClaimFolder(folder)
     while (claim := claims.take()) is not None:
         claims.update(dataclasses.replace(claim, state="finished"))
         taken.put((claim.cell, os.getpid()))
@@ -32,7 +32,7 @@ def test_four_processes_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Pa
     context = multiprocessing.get_context("fork")
     for experiment in range(4):
         folder, taken = tmp_path / str(experiment), context.Queue()
-        Claims(folder).offer(CELLS)
+        ClaimFolder(folder).offer(CELLS)
         workers = [context.Process(target=take_all, args=(folder, taken)) for _ in range(4)]
         for worker in workers:
             worker.start()
@@ -44,11 +44,11 @@ def test_four_processes_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Pa
         for worker in workers:
             worker.join()
         assert Counter(cell for cell, _ in found) == Counter(CELLS)
-        assert {claim.state for claim in Claims(folder).latest().values()} == {"finished"}
+        assert {claim.state for claim in ClaimFolder(folder).latest().values()} == {"finished"}
 
 
 def test_cells_are_claimed_in_the_order_in_which_they_are_offered(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    claims = ClaimFolder(tmp_path)
     assert claims.take() is None
     claims.offer(["b/x/seed0", "a/y/seed1"])
     first, second = claims.take(), claims.take()
@@ -56,11 +56,11 @@ def test_cells_are_claimed_in_the_order_in_which_they_are_offered(tmp_path: Path
     assert second is not None
     assert [first.cell, second.cell, claims.take()] == ["b/x/seed0", "a/y/seed1", None]
     assert first.process == os.getpid()
-    assert Claims(tmp_path).latest() == {"b/x/seed0": first, "a/y/seed1": second}
+    assert ClaimFolder(tmp_path).latest() == {"b/x/seed0": first, "a/y/seed1": second}
 
 
 def test_a_released_cell_is_claimed_anew_and_the_first_claimant_can_tell(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    claims = ClaimFolder(tmp_path)
     claims.offer(["a"])
     first = claims.take()
     assert first is not None
@@ -75,7 +75,7 @@ def test_a_released_cell_is_claimed_anew_and_the_first_claimant_can_tell(tmp_pat
 
 
 def test_a_claim_that_is_being_written_is_taken_for_one_at_work(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    claims = ClaimFolder(tmp_path)
     claims.offer(["a"])
     (tmp_path / "claims" / "a.1.json").write_text("")
     assert claims.latest() == {"a": Claim("a", 1)}
@@ -83,11 +83,11 @@ def test_a_claim_that_is_being_written_is_taken_for_one_at_work(tmp_path: Path) 
 
 
 def test_a_process_of_this_machine_is_dead_once_it_has_ended(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    claims = ClaimFolder(tmp_path)
     claims.offer(["a", "b"])
     code = (
-        "import sys; from pathlib import Path; from saft.experiment.claims import Claims;"
-        "Claims(Path(sys.argv[1])).take()"
+        "import sys; from pathlib import Path; from saft.experiment.claims import ClaimFolder;"
+        "ClaimFolder(Path(sys.argv[1])).take()"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     mine = claims.take()

@@ -12,7 +12,7 @@ import pytest
 
 from saft.errors import UserError
 from saft.experiment import worker
-from saft.experiment.claims import Claims
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Event
 from saft.experiment.overseer import DEATHS, oversee
 from saft.experiment.session import Session, open_session
@@ -66,7 +66,7 @@ def test_events_add_up_to_what_was_missing(begun: Session) -> None:
 
 
 def test_a_cell_over_which_workers_die_is_given_up(begun: Session) -> None:
-    claims = Claims(begun.folder.path)
+    claims = ClaimFolder(begun.folder.path)
 
     def die() -> None:
         claim = claims.take()

@@ -12,7 +12,7 @@ import pytest
 from saft.cli import main
 from saft.errors import UserError
 from saft.experiment import status as module
-from saft.experiment.claims import Claims
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.status import status
 
@@ -25,7 +25,7 @@ def begun(tmp_path: Path) -> Path:
     folder.write_steps({cell: [f"{cell}/a", f"{cell}/b"] for cell in cells})
     for name in (f"{cells[0]}/a", f"{cells[0]}/b", f"{cells[3]}/a"):
         folder.remembered(name, {}, lambda: 1)
-    claims = Claims(folder.path)
+    claims = ClaimFolder(folder.path)
     claims.offer(cells)
     for cell, state in zip(cells, ("finished", "at work", "failed"), strict=False):
         claim = claims.take()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from saft.errors import UserError
-from saft.experiment.claims import Claims
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.executors import local
 from saft.run import run
 
@@ -23,7 +23,7 @@ def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
     running = local.Processes.running
 
     def kill_one(self: local.Processes) -> int:
-        for claim in Claims(folder).latest().values() if not killed else ():
+        for claim in ClaimFolder(folder).latest().values() if not killed else ():
             if claim.state == "at work" and "/slow/" in claim.cell and claim.done > 0:
                 os.kill(claim.process, signal.SIGKILL)
                 killed.append(claim)
@@ -68,7 +68,7 @@ def test_an_interrupt_ends_the_workers_and_the_run_goes_on(
 
     def interrupt(self: local.Processes) -> int:
         crews.append(self)
-        if any(claim.done > 0 for claim in Claims(folder).latest().values()):
+        if any(claim.done > 0 for claim in ClaimFolder(folder).latest().values()):
             raise KeyboardInterrupt
         return running(self)
 
@@ -77,7 +77,7 @@ def test_an_interrupt_ends_the_workers_and_the_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run(load(folder, executor="local"))
     assert all(worker.exitcode == 0 for worker in crews[-1].workers)
-    assert {claim.state for claim in Claims(folder).latest().values()} <= {"released", "finished"}
+    assert {claim.state for claim in ClaimFolder(folder).latest().values()} <= {"released", "finished"}
     run(load(folder))  # whoever goes on
     assert figures(folder) == figures(serial)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from saft.errors import UserError
-from saft.experiment.claims import Claims
+from saft.experiment.claims import ClaimFolder
 from saft.run import run
 
 pytest.importorskip("submitit")
@@ -27,7 +27,7 @@ def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
     running = module._Jobs.running
 
     def kill_one(self: module._Jobs) -> int:
-        for claim in Claims(folder).latest().values() if not killed else ():
+        for claim in ClaimFolder(folder).latest().values() if not killed else ():
             if claim.state == "at work" and claim.machine:
                 os.kill(claim.process, signal.SIGKILL)
                 killed.append(claim)
