@@ -88,3 +88,47 @@ def test_no_file_holds_two_nouns() -> None:
         if (n := len(file.read_text("utf-8").splitlines())) > 350
     }
     assert not long
+
+
+# Files whose names are equal but for a final s, and why that is right.
+ALIKE_FILES = {
+    "file": "files is a room; mergekit/file.py reads mergekit's file",
+    "method": "merging/method.py is what each file of methods/ is one of",
+    "output": "outputs/output.py is what each file of outputs/ is one of",
+    "parametrization": "parametrization.py is what each file of parametrizations/ is one of",
+    "sam": "perturbations/sam.py is the perturbation that users call sam; optim/sam.py is the optimizer SAM",
+    "task": "tasks/task.py is what each kind of task is one of",
+}
+ALIKE_CLASSES = {
+    "SharpnessAware": "public: one for each library that SAM is integrated with, and nobody uses two",
+}
+
+
+def alike(names: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the names that are equal but for a final s, each with the places where they are."""
+    places: dict[str, list[str]] = {}
+    for name, place in names:
+        places.setdefault(name.removesuffix("s"), []).append(place)
+    return {name: where for name, where in places.items() if len(where) > 1}
+
+
+def file_names() -> Iterator[tuple[str, str]]:
+    for file in FILES:
+        named = file.parent if file.name == "__init__.py" else file
+        yield named.stem, str(named.relative_to(SAFT))
+
+
+def class_names() -> Iterator[tuple[str, str]]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                yield node.name, f"{file.relative_to(SAFT)}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed"), [(file_names, ALIKE_FILES), (class_names, ALIKE_CLASSES)], ids=["files", "classes"]
+)
+def test_no_two_names_differ_by_an_s_or_by_their_folder(names, allowed) -> None:
+    found, expected = alike(names()), {name.removesuffix("s") for name in allowed}
+    assert not {name: where for name, where in found.items() if name not in expected}
+    assert not expected - set(found), "a reason without a pair: take it out"
