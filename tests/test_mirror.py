@@ -37,7 +37,7 @@ FROM_ABOVE = {
     "experiment/session.py": "experiment/test_stages.py",
     "experiment/stages/__init__.py": "experiment/test_stages.py",
     "experiment/stages/base_model.py": "experiment/test_stages.py",
-    "experiment/stages/expert.py": "experiment/test_stages.py",
+    "experiment/stages/train_expert.py": "experiment/test_stages.py",
     "experiment/stages/measure_weights.py": "experiment/test_stages.py",
     "experiment/stages/merge_experts.py": "experiment/test_stages.py",
     "experiment/stages/step.py": "experiment/test_stages.py",
@@ -56,10 +56,9 @@ FROM_ABOVE = {
     "merging/mergekit/keys.py": "merging/mergekit/test_file.py",
     "merging/mergekit/method_table.py": "merging/mergekit/test_file.py",
     "merging/methods/__init__.py": "contracts/test_merge_methods.py",
-    "merging/methods/adamerging.py": "calibration/test_adamerging.py",
+    "merging/methods/adamerging.py": "calibration/test_adaptive_coefficients.py",
     "merging/methods/average.py": "merging/test_golden.py",
     "merging/methods/task_arithmetic.py": "merging/test_golden.py",
-    "merging/outputs/output.py": "merging/outputs/test_adapter.py",
     "merging/outputs/record.py": "test_merge.py",
     "merging/outputs/task_interventions.py": "calibration/test_intervmerge.py",
     "merging/outputs/whole_model.py": "merging/stream/test_engine.py",
@@ -86,7 +85,7 @@ FROM_ABOVE = {
     "parametrizations/parametrization.py": "contracts/test_parametrizations.py",
     "penalties/penalty.py": "contracts/test_penalties.py",
     "penalties/unlabelled.py": "penalties/test_drift.py",
-    "report/cell.py": "report/test_results.py",
+    "report/cell_result.py": "report/test_results.py",
     "summarize_config.py": "test_summarize.py",
     "tasks/__init__.py": "tasks/test_text_classification.py",
     "tasks/causal_batch.py": "tasks/test_language_modeling.py",
@@ -235,7 +234,7 @@ def test_what_is_tested_from_above_is(file: str, test: str) -> None:
 
 @pytest.mark.parametrize(
     ("test", "file"),
-    [("tasks/test_labels.py", "optim/perturbations/gsam.py"), ("optim/test_sam.py", "report/cell.py")],
+    [("tasks/test_labels.py", "optim/perturbations/gsam.py"), ("optim/test_sam.py", "report/cell_result.py")],
 )
 def test_a_test_of_something_else_is_noticed(test: str, file: str) -> None:
     assert not reaches(ROOT / "tests" / test, ROOT / "saft" / file)
