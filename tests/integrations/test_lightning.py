@@ -713,8 +713,14 @@ def test_importing_the_package_imports_no_framework() -> None:
 def test_finders_that_take_the_callback_away_are_refused(finder: str, tmp_path: Path) -> None:
     from lightning.pytorch import callbacks
 
-    module = Classifier()
+    class Sized(Classifier):
+        batch_size = 4  # what the finders ask of a module
+
+        def train_dataloader(self) -> Loader:
+            return Loader(batches_of(1))
+
+    module = Sized()
     trainer = trainer_of(SharpnessAware(), getattr(callbacks, finder)())
     with pytest.raises(UserError, match=rf"{finder} takes all other callbacks away"):
-        trainer.fit(module, Loader(batches_of(1)))
+        trainer.fit(module)
     assert module.passes == []

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 )
 def test_every_method_can_be_tried(save, name):
     kind = METHODS.get(name)
-    folders = [save(f"{at}", {"w": torch.randn(6, 5), "b": torch.randn(4)}) for at in range(3)]
+    folders = [save(f"{at}", {"a.weight": torch.randn(6, 5), "a.bias": torch.randn(6)}) for at in range(3)]
     models = [*folders[1:]][: int(min(2, kind.max_models))]
     plan = check(MergeConfig(name, folders[0], models))
     threads = torch.get_num_threads()
