@@ -30,7 +30,7 @@ import json, sys, tempfile, threading, time
 import torch
 from saft.merging.merge_config import MergeConfig
 from saft.merging.merge_check import check
-from saft.merging.outputs.record import write
+from saft.merging.outputs.record import write_merge
 
 def private():
     lines = open("/proc/self/status").read().splitlines()
@@ -50,7 +50,7 @@ for line in sys.stdin:
     sampler = threading.Thread(target=sample)
     sampler.start()
     with tempfile.TemporaryDirectory() as folder:
-        write(plan, folder + "/out")
+        write_merge(plan, folder + "/out")
     done = True
     sampler.join()
     print(json.dumps([peak, plan.memory]), flush=True)
