@@ -27,7 +27,7 @@ def show(renderable: RenderableType) -> None:
     for table in _tables(renderable):
         for column in table.columns:
             column.overflow = "fold"
-            if column.justify == "right":
+            if column.justify == "right" and column.width is None:  # a width that is set fits already
                 column.no_wrap = True
                 cells = [column.header, *column.cells]
                 column.min_width = max(Measurement.get(console, everything, cell).maximum for cell in cells)

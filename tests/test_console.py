@@ -4,8 +4,10 @@ import pytest
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from saft.console import show
+from saft.report.columns import Column, stacked
 
 NAMES = ["v[/2]", "v[red]", ":smile:", "a/very/long/path/" * 5 + "end"]
 
@@ -40,3 +42,14 @@ def test_a_pipe_gets_a_line_of_its_own_for_each_row(
     monkeypatch.delenv("COLUMNS", raising=False)
     show("x" * 100 + " y")
     assert capsys.readouterr().out == "x" * 100 + " y\n"
+
+
+def test_headings_of_packed_columns_are_folded_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["sign conflict by chance", "sign conflict weighted trimmed", "largest eigenvalue of the Hessian"]
+    columns = [Column(name, {"adamw": Text("12.5"), "sam": Text("11.0")}) for name in names * 2]
+    for table in stacked("Measured", "arm", ["adamw", "sam"], columns):
+        show(table)
+    printed = capsys.readouterr().out.split()
+    for name in names:
+        for word in name.split():
+            assert word in printed
