@@ -53,7 +53,9 @@ def output_of(config: MergeConfig, method: Method) -> Output:
     named = [name for name, kind in OUTPUTS.items() if kind.by_name]
     if not isinstance(name, str):
         raise UserError(f"output.name: is required, but missing; there is: {', '.join(named)}")
-    kind = OUTPUTS.get(name)
+    kind: object = OUTPUTS.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Output)):
+        raise UserError(f"output.name: '{name}' is not an output, but {kind!r}")
     if not kind.by_name:
         raise UserError(f"output.name: '{name}' is not asked for by name; there is: {', '.join(named)}")
     return configs.parse(kind, options, "", "output")

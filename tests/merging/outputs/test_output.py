@@ -59,6 +59,7 @@ def test_an_output_of_ones_own_is_one_class(checkpoints: Any, tmp_path: Path) ->
         ({"name": "sums"}, "output.digits: is required, but missing"),
         ({"name": "sums", "digit": 3}, "output.digit: unknown key; did you mean 'digits'"),
         ({"name": "parts"}, "output.name: 'parts' is not asked for by name"),
+        ({"name": "saft.model_config:ModelConfig"}, "is not an output, but <class"),
         ({"name": "adapter", "rank": 0}, "output.rank: must be at least 1, but is 0"),
     ],
 )
