@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries below are imported
+# Read when the libraries below are imported, here and in the commands that tests start: a CPU gives other bits
+# with another number of threads, small tensors are slower on two, and two test processes would fight over them.
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import torch
 import transformers
@@ -24,12 +26,6 @@ COLOURS = {
 }
 SIZES = {"big": ["whale", "tower", "hill"], "small": ["ant", "crumb", "dot"]}
 FILLER = ["the", "a", "of", "and", "thing", "is", "very", "near"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _single_thread() -> None:
-    """Small tensors are slower on two threads, and two test processes would fight over them."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
