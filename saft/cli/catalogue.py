@@ -17,6 +17,7 @@ from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
 from saft.registry import Registry
 from saft.tasks import TASKS
+from saft.training.optimizer import OWNED_BY_TRAINING, optimizer_class, torch_optimizers
 from saft.trajectory import AVERAGINGS
 
 __all__ = ["arms", "kinds", "tasks"]
@@ -47,14 +48,21 @@ def arms(name: str | None = None) -> RenderableType:
         ]
         return Group(
             *tables,
+            Text("optimizer:", "bold"),
+            _optimizers(),
+            "",
             "saft arms NAME gives its options and source. In a config: training: {perturbation: {name:"
-            " NAME}}, or penalty, parametrization, averaging, with the options beside the name; an arm with"
-            " none of them is plain AdamW on all weights.",
+            " NAME}}, or penalty, parametrization, averaging, optimizer, with the options beside the name; an"
+            " arm with none of them is plain AdamW on all weights. An optimizer is any module:Class of"
+            " torch's form.",
         )
+    if ":" in name:
+        return Text("\n".join(_optimizer_in_full(name)))
     for parts in ARMS.values():
         if name in parts.names():
             return Text("\n".join(_in_full(parts, name)))
     known = [known for parts in ARMS.values() for known in parts.names()]
+    known += [f"torch.optim:{known}" for known in torch_optimizers()]
     raise UserError(f"arms: nothing is called '{name}'{did_you_mean(name, known)}")
 
 
@@ -74,6 +82,24 @@ def _table(registry: Registry[Any]) -> Table:
     for name, kind in registry.items():
         table.add_row(name, Text(_summary(kind)))
     return table
+
+
+def _optimizers() -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, kind in torch_optimizers().items():
+        table.add_row(f"torch.optim:{name}", Text(_summary(kind)))
+    return table
+
+
+def _optimizer_in_full(name: str) -> Iterator[str]:
+    kind = optimizer_class(name)
+    yield f"{name}: {_summary(kind)}\n\nKeys:"
+    for parameter in list(inspect.signature(kind).parameters.values())[1:]:
+        ours = OWNED_BY_TRAINING.get(parameter.name)
+        if ours is not None:
+            yield f"  {parameter.name}: is training.{ours}"
+        elif parameter.default is not inspect.Parameter.empty:
+            yield f"  {parameter.name}: {parameter.default}"
 
 
 def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:

@@ -111,7 +111,7 @@ VERBS = {
         words="[NAME]",
     ),
     "arms": Verb(
-        "what can be trained with: perturbations, penalties and averages, their options and sources",
+        "what can be trained with: optimizers, perturbations, penalties and averages, options and sources",
         "saft.cli.catalogue:arms",
         words="[NAME]",
     ),

@@ -160,7 +160,7 @@ def _arm(session: Session, name: str) -> ArmFacts:
         extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
         | {
             key: _words(part)
-            for key in ("penalty", "parametrization", "averaging")
+            for key in ("optimizer", "penalty", "parametrization", "averaging")
             if (part := getattr(options, key))
         },
     )

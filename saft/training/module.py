@@ -18,6 +18,7 @@ from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
 from saft.training.layer_decay import layer_factors
+from saft.training.optimizer import averages_by_itself, make_optimizer
 from saft.training.options import TrainingOptions
 
 __all__ = ["TaskModule"]
@@ -119,7 +120,7 @@ class TaskModule(L.LightningModule):
             self.bound_penalty = self.penalty.bind(self.model.trunk, setting)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and its schedule, untouched by the ascent, which is over before the optimizer steps."""
+        """The optimizer and its schedule, untouched by the ascent, which is over before a step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1]},
@@ -127,12 +128,9 @@ class TaskModule(L.LightningModule):
         ]
         if self.options.layer_decay < 1:
             groups = self._by_layer(groups)
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=self.options.learning_rate,
-            betas=self.options.betas,
-            weight_decay=self.options.weight_decay,
-            fused=True,
+        options = self.options
+        optimizer = make_optimizer(
+            groups, options.learning_rate, options.weight_decay, options.betas, options.optimizer
         )
         if self.options.perturbation is not None:
             perturbation = make_perturbation(**self.options.perturbation)
@@ -165,8 +163,15 @@ class TaskModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Take up what an interrupted run's perturbation remembered."""
+        for optimizer in filter(averages_by_itself, self.trainer.optimizers):
+            optimizer.train()  # type: ignore[attr-defined]
         if self.ascent is not None and self._ascent_state is not None:
             self.ascent.load_state_dict(self._ascent_state)
+
+    def on_train_end(self) -> None:
+        """Leave the weights that are meant for evaluation."""
+        for optimizer in filter(averages_by_itself, self.trainer.optimizers):
+            optimizer.eval()  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """One batch per step left, in an order fixed by the seed; each device takes its share of a batch."""

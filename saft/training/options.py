@@ -38,7 +38,10 @@ OWNED_BY_SAFT = {
     "use_distributed_sampler": "",
 }
 
+BETAS = (0.9, 0.999)
+
 _EXAMPLES = {
+    "optimizer": '{name: "torch.optim:SGD", momentum: 0.9}',
     "perturbation": "{name: sam, rho: 0.05}",
     "penalty": "{name: drift, strength: 2}",
     "parametrization": "{name: attention}",
@@ -60,12 +63,12 @@ class TrainingOptions:
     micro_batch_size: Count | None = None
     """Examples per forward pass; null takes the batch at once. Both passes see the whole batch either way."""
     learning_rate: NonNegative = 1e-5
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     layer_decay: Fraction = 1.0
     """Factor on the learning rate from each layer to the one before it, in (0, 1]; 1 has one rate for all."""
     weight_decay: NonNegative = 0.01
-    """Decoupled weight decay of AdamW; on matrices only, not on biases and norms."""
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """Weight decay, decoupled in AdamW; on matrices only, not on biases and norms."""
+    betas: tuple[Momentum, Momentum] = BETAS
     """Decay rates of AdamW's moments, in [0, 1)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """The learning rate after the warm-up: constant, or falling to 0 at the last step."""
@@ -73,8 +76,10 @@ class TrainingOptions:
     """Steps over which the learning rate rises from 0."""
     gradient_clip: Positive | None = 1.0
     """Largest norm of the descent gradient; null does not clip. The ascent gradient is never clipped."""
+    optimizer: dict[str, Any] | None = None
+    """Who takes the steps: {name: "module:Class"} and keywords of that class; null is AdamW."""
     perturbation: dict[str, Any] | None = None
-    """The ascent step, for example {name: sam, rho: 0.05}; null is plain AdamW."""
+    """The ascent step, for example {name: sam, rho: 0.05}; null has none."""
     penalty: dict[str, Any] | None = None
     """What is added to the loss, for example {name: drift, strength: 2, every: 8}; null adds nothing."""
     parametrization: dict[str, Any] | None = None
@@ -91,6 +96,8 @@ class TrainingOptions:
             options = getattr(self, key)
             if options is not None and "name" not in options:
                 raise ValueError(f"{key}: `name` is missing; write {example}")
+        if self.optimizer is not None and self.betas != BETAS:
+            raise ValueError("betas: are AdamW's; write them below `optimizer`, if it has any")
 
     def late_check(self) -> None:
         """Check what only the files of perturbations, penalties and the like know: their options.
@@ -101,9 +108,18 @@ class TrainingOptions:
         from saft.optim import make_perturbation
         from saft.parametrizations import parametrization
         from saft.penalties import penalty
+        from saft.training.optimizer import averages_by_itself, try_optimizer
         from saft.trajectory import averaging
 
+        def optimizer(**options: Any) -> None:
+            made = try_optimizer(self.weight_decay, self.betas, options)
+            if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
+                raise UserError(
+                    f"{options['name']} averages the weights by itself; leave out averaging and select_steps"
+                )
+
         for key, build in (
+            ("optimizer", optimizer),
             ("perturbation", make_perturbation),
             ("penalty", penalty),
             ("parametrization", parametrization),

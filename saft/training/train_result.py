@@ -165,7 +165,7 @@ def inputs(task: Task, config: TrainConfig) -> dict[str, dict[str, str]]:
 
 
 def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
-    """Return what a fine-tuning has beside AdamW, in words -> its options."""
+    """Return what a fine-tuning has beside its optimizer, in words -> its options."""
     parts = {
         "the ascent step": options.perturbation,
         "the penalty": options.penalty,
@@ -177,7 +177,11 @@ def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
 
 def _described(options: TrainingOptions) -> str:
     parts = [f"{words} {mapping}" for words, mapping in _parts(options).items()]
-    return "AdamW" + (f" with {', '.join(parts)}" if parts else "")
+    optimizer = "AdamW"
+    if options.optimizer is not None:
+        own = ", ".join(f"{key} {value}" for key, value in options.optimizer.items() if key != "name")
+        optimizer = str(options.optimizer["name"]) + (f" ({own})" if own else "")
+    return optimizer + (f" with {', '.join(parts)}" if parts else "")
 
 
 def _weights_told(folder: Path, config: TrainConfig) -> str:

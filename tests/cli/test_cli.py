@@ -123,6 +123,7 @@ def test_tasks_and_arms(capsys: pytest.CaptureFixture[str]) -> None:
         ("arms", "friendly_sam", "rho"),
         ("arms", "kfac_drift", "summaries"),
         ("arms", "tail", "share_of_steps"),
+        ("arms", "torch.optim:Adagrad", "lr_decay"),
     ):
         assert main([verb]) == 0
         assert name in capsys.readouterr().out

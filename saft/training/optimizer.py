@@ -1,0 +1,159 @@
+"""The optimizer that takes the steps: AdamW, or any class of torch's form, named by the user."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from saft.errors import UserError, as_user_error, did_you_mean
+
+__all__ = [
+    "OWNED_BY_TRAINING",
+    "averages_by_itself",
+    "make_optimizer",
+    "optimizer_class",
+    "torch_optimizers",
+    "try_optimizer",
+]
+
+OWNED_BY_TRAINING = {"lr": "learning_rate", "weight_decay": "weight_decay"}  # its key -> that of `training`
+
+
+def make_optimizer(
+    groups: Iterable[Mapping[str, Any]],
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    options: Mapping[str, Any] | None = None,
+) -> Optimizer:
+    """Return the optimizer of a training.
+
+    Args:
+        groups: parameter groups; each may have a learning rate and a weight decay of its own.
+        learning_rate: peak, at least 0.
+        weight_decay: at least 0; what it means is the optimizer's: decoupled (AdamW), part of the gradient
+            (SGD, Adam).
+        betas: of AdamW's moments; another optimizer has its own among its options.
+        options: `name`, `module:Class`, and keywords of that class; None is AdamW, fused.
+
+    Raises:
+        UserError: there is no such optimizer, or it does not take these options.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> options = {"name": "torch.optim:SGD", "momentum": 0.9}
+        >>> made = make_optimizer([{"params": layer.parameters()}], 0.1, 0.0, (0.9, 0.999), options)
+        >>> type(made).__name__, made.defaults["lr"], made.defaults["momentum"]
+        ('SGD', 0.1, 0.9)
+    """
+    if options is None:
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+    kind, name = optimizer_class(str(options["name"])), options["name"]
+    own = {key: value for key, value in options.items() if key != "name"}
+    for key, ours in OWNED_BY_TRAINING.items():
+        if key in own:
+            raise UserError(f"optimizer: {key}: is set by saft; use training.{ours}")
+    known = inspect.signature(kind).parameters
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+        names = list(known)[1:]
+        for key in own:
+            if key not in names:
+                raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, names)}")
+        if "lr" not in names:
+            raise UserError(f"optimizer: {name} takes no learning rate (lr), which saft's schedules change")
+        if "weight_decay" not in names:
+            if weight_decay:
+                raise UserError(
+                    f"optimizer: {name} has no weight decay; write weight_decay: 0 beside `optimizer`"
+                )
+            groups = [{k: v for k, v in group.items() if k != "weight_decay"} for group in groups]
+        else:
+            own["weight_decay"] = weight_decay
+    with as_user_error(f"optimizer: {name} cannot be made of these options"):
+        return kind(groups, lr=learning_rate, **own)  # type: ignore[arg-type]
+
+
+def try_optimizer(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> Optimizer:
+    """Take a step of one small matrix, so that what does not fit is known before a model is loaded.
+
+    Args:
+        weight_decay, betas, options: as for `make_optimizer`.
+
+    Returns:
+        The optimizer, which has taken the step.
+
+    Raises:
+        UserError: there is no such optimizer, it does not take these options, or it cannot take a step along
+            a dense gradient without a closure.
+
+    Example:
+        >>> _ = try_optimizer(0.0, (0.9, 0.999), {"name": "torch.optim:LBFGS"})
+        Traceback (most recent call last):
+        saft.errors.UserError: optimizer: torch.optim:LBFGS cannot take a step: TypeError: ...
+    """
+    matrix = nn.Parameter(torch.ones(2, 2))
+    matrix.grad = torch.ones(2, 2)
+    made = make_optimizer([{"params": [matrix]}], 0.1, weight_decay, betas, options)
+    with as_user_error(f"optimizer: {options['name']} cannot take a step"):
+        if averages_by_itself(made):
+            made.train()  # type: ignore[attr-defined]
+        made.step()
+    return made
+
+
+def averages_by_itself(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer has other weights for evaluation than for training, as schedule-free ones.
+
+    It switches by its methods `train` and `eval`.
+    """
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """Return the class called `module:Class`.
+
+    Raises:
+        UserError: there is no such class, or it is not an optimizer of torch's form.
+
+    Example:
+        >>> optimizer_class("SGD")
+        Traceback (most recent call last):
+        saft.errors.UserError: optimizer: name: 'SGD' is not module:Class; did you mean 'torch.optim:SGD'?
+    """
+    known = [f"torch.optim:{known}" for known in torch_optimizers()]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(
+            f"optimizer: name: '{name}' is not module:Class{did_you_mean(f'torch.optim:{name}', known)}"
+        )
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
+        raise UserError(f"optimizer: name: '{name}': cannot import '{module}': {error}") from None
+    if kind is None:
+        hint = did_you_mean(name, known) if module == "torch.optim" else ""
+        raise UserError(f"optimizer: name: '{module}' has no '{attribute}'{hint}")
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise UserError(f"optimizer: name: '{name}' is not a class of optimizers (torch.optim.Optimizer)")
+    return kind
+
+
+def torch_optimizers() -> dict[str, type[Optimizer]]:
+    """Return name -> class of torch's own optimizers that take steps along a dense gradient.
+
+    Example:
+        >>> "SGD" in torch_optimizers(), "LBFGS" in torch_optimizers()
+        (True, False)
+    """
+    others = ("Optimizer", "LBFGS", "SparseAdam")  # the base, one that needs a closure, one for sparse rows
+    return {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in others
+    }

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saft import config
+from saft.errors import UserError
+from saft.evaluate import evaluate
+from saft.evaluate_config import EvaluateConfig
+from saft.tasks import Limits
+from saft.train import TrainConfig, train
+from saft.training.module import TaskModule
+from saft.training.optimizer import torch_optimizers, try_optimizer
+from saft.training.options import TrainingOptions
+
+
+class TowardsTheMean(torch.optim.SGD):
+    """SGD that is evaluated at the mean of its weights, as schedule-free optimizers are."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr, weight_decay=weight_decay)
+        self.trains = False
+
+    def train(self) -> None:
+        self.trains = True
+
+    def eval(self) -> None:
+        if self.trains:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.data = self.state[parameter]["mean"].clone()
+        self.trains = False
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        assert self.trains
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                count = state["count"] = state.get("count", 0) + 1
+                mean = state.setdefault("mean", parameter.detach().clone())
+                mean.lerp_(parameter.detach(), 1 / count)
+        return loss
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
+    mapping = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["colour"],
+        "name": "colour",
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 6, "learning_rate": 1e-2, "schedule": "constant", "gradient_clip": None},
+        "train_examples": 24,
+        "trainer": {"accelerator": "cpu"},
+    }
+    return config.parse(TrainConfig, mapping, "test")
+
+
+def with_optimizer(settings: TrainConfig, **training: Any) -> TrainConfig:
+    return dataclasses.replace(settings, training=dataclasses.replace(settings.training, **training))
+
+
+def by_hand(settings: TrainConfig, optimizer_of: Any) -> dict[str, torch.Tensor]:
+    """Return the weights after the same batches in a loop of torch alone."""
+    from saft import tasks
+    from saft.model_config import ModelConfig
+
+    task = tasks.build("colour", settings.task, "t").bind("colour", ModelConfig(settings.model.path), "t")
+    examples = task.examples(Limits(24, None, 0, 0)).train
+    options = settings.training
+    module = TaskModule(task.model(task.load_trunk()), task, examples, options, seed=0)
+    module.train()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if (p.ndim > 1) == matrix]} for matrix in (True, False)]
+    groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
+    optimizer = optimizer_of(groups)
+    order = examples.training_order(options.batch_size, options.steps, 0)
+    for step in range(options.steps):
+        batch = examples.training_batch(order[step], step, order.seed)
+        torch.manual_seed(step * 1009)
+        optimizer.zero_grad()
+        task.loss(module.model, batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return {name: p.detach() for name, p in module.model.trunk.named_parameters()}
+
+
+def test_it_steps_as_the_same_optimizer_in_a_loop_of_its_own(settings: TrainConfig) -> None:
+    options = {"name": "torch.optim:SGD", "momentum": 0.9, "nesterov": True}
+    changed = with_optimizer(settings, optimizer=options, weight_decay=0.1)
+    written = load_file(train(changed).folder / "model.safetensors")
+    wanted = by_hand(
+        changed, lambda g: torch.optim.SGD(g, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.1)
+    )
+    assert all(torch.equal(written[name], value) for name, value in wanted.items())
+    assert "torch.optim:SGD (momentum 0.9, nesterov True)" in (Path(settings.out) / "README.md").read_text()
+
+
+def test_one_that_averages_by_itself_trains_and_is_saved_as_it_says(settings: TrainConfig) -> None:
+    name = f"{__name__}:TowardsTheMean"
+    changed = with_optimizer(settings, optimizer={"name": name}, weight_decay=0.0)
+    written = load_file(train(changed).folder / "model.safetensors")
+
+    made: list[TowardsTheMean] = []
+
+    def watched(groups: Any) -> TowardsTheMean:
+        made.append(TowardsTheMean(groups, lr=1e-2))
+        made[0].train()
+        return made[0]
+
+    last = {n: value.clone() for n, value in by_hand(changed, watched).items()}
+    [optimizer] = made
+    matrix = optimizer.param_groups[0]["params"][-1]
+    mean = optimizer.state[matrix]["mean"]
+    assert any(torch.equal(mean, value) for value in written.values())
+    assert not all(torch.equal(written[n], value) for n, value in last.items())
+    with pytest.raises(UserError, match="averages the weights by itself; leave out averaging and select"):
+        config.parse(TrainingOptions, {"optimizer": {"name": name}, "select_steps": [2]}, "")
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saft.training.callbacks import SaveEvery
+
+    options = {"name": "torch.optim:Adagrad", "lr_decay": 0.01}
+    changed = dataclasses.replace(with_optimizer(settings, optimizer=options), checkpoint_every=2)
+    whole = load_file(train(changed).folder / "model.safetensors")
+    broken = dataclasses.replace(changed, out=changed.out + "-broken")
+    save = SaveEvery.on_train_batch_end
+
+    def interrupt(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+        save(self, trainer, *rest)
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveEvery, "on_train_batch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    resumed = load_file(train(broken).folder / "model.safetensors")
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("name", sorted(torch_optimizers()))
+def test_every_optimizer_of_torch_that_is_listed_can_take_a_step(name: str) -> None:
+    try_optimizer(0.0, (0.9, 0.999), {"name": f"torch.optim:{name}"})
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"optimizer": {"name": "SGD"}}, "'SGD' is not module:Class; did you mean 'torch.optim:SGD'?"),
+        ({"optimizer": {"momentum": 0.9}}, "optimizer: `name` is missing"),
+        ({"optimizer": {"name": "torch.optim:SDG"}}, "has no 'SDG'; did you mean 'torch.optim:SGD'?"),
+        ({"optimizer": {"name": "torch.nn:Linear"}}, "is not a class of optimizers"),
+        ({"optimizer": {"name": "no_module:X"}}, "cannot import 'no_module'"),
+        ({"optimizer": {"name": "torch.optim:SGD", "momentun": 1}}, "did you mean 'momentum'"),
+        ({"optimizer": {"name": "torch.optim:SGD", "momentum": -1}}, "Invalid momentum value"),
+        (
+            {"optimizer": {"name": "torch.optim:SGD", "lr": 1}},
+            "lr: is set by saft; use training.learning_rate",
+        ),
+        ({"optimizer": {"name": "torch.optim:LBFGS"}}, "has no weight decay; write weight_decay: 0"),
+        ({"optimizer": {"name": "torch.optim:LBFGS"}, "weight_decay": 0}, "cannot take a step"),
+        ({"optimizer": {"name": "torch.optim:SparseAdam"}, "weight_decay": 0}, "cannot take a step"),
+        ({"optimizer": {"name": "torch.optim:SGD"}, "betas": [0.8, 0.9]}, "betas: are AdamW's"),
+        ({"optimizer": "torch.optim:SGD"}, "optimizer: input should be a valid dictionary"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(training: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(TrainingOptions, training, "f.yaml", "training")
+    assert message in str(caught.value)
+
+
+def test_what_a_checkpoint_folder_names_is_not_imported(
+    settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(settings).folder
+    manifest = json.loads((folder / "saft.json").read_text())
+    manifest["config"]["training"]["optimizer"] = {"name": "evil_module:Evil"}
+    (folder / "saft.json").write_text(json.dumps(manifest))
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('it was run')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    evaluate(EvaluateConfig(checkpoints=[str(folder)], examples=4))
+    assert "evil_module" not in sys.modules
