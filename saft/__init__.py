@@ -2,7 +2,7 @@
 
 Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`,
 `summarize`, `methods`.
-The optimizer stands alone: `saft.SAM`.
+The optimizer needs nothing else of saft: `saft.SAM`.
 """
 
 from __future__ import annotations

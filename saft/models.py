@@ -244,7 +244,7 @@ def _from_pretrained(
 
 
 def _without_absent_pooler(load: Callable[[dict[str, Any]], tuple[M, list[str]]]) -> tuple[M, list[str]]:
-    """Load, and once more without the pooler where it alone is missing.
+    """Load, and once more without the pooler where only that is missing.
 
     Encoders are often published without the pooler, which no pooling here uses: leave it out rather than
     carry random weights into every checkpoint.
@@ -266,7 +266,7 @@ def _task_trunk(location: Path, options: dict[str, Any], task: str | None, kind:
 
 
 def _kind_of(location: Path) -> Any:
-    """Return the class to load a trunk as: AutoModel, but for the encoder of an encoder-decoder alone."""
+    """Return the class to load a trunk as: AutoModel, but for only the encoder of an encoder-decoder."""
     names = getattr(_settings(location), "architectures", None) or [""]
     own = getattr(transformers, names[0], None) if names[0].endswith("EncoderModel") else None
     return own or transformers.AutoModel

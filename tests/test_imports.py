@@ -36,7 +36,7 @@ ROOMS = [
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-# These libraries are used in these rooms alone.
+# These libraries are used only in these rooms.
 ONLY = {
     "datasets": {"tasks"},
     "lightning": {"training", "integrations"},
@@ -78,7 +78,7 @@ def test_imports_run_downward(file: Path) -> None:
             if room in ALONE:
                 assert other in ALONE[room], f"{file}:{line}: {room} stands alone and may not import {name}"
         if top in ONLY:
-            assert room in ONLY[top], f"{file}:{line}: {top} may be imported in {sorted(ONLY[top])} alone"
+            assert room in ONLY[top], f"{file}:{line}: {top} may be imported only in {sorted(ONLY[top])}"
 
 
 def test_no_file_holds_two_nouns() -> None:

@@ -161,7 +161,7 @@ class Session:
 
 
 def open_session(folder: str | Path) -> Session:
-    """Return the session of an experiment that `saft run` has begun, from its folder alone.
+    """Return the session of an experiment that `saft run` has begun, from nothing but its folder.
 
     Args:
         folder: with config.yaml and `base`.

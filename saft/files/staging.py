@@ -56,7 +56,7 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        # Some writers make files for the owner alone (0600); the folder was made under the user's umask.
+        # Some writers make files only for the owner (0600); the folder was made under the user's umask.
         mode = temporary.stat().st_mode & 0o666
         for file in _files(temporary):
             file.chmod(mode)

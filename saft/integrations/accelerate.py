@@ -122,7 +122,7 @@ class SharpnessAware:
 
         Args:
             compute_loss: maps a batch to a loss. It is called once at w and once at w + epsilon, where
-                `saft.optim.is_replay()` is true; it must depend on its argument alone, and not change it.
+                `saft.optim.is_replay()` is true; it must depend only on its argument, and not change it.
             batch: the micro-batch; kept until the last one of the accumulation window.
 
         Returns:
@@ -192,8 +192,8 @@ class SharpnessAware:
 
     @property
     def _reduce(self) -> Callable[[Tensor], object] | None:
-        alone = self.sync_ascent or self.accelerator.num_processes == 1
-        return None if alone else torch.distributed.all_reduce
+        shares_gradient = self.sync_ascent or self.accelerator.num_processes == 1
+        return None if shares_gradient else torch.distributed.all_reduce
 
     def _refuse(self) -> None:
         perturbation = self.ascent.perturbation

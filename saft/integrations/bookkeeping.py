@@ -27,7 +27,7 @@ def put_back(attributes: dict[str, Any], but: Collection[str] = ()) -> Iterator[
 
     Args:
         attributes: `vars(owner)`.
-        but: names of attributes that are left alone.
+        but: names of attributes that are left as they are.
 
     Example:
         >>> from types import SimpleNamespace

@@ -84,7 +84,7 @@ class SharpnessAware(L.Callback):
         >>> callback = SharpnessAware("asam", rho=0.5, start=100)
 
     Source: Foret et al., ICLR 2021, arXiv 2010.01412. Differs from a SAM optimizer given to Lightning: that
-    one replays the last micro-batch alone, and Lightning calls its hooks in both passes.
+    one replays only the last micro-batch, and Lightning calls its hooks in both passes.
     """
 
     def __init__(

@@ -52,7 +52,6 @@ class Ascent:
     Attributes:
         step: number of optimizer steps taken.
         is_ready: whether the gradients are the descent gradient of this step, replayed or said to need none.
-        perturbation: how epsilon is made, and on which steps.
         parameter_groups: the parameters, and the optimizer behind them, read anew each time.
         pairs: the first passes of this step, with their random numbers, and how many were replayed.
 
@@ -122,8 +121,7 @@ class Ascent:
     def first_pass(self) -> Iterator[None]:
         """Run forward and backward at w inside, once for each micro-batch.
 
-        It remembers the random number generators, so that the replay has the same dropout masks. A
-        perturbation that needs no replay is in place inside.
+        The replay gets the same random numbers. A perturbation that needs no replay is in place inside.
 
         Raises:
             UserError: inside another pass.
@@ -187,10 +185,8 @@ class Ascent:
         self.require_rest("perturbed()")
         if not self.options.per_micro_batch:
             self.pairs.require_step(self.advice.accumulate)
-        if self.options.per_micro_batch and self.replays and len(self.pairs) != 1:
-            raise UserError(
-                "per_micro_batch: each micro-batch needs its own `with first_pass():` before perturbed()"
-            )
+        elif self.replays:
+            self.pairs.require_single()
         parameters = self.parameter_groups.trainable
         with_gradient = [p for p in parameters if p.grad is not None]
         unscaled = has_unscaled(scaler, (self.parameter_groups.optimizer, optimizer))
@@ -284,11 +280,11 @@ class Ascent:
         Raises:
             UserError: it is another perturbation's and holds what that one remembered.
         """
-        found, mine = state_dict["perturbation"], type(self.perturbation).__name__
-        if found != mine and state_dict["memory"]:
+        other, mine = state_dict["perturbation"], type(self.perturbation).__name__
+        if other != mine and state_dict["memory"]:
             raise UserError(
-                f"the checkpoint holds what {found} remembered, but this optimizer has {mine}: construct it"
-                " with the same perturbation, or load the base optimizer's state alone"
+                f"the checkpoint holds what {other} remembered, but this optimizer has {mine}: construct it"
+                " with the same perturbation, or load only the base optimizer's state"
             )
         self.step = int(state_dict["step"])
         self._memory.load(state_dict["memory"], self.parameter_groups.parameters)
@@ -313,7 +309,11 @@ class Ascent:
         return AscentSlots(gradient_slots(self.parameter_groups.trainable, self._memory), self.step)
 
     def require_rest(self, what: str) -> None:
-        """Raise if the code is inside a pass, where `what` does not belong."""
+        """Check that the code is not inside a pass, where `what` does not belong.
+
+        Raises:
+            UserError: inside a first pass or a replay.
+        """
         if self._phase != "rest":
             raise UserError(f"{what} inside the {self._phase} of the same step: leave that first")
 

@@ -41,7 +41,11 @@ class BackwardCount:
         self.changed_before: bool | None = None
 
     def watch(self, candidates: Sequence[Tensor]) -> None:
-        """Watch the first of `candidates`, which have gradients, unless one of them is watched already."""
+        """Watch the first of `candidates`, unless one of them is watched already.
+
+        Args:
+            candidates: parameters with a gradient, of any shape.
+        """
         watched = self._watched() if self._watched is not None else None
         if not candidates or any(watched is candidate for candidate in candidates):
             return

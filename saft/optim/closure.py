@@ -63,7 +63,11 @@ def require_fresh_gradients(ascent: Ascent, by_lightning: bool = False) -> Itera
 
 
 def call_without_backward(ascent: Ascent, closure: Callable[[], Any]) -> Any:
-    """Return what a closure returns that is called when the gradient is ready.
+    """Call a closure when the gradient is ready, and return what it returns.
+
+    Args:
+        ascent: whose gradient it is.
+        closure: must return the loss without a backward.
 
     Raises:
         UserError: it computed another gradient.

@@ -24,7 +24,12 @@ __all__ = [
 
 
 def has_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> Any | None:
-    """Return the one of `optimizers` whose gradients are unscaled since the last update, or None."""
+    """Return the one of `optimizers` whose gradients are unscaled since the last update, or None.
+
+    Args:
+        scaler: None, or one that is disabled, has unscaled nothing.
+        optimizers: what the scaler may know the optimizer as.
+    """
     if scaler is None or not scaler.is_enabled():
         return None
     for optimizer in optimizers:
@@ -35,7 +40,15 @@ def has_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> Any | 
 
 
 def gradient_scale(scaler: GradScaler | None, unscaled: bool) -> Tensor | float:
-    """Return the factor that the gradients carry; reading it does not wait for the device."""
+    """Return the factor that the gradients carry; reading it does not wait for the device.
+
+    Args:
+        scaler: None, or one that is disabled, means a factor of 1.
+        unscaled: whether the gradients were unscaled already.
+
+    Returns:
+        The factor, a number or a 0-dim tensor.
+    """
     if scaler is None or unscaled or not scaler.is_enabled():
         return 1.0
     scale = scaler._get_scale_async()
@@ -46,6 +59,10 @@ def unscale_again(scaler: GradScaler, optimizer: Any) -> None:
     """Unscale the replayed gradients of an optimizer whose first gradients were unscaled already.
 
     torch refuses a second `unscale_` before `update()`, and would then step with scaled gradients.
+
+    Args:
+        scaler: it has unscaled the gradients of `optimizer` since its last update.
+        optimizer: as the scaler knows it.
     """
     scaler._per_optimizer_states[id(optimizer)] = _refresh_per_optimizer_state()
     scaler.unscale_(optimizer)
@@ -93,7 +110,12 @@ def step_scaled(base: Optimizer, grad_scale: Tensor | None, found_inf: Tensor) -
 
 
 def spread_non_finite(check: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Make one gradient nan if `check` is not finite, for whoever looks for inf or nan before the step."""
+    """Make one gradient nan if `check` is not finite, so that a guard of the step sees it.
+
+    Args:
+        check: 0-dim; what `Perturbation.displace` returned.
+        parameters: of any shape; those without a gradient are passed over.
+    """
     values = [_values(p.grad) for p in parameters if p.grad is not None]
     if values:
         smallest = min((value for value in values if value.numel()), key=Tensor.numel, default=values[0])

@@ -94,7 +94,12 @@ def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
 
 
 def blocks(weights: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[TensorBlock]:
-    """Cut parallel lists into blocks: together they fit a CPU's cache; on other devices, all at once."""
+    """Cut parallel lists into blocks: together they fit a CPU's cache; on other devices, all at once.
+
+    Args:
+        weights: of any shape.
+        buffers: one for each weight, in its shape.
+    """
     groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     pieces: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for weight, buffer in zip(weights, buffers, strict=True):

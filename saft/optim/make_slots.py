@@ -31,11 +31,11 @@ def make_slots(
 
     Args:
         groups: where the parameters are from.
-        parameters: those to perturb, with gradients if epsilon comes from the gradient; these give up their
-            memory.
+        parameters: those to perturb, of any shape, with gradients if epsilon comes from the gradient; these
+            give up their memory.
         perturbation: the recipe.
         memory: what the perturbation remembers, per parameter.
-        modules: where the names of parameters are found.
+        modules: where the names of parameters are looked up.
         options: what to do with weights stored in 16 bits or fewer, and whether parameters may be pointed
             elsewhere.
 
@@ -67,6 +67,10 @@ def make_slots(
 
 def gradient_slots(parameters: Iterable[Tensor], memory: Memory) -> list[Slot]:
     """Return slots whose buffers are the gradients themselves, for writing the descent gradient.
+
+    Args:
+        parameters: of any shape; those without a gradient are passed over.
+        memory: what the perturbation remembers, per parameter.
 
     Raises:
         UserError: a sparse gradient.
@@ -193,13 +197,13 @@ def _called(label: Label, parameter: Tensor) -> str:
 
 def _low_precision(label: Label, parameter: Tensor, low_precision: LowPrecision) -> str:
     stored = str(parameter.dtype).removeprefix("torch.")
-    found = f"{_called(label, parameter)} is stored in {stored}, where most of the perturbation rounds away: "
+    fault = f"{_called(label, parameter)} is stored in {stored}, where most of the perturbation rounds away: "
     if low_precision == "refuse":
-        return found + (
+        return fault + (
             "keep the weights in float32 and compute under torch.autocast, or pass low_precision='float32'"
             " to replay on float32 copies"
         )
-    return found + (
+    return fault + (
         "low_precision='float32' points the parameter at a float32 copy, which this one does not allow"
         " (fixed_storage, in_place, DDP, FSDP, sparse or complex): keep the weights in float32 and compute"
         " under torch.autocast"

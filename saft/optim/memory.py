@@ -22,11 +22,23 @@ class Memory(dict[Tensor, dict[str, Tensor]]):
     """
 
     def by_position(self, parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
-        """Return what is remembered, numbered as a checkpoint of an optimizer numbers its parameters."""
+        """Return what is remembered, numbered as a checkpoint of an optimizer numbers its parameters.
+
+        Args:
+            parameters: all of the optimizer, in the order of its groups.
+
+        Returns:
+            Position -> name -> tensor, of the parameter's shape.
+        """
         return {index: dict(self[p]) for index, p in enumerate(parameters) if self.get(p)}
 
     def load(self, by_position: Mapping[Any, Mapping[str, Tensor]], parameters: Sequence[Tensor]) -> None:
-        """Remember what `by_position` returned, on the devices of the parameters, and nothing else."""
+        """Remember what `by_position` returned, on the devices of the parameters, and nothing else.
+
+        Args:
+            by_position: position, a number or its text -> name -> tensor of the parameter's shape.
+            parameters: all of the optimizer, in the order of its groups.
+        """
         self.clear()
         for index, kept in by_position.items():
             parameter = parameters[int(index)]

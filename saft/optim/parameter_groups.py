@@ -66,12 +66,16 @@ class ParameterGroups:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All parameters, in the order of the groups, as a checkpoint numbers them."""
+        """All parameters, of any shape, in the order of the groups, as a checkpoint numbers them."""
         return [parameter for group in self.current for parameter in group["params"]]
 
     @property
     def trainable(self) -> list[Tensor]:
-        """The parameters that ask for a gradient, each once."""
+        """The parameters that ask for a gradient, of any shape, each once.
+
+        Raises:
+            UserError: FSDP1 has flattened them.
+        """
         parameters = list({id(p): p for p in self.parameters if p.requires_grad}.values())
         _refuse_flattened(parameters)
         return parameters

@@ -58,6 +58,17 @@ class PassPairs:
                 f" another would replace it: {advice}"
             )
 
+    def require_single(self) -> None:
+        """Check that exactly one first pass is there, as where the ascent is made for each micro-batch.
+
+        Raises:
+            UserError: there is none, or several.
+        """
+        if len(self) != 1:
+            raise UserError(
+                "per_micro_batch: each micro-batch needs its own `with first_pass():` before perturbed()"
+            )
+
     def forget(self, keep_last: bool = False) -> None:
         """Forget the first passes: their gradients were cleared, or stepped with."""
         self._streams = self._streams[-1:] if keep_last else []
@@ -68,7 +79,7 @@ class PassPairs:
         """Run all replay passes inside; at its end the random numbers go on as if there had been none.
 
         Args:
-            parameters: those that have a gradient from the first passes.
+            parameters: those that have a gradient from the first passes, of any shape.
 
         Raises:
             UserError: the micro-batches replayed are not those accumulated.

@@ -138,7 +138,7 @@ class SAM(Optimizer):
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
-        """The base optimizer's state."""
+        """The base optimizer's state: parameter, of any shape -> name -> value."""
         return self.base.state
 
     @state.setter
@@ -166,7 +166,14 @@ class SAM(Optimizer):
     def perturbed(
         self, scaler: GradScaler | None = None, reduce: Callable[[Tensor], object] | None = None
     ) -> AbstractContextManager[None]:
-        """Ascend, and run the replay inside; see `Ascent.perturbed`."""
+        """Ascend, and run the replay inside; see `Ascent.perturbed`.
+
+        Args:
+            scaler, reduce: see `Ascent.perturbed`; `reduce` changes a 0-dim tensor in place.
+
+        Raises:
+            UserError: as `Ascent.perturbed`.
+        """
         return self.ascent.perturbed(scaler, optimizer=self, reduce=reduce)
 
     def replay_pass(self) -> AbstractContextManager[None]:
@@ -291,6 +298,9 @@ class SAM(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of `state_dict`, or of the base optimizer on its own.
+
+        Args:
+            state_dict: without the section `saft`, only the base optimizer's state is loaded.
 
         Raises:
             UserError: it holds what another perturbation remembered.

@@ -33,7 +33,7 @@ class Slot:
     """One parameter of an ascent step.
 
     All tensors are local shards (of a DTensor), real (a complex parameter is viewed as pairs) and dense (of a
-    sparse gradient, the touched rows alone), so that a perturbation is plain arithmetic.
+    sparse gradient, only the touched rows), so that a perturbation is plain arithmetic.
 
     Args:
         parameter: as the model holds it.
@@ -61,7 +61,14 @@ class Slot:
     shift: tuple[Tensor, Tensor] | None = None
 
     def local(self, tensor: Tensor) -> Tensor:
-        """Return this rank's part of a tensor that is laid out as the parameter is."""
+        """Return this rank's part of a tensor that is laid out as the parameter is.
+
+        Args:
+            tensor: of the whole parameter's shape.
+
+        Returns:
+            The part, of the weight's shape; complex numbers as pairs of real ones.
+        """
         if self.layout is not None and hasattr(tensor, "to_local"):
             tensor = tensor.to_local()
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -99,12 +106,12 @@ class AscentSlots:
 
     @property
     def weights(self) -> list[Tensor]:
-        """W, one tensor per slot."""
+        """W, one tensor per slot, in the shape of this rank's part of the parameter."""
         return [slot.weight for slot in self.slots]
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The gradient, then w + epsilon; one tensor per slot."""
+        """The gradient, then w + epsilon; one tensor per slot, in the shape of its weight."""
         return [slot.buffer for slot in self.slots]
 
     def norm(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -146,6 +153,9 @@ class AscentSlots:
             change: changes the buffers of a block, and returns the norms that it had need of, while the block
                 was in a CPU's cache.
             where: which slots are changed; of the others the norm is that of the buffers as they are.
+
+        Returns:
+            The norm over all slots and all ranks, 0-dim.
         """
 
         def of_group(group: list[int]) -> Tensor:
@@ -157,7 +167,11 @@ class AscentSlots:
         return self._total(of_group).sqrt()
 
     def ascend(self, scale: Tensor) -> None:
-        """Overwrite every buffer b with w + scale * b; with w where the scale is 0, whatever b holds."""
+        """Overwrite every buffer b with w + scale * b; with w where the scale is 0, whatever b holds.
+
+        Args:
+            scale: 0-dim.
+        """
         kernels.ascend_(self.weights, self.buffers, scale)
 
     def _total(self, of_group: Callable[[list[int]], Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ class Setting:
         own: the training inputs of the task that is trained.
         reference: task -> inputs whose outputs are to stay: those of the experiment's other tasks, or of the
             data under `reference:`.
-        seed: of every draw; a draw depends on it and on the number of the step alone.
+        seed: of every draw; a draw depends only on it and on the number of the step.
         steps: optimizer steps of the training.
         cache: folder for what is costly at the base and can be shared by arms; None keeps nothing.
     """

@@ -86,7 +86,7 @@ class Examples:
 class TrainingOrder(Sequence[list[int]]):
     """The indices of every training batch: epoch after epoch, each a new permutation.
 
-    The order depends on the seed alone, so a resumed run takes it up at any step. A batch may span two
+    The order depends only on the seed, so a resumed run takes it up at any step. A batch may span two
     epochs: every batch is full. Nothing is kept but the permutations of the last two epochs.
 
     Args:

@@ -138,7 +138,7 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
 
     @property
     def resolved(self) -> Mapping[str, Any]:
-        """Nothing: what is left open follows from the model alone."""
+        """Nothing: what is left open follows only from the model."""
         return {}
 
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:

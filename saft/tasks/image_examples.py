@@ -25,7 +25,7 @@ KEPT = 4 << 30
 
 @dataclass(frozen=True)
 class Variation:
-    """How a training image is varied, by draws that depend on the step and the image alone.
+    """How a training image is varied, by draws that depend only on the step and the image.
 
     Args:
         flip: mirror every other image, left to right.

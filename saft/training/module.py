@@ -32,7 +32,7 @@ class TaskModule(L.LightningModule):
     stopped.
 
     Args:
-        model: trunk and head; a frozen head is left alone.
+        model: trunk and head; a frozen head is not trained.
         task: says the loss.
         examples: the training split.
         options: see `TrainingOptions`.
@@ -204,7 +204,7 @@ class _Batches(Dataset[Batch]):
 
 
 class _Resumable(DataLoader[Batch]):
-    """A loader that Lightning may resume in mid-epoch: where it goes on follows from the step alone."""
+    """A loader that Lightning may resume in mid-epoch: where it goes on follows only from the step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the number of steps taken says it all."""

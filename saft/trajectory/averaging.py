@@ -87,7 +87,7 @@ class RunningAverage:
                 self.tensors[name] = self.tensors[name].to(tensor.device).lerp_(tensor, share)
 
     def put_into(self, model: nn.Module) -> None:
-        """Give the model the average; before the first update leave it alone."""
+        """Put the average into the model; before the first update leave it as it is."""
         if self.tensors:
             model.load_state_dict(self.tensors)
 

@@ -101,7 +101,7 @@ def run_one(
 
 
 def _private_bytes(process: int) -> int:
-    """Return the memory that a process alone uses, RssAnon: not that of files, which can be dropped."""
+    """Return the memory that only this process uses, RssAnon: not that of files, which can be dropped."""
     with suppress(OSError), open(f"/proc/{process}/status") as lines:
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
     return 0
@@ -192,7 +192,7 @@ def describe(results: Mapping[str, Any]) -> str:
         f" {versions['python']}, torch {versions['torch']}, saft {versions['saft']}.\n"
         f"{protocol['rounds']} rounds in random order: minimum (median). Load average"
         f" {before} before, {after} after. The inputs are in the page cache. What is written is synced by"
-        " saft and by the floor, not by mergekit.\ns: the merge alone, from the check to the folder under"
+        " saft and by the floor, not by mergekit.\ns: only the merge, from the check to the folder under"
         " its name, the SHA-256 of every input included; again: the same merge once more, when the SHA-256 of"
         " its inputs is remembered; with imports: the whole process of the first. GB/s: bytes read in all"
         " passes, and written. Floors: reading every model's bytes once and writing the base's, by one"

@@ -1,4 +1,4 @@
-"""One merge in one process: imports first, then the merge alone by the clock; a line of JSON says how long.
+"""One merge in one process: imports first, then only the merge by the clock; a line of JSON says how long.
 
 It runs in saft's environment and in mergekit's, so it imports neither before it knows which.
 """

@@ -44,7 +44,7 @@ def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
 
 
 def run_cell(folder: str | Path, cell: str, tell: Tell = lambda event: None) -> None:
-    """Compute what is missing of one cell, in any process, from the experiment's folder alone.
+    """Compute what is missing of one cell, in any process, from nothing but the experiment's folder.
 
     Args:
         folder: of an experiment that `saft run` has begun: with config.yaml and `base`.

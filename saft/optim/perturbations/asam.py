@@ -117,7 +117,7 @@ class ASAMSaft(ASAMDavda54):
 
     Source: Lee et al., "Mitigating Parameter Interference in Model Merging via Sharpness-Aware Fine-Tuning",
     ICLR 2025, arXiv 2504.14662; github.com/BAIKLAB/SAFT-Merge, `--is-asam --rho 0.5`. Differs: the released
-    loop never zeroes gradients and clips the ascent gradient alone; neither is reproduced.
+    loop never zeroes gradients and clips only the ascent gradient; neither is reproduced.
     """
 
     rho: float = 0.5

@@ -119,27 +119,51 @@ class Perturbation(ABC):
         return True
 
     def keep(self, slots: AscentSlots) -> Any:
-        """Return what `descend` will need of the first pass, before `displace` overwrites the gradient."""
+        """Return what `descend` will need of the first pass, before `displace` overwrites the gradient.
+
+        Args:
+            slots: their buffers hold the first gradient, in the shapes of the parameters.
+
+        Returns:
+            Anything, or None; GSAM and LookSAM return parameter -> gradient, in its shape.
+        """
         return None
 
     @abstractmethod
     def displace(self, slots: AscentSlots, rho: float) -> Tensor | None:
         """Overwrite every slot's buffer, which holds the gradient, with w + epsilon.
 
+        Args:
+            slots: the parameters that are perturbed; weight and buffer have the parameter's shape.
+            rho: radius of this step, not 0.
+
         Returns:
             A 0-dim tensor that is not finite if the gradient was not, or None where no gradient was used.
+
+        Raises:
+            UserError: the base optimizer lacks something that epsilon is made from.
         """
 
     def descend(self, slots: AscentSlots, kept: Any) -> None:
-        """Turn the replayed gradients, in the buffers, into the descent gradient, if `keep` kept any."""
+        """Turn the replayed gradients, in the buffers, into the descent gradient, if `keep` kept any.
+
+        Args:
+            slots: their buffers hold the replayed gradient, in the shapes of the parameters.
+            kept: what `keep` returned.
+        """
         raise NotImplementedError
 
     def reuse(self, slots: AscentSlots) -> None:
-        """On a step without a replay, turn the first gradient, in the buffers, into the descent gradient."""
+        """Turn the first gradient, in the buffers, into the descent gradient, on a step without a replay."""
         raise NotImplementedError
 
     def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
-        """Return the length of epsilon in the metric in which rho is a radius, as a 0-dim tensor."""
+        """Return the length of epsilon in the metric in which rho is a radius, as a 0-dim tensor.
+
+        Args:
+            slots: with the weights that epsilon was made at.
+            epsilon: one tensor for each slot, in its shape.
+        """
         return slots.norm(epsilon)
 
 
@@ -182,7 +206,7 @@ def make_perturbation(name: str | Perturbation, rho: float | None = None, **opti
     if not isinstance(name, str | Perturbation):
         raise UserError(
             f"perturbation: must be a name or an instance, but is {name!r}: for example perturbation='asam',"
-            " or ASAM(rho=0.5), or for plain SAM rho=0.05 alone"
+            " or ASAM(rho=0.5), or for plain SAM only rho=0.05"
         )
     if not isinstance(name, str):
         if options:

@@ -65,7 +65,7 @@ class GSAM(PlainSAM):
         return least + (rho - least) * (float(group["lr"]) - self.lr_min) / span
 
     def keep(self, slots: AscentSlots) -> dict[Tensor, Tensor]:
-        """Return a copy of the first gradients."""
+        """Return a copy of the first gradients: parameter -> gradient, in its shape."""
         return {slot.parameter: slot.buffer.clone() for slot in slots}
 
     def descend(self, slots: AscentSlots, kept: dict[Tensor, Tensor]) -> None:

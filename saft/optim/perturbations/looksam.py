@@ -53,7 +53,7 @@ class LookSAM(PlainSAM):
             raise UserError(f"LookSAM: alpha: must be at least 0, but is {self.alpha}")
 
     def keep(self, slots: AscentSlots) -> dict[Tensor, Tensor]:
-        """Return a copy of the first gradients."""
+        """Return a copy of the first gradients: parameter -> gradient, in its shape."""
         return {slot.parameter: slot.buffer.clone() for slot in slots}
 
     def descend(self, slots: AscentSlots, kept: dict[Tensor, Tensor]) -> None:

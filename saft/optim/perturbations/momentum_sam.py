@@ -38,7 +38,7 @@ class MomentumSAM(Perturbation):
         False
 
     Source: Becker et al., "Momentum-SAM: Sharpness Aware Minimization without Computational Overhead", 2024,
-    arXiv 2401.12033. Differs: the weights are perturbed during the pass alone, not between steps, so
+    arXiv 2401.12033. Differs: the weights are perturbed only during the pass, not between steps, so
     checkpoints and evaluation need no care; several parameter groups are one vector.
     """
 
@@ -53,7 +53,11 @@ class MomentumSAM(Perturbation):
         return self.in_place
 
     def displace(self, slots: AscentSlots, rho: float) -> None:
-        """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
+        """Fill the buffers with w + epsilon; see `Perturbation.displace`.
+
+        Raises:
+            UserError: after the first step, the base optimizer keeps no momentum.
+        """
         momenta = [_momentum(slot) for slot in slots]
         moving = AscentSlots([slot for slot, v in zip(slots, momenta, strict=True) if v is not None])
         known = [v for v in momenta if v is not None]

@@ -1,4 +1,4 @@
-"""SAM-ON: ascend along the affine parameters of the normalization layers alone."""
+"""SAM-ON: ascend only along the affine parameters of the normalization layers."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class SampledShift(Perturbation):
 
     Seen from one expert, merging K task vectors with coefficient alpha moves its weights by the others' task
     vectors and part of its own; these are replaced by a draw from the distribution of their entries. K is
-    uniform in 1 ... `n_models`, alpha uniform in `coefficients`; all draws depend on `seed` and the number of
-    the step alone, so every micro-batch, every replica, and a resumed run see the same shift.
+    uniform in 1 ... `n_models`, alpha uniform in `coefficients`; all draws depend only on `seed` and the
+    number of the step, so every micro-batch, every replica, and a resumed run see the same shift.
 
     Args:
         rho: scale of the Laplace distribution, at least 0: the mean magnitude of an entry of the task
@@ -39,7 +39,7 @@ class SampledShift(Perturbation):
         False
 
     Source: Yang et al., "MergOPT: A Merge-Aware Optimizer for Robust Model Merging", ICLR 2026 (openreview
-    C21rz8mo65), known to us from summaries alone. Differs: one scale for all tensors, given and not fitted on
+    C21rz8mo65), known to us only from summaries. Differs: one scale for all tensors, given and not fitted on
     the way; the draw is rescaled so that its mean magnitude is rho exactly.
     """
 

@@ -25,8 +25,8 @@ class SMAT(Perturbation):
 
     The one forward and backward of every k-th step runs there: s is uniform in `scale`, one number for the
     model; m is 0 or 1 with $P(m = 0) = q$ for each entry of a matrix, and 1, not divided, for embeddings and
-    vectors; u is uniform, of root mean square rho, on every weight. All draws depend on `seed` and the number
-    of the step alone. w0 are the weights at the first such step: those of the base where `start` is 0. It is
+    vectors; u is uniform, of root mean square rho, on every weight. All draws depend only on `seed` and the
+    number of the step. w0 are the weights at the first such step: those of the base where `start` is 0. It is
     a copy of the weights, and part of the optimizer's checkpoints.
 
     Args:

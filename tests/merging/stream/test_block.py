@@ -1,4 +1,4 @@
-"""Random numbers of a block: functions of the seed, the tensor, the task and the place alone."""
+"""Random numbers of a block: functions of the seed, the tensor, the task and the place, and of nothing else."""
 
 from __future__ import annotations
 
