@@ -33,6 +33,7 @@ ROOMS = [
     ["progress", "console", "model_config"],
     ["config"],
     ["registry"],
+    ["stand_ins"],
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -10,6 +10,7 @@ from saft.cli.signals import interrupts
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
 from saft.errors import ExitCode, UserError
+from saft.stand_ins import stand_ins
 
 __all__ = ["VERBS", "main"]
 
@@ -48,7 +49,11 @@ def _run(words: Words) -> None:
     elif words.help:
         from saft.cli.help import print_help
 
-        print_help(words.verb)
+        with stand_ins():
+            print_help(words.verb)
+    elif words.only_lists:
+        with stand_ins():
+            _print(words.call())
     else:
         _print(words.call())
 

@@ -26,6 +26,7 @@ class Verb:
         interrupted: what to say of an interruption.
         folder: the config file in a folder that the verb has written, which can be given as CONFIG; "" if it
             writes none.
+        lists: whether it only says what there is, and computes nothing.
     """
 
     summary: str
@@ -37,6 +38,7 @@ class Verb:
     kinds: Mapping[str, str] = field(default_factory=dict)
     interrupted: str = "nothing was written"
     folder: str = ""
+    lists: bool = False
 
     @property
     def usage(self) -> str:
@@ -104,16 +106,19 @@ VERBS = {
         "what can be merged how: parameters, defaults, formula, source",
         "saft.merging.methods:describe",
         words="[NAME]",
+        lists=True,
     ),
     "tasks": Verb(
         "what can be trained on: the kinds of tasks and their keys",
         "saft.cli.catalogue:tasks",
         words="[NAME]",
+        lists=True,
     ),
     "arms": Verb(
         "what can be trained with: optimizers, perturbations, penalties and averages, options and sources",
         "saft.cli.catalogue:arms",
         words="[NAME]",
+        lists=True,
     ),
 }
 

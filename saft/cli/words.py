@@ -36,6 +36,12 @@ class Words:
     flags: dict[str, bool]
     overrides: list[str]
 
+    @property
+    def only_lists(self) -> bool:
+        """Whether the verb says what there is in saft; code of the user's own, `module:Name`, may compute."""
+        verb = VERBS.get(self.verb or "")
+        return verb is not None and verb.lists and not any(":" in word for word in self.others)
+
     def call(self) -> Any:
         """Call the verb's function, and return its result.
 
