@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from saft.merging.inputs.peft_adapter import WEIGHTS
 from saft.models import Conv1D
 from saft.parametrizations.parametrization import (
     PARAMETRIZATIONS,
+    Climbed,
     Losses,
     Parametrization,
     write_side_files,
@@ -32,15 +33,25 @@ __all__ = ["LoRA"]
 class LoRA(Parametrization):
     r"""LoRA: $W = W_0 + \frac{\alpha}{r} B A$ with trained $A \in R^{r \times k}$ and $B \in R^{d \times r}$.
 
-    B starts at 0. SAM perturbs the factors, so that its rho is a radius in their space. A merge takes the
-    full change $\frac{\alpha}{r} B A$ of each expert. An average along the trajectory is one of the factors.
+    B starts at 0. A merge takes the full change $\frac{\alpha}{r} B A$ of each expert. An average along the
+    trajectory is one of the factors. SAM perturbs the factors, so that its rho is a radius in their space; or
+    the full change:
+
+    .. math:: \epsilon = \rho\, G / \|G\|_2, \quad G = \partial L / \partial W; \qquad
+       \nabla_A = \tfrac{\alpha}{r} B^\top G', \quad \nabla_B = \tfrac{\alpha}{r} G' A^\top, \quad
+       G' = \partial L / \partial W \text{ at } W_0 + \tfrac{\alpha}{r} B A + \epsilon
+
+    with the norm over all adapted matrices and what else is trained together; rho is then a radius in weight
+    space, as in an arm that trains every weight. While a step lasts it holds one gradient as large as these
+    matrices.
 
     Args:
         rank: r, at least 1.
         alpha: above 0; None is the rank, a scale of one.
         targets: last parts of the names of linear layers; None takes all of the trunk, but for the language
             head.
-        dropout: of what A reads, in [0, 1).
+        dropout: of what A reads, in [0, 1); G is taken at the matrices, which have none.
+        rho_space: what SAM perturbs: "factors", or "weights", the full change; of plain SAM.
 
     Raises:
         UserError: peft is not installed.
@@ -65,6 +76,9 @@ class LoRA(Parametrization):
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Of what the first factor reads."""
 
+    rho_space: Literal["factors", "weights"] = "factors"
+    """What SAM perturbs: the factors, or the full change of the matrices; rho is a radius there."""
+
     is_adapter: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -81,6 +95,19 @@ class LoRA(Parametrization):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
             peft.inject_adapter_in_model(settings, trunk)
+
+    @property
+    def climbs_weights(self) -> bool:
+        """Whether SAM perturbs the full change."""
+        return self.rho_space == "weights"
+
+    def climbed(self, trunk: nn.Module) -> Climbed | None:
+        """Return the adapted matrices, and their factors; see `Parametrization.climbed`."""
+        if self.rho_space == "factors":
+            return None
+        layers: Any = [module for module in trunk.modules() if hasattr(module, "base_layer")]
+        factors = [p for name, p in trunk.named_parameters() if ".lora_" in name]
+        return Climbed([layer.base_layer.weight for layer in layers], factors)
 
     def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
         """Write the factors and their config as peft does, and what the base has beside its weights."""

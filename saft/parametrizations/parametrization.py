@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from saft.tasks.stored_names import stored_names
 
 __all__ = [
     "PARAMETRIZATIONS",
+    "Climbed",
     "Losses",
     "Parametrization",
     "parametrization",
@@ -30,6 +31,35 @@ PARAMETRIZATIONS: Registry[type[Parametrization]] = Registry("parametrization", 
 
 Losses = Callable[[int], Iterator[Tensor]]
 """Gives the losses of the first so many training examples, one by one, of the trunk as it is."""
+
+
+class Climbed(NamedTuple):
+    """What SAM perturbs where that is not what is trained.
+
+    Args:
+        weights: perturbed, never trained; they have gradients in the first pass only.
+        instead_of: trained, not perturbed; they have gradients in the replay only.
+    """
+
+    weights: list[nn.Parameter]
+    instead_of: list[nn.Parameter]
+
+    def in_first_pass(self) -> None:
+        """Ask for the gradients that epsilon is made of."""
+        self._ask(of_weights=True, of_others=False)
+
+    def before_replay(self) -> None:
+        """Ask for all, so that an ascent knows them all."""
+        self._ask(of_weights=True, of_others=True)
+
+    def in_replay(self) -> None:
+        """Ask for the gradients that are descended along."""
+        self._ask(of_weights=False, of_others=True)
+
+    def _ask(self, of_weights: bool, of_others: bool) -> None:
+        for parameters, asks in ((self.weights, of_weights), (self.instead_of, of_others)):
+            for parameter in parameters:
+                parameter.requires_grad_(asks)
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,11 @@ class Parametrization(ABC):
 
     is_linear: ClassVar[bool] = False
     """Whether what is trained is the model's tangent at the base, which is what its weights stand for."""
+
+    @property
+    def climbs_weights(self) -> bool:
+        """Whether SAM perturbs weights that are not trained themselves; see `climbed`."""
+        return False
 
     @abstractmethod
     def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None] | None:
@@ -62,6 +97,10 @@ class Parametrization(ABC):
         Raises:
             UserError: the trunk has nothing of what is declared.
         """
+
+    def climbed(self, trunk: nn.Module) -> Climbed | None:
+        """Return what SAM perturbs of a wrapped trunk where that is not what is trained; else None."""
+        return None
 
     def passes(self, batch_size: int) -> float:
         """Return what `wrap` costs, in forward and backward passes over a batch of this many examples."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saft.optim import Ascent, make_perturbation
+from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
@@ -46,6 +48,7 @@ class TaskModule(L.LightningModule):
         self.after_step = options.trained.wrap(
             model.trunk, lambda count: _losses(model, task, examples, count)
         )
+        self.climbed = options.trained.climbed(model.trunk)
         self.automatic_optimization = False
         self.model = model
         self.task = task
@@ -76,8 +79,11 @@ class TaskModule(L.LightningModule):
             loss = self._backward(batch, descent)
         elif self.ascent.replays and climbed:
             with self.ascent.first_pass():
+                self._ask("in_first_pass")
                 loss = self._backward(batch, climbed)
+            self._ask("before_replay")
             with self.ascent.perturbed():
+                self._ask("in_replay")
                 replayed = self._backward(batch, descent)
             loss = loss if "loss" in climbed else replayed
         else:
@@ -88,11 +94,18 @@ class TaskModule(L.LightningModule):
         if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
         optimizer.step()
+        if self.climbed is not None and self.ascent is not None:
+            self.ascent.advance()
         if self.after_step is not None:
             self.after_step()
         schedule.step()
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
+
+    def _ask(self, phase: Literal["in_first_pass", "before_replay", "in_replay"]) -> None:
+        """Ask for the gradients of a phase, where what SAM perturbs is not what is trained."""
+        if self.climbed is not None:
+            getattr(self.climbed, phase)()
 
     def _terms(self) -> frozenset[str]:
         """Return what this step descends: the loss, and the penalty on the steps that have it."""
@@ -134,9 +147,16 @@ class TaskModule(L.LightningModule):
         )
         if self.options.perturbation is not None:
             perturbation = make_perturbation(**self.options.perturbation)
-            self.ascent = Ascent(optimizer, perturbation, modules=self.model)
+            self.ascent = Ascent(self._ascended(optimizer), perturbation, modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _ascended(self, optimizer: Optimizer) -> Optimizer | Callable[[], Groups]:
+        """Return where the ascent finds parameters; where these are not the optimizer's, count its steps."""
+        if self.climbed is None:
+            return optimizer
+        weights = self.climbed.weights
+        return lambda: [*optimizer.param_groups, {"params": weights}]
 
     def _by_layer(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the groups divided by the factor on the learning rate; a head is in no layer."""

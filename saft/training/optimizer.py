@@ -26,7 +26,7 @@ OWNED_BY_TRAINING = {"lr": "learning_rate", "weight_decay": "weight_decay"}  # i
 
 
 def make_optimizer(
-    groups: Iterable[Mapping[str, Any]],
+    groups: Iterable[dict[str, Any]],
     learning_rate: float,
     weight_decay: float,
     betas: tuple[float, float],
@@ -54,7 +54,8 @@ def make_optimizer(
     """
     if options is None:
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
-    kind, name = optimizer_class(str(options["name"])), options["name"]
+    kind: Any = optimizer_class(str(options["name"]))
+    name = options["name"]
     own = {key: value for key, value in options.items() if key != "name"}
     for key, ours in OWNED_BY_TRAINING.items():
         if key in own:
@@ -76,7 +77,8 @@ def make_optimizer(
         else:
             own["weight_decay"] = weight_decay
     with as_user_error(f"optimizer: {name} cannot be made of these options"):
-        return kind(groups, lr=learning_rate, **own)  # type: ignore[arg-type]
+        made: Optimizer = kind(groups, lr=learning_rate, **own)
+        return made
 
 
 def try_optimizer(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> Optimizer:

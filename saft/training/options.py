@@ -131,6 +131,12 @@ class TrainingOptions:
             except UserError as error:
                 raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
 
+        ascent = (self.perturbation or {}).get("name", "sam")
+        if self.trained.climbs_weights and ascent != "sam":
+            raise ValueError(
+                f"parametrization: rho_space: weights is of perturbation: {{name: sam}}, and not of {ascent},"
+                " which perturbs the factors; leave rho_space out"
+            )
         if self.penalty is not None and self.trained.is_adapter and penalty(**self.penalty).of_weights:
             raise ValueError(
                 f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"

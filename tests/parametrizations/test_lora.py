@@ -11,8 +11,10 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from saft import tasks
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.files.checkpoint import read_card
@@ -21,6 +23,7 @@ from saft.models import load_trunk
 from saft.parametrizations import parametrization
 from saft.parametrizations.lora import LoRA
 from saft.train import TrainConfig, train
+from saft.training.module import TaskModule
 from saft.training.options import TrainingOptions
 
 
@@ -82,6 +85,72 @@ def test_the_folder_of_an_expert_is_evaluated_and_says_what_it_is(
     text = (result.folder / "README.md").read_text()
     assert "LoRA adapter, which peft loads. The task's head is in `heads/colour.safetensors`" in text
     assert not list(result.folder.glob("model*"))
+
+
+def test_sam_in_weight_space_is_sam_of_the_full_change(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Against explicit matrices: the dense model's own gradient, and the chain rule to the factors."""
+    rank, scale, rate, rho = 2, 1.5, 0.1, 0.2
+    lora = {"name": "lora", "rank": rank, "alpha": 3, "rho_space": "weights"}
+    options = TrainingOptions(
+        steps=3,
+        schedule="constant",
+        learning_rate=rate,
+        weight_decay=0,
+        gradient_clip=None,
+        optimizer={"name": "torch.optim:SGD"},
+        perturbation={"name": "sam", "rho": rho, "every": 2},
+        parametrization=lora,
+    )
+    mapping = tiny_tasks["colour"]
+    base = ModelConfig(str(tiny_model))
+    settings = TrainConfig(base, mapping, str(tmp_path / "out"), "colour", options, train_examples=24)
+    written = load_file(train(settings).folder / "adapter_model.safetensors")
+
+    task = tasks.build("colour", mapping, "t").bind("colour", base, "t")
+    examples = task.examples(tasks.Limits(24, None, 0, 0)).train
+    torch.manual_seed(0)
+    started = TaskModule(task.model(task.load_trunk()), task, examples, options, seed=0).model.trunk
+    factors = {n: p.detach().clone() for n, p in started.named_parameters() if ".lora_" in n}
+    layers = sorted({name.partition(".lora_")[0] for name in factors})
+    model = task.model(task.load_trunk()).train()
+    matrices = {layer: model.trunk.get_submodule(layer).weight for layer in layers}
+    start = {layer: matrix.detach().clone() for layer, matrix in matrices.items()}
+    order = examples.training_order(options.batch_size, 3, 0)
+
+    def gradients(step: int, epsilon: dict[str, Tensor]) -> dict[str, Tensor]:
+        for layer, matrix in matrices.items():
+            a, b = (factors[f"{layer}.lora_{which}.default.weight"] for which in "AB")
+            matrix.data = start[layer] + scale * b @ a + epsilon.get(layer, 0)
+        torch.manual_seed(step * 1009)  # of dropout
+        batch = examples.training_batch(order[step], step, order.seed)
+        loss = task.loss(model, batch)
+        found = torch.autograd.grad(loss, list(matrices.values()), materialize_grads=True, allow_unused=True)
+        return dict(zip(layers, found, strict=True))
+
+    for step in range(3):
+        found = gradients(step, {})
+        if step % 2 == 0:
+            norm = torch.stack([g.square().sum() for g in found.values()]).sum().sqrt()
+            found = gradients(step, {layer: rho * g / norm for layer, g in found.items()})
+        for layer, g in found.items():
+            a, b = (factors[f"{layer}.lora_{which}.default.weight"] for which in "AB")
+            change = rate * scale * (b.T @ g), rate * scale * (g @ a.T)
+            a.sub_(change[0])
+            b.sub_(change[1])
+    for name, value in factors.items():
+        in_file = written["base_model.model." + name.replace(".default", "")]
+        torch.testing.assert_close(in_file, value, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_space_is_of_plain_sam() -> None:
+    lora = {"name": "lora", "rho_space": "weights"}
+    with pytest.raises(
+        UserError, match=r"rho_space: weights is of perturbation: \{name: sam\}, and not of asam"
+    ):
+        TrainingOptions(perturbation={"name": "asam"}, parametrization=lora)
+    TrainingOptions(parametrization=lora)
 
 
 def test_an_adapter_without_its_base_is_told(tiny_model: Path, tmp_path: Path) -> None:
