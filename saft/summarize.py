@@ -7,6 +7,7 @@ from pathlib import Path
 
 from saft import tasks
 from saft.errors import UserError
+from saft.files.staging import refuse_file
 from saft.penalties import Unlabelled, kronecker
 from saft.summarize_config import SummarizeConfig
 from saft.tasks import Limits
@@ -56,9 +57,9 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
         UserError: something in the config does not fit, or the file is there already.
     """
     file = Path(config.out)
-    if file.is_dir() or (file.exists() and not overwrite):
-        kind = "a folder; give the name of a file" if file.is_dir() else "there; replace it with --overwrite"
-        raise UserError(f"{file}: is {kind}")
+    refuse_file(file)
+    if file.exists() and not overwrite:
+        raise UserError(f"{file}: is there; replace it with --overwrite")
     task = tasks.build(config.name, config.task, "task").bind(
         config.name, config.model, "task", config.device
     )

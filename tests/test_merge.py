@@ -175,14 +175,14 @@ def test_a_base_that_is_listed_as_a_model_is_noted(tiny_model, experts):
 
 def test_a_target_in_use_is_refused_before_the_work(tiny_model, experts, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "precious").write_text("1")
+    (tmp_path / "out" / "adapter_config.json").write_text("1")
     settings = MergeConfig("average", str(tiny_model), experts)
     for check_only in (True, False):
         with pytest.raises(UserError, match="not empty"):
             merge(settings, tmp_path / "out", check_only=check_only)
-    assert files(tmp_path / "out") == {"precious": b"1"}
+    assert files(tmp_path / "out") == {"adapter_config.json": b"1"}
     merge(settings, tmp_path / "out", overwrite=True)
-    assert "precious" not in files(tmp_path / "out")
+    assert "adapter_config.json" not in files(tmp_path / "out")
 
 
 def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):

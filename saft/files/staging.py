@@ -18,6 +18,7 @@ __all__ = ["refuse", "refuse_file", "replaced", "staged", "write_text"]
 
 _ASIDE = "-old"
 _HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
+_OF_A_MODEL = ("saft.json", "config.json", "adapter_config.json", "*.safetensors")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -114,22 +115,29 @@ def write_text(file: Path, text: str) -> None:
 def refuse(target: Path, overwrite: bool) -> None:
     """Refuse a target that `staged` would not write: a file, a folder in use, or one that cannot be made.
 
+    Only a model is replaced: not a device, and no folder of other things, which a slip of the keyboard names.
+
     Args:
         target: the folder to make.
-        overwrite: replace a folder that is there and is not empty.
+        overwrite: replace a model's folder that is there.
 
     Raises:
         UserError: with the reason.
     """
-    if target.is_file():
+    if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file; give the name of a folder to write")
     _refuse_above(target)
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
         raise UserError(f"{target}: is not empty; choose another folder, or replace it with --overwrite")
-    if target in (Path.home(), Path.cwd(), *Path.cwd().parents):
+    if target.resolve() in (Path.home(), Path.cwd(), *Path.cwd().parents):
         raise UserError(f"{target}: holds more than a checkpoint and is not replaced; choose another folder")
+    if not any(any(target.glob(pattern)) for pattern in _OF_A_MODEL):
+        raise UserError(
+            f"{target}: holds no model ({', '.join(_OF_A_MODEL)}) and is not replaced; empty it first, or "
+            "choose another folder"
+        )
 
 
 def refuse_file(file: Path) -> None:
@@ -139,15 +147,20 @@ def refuse_file(file: Path) -> None:
         file: the file to make or replace.
 
     Raises:
-        UserError: it is a folder, or it cannot be made.
+        UserError: it is a folder or a device, or it cannot be made.
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give the name of a file to write")
+    if file.exists() and not file.is_file():
+        raise UserError(
+            f"{file}: is a device or a pipe, and is not replaced; give the name of a file to write"
+        )
     _refuse_above(file)
 
 
 def _refuse_above(target: Path) -> None:
-    above = next(parent for parent in target.absolute().parents if parent.exists())
+    place = target.absolute()
+    above = next((parent for parent in place.parents if parent.exists()), place)
     if not above.is_dir():
         raise UserError(f"{target}: cannot be made, since {above} is a file; choose another folder")
     if not os.access(above, os.W_OK | os.X_OK):

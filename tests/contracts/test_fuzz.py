@@ -273,7 +273,9 @@ def words(command: str, base: Path, copy: Path, inside: Path) -> list[str]:
         case "merge" | "base":
             first, other = (base, copy) if command == "merge" else (copy, base)
             file = inside / "merge.yaml"
-            file.write_text(yaml.safe_dump({"method": "ties", "base": str(first), "models": {"a": str(other)}}))
+            file.write_text(
+                yaml.safe_dump({"method": "ties", "base": str(first), "models": {"a": str(other)}})
+            )
             return ["merge", str(file), str(inside / "out")]
         case "measure":
             return ["measure", f"--base={base}", f"--checkpoints={{size: {copy}}}", "--examples=2"]

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,10 +55,10 @@ def test_an_empty_target_is_taken(tmp_path):
 def test_overwrite_leaves_no_stale_file_and_keeps_the_old_folder_on_failure(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
-    (target / "old").write_text("1")
+    (target / "config.json").write_text("1")
     with pytest.raises(RuntimeError), staging.staged(target, overwrite=True):
         raise RuntimeError
-    assert (target / "old").read_text() == "1"
+    assert (target / "config.json").read_text() == "1"
     with staging.staged(target, overwrite=True) as folder:
         (folder / "new").write_text("1")
     assert [file.name for file in target.iterdir()] == ["new"]
@@ -66,7 +67,12 @@ def test_overwrite_leaves_no_stale_file_and_keeps_the_old_folder_on_failure(tmp_
 
 def test_a_folder_that_holds_the_work_is_never_replaced(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
+    (tmp_path / "config.json").touch()
     monkeypatch.chdir(tmp_path / "here")
+    for target in (tmp_path, Path("."), Path(".."), Path("/"), Path("../here/..")):
+        (tmp_path / "here" / "config.json").touch()
+        with pytest.raises(UserError, match="more than a checkpoint"):
+            staging.refuse(target, overwrite=True)
     with (
         pytest.raises(UserError, match="more than a checkpoint"),
         staging.staged(tmp_path, overwrite=True),
@@ -74,10 +80,34 @@ def test_a_folder_that_holds_the_work_is_never_replaced(tmp_path, monkeypatch):
         pytest.fail("the block must not run")
 
 
+def test_a_folder_of_other_things_is_never_replaced(tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("1")
+    with pytest.raises(UserError, match=r"papers: holds no model .* is not replaced; empty it first"):
+        staging.refuse(tmp_path / "papers", overwrite=True)
+    (tmp_path / "papers" / "adapter.safetensors").touch()
+    staging.refuse(tmp_path / "papers", overwrite=True)
+
+
 def test_a_file_as_target_is_refused(tmp_path):
     (tmp_path / "model").write_text("")
     with pytest.raises(UserError, match="is a file"), staging.staged(tmp_path / "model", overwrite=True):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path, overwrite):
+    """/dev/null became a folder: it is there, but `is_file` says no."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is a file; give the name of a folder"):
+        staging.refuse(tmp_path / "pipe", overwrite)
+    with pytest.raises(UserError, match="pipe: is a device or a pipe, and is not replaced"):
+        staging.refuse_file(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a file"):
+        staging.refuse(Path("/dev/null"), overwrite)
+    with pytest.raises(UserError, match="/dev/null: is a device or a pipe"):
+        staging.refuse_file(Path("/dev/null"))
 
 
 def test_a_target_that_was_filled_meanwhile_is_not_replaced(tmp_path):
@@ -144,7 +174,7 @@ if sys.argv[2] == "two steps":
     staging._swapped = lambda one, other: False
 for moment in range(10**6):
     with staging.staged(target, overwrite=True) as folder:
-        (folder / "old").touch()
+        (folder / "old.safetensors").touch()
     child = os.fork()
     if child == 0:
         seen = 0
@@ -155,7 +185,7 @@ for moment in range(10**6):
                 os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(kill)
         with staging.staged(target, overwrite=True) as folder:
-            (folder / "new").touch()
+            (folder / "new.safetensors").touch()
         os._exit(0)
     _, status = os.waitpid(child, 0)
     there = target.exists()
@@ -177,9 +207,10 @@ def test_killed_at_any_call_the_old_folder_is_there_or_the_new(tmp_path, steps):
     command = [sys.executable, "-c", OVERWRITER, str(tmp_path / "model"), steps]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {tuple(line.split()) for line in printed.splitlines()}
-    both = {("True", "old", "model"), ("True", "new", "model")}
+    old, new = "old.safetensors", "new.safetensors"
+    both = {("True", old, "model"), ("True", new, "model")}
     # Where names cannot be exchanged the target is gone for a moment; the next writer gives it back.
-    assert found - {("False", "old", "model")} == both
+    assert found - {("False", old, "model")} == both
     if steps == "one step" and sys.platform == "linux":
         assert found == both
 

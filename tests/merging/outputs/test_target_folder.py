@@ -37,12 +37,12 @@ def test_a_folder_in_use_is_told_with_everything_else(checkpoints, tmp_path):
     base, models = checkpoints
     out = tmp_path / "out"
     out.mkdir()
-    (out / "precious").write_text("1")
+    (out / "config.json").write_text("1")
     config = MergeConfig("ties", base, models | {"c": str(tmp_path / "nowhere")}, {"density": 20})
     assert any("is not empty; choose another folder" in text for text in problems(config, out))
     assert len(problems(config, out)) == 3
     assert check(MergeConfig("ties", base, models), out, overwrite=True).merged
-    assert [file.name for file in out.iterdir()] == ["precious"]
+    assert [file.name for file in out.iterdir()] == ["config.json"]
 
 
 def test_a_full_disk_is_told_before_the_work(checkpoints, tmp_path, monkeypatch):
