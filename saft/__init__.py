@@ -2,7 +2,8 @@
 
 Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`,
 `summarize`, `methods`.
-The optimizer needs nothing else of saft: `saft.SAM`.
+The optimizer needs nothing else of saft: `saft.SAM`; nor do models in memory that are merged:
+`saft.merge_models`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _LAZY = {
     "TrainConfig": "saft.training.options",
     "merge": "saft.merge",
     "MergeConfig": "saft.merging.merge_config",
+    "merge_models": "saft.merging.merge_models",
     "evaluate": "saft.evaluate",
     "EvaluateConfig": "saft.evaluate_config",
     "measure": "saft.measure",

@@ -49,6 +49,8 @@ FROM_ABOVE = {
     "merging/dtypes.py": "merging/stream/test_engine.py",
     "merging/inputs/adapted_model.py": "parametrizations/test_lora.py",
     "merging/inputs/alignment.py": "merging/test_merge_check.py",
+    "merging/inputs/in_memory.py": "merging/test_merge_models.py",
+    "merging/inputs/lora_change.py": "merging/inputs/test_peft_adapter.py",
     "merging/inputs/factors.py": "merging/methods/test_robust_merge.py",
     "merging/inputs/task_parts.py": "merging/outputs/test_parts.py",
     "merging/mergekit/generalized_arithmetic.py": "merging/mergekit/test_file.py",

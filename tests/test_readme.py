@@ -48,7 +48,7 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     before = model.weight.detach().clone()
     given = {"torch": torch, "model": model, "x": x, "closure": closure, "loader": loader, "dataset": dataset}
-    exec(block, given)
+    exec(block, given | {name: Model(3, 1) for name in ("base", "a", "b")})
     assert not torch.equal(before, model.weight)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,10 @@ from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 from saft.merging.varying import methods_by_tensor
 
-__all__ = ["check", "output_of"]
+__all__ = ["ReadInput", "check", "output_of"]
+
+ReadInput = Callable[[str, str, Source | None], Source]
+"""Called with a location, its place in the merge file (`models.TASK`) and, of a model, the base."""
 
 
 def output_of(config: MergeConfig, method: Method) -> Output:
@@ -61,13 +64,19 @@ def output_of(config: MergeConfig, method: Method) -> Output:
     return configs.parse(kind, options, "", "output")
 
 
-def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = False) -> Plan:
+def check(
+    config: MergeConfig,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    read: ReadInput = read_input,
+) -> Plan:
     """Find everything that can be wrong with a merge, without reading a weight.
 
     Args:
         config: what to merge, and how.
         out: where the result will go, to check that place too.
         overwrite: whether a folder that is there and not empty may be replaced.
+        read: finds the base and the models; default: in folders.
 
     Returns:
         The plan, for `engine.stream` and `write_merge`.
@@ -91,10 +100,10 @@ def check(config: MergeConfig, out: str | Path | None = None, overwrite: bool = 
     elif method:
         problems += method.problems(len(config.models))
     with collecting(problems, "base: "):
-        base = read_input(config.base, "base")
+        base = read(config.base, "base", None)
     for task, location in config.by_task().items():
         with collecting(problems, f"models.{task}: "):
-            models[task] = read_input(location, f"models.{task}", base)
+            models[task] = read(location, f"models.{task}", base)
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)

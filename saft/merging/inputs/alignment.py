@@ -6,13 +6,11 @@ import dataclasses
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from saft.errors import abbreviated
-from saft.files.checkpoint import model_config
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.experts import are_fused, are_separate, separated
 from saft.merging.inputs.factors import Factors
@@ -35,10 +33,6 @@ class _Fitted(Source):
     original: Source = field(kw_only=True)
     names: Mapping[str, str] = field(kw_only=True)
     base: Source = field(kw_only=True)
-
-    @property
-    def files(self) -> list[Path]:
-        return self.original.files
 
     @property
     def computes(self) -> bool:
@@ -85,7 +79,17 @@ def fitted(base: Source, model: Source, vocabulary: str = "refuse") -> Source:
             if name in base.headers and rows_differ(name, header, base.headers[name]):
                 headers[name] = dataclasses.replace(header, shape=base.headers[name].shape, stored=None)
     stored = {name: model.tied.get(original, original) for name, original in names.items()}
-    return _Fitted(model.location, model.folder, headers, model.tied, original=model, names=stored, base=base)
+    return _Fitted(
+        model.location,
+        model.folder,
+        headers,
+        model.tied,
+        model.config,
+        model.files,
+        original=model,
+        names=stored,
+        base=base,
+    )
 
 
 def _names(base: Source, model: Source) -> dict[str, str]:
@@ -109,13 +113,13 @@ def beside_tower(base: Source, models: Collection[Source]) -> set[str]:
         base: the base model.
         models: fine-tuned ones, under the base's names.
     """
-    whole = model_config(base.folder)
+    whole = base.config
     towers = {
         part.get("model_type")
         for key, part in whole.items()
         if key.endswith("_config") and isinstance(part, dict)
     } - {None, whole.get("model_type")}
-    if not models or any(model_config(model.folder).get("model_type") not in towers for model in models):
+    if not models or any(model.config.get("model_type") not in towers for model in models):
         return set()
     own = {name.partition(".")[0] for model in models for name in model.headers if name in base.headers}
     return {name for name in base.headers if name.partition(".")[0] not in own} if own else set()

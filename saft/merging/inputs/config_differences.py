@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from saft.files.checkpoint import CONFIG, config_parts, model_config
+from saft.files.checkpoint import config_parts
 from saft.merging.inputs.source import Source
 
 __all__ = ["config_notes", "config_problems"]
@@ -28,8 +28,8 @@ def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
         base: the base model.
         model: the fine-tuned model.
     """
-    mine, theirs = model_config(model.folder), model_config(base.folder)
-    kinds = [{part["model_type"] for part in config_parts(x) if _is_name(part)} for x in (mine, theirs)]
+    mine, theirs = model.config, base.config
+    kinds = [{part["model_type"] for part in config_parts(dict(x)) if _is_name(part)} for x in (mine, theirs)]
     if all(kinds) and not kinds[0] & kinds[1]:
         stated = [" and ".join(sorted(names)) for names in kinds]
         yield _message(what, "model_type", model, stated[0], base, stated[1])
@@ -39,7 +39,7 @@ def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
 
 def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:
     """Yield where a model was made for other positions than the base, one note each."""
-    for key, value, other in _different(model_config(model.folder), model_config(base.folder), _TOLD):
+    for key, value, other in _different(model.config, base.config, _TOLD):
         yield f"{what}: its {key} is {value}, the base's {other}; the merged model has the base's"
 
 
@@ -61,7 +61,7 @@ def _is_name(part: Mapping[str, Any]) -> bool:
 
 def _message(what: str, key: str, model: Source, value: Any, base: Source, other: Any) -> str:
     return (
-        f"{what}: {model.folder / CONFIG}: {key} is {value!r}, in the base ({base.folder / CONFIG}) it is "
+        f"{what}: {model.config_place}: {key} is {value!r}, in the base ({base.config_place}) it is "
         f"{other!r}: they compute differently with their weights; only models that were fine-tuned from this "
         "base can be merged"
     )

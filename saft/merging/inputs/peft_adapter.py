@@ -1,114 +1,24 @@
-"""peft's LoRA adapters as inputs: the base's tensors, with the adapter's change added as they are read."""
+"""peft's adapter folders as inputs of a merge: beside whole checkpoints, or on top of one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from saft.config import Range
-from saft.errors import UserError, abbreviated, did_you_mean
+from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST, model_config, read_manifest
 from saft.files.links import inside
 from saft.files.locations import folder
-from saft.files.tensorfile import TensorHeader, read_headers, view
-from saft.merging.inputs.factors import Factors
+from saft.files.tensorfile import read_headers
+from saft.merging.inputs.lora_change import LoraAdapter, adapted
 from saft.merging.inputs.source import Source, read_source
-from saft.merging.inputs.tensor_names import is_vocabulary, match
 
-__all__ = ["CONFIG", "WEIGHTS", "is_adapter", "is_transposed", "read_input"]
+__all__ = ["CONFIG", "WEIGHTS", "is_adapter", "read_input"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-
-_PREFIX = "base_model.model."
-_FACTORS = {
-    "lora_A.weight": "A",
-    "lora_B.weight": "B",
-    "lora_embedding_A": "embedding A",
-    "lora_embedding_B": "embedding B",
-}
-# What leaves W + scale · B A as it is; anything else that is set is refused by its name.
-_HARMLESS = {
-    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying"),
-    *("eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights"),
-    *("layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core"),
-    *("modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"),
-    *("runtime_config", "target_modules", "task_type", "use_rslora"),
-}
-_INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move the base's weights
-_LONGEST_PATTERN = 1000
-_SLOW = re.compile(r"[*+}]\)+[*+{]")  # repetition of a repetition, on which matching may never end
-_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are [in, out]
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What an adapter does to a tensor: it puts another in its place, adds scale · B A, or both."""
-
-    down: TensorHeader | None = None
-    up: TensorHeader | None = None
-    scale: float = 1.0
-    transposed: bool = False
-    replacement: TensorHeader | None = None
-
-    def factors(self) -> Factors | None:
-        """Return the factors as matrices, float32; None where there is no product."""
-        if self.down is None or self.up is None:
-            return None
-        up, down = (view(header).float().flatten(1) for header in (self.up, self.down))
-        return Factors(down, up, self.scale, self.transposed)
-
-
-@dataclass(frozen=True)
-class _Adapted(Source):
-    """A base with an adapter merged in, tensor by tensor, as it is read.
-
-    Args:
-        base: that the adapter was trained on.
-        changes: name of a tensor -> what becomes of it.
-        weights: the adapter's file.
-    """
-
-    base: Source = field(kw_only=True)
-    changes: Mapping[str, _Change] = field(kw_only=True)
-    weights: Path = field(kw_only=True)
-
-    @property
-    def files(self) -> list[Path]:
-        return [*self.base.files, self.weights, self.weights.parent / CONFIG]
-
-    @property
-    def computes(self) -> bool:
-        return True
-
-    def tensor(self, name: str) -> Tensor:
-        change = self.changes.get(name)
-        saved = change.replacement if change else None
-        weight = self.base.tensor(name) if saved is None else view(saved)
-        factors = change.factors() if change else None
-        return weight if factors is None else factors.change(weight.shape).add_(weight)
-
-    def factors(self, name: str, base: Source) -> Factors | None:
-        change = self.changes.get(name)
-        # What is saved whole as well is no longer the base with a product added.
-        if change is None or change.replacement is not None:
-            return None
-        return change.factors() if self._is_of(base) else None
-
-    def keeps(self, name: str, base: Source) -> bool:
-        return name not in self.changes and self._is_of(base)
-
-    def _is_of(self, base: Source) -> bool:
-        return base is self.base or base.files == self.base.files
 
 
 def read_input(location: str, what: str, base: Source | None = None) -> Source:
@@ -130,9 +40,9 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
     if "+" in location and not Path(location).exists():
         before, _, adapter = location.rpartition("+")
         whole = read_input(before, what, base)
-        adapted = _adapted(location, folder(adapter, what), whole)
+        both = _adapted(location, folder(adapter, what), whole)
         # Config and tokenizer of a merge are copied from the folder of its base, where they are whole.
-        return adapted if base else dataclasses.replace(adapted, folder=whole.folder)
+        return both if base else dataclasses.replace(both, folder=whole.folder, config=whole.config)
     found = folder(location, what)
     if not is_adapter(found):
         if (found / MANIFEST).is_file() and "interventions" in read_manifest(found):
@@ -164,43 +74,9 @@ def _adapted(location: str, found: Path, base: Source) -> Source:
         raise UserError(
             f"{found}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in found.iterdir()))
         )
-    problems = list(_refusals(found / CONFIG, config))
-    if problems:
-        raise UserError(*problems)
-    modules, saved = _sorted(file)
-    changes: dict[str, _Change] = {}
-    headers = dict(base.headers)
-    known = base.headers.keys() | base.tied.keys()
-    for key, header in saved.items():
-        name = match(key, known) or key
-        if other := _tie(name, base):
-            problems.append(_tied(file, key, other))
-        changes[name] = _Change(replacement=header)
-        headers[name] = header
-    replaced = dataclasses.replace(base, headers=headers) if saved else base
-    absent = []
-    for module, parts in modules.items():
-        name = match(f"{module}.weight", known) or f"{module}.weight"
-        if name not in base.headers and not _tie(name, base):
-            absent.append(name)
-            continue
-        if problem := _misfit(file, module, name, parts, replaced):
-            problems.append(problem)
-            continue
-        low_rank = _low_rank(config, module, parts, headers[name].shape, base)
-        changes[name] = dataclasses.replace(changes.get(name, _Change()), **low_rank)
-        headers[name] = dataclasses.replace(headers[name], dtype=torch.float32, file=file, stored=None)
-    if absent:
-        matrices = [name for name, header in base.headers.items() if header.shape[1:]]
-        problems.append(
-            f"{file}: changes {abbreviated(absent)}, which the base {base.folder} lacks: it has "
-            f"{abbreviated(matrices)}; is the adapter of another base?"
-        )
-    if problems:
-        raise UserError(*problems)
-    if not changes:
-        raise UserError(f"{file}: holds no tensor of an adapter")
-    return _Adapted(location, found, headers, base.tied, base=base, changes=changes, weights=file)
+    place = found / CONFIG
+    adapter = LoraAdapter(found, config, read_headers(file), file, str(place), (file, place))
+    return adapted(location, adapter, base, model_config(found))
 
 
 def _config(found: Path) -> dict[str, Any]:
@@ -211,121 +87,3 @@ def _config(found: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{found / CONFIG}: is not a JSON object")
     return config
-
-
-def _refusals(file: Path, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each feature of an adapter beyond plain LoRA, and each value that is damaged."""
-    cure = "merge it with peft (merge_and_unload) and give the folder of the result"
-    if config.get("peft_type") != "LORA":
-        kind = config.get("peft_type")
-        yield f"{file}: is a {kind} adapter; of peft's adapters saft knows only LORA: {cure}"
-        return
-    for key, value in config.items():
-        if value and key not in _HARMLESS:
-            yield f"{file}: {key}: {value!r} is more than plain LoRA, which is all that saft knows: {cure}"
-    alphas = config.get("alpha_pattern") or {}
-    if not isinstance(alphas, Mapping):
-        yield f"{file}: alpha_pattern: must be a mapping of modules to numbers, but is {alphas!r}"
-        alphas = {}
-    for key, value in {"lora_alpha": config.get("lora_alpha", 8), **alphas}.items():
-        if problem := Range().problem(value):
-            yield f"{file}: {key}: {problem}; take the file that peft wrote"
-    for key in alphas:
-        if _SLOW.search(key) or not _is_pattern(key):
-            yield f"{file}: alpha_pattern: {key!r} is not a name or a pattern that can be matched: {cure}"
-    init = config.get("init_lora_weights", True)
-    if init not in _INITS:
-        yield f"{file}: init_lora_weights: '{init}' may have moved the base's own weights: {cure}"
-
-
-def _is_pattern(key: str) -> bool:
-    try:
-        re.compile(key)
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return len(key) <= _LONGEST_PATTERN
-
-
-def _sorted(file: Path) -> tuple[dict[str, dict[str, TensorHeader]], dict[str, TensorHeader]]:
-    """Return module -> its two factors, and the names of whole tensors -> those tensors."""
-    modules: dict[str, dict[str, TensorHeader]] = {}
-    saved = {}
-    for key, header in read_headers(file).items():
-        # The name of the adapter, `default`, is left in some files: lora_A.default.weight
-        name = re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key.removeprefix(_PREFIX))
-        for ending, factor in _FACTORS.items():
-            if name.endswith("." + ending):
-                modules.setdefault(name.removesuffix("." + ending), {})[factor] = header
-                break
-        else:
-            if "lora_" in name or "token" in name.rpartition(".")[2]:
-                raise UserError(f"{file}: '{key}' does not belong to plain LoRA; merge it with peft")
-            saved[re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", name)] = header
-    return modules, saved
-
-
-def _misfit(
-    file: Path, module: str, name: str, parts: Mapping[str, TensorHeader], base: Source
-) -> str | None:
-    """Return what keeps the factors from being added to the base's tensor, or None."""
-    if other := _tie(name, base):
-        return _tied(file, module, other)
-    if set(parts) not in ({"A", "B"}, {"embedding A", "embedding B"}):
-        return f"{file}: '{module}' has {', '.join(sorted(parts))} only, but needs both factors"
-    down, up = (parts[key].shape for key in sorted(parts))
-    shape = base.headers[name].shape
-    ends = (up[0], math.prod(down[1:]))
-    fits = ends[0] == shape[0] and math.prod(shape[1:]) == ends[1] if shape else False
-    if not down[0] or down[0] != up[1] or not (fits or shape == ends[::-1]):
-        return (
-            f"{file}: '{module}' has the factors {list(up)} and {list(down)}, which do not make the base's "
-            f"{list(shape)}"
-        )
-    return None
-
-
-def _tie(name: str, base: Source) -> str | None:
-    """Return what is tied to a tensor, or None."""
-    if name in base.tied:
-        return base.tied[name]
-    if is_vocabulary(name) and model_config(base.folder).get("tie_word_embeddings") is True:
-        return "the head or the embeddings"
-    return next((head for head, trunk in base.tied.items() if trunk == name), None)
-
-
-def _tied(file: Path, module: str, other: str) -> str:
-    return (
-        f"{file}: changes '{module}', which the base ties to '{other}', and that would change with it; "
-        "merge the adapter with peft into a base with tie_word_embeddings: false"
-    )
-
-
-def _low_rank(
-    config: Mapping[str, Any],
-    module: str,
-    parts: Mapping[str, TensorHeader],
-    shape: tuple[int, ...],
-    base: Source,
-) -> dict[str, Any]:
-    """Return the fields of a change that adds scale · B A."""
-    embedding = "embedding A" in parts
-    down, up = (parts[key] for key in sorted(parts))
-    alpha = _of_pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
-    rank = down.shape[0]
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    ends = (up.shape[0], math.prod(down.shape[1:]))
-    flipped = embedding or bool(config.get("fan_in_fan_out")) or is_transposed(base.folder)
-    fits = (ends[0], ends[1]) == (shape[0], math.prod(shape[1:]))
-    transposed = shape == ends[::-1] and (flipped or not fits)
-    return {"down": down, "up": up, "scale": scale, "transposed": transposed}
-
-
-def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> float:
-    """Return the value of the first pattern that a module's name ends with, as peft does."""
-    found = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-    return float(next(found, default))
-
-
-def is_transposed(found: Path) -> bool:
-    """Return whether a model stores the matrices of its layers as [in, out], by its config.json."""
-    return model_config(found).get("model_type") in _TRANSPOSED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.files.checkpoint import config_parts, model_config, tensor_headers, weight_files
+from saft.files.checkpoint import CONFIG, config_parts, model_config, tensor_headers, weight_files
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.tensor_names import is_vocabulary, trunk_first
 
-__all__ = ["Source", "read_source"]
+__all__ = ["Source", "read_source", "ties"]
 
 _COMPARED = 1 << 20  # elements that are compared at a time
 
@@ -28,20 +28,24 @@ class Source:
 
     Args:
         location: as the user wrote it.
-        folder: on this machine.
+        folder: on this machine; of a model in memory, what messages call it.
         headers: name -> what the file says of the tensor; of tied tensors one.
         tied: name of a tensor that is another -> the name of that other, which is in `headers`.
+        config: what its config.json says; empty where there is none.
+        files: that are read, for their digests; none of a model in memory.
     """
 
     location: str
     folder: Path
     headers: Mapping[str, TensorHeader]
     tied: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
     @property
-    def files(self) -> list[Path]:
-        """Return the files that are read, for their digests."""
-        return weight_files(self.folder)
+    def config_place(self) -> str:
+        """Return where its config is, for messages."""
+        return str(self.folder / CONFIG) if self.files else f"config of {self.folder}"
 
     @property
     def computes(self) -> bool:
@@ -77,11 +81,19 @@ def read_source(location: str, folder: Path) -> Source:
     headers, config = tensor_headers(folder), model_config(folder)
     if problem := quantization_problem(folder, headers, config):
         raise UserError(problem)
-    tied = _tied(headers, any(part.get("tie_word_embeddings") is True for part in config_parts(config)))
-    return Source(location, folder, {n: header for n, header in headers.items() if n not in tied}, tied)
+    tied = ties(headers, config)
+    stored = {name: header for name, header in headers.items() if name not in tied}
+    return Source(location, folder, stored, tied, config, weight_files(folder))
 
 
-def _tied(headers: Mapping[str, TensorHeader], stated: bool) -> dict[str, str]:
+def ties(headers: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of a tensor that is another -> the name of that other, as `read_source` says.
+
+    Args:
+        headers: of all tensors.
+        config: of the model.
+    """
+    stated = any(part.get("tie_word_embeddings") is True for part in config_parts(dict(config)))
     first: dict[Any, str] = {}
     tied = {}
     for name in sorted(headers, key=trunk_first):

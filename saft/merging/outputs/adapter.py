@@ -19,6 +19,7 @@ from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
 from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
+from saft.merging.inputs.lora_change import is_transposed
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.merge_config import MergeConfig
 from saft.merging.method import Method
@@ -137,7 +138,7 @@ class Adapter(Output):
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
         """Merge tensor by tensor, factor each matrix, and write the factors and their config."""
-        transposed = peft_adapter.is_transposed(plan.base.folder)
+        transposed = is_transposed(plan.base.config)
         dtype = DTYPES[plan.config.dtype or "float32"]
         tensors: dict[str, Tensor] = {}
         squares: dict[str, tuple[float, float]] = {}

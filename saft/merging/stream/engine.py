@@ -21,6 +21,8 @@ __all__ = ["apply", "merge_task_vectors", "stream", "task_vectors", "thresholds"
 
 T = TypeVar("T")
 
+_CPU = torch.device("cpu")
+
 
 def merge_task_vectors(
     method: Method,
@@ -156,15 +158,18 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
     yield plan.merged, scaled(plan.config.lines, len(plan.models), plan.layout, merge, blocks)
 
 
-def weights(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+def weights(
+    plan: Plan, progress: Progress | None = None, device: torch.device = _CPU
+) -> Iterator[tuple[str, Tensor]]:
     """Yield base + λ · merged task vector, block by block, in the order of `plan.merged`.
 
     Args:
         plan: from `check`.
         progress: told about bytes read, in all passes.
+        device: of the result.
 
     Yields:
-        Name of the tensor and the next of its weights, [n], in the dtype of the output, on the CPU.
+        Name of the tensor and the next of its weights, [n], in the dtype of the output, on the device.
 
     Raises:
         UserError: an input is not finite, or the result does not fit its dtype.
@@ -173,7 +178,7 @@ def weights(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str,
         for names, function in _functions(plan, reader):
 
             def finished(block: Block, function: Callable[[Block], Tensor] = function) -> tuple[str, Tensor]:
-                return block.name, _weights(plan, block.name, block.base, function(block))
+                return block.name, _weights(plan, block.name, block.base, function(block)).to(device)
 
             yield from reader.map_blocks(names, finished)
 
@@ -193,7 +198,7 @@ def weights_of(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tup
     """
     for name, task_vector in merged:
         with one_torch_thread():
-            merged_weights = _weights(plan, name, plan.base.tensor(name), task_vector)
+            merged_weights = _weights(plan, name, plan.base.tensor(name), task_vector).cpu()
         yield name, merged_weights
 
 
@@ -207,4 +212,4 @@ def _weights(plan: Plan, name: str, base: Tensor, task_vector: Tensor) -> Tensor
             f"'{name}': the merged weights do not fit {str(dtype).removeprefix('torch.')} at scaling "
             f"{plan.scaling:g}; write with dtype: float32 or bfloat16, or scale less"
         )
-    return result.cpu()
+    return result

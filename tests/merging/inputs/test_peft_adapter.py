@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from saft.errors import UserError
 from saft.files.tensorfile import view
-from saft.merging.inputs import peft_adapter
+from saft.merging.inputs import lora_change
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
@@ -280,7 +280,7 @@ def test_only_tensors_that_are_read_are_made(base, tmp_path, monkeypatch):
     adapt(llama(), tmp_path / "one", target_modules=["q_proj", "up_proj"])
     source = read_input(f"{base}+{tmp_path / 'one'}", "models.a")
     read = []
-    monkeypatch.setattr(peft_adapter, "view", lambda header: read.append(header) or view(header))
+    monkeypatch.setattr(lora_change, "view", lambda header: read.append(header) or view(header))
     source.tensor("model.layers.0.self_attn.q_proj.weight")
     source.tensor("model.layers.0.self_attn.k_proj.weight")
     assert [header.shape for header in read] == [(8, 3), (3, 8)]

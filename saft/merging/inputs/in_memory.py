@@ -1,0 +1,210 @@
+"""Models in memory as inputs of a merge: modules, state dicts, adapters of a peft model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError, abbreviated, did_you_mean
+from saft.files.tensorfile import TensorHeader
+from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted
+from saft.merging.inputs.quantization import quantization_problem
+from saft.merging.inputs.source import Source, ties
+from saft.merging.inputs.tensor_names import match
+
+__all__ = ["OneAdapter", "adapter_in_memory", "has_adapters", "in_memory", "tensors_of"]
+
+# Where a module that peft has changed keeps its own weights, and where those of each adapter.
+_OWN = re.compile(r"\.(base_layer|original_module)\.")
+_OF_ADAPTER = re.compile(r"^(.*)\.(lora_\w+|modules_to_save)\.([^.]+)(\..*)?$")
+
+
+@dataclass(frozen=True)
+class OneAdapter:
+    """One of the adapters that a peft model holds, be it active or not.
+
+    Args:
+        model: a `PeftModel`, or the model that it has changed.
+        name: of the adapter.
+    """
+
+    model: nn.Module
+    name: str
+
+
+def in_memory(model: nn.Module | Mapping[str, Tensor]) -> Source:
+    """Return a module or a state dict as an input of a merge; of a peft model, the model below its adapters.
+
+    Nothing is copied: the tensors of the source are those of the model.
+
+    Args:
+        model: anything with a `state_dict()`, or a mapping of names to tensors.
+
+    Raises:
+        UserError: what it holds are not plain tensors, or they are quantized.
+
+    Example:
+        >>> in_memory(nn.Linear(2, 1)).headers["weight"].shape
+        (1, 2)
+    """
+    place = f"<{type(model).__name__} in memory>" if isinstance(model, nn.Module) else "<state dict>"
+    config = _config(model)
+    headers = _headers(tensors_of(model), place)
+    if problem := quantization_problem(Path(place), headers, config):
+        raise UserError(problem)
+    tied = ties(headers, config)
+    stored = {name: header for name, header in headers.items() if name not in tied}
+    return Source(place, Path(place), stored, tied, config)
+
+
+def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Source:
+    """Return a base with an adapter merged in that a peft model holds in memory.
+
+    Args:
+        model: the peft model; its own weights below the adapters are those of `base`.
+        name: of the adapter; None takes the one that is active.
+        base: of the merge.
+
+    Raises:
+        UserError: there is no such adapter, it is more than LoRA, does not fit the base, or was trained on
+            other weights.
+    """
+    configs = _adapters(model)
+    if name is None:
+        name = _active(model)
+    if name not in configs:
+        raise UserError(f"there is no adapter '{name}'{did_you_mean(name, configs)}")
+    place = f"<adapter '{name}' of {type(model).__name__}>"
+    config = configs[name].to_dict()
+    if config.get("bias", "none") != "none":
+        raise UserError(
+            f"{place}: bias: {config['bias']!r}: its biases are in the model, for all adapters; give the "
+            "folder that save_pretrained has written"
+        )
+    merged = [at for at, module in model.named_modules() if getattr(module, "merged_adapters", None)]
+    if merged:
+        raise UserError(
+            f"{place}: is added to the weights of {abbreviated(merged)} already; call unmerge_adapter()"
+        )
+    _refuse_other_weights(place, tensors_of(model), base)
+    own = dict(_of_adapter(_state(model), name))
+    found = LoraAdapter(
+        Path(place), config, _headers(own, place), weights=Path(place), config_place=f"config of {place}"
+    )
+    return adapted(place, found, base)
+
+
+def has_adapters(model: object) -> bool:
+    """Return whether a model is one that peft has put adapters into."""
+    return isinstance(model, nn.Module) and bool(_adapters(model))
+
+
+def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name -> tensor, those of the model itself; of a peft model, of the model below its adapters.
+
+    Raises:
+        UserError: something else is among them, or a tensor that is not whole and dense.
+    """
+    state = _state(model)
+    if not has_adapters(model):
+        return state
+    return {
+        _OWN.sub(".", name.removeprefix(PREFIX)): tensor
+        for name, tensor in state.items()
+        if not _OF_ADAPTER.match(name)
+    }
+
+
+def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name -> tensor, with those of adapters."""
+    whole = isinstance(model, nn.Module)
+    state: Mapping[str, Any] = model.state_dict(keep_vars=True) if isinstance(model, nn.Module) else model
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor):
+            found[name] = tensor
+            if problem := _problem(tensor):
+                raise UserError(f"'{name}': {problem}")
+        elif not whole:
+            raise UserError(
+                f"'{name}': is {tensor!r:.60}, and not a tensor; give a state dict, {{name: tensor}}"
+            )
+    if not found:
+        raise UserError(f"{type(model).__name__} has no tensor")
+    return found
+
+
+def _problem(tensor: Tensor) -> str | None:
+    """Return what keeps a tensor from being read, or None."""
+    if hasattr(tensor, "full_tensor"):
+        return "is a shard (DTensor); give the whole: model_state_dict with full_state_dict=True"
+    if tensor.is_meta:
+        return "is on the device 'meta' and has no numbers; load the weights first"
+    return "is sparse; write it densely: tensor.to_dense()" if tensor.layout != torch.strided else None
+
+
+def _headers(tensors: Mapping[str, Tensor], place: str) -> dict[str, TensorHeader]:
+    """Return name -> header; those of the same memory are one tensor, which `ties` finds by their places."""
+    return {
+        name: TensorHeader(
+            tensor.dtype,
+            tuple(tensor.shape),
+            Path(place),
+            (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes),
+            tensor.detach(),
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def _config(model: object) -> dict[str, Any]:
+    """Return what config.json would say of a model of transformers'; of any other, an empty mapping."""
+    to_dict: Callable[[], Any] | None = getattr(getattr(model, "config", None), "to_dict", None)
+    config = to_dict() if callable(to_dict) else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _adapters(model: nn.Module) -> dict[str, Any]:
+    configs = getattr(model, "peft_config", None)
+    return configs if isinstance(configs, dict) else {}
+
+
+def _active(model: nn.Module) -> str:
+    active = getattr(model, "active_adapters", None)
+    names = active() if callable(active) else active
+    if not isinstance(names, list) or len(names) != 1:
+        raise UserError(
+            f"{type(model).__name__} has the adapters {', '.join(_adapters(model))}, of which one must be "
+            "active: model.set_adapter(NAME); saft.integrations.peft merges those of one model"
+        )
+    return str(names[0])
+
+
+def _of_adapter(tensors: Mapping[str, Tensor], adapter: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of an adapter, under the names that peft's files have for them."""
+    for name, tensor in tensors.items():
+        if (found := _OF_ADAPTER.match(name)) and found[3] == adapter:
+            kind = "" if found[2] == "modules_to_save" else f".{found[2]}"
+            yield f"{found[1]}{kind}{found[4] or ''}", tensor
+
+
+def _refuse_other_weights(place: str, own: Mapping[str, Tensor], base: Source) -> None:
+    """Refuse an adapter that was trained on other weights than those of the base."""
+    for name, tensor in own.items():
+        known = match(name, base.headers)
+        if known is None:
+            continue
+        theirs = base.tensor(known)
+        if theirs.data_ptr() == tensor.data_ptr() and theirs.device == tensor.device:
+            continue
+        if theirs.shape != tensor.shape or not torch.equal(theirs.to(tensor), tensor.detach()):
+            raise UserError(
+                f"{place}: lies on other weights than those of the base {base.location}: '{name}' differs; "
+                "give the model with its adapter merged in (merge_and_unload)"
+            )

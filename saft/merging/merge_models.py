@@ -1,0 +1,191 @@
+"""A merge of models in memory: modules, state dicts and adapters, by the engine that merges folders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError, abbreviated
+from saft.files.tensorfile import Layout
+from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
+from saft.merging.inputs.peft_adapter import read_input
+from saft.merging.inputs.source import Source
+from saft.merging.inputs.tensor_names import rename
+from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
+from saft.merging.outputs.whole_model import Weights
+from saft.merging.plan import Plan
+from saft.merging.stream import engine
+
+__all__ = ["Model", "merge_models", "plan_of"]
+
+Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
+M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
+
+
+Models: TypeAlias = Mapping[str, Model] | Sequence[Model]
+
+
+@overload
+def merge_models(base: Model, models: Models, method: str, *, out: M, **options: Any) -> M: ...
+@overload
+def merge_models(base: M, models: Models, method: str, *, out: None = None, **options: Any) -> M: ...
+@overload
+def merge_models(base: Model, models: Models, method: str, *, out: None = None, **options: Any) -> Any: ...
+
+
+def merge_models(
+    base: Model,
+    models: Models,
+    method: str,
+    *,
+    out: nn.Module | dict[str, Tensor] | None = None,
+    **options: Any,
+) -> Any:
+    r"""Merge fine-tuned models of one base that are in memory, without a file.
+
+    .. math:: \theta = \theta_0 + \lambda\, m(\tau_1, \dots, \tau_K), \qquad \tau_t = \theta_t - \theta_0
+
+    Everything is checked before anything is computed. The engine is that of `saft.merge`, so are the bits on
+    a CPU; it works where the base lies, on the CPU or a GPU. The inputs stay as they are.
+
+    Args:
+        base: the base model: a module, a state dict, or a folder, which is read tensor by tensor.
+        models: the fine-tuned ones, as {task: model} or as a list; the order is the order of summation. Each
+            is a module, a state dict, a folder, or a model of peft's, of which the active adapter counts.
+        method: name of a merge method that gives one model; `saft methods` lists them.
+        out: a module or a state dict to fill in place, once the merge is complete; it may be one of the
+            inputs. Its names may differ by a prefix, and it may have further tensors. Default: None.
+        **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`, `seed`, `lines`,
+            `dtype` ("float32", "bfloat16" ...) or `device`; see `MergeConfig`.
+
+    Returns:
+        `out`, if given. Else of a base that is a module its copy with the merged weights, on the base's
+        device; of any other base a state dict.
+
+    Raises:
+        UserError: with every problem that was found. `out` is as it was then.
+
+    Example:
+        >>> base, a, b = (nn.Linear(1, 1, bias=False) for _ in range(3))
+        >>> for model, weight in ((base, 1.0), (a, 2.0), (b, 1.5)):
+        ...     _ = nn.init.constant_(model.weight, weight)
+        >>> merge_models(base, {"a": a, "b": b}, "task_arithmetic", scaling=1.0).weight.item()
+        2.5
+    """
+    plan = plan_of(base, models, method, **options)
+    if not isinstance(plan.output, Weights) or plan.reads_examples:
+        why = "reads examples of each task" if plan.reads_examples else "gives more than one model"
+        raise UserError(f"method: '{method}' {why}; merge folders by it, with saft.merge")
+    if out is None and has_adapters(base):
+        raise UserError(
+            "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
+        )
+    target = None if out is None else _fitting(plan.layout, tensors_of(out))
+    merged = _merged(plan)
+    if target is not None:
+        with torch.no_grad():
+            for name, tensor in target.items():
+                tensor.copy_(merged[name])
+        return out
+    return _copy_with(base, merged) if isinstance(base, nn.Module) else merged
+
+
+def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
+    """Return the plan of a merge of models in memory, once all that can be wrong has been looked for.
+
+    Args:
+        base: see `merge_models`, as for the others.
+        models: the fine-tuned ones.
+        method: its name.
+        **options: further keys of a merge file.
+
+    Raises:
+        UserError: with every problem that was found.
+    """
+    given = dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
+    named: dict[str, Model] = {"base": base, **{f"models.{task}": model for task, model in given.items()}}
+
+    def read(location: str, what: str, base: Source | None) -> Source:
+        return _source(named[what], what, base)
+
+    locations = {what: _location(model) for what, model in named.items()}
+    settings = {"device": str(_device(base)), **options}
+    try:
+        config = MergeConfig(
+            method, locations["base"], {task: locations[f"models.{task}"] for task in given}, **settings
+        )
+    except TypeError as error:
+        raise UserError(f"merge_models: {error}; `saft merge --help` lists the keys") from None
+    return check(config, read=read)
+
+
+def _source(model: Model, what: str, base: Source | None) -> Source:
+    if isinstance(model, (str, Path)):
+        return read_input(str(model), what, base)
+    if isinstance(model, OneAdapter):
+        if base is None:
+            raise UserError("is an adapter; give the model below it")
+        return adapter_in_memory(model.model, model.name, base)
+    if base is not None and isinstance(model, nn.Module) and has_adapters(model):
+        return adapter_in_memory(model, None, base)
+    return in_memory(model)
+
+
+def _location(model: Model) -> str:
+    return str(model) if isinstance(model, (str, Path)) else f"<{type(model).__name__} in memory>"
+
+
+def _device(base: Model) -> torch.device:
+    """Return where the base is, on which it is merged."""
+    tensors = {} if isinstance(base, (str, Path, OneAdapter)) else tensors_of(base)
+    on_gpu = (tensor.device for tensor in tensors.values() if tensor.device.type == "cuda")
+    return next(on_gpu, torch.device("cpu"))
+
+
+def _merged(plan: Plan) -> dict[str, Tensor]:
+    """Return the state dict of the result, each tensor where the base has it; tied ones are one."""
+    merged: dict[str, Tensor] = {}
+    for name, (dtype, shape) in plan.layout.items():
+        like = plan.base.tensor(name)
+        merged[name] = torch.empty(shape, dtype=dtype, device=like.device)
+        if name in plan.copied or not like.numel():
+            merged[name].copy_(like)
+    flat, start, last = torch.empty(0), 0, ""
+    for name, part in engine.weights(plan, device=plan.device):
+        if name != last:
+            flat, start, last = merged[name].view(-1), 0, name
+        flat[start : start + part.numel()].copy_(part.reshape(-1))
+        start += part.numel()
+    return merged | {name: merged[other] for name, other in plan.base.tied.items()}
+
+
+def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module that has the merged tensors in the place of its own, which are not copied."""
+    taken: dict[int, Any] = {}
+    for name, tensor in tensors_of(base).items():
+        is_parameter = isinstance(tensor, nn.Parameter)
+        new = nn.Parameter(merged[name], tensor.requires_grad) if is_parameter else merged[name]
+        taken[id(tensor)] = new
+    return copy.deepcopy(base, taken)
+
+
+def _fitting(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name of a merged tensor -> the tensor to fill, or raise."""
+    names = rename(list(tensors), layout.keys())
+    missing = [name for name in layout if name not in names]
+    if missing:
+        raise UserError(f"out: lacks {abbreviated(missing)}; give a module that is built like the base")
+    found = {name: tensors[names[name]] for name in layout}
+    for name, (dtype, shape) in layout.items():
+        if tuple(found[name].shape) != shape:
+            raise UserError(f"out: '{name}' is {list(found[name].shape)}, the merged one {list(shape)}")
+        if found[name].dtype != dtype:
+            mine, other = (str(x).removeprefix("torch.") for x in (found[name].dtype, dtype))
+            raise UserError(f"out: '{name}' is {mine}, the merged one {other}; write dtype='{mine}'")
+    return found

@@ -1,0 +1,184 @@
+"""A merge in memory gives the bits of the merge of folders, and leaves its inputs as they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+
+import saft
+from saft.errors import UserError
+from saft.merging.inputs.in_memory import OneAdapter
+from saft.merging.methods import METHODS
+from saft.merging.per_task import PerTaskMethod
+
+IN_MEMORY = [
+    name
+    for name, kind in METHODS.items()
+    if not (kind.calibration or kind.needs_adapters or issubclass(kind, PerTaskMethod))
+]
+GIVEN = {"slerp": {"t": 0.3}}
+
+
+def on_disk(base, models, out, method, **options):
+    saft.merge(saft.MergeConfig(method, base, models, **options), out)
+    return load_file(out / "model.safetensors")
+
+
+def snapshot(*states):
+    return [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype, name
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.fixture
+def berts(tiny_model):
+    """A base and two models that were fine-tuned from it, as modules."""
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = transformers.AutoModel.from_pretrained(tiny_model)
+        with torch.no_grad():
+            for weight in model.parameters() if seed else ():
+                weight += torch.randn_like(weight) * 0.01
+        found.append(model.eval())
+    return found
+
+
+@pytest.mark.parametrize("method", IN_MEMORY)
+def test_every_method_gives_the_bits_of_the_merge_of_folders(
+    method, checkpoints, base_tensors, task_tensors, tmp_path
+):
+    folder, models = checkpoints
+    count = int(min(METHODS.get(method).max_models, 3))
+    tasks = list(models)[:count]
+    options = {"parameters": GIVEN.get(method, {}), "seed": 7}
+    before = snapshot(base_tensors, *task_tensors.values())
+    merged = saft.merge_models(base_tensors, {t: task_tensors[t] for t in tasks}, method, **options)
+    expected = on_disk(folder, {t: models[t] for t in tasks}, tmp_path / "out", method, **options)
+    assert_same({name: merged[name] for name in expected}, expected)
+    for old, now in zip(before, (base_tensors, *task_tensors.values()), strict=True):
+        assert_same(old, now)
+
+
+def test_keys_of_a_merge_file_mean_the_same(checkpoints, base_tensors, task_tensors, tmp_path):
+    folder, models = checkpoints
+    options = {
+        "parameters": {"density": 0.3},
+        "scaling": 0.7,
+        "exclude": ["embeddings.*"],
+        "lines": saft.merging.merge_config.Lines(),
+        "dtype": "bfloat16",
+    }
+    merged = saft.merge_models(base_tensors, task_tensors, "ties", **options)
+    assert_same(merged, on_disk(folder, models, tmp_path / "out", "ties", **options))
+
+
+def test_modules_give_a_module_that_shares_nothing_with_them(berts):
+    base, *models = berts
+    states = [model.state_dict() for model in berts]
+    before = snapshot(*states)
+    merged = saft.merge_models(base, models, "task_arithmetic", scaling=0.5)
+    assert type(merged) is type(base)
+    assert merged.config.to_dict() == base.config.to_dict()
+    assert not merged.training
+    tau = [models[at].pooler.dense.weight - base.pooler.dense.weight for at in range(2)]
+    expected = base.pooler.dense.weight + 0.5 * (tau[0] + tau[1])
+    torch.testing.assert_close(merged.pooler.dense.weight, expected)
+    assert all(weight.requires_grad and weight.is_leaf for weight in merged.parameters())
+    theirs = {weight.data_ptr() for model in berts for weight in model.state_dict().values()}
+    assert theirs.isdisjoint(weight.data_ptr() for weight in merged.state_dict().values())
+    for old, now in zip(before, states, strict=True):
+        assert_same(old, now)
+    merged(input_ids=torch.tensor([[1, 2]])).last_hidden_state.sum().backward()
+
+
+def test_a_folder_a_module_and_a_state_dict_may_be_mixed(tiny_model, berts):
+    base, a, b = berts
+    mixed = saft.merge_models(str(tiny_model), {"a": a, "b": b.state_dict()}, "ties")
+    assert_same(mixed, saft.merge_models(base, {"a": a, "b": b}, "ties").state_dict())
+
+
+def test_out_is_filled_also_where_it_is_an_input_or_has_a_head(berts, tiny_model):
+    base, a, b = berts
+    expected = saft.merge_models(base, [a, b], "ties").state_dict()
+    larger = transformers.BertForSequenceClassification.from_pretrained(tiny_model)
+    head = larger.classifier.weight.clone()
+    assert saft.merge_models(base, [a, b], "ties", out=larger) is larger
+    assert_same(larger.bert.state_dict(), expected)
+    assert torch.equal(larger.classifier.weight, head)
+    saft.merge_models(base, [a, b], "ties", out=base)
+    assert_same(base.state_dict(), expected)
+
+
+def test_out_is_as_it_was_where_the_merge_fails(berts):
+    base, a, b = berts
+    with torch.no_grad():
+        b.pooler.dense.weight[0, 0] = torch.nan
+    out = copy.deepcopy(base)
+    with pytest.raises(
+        UserError, match=r"<BertModel in memory>: 'pooler.dense.weight' holds NaN or infinity"
+    ):
+        saft.merge_models(base, {"a": a, "b": b}, "average", out=out)
+    assert_same(out.state_dict(), base.state_dict())
+    with pytest.raises(UserError, match=r"out: 'embeddings.*' is bfloat16.*write dtype='bfloat16'"):
+        saft.merge_models(base, [a], "average", out=out.bfloat16())
+
+
+def test_tied_weights_stay_tied(tiny_gpt2):
+    base, a = (transformers.AutoModelForCausalLM.from_pretrained(tiny_gpt2) for _ in range(2))
+    with torch.no_grad():
+        a.lm_head.weight += 0.5
+    merged = saft.merge_models(base, [a], "average")
+    assert merged.lm_head.weight is merged.transformer.wte.weight
+    torch.testing.assert_close(merged.lm_head.weight, a.lm_head.weight)
+
+
+def test_buffers_are_the_base_s(berts):
+    base, model = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    model[1].num_batches_tracked += 3
+    model[1].running_mean += 1
+    merged = saft.merge_models(base, [model], "average")
+    assert merged[1].num_batches_tracked == 0
+    assert merged[1].running_mean.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("teis", {}, "unknown merge method 'teis'; did you mean 'ties'"),
+        ("ties", {"parameters": {"density": 2}}, "parameters of ties: density: "),
+        ("ties", {"paramters": {}}, "merge_models: .*paramters"),
+        ("emr", {}, "method: 'emr' gives more than one model; merge folders by it, with saft.merge"),
+        ("fisher", {}, "method: 'fisher' reads examples of each task"),
+        ("robust_merge", {}, "is not a LoRA adapter of the base <BertModel in memory>"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(berts, method, options, message):
+    base, a, b = berts
+    with pytest.raises(UserError, match=message):
+        saft.merge_models(base, {"a": a, "b": b}, method, **options)
+
+
+def test_a_model_that_does_not_fit_is_named(berts, tiny_gpt2):
+    base, a, _ = berts
+    other = transformers.AutoModel.from_pretrained(tiny_gpt2)
+    with pytest.raises(UserError, match=r"models.x: <GPT2Model in memory> shares no tensor with the base"):
+        saft.merge_models(base, {"a": a, "x": other}, "average")
+    a.config.num_attention_heads = 4
+    with pytest.raises(UserError, match=r"config of <BertModel in memory>: num_attention_heads is 4"):
+        saft.merge_models(base, {"a": a}, "average")
+
+
+def test_an_adapter_by_itself_is_no_base(berts):
+    with pytest.raises(UserError, match="base: is an adapter"):
+        saft.merge_models(OneAdapter(berts[0], "a"), [berts[1]], "average")
