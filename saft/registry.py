@@ -1,85 +1,87 @@
-"""Name -> thing, with "did you mean": how methods, perturbations, measures and task kinds are found."""
+"""Name -> class, with "did you mean": how methods, perturbations, measures and task kinds are found."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from saft.errors import UserError, did_you_mean
 
 __all__ = ["Registry"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound=type)
 
 
 class Registry(Generic[T]):
-    """The things of one sort, each registered by its own file under the name that users write.
+    """The classes of one sort, each registered by its own file under the name that users write.
 
     A file in one of `packages` registers by decorating; nothing else has to be edited. The files are imported
-    when the registry is first asked, so that declaring a registry costs nothing. `module:attribute` works
-    wherever a name does, for things that live outside saft.
+    when the registry is first asked, so that declaring a registry costs nothing. `module:Name` works wherever
+    a name does, for classes that live outside saft.
 
     Args:
-        noun: what the things are called in messages, for example "merge method".
+        base: the class that all of them derive from.
+        noun: what they are called in messages, for example "merge method".
         *packages: the packages whose modules hold the registrations.
 
     Example:
-        >>> methods = Registry("merge method", "saft.merging.methods")
-        >>> @methods.register("keep_base")
-        ... class KeepBase: ...
-        >>> methods.get("keep_base").__name__
-        'KeepBase'
+        >>> from saft.merging.method import Method
+        >>> methods = Registry(Method, "merge method", "saft.merging.methods")
+        >>> methods.get("ties").__name__
+        'Ties'
+        >>> methods.get("saft.merging.methods.pcb:PCB").__name__
+        'PCB'
+        >>> methods.get("tise")
+        Traceback (most recent call last):
+        saft.errors.UserError: unknown merge method 'tise'; did you mean 'ties'?
     """
 
-    def __init__(self, noun: str, *packages: str) -> None:
+    def __init__(self, base: type[Any], noun: str, *packages: str) -> None:
+        self.base = base
         self.noun = noun
         self.packages = packages
-        self._things: dict[str, T] = {}
+        self._classes: dict[str, T] = {}
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files a thing under `name`; a name can be taken once.
+        """Return a decorator that files a class under `name`; a name can be taken once.
 
         Raises:
-            ValueError: by the decorator: another thing has the name.
+            ValueError: by the decorator: another class has the name.
         """
 
-        def decorate(thing: T) -> T:
-            if name in self._things and self._things[name] is not thing:
+        def decorate(kind: T) -> T:
+            if self._classes.get(name, kind) is not kind:
                 raise ValueError(f"the {self.noun} '{name}' is registered twice")
-            self._things[name] = thing
-            return thing
+            self._classes[name] = kind
+            return kind
 
         return decorate
 
     def get(self, name: str) -> T:
-        """Return the thing called `name`, or the one at `module:attribute`.
+        """Return the class called `name`, or the one at `module:Name`.
 
         Raises:
             UserError: nothing has this name, and the message suggests the nearest; or what has it is of
-                another sort than the things of this registry.
+                another sort than the classes of this registry, or not complete.
         """
-        self._discover()
         if ":" in name:
-            thing = self._from_outside(name)
-            if self._things and not any(_is_like(thing, own) for own in self._things.values()):
-                raise UserError(f"{self.noun} '{name}': names {thing!r}, which is something else")
-            return thing
-        if name not in self._things:
-            raise UserError(f"unknown {self.noun} '{name}'{did_you_mean(name, self._things)}")
-        return self._things[name]
+            return self._from_outside(name)
+        self._discover()
+        if name not in self._classes:
+            raise UserError(f"unknown {self.noun} '{name}'{did_you_mean(name, self._classes)}")
+        return self._classes[name]
 
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
         self._discover()
-        return sorted(self._things)
+        return sorted(self._classes)
 
     def items(self) -> Iterator[tuple[str, T]]:
-        """Iterate over (name, thing), sorted by name."""
-        return iter((name, self._things[name]) for name in self.names())
+        """Iterate over (name, class), sorted by name."""
+        return iter((name, self._classes[name]) for name in self.names())
 
     def _discover(self) -> None:
         if self._discovered:
@@ -91,21 +93,21 @@ class Registry(Generic[T]):
 
     def _from_outside(self, name: str) -> T:
         module_name, _, attribute = name.partition(":")
+        what = f"{self.noun} '{name}'"
         try:
-            thing: T = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, ValueError) as error:  # ValueError: an empty name
-            raise UserError(f"{self.noun} '{name}': cannot import '{module_name}': {error}") from error
-        except AttributeError:
             module = importlib.import_module(module_name)
+        except Exception as error:  # whatever the module of another raises
             raise UserError(
-                f"{self.noun} '{name}': '{module_name}' has no '{attribute}'"
-                + did_you_mean(attribute, [n for n in vars(module) if not n.startswith("_")])
-            ) from None
-        return thing
-
-
-def _is_like(thing: object, own: object) -> bool:
-    """Return whether both are functions, or classes, or dataclasses: what an import can be checked for."""
-    if isinstance(own, type):
-        return isinstance(thing, type) and (is_dataclass(thing) or not is_dataclass(own))
-    return callable(thing) and not isinstance(thing, type)
+                f"{what}: cannot import '{module_name}': {type(error).__name__}: {error}; "
+                "is its folder on PYTHONPATH, or it installed?"
+            ) from error
+        if not hasattr(module, attribute):
+            near = did_you_mean(attribute, [known for known in vars(module) if not known.startswith("_")])
+            raise UserError(f"{what}: '{module_name}' has no '{attribute}'{near}")
+        kind = getattr(module, attribute)
+        if not (isinstance(kind, type) and issubclass(kind, self.base)):
+            base = f"{self.base.__module__}.{self.base.__qualname__}"
+            raise UserError(f"{what}: must be a subclass of {base}, but is {kind!r}")
+        if missing := getattr(kind, "__abstractmethods__", ()):
+            raise UserError(f"{what}: must define {', '.join(sorted(missing))}")
+        return cast(T, kind)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,22 +38,23 @@ Statistics = Iterator[tuple[str, str, dict[str, Tensor]]]
 """For each task: its name, the name of the statistic, and name of the tensor -> its statistic."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Collector:
-    """What a method collects.
+class Collector(ABC):
+    """What a method collects: a class in `COLLECTORS`, whose name the method's `calibration` is."""
 
-    Args:
-        memory: that the weights and what is made of them take at a time, in bytes, beside the activations.
-        cost: of collecting, in any unit, from the data; what `collect` advances in all.
-        collect: yields the statistics, task by task.
-    """
+    @abstractmethod
+    def memory(self, plan: Plan) -> int:
+        """Return the bytes that the weights and what is made of them take at a time, beside activations."""
 
-    memory: Callable[[Plan], int]
-    cost: Callable[[CalibrationData], float]
-    collect: Callable[[CalibrationData, Advance], Statistics]
+    def cost(self, data: CalibrationData) -> float:
+        """Return the cost of collecting, in any unit: what `collect` advances in all; here the examples."""
+        return float(sum(len(examples) for examples in data.examples.values()))
+
+    @abstractmethod
+    def collect(self, data: CalibrationData, advance: Advance) -> Statistics:
+        """Yield the statistics, task by task."""
 
 
-COLLECTORS: Registry[Collector] = Registry("collector", "saft.calibration")
+COLLECTORS: Registry[type[Collector]] = Registry(Collector, "collector", "saft.calibration")
 
 
 def check(plan: Plan) -> None:
@@ -68,7 +70,7 @@ def check(plan: Plan) -> None:
 
 def memory(plan: Plan) -> int:
     """Return the bytes that the models take while examples go through them, beside the activations."""
-    collector = COLLECTORS.get(plan.method.calibration) if plan.method.calibration else None
+    collector = COLLECTORS.get(plan.method.calibration)() if plan.method.calibration else None
     least = model_bytes(plan) if plan.output.reads_examples else 0
     return max(least, collector.memory(plan) if collector else 0)
 
@@ -96,7 +98,7 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
     if not plan.method.calibration:
         yield plan
         return
-    collector = COLLECTORS.get(plan.method.calibration)
+    collector = COLLECTORS.get(plan.method.calibration)()
     data = load_calibration_data(plan)
     done, cost = 0.0, max(collector.cost(data), 1.0)
 

@@ -15,56 +15,69 @@ from saft.merging.plan import Plan
 from saft.merging.stream.order_statistics import prepare
 from saft.merging.stream.reader import Reader
 
-__all__ = ["collect", "entropy"]
+__all__ = ["AdaptiveCoefficients", "entropy"]
 
 
-def collect(data: CalibrationData, advance: Advance) -> Statistics:
-    r"""Search for the coefficients, and yield those of each task: one number for each tensor.
+@COLLECTORS.register("coefficients")
+class AdaptiveCoefficients(Collector):
+    """Collects the coefficients that AdaMerging learns."""
 
-    The gradient of a coefficient is :math:`\langle \partial L / \partial \theta_l, \tau_{t,l} \rangle`: one
-    backward pass through the merged model gives those of all tasks.
+    def memory(self, plan: Plan) -> int:
+        """Return the bytes of the task vectors, the base, the merged weights, and their gradients."""
+        return (len(plan.models) + 3) * model_bytes(plan)
 
-    Source:
-        Yang et al. 2024, arXiv 2310.02575, equations 3 to 5.
-    """
-    plan, method = data.plan, _method(data)
-    models = list(plan.models)
-    state = data.trunk.state_dict(keep_vars=True)
-    weights = {data.names[name]: tensor for name, tensor in state.items() if name in data.names}
-    weights = {name: weights[name] for name in plan.merged if name in weights}
-    base = {name: weight.detach().clone() for name, weight in weights.items()}
-    vectors = _vectors(data, list(weights))
-    # The column of each tensor's coefficients: its own, or the one that all share.
-    own = method.coefficients == "layer_wise"
-    column = {name: at for at, name in enumerate(weights)} if own else dict.fromkeys(plan.merged, 0)
-    shape = (len(models), len(weights) if own else 1)
-    found = torch.full(shape, method.initial, device=plan.device)
-    optimizer = torch.optim.Adam([found], lr=method.learning_rate)
-    merged = {name: data.model(name) for name in models}
-    for name, model in merged.items():
-        data.check_classifies(name, model)
-    orders = {
-        name: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
-        for name, examples in data.examples.items()
-    }
+    def cost(self, data: CalibrationData) -> float:
+        """Return the examples of all steps of the search."""
+        method = _method(data)
+        return float(len(data.examples) * method.iterations * data.plan.config.data.batch_size)
 
-    for step in range(method.iterations):
-        for tensor, weight in weights.items():
-            change = torch.tensordot(found[:, column[tensor]], vectors[tensor], dims=1)
-            weight.data.copy_(base[tensor] + change)
-            weight.grad = None
+    def collect(self, data: CalibrationData, advance: Advance) -> Statistics:
+        r"""Search for the coefficients, and yield those of each task: one number for each tensor.
+
+        The gradient of a coefficient is :math:`\langle \partial L / \partial \theta_l, \tau_{t,l} \rangle`:
+        one backward pass through the merged model gives those of all tasks.
+
+        Source:
+            Yang et al. 2024, arXiv 2310.02575, equations 3 to 5.
+        """
+        plan, method = data.plan, _method(data)
+        models = list(plan.models)
+        state = data.trunk.state_dict(keep_vars=True)
+        weights = {data.names[name]: tensor for name, tensor in state.items() if name in data.names}
+        weights = {name: weights[name] for name in plan.merged if name in weights}
+        base = {name: weight.detach().clone() for name, weight in weights.items()}
+        vectors = _vectors(data, list(weights))
+        # The column of each tensor's coefficients: its own, or the one that all share.
+        own = method.coefficients == "layer_wise"
+        column = {name: at for at, name in enumerate(weights)} if own else dict.fromkeys(plan.merged, 0)
+        shape = (len(models), len(weights) if own else 1)
+        found = torch.full(shape, method.initial, device=plan.device)
+        optimizer = torch.optim.Adam([found], lr=method.learning_rate)
+        merged = {name: data.model(name) for name in models}
         for name, model in merged.items():
-            batch = data.examples[name].collate(orders[name][step]).to(plan.device)
-            torch.autograd.backward(entropy(model(batch.inputs)))
-            advance(len(batch))
-        found.grad = torch.zeros_like(found)
-        for name, weight in weights.items():
-            if weight.grad is not None:
-                slope = torch.tensordot(vectors[name], weight.grad, dims=weight.dim())
-                found.grad[:, column[name]] += slope
-        optimizer.step()
-    for at, task in enumerate(models):
-        yield task, "coefficients", {name: found[at, c].reshape(1).clone() for name, c in column.items()}
+            data.check_classifies(name, model)
+        orders = {
+            name: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
+            for name, examples in data.examples.items()
+        }
+
+        for step in range(method.iterations):
+            for tensor, weight in weights.items():
+                change = torch.tensordot(found[:, column[tensor]], vectors[tensor], dims=1)
+                weight.data.copy_(base[tensor] + change)
+                weight.grad = None
+            for name, model in merged.items():
+                batch = data.examples[name].collate(orders[name][step]).to(plan.device)
+                torch.autograd.backward(entropy(model(batch.inputs)))
+                advance(len(batch))
+            found.grad = torch.zeros_like(found)
+            for name, weight in weights.items():
+                if weight.grad is not None:
+                    slope = torch.tensordot(vectors[name], weight.grad, dims=weight.dim())
+                    found.grad[:, column[name]] += slope
+            optimizer.step()
+        for at, task in enumerate(models):
+            yield task, "coefficients", {name: found[at, c].reshape(1).clone() for name, c in column.items()}
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -102,15 +115,3 @@ def _vectors(data: CalibrationData, names: list[str]) -> dict[str, Tensor]:
             none = torch.empty(len(plan.models), 0, device=plan.device)
             found[name] = torch.cat([none, *blocks], dim=1).view(len(plan.models), *shape).float()
         return found
-
-
-def _cost(data: CalibrationData) -> float:
-    method = _method(data)
-    return float(len(data.examples) * method.iterations * data.plan.config.data.batch_size)
-
-
-def _memory(plan: Plan) -> int:
-    return (len(plan.models) + 3) * model_bytes(plan)  # task vectors, base, merged weights, their gradients
-
-
-COLLECTORS.register("coefficients")(Collector(_memory, _cost, collect))

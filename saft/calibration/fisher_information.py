@@ -14,31 +14,40 @@ from saft.merging.methods.fisher import Fisher
 from saft.merging.plan import Plan
 from saft.tasks import Examples, TaskModel
 
-__all__ = ["collect", "exact", "of_batches"]
+__all__ = ["FisherInformation", "exact", "of_batches"]
 
 
-def collect(data: CalibrationData, advance: Advance) -> Statistics:
-    """Yield each task's information, by the estimate that the method asks for, in the weights' shapes.
+@COLLECTORS.register("fisher")
+class FisherInformation(Collector):
+    """Collects the diagonal of each expert's Fisher information."""
 
-    Source:
-        Matena & Raffel 2022, arXiv 2111.09832, section 3.1; the other variant: MergeLM.
-    """
-    method = data.plan.method
-    assert isinstance(method, Fisher)
-    weights = data.parameters()
-    for name, model, examples in data.each_expert():
-        data.check_classifies(name, model)
-        found = [torch.zeros_like(weight) for weight in weights.values()]
-        if method.variant == "paper":
-            gradients = exact(model, examples, list(weights.values()))
-        else:
-            gradients = of_batches(model, examples, list(weights.values()), data.plan.config.data.batch_size)
-        for share, scaled in gradients:
-            for information, gradient in zip(found, scaled, strict=True):
-                if gradient is not None:
-                    information.addcmul_(gradient, gradient, value=1 / len(examples))
-            advance(share)
-        yield name, "fisher", dict(zip(weights, found, strict=True))
+    def memory(self, plan: Plan) -> int:
+        """Return the bytes of the weights, their gradients, and the information."""
+        return 3 * model_bytes(plan)
+
+    def collect(self, data: CalibrationData, advance: Advance) -> Statistics:
+        """Yield each task's information, by the estimate that the method asks for, in the weights' shapes.
+
+        Source:
+            Matena & Raffel 2022, arXiv 2111.09832, section 3.1; the other variant: MergeLM.
+        """
+        method = data.plan.method
+        assert isinstance(method, Fisher)
+        weights = data.parameters()
+        for name, model, examples in data.each_expert():
+            data.check_classifies(name, model)
+            found = [torch.zeros_like(weight) for weight in weights.values()]
+            if method.variant == "paper":
+                gradients = exact(model, examples, list(weights.values()))
+            else:
+                batch_size = data.plan.config.data.batch_size
+                gradients = of_batches(model, examples, list(weights.values()), batch_size)
+            for share, scaled in gradients:
+                for information, gradient in zip(found, scaled, strict=True):
+                    if gradient is not None:
+                        information.addcmul_(gradient, gradient, value=1 / len(examples))
+                advance(share)
+            yield name, "fisher", dict(zip(weights, found, strict=True))
 
 
 Gradients = Iterator[tuple[float, tuple[Tensor | None, ...]]]
@@ -70,14 +79,3 @@ def of_batches(model: TaskModel, examples: Examples, weights: list[Tensor], batc
 def _log_probabilities(model: TaskModel, examples: Examples, indices: list[int]) -> Tensor:
     batch = examples.collate(indices).to(next(model.parameters()).device)
     return functional.log_softmax(model(batch.inputs), dim=-1)
-
-
-def _cost(data: CalibrationData) -> float:
-    return float(sum(len(examples) for examples in data.examples.values()))
-
-
-def _memory(plan: Plan) -> int:
-    return 3 * model_bytes(plan)  # themselves, their gradients, and the information
-
-
-COLLECTORS.register("fisher")(Collector(_memory, _cost, collect))

@@ -14,34 +14,43 @@ from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.plan import Plan
 from saft.models import Conv1D
 
-__all__ = ["collect", "rows_that_count"]
+__all__ = ["InputGram", "rows_that_count"]
 
 # Conv1D is GPT-2's linear layer: its weight is [inputs, outputs], where that of nn.Linear is the transpose.
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "gram", Conv1D: "gram_of_rows"}
 
 
-@torch.no_grad()
-def collect(data: CalibrationData, advance: Advance) -> Statistics:
-    r"""Yield the mean over tokens of :math:`x x^\top` for each weight that is multiplied with inputs x.
+@COLLECTORS.register("gram")
+class InputGram(Collector):
+    """Collects the inner products of what every linear layer reads."""
 
-    What is padding does not count, unless the method's parameter `padding` says so. A statistic is float32
-    [inputs, inputs]; `gram` belongs to weights [outputs, inputs], `gram_of_rows` to those that are
-    [inputs, outputs].
+    def memory(self, plan: Plan) -> int:
+        """Return the bytes of one model and its products; at most: matrices that are no layer's count too."""
+        shapes = [plan.base.headers[name].shape for name in plan.merged]
+        return model_bytes(plan) + 4 * sum(shape[1] ** 2 for shape in shapes if len(shape) == 2)
 
-    Source:
-        Jin et al. 2023, arXiv 2212.09849, section 3.
-    """
-    batch_size = data.plan.config.data.batch_size
-    padded = data.plan.parameters.get("padding") == "counted"
-    for name, model, examples in data.each_expert():
-        with _watched(data) as (sums, counts, see):
-            for batch in examples.batches(batch_size):
-                batch = batch.to(data.plan.device)
-                see(None if padded else batch.inputs.get("attention_mask"))
-                model.features(batch.inputs)
-                advance(len(batch))
-        for kind, found in sums.items():
-            yield name, kind, {weight: total / counts[weight] for weight, total in found.items()}
+    @torch.no_grad()
+    def collect(self, data: CalibrationData, advance: Advance) -> Statistics:
+        r"""Yield the mean over tokens of :math:`x x^\top` for each weight that is multiplied with inputs x.
+
+        What is padding does not count, unless the method's parameter `padding` says so. A statistic is
+        float32 [inputs, inputs]; `gram` belongs to weights [outputs, inputs], `gram_of_rows` to those that
+        are [inputs, outputs].
+
+        Source:
+            Jin et al. 2023, arXiv 2212.09849, section 3.
+        """
+        batch_size = data.plan.config.data.batch_size
+        padded = data.plan.parameters.get("padding") == "counted"
+        for name, model, examples in data.each_expert():
+            with _watched(data) as (sums, counts, see):
+                for batch in examples.batches(batch_size):
+                    batch = batch.to(data.plan.device)
+                    see(None if padded else batch.inputs.get("attention_mask"))
+                    model.features(batch.inputs)
+                    advance(len(batch))
+            for kind, found in sums.items():
+                yield name, kind, {weight: total / counts[weight] for weight, total in found.items()}
 
 
 @contextmanager
@@ -105,16 +114,3 @@ def rows_that_count(inputs: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or len(rows) != mask.numel():
         return rows
     return rows[mask.reshape(-1).bool()]
-
-
-def _cost(data: CalibrationData) -> float:
-    return float(sum(len(examples) for examples in data.examples.values()))
-
-
-def _memory(plan: Plan) -> int:
-    """Return the bytes of one model and its products; at most: matrices that are no layer's count too."""
-    shapes = [plan.base.headers[name].shape for name in plan.merged]
-    return model_bytes(plan) + 4 * sum(shape[1] ** 2 for shape in shapes if len(shape) == 2)
-
-
-COLLECTORS.register("gram")(Collector(_memory, _cost, collect))

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saft.interference.quantity import MEASURES, Needs, Quantity
-from saft.interference.weights import of_task_vectors
+from saft.interference.quantity import MEASURES, Quantity
+from saft.interference.weights import WeightMeasure, of_task_vectors
 
 __all__ = ["Cosine", "cosine"]
 
@@ -36,10 +36,9 @@ def cosine(task_vectors: Tensor) -> Tensor:
 
 
 @MEASURES.register("cosine")
-class Cosine:
+class Cosine(WeightMeasure):
     """`cosine` over a stream of blocks."""
 
-    needs: ClassVar[Needs] = "weights"
     quantities: ClassVar[dict[str, Quantity]] = {
         "cosine": Quantity(
             "cosine of the task vectors of two tasks: how much their directions overlap",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,12 @@ __all__ = ["Batch", "LossMeasure", "Neighbourhood", "length_of", "loss_measures"
 Batch = TypeVar("Batch")
 
 
-class LossMeasure(Measure, Protocol):
+class LossMeasure(Measure):
     """A measure of the loss around one model's weights: a frozen dataclass, whose fields are its options."""
 
+    needs = "loss"
+
+    @abstractmethod
     def values(
         self,
         module: nn.Module,
@@ -44,9 +48,9 @@ def loss_measures(**options: Any) -> list[LossMeasure]:
     """
     measures = []
     for _, kind in MEASURES.items():
-        if kind.needs == "loss":
+        if issubclass(kind, LossMeasure):
             own = {field.name for field in dataclasses.fields(cast(Any, kind))}
-            measures.append(cast(LossMeasure, kind(**{k: v for k, v in options.items() if k in own})))
+            measures.append(kind(**{k: v for k, v in options.items() if k in own}))
     return measures
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from saft.interference.quantity import MEASURES, Needs, Quantity
-from saft.interference.weights import of_task_vectors
+from saft.interference.quantity import MEASURES, Quantity
+from saft.interference.weights import WeightMeasure, of_task_vectors
 
 __all__ = ["Norm", "norm"]
 
@@ -32,13 +32,12 @@ def norm(task_vectors: Tensor) -> Tensor:
 
 
 @MEASURES.register("norm")
-class Norm:
+class Norm(WeightMeasure):
     """L2 and L1 norm over a stream of blocks.
 
     ``norm_t = sqrt(sum_i x_ti^2)``, ``norm_l1_t = sum_i |x_ti|``
     """
 
-    needs: ClassVar[Needs] = "weights"
     quantities: ClassVar[dict[str, Quantity]] = {
         "norm": Quantity("L2 norm of the task vector: how far fine-tuning moved the weights", per="task"),
         "norm_l1": Quantity("L1 norm of the task vector: the sum of all its magnitudes", per="task"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 from saft.registry import Registry
 
@@ -65,7 +66,7 @@ def numbers_of(measured: Measured | None) -> Iterator[tuple[tuple[str, ...], flo
         yield (), measured
 
 
-class Measure(Protocol):
+class Measure(ABC):
     """What every measure tells of itself; `needs` says by which call it is made.
 
     Attributes:
@@ -77,6 +78,7 @@ class Measure(Protocol):
     needs: ClassVar[Needs]
 
     @property
+    @abstractmethod
     def quantities(self) -> Mapping[str, Quantity]:
         """Name -> what the number of this name is."""
 
@@ -86,4 +88,4 @@ def quantities_of(measures: Iterable[Measure]) -> dict[str, Quantity]:
     return {name: quantity for measure in measures for name, quantity in measure.quantities.items()}
 
 
-MEASURES: Registry[type[Measure]] = Registry("measure", "saft.interference")
+MEASURES: Registry[type[Measure]] = Registry(Measure, "measure", "saft.interference")

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
-from saft.interference.loss import Batch, Neighbourhood, length_of
-from saft.interference.quantity import MEASURES, Needs, Quantity
+from saft.interference.loss import Batch, LossMeasure, Neighbourhood, length_of
+from saft.interference.quantity import MEASURES, Quantity
 
 __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
 
 
 @MEASURES.register("sharpness")
 @dataclass(frozen=True)
-class Sharpness:
+class Sharpness(LossMeasure):
     """`worst_case_sharpness` of one model, as tables print it.
 
     Args:
@@ -35,8 +34,6 @@ class Sharpness:
     rho: float = 0.02
     adaptive: bool = False
     n_steps: int = 1
-
-    needs: ClassVar[Needs] = "loss"
 
     @property
     def quantities(self) -> dict[str, Quantity]:

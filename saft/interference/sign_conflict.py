@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from saft.interference.quantity import MEASURES, Needs, Quantity
-from saft.interference.weights import of_task_vectors
+from saft.interference.quantity import MEASURES, Quantity
+from saft.interference.weights import WeightMeasure, of_task_vectors
 
 __all__ = ["SignConflict", "sign_conflict"]
 
@@ -45,10 +45,9 @@ def sign_conflict(task_vectors: Tensor) -> dict[str, float]:
 
 
 @MEASURES.register("sign_conflict")
-class SignConflict:
+class SignConflict(WeightMeasure):
     """`sign_conflict` over a stream of blocks."""
 
-    needs: ClassVar[Needs] = "weights"
     quantities: ClassVar[dict[str, Quantity]] = {
         "sign_conflict": Quantity(
             "of the weights that at least two tasks move, the share in which two disagree in sign",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,12 +22,16 @@ KEPT = Quantity(
 )
 
 
-class WeightMeasure(Measure, Protocol):
+class WeightMeasure(Measure):
     """A measure that is a function of sums over the coordinates, so that it can be taken over a stream."""
 
+    needs = "weights"
+
+    @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
         """Return what a float64 block `[n_tasks, n]` adds to the sums, of a shape free of n."""
 
+    @abstractmethod
     def values(self, sums: Tensor) -> dict[str, Tensor]:
         """Return each quantity from the whole sums: `[]`, `[n_tasks]` or `[n_tasks, n_tasks]`, finite."""
 
@@ -174,13 +178,13 @@ class InterferenceAccumulator:
 
 def _weight_measures(names: Sequence[str] | None) -> dict[str, WeightMeasure]:
     if names is None:
-        names = [name for name, measure in MEASURES.items() if measure.needs == "weights"]
+        names = [name for name, measure in MEASURES.items() if issubclass(measure, WeightMeasure)]
     measures = {}
     for name in names:
         measure = MEASURES.get(name)()
-        if measure.needs != "weights":
+        if not isinstance(measure, WeightMeasure):
             raise UserError(f"measure '{name}': needs {measure.needs}, and only weights are here")
-        measures[name] = cast(WeightMeasure, measure)
+        measures[name] = measure
     return measures
 
 

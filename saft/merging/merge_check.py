@@ -56,9 +56,10 @@ def output_of(config: MergeConfig, method: Method) -> Output:
     named = [name for name, kind in OUTPUTS.items() if kind.by_name]
     if not isinstance(name, str):
         raise UserError(f"output.name: is required, but missing; there is: {', '.join(named)}")
-    kind: object = OUTPUTS.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Output)):
-        raise UserError(f"output.name: '{name}' is not an output, but {kind!r}")
+    try:
+        kind = OUTPUTS.get(name)
+    except UserError as error:
+        raise UserError(f"output.name: {error}") from None
     if not kind.by_name:
         raise UserError(f"output.name: '{name}' is not asked for by name; there is: {', '.join(named)}")
     return configs.parse(kind, options, "", "output")
@@ -165,9 +166,7 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def _method(config: MergeConfig) -> Method:
-    kind: object = METHODS.get(config.method)
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"method: '{config.method}' is not a merge method, but {kind!r}")
+    kind = METHODS.get(config.method)
     try:
         return kind.build(config.parameters)
     except UserError as error:

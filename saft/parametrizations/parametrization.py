@@ -27,7 +27,6 @@ __all__ = [
     "write_side_files",
 ]
 
-PARAMETRIZATIONS: Registry[type[Parametrization]] = Registry("parametrization", "saft.parametrizations")
 
 Losses = Callable[[int], Iterator[Tensor]]
 """Gives the losses of the first so many training examples, one by one, of the trunk as it is."""
@@ -119,6 +118,11 @@ class Parametrization(ABC):
         names = stored_names(trunk)
         write_tensors(folder / WEIGHTS, {names[name]: tensor for name, tensor in trunk.state_dict().items()})
         state_dtype(folder)
+
+
+PARAMETRIZATIONS: Registry[type[Parametrization]] = Registry(
+    Parametrization, "parametrization", "saft.parametrizations"
+)
 
 
 def write_side_files(trunk: nn.Module, base: Path, folder: Path) -> None:

@@ -19,8 +19,6 @@ from saft.registry import Registry
 
 __all__ = ["PENALTIES", "BoundPenalty", "Penalty", "Setting", "penalty", "without_dropout"]
 
-PENALTIES: Registry[type[Penalty]] = Registry("penalty", "saft.penalties")
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -126,6 +124,9 @@ class Penalty(ABC):
             f"penalty: inputs: {self.reads}: there are none. `saft run` needs two tasks or more for the"
             " others' inputs; otherwise list tasks under `reference:`, as under `tasks:`"
         )
+
+
+PENALTIES: Registry[type[Penalty]] = Registry(Penalty, "penalty", "saft.penalties")
 
 
 def penalty(name: str, where: str = "penalty", **options: Any) -> Penalty:

@@ -30,7 +30,7 @@ __all__ = [
     "declared_in",
 ]
 
-TASKS: Registry[type[Task]] = Registry("task kind", "saft.tasks")
+TASKS: Registry[type[Task]] = Registry(Task, "task kind", "saft.tasks")
 
 
 def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = True) -> Task:

@@ -27,7 +27,7 @@ from saft.tasks.image_processor import load_preprocessing
 from saft.tasks.image_source import ImageSource, Labelled, distrusted, image_files, pictures
 from saft.tasks.labels import labelled_splits
 from saft.tasks.metric import Metric, Score
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 
 __all__ = ["BoundImageClassification", "ImageClassification"]
 
@@ -37,7 +37,7 @@ _BATCH = 64  # images of a forward pass for prototypes
 @TASKS.register("image_classification")
 @config.checked
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(Task):
     """Assign one of a list of labels to an image. Of CLIP and its like the tower for images is the trunk."""
 
     data: ImageSource

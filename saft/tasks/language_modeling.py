@@ -28,7 +28,7 @@ from saft.tasks.language_model import LanguageModel
 from saft.tasks.metric import Metric, Score
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, check_columns, data_files, distrusted, divide, load, present
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 from saft.tasks.template import fields, read_templates, wordings
 from saft.tasks.text_examples import cut_length
 from saft.tasks.tokenizer import load_tokenizer
@@ -42,7 +42,7 @@ Row = tuple[str, Any]
 @TASKS.register("language_modeling")
 @config.checked
 @dataclass(frozen=True)
-class LanguageModeling:
+class LanguageModeling(Task):
     """Continue a text, a prompt or a conversation, by a causal model such as Llama.
 
     Of a prompt and a completion only the completion is learned, of a conversation what the assistant says.

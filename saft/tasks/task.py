@@ -45,9 +45,10 @@ class TaskModel(nn.Module, ABC):
         """Return what the head reads: one vector per example, [batch, width]."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a kind of task declares: a frozen dataclass in `TASKS`, whose fields are its YAML keys."""
 
+    @abstractmethod
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundTask:
@@ -63,6 +64,7 @@ class Task(Protocol):
             UserError: the model is not there, or not for this kind of task.
         """
 
+    @abstractmethod
     def check(self, where: str) -> None:
         """Find what is wrong with the data, without a model; no example of the test split is kept.
 
@@ -70,9 +72,11 @@ class Task(Protocol):
             UserError: a file, split, column or label is missing.
         """
 
+    @abstractmethod
     def distrusted(self) -> str | None:
         """Return what a checkpoint folder must not ask for, as "key: reason"; None where there is nothing."""
 
+    @abstractmethod
     def files(self, where: str) -> Mapping[str, Path]:
         """Return the local files that the data are read from, by their location as it was written.
 

@@ -25,7 +25,7 @@ from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import Rows, TableConfig, read
 from saft.tasks.table_source import data_files, distrusted
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 from saft.tasks.text_reader import TextReader
 
 __all__ = ["BoundTextClassification", "TextClassification"]
@@ -34,7 +34,7 @@ __all__ = ["BoundTextClassification", "TextClassification"]
 @TASKS.register("text_classification")
 @config.checked
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(Task):
     """Assign one of a list of labels to a text."""
 
     data: TableConfig

@@ -24,7 +24,7 @@ from saft.tasks.metric import Metric, Score
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import TableConfig, Text, read_numbers
 from saft.tasks.table_source import data_files, distrusted
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 from saft.tasks.text_reader import TextReader
 
 __all__ = ["BoundTextRegression", "TextRegression"]
@@ -36,7 +36,7 @@ OUTPUTS = ["value"]
 @TASKS.register("text_regression")
 @config.checked
 @dataclass(frozen=True)
-class TextRegression:
+class TextRegression(Task):
     """Tell a number of a text, or of a pair of texts."""
 
     data: TableConfig

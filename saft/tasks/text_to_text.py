@@ -24,7 +24,7 @@ from saft.tasks.examples import IGNORED, Batch, Examples
 from saft.tasks.language_model import LanguageModel, Parts, padded
 from saft.tasks.metric import Metric, Score
 from saft.tasks.table_source import TableSource, data_files, distrusted
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 from saft.tasks.template import TemplateRow, fields, read_templates, wordings
 from saft.tasks.text_examples import cut_length
 from saft.tasks.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ __all__ = ["BoundTextToText", "TextToText"]
 @TASKS.register("text_to_text")
 @config.checked
 @dataclass(frozen=True)
-class TextToText:
+class TextToText(Task):
     """Answer a text by another, by an encoder-decoder such as T5."""
 
     data: TableSource

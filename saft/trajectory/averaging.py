@@ -16,8 +16,6 @@ from saft.registry import Registry
 
 __all__ = ["AVERAGINGS", "Averaging", "RunningAverage", "averaging"]
 
-AVERAGINGS: Registry[type[Averaging]] = Registry("averaging", "saft.trajectory")
-
 
 @dataclass(frozen=True)
 class Averaging(ABC):
@@ -31,6 +29,9 @@ class Averaging(ABC):
     @abstractmethod
     def share(self, step: int, steps: int) -> float:
         """Return c, in [0, 1], of the weights after `step` of `steps` optimizer steps."""
+
+
+AVERAGINGS: Registry[type[Averaging]] = Registry(Averaging, "averaging", "saft.trajectory")
 
 
 def averaging(name: str, where: str = "averaging", **options: Any) -> Averaging:

@@ -47,7 +47,7 @@ def collect():
     """Collect for a plan in memory: {kind: {task: {tensor: statistic}}}."""
 
     def run(plan):
-        collector = calibration.COLLECTORS.get(plan.method.calibration)
+        collector = calibration.COLLECTORS.get(plan.method.calibration)()
         found = {}
         for task, kind, tensors in collector.collect(load_calibration_data(plan), lambda cost: None):
             found.setdefault(kind, {})[task] = tensors

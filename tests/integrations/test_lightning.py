@@ -572,7 +572,7 @@ def test_a_hook_may_end_the_epoch(name: str) -> None:
     assert same(module, raw_loop(batches_of(2), name, rho=0.3))
 
 
-def test_training_step_may_take_things_out_of_its_batch() -> None:
+def test_training_step_may_take_classes_out_of_its_batch() -> None:
     class Pops(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step((batch.pop("inputs"), batch["labels"].pop()), batch_idx)

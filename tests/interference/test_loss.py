@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from saft.interference.loss import Neighbourhood, length_of, loss_measures
-from saft.interference.quantity import MEASURES
+from saft.interference.loss import LossMeasure, Neighbourhood, length_of, loss_measures
+from saft.interference.quantity import MEASURES, Quantity
 
 
 def test_the_length_of_tensors_is_that_of_one_vector_in_float64():
@@ -44,11 +44,14 @@ def test_a_measure_of_the_loss_is_taken_by_being_registered(monkeypatch):
     """It may have options that the others have too, or none."""
 
     @dataclasses.dataclass(frozen=True)
-    class Halved:
+    class Halved(LossMeasure):
         rho: float = 0.1
-        needs: ClassVar[str] = "loss"
+        quantities: ClassVar[dict[str, Quantity]] = {"halved": Quantity("half of the loss", per="task")}
+
+        def values(self, module, loss, batches, parameters=None):
+            return {"halved": float(loss(batches[0])) / 2}
 
     MEASURES.names()
-    monkeypatch.setitem(MEASURES._things, "halved", Halved)
+    monkeypatch.setitem(MEASURES._classes, "halved", Halved)
     assert Halved(0.05) in loss_measures(rho=0.05)
     assert Halved() in loss_measures()

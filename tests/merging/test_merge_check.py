@@ -93,7 +93,7 @@ def test_a_method_from_outside_is_taken_by_its_place(checkpoints):
 def test_what_is_no_method_is_told(checkpoints):
     base, models = checkpoints
     (found,) = problems(MergeConfig("pathlib:Path", base, models))
-    assert "merge method 'pathlib:Path': names <class 'pathlib" in found
+    assert "merge method 'pathlib:Path': must be a subclass of saft.merging.method.Method" in found
 
 
 def test_average_has_no_coefficient(checkpoints):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
@@ -14,7 +15,8 @@ from saft.registry import Registry
 __all__ = ["EXECUTORS", "Executor"]
 
 
-class Executor(Protocol):
+@dataclass(frozen=True)
+class Executor(ABC):
     """Has every cell computed.
 
     One in this process may use the session. One in others says how its workers are started and ended, each of
@@ -27,8 +29,9 @@ class Executor(Protocol):
         UserError: what it needs is not there: a library, a cluster.
     """
 
-    def __init__(self, config: RunConfig) -> None: ...
+    config: RunConfig
 
+    @abstractmethod
     def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
         """Return once what was missing of all cells is computed.
 
@@ -42,4 +45,4 @@ class Executor(Protocol):
         """
 
 
-EXECUTORS: Registry[type[Executor]] = Registry("executor", "saft.experiment.executors")
+EXECUTORS: Registry[type[Executor]] = Registry(Executor, "executor", "saft.experiment.executors")

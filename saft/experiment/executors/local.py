@@ -16,9 +16,8 @@ import torch
 
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
-from saft.experiment.executors import EXECUTORS
+from saft.experiment.executors import EXECUTORS, Executor
 from saft.experiment.overseer import oversee
-from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.worker import work
 
@@ -30,14 +29,12 @@ EVERY = 1.0  # seconds between two signs of life, and two looks at them
 
 @EXECUTORS.register("local")
 @dataclass(frozen=True)
-class Local:
+class Local(Executor):
     """Computes as many cells at a time as the config has `workers`.
 
     The workers share out the threads that this process would use, and the machine's GPUs: several on one GPU,
     where a small model leaves most of the time to the host, finish sooner than one.
     """
-
-    config: RunConfig
 
     def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
         """Compute the cells; see `Executor`."""

@@ -11,7 +11,7 @@ from typing import Any
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
-from saft.experiment.executors import EXECUTORS
+from saft.experiment.executors import EXECUTORS, Executor
 from saft.experiment.overseer import oversee
 from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
@@ -26,14 +26,12 @@ EVERY = 10.0  # seconds between two signs of life, and two looks at them
 
 @EXECUTORS.register("ray")
 @dataclass(frozen=True)
-class Ray:
+class Ray(Executor):
     """Computes as many cells at a time as the config has `workers`, each in a task of Ray.
 
     `ray start --head` on one machine and `ray start --address=...` on the others is all that it needs; every
     machine has to see the experiment's folder, the data and an installed saft under the same paths.
     """
-
-    config: RunConfig
 
     def __post_init__(self) -> None:
         try:

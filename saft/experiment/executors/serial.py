@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
-from saft.experiment.executors import EXECUTORS
-from saft.experiment.run_config import RunConfig
+from saft.experiment.executors import EXECUTORS, Executor
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out_cell
 
@@ -18,10 +17,8 @@ __all__ = ["Serial"]
 
 @EXECUTORS.register("serial")
 @dataclass(frozen=True)
-class Serial:
+class Serial(Executor):
     """Computes the cells in their order; one that fails does not keep the others from it."""
-
-    config: RunConfig
 
     def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
         """Compute the cells; see `Executor`."""

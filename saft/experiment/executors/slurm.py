@@ -11,7 +11,7 @@ from typing import Any
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
-from saft.experiment.executors import EXECUTORS
+from saft.experiment.executors import EXECUTORS, Executor
 from saft.experiment.overseer import oversee
 from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
@@ -26,15 +26,13 @@ CLUSTER = "slurm"  # as submitit calls it
 
 @EXECUTORS.register("slurm")
 @dataclass(frozen=True)
-class Slurm:
+class Slurm(Executor):
     """Computes as many cells at a time as the config has `workers`, each worker a task of a job array.
 
     `saft run` stays on the machine where it is called, and submits workers as long as cells are missing. One
     whose time is up, or that is pre-empted, gives its cell back, and the next goes on from the last
     checkpoint. What workers print is in the folder's `slurm`.
     """
-
-    config: RunConfig
 
     def __post_init__(self) -> None:
         try:

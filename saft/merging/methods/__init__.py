@@ -13,7 +13,9 @@ from saft.registry import Registry
 
 __all__ = ["METHODS", "MethodInfo", "describe", "methods", "shown"]
 
-METHODS: Registry[type[Method]] = Registry("merge method", "saft.merging.methods", "saft.merging.mergekit")
+METHODS: Registry[type[Method]] = Registry(
+    Method, "merge method", "saft.merging.methods", "saft.merging.mergekit"
+)
 
 
 @dataclass(frozen=True)

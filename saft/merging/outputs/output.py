@@ -89,4 +89,4 @@ class Output(ABC):
         """
 
 
-OUTPUTS: Registry[type[Output]] = Registry("output", "saft.merging.outputs")
+OUTPUTS: Registry[type[Output]] = Registry(Output, "output", "saft.merging.outputs")

@@ -19,8 +19,6 @@ __all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
 
 MOST = 10**9  # nothing that is counted comes near; a slip of the keyboard does
 
-PERTURBATIONS: Registry[type[Perturbation]] = Registry("perturbation", "saft.optim.perturbations")
-
 
 @dataclass(frozen=True)
 class Perturbation(ABC):
@@ -165,6 +163,11 @@ class Perturbation(ABC):
             epsilon: one tensor for each slot, in its shape.
         """
         return slots.norm(epsilon)
+
+
+PERTURBATIONS: Registry[type[Perturbation]] = Registry(
+    Perturbation, "perturbation", "saft.optim.perturbations"
+)
 
 
 def _wanted(kind: Any, value: Any) -> str | None:

@@ -34,7 +34,7 @@ class Sums(Output):
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     OUTPUTS.names()  # the registry looks for its files before it is copied
-    monkeypatch.setattr(OUTPUTS, "_things", dict(OUTPUTS._things))
+    monkeypatch.setattr(OUTPUTS, "_classes", dict(OUTPUTS._classes))
     OUTPUTS.register("sums")(Sums)
 
 
@@ -59,7 +59,10 @@ def test_an_output_of_ones_own_is_one_class(checkpoints: Any, tmp_path: Path) ->
         ({"name": "sums"}, "output.digits: is required, but missing"),
         ({"name": "sums", "digit": 3}, "output.digit: unknown key; did you mean 'digits'"),
         ({"name": "parts"}, "output.name: 'parts' is not asked for by name"),
-        ({"name": "saft.model_config:ModelConfig"}, "is not an output, but <class"),
+        (
+            {"name": "saft.model_config:ModelConfig"},
+            "output.name: output 'saft.model_config:ModelConfig': must be a subclass of",
+        ),
         ({"name": "adapter", "rank": 0}, "output.rank: must be at least 1, but is 0"),
     ],
 )
