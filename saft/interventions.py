@@ -85,17 +85,17 @@ def attention(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         UserError: there is none that saft knows by its name.
     """
-    found: dict[str, nn.Module] = {}
+    attentions: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in attentions)
         if name.rpartition(".")[2] in ATTENTION and not inside:
-            found[name] = module
-    if not found:
+            attentions[name] = module
+    if not attentions:
         raise UserError(
             f"interventions: {type(model).__name__} has no block whose attention is called one of "
             f"{', '.join(sorted(ATTENTION))}"
         )
-    return found
+    return attentions
 
 
 def attach(model: nn.Module, interventions: Mapping[str, Intervention]) -> Callable[[], None]:
@@ -159,21 +159,21 @@ def attach_from(folder: Path, model: nn.Module, task: str) -> None:
         pieces.setdefault(name, {})[piece] = view(header)
     modules = dict(model.named_modules())
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found: dict[str, Intervention] = {}
+    by_path: dict[str, Intervention] = {}
     for name, state in pieces.items():
         path = match(name, modules, prefix)
         if path is None:
             raise UserError(f"{file}: '{name}' is not a module of {type(model).__name__}; give another kind")
         width = state["W2"].shape[-1] if "W2" in state and state["W2"].dim() == 2 else 0
-        found[path] = Intervention(width, len(state["W2"]) if width else 0, positions)
+        by_path[path] = Intervention(width, len(state["W2"]) if width else 0, positions)
         try:
-            found[path].load_state_dict(state)
+            by_path[path].load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"{file}: '{name}' is not an intervention; merge or copy it again") from error
     reference = next(model.parameters())
-    for intervention in found.values():
+    for intervention in by_path.values():
         intervention.to(device=reference.device, dtype=reference.dtype)
-    attach(model, found)
+    attach(model, by_path)
     forbid_save_pretrained(model, "save_pretrained would leave out the interventions")
 
 

@@ -108,15 +108,15 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
         saft.errors.UserError: folder: there is no './no-folder' ...
     """
     location = local_folder(folder, "folder")
-    found = task_parts.read(location)
-    if not isinstance(found.method, Smile):
+    parts = task_parts.read(location)
+    if not isinstance(parts.method, Smile):
         raise UserError(
-            f"{location}: was merged by {found.manifest['method']}, whose parts are not experts to route to; "
+            f"{location}: was merged by {parts.manifest['method']}, whose parts are not experts to route to; "
             "load a task's model with saft.load_task"
         )
-    weights = ((name, view(header).to(found.dtype(name))) for name, header in found.base.items())
+    weights = ((name, view(header).to(parts.dtype(name))) for name, header in parts.base.items())
     model = model_of(location, weights, kind)
-    experts = [found.part(task) for task in found.tasks]
+    experts = [parts.part(task) for task in parts.tasks]
     modules = dict(model.named_modules())
     prefix = getattr(model, "base_model_prefix", "") + "."
     for name in (name for name, pieces in experts[0].items() if "U" in pieces):
@@ -129,7 +129,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
         bias = name.removesuffix("weight") + "bias"
         if bias in experts[0]:
             pieces["bias"] = torch.stack([part[bias]["bias"] for part in experts])
-        model.set_submodule(path, SmileLinear(layer, pieces, found.method.top_k, found.scaling))
+        model.set_submodule(path, SmileLinear(layer, pieces, parts.method.top_k, parts.scaling))
     forbid_save_pretrained(model, "save_pretrained would leave out the experts")
     return model.eval()
 

@@ -64,8 +64,8 @@ def check(plan: Plan) -> None:
         UserError: a task is unknown or missing, or its table has no such column or split.
     """
     if plan.reads_examples:
-        for found in model_tasks(plan).values():
-            found.task.check(found.where)
+        for model_task in model_tasks(plan).values():
+            model_task.task.check(model_task.where)
 
 
 def memory(plan: Plan) -> int:
@@ -118,7 +118,7 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
                 file = Path(folder) / f"{kind}-{list(plan.models).index(task)}.safetensors"
                 write_tensors(file, tensors)
                 headers[kind][task] = read_headers(file)
-        by_kind = {kind: [found[task] for task in plan.models] for kind, found in headers.items()}
+        by_kind = {kind: [by_task[task] for task in plan.models] for kind, by_task in headers.items()}
         yield dataclasses.replace(plan, collected=Collected(by_kind, data.described()))
 
 

@@ -51,8 +51,8 @@ class AdaptiveCoefficients(Collector):
         own = method.coefficients == "layer_wise"
         column = {name: at for at, name in enumerate(weights)} if own else dict.fromkeys(plan.merged, 0)
         shape = (len(models), len(weights) if own else 1)
-        found = torch.full(shape, method.initial, device=plan.device)
-        optimizer = torch.optim.Adam([found], lr=method.learning_rate)
+        coefficients = torch.full(shape, method.initial, device=plan.device)
+        optimizer = torch.optim.Adam([coefficients], lr=method.learning_rate)
         merged = {name: data.model(name) for name in models}
         for name, model in merged.items():
             data.check_classifies(name, model)
@@ -63,21 +63,22 @@ class AdaptiveCoefficients(Collector):
 
         for step in range(method.iterations):
             for tensor, weight in weights.items():
-                change = torch.tensordot(found[:, column[tensor]], vectors[tensor], dims=1)
+                change = torch.tensordot(coefficients[:, column[tensor]], vectors[tensor], dims=1)
                 weight.data.copy_(base[tensor] + change)
                 weight.grad = None
             for name, model in merged.items():
                 batch = data.examples[name].collate(orders[name][step]).to(plan.device)
                 torch.autograd.backward(entropy(model(batch.inputs)))
                 advance(len(batch))
-            found.grad = torch.zeros_like(found)
+            coefficients.grad = torch.zeros_like(coefficients)
             for name, weight in weights.items():
                 if weight.grad is not None:
                     slope = torch.tensordot(vectors[name], weight.grad, dims=weight.dim())
-                    found.grad[:, column[name]] += slope
+                    coefficients.grad[:, column[name]] += slope
             optimizer.step()
         for at, task in enumerate(models):
-            yield task, "coefficients", {name: found[at, c].reshape(1).clone() for name, c in column.items()}
+            learned = {name: coefficients[at, c].reshape(1).clone() for name, c in column.items()}
+            yield task, "coefficients", learned
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -108,10 +109,10 @@ def _vectors(data: CalibrationData, names: list[str]) -> dict[str, Tensor]:
         # The same statistics as the merge itself will take, of all that is merged.
         over = reader.blocks(sorted(plan.merged))
         function = prepare(plan.method, len(plan.models), count, over, plan.device)
-        found = {}
+        parts = {}
         for name in names:
             blocks = list(reader.map_blocks([name], function))
             shape = plan.base.headers[name].shape
             none = torch.empty(len(plan.models), 0, device=plan.device)
-            found[name] = torch.cat([none, *blocks], dim=1).view(len(plan.models), *shape).float()
-        return found
+            parts[name] = torch.cat([none, *blocks], dim=1).view(len(plan.models), *shape).float()
+        return parts

@@ -36,18 +36,18 @@ class FisherInformation(Collector):
         weights = data.parameters()
         for name, model, examples in data.each_expert():
             data.check_classifies(name, model)
-            found = [torch.zeros_like(weight) for weight in weights.values()]
+            squares = [torch.zeros_like(weight) for weight in weights.values()]
             if method.variant == "paper":
                 gradients = exact(model, examples, list(weights.values()))
             else:
                 batch_size = data.plan.config.data.batch_size
                 gradients = of_batches(model, examples, list(weights.values()), batch_size)
             for share, scaled in gradients:
-                for information, gradient in zip(found, scaled, strict=True):
+                for square, gradient in zip(squares, scaled, strict=True):
                     if gradient is not None:
-                        information.addcmul_(gradient, gradient, value=1 / len(examples))
+                        square.addcmul_(gradient, gradient, value=1 / len(examples))
                 advance(share)
-            yield name, "fisher", dict(zip(weights, found, strict=True))
+            yield name, "fisher", dict(zip(weights, squares, strict=True))
 
 
 Gradients = Iterator[tuple[float, tuple[Tensor | None, ...]]]

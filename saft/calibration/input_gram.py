@@ -49,8 +49,8 @@ class InputGram(Collector):
                     see(None if padded else batch.inputs.get("attention_mask"))
                     model.features(batch.inputs)
                     advance(len(batch))
-            for kind, found in sums.items():
-                yield name, kind, {weight: total / counts[weight] for weight, total in found.items()}
+            for kind, by_weight in sums.items():
+                yield name, kind, {weight: total / counts[weight] for weight, total in by_weight.items()}
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _nested(hint: Any) -> tuple[type[Any] | None, str]:
         nested, through = _nested(get_args(hint)[1])
         return nested, f"NAME.{through}"
     if get_origin(hint) in (Union, UnionType):
-        return next((found for item in get_args(hint) if (found := _nested(item))[0]), (None, ""))
+        return next((inner for item in get_args(hint) if (inner := _nested(item))[0]), (None, ""))
     return None, ""
 
 
@@ -104,7 +104,7 @@ def _is_a(kind: Any, base: type[Any]) -> bool:
 
 def _field_documentation(config_class: type[Any]) -> dict[str, str]:
     """Return the string literal under each field: written once, read in the source and in `--help`."""
-    found: dict[str, str] = {}
+    documentation: dict[str, str] = {}
     for ancestor in reversed(config_class.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0]
         assert isinstance(body, ast.ClassDef)
@@ -115,8 +115,8 @@ def _field_documentation(config_class: type[Any]) -> dict[str, str]:
                 and isinstance(following, ast.Expr)
                 and isinstance(following.value, ast.Constant)
             ):
-                found[statement.target.id] = " ".join(str(following.value.value).split())
-    return found
+                documentation[statement.target.id] = " ".join(str(following.value.value).split())
+    return documentation
 
 
 def _in_one_line(value: Any) -> str:

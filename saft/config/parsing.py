@@ -135,7 +135,7 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
         else:
             result.append(error)
     for field, by_type in by_field.items():
-        furthest = max(by_type.values(), key=lambda found: len(found[0]["loc"]))
+        furthest = max(by_type.values(), key=lambda of_type: len(of_type[0]["loc"]))
         if len(by_type) == 1:  # no type, but a key that is called like one
             result += furthest
         elif len(furthest[0]["loc"]) == 2:

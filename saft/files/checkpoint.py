@@ -101,9 +101,9 @@ def holds_parts(folder: Path) -> bool:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found: dict[str, str] = json.loads(inside(index.parent, index.name).read_text("utf-8"))["weight_map"]
-        if all(Path(name).name == name for name in found.values()):
-            return found
+        files: dict[str, str] = json.loads(inside(index.parent, index.name).read_text("utf-8"))["weight_map"]
+        if all(Path(name).name == name for name in files.values()):
+            return files
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: is not an index of weights ({error!r})") from error
     raise UserError(f"{index}: names files outside its folder")
@@ -123,17 +123,17 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     """
     files = weight_files(folder)
     by_file = {file.name: read_headers(file) for file in files}
-    found = {name: header for headers in by_file.values() for name, header in headers.items()}
+    by_name = {name: header for headers in by_file.values() for name, header in headers.items()}
     if files[0].name not in (WEIGHTS, PICKLED):
         index = folder / (INDEX if files[0].suffix == ".safetensors" else PICKLED_INDEX)
         promised = _weight_map(index)
         missing = sorted(name for name, file in promised.items() if name not in by_file[file])
         if missing:
             name = missing[0]
-            where = f", but {found[name].file.name} does" if name in found else ""
+            where = f", but {by_name[name].file.name} does" if name in by_name else ""
             raise UserError(f"{index}: promises {name} in {promised[name]}, which does not hold it{where}")
-        found |= {name: by_file[file][name] for name, file in promised.items()}
-    return dict(sorted(found.items()))
+        by_name |= {name: by_file[file][name] for name, file in promised.items()}
+    return dict(sorted(by_name.items()))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -205,7 +205,7 @@ def state_dtype(folder: Path, layout: Layout | None = None) -> None:
     stated = [part for part in config_parts(config) if {"dtype", "torch_dtype"} & part.keys()]
     if not stated:
         return
-    layout = layout or {name: (found.dtype, found.shape) for name, found in tensor_headers(folder).items()}
+    layout = layout or {name: (header.dtype, header.shape) for name, header in tensor_headers(folder).items()}
     counts: Counter[str] = Counter()
     for dtype, shape in layout.values():
         if dtype.is_floating_point:

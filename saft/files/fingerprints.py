@@ -35,8 +35,8 @@ def fingerprint(file: Path) -> str:
         >>> fingerprint(file)[:16]
         'ba7816bf8f01cfea'
     """
-    if (found := remembered(file)) is not None:
-        return found
+    if (known := remembered(file)) is not None:
+        return known
     begun, before = time.time_ns(), _identity(file)
     digest = _read(file)
     settled = max(before["changed_ns"], before["content_changed_ns"]) + _SETTLED_NS < begun
@@ -53,9 +53,9 @@ def remembered(file: Path) -> str | None:
         file: any.
     """
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads(_memory(file).read_text("utf-8"))
-        if found["file"] == _identity(file):
-            return str(found["sha256"])
+        noted = json.loads(_memory(file).read_text("utf-8"))
+        if noted["file"] == _identity(file):
+            return str(noted["sha256"])
     return None
 
 
@@ -75,11 +75,11 @@ def _memory(file: Path) -> Path:
 
 
 def _identity(file: Path) -> dict[str, int]:
-    found = file.stat()
+    stat = file.stat()
     return {
-        "device": found.st_dev,
-        "inode": found.st_ino,
-        "size": found.st_size,
-        "content_changed_ns": found.st_mtime_ns,
-        "changed_ns": found.st_ctime_ns,
+        "device": stat.st_dev,
+        "inode": stat.st_ino,
+        "size": stat.st_size,
+        "content_changed_ns": stat.st_mtime_ns,
+        "changed_ns": stat.st_ctime_ns,
     }

@@ -124,6 +124,6 @@ def _holder(file: Path) -> str:
 
 def _read(file: Path) -> dict[str, object]:
     with suppress(OSError, ValueError):
-        found = json.loads(file.read_text("utf-8"))
-        return found if isinstance(found, dict) else {}
+        content = json.loads(file.read_text("utf-8"))
+        return content if isinstance(content, dict) else {}
     return {}

@@ -81,7 +81,7 @@ def _mapping(file: Path) -> dict[str, Any]:
     if not file.name.endswith("config.json"):
         return {}
     try:
-        found = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -142,11 +142,11 @@ def _cut_off(file: Path, size: int, promised: int) -> str:
 def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
     try:
         # Tensors are mapped, not read. Only weights are loaded, so nothing in the file is run.
-        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         # The rest of torch's message advises to load it anyway.
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        named = f" ({found[1]})" if found else ""
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        named = f" ({refused[1]})" if refused else ""
         raise UserError(
             f"{file}: holds more than weights{named}, and is not loaded, because it could run code; "
             f"{_AS_SAFETENSORS}"
@@ -160,14 +160,14 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
             f"{file}: is damaged or no file of torch ({str(error).splitlines()[0]}); "
             "copy or download it again"
         ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(item, Tensor) for item in found.values()):
+    if not isinstance(tensors, Mapping) or not all(isinstance(item, Tensor) for item in tensors.values()):
         raise UserError(f"{file}: is not a state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
-    sparse = [name for name, tensor in found.items() if tensor.layout != torch.strided]
+    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
     if sparse:
         raise UserError(f"{file}: '{sparse[0]}' is sparse; write it densely: tensor.to_dense()")
-    first = min((tensor.data_ptr() for tensor in found.values() if tensor.numel()), default=0)
+    first = min((tensor.data_ptr() for tensor in tensors.values() if tensor.numel()), default=0)
     headers = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         start = tensor.data_ptr() - first if tensor.numel() else 0
         place = (start, start + tensor.nbytes)
         headers[name] = TensorHeader(tensor.dtype, tuple(tensor.shape), file, place, tensor.detach())

@@ -142,7 +142,7 @@ def check(
     if config.varying:
         by_tensor = methods_by_tensor(method, config.varying, merged)
         method = by_tensor[merged[0]]
-        problems = [problem for found in by_tensor.values() for problem in found.problems(len(models))]
+        problems = [problem for varied in by_tensor.values() for problem in varied.problems(len(models))]
         if problems:
             raise UserError(*dict.fromkeys(problems))
     default_scaling = method.scaling if config.lines is None else 1.0
@@ -216,9 +216,9 @@ def _device_problem(name: str) -> str | None:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         return f"device: unknown '{name}'; use cpu or cuda"
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= found:
-        seen = f"{found} CUDA devices" if found else "no CUDA device"
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= n_devices:
+        seen = f"{n_devices} CUDA devices" if n_devices else "no CUDA device"
         return f"device: '{name}' was asked for, but torch {torch.__version__} finds {seen}; use device: cpu"
     return None
 
@@ -227,11 +227,11 @@ def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list
     names = {name for source in sources for name in [*source.headers, *source.tied]}
     excluded: set[str] = set()
     for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if not found:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
             near = did_you_mean(pattern, {name.split(".")[0] + ".*" for name in names})
             problems.append(f"exclude: '{pattern}' matches no tensor{near}")
-        excluded.update(found)
+        excluded.update(matching)
     return excluded
 
 

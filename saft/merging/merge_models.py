@@ -181,11 +181,11 @@ def _fitting(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     missing = [name for name in layout if name not in names]
     if missing:
         raise UserError(f"out: lacks {abbreviated(missing)}; give a module that is built like the base")
-    found = {name: tensors[names[name]] for name in layout}
+    to_fill = {name: tensors[names[name]] for name in layout}
     for name, (dtype, shape) in layout.items():
-        if tuple(found[name].shape) != shape:
-            raise UserError(f"out: '{name}' is {list(found[name].shape)}, the merged one {list(shape)}")
-        if found[name].dtype != dtype:
-            mine, other = (str(x).removeprefix("torch.") for x in (found[name].dtype, dtype))
+        if tuple(to_fill[name].shape) != shape:
+            raise UserError(f"out: '{name}' is {list(to_fill[name].shape)}, the merged one {list(shape)}")
+        if to_fill[name].dtype != dtype:
+            mine, other = (str(x).removeprefix("torch.") for x in (to_fill[name].dtype, dtype))
             raise UserError(f"out: '{name}' is {mine}, the merged one {other}; write dtype='{mine}'")
-    return found
+    return to_fill

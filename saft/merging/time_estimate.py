@@ -74,9 +74,9 @@ def _seconds_of(plan: Plan, block: Block) -> float:
     def timed(function: Callable[[Block], T]) -> list[T]:
         nonlocal spent
         start = time.thread_time()
-        found = function(block)
+        value = function(block)
         spent += time.thread_time() - start
-        return [found]
+        return [value]
 
     function = prepare(plan.method, block.tasks, block.base.numel(), timed, plan.device)
     timed(lambda block: apply(block.base, function(block), plan.scaling))

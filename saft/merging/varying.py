@@ -41,8 +41,8 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         if several and not isinstance(setting, list):
             problems.append(f"varying.{name}: must be a list with a setting for each model")
             continue
-        found = [setting_problem(one) for one in (setting if several else [setting])]
-        problems += [f"varying.{name}: {problem}" for problem in found if problem]
+        problems_of_each = [setting_problem(one) for one in (setting if several else [setting])]
+        problems += [f"varying.{name}: {problem}" for problem in problems_of_each if problem]
     if problems:
         raise UserError(*problems)
     # What is in no layer is at 0, what is in a single layer at 1: so does mergekit.

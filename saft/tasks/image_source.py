@@ -167,16 +167,16 @@ def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
 def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     location = source.files[split]
     folder = _folder(location, where)
-    found: Labelled = [
+    images: Labelled = [
         (
             Picture(f"{location}/{file.relative_to(folder)}", partial(Path, file)),
             file.relative_to(folder).parts[0],
         )
         for file in _in_folders(folder)
     ]
-    if not found:
+    if not images:
         raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
-    return found
+    return images
 
 
 def _in_folders(folder: Path) -> list[Path]:

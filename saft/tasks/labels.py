@@ -54,14 +54,14 @@ def divide_labelled(
     return divided
 
 
-def check_labels(found: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
+def check_labels(of_data: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
     """Find labels of the data that the task does not have, and labels of the task that the data do not have.
 
     Raises:
         UserError: there are some.
     """
-    present_labels = set(found)
-    strangers = sorted(present_labels - set(labels))
+    present = set(of_data)
+    strangers = sorted(present - set(labels))
     if strangers and not drop_other_labels:
         shown = ", ".join(f"'{label}'" for label in strangers[:3]) + (" ..." if len(strangers) > 3 else "")
         raise UserError(
@@ -69,6 +69,6 @@ def check_labels(found: Sequence[str], labels: Sequence[str], drop_other_labels:
             f" add them, or set drop_other_labels: true"
         )
     for label in labels:
-        if label not in present_labels:
-            hint = did_you_mean(label, present_labels)
+        if label not in present:
+            hint = did_you_mean(label, present)
             raise UserError(f"{where}.labels: no row has the label '{label}'{hint}")

@@ -130,7 +130,7 @@ def _filled(
         values[column] = _in_words(values[column], rows, column, known, split, where)
     filled = []
     for row in rows:
-        of_row = {column: found[row] for column, found in values.items()}
+        of_row = {column: cells[row] for column, cells in values.items()}
         texts = {key: template.format_map(of_row) for key, template in templates.items()}
         filled.append(TemplateRow(f"row {row + 1} of the {split} split", texts))
     return filled

@@ -111,11 +111,11 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
     if config.training.reads is None:
         return {}
     limits = Limits(config.train_examples, validation=0, test=0, seed=config.seed)
-    found = {}
+    references = {}
     for name, mapping in config.reference.items():
         task = tasks.build(name, mapping, "reference").bind(name, config.model, f"reference.{name}", device)
-        found[name] = Unlabelled(task.features, task.examples(limits).train)
-    return found
+        references[name] = Unlabelled(task.features, task.examples(limits).train)
+    return references
 
 
 def _fit(

@@ -28,7 +28,7 @@ def layer_factors(names: Collection[str], decay: float) -> dict[str, float]:
 
     Source: Clark et al., "ELECTRA", ICLR 2020, arXiv 2003.10555.
     """
-    places = {name: (found[1], int(found[2]) + 1) for name in names if (found := _LAYER.match(name))}
+    places = {name: (match[1], int(match[2]) + 1) for name in names if (match := _LAYER.match(name))}
     layers: dict[str, int] = {}
     for stack, number in places.values():
         layers[stack] = max(layers.get(stack, 0), number)

@@ -21,8 +21,8 @@ def measure_weights_steps(session: Session, cell: Cell) -> Iterator[Step]:
 
     def measured(_: Bar) -> dict[str, Any]:
         folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
-        found = weight_interference(session.base.path, folders, session.config.density)
-        return {"measured": found.measured, "quantities": as_plain(found.quantities)}
+        interference = weight_interference(session.base.path, folders, session.config.density)
+        return {"measured": interference.measured, "quantities": as_plain(interference.quantities)}
 
     rests_on = session.foundations.interference(cell)
     words = "measure the interference of the experts"

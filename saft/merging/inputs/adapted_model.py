@@ -30,10 +30,10 @@ def adapted_model(location: str, what: str) -> Source | None:
     """
     if "+" in location and not Path(location).exists():
         return read_input(location, what)
-    found = folder(location, what)
-    if not is_adapter(found):
+    path = folder(location, what)
+    if not is_adapter(path):
         return None
-    base = _base(found)
+    base = _base(path)
     return dataclasses.replace(read_input(location, what, read_source(str(base), base)), folder=base)
 
 

@@ -43,14 +43,14 @@ class _Fitted(Source):
         return self.original.computes or any(lacking)
 
     def tensor(self, name: str) -> Tensor:
-        found, shape = self.original.tensor(self.names[name]), self.headers[name].shape
-        if tuple(found.shape) == shape:
-            return found
-        if len(found) > shape[0]:
-            return found[: shape[0]]
-        missing = self.base.tensor(name)[len(found) :]
-        dtype = torch.promote_types(found.dtype, missing.dtype)  # so that the base's rows stay as they are
-        return torch.cat([found.to(dtype), missing.to(dtype)])
+        stored, shape = self.original.tensor(self.names[name]), self.headers[name].shape
+        if tuple(stored.shape) == shape:
+            return stored
+        if len(stored) > shape[0]:
+            return stored[: shape[0]]
+        missing = self.base.tensor(name)[len(stored) :]
+        dtype = torch.promote_types(stored.dtype, missing.dtype)  # so that the base's rows stay as they are
+        return torch.cat([stored.to(dtype), missing.to(dtype)])
 
     def factors(self, name: str, base: Source) -> Factors | None:
         return self.original.factors(self.names[name], base)
@@ -233,17 +233,17 @@ def factors_differ(
     ranks: dict[str, dict[str, int]] = {}
     for task, model in models.items():
         names = [name for name in model.headers if name not in excluded]
-        found = {name: factors.rank for name in names if (factors := model.factors(name, base))}
-        if not found:
+        own = {name: factors.rank for name in names if (factors := model.factors(name, base))}
+        if not own:
             yield (
                 f"models.{task}: {model.location} is not a LoRA adapter of the base {base.location}, but "
                 f"{method} merges only adapters; give peft's adapter folders, or merge whole models by "
                 "another method, such as ties"
             )
             continue
-        ranks[task] = found
+        ranks[task] = own
         first = first or task
-        only = {task: found.keys() - ranks[first].keys(), first: ranks[first].keys() - found.keys()}
+        only = {task: own.keys() - ranks[first].keys(), first: ranks[first].keys() - own.keys()}
         for one, other in ((task, first), (first, task)):
             if only[one]:
                 yield (
@@ -251,10 +251,10 @@ def factors_differ(
                     f"models.{other} does not; {method} needs adapters with the same target_modules; "
                     "else merge their full changes by another method, such as knots, or exclude these tensors"
                 )
-        wrong = [name for name in found if found[name] != ranks[first].get(name, found[name])]
+        wrong = [name for name in own if own[name] != ranks[first].get(name, own[name])]
         if wrong:
             yield (
-                f"models.{task}: its adapter has rank {found[wrong[0]]} at '{wrong[0]}', that of "
+                f"models.{task}: its adapter has rank {own[wrong[0]]} at '{wrong[0]}', that of "
                 f"models.{first} has rank {ranks[first][wrong[0]]} ({len(wrong)} tensors differ); {method} "
                 "needs equal ranks: train them with the same r, or merge their full changes by another "
                 "method, such as knots"

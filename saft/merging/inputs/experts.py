@@ -48,7 +48,7 @@ def separated(base: Source, model: Source) -> Source:
         >>> [(name, header.offsets) for name, header in separated(base, fused).headers.items()][:2]
         [('mlp.experts.0.gate_proj.weight', (0, 24)), ('mlp.experts.0.up_proj.weight', (24, 48))]
     """
-    words = next((_WORDS[found[1]] for name in base.headers if (found := _SEPARATE.search(name))), None)
+    words = next((_WORDS[match[1]] for name in base.headers if (match := _SEPARATE.search(name))), None)
     if words is None or type(model) is not Source or not are_fused(model.headers):
         return model
     # Mixtral's checkpoints call the block of experts otherwise than its module is called now.

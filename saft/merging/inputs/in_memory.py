@@ -94,10 +94,10 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         )
     _refuse_other_weights(place, tensors_of(model), base)
     own = dict(_of_adapter(_state(model), name))
-    found = LoraAdapter(
+    adapter = LoraAdapter(
         Path(place), config, _headers(own, place), weights=Path(place), config_place=f"config of {place}"
     )
-    return adapted(place, found, base)
+    return adapted(place, adapter, base)
 
 
 def has_adapters(model: object) -> bool:
@@ -125,19 +125,19 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return name -> tensor, with those of adapters."""
     whole = isinstance(model, nn.Module)
     state: Mapping[str, Any] = model.state_dict(keep_vars=True) if isinstance(model, nn.Module) else model
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if isinstance(tensor, Tensor):
-            found[name] = tensor
+            by_name[name] = tensor
             if problem := _problem(tensor):
                 raise UserError(f"'{name}': {problem}")
         elif not whole:
             raise UserError(
                 f"'{name}': is {tensor!r:.60}, and not a tensor; give a state dict, {{name: tensor}}"
             )
-    if not found:
+    if not by_name:
         raise UserError(f"{type(model).__name__} has no tensor")
-    return found
+    return by_name
 
 
 def _problem(tensor: Tensor) -> str | None:
@@ -189,9 +189,9 @@ def _active(model: nn.Module) -> str:
 def _of_adapter(tensors: Mapping[str, Tensor], adapter: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of an adapter, under the names that peft's files have for them."""
     for name, tensor in tensors.items():
-        if (found := _OF_ADAPTER.match(name)) and found[3] == adapter:
-            kind = "" if found[2] == "modules_to_save" else f".{found[2]}"
-            yield f"{found[1]}{kind}{found[4] or ''}", tensor
+        if (match := _OF_ADAPTER.match(name)) and match[3] == adapter:
+            kind = "" if match[2] == "modules_to_save" else f".{match[2]}"
+            yield f"{match[1]}{kind}{match[4] or ''}", tensor
 
 
 def _refuse_other_weights(place: str, own: Mapping[str, Tensor], base: Source) -> None:

@@ -309,8 +309,8 @@ def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 def _of_pattern(pattern: Mapping[str, Any], module: str, default: float) -> float:
     """Return the value of the first pattern that a module's name ends with, as peft does."""
-    found = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-    return float(next(found, default))
+    values = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+    return float(next(values, default))
 
 
 def is_transposed(config: Mapping[str, Any]) -> bool:

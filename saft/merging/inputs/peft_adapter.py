@@ -43,47 +43,47 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
         both = _adapted(location, folder(adapter, what), whole)
         # Config and tokenizer of a merge are copied from the folder of its base, where they are whole.
         return both if base else dataclasses.replace(both, folder=whole.folder, config=whole.config)
-    found = folder(location, what)
-    if not is_adapter(found):
-        if (found / MANIFEST).is_file() and "interventions" in read_manifest(found):
+    path = folder(location, what)
+    if not is_adapter(path):
+        if (path / MANIFEST).is_file() and "interventions" in read_manifest(path):
             raise UserError(
-                f"{found}: holds interventions for each task, which a merge of its weights would lose; merge "
+                f"{path}: holds interventions for each task, which a merge of its weights would lose; merge "
                 "the models that it was made of, or copy its weights and config.json to a folder of their own"
             )
-        return read_source(location, found)
+        return read_source(location, path)
     if base is None:
         raise UserError(
-            f"{what}: {found} holds only an adapter; write CHECKPOINT+ADAPTER, with the model that it changes"
+            f"{what}: {path} holds only an adapter; write CHECKPOINT+ADAPTER, with the model that it changes"
         )
-    return _adapted(location, found, base)
+    return _adapted(location, path, base)
 
 
-def is_adapter(found: Path) -> bool:
+def is_adapter(path: Path) -> bool:
     """Return whether a folder holds an adapter of peft's and not a whole model."""
-    return (found / CONFIG).is_file() and not any(found.glob("model*.safetensors"))
+    return (path / CONFIG).is_file() and not any(path.glob("model*.safetensors"))
 
 
-def _adapted(location: str, found: Path, base: Source) -> Source:
-    if not is_adapter(found):
-        raise UserError(f"{found}: holds no adapter ({CONFIG} and {WEIGHTS}) to add to {base.location}")
-    config = _config(found)
+def _adapted(location: str, path: Path, base: Source) -> Source:
+    if not is_adapter(path):
+        raise UserError(f"{path}: holds no adapter ({CONFIG} and {WEIGHTS}) to add to {base.location}")
+    config = _config(path)
     file = next(
-        (inside(found, name) for name in (WEIGHTS, "adapter_model.bin") if (found / name).is_file()), None
+        (inside(path, name) for name in (WEIGHTS, "adapter_model.bin") if (path / name).is_file()), None
     )
     if file is None:
         raise UserError(
-            f"{found}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in found.iterdir()))
+            f"{path}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in path.iterdir()))
         )
-    place = found / CONFIG
-    adapter = LoraAdapter(found, config, read_headers(file), file, str(place), (file, place))
-    return adapted(location, adapter, base, model_config(found))
+    place = path / CONFIG
+    adapter = LoraAdapter(path, config, read_headers(file), file, str(place), (file, place))
+    return adapted(location, adapter, base, model_config(path))
 
 
-def _config(found: Path) -> dict[str, Any]:
+def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(inside(found, CONFIG).read_text("utf-8"))
+        config = json.loads(inside(path, CONFIG).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{found / CONFIG}: is not readable as JSON: {error}") from error
+        raise UserError(f"{path / CONFIG}: is not readable as JSON: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{found / CONFIG}: is not a JSON object")
+        raise UserError(f"{path / CONFIG}: is not a JSON object")
     return config

@@ -78,15 +78,15 @@ class Parts:
         if task not in self.tasks:
             raise UserError(f"{self.folder}: has no part for '{task}'{did_you_mean(task, self.tasks)}")
         file = part_file(self.folder, task)
-        found: dict[str, dict[str, Tensor]] = {}
+        pieces_by_name: dict[str, dict[str, Tensor]] = {}
         for key, header in _headers(self.folder, str(file.relative_to(self.folder))).items():
             name, _, piece = key.rpartition(".")
-            found.setdefault(name, {})[piece] = view(header)
-        for name, pieces in found.items():
+            pieces_by_name.setdefault(name, {})[piece] = view(header)
+        for name, pieces in pieces_by_name.items():
             layout = self.method.layout(self.base[name].shape) if name in self.base else {}
             if {key: (piece.dtype, tuple(piece.shape)) for key, piece in pieces.items()} != dict(layout):
                 raise UserError(f"{file}: '{name}' does not fit {self.folder / BASE_WEIGHTS}; merge again")
-        return found
+        return pieces_by_name
 
     def task_tensors(self, task: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights of a task's model, one tensor at a time: base + λ · the task's own vector.

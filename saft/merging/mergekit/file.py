@@ -116,17 +116,17 @@ class _Settings:
     def resolved(self) -> dict[str, dict[str, Any]]:
         """Return the parameters that all tensors have, and those that differ from tensor to tensor."""
         self._check_names()
-        found = {"parameters": dict(self.method.fixed), "varying": {}}
+        settings_by_kind = {"parameters": dict(self.method.fixed), "varying": {}}
         if self.mapping.get("base_model") is not None:
-            found["parameters"] |= self.method.with_base
+            settings_by_kind["parameters"] |= self.method.with_base
         for name, parameter in self.method.per_model.items():
             settings = [self._setting(name, parameter, at) for at in range(len(self.models))]
             constant = all(is_constant(setting) for setting in settings)
-            found["parameters" if constant else "varying"][parameter.name] = settings
+            settings_by_kind["parameters" if constant else "varying"][parameter.name] = settings
         for name, parameter in self.method.general.items():
             setting = self._setting(name, parameter)
-            found["parameters" if is_constant(setting) else "varying"][parameter.name] = setting
-        return found
+            settings_by_kind["parameters" if is_constant(setting) else "varying"][parameter.name] = setting
+        return settings_by_kind
 
     def _check_names(self) -> None:
         everything = [*self.method.per_model, *self.method.general, *self.method.only, *_IGNORED]
@@ -177,8 +177,8 @@ class _Settings:
         cases = [case | {"value": _as(parameter.kind, case["value"])} for case in cases]
         for case in cases:
             values = case["value"] if isinstance(case["value"], list) else [case["value"]]
-            found = (self._wrong(parameter, value) for value in values)
-            self.problems.extend(f"{place}: {text}" for text in found if text)
+            wrong = (self._wrong(parameter, value) for value in values)
+            self.problems.extend(f"{place}: {text}" for text in wrong if text)
         catches_all = [case.get("filter") in (None, "*") for case in cases]
         if catches_all[0]:
             return cases[0]["value"]

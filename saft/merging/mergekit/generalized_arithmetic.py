@@ -94,9 +94,9 @@ class Mergekit(Trimming):
         if self.sparsify != "none":
             bounds = self._ranks(tasks, count)
             ranks = tuple(sorted({rank for pair in bounds for rank in pair}))
-            found = yield OrderStatistics(magnitudes, ranks)
+            values = yield OrderStatistics(magnitudes, ranks)
             places = torch.tensor([[ranks.index(rank) for rank in pair] for pair in bounds])
-            low, high = found.gather(1, places).chunk(2, dim=1)
+            low, high = values.gather(1, places).chunk(2, dim=1)
 
         def keep(block: Block) -> Tensor:
             size = magnitudes(block)
@@ -169,7 +169,7 @@ class MergekitDare(Trimming):
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the norms; return the merge."""
-        densities, weights = (for_each_task(found, tasks) for found in (self.densities, self.weights))
+        densities, weights = (for_each_task(numbers, tasks) for numbers in (self.densities, self.weights))
 
         def keep(block: Block) -> Tensor:
             return block.uniform().lt(densities).mul(block.task_vectors)

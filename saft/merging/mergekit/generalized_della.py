@@ -83,7 +83,7 @@ class MergekitDella(Tensorwise):
         """Return the merge; no statistic is needed."""
         yield from ()
         densities, epsilons, weights = (
-            for_each_task(found, tasks) for found in (self.densities, self.epsilons, self.weights)
+            for_each_task(numbers, tasks) for numbers in (self.densities, self.epsilons, self.weights)
         )
 
         def merge(block: Block) -> Tensor:
@@ -113,5 +113,5 @@ def _ranked(magnitudes: Tensor) -> Tensor:
 
 
 def _ratio(vector: Tensor, kept: Tensor) -> float:
-    before, after = (float(found.abs().sum(dtype=torch.float64)) for found in (vector, kept))
+    before, after = (float(entries.abs().sum(dtype=torch.float64)) for entries in (vector, kept))
     return before / after if min(before, after) >= _NO_NORM else 1.0

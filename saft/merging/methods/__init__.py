@@ -50,7 +50,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
     kinds = METHODS.items() if name is None else [(name, METHODS.get(name))]
     return [
         MethodInfo(
-            found,
+            name,
             kind.summary(),
             kind.formula,
             kind.parameter_infos(),
@@ -62,7 +62,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
             kind.needs,
             kind.gives,
         )
-        for found, kind in kinds
+        for name, kind in kinds
     ]
 
 

@@ -74,9 +74,9 @@ class AdaMerging(Elementwise):
         added = yield from self.added(tasks, count)
 
         def merge(block: Block) -> Tensor:
-            found = block.statistics.get("coefficients")
+            coefficients = block.statistics.get("coefficients")
             rows = added(block)
-            return total(rows * (self.initial if found is None else found.view(tasks, 1)))
+            return total(rows * (self.initial if coefficients is None else coefficients.view(tasks, 1)))
 
         return merge
 

@@ -79,10 +79,10 @@ class Dare(Trimming):
             factor = before / (after + (after == 0))
 
         def kept(block: Block) -> Tensor:
-            found = drop(block)
+            entries = drop(block)
             if self.rescale == "norm":  # float32 cannot hold the factor of a task that is nearly zero
-                return found.double().mul_(factor).to(found.dtype)
-            return found.div_(self.density) if self.rescale == "probability" else found
+                return entries.double().mul_(factor).to(entries.dtype)
+            return entries.div_(self.density) if self.rescale == "probability" else entries
 
         ties = Ties(density=self.trim, combine=self.combine, weights=self.weights)
         return (yield from ties.steps_for(kept, tasks, count, self.merger))

@@ -76,9 +76,11 @@ class Fisher(Elementwise):
         factors = factors / factors.max()
 
         def merge(block: Block) -> Tensor:
-            found = _information(block)
-            found = found + self.floor if self.variant == "mergelm" else found.clamp(min=self.floor)
-            shares = found.mul_(factors.to(found))
+            information = _information(block)
+            information = (
+                information + self.floor if self.variant == "mergelm" else information.clamp(min=self.floor)
+            )
+            shares = information.mul_(factors.to(information))
             share = total(shares)
             return total(shares.mul_(block.task_vectors)).div_(share.add_(share == 0))
 
@@ -87,5 +89,5 @@ class Fisher(Elementwise):
 
 def _information(block: Block) -> Tensor:
     """Return what was collected for a block, [n_tasks, n]; zeros where the data do not touch the tensor."""
-    found = block.statistics.get("fisher")
-    return torch.zeros_like(block.task_vectors) if found is None else found
+    information = block.statistics.get("fisher")
+    return torch.zeros_like(block.task_vectors) if information is None else information

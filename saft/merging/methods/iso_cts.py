@@ -75,8 +75,8 @@ class IsoCts(Tensorwise):
                 rest = whole - span @ (span.T @ whole)
                 # Of a task that the sum spans, as after LoRA, only rounding is left.
                 parts.append(decompose(rest, each, beside=float(whole.norm())))
-            left, found, right = zip(*parts, strict=True)
-            values = torch.cat(found)
+            left, spectra, right = zip(*parts, strict=True)
+            values = torch.cat(spectra)
             mean = values.sum() / max(len(values), 1)
             return (mean * polar(torch.cat(left, dim=1)) @ polar(torch.cat(right))).to(block.base.dtype)
 

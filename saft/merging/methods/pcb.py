@@ -107,10 +107,10 @@ class Pcb(Trimming):
         any_best_alone = bool(best_alone.any())
 
         def merge(block: Block) -> Tensor:
-            found = scores(block)
-            weights = _norm(found.maximum(least), least, greatest)
+            score = scores(block)
+            weights = _norm(score.maximum(least), least, greatest)
             if any_best_alone:
-                weights += found.ge_(greatest).mul_(best_alone)
+                weights += score.ge_(greatest).mul_(best_alone)
             return _weighted_mean(block.task_vectors.sign().mul_(clip(block)), weights)
 
         return merge
@@ -144,8 +144,8 @@ class Pcb(Trimming):
         least = least * (least >= to_beat)  # with an entry masked, the least masked score is zero
 
         def merge(block: Block) -> Tensor:
-            found = scores(block)
-            masked = found.ge(to_beat).float().mul_(found)
+            score = scores(block)
+            masked = score.ge(to_beat).float().mul_(score)
             return _weighted_mean(block.task_vectors, _norm(masked, least, greatest))
 
         return merge

@@ -70,10 +70,10 @@ class Smile(PerTaskMethod, Tensorwise):
 
     def problems(self, tasks: int) -> list[str]:
         """Return also that a token cannot go to more experts than there are."""
-        found = super().problems(tasks)
+        problems = super().problems(tasks)
         if self.top_k > tasks:
-            found.append(f"top_k: must be at most the number of models, {tasks}, but is {self.top_k}")
-        return found
+            problems.append(f"top_k: must be at most the number of models, {tasks}, but is {self.top_k}")
+        return problems
 
     def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Return the weights of linear layers, and their biases."""
@@ -100,9 +100,9 @@ class Smile(PerTaskMethod, Tensorwise):
         def keep(block: Block) -> PerTaskParts:
             if block.base.dim() != 2:
                 return PerTaskParts(None, {"bias": block.task_vectors}, rescalers)
-            found = [self._decomposed(task_vector) for task_vector in block.task_vectors]
+            parts = [self._decomposed(task_vector) for task_vector in block.task_vectors]
             return PerTaskParts(
-                None, {name: torch.stack([pieces[name] for pieces in found]) for name in found[0]}, rescalers
+                None, {name: torch.stack([pieces[name] for pieces in parts]) for name in parts[0]}, rescalers
             )
 
         return keep

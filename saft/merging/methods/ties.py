@@ -125,8 +125,8 @@ class Ties(Trimming):
             threshold = yield OrderStatistics(lambda block: vectors(block).abs(), (rank,))
 
         def trim(block: Block) -> Tensor:
-            found = vectors(block)
-            return found.abs().ge_(threshold).mul_(found).mul_(weights.to(found.dtype))
+            kept = vectors(block)
+            return kept.abs().ge_(threshold).mul_(kept).mul_(weights.to(kept.dtype))
 
         vote: Callable[[Tensor], Tensor] = total
         if self.elect != "mass":

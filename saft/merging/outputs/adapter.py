@@ -78,10 +78,10 @@ def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         (tensor(True), torch.Size([2, 1]), torch.Size([1, 2]))
     """
     left, values, right = svd.decompose(change, rank)
-    found, roots = len(values), values.sqrt()
+    n_values, roots = len(values), values.sqrt()
     up, down = torch.zeros(len(change), rank), torch.zeros(rank, change.shape[1])
-    up[:, :found] = left * roots
-    down[:found] = roots.unsqueeze(1) * right
+    up[:, :n_values] = left * roots
+    down[:n_values] = roots.unsqueeze(1) * right
     return up, down
 
 

@@ -54,9 +54,9 @@ def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
     """
     files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
     with ThreadPoolExecutor(plan.threads) as hasher:
-        found = {file: hasher.submit(fingerprint, file) for file in files}
+        futures = {file: hasher.submit(fingerprint, file) for file in files}
         try:
-            yield lambda: {file: digest.result() for file, digest in found.items()}
+            yield lambda: {file: digest.result() for file, digest in futures.items()}
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise
@@ -231,7 +231,7 @@ def _data(plan: Plan) -> str:
 
 def _hub_ids(plan: Plan) -> list[str]:
     """Return the hub ids that the inputs are or come from; a local path is not one."""
-    found: list[str] = []
+    hub_ids: list[str] = []
     for source in (plan.base, *plan.models.values()):
         stated = (
             [source.location]
@@ -239,5 +239,5 @@ def _hub_ids(plan: Plan) -> list[str]:
             else read_card(source.folder).get("base_model", [])
         )
         several = stated if isinstance(stated, list) else [stated]
-        found += [name for name in several if isinstance(name, str)]
-    return list(dict.fromkeys(found))
+        hub_ids += [name for name in several if isinstance(name, str)]
+    return list(dict.fromkeys(hub_ids))

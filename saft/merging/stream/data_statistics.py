@@ -37,11 +37,11 @@ class Collected:
             start: place of the part's first element in the flattened tensor.
             part: of the tensor, flat or in its shape.
         """
-        found = {}
+        rows_by_kind = {}
         for kind, tasks in self.headers.items():
             if all(name in headers for headers in tasks):
                 rows = [view(headers[name]) for headers in tasks]
                 if rows[0].shape == torch.Size(shape):
                     rows = [row.reshape(-1)[start : start + part.numel()].view(part.shape) for row in rows]
-                found[kind] = torch.stack(rows).to(part)
-        return found
+                rows_by_kind[kind] = torch.stack(rows).to(part)
+        return rows_by_kind

@@ -83,9 +83,9 @@ def run_steps(
         with on_device(device):
             statistic = next(steps)
         while True:
-            found = gather(statistic, blocks).to(device)  # sums come from the CPU
+            value = gather(statistic, blocks).to(device)  # sums come from the CPU
             with on_device(device):
-                statistic = steps.send(found)
+                statistic = steps.send(value)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -153,7 +153,7 @@ def order_statistics(blocks: BlockStream[Tensor], ranks: Sequence[int]) -> Tenso
     begins = torch.where(bins < _BINS // 2, -1 - bins, bins - _BINS // 2)  # the bits, so far
     for shift in range(_first_shift(example.dtype) - _DIGIT, -1, -_DIGIT):
         # Ranks of one row that fall into one bin share the histogram of their next digit.
-        places = [(row, begin) for row, found in enumerate(begins.tolist()) for begin in found]
+        places = [(row, begin) for row, row_begins in enumerate(begins.tolist()) for begin in row_begins]
         chosen = sorted(set(places))
         counts = _count_within(blocks, chosen, shift)[[chosen.index(place) for place in places]]
         minus = begins.reshape(-1, 1) < 0
@@ -195,8 +195,8 @@ def _count_within(blocks: BlockStream[Tensor], chosen: Sequence[tuple[int, int]]
             bits = bits.numpy()  # it compares and selects in a third of torch's time
         upper = bits >> (shift + _DIGIT)
         for at, (row, begin) in enumerate(chosen):
-            found = bits[row][upper[row] == begin]
-            counts.add(at, torch.as_tensor((found >> shift) & (_BINS - 1)))
+            within = bits[row][upper[row] == begin]
+            counts.add(at, torch.as_tensor((within >> shift) & (_BINS - 1)))
 
     deque(blocks(count), maxlen=0)  # goes through them all
     return counts.result()
@@ -214,14 +214,14 @@ class _Counts:
 
     def add(self, place: int, digits: Tensor) -> None:
         few = len(digits) < _BINS // 8
-        found = digits.long() if few else torch.bincount(digits, minlength=_BINS)
+        counted = digits.long() if few else torch.bincount(digits, minlength=_BINS)
         with self._lock:
             if place not in self._counts:
                 self._counts[place] = torch.zeros(_BINS, dtype=torch.int64, device=digits.device)
             if few:
-                self._counts[place].scatter_add_(0, found, torch.ones_like(found))
+                self._counts[place].scatter_add_(0, counted, torch.ones_like(counted))
             else:
-                self._counts[place] += found
+                self._counts[place] += counted
 
     def result(self) -> Tensor:
         return torch.stack([self._counts[place] for place in sorted(self._counts)]).cpu()
@@ -247,8 +247,8 @@ def extremes(blocks: BlockStream[Tensor]) -> Tensor:
         ValueError: the stream is empty.
     """
     result: Tensor | None = None
-    for found in blocks(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
-        result = found if result is None else torch.maximum(result, found, out=result)
+    for bounds in blocks(lambda block: torch.stack([-block.amin(dim=1), block.amax(dim=1)], dim=1)):
+        result = bounds if result is None else torch.maximum(result, bounds, out=result)
     if result is None:
         raise ValueError("an empty stream has no statistics")
     return result * result.new_tensor([-1, 1])
@@ -272,9 +272,9 @@ def sums(blocks: BlockStream[Tensor]) -> Tensor:
         return torch.cat(parts, dim=1).cpu()
 
     result: Tensor | None = None
-    for found in blocks(in_pieces):
-        found = found if result is None else torch.cat([result, found], dim=1)
-        result = found.cumsum(dim=1)[:, -1:]  # one after the other
+    for partial in blocks(in_pieces):
+        partial = partial if result is None else torch.cat([result, partial], dim=1)
+        result = partial.cumsum(dim=1)[:, -1:]  # one after the other
     if result is None:
         raise ValueError("an empty stream has no statistics")
     return result

@@ -154,8 +154,8 @@ class Reader:
     def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
         if not self._plan.method.needs_adapters:
             return ()
-        found = (model.factors(name, self._plan.base) for model in self._plan.models.values())
-        return tuple(factors.to(base) for factors in found if factors is not None)
+        by_model = (model.factors(name, self._plan.base) for model in self._plan.models.values())
+        return tuple(factors.to(base) for factors in by_model if factors is not None)
 
     def _refuse(self, name: str) -> NoReturn:
         """Say which input makes the task vectors of `name` not finite."""
