@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from saft import config as configs
-from saft.config import Count, Name
+from saft.config import Count, Location, Name, distinct
 from saft.model_config import check_device
 
 __all__ = ["EvaluateConfig"]
@@ -17,7 +19,7 @@ __all__ = ["EvaluateConfig"]
 class EvaluateConfig:
     """What `saft evaluate` needs."""
 
-    checkpoints: list[str]
+    checkpoints: Annotated[list[Location], AfterValidator(distinct)]
     """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
     tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Task name -> task, as in `saft run`; empty takes the tasks that the checkpoints were made for."""
@@ -29,12 +31,8 @@ class EvaluateConfig:
     """Examples per forward pass; the result does not depend on it beyond round-off."""
     device: str = "cpu"
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
-    out: str | None = None
+    out: Location | None = None
     """A JSON file to write the figures to."""
-
-    def __post_init__(self) -> None:
-        if not self.checkpoints:
-            raise ValueError("checkpoints: must not be empty")
 
     def late_check(self) -> None:
         """Check what only torch knows: the device."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from saft import tasks
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
@@ -68,6 +68,8 @@ def measure(config: MeasureConfig) -> MeasureResult:
         if name not in paths:
             raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, paths)}")
     folders = {name: local_folder(path, f"checkpoints.{name}") for name, path in paths.items()}
+    for alike in _same_folder(folders):
+        note(f"{abbreviated(alike)} are one and the same checkpoint, so that their cosine is 1")
     bound = {name: task for name, folder in folders.items() if (task := _bound(config, name, folder))}
     with bar(total=1 + len(bound)) as progress:
         progress.stage("task vectors")
@@ -127,6 +129,14 @@ def sharpness(
     for measure in measures:
         measured |= measure.values(model, lambda part: task.loss(model, part), batches, moved)
     return measured
+
+
+def _same_folder(folders: Mapping[str, Path]) -> list[list[str]]:
+    """Return the names of the checkpoints that lie in one folder, where there are several."""
+    names: dict[Path, list[str]] = {}
+    for name, folder in folders.items():
+        names.setdefault(folder.resolve(), []).append(name)
+    return [alike for alike in names.values() if len(alike) > 1]
 
 
 def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saft import config as configs
-from saft.config import Count, Fraction, Name, NonNegative
+from saft.config import Count, Fraction, Location, Name, NonNegative
 from saft.model_config import check_device
 
 __all__ = ["MeasureConfig"]
@@ -19,7 +19,7 @@ class MeasureConfig:
 
     base: str
     """The base model: a folder, a hub id, or package://..."""
-    checkpoints: list[str] | dict[str, str]
+    checkpoints: list[Location] | dict[Name, Location]
     """The fine-tuned checkpoints; as a mapping, task name -> folder."""
     density: Fraction = 0.2
     """Measure a second time after trimming each task vector to this fraction of its entries."""
@@ -34,7 +34,7 @@ class MeasureConfig:
     """Validation examples that the sharpness is measured on."""
     device: str = "cpu"
     """The torch device that the sharpness is measured on: cpu, cuda, cuda:1, mps."""
-    out: str | None = None
+    out: Location | None = None
     """A JSON file to write the figures to."""
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ def check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # `meta` computes, but nothing can be read from it
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"device: '{name}' is not a device of this machine: {reason}") from None

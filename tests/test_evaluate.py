@@ -97,6 +97,9 @@ def test_a_mean_is_of_all_tasks_in_one_metric() -> None:
         ({"batch_size": 0}, "batch_size: must be at least 1"),
         ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
         ({"checkpoints": []}, "checkpoints: must not be empty"),
+        ({"checkpoints": ["a", "a"]}, "checkpoints: holds 'a' twice; write it once"),
+        ({"checkpoints": [""]}, "checkpoints.0: is empty; write a path"),
+        ({"device": "meta"}, "device: 'meta' is not a device of this machine"),
         ({"tasks": {"../x": {}}}, "'../x' cannot be a name"),
     ],
 )

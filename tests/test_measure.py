@@ -109,6 +109,17 @@ def test_a_place_written_with_a_tilde_has_the_same_head(
     assert losses[0] == losses[1]
 
 
+def test_a_checkpoint_given_twice_is_told(
+    tiny_model: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = str(Path(models["a"], "..", Path(models["a"]).name))
+    measured = measure(MeasureConfig(str(tiny_model), {"a": models["a"], "again": again})).measured
+    assert (
+        "'a', 'again' are one and the same checkpoint, so that their cosine is 1" in capsys.readouterr().err
+    )
+    assert measured["cosine"]["a"]["again"] == pytest.approx(1.0)  # type: ignore[index,call-overload]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -118,6 +129,9 @@ def test_a_place_written_with_a_tilde_has_the_same_head(
         ({"examples": 0}, "examples: must be at least 1"),
         ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
         ({"checkpoints": []}, "checkpoints: must not be empty"),
+        ({"checkpoints": {"../a": "a"}}, "checkpoints: '../a' cannot be a name"),
+        ({"device": "meta"}, "device: 'meta' is not a device of this machine"),
+        ({"out": ""}, "out: is empty; write a path"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

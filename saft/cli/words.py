@@ -84,6 +84,8 @@ class Words:
         if not self.others and not self.flags.get("check_only"):
             pairs = itertools.pairwise(self.overrides)
             taken = "".join(f"; '{b}' was read as the value of {a}" for a, b in pairs if b[:2] != "--")
+            if self.file is not None and not Path(self.file).is_file():
+                taken += f"; '{self.file}' was read as CONFIG, a file, which comes before it"
             raise UserError(f"{self.verb}: {verb.words} is missing: the folder to write{taken}")
         return [self.others[0] if self.others else None]
 

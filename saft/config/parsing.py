@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 PROBLEMS = 20  # are told; who made more has made one mistake many times
 
+_CHECKED_TYPE = re.compile(r"function-\w+\[\w+\(\), (\w+)\]")  # pydantic's word for a type with a range
 _TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
 
 
@@ -139,7 +140,8 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
         if len(by_type) == 1:  # no type, but a key that is called like one
             result += furthest
         elif len(furthest[0]["loc"]) == 2:
-            result.append(furthest[0] | {"loc": (field,), "msg": f"input should be {' or '.join(by_type)}"})
+            kinds = " or ".join(_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type)
+            result.append(furthest[0] | {"loc": (field,), "msg": f"input should be {kinds}"})
         else:
             result += [error | {"loc": (field, *error["loc"][2:])} for error in furthest]
     return result

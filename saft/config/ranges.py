@@ -30,6 +30,7 @@ __all__ = [
     "FiniteFloat",
     "Fraction",
     "FractionOrZero",
+    "Location",
     "Name",
     "NonNegative",
     "OpenFraction",
@@ -176,6 +177,16 @@ def _name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+def _location(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; write a path")
+    return text
+
+
+# An empty text would stand for the folder that one is in.
+Location = Annotated[str, AfterValidator(_location)]
 
 
 def distinct(values: S) -> S:

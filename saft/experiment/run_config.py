@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from saft import config as configs
-from saft.config import Count, FiniteFloat, Fraction, Name, NonNegative, Seeds
+from saft.config import Count, FiniteFloat, Fraction, Location, Name, NonNegative, Seeds
 from saft.errors import UserError
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
@@ -36,7 +36,7 @@ class MergeOptions:
 class RunConfig:
     """What `saft run` needs."""
 
-    out: str
+    out: Location
     """The folder of the experiment."""
     model: ModelConfig
     """The pretrained model."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saft.config import Count, CountOrZero, FiniteFloat, Positive, Seed, checked
+from saft.config import Count, CountOrZero, FiniteFloat, Name, Positive, Seed, checked
 from saft.errors import UserError
 from saft.files.locations import by_name
 
@@ -108,7 +108,7 @@ class MergeConfig:
     """Name of a merge method; `saft methods` lists them."""
     base: str
     """The base model: a folder, a hub id, or package://DISTRIBUTION/path/inside."""
-    models: list[str] | dict[str, str]
+    models: list[str] | dict[Name, str]
     """The fine-tuned models, as a list or as {task: model}; the order is the order of summation."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; `saft methods NAME` lists them."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from saft.errors import abbreviated, did_you_mean
 from saft.files.side_files import custom_code
 from saft.merging.inputs.alignment import beside_tower
 from saft.merging.inputs.config_differences import config_notes
+from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
 
 __all__ = ["notes"]
@@ -20,12 +22,12 @@ def notes(plan: Plan) -> Iterator[str]:
     Args:
         plan: from `check`.
     """
-    same = [task for task, model in plan.models.items() if model.files == plan.base.files]
+    same = [task for task, model in plan.models.items() if _files(model) == _files(plan.base)]
     if same:
         yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
-    tasks: dict[tuple[str, ...], list[str]] = {}
+    tasks: dict[tuple[Path, ...], list[str]] = {}
     for task, model in plan.models.items():
-        tasks.setdefault(tuple(map(str, model.files)), []).append(task)
+        tasks.setdefault(_files(model), []).append(task)
     for alike in tasks.values():
         if len(alike) > 1 and alike != same:
             yield f"{abbreviated(alike)} are one and the same model, which counts {len(alike)} times"
@@ -47,6 +49,11 @@ def notes(plan: Plan) -> Iterator[str]:
             if not any(part in name for name in plan.merged):
                 near = did_you_mean(part, {piece for name in plan.merged for piece in name.split(".")})
                 yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
+
+
+def _files(model: Source) -> tuple[Path, ...]:
+    """Return where the files of a model really lie: one folder can be written in many ways."""
+    return tuple(file.resolve() for file in model.files)
 
 
 def _filters(setting: Any) -> set[str]:

@@ -54,24 +54,30 @@ def load_tokenizer(location: str) -> Any:
         )
     with as_user_error(f"model {location}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    size = _vocabulary_size(folder)
-    # Some tokenizers add a padding token of their own behind those that the model knows.
-    if tokenizer.pad_token is None or tokenizer.pad_token_id >= size:
-        others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
-        tokenizer.pad_token = next(token for token in others if token is not None)
-    written = [
-        tokenizer.vocab_size - 1,
-        *tokenizer("")["input_ids"],
-    ]  # added tokens that no text has do no harm
-    if tokenizer.unk_token_id is not None:
-        written.append(tokenizer.unk_token_id)
+        size = _vocabulary_size(folder)
+        # Some tokenizers add a padding token of their own behind those that the model knows.
+        if tokenizer.pad_token is None or tokenizer.pad_token_id >= size:
+            others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+            tokenizer.pad_token = next(token for token in others if token is not None)
+        tokenizer.padding_side = "right"
+        written = _written(tokenizer)
     if max(written) >= size:
         raise UserError(
             f"model {location}: its tokenizer writes token number {max(written)}, but the model has weights "
             f"for {size} tokens only (vocab_size in config.json); copy the tokenizer files of its base model"
         )
-    tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _written(tokenizer: Any) -> list[int]:
+    """Return the numbers of tokens that a tokenizer writes, its largest among them, after a first text.
+
+    Some values of a damaged tokenizer_config.json are met only when a text is read, or cut.
+    """
+    tokenizer(["a", "some text"], padding=True, truncation=True, max_length=8)
+    # Added tokens that no text has do no harm.
+    numbers: list[int] = [tokenizer.vocab_size - 1, *tokenizer("")["input_ids"]]
+    return numbers if tokenizer.unk_token_id is None else [*numbers, tokenizer.unk_token_id]
 
 
 def _vocabulary_size(folder: Path) -> int:

@@ -18,7 +18,15 @@ from saft.progress import Bar
 from saft.tasks import Metric
 from saft.trajectory import RunningAverage
 
-__all__ = ["AverageWeights", "SaveEvery", "SelectSteps", "ShowProgress", "StopOnNonFinite", "Stopwatch"]
+__all__ = [
+    "AverageWeights",
+    "Diverged",
+    "SaveEvery",
+    "SelectSteps",
+    "ShowProgress",
+    "StopOnNonFinite",
+    "Stopwatch",
+]
 
 
 class ShowProgress(L.Callback):
@@ -42,11 +50,18 @@ class ShowProgress(L.Callback):
         self.bar.advance(self.cost)
 
 
+class Diverged(UserError):
+    """A training's loss is NaN or infinite: to go on from where it stopped would lead to the same again."""
+
+
 class StopOnNonFinite(L.Callback):
     """Stop when the loss is NaN or infinite.
 
     Args:
         every: steps between two looks; a look waits for the device.
+
+    Raises:
+        Diverged: at a look.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -58,7 +73,7 @@ class StopOnNonFinite(L.Callback):
             return
         loss = trainer.callback_metrics.get("loss")
         if loss is not None and not torch.isfinite(loss):
-            raise UserError(
+            raise Diverged(
                 f"training diverged: the loss is {loss.item()} at step {trainer.global_step};"
                 " lower learning_rate or rho"
             )

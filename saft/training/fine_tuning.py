@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Splits, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
+    Diverged,
     SaveEvery,
     SelectSteps,
     ShowProgress,
@@ -35,6 +36,8 @@ from saft.training.trainer import device_of, interruptible, loggers, make_traine
 from saft.trajectory import RunningAverage, averaging
 
 __all__ = ["fine_tune", "training_cost"]
+
+LAST = "last.ckpt"  # in the work folder: what an interrupted training goes on from
 
 
 def fine_tune(
@@ -63,7 +66,7 @@ def fine_tune(
 
     Raises:
         UserError: something in the config does not fit, the target is not empty, another process trains into
-            it, or training diverged.
+            it, or training diverged; of that nothing is left to go on from.
     """
     out = Path(config.out)
     refuse(out, overwrite)
@@ -92,7 +95,8 @@ def fine_tune(
         with bar(total=cost) if progress is None else nullcontext(progress) as shown:
             if progress is None:
                 shown.stage(f"train {config.name}")
-            steps, seconds = _fit(model, task, splits, setting, config, work, shown)
+            with _kept_if_resumable(work):
+                steps, seconds = _fit(model, task, splits, setting, config, work, shown)
         model.to(device)  # Lightning leaves it on the CPU
         validation = task.score(model, splits.validation)
         result = TrainResult(out, validation, task.metric, steps, seconds, str(device))
@@ -144,7 +148,7 @@ def _fit(
             StopOnNonFinite(),
             ShowProgress(progress, training_cost(options) / options.steps),
             watch,
-            SaveEvery(config.checkpoint_every, work / "last.ckpt"),
+            SaveEvery(config.checkpoint_every, work / LAST),
         ]
         own: dict[str, Any] = {
             "max_steps": options.steps,
@@ -156,7 +160,7 @@ def _fit(
         trainer = make_trainer(every | config.trainer, **own)
         with trainer.precision_plugin.forward_context():
             module.bind_penalty(setting)
-        unfinished = work / "last.ckpt"
+        unfinished = work / LAST
         with interruptible():
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if average is not None:
@@ -170,6 +174,17 @@ def _fit(
 def _work_folder(out: Path) -> Path:
     """Return the folder beside the target that holds logs and intermediate checkpoints while training."""
     return out.parent / f".{out.name}.work"
+
+
+@contextmanager
+def _kept_if_resumable(work: Path) -> Iterator[None]:
+    """Remove the work folder where the block fails and there is nothing that a next call could go on from."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Diverged) or not (work / LAST).exists():
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _clear_if_changed(work: Path, basis: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
-from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positive, Range, Seed
+from saft.config import Count, CountOrZero, Fraction, Location, Name, NonNegative, Positive, Range, Seed
 from saft.errors import UserError, did_you_mean
 from saft.model_config import ModelConfig
 
@@ -22,20 +22,30 @@ Momentum = Annotated[float, Range(at_least=0, below=1)]
 
 OWNED_BY_SAFT = {
     "accumulate_grad_batches": "use training.micro_batch_size",
+    "barebones": "",
     "callbacks": "",
+    "check_val_every_n_epoch": "use training.select_steps",
     "default_root_dir": "it lies beside `out`",
     "enable_checkpointing": "use checkpoint_every",
     "fast_dev_run": "use training.steps",
+    "gradient_clip_algorithm": "training.gradient_clip is of the norm",
     "gradient_clip_val": "use training.gradient_clip",
+    "limit_predict_batches": "",
+    "limit_test_batches": "",
     "limit_train_batches": "use training.steps",
+    "limit_val_batches": "use validation_examples",
     "logger": "CSV always; use tensorboard: true for TensorBoard",
     "max_epochs": "use training.steps",
     "max_steps": "use training.steps",
     "max_time": "use training.steps",
     "min_epochs": "use training.steps",
     "min_steps": "use training.steps",
+    "num_sanity_val_steps": "",
     "overfit_batches": "use train_examples",
+    "reload_dataloaders_every_n_epochs": "",
+    "sync_batchnorm": "",
     "use_distributed_sampler": "",
+    "val_check_interval": "use training.select_steps",
 }
 
 BETAS = (0.9, 0.999)
@@ -90,6 +100,13 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if any(candidate > self.steps for candidate in self.select_steps):
             raise ValueError(f"select_steps must lie in 1..{self.steps} (steps), but is {self.select_steps}")
+        if len(set(self.select_steps)) < len(self.select_steps):
+            raise ValueError(f"select_steps: holds a number twice: {self.select_steps}")
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps: is {self.warmup_steps}, but there are {self.steps} steps (steps): "
+                "learning_rate would never be reached; write fewer"
+            )
         if self.averaging is not None and self.select_steps:
             raise ValueError("averaging: an average has no candidates; leave out select_steps")
         for key, example in _EXAMPLES.items():
@@ -200,7 +217,7 @@ class TrainConfig:
     """The pretrained model."""
     task: dict[str, Any]
     """The task: `kind` and the keys of that kind; see saft/tasks."""
-    out: str
+    out: Location
     """The checkpoint folder to write."""
     name: Name = "task"
     """The task's name: heads/NAME.safetensors, and what merging and reports call it."""

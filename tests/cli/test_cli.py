@@ -184,6 +184,10 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "{task}", "--training.perturbation.name=sma"], "unknown perturbation 'sma'; did you mean"),
         (["train", "{task}", "--training.perturbation.rho=-1"], "rho"),
         (["merge", "{task}"], "OUT is missing"),
+        (
+            ["merge", "nowhere", "--method=ties"],
+            "'nowhere' was read as CONFIG, a file, which comes before it",
+        ),
         (["merge", "{merge}", "{out}", "--method=teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["merge", "{merge}", "{out}", "--parameters.density=20"], "write 0.2"),
         (["merge", "--check", "{merge}", "--parameters.density=20", "{out}"], "write 0.2"),

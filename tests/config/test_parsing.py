@@ -32,7 +32,7 @@ class Outer:
     optional: Inner | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     pair: tuple[float, float] = (0.9, 0.999)
-    models: list[str] | dict[str, str] = field(default_factory=list)
+    models: list[str] | dict[config.Name, str] = field(default_factory=list)
     size: int | str | None = None
 
 
@@ -70,6 +70,7 @@ def test_values_are_typed_and_nested() -> None:
             "f.yaml: models: input should be list[str] or dict[str,str], but it is 'b'",
         ),
         ({"path": "a", "models": {"x": 3}}, "f.yaml: models.x: must be a text, but is 3; put it in quotes"),
+        ({"path": "a", "models": {"../a": "b"}}, "f.yaml: models: '../a' cannot be a name"),
         ({"path": "a", "models": [{"model": "b"}]}, "f.yaml: models.0: input should be a valid string"),
         ({"path": "a", "size": [1]}, "f.yaml: size: input should be int or str, but it is [1]"),
         ({"path": "a", "many": {"int": {"densty": 1}}}, "f.yaml: many.int.densty: unknown key"),

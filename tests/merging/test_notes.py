@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +23,10 @@ def test_nothing_is_told_of_a_plain_merge(checkpoints):
 
 def test_the_base_among_the_models_and_a_model_given_twice(checkpoints):
     base, models = checkpoints
-    found = told("average", base, {"zero": base, "one": models["a"], "two": models["a"]})
+    again = str(Path(models["a"], "..", Path(models["a"]).name))
+    found = told("average", base, {"zero": base, "one": models["a"], "two": models["a"], "three": again})
     assert found[0].startswith("'zero' is the base itself")
-    assert found[1:] == ["'one', 'two' are one and the same model, which counts 2 times"]
+    assert found[1:] == ["'one', 'two', 'three' are one and the same model, which counts 3 times"]
 
 
 def test_other_positions_than_the_bases(checkpoints, tmp_path):

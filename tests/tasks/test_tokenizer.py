@@ -63,3 +63,14 @@ def test_a_tokenizer_of_a_larger_model_is_told(tiny_model: Path, tmp_path: Path)
         UserError, match=r"writes token number \d+, but the model has weights for 20 tokens only"
     ):
         load_tokenizer(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("value", [[], {}, "many", [512]])
+def test_a_damaged_length_is_told_and_not_met_at_the_first_text(
+    value: object, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": value}))
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded: "):
+        load_tokenizer(str(tmp_path / "model"))

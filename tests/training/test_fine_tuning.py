@@ -352,9 +352,17 @@ def test_a_target_that_is_not_empty_is_refused(settings: TrainConfig) -> None:
 
 
 def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
+    wild = changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=20)
     with pytest.raises(UserError, match="training diverged: the loss is nan at step"):
-        train(changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=20))
-    assert not Path(settings.out).exists()
+        train(dataclasses.replace(wild, checkpoint_every=1))  # so that there is one with NaN to go on from
+    assert list(Path(wild.out).parent.iterdir()) == []
+
+
+def test_what_fails_before_there_is_a_checkpoint_leaves_nothing(settings: TrainConfig) -> None:
+    wrong = changed(settings, "out", parametrization={"name": "only", "tensors": ["nope"]})
+    with pytest.raises(UserError, match="matches no tensor"):
+        train(wrong)
+    assert list(Path(wrong.out).parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", sorted(PERTURBATIONS.names()))

@@ -20,6 +20,7 @@ from saft.training.options import TrainConfig, TrainingOptions
             {"trainer": {"limit_train_batches": 3}},
             "trainer.limit_train_batches: is set by saft; use training.steps",
         ),
+        ({"trainer": {"gradient_clip_algorithm": "value"}}, "training.gradient_clip is of the norm"),
         ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft; use training.steps"),
         ({"trainer": {"precision": "16-mixed"}}, "use bf16-mixed"),
         ({"name": "../../evil"}, "name: '../../evil' cannot be a name"),
@@ -32,6 +33,12 @@ from saft.training.options import TrainConfig, TrainingOptions
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: must be a finite number"),
         ({"training": {"steps": 0}}, "training.steps: must be at least 1, but is 0"),
         ({"training": {"select_steps": [300]}}, "training: select_steps must lie in 1..200"),
+        ({"training": {"select_steps": [1, 1]}}, "training: select_steps: holds a number twice: [1, 1]"),
+        (
+            {"training": {"warmup_steps": 201}},
+            "training: warmup_steps: is 201, but there are 200 steps (steps): learning_rate would never",
+        ),
+        ({"out": ""}, "out: is empty; write a path"),
         ({"training": {"gradient_clip": 0}}, "training.gradient_clip: "),
         ({"training": {"learning_rate": -1}}, "training.learning_rate: must be at least 0, but is -1"),
         (
