@@ -64,7 +64,17 @@ class Intervention(nn.Module):
         self.b1 = nn.Parameter(torch.zeros(len(self.W2)))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return the features, changed where the positions say, of the features [batch, tokens, width]."""
+        """Return the features, changed where the positions say, of the features [batch, tokens, width].
+
+        Args:
+            h: features, [batch, tokens, width].
+
+        Returns:
+            [batch, tokens, width].
+
+        Raises:
+            UserError: only the first token is changed, and the attention gives features without tokens.
+        """
         if self.positions == "all":
             return self._changed(h)
         if h.dim() != 3:
@@ -120,7 +130,13 @@ def _change(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
 
 
 def save(folder: Path, task: str, interventions: Mapping[str, Intervention]) -> None:
-    """Write a task's interventions to folder/parts/TASK.safetensors."""
+    """Write a task's interventions to folder/parts/TASK.safetensors.
+
+    Args:
+        folder: of the merged model.
+        task: the task's name.
+        interventions: name of the attention module -> what changes its output.
+    """
     (folder / PARTS).mkdir(exist_ok=True)
     tensors = {
         f"{name}.{piece}": value.detach().cpu()
@@ -137,6 +153,11 @@ def are_in(folder: Path) -> bool:
 
 def attach_from(folder: Path, model: nn.Module, task: str) -> None:
     """Attach the interventions of a task to the model that the same folder holds.
+
+    Args:
+        folder: of the merged model, with its manifest and parts.
+        model: the model that the folder holds.
+        task: one of the manifest's tasks.
 
     Raises:
         UserError: there are none for this task, or they do not fit the model.

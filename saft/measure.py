@@ -97,7 +97,17 @@ def measure(config: MeasureConfig) -> MeasureResult:
 def weight_interference(
     base: str, checkpoints: Mapping[str, str], density: float, exclude: Sequence[str] = ()
 ) -> InterferenceResult:
-    """Measure the task vectors of checkpoints, whole and trimmed; one tensor of each is held at a time."""
+    """Measure the task vectors of checkpoints, whole and trimmed; one tensor of each is held at a time.
+
+    Args:
+        base: the base model: a folder, a hub id, or package://.
+        checkpoints: name -> checkpoint.
+        density: fraction of entries that trimming keeps, in (0, 1].
+        exclude: globs of tensor names that are not measured.
+
+    Raises:
+        UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
+    """
     plan = check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
     accumulator = InterferenceAccumulator(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
     for _, block in engine.task_vectors(plan):

@@ -59,12 +59,12 @@ class SmileLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base's weight: some models look up its dtype or device."""
+        """The base's weight, [outputs, inputs]: some models look up its dtype or device."""
         return self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's bias."""
+        """The base's bias, [outputs]; None without one."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
 
     Args:
         location: with config.json.
-        weights: name -> tensor.
+        weights: name -> tensor, in the shapes of the model's parameters.
         kind: class of transformers; default: the one that the config names.
 
     Raises:

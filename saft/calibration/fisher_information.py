@@ -55,7 +55,16 @@ Gradients = Iterator[tuple[float, tuple[Tensor | None, ...]]]
 
 
 def exact(model: TaskModel, examples: Examples, weights: list[Tensor]) -> Gradients:
-    r"""Yield :math:`\sqrt{p_c}\, \partial \log p_c / \partial \theta` of every example and class."""
+    r"""Yield :math:`\sqrt{p_c}\, \partial \log p_c / \partial \theta` of every example and class.
+
+    Args:
+        model: trunk and head; it classifies.
+        examples: without their labels.
+        weights: those to differentiate by, of any shape.
+
+    Yields:
+        The share of an example that is done, and a gradient for each weight, in its shape, or None.
+    """
     for index in range(len(examples)):
         (log_p,) = _log_probabilities(model, examples, [index])
         # The square root is a constant: it weighs the gradient and is not differentiated.
@@ -68,7 +77,17 @@ def exact(model: TaskModel, examples: Examples, weights: list[Tensor]) -> Gradie
 
 
 def of_batches(model: TaskModel, examples: Examples, weights: list[Tensor], batch_size: int) -> Gradients:
-    r"""Yield :math:`\partial \sum \sqrt{p} \log p / \partial \theta`, a sum over a batch and all classes."""
+    r"""Yield :math:`\partial \sum \sqrt{p} \log p / \partial \theta`, a sum over a batch and all classes.
+
+    Args:
+        model: trunk and head; it classifies.
+        examples: without their labels.
+        weights: those to differentiate by, of any shape.
+        batch_size: examples in a batch, at least 1.
+
+    Yields:
+        The number of examples that are done, and a gradient for each weight, in its shape, or None.
+    """
     for start in range(0, len(examples), batch_size):
         batch = list(range(start, min(start + batch_size, len(examples))))
         log_p = _log_probabilities(model, examples, batch)

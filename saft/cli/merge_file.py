@@ -35,7 +35,17 @@ def read(mapping: Mapping[str, Any], where: str) -> MergeConfig:
 def merge(
     settings: MergeConfig, out: str | None, check_only: bool = False, overwrite: bool = False
 ) -> MergeResult:
-    """Merge, and show how far it is."""
+    """Merge, and show how far it is.
+
+    Args:
+        settings: what to merge, and how.
+        out: the folder to write; None where it is only checked.
+        check_only: whether to stop after the check.
+        overwrite: whether a folder that is there and not empty may be replaced.
+
+    Raises:
+        UserError: as `saft.merge`.
+    """
     from saft.merge import merge as merge_checkpoints
     from saft.progress import bar
 

@@ -54,6 +54,11 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
     """Yield `place: old, now new` for each leaf in which two plain values differ.
 
+    Args:
+        old: a plain value: mapping, list, number, text.
+        new: the other.
+        place: begins each key; empty at the top.
+
     Example:
         >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
         ['a.b: was 1, now 2']

@@ -144,7 +144,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     Args:
         path: the file.
-        tensors: name -> tensor, any device; a `state_dict()` will do.
+        tensors: name -> tensor of any shape, on any device; a `state_dict()` will do.
     """
     kept: dict[str, Tensor] = {}
     seen = set()

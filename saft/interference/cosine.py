@@ -37,7 +37,13 @@ def cosine(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("cosine")
 class Cosine(WeightMeasure):
-    """`cosine` over a stream of blocks."""
+    """`cosine` over a stream of blocks.
+
+    Example:
+        >>> import torch
+        >>> Cosine().sums(torch.tensor([[1.0, 0.0], [3.0, 4.0]])).tolist()
+        [[1.0, 3.0], [3.0, 25.0]]
+    """
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "cosine": Quantity(
@@ -48,11 +54,15 @@ class Cosine(WeightMeasure):
     }
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return the inner products of all pairs, `[n_tasks, n_tasks]`."""
+        """Return the inner products of all pairs, `[n_tasks, n_tasks]`.
+
+        Args:
+            block: float64 `[n_tasks, n]`.
+        """
         return block @ block.T
 
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return the matrix of cosines."""
+        """Return the matrix of cosines, `[n_tasks, n_tasks]`."""
         norms = sums.diagonal().sqrt()
         moved = norms > 0
         norms = norms.where(moved, 1.0)

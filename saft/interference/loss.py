@@ -33,7 +33,17 @@ class LossMeasure(Measure):
         batches: Sequence[Batch],
         parameters: Iterable[Tensor] | None = None,
     ) -> dict[str, float]:
-        """Return each quantity: `loss` is a mean over a batch's examples, `parameters` are what is moved."""
+        """Return each quantity, by its name.
+
+        Args:
+            module: what `loss` evaluates; it is left as it was.
+            loss: batch -> scalar, a mean over the batch's examples.
+            batches: the fixed set; every batch has the same weight.
+            parameters: what is moved, of any shape; default: every parameter that requires a gradient.
+
+        Raises:
+            UserError: the loss cannot be measured there.
+        """
 
 
 def loss_measures(**options: Any) -> list[LossMeasure]:
@@ -55,7 +65,27 @@ def loss_measures(**options: Any) -> list[LossMeasure]:
 
 
 class Neighbourhood:
-    """The weights of a module, and the way to the points around them and back."""
+    """The weights of a module, and the way to the points around them and back.
+
+    Args:
+        module: what the loss evaluates.
+        batches: the fixed set.
+        rho: radius, at least 0.
+        adaptive: T is |w|, as in ASAM; else 1.
+        parameters: what is moved, of any shape; None: every parameter that requires a gradient.
+
+    Raises:
+        ValueError: rho is below 0.
+        UserError: there is no batch or nothing to move, or a weight is stored in 16 bits.
+
+    Example:
+        >>> line = nn.Linear(1, 1, bias=False)
+        >>> with Neighbourhood(line, [torch.ones(1, 1)], 0.1, False, None).visited() as near:
+        ...     near.move([torch.full((1, 1), 0.1)])
+        ...     moved = line.weight.item() - near.weights[0].item()
+        >>> round(moved, 4)
+        0.1
+    """
 
     def __init__(
         self,
@@ -101,24 +131,42 @@ class Neighbourhood:
                 part.training = training
 
     def move(self, shift: list[Tensor] | None) -> None:
-        """Go to w + T u; None goes back to w itself, exactly."""
+        """Go to w + T u; None goes back to w itself, exactly.
+
+        Args:
+            shift: u, one tensor for each parameter, in its shape.
+        """
         with torch.no_grad():
             for i, (parameter, weight) in enumerate(zip(self.parameters, self.weights, strict=True)):
                 parameter.copy_(weight if shift is None else weight + self.rescaled(i, shift[i]))
 
     def rescaled(self, i: int, tensor: Tensor) -> Tensor:
-        """Return T times `tensor`, of the i-th parameter."""
+        """Return T times `tensor`, of the i-th parameter.
+
+        Args:
+            i: place in `parameters`.
+            tensor: of that parameter's shape.
+        """
         return tensor * self.weights[i].abs() if self.adaptive else tensor
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients of the last `loss(backward=True)`; zeros where the loss does not reach."""
+        """Return the gradients of the last `loss(backward=True)`; zeros where the loss does not reach.
+
+        Returns:
+            One tensor for each parameter, in its shape.
+        """
         return [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in self.parameters
         ]
 
     def loss(self, loss: Callable[[Batch], Tensor], backward: bool) -> float:
-        """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked."""
+        """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked.
+
+        Args:
+            loss: batch -> scalar, a mean over the batch's examples.
+            backward: whether to leave the gradient.
+        """
         for parameter, _ in self._gradients:
             parameter.grad = None
         total = 0.0
@@ -132,5 +180,10 @@ class Neighbourhood:
 
 
 def length_of(tensors: Sequence[Tensor]) -> float:
-    """Return the L2 norm of tensors taken as one vector, summed in float64."""
+    """Return the L2 norm of tensors, of any shape, taken as one vector, summed in float64.
+
+    Example:
+        >>> length_of([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        5.0
+    """
     return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))

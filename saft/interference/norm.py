@@ -36,6 +36,10 @@ class Norm(WeightMeasure):
     """L2 and L1 norm over a stream of blocks.
 
     ``norm_t = sqrt(sum_i x_ti^2)``, ``norm_l1_t = sum_i |x_ti|``
+
+    Example:
+        >>> Norm().values(Norm().sums(torch.tensor([[3.0, -4.0]])))["norm_l1"].tolist()
+        [7.0]
     """
 
     quantities: ClassVar[dict[str, Quantity]] = {
@@ -44,9 +48,13 @@ class Norm(WeightMeasure):
     }
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return squares and magnitudes, summed, `[2, n_tasks]`."""
+        """Return squares and magnitudes, summed, `[2, n_tasks]`.
+
+        Args:
+            block: float64 `[n_tasks, n]`.
+        """
         return torch.stack([block.square().sum(dim=1), block.abs().sum(dim=1)])
 
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return the two norms of each task."""
+        """Return the two norms of each task, `[n_tasks]`."""
         return {"norm": sums[0].sqrt(), "norm_l1": sums[1]}

@@ -41,7 +41,11 @@ class Quantity:
     decimals: int | None = None
 
     def format(self, value: float) -> str:
-        """Return the number as tables print it, without its unit; a dash where it is not finite."""
+        """Return the number as tables print it, without its unit; a dash where it is not finite.
+
+        Args:
+            value: as the measure gave it, not scaled.
+        """
         return f"{self.scale * value:.{self.decimals_of(value)}f}" if math.isfinite(value) else "–"
 
     def decimals_of(self, value: float) -> int:
@@ -84,7 +88,11 @@ class Measure(ABC):
 
 
 def quantities_of(measures: Iterable[Measure]) -> dict[str, Quantity]:
-    """Return what the numbers of several measures are, by name."""
+    """Return what the numbers of several measures are, by name.
+
+    Args:
+        measures: any, of weights or of the loss.
+    """
     return {name: quantity for measure in measures for name, quantity in measure.quantities.items()}
 
 

@@ -62,7 +62,13 @@ class Sharpness(LossMeasure):
 
 @dataclass(frozen=True)
 class WorstCaseSharpness:
-    """What `worst_case_sharpness` returns: `loss` is at the weights, `worst_case` the increase over it."""
+    """What `worst_case_sharpness` returns.
+
+    Attributes:
+        loss: at the weights.
+        worst_case: the largest increase over it.
+        rho, adaptive, n_steps: as they were given.
+    """
 
     loss: float
     worst_case: float
@@ -73,7 +79,14 @@ class WorstCaseSharpness:
 
 @dataclass(frozen=True)
 class AverageSharpness:
-    """What `average_sharpness` returns: `average` is the mean increase, `deviation` that of the samples."""
+    """What `average_sharpness` returns.
+
+    Attributes:
+        loss: at the weights.
+        average: the mean increase over it.
+        deviation: the standard deviation of the samples; None for a single one.
+        rho, adaptive, n_samples, seed: as they were given.
+    """
 
     loss: float
     average: float
@@ -117,6 +130,7 @@ def worst_case_sharpness(
         parameters: what is moved; default: every parameter of the module that requires a gradient.
 
     Raises:
+        ValueError: `rho` or `n_steps` is out of range.
         UserError: the loss or its gradient at the weights is not finite, or the weights are too coarse to be
             perturbed (bfloat16, float16), or there is no batch or nothing to move.
 
@@ -180,6 +194,7 @@ def average_sharpness(
         seed: of the directions.
 
     Raises:
+        ValueError: `rho` or `n_samples` is out of range.
         UserError: as in `worst_case_sharpness`.
 
     Example:

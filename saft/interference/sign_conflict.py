@@ -46,7 +46,12 @@ def sign_conflict(task_vectors: Tensor) -> dict[str, float]:
 
 @MEASURES.register("sign_conflict")
 class SignConflict(WeightMeasure):
-    """`sign_conflict` over a stream of blocks."""
+    """`sign_conflict` over a stream of blocks.
+
+    Example:
+        >>> SignConflict().sums(torch.tensor([[1.0, 2.0, 0.0], [-1.0, 2.0, 5.0]])).tolist()
+        [1.0, 9.0, 11.0, 0.0, 1.0, 2.0]
+    """
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "sign_conflict": Quantity(
@@ -67,7 +72,14 @@ class SignConflict(WeightMeasure):
     }
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return conflicts, magnitude of the sum, sum of magnitudes, then coordinates by number of movers."""
+        """Return conflicts, magnitude of the sum, sum of magnitudes, then coordinates by number of movers.
+
+        Args:
+            block: float64 `[n_tasks, n]`.
+
+        Returns:
+            `[3 + n_tasks + 1]`.
+        """
         n_up = (block > 0).sum(dim=0, dtype=torch.int16)
         n_down = (block < 0).sum(dim=0, dtype=torch.int16)
         return torch.cat(
@@ -80,7 +92,7 @@ class SignConflict(WeightMeasure):
         )
 
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return the three rates."""
+        """Return the three rates, each `[]`."""
         n_conflict, magnitude_of_sum, sum_of_magnitudes, *n_by_movers = sums.tolist()
         shared = dict(enumerate(n_by_movers[2:], start=2))
         n_shared = sum(shared.values())

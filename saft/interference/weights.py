@@ -29,15 +29,28 @@ class WeightMeasure(Measure):
 
     @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
-        """Return what a float64 block `[n_tasks, n]` adds to the sums, of a shape free of n."""
+        """Return what a float64 block `[n_tasks, n]` adds to the sums, of a shape free of n.
+
+        Args:
+            block: float64 `[n_tasks, n]`.
+        """
 
     @abstractmethod
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return each quantity from the whole sums: `[]`, `[n_tasks]` or `[n_tasks, n_tasks]`, finite."""
+        """Return each quantity from the whole sums: `[]`, `[n_tasks]` or `[n_tasks, n_tasks]`, finite.
+
+        Args:
+            sums: what `sums` returned, added up over all blocks.
+        """
 
 
 def of_task_vectors(measure: WeightMeasure, task_vectors: Tensor) -> dict[str, Tensor]:
-    """Return a measure of task vectors `[n_tasks, ...]` held in memory; see `WeightMeasure.values`."""
+    """Return a measure of task vectors `[n_tasks, ...]` held in memory; see `WeightMeasure.values`.
+
+    Args:
+        measure: one of `MEASURES` that needs only weights.
+        task_vectors: `[n_tasks, n]` or `[n_tasks, ...]`, floating point.
+    """
     return measure.values(measure.sums(task_vectors.detach().flatten(start_dim=1).double()).double())
 
 

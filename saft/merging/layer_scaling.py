@@ -40,6 +40,9 @@ def scaled(
         names: of all tensors of the model.
         merge: function of a block to the merged task vector.
         blocks: all that are merged; they are gone over once where alpha is not given.
+
+    Returns:
+        A function of a block to its scaled merged task vector, [n] or the tensor's shape.
     """
     depth = depth_in_stack(names, lines.layers)
     alpha = lines.alpha

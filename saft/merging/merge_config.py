@@ -70,6 +70,10 @@ class Lines:
 
     over all merged tensors; 1/K where nothing is left of the merged vector.
 
+    Example:
+        >>> Lines(beta=0.5, alpha=0.1).describe()
+        'layer l of L times α + 0.5 l/(L − 1), with α = 0.1 (LiNeS, arXiv 2410.17146)'
+
     Source: Wang et al. 2025, LiNeS: post-training layer scaling (arXiv 2410.17146). Differs: the authors find
     a layer's number by looking for 0, 1, 2, ... anywhere in a name, so that `layer.3.mlp.0` is taken for
     layer 0; where they trim task vectors beforehand they take the trimmed ones for α.
@@ -102,7 +106,13 @@ class Lines:
 @checked
 @dataclass(frozen=True)
 class MergeConfig:
-    """What to merge, and how."""
+    """What to merge, and how.
+
+    Example:
+        >>> config = MergeConfig("ties", "base", ["runs/a", "runs/b"], parameters={"density": 0.2})
+        >>> config.by_task()
+        {'a': 'runs/a', 'b': 'runs/b'}
+    """
 
     method: str
     """Name of a merge method; `saft methods` lists them."""

@@ -47,7 +47,12 @@ Scope = Literal["model", "tensor", "none"]
 
 @dataclass(frozen=True)
 class OrderStatistics:
-    """Asks for the values at `ranks` (from 0) of each row in ascending order, to the bit: [rows, ranks]."""
+    """Asks for the values at `ranks` (from 0) of each row in ascending order, to the bit: [rows, ranks].
+
+    Args:
+        values: maps a block to float32 [rows, n].
+        ranks: positions in ascending order, from 0.
+    """
 
     values: Callable[[Block], Tensor]
     ranks: tuple[int, ...]
@@ -55,14 +60,22 @@ class OrderStatistics:
 
 @dataclass(frozen=True)
 class Extremes:
-    """Asks for the least and the greatest value of each row: [rows, 2]."""
+    """Asks for the least and the greatest value of each row: [rows, 2].
+
+    Args:
+        values: maps a block to float32 [rows, n].
+    """
 
     values: Callable[[Block], Tensor]
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Asks for the sum of each row, added up in float64: [rows, 1]."""
+    """Asks for the sum of each row, added up in float64: [rows, 1].
+
+    Args:
+        values: maps a block to float32 [rows, n].
+    """
 
     values: Callable[[Block], Tensor]
 
@@ -116,6 +129,9 @@ class Method(ABC):
     def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
         """Return the method with `parameters`; every unknown name and wrong value is told at once.
 
+        Args:
+            parameters: name -> value; those that are not given have their defaults.
+
         Raises:
             UserError: with one message for each.
         """
@@ -165,7 +181,11 @@ class Method(ABC):
         return self.card_template.format(**in_words)
 
     def problems(self, tasks: int) -> list[str]:
-        """Return what is wrong with merging this number of tasks."""
+        """Return what is wrong with merging this number of tasks.
+
+        Args:
+            tasks: number of models.
+        """
         problems = []
         if not self.min_models <= tasks <= self.max_models:
             more = "" if self.max_models == self.min_models else " or more"
@@ -192,7 +212,11 @@ class Method(ABC):
         return "none"
 
     def wanted(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Return the names of the tensors that are worked on; what is not named stays as in the base."""
+        """Return the names of the tensors that are worked on; what is not named stays as in the base.
+
+        Args:
+            shapes: name of each tensor of the model -> its shape.
+        """
         return list(shapes)
 
     @abstractmethod
@@ -246,6 +270,10 @@ def in_rows(tensors: Tensor, within: str) -> Tensor:
         tensors: [n_tasks, *shape].
         within: "row" for the rows of a matrix, one row for each index of the first dimension, one for a
             vector; "tensor" for one row with everything.
+
+    Example:
+        >>> in_rows(torch.zeros(2, 3, 4), "row").shape, in_rows(torch.zeros(2, 3, 4), "tensor").shape
+        (torch.Size([2, 3, 4]), torch.Size([2, 1, 12]))
     """
     if within == "row" and tensors.ndim > 2:
         return tensors.flatten(2)
@@ -257,6 +285,14 @@ def last_dropped(count: int, density: float) -> int:
 
     What is at least as large stays. This is the authors' rule: with k = N − int(N · density) the k-th
     smallest is the threshold, and stays too. At density 1 everything stays.
+
+    Args:
+        count: N, number of entries.
+        density: fraction that is kept, in (0, 1].
+
+    Example:
+        >>> last_dropped(10, density=0.2)
+        7
     """
     return max(count - int(count * density) - 1, 0)
 
@@ -270,6 +306,16 @@ def for_each_task(numbers: Sequence[float], tasks: int, dtype: torch.dtype = tor
     """Return a parameter's number for each task, or its one number for all: [n_tasks, 1].
 
     A method multiplies by it in the dtype of its block: to lose nothing there, it takes float64 here.
+
+    Args:
+        numbers: one for each task, or one for all.
+        tasks: number of tasks.
+        dtype: of the result.
+
+    Example:
+        >>> for_each_task([0.5], tasks=2)
+        tensor([[0.5000],
+                [0.5000]])
     """
     column = torch.tensor(numbers, dtype=dtype).unsqueeze(1)
     return column.expand(tasks, 1) if len(numbers) == 1 else column
@@ -285,6 +331,10 @@ def total(rows: Tensor) -> Tensor:
 
     Returns:
         [n].
+
+    Example:
+        >>> total(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([4., 6.])
     """
     result = rows[0].clone()
     for row in rows[1:]:

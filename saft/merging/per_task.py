@@ -50,11 +50,26 @@ class PerTaskMethod(Method):
 
     @abstractmethod
     def split(self, tasks: int, count: int) -> SplitSteps:
-        """Yield statistics and receive them, as `steps` does; return the function of a block."""
+        """Yield statistics and receive them, as `steps` does; return the function of a block.
+
+        Args:
+            tasks: number of task vectors.
+            count: number of coordinates that the statistics are taken over.
+
+        Returns:
+            A function of a block to what is kept of it.
+        """
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...]) -> Layout:
-        """Return the pieces that a task keeps of a tensor of this shape, in the order of their names."""
+        """Return the pieces that a task keeps of a tensor of this shape, in the order of their names.
+
+        Args:
+            shape: of the tensor.
+
+        Returns:
+            Name of the piece -> its dtype and shape.
+        """
 
     @abstractmethod
     def restored(

@@ -69,7 +69,13 @@ class Comparison:
 def compare(
     rows: Iterable[ArmSummary], arms: Mapping[str, ArmFacts], metrics: Iterable[Metric]
 ) -> list[Comparison]:
-    """Compare every arm that has a perturbation with every arm of its train size that has none."""
+    """Compare every arm that has a perturbation with every arm of its train size that has none.
+
+    Args:
+        rows: arms, each at one train size.
+        arms: name -> what the arm is.
+        metrics: those of the tasks; each is compared by itself.
+    """
     rows, metrics = list(rows), list(metrics)
     compared = (
         _comparison(row, baseline, metric, _relation(row, baseline, arms))

@@ -67,6 +67,11 @@ class OverSeeds:
 def signed(value: float, scale: float = 1.0, decimals: int = 1) -> str:
     """Return a difference times `scale`, with its sign; zero has none.
 
+    Args:
+        value: the difference.
+        scale: what it is multiplied by, 100 for percentage points.
+        decimals: that are printed.
+
     Example:
         >>> signed(0.0123, 100), signed(-0.0123, 100), signed(-0.0001, 100)
         ('+1.2', '−1.2', '0.0')

@@ -64,7 +64,14 @@ class Summary:
     def best(
         self, train_size: str, metric: Metric, method: str, coefficient: Literal["shared", "per_task"]
     ) -> float | None:
-        """Return the best mean of a column of merged scores; None where it is empty."""
+        """Return the best mean of a column of merged scores; None where it is empty.
+
+        Args:
+            train_size: of the rows.
+            metric: of the column; it says which way is better.
+            method: name of the merge method.
+            coefficient: one for all tasks, or one for each.
+        """
         merges = (row.by_metric[metric].merges.get(method) for row in self.of_size(train_size))
         means = [s.mean for m in merges if m is not None and (s := getattr(m, coefficient).mean) is not None]
         return (max if metric.higher_is_better else min)(means, default=None)

@@ -18,17 +18,37 @@ def of_weights(block: Block) -> Tensor:
 
     Args:
         block: a whole tensor; its task vectors are [n_tasks, *shape].
+
+    Example:
+        >>> of_weights(Block(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2)))
+        tensor([[ 5.,  5.],
+                [ 5., 10.]], dtype=torch.float64)
     """
     return _products(block.task_vectors, block.base.flatten())
 
 
 def of_task_vectors(block: Block) -> Tensor:
-    """Return the inner products of the task vectors: float64 [n_tasks, n_tasks]."""
+    """Return the inner products of the task vectors: float64 [n_tasks, n_tasks].
+
+    Args:
+        block: a whole tensor; its task vectors are [n_tasks, *shape].
+
+    Example:
+        >>> of_task_vectors(Block(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2)))
+        tensor([[1., 0.],
+                [0., 4.]], dtype=torch.float64)
+    """
     return _products(block.task_vectors, torch.zeros_like(block.base).flatten())
 
 
 def of_rows(block: Block) -> Tensor:
-    """Return the same for each row of a matrix, each filter of a convolution: [rows, n_tasks, n_tasks]."""
+    """Return the inner products of the task vectors for each row of a matrix: [rows, n_tasks, n_tasks].
+
+    A row of a convolution is one of its filters.
+
+    Args:
+        block: a whole tensor; its task vectors are [n_tasks, rows, ...].
+    """
     rows = block.task_vectors.flatten(2).transpose(0, 1)
     parts = torch.split(rows, max(_COLUMNS // max(rows.shape[2], 1), 1))
     return torch.cat([torch.bmm(part.double(), part.double().mT) for part in parts])
@@ -46,6 +66,11 @@ def combination(block: Block, coefficients: Tensor) -> Tensor:
 
     Returns:
         float32 [*shape].
+
+    Example:
+        >>> block = Block(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2))
+        >>> combination(block, torch.tensor([1.0, 1.0], dtype=torch.float64))
+        tensor([2., 3.])
     """
     result = block.base * float(coefficients.sum() - 1)
     for coefficient, task_vector in zip(coefficients.tolist(), block.task_vectors, strict=True):
@@ -54,12 +79,29 @@ def combination(block: Block, coefficients: Tensor) -> Tensor:
 
 
 def around(block: Block, center: str) -> Tensor:
-    """Return the inner products of the models as seen from "zero", or from the "base"."""
+    """Return the inner products of the models as seen from "zero", or from the "base".
+
+    Args:
+        block: a whole tensor.
+        center: "zero" or "base".
+
+    Returns:
+        float64 [n_tasks, n_tasks].
+    """
     return of_weights(block) if center == "zero" else of_task_vectors(block)
 
 
 def combination_around(block: Block, center: str, coefficients: Tensor) -> Tensor:
-    """Return the task vector of center + Σₜ cₜ (θₜ − center); see `combination` for the center "zero"."""
+    """Return the task vector of center + Σₜ cₜ (θₜ − center); see `combination` for the center "zero".
+
+    Args:
+        block: a whole tensor.
+        center: "zero" or "base".
+        coefficients: c, float64 [n_tasks].
+
+    Returns:
+        float32 [*shape].
+    """
     if center == "zero":
         return combination(block, coefficients)
     rows = zip(coefficients.tolist(), block.task_vectors, strict=True)

@@ -126,7 +126,13 @@ def beside_tower(base: Source, models: Collection[Source]) -> set[str]:
 
 
 def rows_differ(name: str, mine: TensorHeader, other: TensorHeader) -> bool:
-    """Return whether two tensors differ only in the number of words."""
+    """Return whether two tensors differ only in the number of words.
+
+    Args:
+        name: of both tensors.
+        mine: what one file says of it.
+        other: what the other file says of it.
+    """
     return mine.shape != other.shape and mine.shape[1:] == other.shape[1:] and is_vocabulary(name)
 
 

@@ -38,7 +38,13 @@ def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
 
 
 def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:
-    """Yield where a model was made for other positions than the base, one note each."""
+    """Yield where a model was made for other positions than the base, one note each.
+
+    Args:
+        what: begins each note: the model's place in the merge file.
+        base: the base model.
+        model: the fine-tuned model.
+    """
     for key, value, other in _different(model.config, base.config, _TOLD):
         yield f"{what}: its {key} is {value}, the base's {other}; the merged model has the base's"
 

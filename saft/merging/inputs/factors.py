@@ -43,5 +43,9 @@ class Factors:
         return (product.T if self.transposed else product).reshape(tuple(shape)).mul_(self.scale)
 
     def to(self, other: Tensor) -> Factors:
-        """Return the same in the dtype and on the device of another tensor."""
+        """Return the same in the dtype and on the device of another tensor.
+
+        Args:
+            other: of any shape.
+        """
         return replace(self, down=self.down.to(other), up=self.up.to(other))

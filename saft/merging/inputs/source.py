@@ -53,7 +53,11 @@ class Source:
         return False
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor as it is stored; of a file, as a view of it."""
+        """Return a tensor in its shape, as it is stored; of a file, as a view of it.
+
+        Args:
+            name: one of `headers`.
+        """
         return view(self.headers[name])
 
     def factors(self, name: str, base: Source) -> Factors | None:

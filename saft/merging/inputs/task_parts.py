@@ -72,6 +72,9 @@ class Parts:
     def part(self, task: str) -> dict[str, dict[str, Tensor]]:
         """Return name of a tensor -> the pieces that a task has of it, as views of the file.
 
+        Returns:
+            Name of the tensor -> name of the piece -> the piece, in its shape by the method's `layout`.
+
         Raises:
             UserError: there is no such task, or the folder is damaged.
         """
@@ -90,6 +93,9 @@ class Parts:
 
     def task_tensors(self, task: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights of a task's model, one tensor at a time: base + λ · the task's own vector.
+
+        Yields:
+            Name and weights, in the shape and dtype of the base's tensor.
 
         Raises:
             UserError: there is no such task, or a weight does not fit its dtype.

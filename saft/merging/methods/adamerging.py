@@ -81,7 +81,12 @@ class AdaMerging(Elementwise):
         return merge
 
     def added(self, tasks: int, count: int) -> Generator[Statistic, Tensor, Callable[[Block], Tensor]]:
-        """Ask for what the task vectors need; return the function of a block to what is weighted."""
+        """Ask for what the task vectors need; return a function of a block to what is weighted, [n_tasks, n].
+
+        Args:
+            tasks: number of task vectors.
+            count: number of coordinates that the statistics are taken over.
+        """
         if self.vectors == "whole":
             return lambda block: block.task_vectors
         ties = Ties(density=self.density)

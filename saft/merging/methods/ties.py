@@ -118,7 +118,16 @@ class Ties(Trimming):
     def agreed(
         self, vectors: Callable[[Block], Tensor], tasks: int, count: int
     ) -> Generator[Statistic, Tensor, Callable[[Block], tuple[Tensor, Tensor]]]:
-        """Do it without the merge: return the entries that agree, [n_tasks, n], and the sign, [n]."""
+        """Trim and elect without merging: return a function of a block to what agrees, and the sign.
+
+        Args:
+            vectors: function of a block to what is trimmed, [n_tasks, n].
+            tasks: number of task vectors.
+            count: number of coordinates that the trim is over.
+
+        Returns:
+            A function of a block to the entries, [n_tasks, n], 0 where they do not agree, and the sign, [n].
+        """
         weights, threshold = for_each_task(self.weights, tasks, torch.float64), torch.zeros(tasks, 1)
         if self.density < 1:
             rank = last_dropped(count, self.density)

@@ -137,7 +137,11 @@ class Adapter(Output):
         return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
-        """Merge tensor by tensor, factor each matrix, and write the factors and their config."""
+        """Merge tensor by tensor, factor each matrix, and write the factors and their config.
+
+        Raises:
+            UserError: as `Output.write`, or no matrix has changed.
+        """
         transposed = is_transposed(plan.base.config)
         dtype = DTYPES[plan.config.dtype or "float32"]
         tensors: dict[str, Tensor] = {}

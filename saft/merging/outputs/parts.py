@@ -88,7 +88,11 @@ class PartPerTask(Output):
         }
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
-        """Write the base, what all tasks share, and a part for each task, tensor by tensor."""
+        """Write the base, what all tasks share, and a part for each task, tensor by tensor.
+
+        Raises:
+            UserError: as `Output.write`.
+        """
         (folder / BASE_WEIGHTS).parent.mkdir()
         with TensorWriter(folder / BASE_WEIGHTS, _base_layout(plan)) as writer:
             for name in writer.names:

@@ -41,7 +41,12 @@ class WeightsAndInterventions(Weights):
             yield "adapter_rank: interventions are trained for a whole model; leave one of the two out"
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
-        """Write the weights, and train the interventions on them."""
+        """Write the weights, and train the interventions on them.
+
+        Raises:
+            UserError: as `Output.write`.
+            ValueError: the plan has not read examples: it is not from `saft.calibration.collected`.
+        """
         if plan.train is None:
             raise ValueError("interventions read examples; take the plan from saft.calibration.collected")
         super().write(plan, folder, progress)

@@ -188,7 +188,7 @@ def weights_of(plan: Plan, merged: Iterable[tuple[str, Tensor]]) -> Iterator[tup
 
     Args:
         plan: from `check`; its scaling is λ.
-        merged: name and merged task vector, as `stream` gives them.
+        merged: name and merged task vector, in the tensor's shape, as `stream` gives them.
 
     Yields:
         Name and weights, as `weights` does.

@@ -78,6 +78,11 @@ def run_steps(
     """Send a method's steps the value of each statistic that they ask for; return what they return.
 
     All that a method sees lies on the device: the blocks, the statistics, and what it makes itself.
+
+    Args:
+        steps: what `Method.steps` or `PerTaskMethod.split` returned.
+        blocks: passes over the task vectors, each block [n_tasks, n] or [n_tasks, *shape].
+        device: of the task vectors.
     """
     try:
         with on_device(device):
@@ -101,6 +106,11 @@ def passes_needed(method: Method, tasks: int, arithmetic: torch.dtype = torch.fl
 
     It is asked for its statistics with a few random numbers in place of the models: with zeros a method may
     end early.
+
+    Args:
+        method: with its parameters.
+        tasks: number of task vectors.
+        arithmetic: float32 or float64.
     """
     passes = 1
     shape = (2,) if isinstance(method, Elementwise) else (2, 2)
@@ -117,7 +127,18 @@ def passes_needed(method: Method, tasks: int, arithmetic: torch.dtype = torch.fl
 
 
 def gather(statistic: Statistic, blocks: BlockStream[Block]) -> Tensor:
-    """Return the value of `statistic` over a stream of task vectors."""
+    """Return the value of `statistic` over a stream of task vectors.
+
+    Args:
+        statistic: what a method asks for.
+        blocks: passes over the task vectors, each block [n_tasks, n] or [n_tasks, *shape].
+
+    Returns:
+        [rows, values], as the statistic says.
+
+    Raises:
+        ValueError: the stream is empty.
+    """
 
     def values(function: Callable[[Tensor], T]) -> Iterable[T]:
         return blocks(lambda block: function(statistic.values(block)))
@@ -140,6 +161,9 @@ def order_statistics(blocks: BlockStream[Tensor], ranks: Sequence[int]) -> Tenso
 
     Returns:
         [rows, len(ranks)] of the blocks' dtype, on their device; a negative zero comes back as zero.
+
+    Raises:
+        ValueError: the stream is empty.
 
     Example:
         >>> blocks = [torch.tensor([[3.0, -1.0]]), torch.tensor([[2.0]])]

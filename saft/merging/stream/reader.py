@@ -183,7 +183,12 @@ class Reader:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor holds neither NaN nor infinity."""
+    """Return whether a tensor, of any shape, holds neither NaN nor infinity.
+
+    Example:
+        >>> all_finite(torch.ones(2)), all_finite(torch.tensor([1.0, float("nan")]))
+        (True, False)
+    """
     # One sum is 20 times as fast as a test of each element, but may overflow where every element is finite.
     total = tensor.sum() if tensor.dtype == torch.float64 else tensor.float().sum()
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
