@@ -43,7 +43,7 @@ ONLY = {
     "lightning": {"training", "integrations"},
     "transformers": {"models", "tasks", "integrations"},
     "accelerate": {"integrations"},
-    "peft": {"parametrizations"},
+    "peft": {"parametrizations", "integrations"},
 }
 # What optim and merging may know of saft: they stand alone.
 ALONE = {"optim": {"registry", "errors"}}

@@ -28,6 +28,16 @@ class Model(torch.nn.Linear):
         return y if labels is None else {"loss": (y - labels).square().mean()}
 
 
+def adapted(model: torch.nn.Module) -> Any:
+    """Return a model of peft's with two adapters."""
+    import peft
+
+    settings = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=False)
+    found = peft.PeftModel(torch.nn.Sequential(model), settings, "one")
+    found.add_adapter("two", settings)
+    return found
+
+
 @pytest.mark.parametrize(
     "block", [block for block in blocks("python") if not re.search("SFT|SentenceTransformer", block)]
 )
@@ -48,6 +58,7 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     before = model.weight.detach().clone()
     given = {"torch": torch, "model": model, "x": x, "closure": closure, "loader": loader, "dataset": dataset}
+    given |= {"adapted": adapted(model)} if "adapted" in block else {}
     exec(block, given | {name: Model(3, 1) for name in ("base", "a", "b")})
     assert not torch.equal(before, model.weight)
 

@@ -22,7 +22,7 @@ from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 
-__all__ = ["Model", "merge_models", "plan_of"]
+__all__ = ["Model", "merge_models", "merged_tensors", "plan_of"]
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
 M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
@@ -87,7 +87,7 @@ def merge_models(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
     target = None if out is None else _fitting(plan.layout, tensors_of(out))
-    merged = _merged(plan)
+    merged = merged_tensors(plan)
     if target is not None:
         with torch.no_grad():
             for name, tensor in target.items():
@@ -148,8 +148,15 @@ def _device(base: Model) -> torch.device:
     return next(on_gpu, torch.device("cpu"))
 
 
-def _merged(plan: Plan) -> dict[str, Tensor]:
-    """Return the state dict of the result, each tensor where the base has it; tied ones are one."""
+def merged_tensors(plan: Plan) -> dict[str, Tensor]:
+    """Return the state dict of the result, each tensor on the base's device; tied ones are one.
+
+    Args:
+        plan: from `plan_of`.
+
+    Raises:
+        UserError: an input is not finite, or the result does not fit its dtype.
+    """
     merged: dict[str, Tensor] = {}
     for name, (dtype, shape) in plan.layout.items():
         like = plan.base.tensor(name)

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.tensorfile import TensorHeader
-from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted
+from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted, refusals, scale_of
 from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.source import Source, ties
 from saft.merging.inputs.tensor_names import match
 
-__all__ = ["OneAdapter", "adapter_in_memory", "has_adapters", "in_memory", "tensors_of"]
+__all__ = ["OneAdapter", "adapter_in_memory", "has_adapters", "in_memory", "lora_factors", "tensors_of"]
 
 # Where a module that peft has changed keeps its own weights, and where those of each adapter.
 _OWN = re.compile(r"\.(base_layer|original_module)\.")
 _OF_ADAPTER = re.compile(r"^(.*)\.(lora_\w+|modules_to_save)\.([^.]+)(\..*)?$")
+_MATRIX = re.compile(r"\.lora_[AB]\.weight$")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,39 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         Path(place), config, _headers(own, place), weights=Path(place), config_place=f"config of {place}"
     )
     return adapted(place, adapter, base)
+
+
+def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
+    r"""Return the factors of an adapter, :math:`\sqrt{s} A` and :math:`\sqrt{s} B`, under peft's names.
+
+    Of a negative scale the sign is in B.
+
+    Args:
+        model: the peft model.
+        name: of the adapter.
+
+    Raises:
+        UserError: the adapter is more than LoRA of matrices.
+    """
+    settings = _adapters(model)[name].to_dict()
+    place = f"<adapter '{name}' of {type(model).__name__}>"
+    problems = list(refusals(f"config of {place}", settings))
+    tensors = dict(_of_adapter(_state(model), name))
+    others = [key for key in tensors if not _MATRIX.search(key)]
+    if others:
+        problems.append(
+            f"{place}: changes {abbreviated(others)}, which has no factors of matrices; merge by='change'"
+        )
+    if problems:
+        raise UserError(*problems)
+    found = {}
+    for key, tensor in tensors.items():
+        down = ".lora_A." in key
+        module = _MATRIX.sub("", key).removeprefix(PREFIX)
+        scale = scale_of(settings, module, tensor.shape[0 if down else 1])
+        root = abs(scale) ** 0.5
+        found[key] = tensor.detach() * (root if down or scale > 0 else -root)
+    return found
 
 
 def has_adapters(model: object) -> bool:

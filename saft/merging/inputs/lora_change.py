@@ -20,7 +20,7 @@ from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_vocabulary, match
 
-__all__ = ["PREFIX", "LoraAdapter", "adapted", "is_transposed", "scale_of"]
+__all__ = ["PREFIX", "LoraAdapter", "adapted", "is_transposed", "refusals", "scale_of"]
 
 PREFIX = "base_model.model."
 _FACTORS = {
@@ -135,7 +135,7 @@ def adapted(
     Raises:
         UserError: the adapter is more than LoRA, or does not fit its base.
     """
-    problems = list(_refusals(adapter.config_place, adapter.config))
+    problems = list(refusals(adapter.config_place, adapter.config))
     if problems:
         raise UserError(*problems)
     file = adapter.weights
@@ -184,7 +184,7 @@ def adapted(
     )
 
 
-def _refusals(file: str, config: Mapping[str, Any]) -> Iterator[str]:
+def refusals(file: str, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a message for each feature of an adapter beyond plain LoRA, and each value that is damaged."""
     cure = "merge it with peft (merge_and_unload) and give the folder of the result"
     if config.get("peft_type") != "LORA":

@@ -19,7 +19,7 @@ from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
 from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
-from saft.merging.inputs.lora_change import is_transposed
+from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.merge_config import MergeConfig
 from saft.merging.method import Method
@@ -29,7 +29,7 @@ from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress, one_torch_thread
 from saft.merging.stream.timing import seconds_of
 
-__all__ = ["Adapter", "LowRankFit", "factors", "matrices"]
+__all__ = ["Adapter", "LowRankFit", "factors", "low_rank", "matrices", "peft_settings"]
 
 _SIDE = 128
 """Rows and columns of the matrix that factoring is tried on, to say how long it takes."""
@@ -142,40 +142,9 @@ class Adapter(Output):
         Raises:
             UserError: as `Output.write`, or no matrix has changed.
         """
-        transposed = is_transposed(plan.base.config)
-        dtype = DTYPES[plan.config.dtype or "float32"]
-        tensors: dict[str, Tensor] = {}
-        squares: dict[str, tuple[float, float]] = {}
-        left_out = []
-        for name, task_vector in engine.stream(plan, progress):
-            change = task_vector.float().mul_(plan.scaling)
-            whole = _squared_norm(change)
-            if whole == 0:
-                continue
-            if not can_be_factored(name, change.shape):
-                left_out.append(name)
-                squares[name] = (whole, whole)
-                continue
-            flipped = transposed and not name.endswith("lm_head.weight")
-            module = "base_model.model." + name.removesuffix(".weight")
-            with one_torch_thread():
-                up, down = (part.to(dtype) for part in factors(change.T if flipped else change, self.rank))
-                back = up.float() @ down.float()
-                rest = _squared_norm(change.sub_(back.T if flipped else back))
-            squares[name] = (rest, whole)
-            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
-        if not tensors:
-            raise UserError(
-                "adapter_rank: no matrix changes in this merge, so there is nothing for an adapter"
-            )
-        fit = LowRankFit(
-            self.rank,
-            {name: (rest / whole) ** 0.5 for name, (rest, whole) in squares.items()},
-            (sum(rest for rest, _ in squares.values()) / sum(whole for _, whole in squares.values())) ** 0.5,
-            tuple(left_out),
-        )
+        tensors, fit = low_rank(plan, self.rank, progress)
         write_tensors(folder / peft_adapter.WEIGHTS, tensors)
-        text = json.dumps(_config(plan, self.rank, tensors, transposed), indent=2) + "\n"
+        text = json.dumps(_config(plan, self.rank, tensors), indent=2) + "\n"
         (folder / peft_adapter.CONFIG).write_text(text, "utf-8")
         error = {"overall": fit.overall, "by tensor": dict(fit.errors), "left out": fit.left_out}
         manifest = {"kind": "adapter", "adapter": {"rank": self.rank, "relative error": error}}
@@ -188,6 +157,54 @@ _CARD = """
 This folder holds the change from the base as a LoRA adapter, not the merged weights: {fit}. `peft` adds it to
 the base; `saft merge` takes it as `BASE+FOLDER`.
 """
+
+
+def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[dict[str, Tensor], LowRankFit]:
+    """Merge tensor by tensor, and factor the change λ · merged task vector of each matrix.
+
+    Args:
+        plan: from `check`.
+        rank: of the factors.
+        progress: told about bytes read.
+
+    Returns:
+        The factors, under the names that peft's files have for them, in float32 or the merge's `dtype`; and
+        how well they give the change back.
+
+    Raises:
+        UserError: an input is not finite, or no matrix changes.
+    """
+    transposed = is_transposed(plan.base.config)
+    dtype = DTYPES[plan.config.dtype or "float32"]
+    tensors: dict[str, Tensor] = {}
+    squares: dict[str, tuple[float, float]] = {}
+    left_out = []
+    for name, task_vector in engine.stream(plan, progress):
+        change = task_vector.float().mul_(plan.scaling)
+        whole = _squared_norm(change)
+        if whole == 0:
+            continue
+        if not can_be_factored(name, change.shape):
+            left_out.append(name)
+            squares[name] = (whole, whole)
+            continue
+        flipped = transposed and not name.endswith("lm_head.weight")
+        module = PREFIX + name.removesuffix(".weight")
+        with one_torch_thread():
+            up, down = (part.to(dtype) for part in factors(change.T if flipped else change, rank))
+            back = up.float() @ down.float()
+            rest = _squared_norm(change.sub_(back.T if flipped else back))
+        squares[name] = (rest, whole)
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
+    if not tensors:
+        raise UserError("adapter_rank: no matrix changes in this merge, so there is nothing for an adapter")
+    fit = LowRankFit(
+        rank,
+        {name: (rest / whole) ** 0.5 for name, (rest, whole) in squares.items()},
+        (sum(rest for rest, _ in squares.values()) / sum(whole for _, whole in squares.values())) ** 0.5,
+        tuple(left_out),
+    )
+    return tensors, fit
 
 
 def matrices(plan: Plan) -> list[str]:
@@ -204,19 +221,32 @@ def _squared_norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
-def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor], transposed: bool) -> dict[str, Any]:
-    modules = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
+def peft_settings(tensors: Mapping[str, Tensor], rank: int, transposed: bool) -> dict[str, Any]:
+    """Return what a LoraConfig of peft says of factors: which modules they change, by a scale of one.
+
+    Args:
+        tensors: the factors, under peft's names.
+        rank: of each.
+        transposed: whether the base stores its matrices as [in, out].
+    """
+    modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}
+    return {
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "target_modules": sorted(modules),
+        "modules_to_save": None,
+    }
+
+
+def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     hub = is_hub_id(plan.base.location)
     return {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": plan.base.location if hub else str(plan.base.folder.absolute()),
         "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,  # a scale of one
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": transposed,
-        "target_modules": sorted(modules),
-        "modules_to_save": None,
+        **peft_settings(tensors, rank, is_transposed(plan.base.config)),
     }

@@ -1,0 +1,158 @@
+"""The adapters that a peft model holds, merged in memory: into one adapter, or into the base."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from saft.errors import UserError, did_you_mean
+from saft.merging.inputs.in_memory import OneAdapter, lora_factors
+from saft.merging.inputs.lora_change import PREFIX, is_transposed
+from saft.merging.merge_models import merge_models, merged_tensors, plan_of
+from saft.merging.outputs.adapter import LowRankFit, low_rank, peft_settings
+
+__all__ = ["merge_adapters", "merge_into_base"]
+
+
+def merge_adapters(
+    model: PeftModel,
+    method: str,
+    adapters: Sequence[str] | None = None,
+    *,
+    name: str = "merged",
+    by: Literal["change", "factors"] = "change",
+    rank: int | None = None,
+    **options: Any,
+) -> LowRankFit | None:
+    r"""Merge LoRA adapters that a model holds into a further adapter of it.
+
+    .. math:: B A \approx \lambda\, m(s_1 B_1 A_1, \dots) \quad \text{or} \quad
+        B = \lambda\, m(\sqrt{s_1} B_1, \dots),\ A = \lambda\, m(\sqrt{s_1} A_1, \dots)
+
+    By their changes, the merge is the one that `saft.merge` makes of adapter folders, factored by singular
+    values. By their factors it costs nothing but the factors, and B A is not the merge of the changes: it
+    holds products of one adapter's B and another's A. `robust_merge` merges changes from factors in its way.
+
+    Args:
+        model: with the adapters; it gets one more, which is not made active.
+        method: name of a merge method that gives one model.
+        adapters: names of those to merge, in the order of summation; default: all.
+        name: of the new adapter.
+        by: "change" or "factors"; the latter wants equal ranks and target modules.
+        rank: of the new adapter, by changes; default: the greatest of the adapters'.
+        **options: further keys of a merge file, such as `parameters`, `scaling`, `seed`.
+
+    Returns:
+        How well the new adapter gives the merged change back; None by factors, which are not fitted.
+
+    Raises:
+        UserError: with every problem that was found; the model is as it was.
+
+    Example:
+        >>> model = PeftModel(nn.Sequential(nn.Linear(4, 3)), LoraConfig(r=2, target_modules=["0"]), "one")
+        >>> model.add_adapter("two", LoraConfig(r=2, target_modules=["0"], init_lora_weights=False))
+        >>> fit = merge_adapters(model, "task_arithmetic", ["one", "two"], scaling=1.0, rank=2)
+        >>> sorted(model.peft_config), fit.overall < 1e-5
+        (['merged', 'one', 'two'], True)
+
+    Source: by factors as peft's `add_weighted_adapter`, which weighs each factor by √(weight · s). Differs:
+    any method, and weights without a root.
+    """
+    chosen = _chosen(model, adapters)
+    if name in model.peft_config:
+        raise UserError(
+            f"name: the model has an adapter '{name}' already; choose another, or delete it first"
+        )
+    if by == "factors":
+        if rank is not None:
+            raise UserError("rank: by factors it is that of the adapters; leave it out")
+        tensors, fit = _merged_factors(model, method, chosen, options), None
+    elif by == "change":
+        rank = rank or max(model.peft_config[adapter].r for adapter in chosen)
+        pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
+        tensors, fit = low_rank(plan_of(model, pieces, method, adapter_rank=rank, **options), rank)
+    else:
+        raise UserError(f"by: unknown '{by}'" + did_you_mean(str(by), ["change", "factors"]))
+    _add(model, name, tensors)
+    return fit
+
+
+def merge_into_base(
+    model: PeftModel, method: str, adapters: Sequence[str] | None = None, **options: Any
+) -> nn.Module:
+    r"""Merge LoRA adapters that a model holds into its weights, and take all adapters out of it.
+
+    .. math:: \theta = \theta_0 + \lambda\, m(s_1 B_1 A_1, \dots)
+
+    The same bits as those of `saft.merge` on the folders of the adapters.
+
+    Args:
+        model: with the adapters; its weights are changed in place, as by peft's `merge_and_unload`.
+        method: name of a merge method that gives one model.
+        adapters: names of those to merge, in the order of summation; default: all.
+        **options: further keys of a merge file, such as `parameters`, `scaling`, `seed`.
+
+    Returns:
+        The model below the adapters.
+
+    Raises:
+        UserError: with every problem that was found; the model is as it was.
+
+    Example:
+        >>> model = PeftModel(nn.Sequential(nn.Linear(4, 3)), LoraConfig(r=2, target_modules=["0"]), "one")
+        >>> merge_into_base(model, "average")
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+        )
+    """
+    pieces = {adapter: OneAdapter(model, adapter) for adapter in _chosen(model, adapters)}
+    merged = merged_tensors(plan_of(model, pieces, method, **options))
+    base: nn.Module = model.unload()
+    with torch.no_grad():
+        for name, tensor in base.state_dict(keep_vars=True).items():
+            tensor.copy_(merged[name])
+    return base
+
+
+def _chosen(model: PeftModel, adapters: Sequence[str] | None) -> list[str]:
+    known = model.peft_config
+    chosen = list(known if adapters is None else adapters)
+    problems = [f"adapters: there is no '{x}'{did_you_mean(x, known)}" for x in chosen if x not in known]
+    if problems or not chosen:
+        raise UserError(*problems or ["adapters: there is none to merge"])
+    return chosen
+
+
+def _merged_factors(
+    model: PeftModel, method: str, adapters: Sequence[str], options: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Return the merged factors, with the root of each adapter's scale in both."""
+    models: dict[str, dict[str, Tensor]] = {adapter: lora_factors(model, adapter) for adapter in adapters}
+    zeros = {key: torch.zeros_like(factor) for key, factor in models[adapters[0]].items()}
+    merged: dict[str, Tensor] = merge_models(zeros, models, method, **options)
+    return merged
+
+
+def _add(model: PeftModel, name: str, tensors: dict[str, Tensor]) -> None:
+    """Give the model an adapter with these factors, under peft's names, and a scale of one."""
+    ranks = {key.partition(".lora_")[0]: len(x) for key, x in tensors.items() if ".lora_A" in key}
+    rank = max(ranks.values())
+    settings = peft_settings(tensors, rank, is_transposed(_config_of(model)))
+    patterns = {module.removeprefix(PREFIX): own for module, own in ranks.items() if own != rank}
+    config = LoraConfig(**settings, rank_pattern=patterns, alpha_pattern=dict(patterns))
+    active = model.active_adapters
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
+        model.add_adapter(name, config)
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    model.base_model.set_adapter(active)
+
+
+def _config_of(model: PeftModel) -> dict[str, Any]:
+    config: Any = getattr(model, "config", None)
+    return dict(config.to_dict()) if hasattr(config, "to_dict") else {}

@@ -1,0 +1,187 @@
+"""Adapters that a peft model holds are merged as their folders are, into an adapter or into the base."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import saft
+from saft.errors import UserError
+from saft.integrations.peft import merge_adapters, merge_into_base
+from saft.merging.inputs.in_memory import OneAdapter
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*fan_in_fan_out"),
+]
+IDS = torch.tensor([[3, 4, 5]])
+
+
+def with_adapters(base, targets, **more):
+    """Return a model with the adapters a and b, and a base of its own."""
+    model = None
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        settings = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, **more)
+        if model is None:
+            model = peft.PeftModel(AutoModelForCausalLM.from_pretrained(base), settings, name)
+        else:
+            model.add_adapter(name, settings)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.mul_(0.3)
+    return model.eval()
+
+
+def saved(model, folder):
+    """Write each adapter as peft does, and return {name: folder}."""
+    model.save_pretrained(folder)
+    return {name: str(folder / name) for name in model.peft_config}
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("method", ["ties", "knots", "robust_merge"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_into_the_base_gives_the_bits_of_the_merge_of_folders(kind, method, tiny_llama, tiny_gpt2, tmp_path):
+    base, targets = {"llama": (tiny_llama, ["q_proj", "down_proj"]), "gpt2": (tiny_gpt2, ["c_attn"])}[kind]
+    model = with_adapters(base, targets)
+    config = saft.MergeConfig(method, str(base), saved(model, tmp_path / "adapters"))
+    saft.merge(config, tmp_path / "out")
+    merged = merge_into_base(model, method)
+    assert type(merged) is type(AutoModelForCausalLM.from_pretrained(base))
+    expected = load_file(tmp_path / "out" / "model.safetensors")
+    assert_same({name: merged.state_dict()[name] for name in expected}, expected)
+
+
+def test_by_changes_the_new_adapter_is_the_one_of_the_merge_of_folders(tiny_llama, tmp_path):
+    model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
+    folders = saved(model, tmp_path / "adapters")
+    before = state(model)
+    fit = merge_adapters(model, "task_arithmetic", scaling=0.5, rank=6)
+    assert fit.overall < 1e-5  # the sum of two changes of rank 3
+    assert model.active_adapters == ["one"]
+    now = state(model)
+    assert_same({name: now[name] for name in before}, before)
+
+    options = {"scaling": 0.5, "adapter_rank": 6}
+    saft.merge(saft.MergeConfig("task_arithmetic", str(tiny_llama), folders, **options), tmp_path / "out")
+    expected = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert_same(peft.get_peft_model_state_dict(model, adapter_name="merged"), expected)
+
+    model.set_adapter("merged")
+    out = model(IDS).logits
+    sum_of_both = saft.merge_models(
+        AutoModelForCausalLM.from_pretrained(tiny_llama),
+        {name: OneAdapter(model, name) for name in ("one", "two")},
+        "task_arithmetic",
+        scaling=0.5,
+    ).eval()
+    torch.testing.assert_close(out, sum_of_both(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_by_factors_each_factor_is_merged(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
+    one, two = (peft.get_peft_model_state_dict(model, adapter_name=name) for name in ("one", "two"))
+    assert merge_adapters(model, "linear", by="factors", parameters={"weights": [0.25, 0.75]}) is None
+    merged = peft.get_peft_model_state_dict(model, adapter_name="merged")
+    assert merged.keys() == one.keys()
+    root = 2.0**0.5  # of alpha / rank
+    for key, tensor in merged.items():
+        torch.testing.assert_close(tensor, root * (0.25 * one[key] + 0.75 * two[key]))
+    settings = model.peft_config["merged"]
+    assert (settings.r, settings.lora_alpha) == (3, 3)
+
+
+def test_by_factors_ranks_may_differ_from_module_to_module(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj", "down_proj"], rank_pattern={"q_proj": 2})
+    merge_adapters(model, "average", by="factors", name="both")
+    shapes = {k: x.shape for k, x in peft.get_peft_model_state_dict(model, adapter_name="both").items()}
+    own = {k: x.shape for k, x in peft.get_peft_model_state_dict(model, adapter_name="one").items()}
+    assert shapes == own
+    model.set_adapter("both")
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.scaling["both"] == 1.0
+
+
+def test_a_peft_model_counts_as_its_active_adapter(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj"])
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.set_adapter("two")
+    merged = saft.merge_models(base, {"x": model}, "task_arithmetic", scaling=1.0)
+    assert_same(
+        state(merged),
+        state(saft.merge_models(base, {"x": OneAdapter(model, "two")}, "task_arithmetic", scaling=1.0)),
+    )
+    torch.testing.assert_close(merged.eval()(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
+    # The module that peft has changed is the base, without its adapters.
+    again = saft.merge_models(model.base_model.model, {"x": model}, "task_arithmetic", out=base, scaling=1.0)
+    assert_same(state(again), state(merged))
+
+
+def test_whole_tensors_that_an_adapter_saves_are_merged(tiny_llama, tmp_path):
+    model = with_adapters(tiny_llama, ["q_proj"], modules_to_save=["lm_head"])
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["two"].weight += 1
+    folders = saved(model, tmp_path / "adapters")
+    saft.merge(saft.MergeConfig("average", str(tiny_llama), folders), tmp_path / "out")
+    expected = load_file(tmp_path / "out" / "model.safetensors")
+    assert_same(state(merge_into_base(model, "average")), expected)
+
+
+def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj"])
+    before = state(model)
+    for arguments, message in (
+        ({"adapters": ["one", "tow"]}, "adapters: there is no 'tow'; did you mean 'two'"),
+        ({"name": "two"}, "name: the model has an adapter 'two' already"),
+        ({"by": "factor"}, "by: unknown 'factor'; did you mean 'factors'"),
+        ({"by": "factors", "rank": 2}, "rank: by factors it is that of the adapters"),
+        ({"parameters": {"density": 2}}, "parameters of ties: density"),
+    ):
+        with pytest.raises(UserError, match=message):
+            merge_adapters(model, "ties", **arguments)
+    with pytest.raises(UserError, match="base: holds adapters, which would stay"):
+        saft.merge_models(model, {"x": model}, "average")
+    with pytest.raises(UserError, match=r"models.x: there is no adapter 'tow'"):
+        saft.merge_models(model.base_model.model, {"x": OneAdapter(model, "tow")}, "average", out={})
+    assert_same(state(model), before)
+
+
+def test_an_adapter_on_other_weights_or_already_added_is_refused(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj"])
+    other = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        other.model.norm.weight += 1
+    with pytest.raises(
+        UserError, match=r"models.x: <adapter 'one'.*lies on other weights.*'model.norm.weight'"
+    ):
+        saft.merge_models(other, {"x": model}, "average")
+    model.merge_adapter(["one"])
+    with pytest.raises(UserError, match=r"is added to the weights of .* already; call unmerge_adapter"):
+        merge_adapters(model, "average")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"use_dora": True}, "use_dora: True is more than plain LoRA"), ({"bias": "all"}, "bias: 'all'")],
+)
+def test_what_is_more_than_lora_is_refused(more, message, tiny_llama):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], **more)
+    model = peft.get_peft_model(copy.deepcopy(base), settings)
+    with pytest.raises(UserError, match=message):
+        saft.merge_models(base, {"x": model}, "average")
