@@ -104,6 +104,7 @@ FROM_ABOVE = {
     "tasks/task.py": "tasks/test_text_classification.py",
     "tasks/text_examples.py": "tasks/test_text_classification.py",
     "train.py": "training/test_fine_tuning.py",
+    "training/ranks.py": "training/test_data_parallel.py",
     "training/module.py": "training/test_fine_tuning.py",
     "training/train_result.py": "training/test_fine_tuning.py",
     "trajectory/averaging.py": "contracts/test_averagings.py",

@@ -90,6 +90,11 @@ class RunConfig:
             if not getattr(self, name):
                 raise ValueError(f"{name}: must not be empty")
         check_trainer(self.trainer)
+        if self.executor == "local" and self.trainer.get("devices", 1) not in (1, "1"):
+            raise ValueError(
+                "trainer.devices: executor: local gives every cell one device; leave devices out, or take"
+                " executor: serial, which trains one model at a time on all of them"
+            )
         for name, changes in self.arms.items():
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from saft import config as configs
 from saft import tasks
@@ -19,7 +21,7 @@ from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
 from saft.penalties import Setting, Unlabelled
 from saft.progress import Bar, bar
-from saft.tasks import BoundTask, Limits, Splits, TaskModel
+from saft.tasks import BoundTask, Limits, Splits, Task, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
     Diverged,
@@ -29,13 +31,22 @@ from saft.training.callbacks import (
     StopOnNonFinite,
     Stopwatch,
 )
+from saft.training.data_parallel import Replicas
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.ranks import Order, launch
 from saft.training.train_result import TrainResult, inputs, write
-from saft.training.trainer import device_of, interruptible, loggers, make_trainer, quiet_lightning
+from saft.training.trainer import (
+    device_count,
+    device_of,
+    interruptible,
+    loggers,
+    make_trainer,
+    quiet_lightning,
+)
 from saft.trajectory import RunningAverage, averaging
 
-__all__ = ["fine_tune", "training_cost"]
+__all__ = ["fine_tune", "train_rank", "training_cost"]
 
 LAST = "last.ckpt"  # in the work folder: what an interrupted training goes on from
 
@@ -70,38 +81,97 @@ def fine_tune(
     """
     out = Path(config.out)
     refuse(out, overwrite)
-    device = device_of(config.trainer)
+    count = device_count(config.trainer)
+    ready = _ready(config, device_of(config.trainer), splits, reference, cache)
+    _refuse_batch(config, len(ready.splits.train), count)
+    with locked(out.parent / f".{out.name}.lock", f"out: {out}"):
+        order = Order(config, overwrite, _work_folder(out), cache)
+        basis = configs.dump(config) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
+        _clear_if_changed(order.work, basis)
+        with (
+            bar(total=training_cost(config.training)) if progress is None else nullcontext(progress) as shown
+        ):
+            if progress is None:
+                shown.stage(f"train {config.name}")
+            with _kept_if_resumable(order.work):
+                result = None if count > 1 else _train(ready, order, shown)
+                if result is None:
+                    launch(order, count, shown)
+        shutil.rmtree(order.work, ignore_errors=True)
+    return result or TrainResult.read(out)
+
+
+def train_rank(order: Order, progress: Bar) -> None:
+    """Train as one of several processes; the first writes the checkpoint folder.
+
+    Args:
+        order: as all of them have it.
+        progress: a bar to advance.
+
+    Raises:
+        UserError: training diverged.
+    """
+    ready = _ready(order.config, device_of(order.config.trainer), None, None, order.cache)
+    _train(ready, order, progress, Replicas(cluster_environment=LightningEnvironment()))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a training begins with."""
+
+    declared: Task
+    task: BoundTask
+    splits: Splits
+    setting: Setting
+    device: torch.device
+
+
+def _ready(
+    config: TrainConfig, device: torch.device, splits: Splits | None,
+    reference: Mapping[str, Unlabelled] | None, cache: Path | None,
+) -> _Ready:  # fmt: skip
+    """Bind the task and read the data."""
     declared = tasks.build(config.name, config.task, "task")
     task = declared.bind(config.name, config.model, "task", device)
     if splits is None:
         limits = Limits(config.train_examples, config.validation_examples, test=0, seed=config.seed)
         splits = task.examples(limits)
-    if config.training.batch_size > len(splits.train):
-        raise UserError(
-            f"training.batch_size: is {config.training.batch_size}, but there are {len(splits.train)} "
-            f"training examples of {config.name}; a batch holds none of them twice"
-        )
     if reference is None:
         reference = _reference(config, device)
-    setting = Setting(
-        Unlabelled(task.features, splits.train), reference, config.seed, config.training.steps, cache
-    )
-    with locked(out.parent / f".{out.name}.lock", f"out: {out}"):
-        read = inputs(declared, config)
-        work = _work_folder(out)
-        _clear_if_changed(work, configs.dump(config) + json.dumps(read, indent=1) + "\n")
-        model = task.model(task.load_trunk())
-        cost = training_cost(config.training)
-        with bar(total=cost) if progress is None else nullcontext(progress) as shown:
-            if progress is None:
-                shown.stage(f"train {config.name}")
-            with _kept_if_resumable(work):
-                steps, seconds = _fit(model, task, splits, setting, config, work, shown)
-        model.to(device)  # Lightning leaves it on the CPU
-        validation = task.score(model, splits.validation)
-        result = TrainResult(out, validation, task.metric, steps, seconds, str(device))
-        write(model, task, config, result, splits, read, work / "logs", overwrite)
-        shutil.rmtree(work, ignore_errors=True)
+    inputs = Unlabelled(task.features, splits.train)
+    setting = Setting(inputs, reference, config.seed, config.training.steps, cache)
+    return _Ready(declared, task, splits, setting, device)
+
+
+def _refuse_batch(config: TrainConfig, examples: int, devices: int) -> None:
+    """Refuse a batch that is larger than the training split, or that the devices cannot share equally."""
+    size = config.training.batch_size
+    if size > examples:
+        raise UserError(
+            f"training.batch_size: is {size}, but there are {examples} "
+            f"training examples of {config.name}; a batch holds none of them twice"
+        )
+    if size % devices:
+        near = max(1, round(size / devices)) * devices
+        raise UserError(
+            f"training.batch_size: is {size}, which {devices} devices cannot share equally; write {near}"
+        )
+
+
+def _train(
+    ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None = None
+) -> TrainResult | None:
+    """Load, fit, score, and write the checkpoint folder, in the first of the processes."""
+    config, task, splits = order.config, ready.task, ready.splits
+    model = task.model(task.load_trunk())
+    steps, seconds, is_first = _fit(model, ready, order, progress, strategy)
+    if not is_first:
+        return None
+    model.to(ready.device)  # Lightning leaves it on the CPU
+    validation = task.score(model, splits.validation)
+    result = TrainResult(Path(config.out), validation, task.metric, steps, seconds, str(ready.device))
+    read = inputs(ready.declared, config)
+    write(model, task, config, result, splits, read, order.work / "logs", order.overwrite)
     return result
 
 
@@ -123,10 +193,14 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
 
 
 def _fit(
-    model: TaskModel, task: BoundTask, splits: Splits, setting: Setting, config: TrainConfig, work: Path,
-    progress: Bar,
-) -> tuple[int, float]:  # fmt: skip
-    """Train the model in place; return the steps of the weights that it holds, and the seconds."""
+    model: TaskModel, ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None
+) -> tuple[int, float, bool]:
+    """Train the model in place.
+
+    Returns:
+        The steps of the weights that it holds, the seconds, and whether this is the first process.
+    """
+    config, work, task, splits = order.config, order.work, ready.task, ready.splits
     options = config.training
     # What is drawn must not depend on what ran before this call, nor change what runs after it.
     with torch.random.fork_rng(), quiet_lightning():
@@ -157,18 +231,20 @@ def _fit(
             "default_root_dir": work,
         }
         every = {"log_every_n_steps": min(10, options.steps)}
+        own |= {"strategy": "auto" if strategy is None else strategy}
         trainer = make_trainer(every | config.trainer, **own)
         with trainer.precision_plugin.forward_context():
-            module.bind_penalty(setting)
+            module.bind_penalty(ready.setting)
         unfinished = work / LAST
         with interruptible():
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if average is not None:
             average.put_into(module)
-        if options.select_steps:
+        if options.select_steps and trainer.is_global_zero:
             select.restore_best(module)
-            return select.best, watch.seconds
-    return options.steps, watch.seconds
+    if strategy is not None:  # what comes is for the first alone; torchmetrics would ask the others
+        torch.distributed.destroy_process_group()
+    return select.best if options.select_steps else options.steps, watch.seconds, trainer.is_global_zero
 
 
 def _work_folder(out: Path) -> Path:

@@ -19,6 +19,7 @@ from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
+from saft.training.data_parallel import is_divided, sum_gradients, total
 from saft.training.layer_decay import layer_factors
 from saft.training.optimizer import averages_by_itself, make_optimizer
 from saft.training.options import TrainingOptions
@@ -113,16 +114,21 @@ class TaskModule(L.LightningModule):
         return frozenset({"loss", "penalty"}) if due else frozenset({"loss"})
 
     def _backward(self, batch: Batch, terms: frozenset[str]) -> Tensor:
-        """Add up the gradients of the mean loss, by micro-batches, and of the penalty; return the loss."""
-        total = torch.zeros((), device=self.device)
+        """Add up the gradients of the mean loss, by micro-batches, and of the penalty; return the loss.
+
+        The mean is over the batch of all devices, whose gradients are added up last.
+        """
+        mean, targets = torch.zeros((), device=self.device), total(batch.targets)
         for part in batch.split(self.options.micro_batch_size) if "loss" in terms else ():
-            loss = self.task.loss(self.model, part) * (part.targets / batch.targets)
+            loss = self.task.loss(self.model, part) * (part.targets / targets)
             self.manual_backward(loss)
-            total += loss.detach()
-        if "penalty" in terms:
+            mean += loss.detach()
+        if "penalty" in terms:  # the same on every device
             assert self.bound_penalty is not None
-            self.manual_backward(self.bound_penalty.loss(self.model.trunk, self.global_step))
-        return total
+            added = self.bound_penalty.loss(self.model.trunk, self.global_step)
+            self.manual_backward(added / self.trainer.world_size if is_divided() else added)
+        sum_gradients(self.parameters())
+        return total(mean)
 
     def bind_penalty(self, setting: Setting) -> None:
         """Bind the penalty, if the options have one, to the model, whose weights are those of the base now.

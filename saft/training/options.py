@@ -48,6 +48,8 @@ OWNED_BY_SAFT = {
     "val_check_interval": "use training.select_steps",
 }
 
+STRATEGIES = ("auto", "ddp")  # which are the same here: one process for each of several devices
+
 BETAS = (0.9, 0.999)
 
 _EXAMPLES = {
@@ -232,7 +234,8 @@ class TrainConfig:
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of lightning.Trainer: accelerator, devices, strategy, precision ..."""
+    """Further arguments of lightning.Trainer: accelerator, precision, devices (of this machine, which share
+    every batch; strategy: ddp) ..."""
     tensorboard: bool = False
     """Log for TensorBoard as well as to CSV; needs the extra merge-saft[tensorboard]."""
     checkpoint_every: CountOrZero = 200
@@ -264,6 +267,15 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     for key in trainer:
         if key in OWNED_BY_SAFT:
             raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
+    strategy = trainer.get("strategy", "auto")
+    if strategy not in STRATEGIES:
+        hint = (
+            "it shards no weights; train an adapter ({name: lora}), or use saft.SAM in a loop of your own,"
+            " which knows fully_shard (FSDP2)"
+            if any(word in str(strategy) for word in ("fsdp", "deepspeed", "model_parallel"))
+            else "it is one of auto, ddp"
+        )
+        raise ValueError(f"trainer.strategy: saft cannot train with {strategy!r}: {hint}")
     if str(trainer.get("precision", "")).startswith("16"):
         raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")
 

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from saft.errors import UserError
 
-__all__ = ["device_of", "interruptible", "loggers", "make_trainer", "quiet_lightning"]
+__all__ = ["device_count", "device_of", "interruptible", "loggers", "make_trainer", "quiet_lightning"]
 
 DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
@@ -32,30 +32,30 @@ DEFAULTS: dict[str, Any] = {
 
 
 def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
-    """Return a trainer of one device.
+    """Return a trainer.
 
     Args:
         options: `trainer` of the config: arguments of lightning.Trainer.
         **own: arguments that saft sets.
 
     Raises:
-        UserError: Lightning refuses the arguments, there is no such device, or there are several.
+        UserError: Lightning refuses the arguments, there are no such devices, or several machines.
     """
     try:
         with quiet_lightning():
             trainer = L.Trainer(**DEFAULTS | dict(options) | own)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
-    if trainer.world_size > 1:
+    if trainer.num_nodes > 1:
         raise UserError(
-            f"trainer.devices: {trainer.world_size} devices were asked for, but saft trains a model on one; "
-            "write devices: 1, and train tasks and arms side by side instead"
+            f"trainer.num_nodes: is {trainer.num_nodes}, but saft trains a model on devices of one machine; "
+            "train tasks and arms side by side instead: executor: slurm or ray of `saft run`"
         )
     return trainer
 
 
 def device_of(options: Mapping[str, Any]) -> torch.device:
-    """Return the device that a trainer with these options trains on.
+    """Return the device that a trainer with these options trains on; the first, if there are several.
 
     Args:
         options: `trainer` of the config.
@@ -67,7 +67,24 @@ def device_of(options: Mapping[str, Any]) -> torch.device:
         >>> device_of({"accelerator": "cpu"})
         device(type='cpu')
     """
-    return make_trainer(options, logger=False).strategy.root_device
+    device: torch.device = make_trainer(options, logger=False).strategy.root_device
+    return device
+
+
+def device_count(options: Mapping[str, Any]) -> int:
+    """Return how many devices a trainer with these options trains on.
+
+    Args:
+        options: `trainer` of the config.
+
+    Raises:
+        UserError: as `make_trainer`.
+
+    Example:
+        >>> device_count({"accelerator": "cpu", "devices": 2})
+        2
+    """
+    return make_trainer(options, logger=False).world_size
 
 
 def loggers(folder: Path, tensorboard: bool) -> list[Logger]:

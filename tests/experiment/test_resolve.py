@@ -66,6 +66,7 @@ def test_mistakes_of_arms_are_told_by_the_config_itself() -> None:
         ({"sharpness_examples": 0}, "sharpness_examples: must be at least 1"),
         ({"keep": ["everything"]}, "keep"),
         ({"arms": {"a": {"description": ["x"]}}}, "arms.a.description: must be a text"),
+        ({"executor": "local", "trainer": {"devices": 2}}, "executor: local gives every cell one device"),
     ],
 )
 def test_values_that_cannot_work(changes: dict[str, Any], message: str) -> None:

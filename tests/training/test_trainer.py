@@ -7,25 +7,23 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.training.trainer import device_of, interruptible
+from saft.training.trainer import device_count, device_of, interruptible
 
 
 def test_the_device_is_the_trainers() -> None:
     assert device_of({"accelerator": "cpu"}) == torch.device("cpu")
     assert device_of({"devices": "auto", "accelerator": "cpu"}) == torch.device("cpu")
+    assert device_of({"devices": 2, "accelerator": "cpu"}) == torch.device("cpu")
+    assert [device_count({"devices": count, "accelerator": "cpu"}) for count in (1, "2")] == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"accelerator": "cpu", "devices": 2},
-            r"trainer.devices: 2 devices were asked for, but saft trains a model on",
-        ),
         ({"accelerator": "gpuu"}, r"trainer: "),
         ({"accelerator": "cpu", "devices": 0}, r"trainer: "),
         ({"accelerator": "cpu", "precision": "7-true"}, r"trainer: "),
-        ({"accelerator": "cpu", "strategy": "dpp"}, r"trainer: "),
+        ({"accelerator": "cpu", "num_nodes": 2}, r"trainer.num_nodes: is 2, but saft trains a model on"),
     ],
 )
 def test_what_lightning_refuses_is_told_in_one_line(options: dict[str, object], message: str) -> None:

@@ -1,0 +1,131 @@
+"""Two processes over gloo train what one trains: the weights agree to round-off, and are written once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import load_file
+
+from saft import config
+from saft.errors import UserError
+from saft.train import TrainConfig, TrainResult, train
+
+gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+
+
+@pytest.fixture(scope="module")
+def without_dropout(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tiny model without dropout, of which every process draws masks of its own."""
+    folder = tmp_path_factory.mktemp("steady")
+    transformers.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(tiny_model)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(without_dropout: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
+    mapping = {
+        "model": {"path": str(without_dropout)},
+        "task": tiny_tasks["colour"] | {"head": "linear"},
+        "name": "colour",
+        "out": str(tmp_path / "out"),
+        "training": {
+            "steps": 4,
+            "select_steps": [2, 4],
+            "batch_size": 8,
+            "micro_batch_size": 3,
+            "learning_rate": 1e-2,
+            "perturbation": {"name": "sam", "rho": 0.1},
+            "parametrization": {"name": "lora", "rank": 2, "rho_space": "weights"},
+            "penalty": {
+                "name": "drift",
+                "inputs": "own_shuffled",
+                "every": 2,
+                "examples": 4,
+                "ascend": "both",
+            },
+        },
+        "train_examples": 24,
+        "validation_examples": 12,
+        "trainer": {"accelerator": "cpu"},
+    }
+    return config.parse(TrainConfig, mapping, "test")
+
+
+def on_two(settings: TrainConfig, **more: Any) -> TrainConfig:
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    return dataclasses.replace(settings, out=settings.out + "-two", trainer=trainer, **more)
+
+
+def weights(result: TrainResult) -> dict[str, torch.Tensor]:
+    return load_file(result.folder / "adapter_model.safetensors") | {
+        f"head {name}": value for name, value in load_file(result.folder / "heads/colour.safetensors").items()
+    }
+
+
+@pytest.mark.slow  # two processes import torch and Lightning
+@gloo
+def test_two_devices_end_with_the_weights_of_one(settings: TrainConfig) -> None:
+    one, two = train(settings), train(on_two(settings))
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
+    assert (two.steps, two.validation) == (one.steps, one.validation)
+    names = [sorted(p.name for p in result.folder.rglob("*")) for result in (one, two)]
+    assert names[0] == names[1]
+    assert sorted(entry.name for entry in one.folder.parent.iterdir()) == ["out", "out-two"]
+    log = [(result.folder / "logs" / "metrics.csv").read_text().splitlines() for result in (one, two)]
+    assert len(log[0]) == len(log[1])
+
+
+@pytest.mark.slow  # two processes import torch and Lightning
+@gloo
+def test_what_goes_wrong_in_a_process_is_told_in_one_line_and_ends_them_all(settings: TrainConfig) -> None:
+    training = dataclasses.replace(
+        settings.training, learning_rate=1e30, gradient_clip=None, select_steps=[], steps=40
+    )
+    with pytest.raises(UserError, match=r"^training diverged: the loss is") as caught:
+        train(on_two(settings, training=training))
+    assert "\n" not in str(caught.value)
+    assert not Path(settings.out + "-two").exists()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "training", "message"),
+    [
+        (
+            {"devices": 2},
+            {"batch_size": 7},
+            "batch_size: is 7, which 2 devices cannot share equally; write 8",
+        ),
+        ({"devices": 2}, {"batch_size": 1}, "write 2"),
+        ({"devices": 2, "num_nodes": 2}, {}, "trainer.num_nodes: is 2, but saft trains a model on"),
+    ],
+)
+def test_what_devices_cannot_share_is_refused(
+    settings: TrainConfig, trainer: dict[str, Any], training: dict[str, Any], message: str
+) -> None:
+    changed = dataclasses.replace(
+        settings,
+        trainer={"accelerator": "cpu"} | trainer,
+        training=dataclasses.replace(settings.training, **training),
+    )
+    with pytest.raises(UserError, match=message):
+        train(changed)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [("fsdp", "shards no weights; train an adapter"), ("dpp", "it is one of auto, ddp")],
+)
+def test_another_strategy_is_refused_at_once(strategy: str, message: str) -> None:
+    plain = {"model": {"path": "x"}, "task": {}, "out": "y", "trainer": {"strategy": strategy}}
+    with pytest.raises(UserError, match=message):
+        config.parse(TrainConfig, plain, "f.yaml")
