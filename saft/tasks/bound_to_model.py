@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import transformers
@@ -14,20 +15,12 @@ from torch import nn
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.tasks.examples import Examples, Limits, Splits, limited
-from saft.tasks.table_source import TableSource
-from saft.tasks.task import TaskModel
+from saft.tasks.task import Task, TaskModel
 
-__all__ = ["BoundToModel"]
-
-
-class _WithRows(Protocol):
-    @property
-    def data(self) -> TableSource: ...
-
-    def rows(self, where: str) -> dict[str, list[Any]]: ...
+__all__ = ["BoundToModel", "Declared"]
 
 
-Declared = TypeVar("Declared", bound=_WithRows)
+Declared = TypeVar("Declared", bound=Task)
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class BoundToModel(ABC, Generic[Declared]):
     """A task on one model, as far as all kinds are alike; for the whole see `saft.tasks.task.BoundTask`.
 
     Args:
-        task: as it is declared: the kind's keys, with its `data`, and the rows of each split.
+        task: as it is declared.
         name: the task's name.
         base: the model that was bound.
         where: the place in front of every message.
@@ -52,6 +45,15 @@ class BoundToModel(ABC, Generic[Declared]):
     base: ModelConfig
     where: str
     device: torch.device
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The keys that were left open, as the model decided them: none."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says of the task: what the model decided."""
+        return dict(self.resolved)
 
     def examples(self, limits: Limits) -> Splits:
         """Read the data, draw the training examples, and turn what is used into model inputs."""

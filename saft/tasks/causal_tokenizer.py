@@ -48,11 +48,6 @@ class CausalTokenizer:
         """Return the tokens of the last piece of a text, with its end."""
         return [*self._numbers(text), *self.end]
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of some tokens, without special ones."""
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
-
     def _numbers(self, text: str) -> list[int]:
         numbers: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from saft.tasks.examples import Examples
 from saft.tasks.metric import Metric, Score
 from saft.tasks.task import TaskModel
 
-__all__ = ["METRICS", "score"]
+__all__ = ["METRICS", "check_labels_and_prompts", "descriptions", "score"]
 
 METRICS = {
     "accuracy": Metric("accuracy", "%"),
@@ -20,6 +21,28 @@ METRICS = {
     "micro_f1": Metric("micro F1", "%"),
     "matthews": Metric("Matthews", "%"),
 }
+
+
+def check_labels_and_prompts(labels: Mapping[str, str], head: str, prompts: Sequence[str]) -> None:
+    """Check the labels of a task, and the prompts where they make its head.
+
+    Raises:
+        ValueError: there are too few, or a prompt has no place for a label's words.
+    """
+    if len(labels) < 2:
+        raise ValueError(f"labels: a classification needs at least 2, but has {len(labels)}")
+    if head == "zero_shot" and not (prompts and all("{}" in prompt for prompt in prompts)):
+        raise ValueError("prompts: each must hold {} where the label's words go")
+
+
+def descriptions(prompts: Sequence[str], labels: Mapping[str, str]) -> list[list[str]]:
+    """Return, for each prompt, the description of every label.
+
+    Example:
+        >>> descriptions(["a {} thing", "{}"], {"0": "red", "1": "blue"})
+        [['a red thing', 'a blue thing'], ['red', 'blue']]
+    """
+    return [[prompt.replace("{}", words) for words in labels.values()] for prompt in prompts]
 
 
 @torch.inference_mode()

@@ -168,11 +168,13 @@ class StoredHead:
         module: the head.
         labels: what its logits are, in order; None where the file does not say.
         pooling: of the features that it reads; None where the file does not say.
+        folder: that holds it.
     """
 
     module: nn.Module
     labels: list[str] | None
     pooling: Pooling | None
+    folder: Path
 
 
 def save(
@@ -236,7 +238,7 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
             f"{file}: its logits are, in order, {_listed(own)}, but the labels of task '{task}' are "
             f"{_listed(labels)}; give `labels` in the order of the head"
         )
-    return StoredHead(head, own, _pooling(file, made_for))
+    return StoredHead(head, own, _pooling(file, made_for), folder)
 
 
 def missing_trained_head(folder: Path, task: str) -> UserError:

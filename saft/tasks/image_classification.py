@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +13,16 @@ from torch.nn import functional
 from saft import config
 from saft.config import Count, Fraction, Positive
 from saft.errors import UserError
-from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig
 from saft.tasks import TASKS, heads
-from saft.tasks.bound_to_model import BoundToModel
-from saft.tasks.classification import METRICS, score
+from saft.tasks.bound_with_head import BoundWithHead
+from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, score
 from saft.tasks.examples import Batch, Examples, permutation
-from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
+from saft.tasks.heads import LinearHead, PrototypeHead, StoredHead, ZeroShotHead
 from saft.tasks.image_examples import Pixels, Variation, image_examples
 from saft.tasks.image_model import ImageClassifier, ImagePooling, TextTower, Vision
 from saft.tasks.image_processor import load_preprocessing
-from saft.tasks.image_source import ImageSource, Labelled, distrusted, image_files, pictures
+from saft.tasks.image_source import ImageSource, Labelled, pictures
 from saft.tasks.labels import labelled_splits
 from saft.tasks.metric import Metric, Score
 from saft.tasks.task import Task, TaskModel
@@ -73,10 +71,7 @@ class ImageClassification(Task):
     """Leave out images whose label is not in `labels`, instead of refusing them."""
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2:
-            raise ValueError(f"labels: a classification needs at least 2, but has {len(self.labels)}")
-        if self.head == "zero_shot" and not (self.prompts and all("{}" in prompt for prompt in self.prompts)):
-            raise ValueError("prompts: each must hold {} where the label's words go")
+        check_labels_and_prompts(self.labels, self.head, self.prompts)
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
@@ -94,22 +89,9 @@ class ImageClassification(Task):
         bound = BoundImageClassification(
             self, name, model, where, torch.device(device), vision, Pixels(made, where)
         )
-        if self.head == "zero_shot" and bound.stored(model.path) is None:
+        if self.head == "zero_shot" and bound.stored_head(model.path) is None:
             TextTower.check(self.text_model or model.path, where)
         return bound
-
-    def check(self, where: str) -> None:
-        """Find the images, as far as their labels."""
-        self.rows(where)
-
-    def distrusted(self) -> str | None:
-        """Return what of the data a checkpoint folder must not ask for."""
-        problem = distrusted(self.data)
-        return f"data.{problem}" if problem else None
-
-    def files(self, where: str) -> Mapping[str, Path]:
-        """Return the local files of the images, by their location as it was written."""
-        return image_files(self.data, where)
 
     def rows(self, where: str) -> dict[str, Labelled]:
         """Return the images and labels of each split."""
@@ -119,7 +101,7 @@ class ImageClassification(Task):
 
 
 @dataclass(frozen=True)
-class BoundImageClassification(BoundToModel[ImageClassification]):
+class BoundImageClassification(BoundWithHead[ImageClassification]):
     """Image classification with one model; see `saft.tasks.task.BoundTask`.
 
     Args:
@@ -137,37 +119,13 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
         return METRICS[self.task.metric_name]
 
     @property
-    def resolved(self) -> Mapping[str, Any]:
-        """Nothing: what is left open follows only from the model."""
-        return {}
+    def outputs(self) -> list[str]:
+        """The labels."""
+        return list(self.task.labels)
 
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
         """Load a trunk in float32, on the device: of CLIP, its tower for images."""
         return self.vision.load(str(folder or self.base.path), self.name, self.device)
-
-    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> ImageClassifier:
-        """Return the trunk with the head that a folder holds, or the one that this task starts with."""
-        model = self._headless(trunk)
-        head = None if head_from is None else self.stored(head_from)
-        if head is None:
-            if head_from is not None:
-                self._check_first_head(local_folder(head_from, "checkpoint"))
-            head = self._first_head(model)
-        model.head = head.to(next(trunk.parameters()).device)
-        return model
-
-    def stored(self, folder: str | Path) -> nn.Module | None:
-        """Return the head that a folder holds for this task."""
-        stored = heads.load(local_folder(folder, "checkpoint"), self.name, list(self.task.labels))
-        return None if stored is None else stored.module
-
-    def save_head(self, model: TaskModel, folder: Path) -> None:
-        """Write the head, and its labels in order."""
-        heads.save(model.head, folder, self.name, list(self.task.labels))
-
-    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the pooled features, [batch, width]."""
-        return self._headless(trunk).features(inputs)
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats."""
@@ -178,10 +136,9 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
         return score(model, examples, len(self.task.labels), self.task.metric_name, batch_size)
 
     def facts(self) -> dict[str, Any]:
-        """Return the kind, the head, the number of labels, and the size of what the model sees."""
+        """Return the head, the number of labels, and the size of what the model sees."""
         made = self.pixels.preprocessing
         return {
-            "kind": "image_classification",
             "head": self.task.head,
             "labels": len(self.task.labels),
             "pixels": f"{made.width} x {made.height}",
@@ -191,7 +148,7 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
         vary = Variation(self.task.flip, self.task.crop) if training else None
         return image_examples(rows, list(self.task.labels), self.pixels, vary)
 
-    def _headless(self, trunk: nn.Module) -> ImageClassifier:
+    def _headless(self, trunk: nn.Module, stored: StoredHead | None = None) -> ImageClassifier:
         made, size = self.pixels.preprocessing, self.vision.image_size
         other = size is not None and (made.height, made.width) != (size, size)
         return ImageClassifier(trunk, nn.Identity(), self.task.pooling, other and self.vision.interpolates)
@@ -203,14 +160,14 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
         if self.task.head == "prototype":
             heads.note_made_anew(folder, self.name, "prototype")
 
-    def _first_head(self, model: ImageClassifier) -> nn.Module:
+    def _first_head(self, model: TaskModel) -> nn.Module:
         """Return the frozen head that the model holds already, or make one; or a linear one at zero."""
         if self.task.head == "linear":
             made = self.pixels.preprocessing
             blank = torch.zeros(1, made.channels, made.height, made.width)
             return LinearHead(self._features(model, blank).shape[1], len(self.task.labels))
-        if (stored := self.stored(self.base.path)) is not None:
-            return stored
+        if (stored := self.stored_head(self.base.path)) is not None:
+            return stored.module
         if self.task.head == "zero_shot":
             return self._zero_shot()
         means = self._means(model)
@@ -218,12 +175,11 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
 
     def _zero_shot(self) -> nn.Module:
         tower = TextTower.load(self.task.text_model or self.base.path, self.where)
-        words = self.task.labels.values()
-        embedded = [tower.embedded([prompt.format(word) for word in words]) for prompt in self.task.prompts]
+        embedded = [tower.embedded(texts) for texts in descriptions(self.task.prompts, self.task.labels)]
         scale = self.task.scale or tower.scale
         return ZeroShotHead(torch.stack(embedded).mean(0), scale, tower.projection(self.where))
 
-    def _means(self, model: ImageClassifier) -> Tensor:
+    def _means(self, model: TaskModel) -> Tensor:
         """Return the mean features of some training images of each label, [labels, width]."""
         train = self.task.rows(self.where)["train"]
         order = [train[index] for index in permutation(len(train), self.task.data.split_seed, stream=3)]
@@ -241,7 +197,7 @@ class BoundImageClassification(BoundToModel[ImageClassification]):
         return torch.stack(means)
 
     @torch.no_grad()
-    def _features(self, model: ImageClassifier, images: Tensor) -> Tensor:
+    def _features(self, model: TaskModel, images: Tensor) -> Tensor:
         """Return the features of images, without dropout, on the CPU."""
         training = model.trunk.training
         model.trunk.eval()

@@ -17,10 +17,17 @@ from PIL import Image
 from saft import config
 from saft.errors import UserError, as_user_error, did_you_mean
 from saft.files.locations import resolve
-from saft.tasks import table_source
-from saft.tasks.table_source import TableSource, check_columns, present, values_as_texts
+from saft.tasks.table_source import (
+    TableSource,
+    check_columns,
+    load,
+    local_file,
+    local_files,
+    present,
+    values_as_texts,
+)
 
-__all__ = ["ImageSource", "Picture", "distrusted", "image_files", "pictures"]
+__all__ = ["ImageSource", "Picture", "pictures"]
 
 OWN = ("folder", "idx", "npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -52,6 +59,28 @@ class ImageSource(TableSource):
         if self.path == "idx" and self.label_files.keys() != self.files.keys():
             raise ValueError("label_files: must have the splits of files, since IDX keeps labels apart")
 
+    def distrusted(self) -> str | None:
+        """Return what a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
+        return None if self.path in OWN else super().distrusted()
+
+    def local_files(self, where: str) -> dict[str, Path]:
+        """Return the local files of images and labels, by their location as it was written.
+
+        Args:
+            where: the place in front of every message.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        if self.path != "folder":
+            return super().local_files(where) | local_files(self.label_files, f"{where}.data.label_files")
+        return {
+            f"{location}/{file.relative_to(folder)}": file
+            for split, location in self.files.items()
+            for folder in [_folder(location, f"{where}.data.files.{split}")]
+            for file in _in_folders(folder)
+        }
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -82,31 +111,6 @@ class Picture:
 Labelled = list[tuple[Picture, str]]
 
 
-def distrusted(source: ImageSource) -> str | None:
-    """Return what of a source a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
-    return None if source.path in OWN else table_source.distrusted(source)
-
-
-def image_files(source: ImageSource, where: str) -> dict[str, Path]:
-    """Return the local files that the images are read from, by their location as it was written.
-
-    Raises:
-        UserError: a file is missing.
-    """
-    if source.path != "folder":
-        labels = {
-            file: _file(file, f"{where}.data.label_files.{split}")
-            for split, file in source.label_files.items()
-        }
-        return table_source.data_files(source, where) | labels
-    return {
-        f"{location}/{file.relative_to(folder)}": file
-        for split, location in source.files.items()
-        for folder in [_folder(location, f"{where}.data.files.{split}")]
-        for file in _in_folders(folder)
-    }
-
-
 def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
     """Find the images and read their labels.
 
@@ -121,10 +125,8 @@ def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
         UserError: a file, folder, split, column or array is missing or damaged.
     """
     if source.path not in OWN:
-        return {
-            split: _of_table(rows, split, source, where)
-            for split, rows in table_source.load(source, where).items()
-        }
+        content = load(source, where)
+        return {split: _of_table(rows, split, source, where) for split, rows in content.items()}
     read = {"folder": _of_folder, "idx": _of_idx, "npz": _of_npz}[source.path]
     wanted = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
     for split in wanted.values():
@@ -143,7 +145,7 @@ def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelle
     column = rows.select_columns([source.image])
     used = present({"data.label": labels}, source, split, where)
     file = source.files.get(source.train if split == "train" else source.test or "")
-    beside = _file(file, f"{where}.data.files").parent if file else Path()
+    beside = local_file(file, f"{where}.data.files").parent if file else Path()
     place = file or source.path
     return [
         (Picture(f"{place}, row {row + 1}", partial(_cell, column, row, source.image, beside)), labels[row])
@@ -197,7 +199,7 @@ def _of_idx(source: ImageSource, split: str, where: str) -> Labelled:
 
 def _idx(location: str, where: str) -> np.ndarray:
     """Return the array of an IDX file: two zeros, a type, how many dimensions, their sizes, the values."""
-    content = _file(location, where).read_bytes()
+    content = local_file(location, where).read_bytes()
     with as_user_error(f"{where}: {location}: is not an IDX file"):
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
@@ -210,7 +212,7 @@ def _idx(location: str, where: str) -> np.ndarray:
 
 def _of_npz(source: ImageSource, split: str, where: str) -> Labelled:
     location = source.files[split]
-    file = _file(location, where)
+    file = local_file(location, where)
     if not zipfile.is_zipfile(file):
         raise UserError(f"{where}: {location}: is not an npz file; write it with numpy.savez_compressed")
     with as_user_error(f"{where}: {location}: cannot be read"), np.load(file, allow_pickle=False) as arrays:
@@ -239,13 +241,6 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str
         (Picture(f"{location}, row {row + 1}", partial(images.__getitem__, row)), str(label))
         for row, label in enumerate(labels.tolist())
     ]
-
-
-def _file(location: str, where: str) -> Path:
-    path = resolve(location, where)
-    if not path.is_file():
-        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
-    return path
 
 
 def _folder(location: str, where: str) -> Path:

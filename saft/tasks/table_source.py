@@ -19,10 +19,10 @@ from saft.tasks.examples import permutation
 __all__ = [
     "TableSource",
     "check_columns",
-    "data_files",
-    "distrusted",
     "divide",
     "load",
+    "local_file",
+    "local_files",
     "present",
     "values_as_texts",
 ]
@@ -66,25 +66,46 @@ class TableSource:
     drop_missing: bool = field(default=False, kw_only=True)
     """Leave out rows in which a column that is read is empty, instead of refusing them."""
 
+    def distrusted(self) -> str | None:
+        """Return what a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
+        if self.path not in SAFE_READERS and not ("/" in self.path and is_hub_id(self.path)):
+            known = ", ".join(sorted(SAFE_READERS))
+            return f"path: '{self.path}' is not one of {known}, nor OWNER/NAME of a hub"
+        if unsafe := sorted(UNSAFE_OPTIONS & self.options.keys()):
+            return f"options.{unsafe[0]}: is not taken from a checkpoint folder"
+        return None
 
-def distrusted(source: TableSource) -> str | None:
-    """Return what of a table a checkpoint folder must not ask for, as "key: reason"; None for nothing."""
-    if source.path not in SAFE_READERS and not ("/" in source.path and is_hub_id(source.path)):
-        return (
-            f"path: '{source.path}' is not one of {', '.join(sorted(SAFE_READERS))}, nor OWNER/NAME of a hub"
-        )
-    if unsafe := sorted(UNSAFE_OPTIONS & source.options.keys()):
-        return f"options.{unsafe[0]}: is not taken from a checkpoint folder"
-    return None
+    def local_files(self, where: str) -> dict[str, Path]:
+        """Return the local files that are read, by their location as it was written; a hub's are not listed.
+
+        Args:
+            where: the place in front of every message.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        return local_files(self.files, f"{where}.data.files")
 
 
-def data_files(source: TableSource, where: str) -> dict[str, Path]:
-    """Return the local files of a table, by their location as it was written; a hub's are not listed.
+def local_file(location: str, where: str) -> Path:
+    """Return where a file is.
 
     Raises:
-        UserError: a file is missing.
+        UserError: it is not there.
     """
-    return {file: _file(file, f"{where}.data.files.{split}") for split, file in source.files.items()}
+    path = resolve(location, where)
+    if not path.is_file():  # what might be a hub id elsewhere is a missing file here
+        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
+    return path
+
+
+def local_files(locations: Mapping[str, str], where: str) -> dict[str, Path]:
+    """Return location -> where the file is, of files by their split.
+
+    Raises:
+        UserError: one is not there.
+    """
+    return {location: local_file(location, f"{where}.{split}") for split, location in locations.items()}
 
 
 def load(source: TableSource, where: str) -> dict[str, Any]:
@@ -189,7 +210,8 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    files = {split: str(_file(file, f"{where}.data.files.{split}")) for split, file in source.files.items()}
+    paths = local_files(source.files, f"{where}.data.files")
+    files = {split: str(paths[file]) for split, file in source.files.items()}
     options = dict(source.options)
     try:
         if source.path == "csv":
@@ -216,13 +238,6 @@ def _as_spelled(files: Mapping[str, str], options: Mapping[str, Any]) -> dict[st
     header_only = {key: value for key, value in options.items() if key in taken} | {"nrows": 0}
     columns = [name for file in files.values() for name in pandas.read_csv(file, **header_only).columns]
     return {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
-
-
-def _file(location: str, where: str) -> Path:
-    path = resolve(location, where)
-    if not path.is_file():  # what might be a hub id elsewhere is a missing file here
-        raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
-    return path
 
 
 def _as_text(value: Any, names: Sequence[str] | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saft.model_config import ModelConfig
 from saft.tasks.examples import Batch, Examples, Limits, Splits
 from saft.tasks.metric import Metric, Score
+from saft.tasks.table_source import TableSource
 
 __all__ = ["BoundTask", "Task", "TaskModel"]
 
@@ -46,7 +47,12 @@ class TaskModel(nn.Module, ABC):
 
 
 class Task(ABC):
-    """What a kind of task declares: a frozen dataclass in `TASKS`, whose fields are its YAML keys."""
+    """What a kind of task declares: a frozen dataclass in `TASKS`, whose fields are its YAML keys.
+
+    A kind says its `data`, `bind` and `rows`; one that reads no table overrides the other methods too.
+    """
+
+    data: TableSource
 
     @abstractmethod
     def bind(
@@ -65,24 +71,36 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def rows(self, where: str) -> dict[str, list[Any]]:
+        """Read the data, and return "train", "validation" and "test" -> the rows of the split.
+
+        Args:
+            where: the place in front of every message.
+
+        Raises:
+            UserError: a file, split, column or label is missing.
+        """
+
     def check(self, where: str) -> None:
         """Find what is wrong with the data, without a model; no example of the test split is kept.
 
         Raises:
             UserError: a file, split, column or label is missing.
         """
+        self.rows(where)
 
-    @abstractmethod
     def distrusted(self) -> str | None:
         """Return what a checkpoint folder must not ask for, as "key: reason"; None where there is nothing."""
+        problem = self.data.distrusted()
+        return f"data.{problem}" if problem else None
 
-    @abstractmethod
     def files(self, where: str) -> Mapping[str, Path]:
         """Return the local files that the data are read from, by their location as it was written.
 
         Raises:
             UserError: a file is missing.
         """
+        return self.data.local_files(where)
 
 
 class BoundTask(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,19 +13,15 @@ from torch.nn import functional
 from saft import config
 from saft.config import Positive
 from saft.config.ranges import MOST, Range
-from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, heads
-from saft.tasks.bound_to_model import BoundToModel
-from saft.tasks.classification import METRICS, score
+from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, score
 from saft.tasks.examples import Batch, Examples
-from saft.tasks.heads import LinearHead, ZeroShotHead
+from saft.tasks.heads import ZeroShotHead
 from saft.tasks.metric import Metric, Score
-from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import Rows, TableConfig, read
-from saft.tasks.table_source import data_files, distrusted
 from saft.tasks.task import Task, TaskModel
-from saft.tasks.text_reader import TextReader
+from saft.tasks.text_reader import BoundTextTask, TextReader
 
 __all__ = ["BoundTextClassification", "TextClassification"]
 
@@ -59,10 +54,7 @@ class TextClassification(Task):
     """Leave out rows whose label is not in `labels`, instead of refusing them."""
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2:
-            raise ValueError(f"labels: a classification needs at least 2, but has {len(self.labels)}")
-        if self.head == "zero_shot" and not (self.prompts and all("{}" in prompt for prompt in self.prompts)):
-            raise ValueError("prompts: each must hold {} where the label's words go")
+        check_labels_and_prompts(self.labels, self.head, self.prompts)
         if self.several_labels and self.head != "linear":
             raise ValueError("several_labels: needs head: linear; a zero-shot head chooses one label")
         if self.several_labels and self.metric_name == "matthews":
@@ -77,34 +69,14 @@ class TextClassification(Task):
         reader = TextReader.of(model, self.max_length, self.pooling, where)
         return BoundTextClassification(self, name, model, where, torch.device(device), reader)
 
-    def check(self, where: str) -> None:
-        """Read the table as far as its columns and labels."""
-        self.rows(where)
-
-    def distrusted(self) -> str | None:
-        """Return what of the table a checkpoint folder must not ask for."""
-        problem = distrusted(self.data)
-        return f"data.{problem}" if problem else None
-
-    def files(self, where: str) -> Mapping[str, Path]:
-        """Return the table's local files, by their location as it was written."""
-        return data_files(self.data, where)
-
     def rows(self, where: str) -> dict[str, Rows]:
         """Return the rows of each split; see `saft.tasks.table.read`."""
         return read(self.data, list(self.labels), self.drop_other_labels, where, self.several_labels)
 
 
 @dataclass(frozen=True)
-class BoundTextClassification(BoundToModel[TextClassification]):
-    """A text classification on one model; see `saft.tasks.task.BoundTask`.
-
-    Args:
-        reader: how its texts are read.
-    """
-
-    trunk_kind = "a reader of texts"
-    reader: TextReader
+class BoundTextClassification(BoundTextTask[TextClassification]):
+    """A text classification on one model; see `saft.tasks.task.BoundTask`."""
 
     @property
     def metric(self) -> Metric:
@@ -112,33 +84,14 @@ class BoundTextClassification(BoundToModel[TextClassification]):
         return METRICS[self.task.metric_name]
 
     @property
-    def resolved(self) -> Mapping[str, Any]:
-        """The pooling and the length that the model decided."""
-        return self.reader.resolved
+    def outputs(self) -> list[str]:
+        """The labels."""
+        return list(self.task.labels)
 
-    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TextClassifier:
-        """Return the trunk with the head that a folder holds, or the one that this task starts with."""
-        labels = list(self.task.labels)
-        folder = None if head_from is None else local_folder(head_from, "checkpoint")
-        model = None
-        if folder is not None:
-            model = self.reader.with_stored_head(trunk, folder, self.name, labels, self.where)
-            if model is None:
-                self._check_first_head(folder)
-        if model is None:
-            model = self.reader.headless(trunk)
-            model.head = self._first_head(model).to(next(trunk.parameters()).device)
-        model.classifies = not self.task.several_labels
-        return model
-
-    def save_head(self, model: TaskModel, folder: Path) -> None:
-        """Write the head, its labels in order, and its pooling."""
-        assert isinstance(model, TextClassifier)
-        heads.save(model.head, folder, self.name, list(self.task.labels), model.pooling)
-
-    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the pooled token features, [batch, width]."""
-        return self.reader.headless(trunk).features(inputs)
+    @property
+    def classifies(self) -> bool:
+        """Whether there is one label a text."""
+        return not self.task.several_labels
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats; of several labels the mean over them too."""
@@ -153,12 +106,11 @@ class BoundTextClassification(BoundToModel[TextClassification]):
         return score(model, examples, labels, self.task.metric_name, batch_size, several)
 
     def facts(self) -> dict[str, Any]:
-        """Return the kind, the head, the number of labels, the pooling, and where texts are cut."""
+        """Return the head, the number of labels, the pooling, and where texts are cut."""
         return {
-            "kind": "text_classification",
             "head": self.task.head,
             "labels": len(self.task.labels),
-            **self.reader.resolved,
+            **self.resolved,
         }
 
     def _check_first_head(self, folder: Path) -> None:
@@ -167,19 +119,16 @@ class BoundTextClassification(BoundToModel[TextClassification]):
             raise heads.missing_trained_head(folder, self.name)
         heads.note_made_anew(folder, self.name, "zero-shot")
 
-    def _first_head(self, model: TextClassifier) -> nn.Module:
+    def _first_head(self, model: TaskModel) -> nn.Module:
         """Return the head from the model's embeddings of the prompts, or a linear one at zero."""
-        words = list(self.task.labels.values())
-        embedded = [
-            self._embedded([prompt.replace("{}", word) for word in words], model)
-            for prompt in self.task.prompts
-        ]
         if self.task.head == "linear":
-            return LinearHead(embedded[0].shape[-1], len(words))
+            return super()._first_head(model)
+        described = descriptions(self.task.prompts, self.task.labels)
+        embedded = [self._embedded(texts, model) for texts in described]
         return ZeroShotHead(torch.stack(embedded).mean(0), self.task.scale)
 
     @torch.no_grad()
-    def _embedded(self, texts: list[str], model: TextClassifier) -> Tensor:
+    def _embedded(self, texts: list[str], model: TaskModel) -> Tensor:
         options = {"truncation": True, "max_length": self.reader.max_length, "padding": True}
         batch = self.reader.tokenizer(texts, **options, return_tensors="pt")
         device = next(model.trunk.parameters()).device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import heads
+from saft.tasks.bound_to_model import Declared
+from saft.tasks.bound_with_head import BoundWithHead
 from saft.tasks.examples import Examples
+from saft.tasks.heads import LinearHead, StoredHead
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.table import Text
+from saft.tasks.task import TaskModel
 from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer
 
-__all__ = ["TextReader"]
+__all__ = ["BoundTextTask", "TextReader"]
 
 
 @dataclass(frozen=True)
@@ -57,31 +61,51 @@ class TextReader:
         """Return examples of texts or pairs, tokenized; see `text_examples`."""
         return text_examples(self.tokenizer, texts, labels, self.max_length)
 
-    def headless(self, trunk: nn.Module) -> TextClassifier:
-        """Return the trunk with the pooling of its features, and no head yet."""
-        return TextClassifier(trunk, nn.Identity(), self.pooling or "mean")
-
-    def with_stored_head(
-        self, trunk: nn.Module, folder: Path, name: str, labels: Sequence[str], where: str
-    ) -> TextClassifier | None:
-        """Return the trunk with the head that a folder holds for a task, on its device; None without one.
+    def headless(self, trunk: nn.Module, stored: StoredHead | None, where: str) -> TextClassifier:
+        """Return the trunk with the pooling of its features, and no head yet.
 
         Args:
             trunk: that reads texts.
-            folder: the checkpoint folder.
-            name: the task's name.
-            labels: what the head's logits must be, in order.
+            stored: the head that it will get, which may say what pooling it was made for; None for another.
             where: the place in front of every message.
 
         Raises:
-            UserError: the head does not fit, or was made for another pooling.
+            UserError: the head was made for another pooling than the task asks for.
         """
-        stored = heads.load(folder, name, labels)
-        if stored is None:
-            return None
-        pooling = self.pooling or stored.pooling or "mean"
-        if stored.pooling not in (None, pooling):
+        own = None if stored is None else stored.pooling
+        pooling = self.pooling or own or "mean"
+        if stored is not None and own not in (None, pooling):
             raise UserError(
-                f"{where}.pooling: is {pooling}, but the head in {folder} was made for {stored.pooling}"
+                f"{where}.pooling: is {pooling}, but the head in {stored.folder} was made for {own}"
             )
-        return TextClassifier(trunk, stored.module.to(next(trunk.parameters()).device), pooling)
+        return TextClassifier(trunk, nn.Identity(), pooling)
+
+
+@dataclass(frozen=True)
+class BoundTextTask(BoundWithHead[Declared]):
+    """A task on one model that reads texts, and has a head of its own; see `saft.tasks.task.BoundTask`.
+
+    Args:
+        reader: how its texts are read.
+    """
+
+    trunk_kind = "a reader of texts"
+    reader: TextReader
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The pooling and the length that the model decided."""
+        return self.reader.resolved
+
+    def save_head(self, model: TaskModel, folder: Path) -> None:
+        """Write the head, what its logits are, in order, and the pooling of what it reads."""
+        assert isinstance(model, TextClassifier)
+        heads.save(model.head, folder, self.name, self.outputs, model.pooling)
+
+    def _headless(self, trunk: nn.Module, stored: StoredHead | None = None) -> TextClassifier:
+        return self.reader.headless(trunk, stored, self.where)
+
+    def _first_head(self, model: TaskModel) -> nn.Module:
+        """Return a linear head at zero."""
+        width: int = model.trunk.config.hidden_size  # type: ignore[union-attr,assignment]
+        return LinearHead(width, len(self.outputs))

@@ -11,14 +11,17 @@ import torch
 import transformers
 
 from saft.model_config import ModelConfig
-from saft.tasks import Batch, Examples, Limits, TaskModel
+from saft.tasks import Batch, Examples, Limits, Task, TaskModel
 from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.table_source import TableSource
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Task):
     data: TableSource
+
+    def bind(self, *args: Any) -> Any:
+        raise NotImplementedError
 
     def rows(self, where: str) -> dict[str, list[Any]]:
         return {"train": list(range(10)), "validation": list(range(20, 25)), "test": list(range(30, 36))}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from saft import config
 from saft.errors import UserError
-from saft.tasks.image_source import ImageSource, distrusted, image_files, pictures
+from saft.tasks.image_source import ImageSource, pictures
 from tests.tasks.tiny_vision import LABELS, images
 
 
@@ -49,8 +49,8 @@ def test_idx(zipped: bool, tmp_path: Path) -> None:
         test=None,
     )
     assert read(pictures(given, "t")) == expected(6)
-    assert sorted(image_files(given, "t")) == [str(tmp_path / "images"), str(tmp_path / "labels")]
-    assert distrusted(given) is None
+    assert sorted(given.local_files("t")) == [str(tmp_path / "images"), str(tmp_path / "labels")]
+    assert given.distrusted() is None
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
@@ -74,7 +74,7 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     (tmp_path / "train" / "dark" / "notes.txt").write_text("no image")
     given = source(path="folder", files={"train": str(tmp_path / "train")}, test=None)
     assert sorted(read(pictures(given, "t"))) == sorted(expected(6, names=True))
-    assert len(image_files(given, "t")) == 6
+    assert len(given.local_files("t")) == 6
 
 
 @pytest.mark.parametrize("form", ["parquet of images", "csv of paths"])

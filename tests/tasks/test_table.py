@@ -11,7 +11,7 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.tasks.table import TableConfig, read
-from saft.tasks.table_source import distrusted, values_as_texts
+from saft.tasks.table_source import values_as_texts
 
 LABELS = ["red", "blue", "green"]
 
@@ -186,7 +186,7 @@ def test_an_unlabelled_row_of_a_hub_split_is_missing_and_not_the_last_class(tmp_
 def test_what_a_checkpoint_must_not_ask_for(
     table: TableConfig, changes: dict[str, Any], problem: str | None
 ) -> None:
-    assert distrusted(dataclasses.replace(table, **changes)) == problem
+    assert dataclasses.replace(table, **changes).distrusted() == problem
 
 
 def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: Path) -> None:

@@ -29,15 +29,13 @@ def test_the_model_decides_the_length_and_the_pooling_where_the_task_leaves_them
 def test_a_stored_head_brings_its_pooling_and_another_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     model = ModelConfig(str(tiny_model))
     trunk, reader = load_trunk(model), TextReader.of(model, 8, None, "t")
-    assert reader.with_stored_head(trunk, tmp_path, "a", ["x", "y"], "t") is None
-    assert reader.headless(trunk).pooling == "mean"
-    head = LinearHead(trunk.config.hidden_size, 2)  # type: ignore[union-attr,arg-type]
-    heads.save(head, tmp_path, "a", ["x", "y"], "cls")
-    classifier = reader.with_stored_head(trunk, tmp_path, "a", ["x", "y"], "t")
-    assert classifier is not None
+    assert reader.headless(trunk, None, "t").pooling == "mean"
+    heads.save(LinearHead(32, 2), tmp_path, "a", ["x", "y"], "cls")
+    stored = heads.load(tmp_path, "a", ["x", "y"])
+    classifier = reader.headless(trunk, stored, "t")
     assert classifier.pooling == "cls"
     batch = reader.examples(["red", "blue sky"], torch.tensor([0, 1])).collate([0, 1])
-    assert classifier(batch.inputs).shape == (2, 2)
+    assert classifier(batch.inputs).shape == (2, 32)
     mean = TextReader.of(model, 8, "mean", "t")
     with pytest.raises(UserError, match=r"^t\.pooling: is mean, but the head in .* was made for cls$"):
-        mean.with_stored_head(trunk, tmp_path, "a", ["x", "y"], "t")
+        mean.headless(trunk, stored, "t")

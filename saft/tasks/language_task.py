@@ -1,0 +1,185 @@
+"""What kinds of tasks share whose model writes text: templates, answers to choose among, metrics."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from saft.errors import UserError
+from saft.files.locations import folder as local_folder
+from saft.model_config import ModelConfig
+from saft.models import language_kind
+from saft.tasks import language_model
+from saft.tasks.bound_to_model import BoundToModel
+from saft.tasks.examples import Batch, Examples
+from saft.tasks.language_model import LanguageModel, Parts
+from saft.tasks.metric import Metric, Score
+from saft.tasks.task import Task, TaskModel
+from saft.tasks.template import Words, fields, wordings
+
+__all__ = ["BoundLanguageTask", "LanguageTask", "language_folder"]
+
+_KIND: dict[str | None, str] = {
+    "causal": "language_modeling",
+    "encoder-decoder": "text_to_text",
+    None: "text_classification",
+}
+_MODEL = {"causal": "a causal language model", "encoder-decoder": "an encoder-decoder"}
+
+
+class LanguageTask(Task):
+    """A task that gives a model text, and measures the text that follows."""
+
+    words: Words
+    metric_name: str
+
+    @property
+    @abstractmethod
+    def templates(self) -> dict[str, str]:
+        """The templates that are given, by their keys."""
+
+    @property
+    @abstractmethod
+    def answer(self) -> str:
+        """The key of the template of what is to follow."""
+
+    def options(self) -> list[str]:
+        """Return the answers to choose among.
+
+        Raises:
+            ValueError: the template of the answer does not give some.
+        """
+        if self.answer not in self.templates:
+            raise ValueError(f"metric_name: choice needs a {self.answer} to choose")
+        try:
+            return wordings(self.templates[self.answer], self.words)
+        except ValueError as error:
+            raise ValueError(f"{self.answer}: {error}") from None
+
+    def check_templates(self) -> None:
+        """Check the templates, and that there are answers to choose among where the metric does so.
+
+        Raises:
+            ValueError: a template is wrong, or does not give them.
+        """
+        for key, template in self.templates.items():
+            try:
+                fields(template)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        if self.metric_name == "choice":
+            self.options()
+
+
+def language_folder(model: ModelConfig, kind: Literal["causal", "encoder-decoder"], where: str) -> Path:
+    """Return the folder of a model that writes text in a task's way.
+
+    Args:
+        model: its path.
+        kind: how it writes.
+        where: the place in front of every message.
+
+    Raises:
+        UserError: it is not there, or of another kind; with the kind of task that takes it.
+    """
+    folder = local_folder(model.path, "model.path")
+    if (own := language_kind(folder)) != kind:
+        raise UserError(
+            f"{where}.kind: {_KIND[kind]} needs {_MODEL[kind]}, which {model.path} is not; "
+            f"kind: {_KIND[own]} takes it"
+        )
+    return folder
+
+
+Declared = TypeVar("Declared", bound=LanguageTask)
+
+
+@dataclass(frozen=True)
+class BoundLanguageTask(BoundToModel[Declared]):
+    """A task on one model that writes text; see `saft.tasks.task.BoundTask`.
+
+    Args:
+        tokenizer: the model's.
+        max_length: texts are cut to this many tokens.
+    """
+
+    tokenizer: Any
+    max_length: int
+
+    @property
+    @abstractmethod
+    def new_tokens(self) -> int:
+        """At most this many are generated."""
+
+    @property
+    def metric(self) -> Metric:
+        """Loss or perplexity, of which less is better; or a share or a rank correlation, in percent."""
+        return language_model.METRICS[self.task.metric_name]
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The length that the model decided."""
+        return {"max_length": self.max_length}
+
+    def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> LanguageModel:
+        """Return the trunk as it is: it has its language head."""
+        return LanguageModel(trunk)
+
+    def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""
+        return LanguageModel(trunk).features(inputs)
+
+    def loss(self, model: TaskModel, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of what is learned, over the batch's tokens, in nats."""
+        return language_model.target_loss(model, batch)
+
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return the metric, with its standard error from the number of examples."""
+        assert isinstance(model, LanguageModel)
+        with language_model.evaluating(model):
+            match self.task.metric_name:
+                case "exact_match":
+                    return language_model.exact_match(self._generated(model, examples, batch_size))
+                case "spearman":
+                    return language_model.generated_numbers(self._generated(model, examples, batch_size))
+                case "choice":
+                    options = self._tokens(self.task.options())
+                    return language_model.choice(
+                        model, examples, batch_size, self._parts, self._batch, options
+                    )
+                case name:
+                    return language_model.over_tokens(model, examples, batch_size, name)
+
+    @abstractmethod
+    def _parts(self, batch: Batch) -> list[Parts]:
+        """Return what each example of a batch was made of: what is given, and what is to follow."""
+
+    @abstractmethod
+    def _batch(self, parts: Sequence[Parts]) -> Batch:
+        """Return a batch made of such parts."""
+
+    @abstractmethod
+    def _given(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the model generates from: input_ids and attention_mask, [batch, tokens]."""
+
+    @abstractmethod
+    def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
+        """Return answers in tokens, as they are learned."""
+
+    def _decoded(self, tokens: list[int]) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def _generated(self, model: LanguageModel, examples: Examples, batch_size: int) -> list[tuple[str, str]]:
+        """Return the answer to each example, as generated and as it is in the data."""
+        pairs = []
+        for batch in examples.batches(batch_size):
+            rows = language_model.generate(model, self._given(batch), self.new_tokens, self.tokenizer)
+            for row, (_, answer) in zip(rows, self._parts(batch), strict=True):
+                pairs.append((self._decoded(row), self._decoded(answer)))
+        return pairs
