@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -215,18 +216,22 @@ def test_the_config_is_read_from_yaml(tiny_model, experts, tmp_path):
         assert documentation
 
 
-MERGE = """
-import sys, time
+MERGES_THAT_PAUSE = """
+import os, sys, time
 from saft.merge import MergeConfig, merge
-steps = int(sys.argv[1])
-def pause(done, whole):
-    global steps
-    steps -= 1
-    if steps == 0:
-        print("paused", flush=True)
-        time.sleep(600)
-size = sys.argv[2] or None
-merge(MergeConfig("ties", sys.argv[4], sys.argv[5:], shard_size=size), sys.argv[3], progress=pause)
+
+settings = MergeConfig("ties", sys.argv[4], sys.argv[5:], shard_size=sys.argv[2] or None)
+for step in map(int, sys.argv[1].split()):
+    child = os.fork()
+    if child == 0:
+        left = iter(range(step - 1, -1, -1))
+        def pause(done, whole):
+            if next(left) == 0:
+                print(os.getpid(), flush=True)
+                time.sleep(600)
+        merge(settings, sys.argv[3], progress=pause)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
 """
 
 
@@ -236,16 +241,18 @@ merge(MergeConfig("ties", sys.argv[4], sys.argv[5:], shard_size=size), sys.argv[
 def test_a_merge_killed_while_it_reads_or_writes_leaves_nothing(tiny_model, experts, tmp_path, shard_size):
     settings = MergeConfig("ties", str(tiny_model), list(experts.values()), shard_size=shard_size)
     plan = merge(settings, tmp_path / "expected").plan
-    steps = plan.passes * len(plan.merged)
+    last = plan.passes * len(plan.merged)
+    steps = (1, last // 2, last - len(plan.merged) // 2, last - 1)
     out = tmp_path / "out"
-    for step in (1, steps // 2, steps - len(plan.merged) // 2, steps - 1):
-        command = [sys.executable, "-c", MERGE, str(step), shard_size or "", str(out)]
-        with subprocess.Popen(
-            [*command, str(tiny_model), *experts.values()], stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout.readline() == b"paused\n"
-            process.kill()
-        assert not out.exists()
+    words = [" ".join(map(str, steps)), shard_size or "", str(out), str(tiny_model), *experts.values()]
+    with subprocess.Popen(
+        [sys.executable, "-c", MERGES_THAT_PAUSE, *words], stdout=subprocess.PIPE
+    ) as process:
+        for _ in steps:
+            os.kill(int(process.stdout.readline()), signal.SIGKILL)
+            assert process.stdout.readline() == b"killed\n"
+            assert not out.exists()
+    assert process.returncode == 0
     merge(settings, out)
     assert files(out) == files(tmp_path / "expected")
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")], (

@@ -39,17 +39,32 @@ def test_threads_that_wait_do_not_spin_for_long(before: str, environment: dict[s
     assert done.stdout.strip() == after
 
 
+VERBS = ["train", "merge", "evaluate", "measure", "run", "methods"]
+FIRST = [f"import saft; assert callable(saft.{verb})" for verb in VERBS]
+AFTER = [
+    f"from saft.{verb} import *; {first}"
+    for verb, first in zip(VERBS, FIRST, strict=True)
+    if verb != "methods"
+]
+IN_PROCESSES_OF_THEIR_OWN = """
+import os, sys
+import datasets, lightning, torch, transformers  # once: they take seconds
+
+for code in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        exec(code)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["train", "merge", "evaluate", "measure", "run", "methods"])
-def test_verbs_are_functions(verb: str) -> None:
-    first = f"import saft; print(callable(saft.{verb}))"
-    after = (
-        f"from saft.{verb} import *; import saft; print(callable(saft.{verb}))"
-        if verb != "methods"
-        else first
-    )
-    assert python(first) == "True"
-    assert python(after) == "True"
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_verbs_are_functions() -> None:
+    command = [sys.executable, "-c", IN_PROCESSES_OF_THEIR_OWN, *FIRST, *AFTER]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"] * (len(FIRST) + len(AFTER)), done.stderr
 
 
 def test_unknown_names_raise_the_usual_error() -> None:
