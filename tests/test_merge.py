@@ -273,7 +273,9 @@ for moment in range(10**6):
         seen = 0
         def kill(event, arguments):
             global seen
-            if event in CALLS:
+            # What is on the disk is the same while one tensor of all models is read: the base's is enough.
+            of_an_expert = event == "open" and os.path.dirname(str(arguments[0])) in sys.argv[3:5]
+            if event in CALLS and not of_an_expert:
                 seen += 1
                 if seen > moment:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -172,6 +172,23 @@ def test_a_second_call_changes_nothing(copy: Path, mapping: dict[str, Any]) -> N
 # --- interrupted ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def short(mapping: dict[str, Any]) -> dict[str, Any]:
+    """What takes every kind of step twice, and no longer: it is run again for each step that is interrupted."""
+    sam = {"steps": 2, "perturbation": {"name": "sam", "rho": 0.05}}
+    return mapping | {
+        "arms": {"adamw": {"steps": 2}, "sam": sam},
+        "merges": {"ties": mapping["merges"]["ties"]},
+    }
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(short: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("short") / "whole"
+    run(load(short, folder))
+    return folder
+
+
 class Killed(BaseException):
     pass
 
@@ -197,21 +214,21 @@ STEPS = ["^base/", "/training$", "/sharpness$", "/interference/", "ties/validati
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_and_resumed_equals_uninterrupted(
-    finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Kill the run inside one step after another, on its second call, and start it again."""
     monkeypatch.setattr(ExperimentFolder, "remembered", killed_at(step))
     with pytest.raises(Killed):
-        run(load(mapping, tmp_path / "run"))
+        run(load(short, tmp_path / "run"))
     monkeypatch.undo()
-    run(load(mapping, tmp_path / "run"))
-    same_but_for_paths_and_times(finished, tmp_path / "run")
+    run(load(short, tmp_path / "run"))
+    same_but_for_paths_and_times(uninterrupted, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["write_base", "settle", "collect"])
 def test_killed_between_the_steps(
-    finished: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def die(*_: Any) -> None:
         raise Killed
@@ -219,10 +236,10 @@ def test_killed_between_the_steps(
     place = Session if where == "write_base" else importlib.import_module("saft.run")
     monkeypatch.setattr(place, where, die)
     with pytest.raises(Killed):
-        run(load(mapping, tmp_path / "run"))
+        run(load(short, tmp_path / "run"))
     monkeypatch.undo()
-    run(load(mapping, tmp_path / "run"))
-    same_but_for_paths_and_times(finished, tmp_path / "run")
+    run(load(short, tmp_path / "run"))
+    same_but_for_paths_and_times(uninterrupted, tmp_path / "run")
 
 
 def same_but_for_paths_and_times(first: Path, second: Path) -> None:
@@ -241,25 +258,24 @@ def same_but_for_paths_and_times(first: Path, second: Path) -> None:
 
 def start(mapping: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
     file = out.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(mapping | {"out": str(out)}))
+    file.write_text(yaml.safe_dump(mapping | {"out": str(out)}, sort_keys=False))
     command = [sys.executable, "-m", "saft", "run", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes(mapping: dict[str, Any], tmp_path: Path) -> None:
-    """SIGKILL at several moments, as a user or a full machine would do it."""
-    begin = time.monotonic()
-    assert start(mapping, tmp_path / "whole").wait() == 0
-    duration = time.monotonic() - begin
-    for share in (0.5, 0.6, 0.7):
-        process = start(mapping, tmp_path / "killed")
-        time.sleep(duration * share)
+def test_a_killed_process_resumes(uninterrupted: Path, short: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL while it trains and while it merges, as a user or a full machine would do it."""
+    out = tmp_path / "killed"
+    for begun in ("experts/**/saft.json", "figures/**/merges/**/*.json"):
+        process = start(short, out)
+        while process.poll() is None and not any(out.glob(begun)):
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(mapping, tmp_path / "killed").wait() == 0
-    same_but_for_paths_and_times(tmp_path / "whole", tmp_path / "killed")
+        assert process.wait() == -signal.SIGKILL
+    run(load(short, out))
+    same_but_for_paths_and_times(uninterrupted, out)
 
 
 def test_the_second_of_two_is_told(mapping: dict[str, Any], copy: Path) -> None:
