@@ -1,14 +1,15 @@
-"""`saft measure`: how much a set of checkpoints interfere, and how sharp each one's minimum is."""
+"""`saft measure`: how much a set of checkpoints interfere, who hurts whom, and how sharp each minimum is."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from saft import tasks
 from saft.errors import UserError, abbreviated, did_you_mean
@@ -16,18 +17,22 @@ from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file, write_text
-from saft.interference.loss import LossMeasure, loss_measures
-from saft.interference.quantity import Measured, Quantity, quantities_of
-from saft.interference.weights import InterferenceAccumulator, InterferenceResult
+from saft.interference.chosen_measures import chosen
+from saft.interference.culprit import verdict
+from saft.interference.loss import LossMeasure
+from saft.interference.quantity import Figure, Measured, Quantity
+from saft.interference.weights import InterferenceAccumulator, InterferenceResult, WeightMeasure
 from saft.measure_config import MeasureConfig
+from saft.measure_models import ModelMeasurement
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.model_config import ModelConfig
-from saft.progress import bar, note
+from saft.progress import note
 from saft.report.measured import measured_tables
 from saft.report.results import plain
-from saft.tasks import BoundTask, Examples, Limits, TaskModel
+from saft.tasks import BoundTask, Examples, TaskModel
 
 __all__ = ["MeasureConfig", "MeasureResult", "measure", "sharpness", "weight_interference"]
 
@@ -37,20 +42,31 @@ class MeasureResult:
     """What was measured.
 
     Args:
-        measured: quantity -> number, checkpoint -> number, or checkpoint -> checkpoint -> number.
+        measured: quantity -> number, checkpoint -> number, or checkpoint -> checkpoint -> number; deeper
+            where the quantity has more axes.
         quantities: what each of them is.
+        verdict: sentences on who will hurt whom.
     """
 
     measured: dict[str, Measured]
     quantities: dict[str, Quantity]
+    verdict: list[str] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Every quantity with its axes, to be drawn by its shape."""
+        return [Figure.of(name, self.quantities[name], value) for name, value in self.measured.items()]
 
     def table(self) -> RenderableType:
-        """Return tables of each checkpoint, of the pairs, and of all together."""
-        return measured_tables(self.measured, self.quantities)
+        """Return tables of each checkpoint, of the pairs, and of all together, and the verdict."""
+        said = [Text("\nverdict", style="bold"), *map(Text, self.verdict)] if self.verdict else []
+        return Group(measured_tables(self.measured, self.quantities), *said)
 
 
 def measure(config: MeasureConfig) -> MeasureResult:
-    """Measure how much checkpoints interfere, and how sharp each one's minimum is.
+    """Measure how much checkpoints interfere: by weights, losses, functions, and what a merge does to them.
+
+    What reads examples is measured on the checkpoints that have a task, in the config or in their saft.json.
 
     Args:
         config: see `MeasureConfig`.
@@ -67,28 +83,27 @@ def measure(config: MeasureConfig) -> MeasureResult:
     for name in config.tasks:
         if name not in paths:
             raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, paths)}")
+    measures = chosen(config.measures, "measures", rho=config.rho, grid=config.grid, seed=config.seed)
     folders = {name: local_folder(path, f"checkpoints.{name}") for name, path in paths.items()}
     for alike in _same_folder(folders):
         note(f"{abbreviated(alike)} are one and the same checkpoint, so that their cosine is 1")
-    bound = {name: task for name, folder in folders.items() if (task := _bound(config, name, folder))}
-    with bar(total=1 + len(bound)) as progress:
-        progress.stage("task vectors")
-        weights = weight_interference(config.base, paths, config.density, config.exclude)
-        progress.advance(1)
-        measures = loss_measures(rho=config.rho)
-        of_loss: dict[str, dict[str, float]] = {}
-        for name, task in bound.items():
-            progress.stage(f"sharpness of {name}")
-            examples = task.examples(Limits(train=0, validation=config.examples, test=0)).validation
-            model = task.model(task.load_trunk(), folders[name])
-            values = sharpness(task, model, examples, measures, config.examples)
-            for quantity, value in values.items():
-                of_loss.setdefault(quantity, {})[name] = value
-            progress.advance(1)
-    quantities = dict(weights.quantities)
-    if of_loss:
-        quantities |= quantities_of(measures)
-    result = MeasureResult({**weights.measured, **of_loss}, quantities)
+    plan = _plan(config.base, paths, config.exclude)
+    of_models = {name: made for name, made in measures.items() if made.needs != "weights"}
+    measurement = None
+    if of_models:
+        bound = {name: task for name, folder in folders.items() if (task := _bound(config, name, folder))}
+        measurement = ModelMeasurement.of(config, plan, bound, folders, of_models) if bound else None
+    of_weights = {name: made for name, made in measures.items() if isinstance(made, WeightMeasure)}
+    measured, quantities = dict[str, Measured](), dict[str, Quantity]()
+    if of_weights:
+        weights = _of_weights(plan, config.density, of_weights)
+        measured, quantities = dict(weights.measured), dict(weights.quantities)
+    if measurement is not None:
+        values, of_values = measurement.made()
+        measured, quantities = {**measured, **values}, {**quantities, **of_values}
+    if not measured:
+        raise UserError("measures: there is nothing to measure: no checkpoint has a task; give `tasks:`")
+    result = MeasureResult(measured, quantities, verdict(measured, quantities))
     if config.out is not None:
         write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")
     return result
@@ -97,7 +112,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
 def weight_interference(
     base: str, checkpoints: Mapping[str, str], density: float, exclude: Sequence[str] = ()
 ) -> InterferenceResult:
-    """Measure the task vectors of checkpoints, whole and trimmed; one tensor of each is held at a time.
+    """Measure the task vectors of checkpoints, whole and trimmed, by `standard` measures.
 
     Args:
         base: the base model: a folder, a hub id, or package://.
@@ -108,8 +123,22 @@ def weight_interference(
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
-    plan = check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
-    accumulator = InterferenceAccumulator(list(checkpoints), engine.thresholds(plan, density).squeeze(1))
+    measures = {
+        name: made
+        for name, made in chosen(["standard"], "measures").items()
+        if isinstance(made, WeightMeasure)
+    }
+    return _of_weights(_plan(base, checkpoints, exclude), density, measures)
+
+
+def _plan(base: str, checkpoints: Mapping[str, str], exclude: Sequence[str]) -> Plan:
+    return check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
+
+
+def _of_weights(plan: Plan, density: float, measures: Mapping[str, WeightMeasure]) -> InterferenceResult:
+    """Stream the task vectors, of which one tensor of each is held at a time, through measures of weights."""
+    thresholds = engine.thresholds(plan, density).squeeze(1)
+    accumulator = InterferenceAccumulator(list(plan.models), thresholds, measures)
     for _, block in engine.task_vectors(plan):
         accumulator.update(block)
     return accumulator.compute()
@@ -117,7 +146,7 @@ def weight_interference(
 
 def sharpness(
     task: BoundTask, model: TaskModel, examples: Examples, measures: Sequence[LossMeasure], count: int
-) -> dict[str, float]:
+) -> dict[str, Measured]:
     """Measure the loss around the trunk's weights on the first `count` examples, on the model's device.
 
     The head stays where it is: interference is a perturbation of the trunk only.
@@ -135,7 +164,7 @@ def sharpness(
     batch = examples.collate(list(range(min(count, len(examples)))))
     batches = [batch.to(next(model.trunk.parameters()).device)]
     moved = [p for p in model.trunk.parameters() if p.requires_grad]
-    measured: dict[str, float] = {}
+    measured: dict[str, Measured] = {}
     for measure in measures:
         measured |= measure.values(model, lambda part: task.loss(model, part), batches, moved)
     return measured
@@ -156,7 +185,10 @@ def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:
         declared = tasks.declared_in(folder)
         if len(declared) != 1 and name not in declared:
             why = f"{len(declared)} tasks, none of them called '{name}'" if declared else "no task"
-            note(f"no sharpness of {name}: {folder}/{MANIFEST} says {why}; give tasks: {{{name}: {{...}}}}")
+            note(
+                f"only the weights of {name} are measured: {folder}/{MANIFEST} says {why}; "
+                f"give tasks: {{{name}: {{...}}}}"
+            )
             return None
         task_name = name if name in declared else next(iter(declared))
         mapping, where = dict(declared[task_name]), f"{folder}/{MANIFEST}: tasks"
@@ -167,9 +199,5 @@ def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:
     except UserError as error:
         if where == "tasks":
             raise
-        note(f"no sharpness of {name}: {error}")
+        note(f"only the weights of {name} are measured: {error}")
         return None
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"

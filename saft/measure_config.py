@@ -1,15 +1,38 @@
-"""What `saft measure` is told: checkpoints and their base, and how sharpness is measured."""
+"""What `saft measure` is told: checkpoints and their base, what is measured of them, and in which budget."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from saft import config as configs
-from saft.config import Count, Fraction, Location, Name, NonNegative
+from saft.config import (
+    Count,
+    FiniteFloat,
+    Fraction,
+    Location,
+    Name,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+)
 from saft.model_config import check_device
 
-__all__ = ["MeasureConfig"]
+__all__ = ["MeasureConfig", "MergeToMeasure"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class MergeToMeasure:
+    """The merge that is measured: whom it hurts, and what it keeps."""
+
+    method: str = "task_arithmetic"
+    """Name of a merge method that gives one model and reads no examples; `saft methods` lists them."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the method."""
+    scaling: FiniteFloat | None = None
+    """The scaling coefficient; null takes the best of the method's grid on the examples."""
 
 
 @configs.checked
@@ -21,25 +44,40 @@ class MeasureConfig:
     """The base model: a folder, a hub id, or package://..."""
     checkpoints: list[Location] | dict[Name, Location]
     """The fine-tuned checkpoints; as a mapping, task name -> folder."""
+    measures: list[str | dict[str, Any]] = field(default_factory=lambda: ["standard"])
+    """What is measured: names, `standard`, `all`, `module:Name` of your own, or {name: ..., option: ...};
+    `saft measures` lists them."""
     density: Fraction = 0.2
     """Measure a second time after trimming each task vector to this fraction of its entries."""
     exclude: list[str] = field(default_factory=list)
-    """Globs of tensor names to leave out."""
+    """Globs of tensor names to leave out; in every model they stay as in the base."""
     tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
-    """Task name -> task, as in `saft run`, to measure the sharpness of the checkpoint of this name on; of the
-    others it is measured on the task that their saft.json declares."""
+    """Task name -> task, as in `saft run`, to measure losses and functions of the checkpoint of this name on;
+    those of the others are measured on the task that their saft.json declares."""
+    merge: MergeToMeasure = field(default_factory=MergeToMeasure)
+    """The merge whose harm is measured."""
     rho: NonNegative = 0.02
     """Radius of the worst-case sharpness, in weight space."""
+    grid: Annotated[int, Range(whole=True, at_least=3, at_most=101)] = 5
+    """Coefficients along a line, and on each side of a plane, where an entry of `measures` gives no other."""
     examples: Count = 64
-    """Validation examples that the sharpness is measured on."""
+    """Validation examples of each task."""
+    batch_size: Count = 64
+    """Examples in a forward pass."""
+    seed: Seed = 0
+    """Seed of random directions."""
+    seconds: Positive | None = None
+    """Leave out the measures at the end of the list that would take longer than this in all, as estimated
+    before the first; null makes all of them."""
     device: str = "cpu"
-    """The torch device that the sharpness is measured on: cpu, cuda, cuda:1, mps."""
+    """The torch device for losses and functions: cpu, cuda, cuda:1, mps."""
     out: Location | None = None
     """A JSON file to write the figures to."""
 
     def __post_init__(self) -> None:
-        if not self.checkpoints:
-            raise ValueError("checkpoints: must not be empty")
+        for key in ("checkpoints", "measures"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: must not be empty")
 
     def late_check(self) -> None:
         """Check what only torch knows: the device."""

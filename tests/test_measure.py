@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.console
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -12,6 +16,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import write_manifest
 from saft.measure import MeasureConfig, measure, weight_interference
+from saft.measure_config import MergeToMeasure
 from saft.model_config import ModelConfig
 
 
@@ -82,7 +87,7 @@ def test_the_sharpness_is_measured_on_the_task_that_a_checkpoint_declares(
     own = measure(MeasureConfig(str(tiny_model), paths, examples=8))
     told = capsys.readouterr().err
     assert set(own.measured["sharpness"]) == {"a"}
-    assert "no sharpness of b: " in told
+    assert "only the weights of b are measured: " in told
     assert "there is no file 'gone.csv'" in told
     named = measure(MeasureConfig(str(tiny_model), models, examples=8, tasks={"a": tiny_tasks["size"]}))
     assert named.measured["loss"] == own.measured["loss"]
@@ -120,9 +125,110 @@ def test_a_checkpoint_given_twice_is_told(
     assert measured["cosine"]["a"]["again"] == pytest.approx(1.0)  # type: ignore[index,call-overload]
 
 
+OWN_MEASURE = """
+from dataclasses import dataclass
+
+from saft.config import Positive, checked
+from saft.interference.functions import FunctionMeasure
+from saft.interference.quantity import Passes, Quantity
+
+
+@checked
+@dataclass(frozen=True)
+class HalfWay(FunctionMeasure):
+    share: Positive = 0.5
+
+    quantities = {"half_way": Quantity("loss half way to the model", "nats", per="task", definition="L(θ/2)")}
+
+    def cost(self, tasks):
+        return Passes(forward=tasks)
+
+    def values(self, space):
+        from saft.interference.task_space import Point
+
+        points = {task: Point.of({task: self.share}) for task in space.tasks}
+        return {"half_way": {task: space.response(task, point).loss for task, point in points.items()}}
+"""
+
+
+def test_a_measure_of_functions_of_your_own_is_one_file(
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_measure.py").write_text(OWN_MEASURE)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"a": tiny_tasks["size"], "b": tiny_tasks["colour"]}
+    entries: list[Any] = ["loss_line", {"name": "own_measure:HalfWay", "share": 1.0}]
+    result = measure(MeasureConfig(str(tiny_model), models, entries, tasks=named, examples=8))
+    lines = result.measured["loss_line"]
+    assert result.measured["half_way"] == pytest.approx({task: line["1"] for task, line in lines.items()})
+    console = rich.console.Console(width=80, file=io.StringIO())
+    console.print(result.table())
+    assert "half way, nats" in console.file.getvalue()
+    assert "half way: loss half way to the model" in console.file.getvalue()
+    entries[1]["share"] = -1
+    with pytest.raises(UserError, match=r"measures: own_measure:HalfWay.share: must be above 0, but is -1"):
+        measure(MeasureConfig(str(tiny_model), models, entries, tasks=named))
+
+
+def test_all_measures_are_figures_in_one_file_and_a_verdict(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str], tmp_path: Path
+) -> None:
+    named = {"a": tiny_tasks["size"], "b": tiny_tasks["colour"]}
+    config = MeasureConfig(
+        str(tiny_model), models, ["all"], tasks=named, examples=4, grid=3, out=str(tmp_path / "m.json")
+    )
+    result = measure(config)
+    assert {"harm", "pair_loss", "disentanglement_error", "hessian_eigenvalue"} <= set(result.measured)
+    assert set(result.measured) == set(result.quantities)
+    by_name = {figure.name: figure for figure in result.figures}
+    error = by_name["disentanglement_error"]
+    assert [len(axis.ticks) for axis in error.axes] == [1, 1, 3, 3]
+    assert [axis.is_numeric for axis in error.axes] == [False, False, True, True]
+    written = json.loads((tmp_path / "m.json").read_text())
+    assert written["measured"] == result.measured
+    assert written["quantities"]["harm"]["axes"] == ["without", "task"]
+    assert written["verdict"] == result.verdict
+    assert len(result.verdict) >= 2
+    some = dataclasses.replace(config, out=None, measures=["others_shift", "hessian_trace"])
+    assert measure(some).measured.items() <= result.measured.items()
+
+
+def test_a_merge_that_measures_cannot_make_is_refused(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str]
+) -> None:
+    named = {"a": tiny_tasks["size"], "b": tiny_tasks["colour"]}
+
+    def config(method: str) -> MeasureConfig:
+        return MeasureConfig(str(tiny_model), models, tasks=named, merge=MergeToMeasure(method))
+
+    with pytest.raises(UserError, match=r"merge\.method: 'fisher' reads examples; measures take a method"):
+        measure(config("fisher"))
+    with pytest.raises(UserError, match=r"merge\.method: 'emr' gives a shared part, and one part per task"):
+        measure(config("emr"))
+    with pytest.raises(UserError, match="did you mean 'ties'"):
+        measure(config("teis"))
+
+
+def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: dict[str, str]) -> None:
+    result = measure(MeasureConfig(str(tiny_model), models))
+    assert {"norm", "cosine", "sign_conflict"} <= set(result.measured)
+    assert "Weights do not tell who suffers" in result.verdict[0]
+    with pytest.raises(UserError, match="there is nothing to measure: no checkpoint has a task"):
+        measure(MeasureConfig(str(tiny_model), models, ["transfer"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"measures": []}, "measures: must not be empty"),
+        ({"grid": 2}, "grid: must be at least 3, but is 2"),
+        ({"seconds": 0}, "seconds: must be above 0"),
+        ({"seed": -1}, "seed: must be"),
+        ({"batch_size": 0}, "batch_size: must be at least 1"),
         ({"density": 0}, "density: must be in (0, 1], but is 0"),
         ({"density": 7}, "density: must be in (0, 1], but is 7"),
         ({"rho": -1}, "rho: must be at least 0"),

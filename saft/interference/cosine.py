@@ -50,6 +50,8 @@ class Cosine(WeightMeasure):
             "cosine of the task vectors of two tasks: how much their directions overlap",
             per="pair",
             decimals=3,
+            definition="cos_st = ⟨τ_s, τ_t⟩ / (‖τ_s‖ ‖τ_t‖)",
+            source="Ilharco et al. 2023, arXiv 2212.04089",
         )
     }
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saft.errors import UserError
-from saft.interference.quantity import MEASURES, Measure
+from saft.interference.chosen_measures import chosen
+from saft.interference.quantity import MEASURES, Measure, Measured
 
-__all__ = ["Batch", "LossMeasure", "Neighbourhood", "length_of", "loss_measures"]
+__all__ = ["Batch", "LossMeasure", "Neighbourhood", "inner_product", "length_of", "loss_measures"]
 
 Batch = TypeVar("Batch")
 
@@ -32,8 +33,8 @@ class LossMeasure(Measure):
         loss: Callable[[Batch], Tensor],
         batches: Sequence[Batch],
         parameters: Iterable[Tensor] | None = None,
-    ) -> dict[str, float]:
-        """Return each quantity, by its name.
+    ) -> Mapping[str, Measured]:
+        """Return each quantity, by its name: a number, or a mapping where it has axes beside that of tasks.
 
         Args:
             module: what `loss` evaluates; it is left as it was.
@@ -47,21 +48,17 @@ class LossMeasure(Measure):
 
 
 def loss_measures(**options: Any) -> list[LossMeasure]:
-    """Return every registered measure of the loss, made with those options that it has a field for.
+    """Return every measure of the loss that is in the group `standard`.
 
     Args:
-        **options: of all of them, for example rho.
+        **options: of all of them, for those that have a field of this name, for example rho.
 
     Example:
         >>> loss_measures(rho=0.05)
         [Sharpness(rho=0.05, adaptive=False, n_steps=1)]
     """
-    measures = []
-    for _, kind in MEASURES.items():
-        if issubclass(kind, LossMeasure):
-            own = {field.name for field in dataclasses.fields(cast(Any, kind))}
-            measures.append(kind(**{k: v for k, v in options.items() if k in own}))
-    return measures
+    names = [name for name, kind in MEASURES.items() if kind.needs == "loss" and kind.standard]
+    return [cast(LossMeasure, measure) for measure in chosen(names, "measures", **options).values()]
 
 
 class Neighbourhood:
@@ -98,15 +95,15 @@ class Neighbourhood:
         if rho < 0:
             raise ValueError(f"rho must be at least 0, but is {rho}")
         if len(batches) == 0:
-            raise UserError("sharpness: there is no batch to measure on")
+            raise UserError("loss: there is no batch to measure on")
         chosen = module.parameters() if parameters is None else parameters
         self.parameters = list({id(p): p for p in chosen if p.requires_grad}.values())
         if not self.parameters:
-            raise UserError("sharpness: no parameter requires a gradient; call module.requires_grad_(True)")
+            raise UserError("loss: no parameter requires a gradient; call module.requires_grad_(True)")
         for parameter in self.parameters:
             if parameter.dtype not in (torch.float32, torch.float64):
                 raise UserError(
-                    f"sharpness: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}, in "
+                    f"loss: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}, in "
                     "which the perturbation would round away; measure a float32 copy: module.float()"
                 )
         self.module, self.batches, self.adaptive = module, batches, adaptive
@@ -160,6 +157,27 @@ class Neighbourhood:
             for parameter in self.parameters
         ]
 
+    def hessian_product(self, loss: Callable[[Batch], Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
+        """Return the Hessian of the mean loss at this point times a vector, by differentiating twice.
+
+        Attention takes its plain form meanwhile: the fast ones cannot be differentiated twice.
+        """
+        product = [torch.zeros_like(parameter) for parameter in self.parameters]
+        for batch in self.batches:
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                value = loss(batch)  # type: ignore[arg-type]
+                first = torch.autograd.grad(value, self.parameters, create_graph=True, allow_unused=True)
+                inner = [(g * v).sum() for g, v in zip(first, vector, strict=True) if g is not None]
+                # A loss that is linear in the weights has no graph to differentiate again: its Hessian is 0.
+                along = torch.stack(inner).sum() if inner else value.new_zeros(())
+                if not along.requires_grad:
+                    continue
+                second = torch.autograd.grad(along, self.parameters, allow_unused=True)
+            for total, part in zip(product, second, strict=True):
+                if part is not None:
+                    total.add_(part, alpha=1 / len(self.batches))
+        return product
+
     def loss(self, loss: Callable[[Batch], Tensor], backward: bool) -> float:
         """Return the mean loss over the batches at this point; leave its gradient in `.grad` if asked.
 
@@ -187,3 +205,8 @@ def length_of(tensors: Sequence[Tensor]) -> float:
         5.0
     """
     return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))
+
+
+def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Return the inner product of two lists of tensors, each taken as one vector, summed in float64."""
+    return math.fsum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))

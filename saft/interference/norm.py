@@ -43,8 +43,14 @@ class Norm(WeightMeasure):
     """
 
     quantities: ClassVar[dict[str, Quantity]] = {
-        "norm": Quantity("L2 norm of the task vector: how far fine-tuning moved the weights", per="task"),
-        "norm_l1": Quantity("L1 norm of the task vector: the sum of all its magnitudes", per="task"),
+        "norm": Quantity(
+            "L2 norm of the task vector: how far fine-tuning moved the weights",
+            per="task",
+            definition="‖τ_t‖ = √(Σ_i τ_ti²)",
+        ),
+        "norm_l1": Quantity(
+            "L1 norm of the task vector: the sum of all its magnitudes", per="task", definition="Σ_i |τ_ti|"
+        ),
     }
 
     def sums(self, block: Tensor) -> Tensor:

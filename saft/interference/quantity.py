@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from saft.registry import Registry
 
-__all__ = ["MEASURES", "Measure", "Measured", "Needs", "Quantity", "numbers_of", "quantities_of"]
+__all__ = [
+    "IN_METRIC",
+    "MEASURES",
+    "Axis",
+    "Figure",
+    "Measure",
+    "Measured",
+    "Needs",
+    "Passes",
+    "Quantity",
+    "numbers_of",
+    "quantities_of",
+]
 
-Needs = Literal["weights", "loss", "functions"]
-Measured = float | dict[str, float] | dict[str, dict[str, float]]  # of the set, of each task, of each pair
+Needs = Literal["weights", "loss", "functions", "merge"]
+Measured: TypeAlias = "float | dict[str, float] | dict[str, dict[str, float]] | dict[str, dict[str, Any]]"
+"""Of the set, of each task, of each pair; deeper where a quantity has more axes."""
+
+IN_METRIC = "metric"
+"""The unit of a quantity that is measured by the tasks' own metric."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +39,15 @@ class Quantity:
 
     Args:
         meaning: one line, for the legend of a table.
-        unit: of the printed number: "%", "nats"; empty for a pure number.
-        per: "set" for one number of all tasks together, "task" for one of each, "pair" for one of each pair.
+        unit: of the printed number: "%", "nats"; empty for a pure number; `IN_METRIC` for the tasks' own.
+        per: "set" for one number of all tasks together, "task" for one of each, "pair" for one of each pair,
+            "grid" where `axes` are others.
         scale: the printed number is scale times the value; 100 for shares in percent.
         decimals: printed decimals; None prints three significant digits.
+        axes: what each level of the measured mapping goes over, the outermost first, such as ("model of",
+            "examples of"); empty takes those of `per`.
+        definition: the equation.
+        source: where it comes from; empty where it is saft's own.
 
     Example:
         >>> Quantity("share of weights in conflict", unit="%", scale=100, decimals=1).format(0.5)
@@ -36,9 +58,16 @@ class Quantity:
 
     meaning: str
     unit: str = ""
-    per: Literal["set", "task", "pair"] = "set"
+    per: Literal["set", "task", "pair", "grid"] = "set"
     scale: float = 1.0
     decimals: int | None = None
+    axes: tuple[str, ...] = ()
+    definition: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        default = {"set": (), "task": ("task",), "pair": ("task", "task"), "grid": ()}[self.per]
+        object.__setattr__(self, "axes", tuple(self.axes) or default)
 
     def format(self, value: float) -> str:
         """Return the number as tables print it, without its unit; a dash where it is not finite.
@@ -54,6 +83,101 @@ class Quantity:
             return self.decimals
         magnitude = math.floor(math.log10(abs(self.scale * value))) if value else 0
         return min(9, max(0, 2 - magnitude))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a figure: what it goes over, and the names or numbers along it, as texts.
+
+    Example:
+        >>> Axis("coefficient", ("0", "0.5")).is_numeric, Axis("task", ("news", "tweets")).is_numeric
+        (True, False)
+    """
+
+    name: str
+    ticks: tuple[str, ...]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Return whether it is a scale of numbers, to be drawn as one."""
+        try:
+            return all(math.isfinite(float(tick)) for tick in self.ticks)
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured quantity as a table of numbers with axes, by whose shape it can be drawn.
+
+    Args:
+        name: of the quantity.
+        quantity: what it is: meaning, unit, definition, source.
+        axes: the outermost first; none for a single number.
+        values: the numbers, the last axis fastest; None where nothing was measured, such as a task with
+            itself.
+    """
+
+    name: str
+    quantity: Quantity
+    axes: tuple[Axis, ...]
+    values: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, name: str, quantity: Quantity, measured: Measured) -> Figure:
+        """Return the figure of a measured quantity.
+
+        Args:
+            name: of the quantity.
+            quantity: what it is.
+            measured: as a measure gives it; nested as deep as the quantity has axes.
+
+        Raises:
+            ValueError: it is nested less deep, or deeper.
+
+        Example:
+            >>> pairs = Quantity("example", per="pair", axes=("model of", "examples of"))
+            >>> Figure.of("drift", pairs, {"a": {"b": 1.0}, "b": {"a": 2.0}}).values
+            (None, 1.0, 2.0, None)
+        """
+        numbers = dict(numbers_of(measured))
+        if any(len(key) != len(quantity.axes) for key in numbers):
+            raise ValueError(f"{name}: is not nested as its axes {quantity.axes} say")
+        ticks = [tuple(dict.fromkeys(key[level] for key in numbers)) for level in range(len(quantity.axes))]
+        for level in range(1, len(ticks)):  # a pair's second axis has the order of its first
+            if set(ticks[level]) == set(ticks[0]):
+                ticks[level] = ticks[0]
+        axes = tuple(Axis(*pair) for pair in zip(quantity.axes, ticks, strict=True))
+        return cls(name, quantity, axes, tuple(numbers.get(key) for key in itertools.product(*ticks)))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a measure takes at most, of all tasks together, in passes over one task's examples.
+
+    Args:
+        forward: passes forward without gradients.
+        backward: passes forward and backward, each about as long as three forward.
+        merges: merges of task vectors.
+
+    Example:
+        >>> (Passes(forward=2) + Passes(backward=3)).forwards
+        11.0
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+    merges: float = 0.0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(
+            self.forward + other.forward, self.backward + other.backward, self.merges + other.merges
+        )
+
+    @property
+    def forwards(self) -> float:
+        """All passes, in forward passes."""
+        return self.forward + 3 * self.backward
 
 
 def numbers_of(measured: Measured | None) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -74,17 +198,23 @@ class Measure(ABC):
     """What every measure tells of itself; `needs` says by which call it is made.
 
     Attributes:
-        needs: "weights": a `WeightMeasure`, which reads task vectors; "loss": one that moves the weights of a
-            model and evaluates its loss; "functions": one that compares the outputs of models.
-        quantities: name -> what the number of this name is. Tables print it by this name.
+        needs: "weights": a `WeightMeasure`, which reads task vectors; "loss": a `LossMeasure`, which moves
+            the weights of one model and evaluates its loss; "functions": a `FunctionMeasure`, which compares
+            what models give for examples; "merge": the same, of models that a merge method makes.
+        standard: whether it belongs to those on which a verdict before a merge rests.
     """
 
     needs: ClassVar[Needs]
+    standard: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def quantities(self) -> Mapping[str, Quantity]:
-        """Name -> what the number of this name is."""
+        """Name -> what the number of this name is. Tables print it by this name."""
+
+    def cost(self, tasks: int) -> Passes:
+        """Return the passes that it takes at most, of this many tasks together; none of examples here."""
+        return Passes()
 
 
 def quantities_of(measures: Iterable[Measure]) -> dict[str, Quantity]:

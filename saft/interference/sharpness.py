@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from saft.config import Count, NonNegative, checked
 from saft.errors import UserError
 from saft.interference.loss import Batch, LossMeasure, Neighbourhood, length_of
-from saft.interference.quantity import MEASURES, Quantity
+from saft.interference.quantity import MEASURES, Passes, Quantity
 
 __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
 
 
 @MEASURES.register("sharpness")
+@checked
 @dataclass(frozen=True)
 class Sharpness(LossMeasure):
     """`worst_case_sharpness` of one model, as tables print it.
@@ -31,9 +33,11 @@ class Sharpness(LossMeasure):
         'largest increase of the loss within rho = 0.05 of the weights'
     """
 
-    rho: float = 0.02
+    rho: NonNegative = 0.02
     adaptive: bool = False
-    n_steps: int = 1
+    n_steps: Count = 1
+
+    standard = True
 
     @property
     def quantities(self) -> dict[str, Quantity]:
@@ -42,9 +46,24 @@ class Sharpness(LossMeasure):
             f"rho = {self.rho:g} of the weights{', each in units of its own size' if self.adaptive else ''}"
         )
         return {
-            "loss": Quantity("loss of the fine-tuned model on the examples of the sharpness", per="task"),
-            "sharpness": Quantity(f"largest increase of the loss within {ball}", per="task"),
+            "loss": Quantity(
+                "loss of the fine-tuned model on the examples of the sharpness",
+                "nats",
+                per="task",
+                definition="L(w)",
+            ),
+            "sharpness": Quantity(
+                f"largest increase of the loss within {ball}",
+                "nats",
+                per="task",
+                definition="max over ‖e / T‖ ≤ rho of L(w + e) − L(w)",
+                source="Foret et al. 2021, arXiv 2010.01412",
+            ),
         }
+
+    def cost(self, tasks: int) -> Passes:
+        """Return a pass forward and backward for each step, and one more forward, of each task."""
+        return Passes(forward=tasks, backward=tasks * self.n_steps)
 
     def values(
         self,
@@ -230,9 +249,7 @@ def average_sharpness(
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise UserError(
-            f"sharpness: the loss or its gradient is {value}; look for NaN in the weights and batches"
-        )
+        raise UserError(f"loss: the loss or its gradient is {value}; look for NaN in the weights and batches")
     return value
 
 

@@ -59,15 +59,22 @@ class SignConflict(WeightMeasure):
             unit="%",
             scale=100,
             decimals=1,
+            definition="|{i in M: one entry is positive, one negative}| / |M|, M moved by two tasks or more",
+            source="Yadav et al. 2023, arXiv 2306.01708",
         ),
         "sign_conflict_by_chance": Quantity(
-            "the sign conflict that independent random signs would give", unit="%", scale=100, decimals=1
+            "the sign conflict that independent random signs would give",
+            unit="%",
+            scale=100,
+            decimals=1,
+            definition="mean over i in M of 1 − 2^(1 − m_i), m_i tasks move i",
         ),
         "sign_conflict_weighted": Quantity(
             "the share of all movement that cancels when the task vectors are added",
             unit="%",
             scale=100,
             decimals=1,
+            definition="1 − Σ_i |Σ_t τ_ti| / Σ_i Σ_t |τ_ti|",
         ),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ class WeightMeasure(Measure):
     """A measure that is a function of sums over the coordinates, so that it can be taken over a stream."""
 
     needs = "weights"
+    standard = True
 
     @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class InterferenceAccumulator:
         tasks: names of the n_tasks task vectors, in the order of the rows of each block.
         thresholds: `[n_tasks]`, the smallest magnitude that each task's trim keeps (entries of just that
             magnitude are kept, as TIES does). None leaves the trimmed quantities out.
-        measures: names from `MEASURES`; default: all that need weights only.
+        measures: names from `MEASURES`, or name -> measure; default: all that need weights only.
 
     Raises:
         ValueError: there is not one threshold for each task.
@@ -104,7 +105,7 @@ class InterferenceAccumulator:
         self,
         tasks: Sequence[str],
         thresholds: Tensor | Sequence[float] | None = None,
-        measures: Sequence[str] | None = None,
+        measures: Sequence[str] | Mapping[str, WeightMeasure] | None = None,
     ) -> None:
         self.tasks = list(tasks)
         self.thresholds = None if thresholds is None else torch.as_tensor(thresholds, dtype=torch.float64)
@@ -112,7 +113,7 @@ class InterferenceAccumulator:
             raise ValueError(
                 f"thresholds: one for each of {len(self.tasks)} tasks, not {tuple(self.thresholds.shape)}"
             )
-        self._measures = _weight_measures(measures)
+        self._measures = dict(measures) if isinstance(measures, Mapping) else _weight_measures(measures)
         self._n_entries = 0
         self._whole: dict[str, Tensor] = {}
         self._trimmed: dict[str, Tensor] = {}

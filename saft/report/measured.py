@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from saft.interference.quantity import Measured, Quantity, numbers_of
+from saft.interference.quantity import Figure, Measured, Quantity, numbers_of
 from saft.interference.weights import TRIMMED
 from saft.report.columns import Column, stacked
 from saft.report.over_seeds import OverSeeds
@@ -19,13 +20,19 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
     """Return tables of one set of models: figures of each, of each pair, and of all together, with a legend.
 
     Args:
-        measured: quantity -> number, task -> number, or task -> task -> number.
+        measured: quantity -> number, task -> number, or task -> task -> number; nested deeper in a grid.
         quantities: what each of them is.
     """
     columns: dict[str, list[Column]] = {"task": [], "pair": []}
-    of_set = {}
+    of_set, matrices, deep = {}, list[Table](), list[str]()
     for name, value in measured.items():
         quantity = quantities[name]
+        if len(quantity.axes) > 2:
+            deep.append(name.replace("_", " "))
+            continue
+        if len(quantity.axes) == 2 and not (quantity.per == "pair" and _is_symmetric(value)):
+            matrices += _matrix(Figure.of(name, quantity, value))
+            continue
         if quantity.per == "set":
             of_set[heading(name, quantity)] = Text(" ".join(quantity.format(v) for _, v in numbers_of(value)))
             continue
@@ -35,7 +42,9 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
     return Group(
         *stacked("each model", "model", _rows(columns["task"]), columns["task"]),
         *stacked("each pair", "pair", _rows(columns["pair"]), columns["pair"]),
+        *matrices,
         *stacked("all together", "quantity", list(of_set), [Column("", of_set)]),
+        *([Text(f"\nonly in the JSON file, --out=FILE: {', '.join(deep)}")] if deep else []),
         Text("\n" + legend({name: quantities[name] for name in measured}), style="dim"),
     )
 
@@ -66,14 +75,34 @@ def _rows(columns: list[Column]) -> list[str]:
     return list(dict.fromkeys(row for column in columns for row in column.figures))
 
 
+def _matrix(figure: Figure) -> list[Table]:
+    """Return a table of a figure with two axes: the first downwards, the second across."""
+    down, across = figure.axes
+    by_row = [figure.values[start :: len(across.ticks)] for start in range(len(across.ticks))]
+    columns = [
+        Column(
+            tick,
+            {
+                row: Text(figure.quantity.format(number))
+                for row, number in zip(down.ticks, numbers, strict=True)
+                if number is not None
+            },
+        )
+        for tick, numbers in zip(across.ticks, by_row, strict=True)
+    ]
+    title = f"{heading(figure.name, figure.quantity)}: {down.name} ↓, {across.name} →"
+    return stacked(title, "", down.ticks, columns)
+
+
+def _is_symmetric(value: Measured) -> bool:
+    values = dict(numbers_of(value))
+    return all(values.get((t, s)) == number for (s, t), number in values.items())
+
+
 def _pairs(value: Measured) -> Iterator[tuple[str, float]]:
-    """Yield each pair of two: once where the order of the two does not matter, else in both."""
-    values = {key: number for key, number in numbers_of(value) if key[0] != key[1]}
-    symmetric = all(values.get((t, s)) == number for (s, t), number in values.items())
+    """Yield each pair of two once, of a value that is the same in both orders."""
     seen: set[tuple[str, ...]] = set()
-    for (s, t), number in values.items():
-        if not symmetric:
-            yield f"{s} → {t}", number
-        elif (t, s) not in seen:
+    for (s, t), number in numbers_of(value):
+        if s != t and (t, s) not in seen:
             yield f"{s} – {t}", number
         seen.add((s, t))

@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 
 from saft.errors import UserError
 from saft.interference import MEASURES, InterferenceAccumulator, Quantity
+from saft.interference.quantity import Figure
+from saft.interference.task_space import TaskSpace
 from tests.oracles import interference as oracles
+from tests.oracles.toy_space import toy_space
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=30)
 OF_WEIGHTS = [name for name, measure in MEASURES.items() if measure.needs == "weights"]
 OF_LOSS = [name for name, measure in MEASURES.items() if measure.needs == "loss"]
+OF_MODELS = [name for name, measure in MEASURES.items() if measure.needs in ("functions", "merge")]
+ONLY_OF_ADAPTERS = {"adapter_gap"}
 every_measure = pytest.mark.parametrize("name", OF_WEIGHTS)
 
 
@@ -45,7 +50,8 @@ def random_block(seed, n_tasks, n, zeros=0.3):
 
 def test_what_exists_is_registered():
     assert {"norm", "cosine", "sign_conflict"} <= set(OF_WEIGHTS)
-    assert {"sharpness"} <= set(OF_LOSS)
+    assert {"sharpness", "hessian_eigenvalue", "hessian_trace"} <= set(OF_LOSS)
+    assert {"transfer", "feature_drift", "leave_one_out", "pairwise", "disentanglement"} <= set(OF_MODELS)
 
 
 def test_no_two_measures_give_a_quantity_of_the_same_name():
@@ -56,12 +62,14 @@ def test_no_two_measures_give_a_quantity_of_the_same_name():
 @pytest.mark.parametrize("name", MEASURES.names())
 def test_tells_what_it_needs_and_what_its_numbers_are(name):
     measure = MEASURES.get(name)()
-    assert measure.needs in ("weights", "loss", "functions")
+    assert measure.needs in ("weights", "loss", "functions", "merge")
     assert measure.quantities
     for quantity in measure.quantities.values():
         assert isinstance(quantity, Quantity)
         assert quantity.meaning
         assert "\n" not in quantity.meaning
+        assert quantity.definition
+        assert measure.cost(2).forwards <= measure.cost(3).forwards
 
 
 @pytest.mark.parametrize("name", OF_LOSS)
@@ -73,9 +81,49 @@ def test_a_measure_of_the_loss_gives_its_quantities_and_leaves_the_model_as_it_w
     values = measure.values(model, lambda batch: model(batch).square().mean(), [inputs])
     assert list(values) == list(measure.quantities)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert {quantity.per for quantity in measure.quantities.values()} == {"task"}
+    for quantity, what in measure.quantities.items():
+        assert what.axes[0] == "task"
+        Figure.of(quantity, what, {"a": values[quantity]})
+    moved = measure.values(model, lambda batch: model(batch).square().mean(), [inputs], [model.bias])
+    assert list(moved) == list(values)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_a_measure_of_models_is_shaped_as_it_says_and_takes_no_more_than_it_says(name):
+    space, merges = toy_space(), 0
+    merge = space._merge
+
+    def counted(tasks):
+        nonlocal merges
+        merges += 1
+        return merge(tasks)
+
+    space = TaskSpace(space.trunk, space.base, space.experts, space.probes, counted, space.scaling)
+    measure = MEASURES.get(name)()
+    values = measure.values(space)
+    assert set(values) == (set() if name in ONLY_OF_ADAPTERS else set(measure.quantities))
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    for quantity, value in values.items():
+        figure = Figure.of(quantity, measure.quantities[quantity], value)
+        assert [task for task in space.tasks if task in figure.axes[0].ticks] == list(figure.axes[0].ticks)
+    cost = measure.cost(len(space.tasks))
+    assert sum(probe.forwards for probe in space.probes.values()) <= cost.forward
+    assert merges <= cost.merges
+    assert measure.values(toy_space()) == values
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_a_measure_of_models_is_at_home_with_one_task(name):
+    whole = toy_space()
+    one = TaskSpace(
+        whole.trunk, whole.base, {"a": whole.experts["a"]}, {"a": whole.probes["a"]}, whole._merge
+    )
+    measure = MEASURES.get(name)()
+    for quantity, value in measure.values(one).items():
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+        assert quantity in measure.quantities
 
 
 @every_measure

@@ -46,6 +46,7 @@ def test_a_measure_of_the_loss_is_taken_by_being_registered(monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Halved(LossMeasure):
         rho: float = 0.1
+        standard = True
         quantities: ClassVar[dict[str, Quantity]] = {"halved": Quantity("half of the loss", per="task")}
 
         def values(self, module, loss, batches, parameters=None):

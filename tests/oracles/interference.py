@@ -60,3 +60,15 @@ def worst_of_many_directions(function, weights, rho, adaptive, n_directions=20_0
     if adaptive:
         directions = directions * weights.abs()
     return max(float(function(weights + e)) for e in directions) - float(function(weights))
+
+
+def dense_hessian(module, loss, batches, parameters=None):
+    """Return the Hessian of the mean loss over all parameters, column by column: [n, n]."""
+    moved = list(module.parameters() if parameters is None else parameters)
+    mean = sum(loss(batch) for batch in batches) / len(batches)
+    first = torch.cat([g.flatten() for g in torch.autograd.grad(mean, moved, create_graph=True)])
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(entry, moved, retain_graph=True)])
+        for entry in first
+    ]
+    return torch.stack(rows)

@@ -38,7 +38,8 @@ def test_one_set_of_models():
     text = printed(measured_tables(measured, QUANTITIES))
     assert re.search(r"a\[b\]\s+1\.50", text)
     assert re.search(r"a\[b\] – b\s+0\.25", text)
-    assert re.search(r"a\[b\] → b\s+–\s+0\.50", text)  # drift has a direction, cosine has none
+    # Drift has a direction, cosine has none.
+    assert re.search(r"drift: task ↓,\s+task →\s+a\[b\]\s+b\s+─+\s+a\[b\]\s+–\s+0\.50\s+b\s+0\.75\s+–", text)
     assert re.search(r"sign conflict, %\s+50\.0", text)
     assert "sign conflict: signs" in text
     assert "sign conflict trimmed: " not in text

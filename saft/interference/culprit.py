@@ -1,0 +1,150 @@
+"""Who will hurt whom: what was measured of a set of models, in sentences that name them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+from typing import Any
+
+from saft.interference.quantity import Measured, Quantity
+
+__all__ = ["SHARE", "verdict"]
+
+SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
+
+
+def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]) -> list[str]:
+    """Return sentences on which models hurt each other in a merge, from whatever was measured.
+
+    The merges themselves decide where they were made: leaving each model out names the culprit, and each pair
+    by itself says who does not go together. Without them features on the others' inputs, and without those
+    the weights, give an order and no more.
+
+    Args:
+        measured: quantity -> value.
+        quantities: what each of them is.
+
+    Returns:
+        At least one sentence of two models or more; nothing of one.
+
+    Example:
+        >>> harm = {"a": {"b": 0.04, "c": 0.02}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": -0.01, "b": 0.0}}
+        >>> what = {"harm": Quantity("example", "%", per="pair", scale=100, decimals=1)}
+        >>> verdict({"harm": harm}, what)
+        ['a hurts the merge most: without it the others gain 3.0 % on average (b +4.0, c +2.0).']
+    """
+    sentences = [*_culprit(measured, quantities), *_pairs(measured, quantities)]
+    return sentences or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
+
+
+def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+    harm = {j: row for j, row in measured.get("harm", {}).items() if row}
+    if not harm:
+        return
+    quantity = quantities["harm"]
+    means = {j: fmean(row.values()) for j, row in harm.items()}
+    worst = max(means, key=lambda j: means[j])
+    gain = _with_unit(means[worst], quantity)
+    each = ", ".join(f"{task} {_signed(change, quantity)}" for task, change in harm[worst].items())
+    error = _error_of_mean(measured, list(harm[worst]))
+    if means[worst] <= 0:
+        yield (
+            f"no model hurts the others: even without {worst} they gain nothing on average, {gain} ({each})."
+        )
+    elif means[worst] < 2 * error:
+        yield (
+            f"no model is seen to hurt the others: without {worst} they gain most, {gain} on average "
+            f"({each}), which so few examples do not tell from chance (standard error "
+            f"{quantity.format(error)})."
+        )
+    else:
+        yield (f"{worst} hurts the merge most: without it the others gain {gain} on average ({each}).")
+
+
+def _error_of_mean(measured: Mapping[str, Any], tasks: list[str]) -> float:
+    """Return the standard error of a mean of differences of scores, as if the two were of other examples.
+
+    They are of the same, so that the true error is smaller; 0 where an error is not known.
+    """
+    errors = measured.get("score_error", {})
+    if not all(task in errors for task in tasks):
+        return 0.0
+    return math.sqrt(2 * math.fsum(errors[task] ** 2 for task in tasks)) / len(tasks)
+
+
+def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+    losses = measured.get("pair_loss")
+    if not losses:
+        return
+    quantity, gains = quantities["pair_loss"], _gains(measured)
+
+    def hurts(task: str, other: str) -> bool:
+        loss, gain = losses[task][other], gains.get(task)
+        error = math.sqrt(2) * measured.get("score_error", {}).get(task, 0.0)
+        return bool(loss > error and (gain is None or loss > SHARE * gain))
+
+    seen = set()
+    together = []
+    for task, row in losses.items():
+        for other in row:
+            if (other, task) in seen:
+                continue
+            seen.add((task, other))
+            losers = [pair for pair in ((task, other), (other, task)) if hurts(*pair)]
+            if losers:
+                together.append((max(losses[a][b] for a, b in losers), losers, (task, other)))
+    for _, losers, (task, other) in sorted(together, reverse=True):
+        lost = ", ".join(f"{a} loses {_with_unit(losses[a][b], quantity)}" for a, b in losers)
+        if len(losers) == 2:
+            yield f"these two will hurt each other: {task} and {other} (merged as a pair, {lost})."
+        else:
+            ((victim, by),) = losers
+            yield f"{by} will hurt {victim} (merged as a pair, {lost})."
+    if not together:
+        yield (
+            f"no pair is seen to hurt: as a pair, none loses more than {100 * SHARE:.0f} % of what "
+            "fine-tuning gained, and more than the error of its score."
+        )
+
+
+def _by_functions(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+    for name in ("shift_by_other", "feature_drift"):
+        pairs = _apart(measured.get(name, {}))
+        if pairs:
+            (first, second), value = max(pairs.items(), key=lambda item: item[1])
+            culprit, victim = (second, first) if name == "shift_by_other" else (first, second)
+            yield (
+                f"{culprit} is the likeliest to hurt {victim}: {quantities[name].meaning}: "
+                f"{_with_unit(value, quantities[name])}. Nothing was merged: a merge tells how much."
+            )
+            return
+
+
+def _by_weights(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+    pairs = _apart(measured.get("cosine", {}))
+    if not pairs:
+        return
+    (first, second), value = max(pairs.items(), key=lambda item: abs(item[1]))
+    yield (
+        f"{first} and {second} overlap most in their weights (cosine {quantities['cosine'].format(value)}). "
+        "Weights do not tell who suffers: give `tasks:`, so that losses and merges can be measured."
+    )
+
+
+def _gains(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return task -> what fine-tuning gained, whichever way is better."""
+    base, expert = measured.get("base_score", {}), measured.get("expert_score", {})
+    return {task: abs(expert[task] - base[task]) for task in base if task in expert}
+
+
+def _apart(matrix: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
+    return {(s, t): value for s, row in matrix.items() for t, value in row.items() if s != t}
+
+
+def _with_unit(value: float, quantity: Quantity) -> str:
+    return f"{quantity.format(value)} {quantity.unit}".rstrip()
+
+
+def _signed(value: float, quantity: Quantity) -> str:
+    return f"{'+' if value >= 0 else ''}{quantity.format(value)}".replace("-", "−")

@@ -1,0 +1,96 @@
+"""What a measure of functions is, and how far apart two models' predictions are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from saft.interference.quantity import Measure, Measured, Needs
+from saft.interference.task_space import TaskSpace
+
+__all__ = [
+    "FunctionMeasure",
+    "MergeMeasure",
+    "coefficients",
+    "disagreement",
+    "distance_of_directions",
+    "pairs",
+]
+
+
+class FunctionMeasure(Measure):
+    """A measure of what models give for examples: a frozen dataclass, whose fields are its options."""
+
+    needs: ClassVar[Needs] = "functions"
+
+    @abstractmethod
+    def values(self, space: TaskSpace) -> dict[str, Measured]:
+        """Return each quantity, nested as its axes say; one that cannot be had of this space is left out."""
+
+
+class MergeMeasure(FunctionMeasure):
+    """A measure of what a merge does to its tasks: of functions, in a space that has a merge method."""
+
+    needs = "merge"
+
+
+def disagreement(predictions: Tensor, others: Tensor) -> float:
+    """Return how far the predictions of two models for the same examples are apart.
+
+    The share of labels or tokens that differ; of a regression the mean squared difference over the variance
+    of the first model's numbers.
+
+    Args:
+        predictions: [n, ...], integers or truth values; numbers of a regression.
+        others: of the same shape and kind.
+
+    Returns:
+        At least 0; 0 where they are equal.
+
+    Example:
+        >>> disagreement(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0]))
+        0.25
+    """
+    if not predictions.is_floating_point():
+        return float((predictions != others).double().mean())
+    squared = (predictions.double() - others.double()).square().mean()
+    return float(squared / predictions.double().var(correction=0).clamp_min(1e-12))
+
+
+def distance_of_directions(features: Tensor, others: Tensor) -> float:
+    r"""Return :math:`\frac1n \sum_i \lVert \hat h_i - \hat g_i \rVert^2`, of features made of length 1.
+
+    Args:
+        features: [examples, width].
+        others: of the same shape.
+
+    Returns:
+        In [0, 4]: 0 for equal directions, 2 for orthogonal ones.
+
+    Example:
+        >>> distance_of_directions(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        2.0
+    """
+    first, second = (functional.normalize(part.double(), dim=-1) for part in (features, others))
+    return float((first - second).square().sum(-1).mean())
+
+
+def coefficients(low: float, high: float, count: int) -> dict[str, float]:
+    """Return evenly spaced coefficients, by the texts that stand for them on an axis.
+
+    Example:
+        >>> coefficients(0.0, 1.0, 3)
+        {'0': 0.0, '0.5': 0.5, '1': 1.0}
+    """
+    step = (high - low) / max(count - 1, 1)
+    return {f"{value:g}": value for value in (round(low + step * i, 6) for i in range(count))}
+
+
+def pairs(tasks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield every pair of two tasks once, in their order."""
+    return combinations(tasks, 2)

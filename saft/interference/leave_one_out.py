@@ -1,0 +1,63 @@
+"""Leave-one-out: the merge of all against the merge without one, which tells who hurts whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from saft.interference.functions import MergeMeasure
+from saft.interference.quantity import IN_METRIC, MEASURES, Measured, Passes, Quantity
+from saft.interference.task_space import TaskSpace
+
+__all__ = ["LeaveOneOut"]
+
+
+@MEASURES.register("leave_one_out")
+@dataclass(frozen=True)
+class LeaveOneOut(MergeMeasure):
+    r"""How every task changes when one model is left out of the merge.
+
+    .. math:: h_{jt} = \text{score}_t(m(T \setminus \{j\})) - \text{score}_t(m(T)), \quad j \ne t
+
+    The coefficient is that of the merge of all. Every number has the sign that makes more better: a positive
+    h says that t is better without j.
+
+    Example:
+        >>> LeaveOneOut().cost(tasks=4)
+        Passes(forward=20, backward=0.0, merges=5)
+    """
+
+    standard = True
+    quantities: ClassVar[dict[str, Quantity]] = {
+        "harm": Quantity(
+            "by how much a task is better when one of the other models is left out of the merge",
+            IN_METRIC,
+            per="pair",
+            axes=("without", "task"),
+            definition="h_jt = score_t(merge without j) − score_t(merge of all), j ≠ t",
+        ),
+        "contribution": Quantity(
+            "by how much a task is worse when its own model is left out of the merge",
+            IN_METRIC,
+            per="task",
+            definition="c_t = score_t(merge of all) − score_t(merge without t)",
+        ),
+    }
+
+    def cost(self, tasks: int) -> Passes:
+        """Return all tasks' passes on the merge of all and on each with one left out."""
+        return Passes(forward=tasks + tasks * tasks, merges=tasks + 1)
+
+    def values(self, space: TaskSpace) -> dict[str, Measured]:
+        """Return both; nothing of a single task, of which no merge is left."""
+        if len(space.tasks) < 2:
+            return {}
+        whole = {t: space.score(t, space.merged()) for t in space.tasks}
+        harm: dict[str, dict[str, float]] = {}
+        contribution = {}
+        for j in space.tasks:
+            rest = space.merged([task for task in space.tasks if task != j])
+            changes = {t: space.better(t, space.score(t, rest), whole[t]) for t in space.tasks}
+            contribution[j] = -changes.pop(j)
+            harm[j] = changes
+        return {"harm": harm, "contribution": contribution}

@@ -1,0 +1,105 @@
+"""Rise of a task's loss when the other tasks' vectors are added: the shift that merging makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+import torch
+
+from saft.config import Count, FiniteFloat, Seed, checked
+from saft.interference.functions import FunctionMeasure
+from saft.interference.loss import length_of
+from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.task_space import Point, TaskSpace
+
+__all__ = ["OthersShift"]
+
+
+@MEASURES.register("others_shift")
+@checked
+@dataclass(frozen=True)
+class OthersShift(FunctionMeasure):
+    r"""How far a task's loss rises when other tasks' vectors are added to its own model.
+
+    .. math:: r_{ts} = L_t(\theta_t + c\,\tau_s) - L_t(\theta_t), \qquad
+       r_t = L_t\Big(\theta_t + c \sum_{s \ne t} \tau_s\Big) - L_t(\theta_t)
+
+    Sharpness in the directions that merging takes. Beside it the rise in random directions as long as the
+    others' vectors are on average, which are of no model that anybody makes: the difference is interference.
+
+    Args:
+        coefficient: c.
+        samples: random directions.
+        seed: of the random directions.
+
+    Example:
+        >>> OthersShift(samples=2).cost(tasks=4)
+        Passes(forward=28, backward=0.0, merges=0.0)
+    """
+
+    coefficient: FiniteFloat = 0.3
+    samples: Count = 2
+    seed: Seed = 0
+
+    standard = True
+    quantities: ClassVar[dict[str, Quantity]] = {
+        "shift_by_other": Quantity(
+            "rise of a task's loss when another's vector is added to its own model",
+            "nats",
+            per="pair",
+            axes=("task", "vector of"),
+            definition="L_t(θ_t + c τ_s) − L_t(θ_t)",
+        ),
+        "shift_by_others": Quantity(
+            "rise of a task's loss when all other vectors are added to its own model",
+            "nats",
+            per="task",
+            definition="L_t(θ_t + c Σ_{s≠t} τ_s) − L_t(θ_t)",
+        ),
+        "shift_at_random": Quantity(
+            "rise of a task's loss by random shifts as long as another's vector, on average",
+            "nats",
+            per="task",
+            definition="mean over z ~ N(0, I) of L_t(θ_t + r z / ‖z‖) − L_t(θ_t), r the mean of ‖c τ_s‖",
+        ),
+    }
+
+    def cost(self, tasks: int) -> Passes:
+        """Return, of each task, a pass at its model, at each shift, at all together, and at random ones."""
+        return Passes(forward=tasks * (tasks + 1 + self.samples))
+
+    def values(self, space: TaskSpace) -> dict[str, Measured]:
+        """Return all three; nothing of a single task."""
+        if len(space.tasks) < 2:
+            return {}
+        by_other: dict[str, dict[str, float]] = {}
+        by_all, at_random = {}, {}
+        lengths = {task: length_of(list(space.task_vector(task).values())) for task in space.tasks}
+        for t in space.tasks:
+            others = [s for s in space.tasks if s != t]
+            own = space.response(t, space.expert(t)).loss
+
+            def rise(added: list[str], t: str = t, own: float = own) -> float:
+                point = Point.of({t: 1.0} | dict.fromkeys(added, self.coefficient))
+                return space.response(t, point).loss - own
+
+            by_other[t] = {s: rise([s]) for s in others}
+            by_all[t] = rise(others)
+            length = abs(self.coefficient) * fmean(lengths[s] for s in others)
+            at_random[t] = self._at_random(space, t, length) - own
+        return {"shift_by_other": by_other, "shift_by_others": by_all, "shift_at_random": at_random}
+
+    def _at_random(self, space: TaskSpace, task: str, length: float) -> float:
+        """Return the mean loss at random points of this distance; the directions are of the seed only."""
+        generator = torch.Generator().manual_seed(self.seed)
+        losses = []
+        for _ in range(self.samples):
+            direction = {
+                name: torch.randn(value.shape, generator=generator) for name, value in space.base.items()
+            }
+            factor = length / length_of(list(direction.values()))
+            shift = {name: factor * part for name, part in direction.items()}
+            losses.append(space.shifted(task, space.expert(task), shift).loss)
+        return fmean(losses)

@@ -1,0 +1,221 @@
+"""One model in the space that a base and its task vectors span, and what each task's examples say of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError
+from saft.merging.inputs.factors import Factors
+
+__all__ = ["BASE", "Point", "Probe", "Response", "TaskSpace"]
+
+
+@dataclass(frozen=True)
+class Point:
+    r"""Weights: :math:`\theta_0 + \sum_t c_t \tau_t + \lambda\, m(\{\tau_s : s \in S\})`.
+
+    Args:
+        coefficients: pairs of a task and c_t; a task that is not named has 0.
+        merged: S, the tasks whose vectors a merge method m merges; empty for no merge.
+        scaling: lambda.
+
+    Example:
+        >>> Point.of({"b": 0.5, "a": 0.0}) == Point((("b", 0.5),))
+        True
+    """
+
+    coefficients: tuple[tuple[str, float], ...] = ()
+    merged: tuple[str, ...] = ()
+    scaling: float = 0.0
+
+    @classmethod
+    def of(cls, coefficients: Mapping[str, float]) -> Point:
+        """Return the point with these coefficients; of equal points the same."""
+        return cls(tuple(sorted((task, float(c)) for task, c in coefficients.items() if c)))
+
+
+BASE = Point()
+
+
+@dataclass(frozen=True)
+class Response:
+    """What one forward pass over the examples of a task gives.
+
+    Args:
+        loss: mean over the examples, in nats where the task is a classification.
+        predictions: labels or tokens, integers [n, ...]; of a regression its numbers.
+        features: what the head reads, [examples, width].
+    """
+
+    loss: float
+    predictions: Tensor
+    features: Tensor
+
+
+class Probe(Protocol):
+    """The examples of one task, the task's model on the shared trunk, and what they give at its weights.
+
+    Attributes:
+        higher_is_better: the direction of `score`.
+        module: trunk and head; the trunk is the space's own.
+        loss: batch -> mean loss over its examples.
+        batches: the examples.
+    """
+
+    higher_is_better: bool
+    module: nn.Module
+    loss: Callable[[Any], Tensor]
+    batches: Sequence[Any]
+
+    def response(self) -> Response:
+        """Pass the examples forward."""
+
+    def score(self) -> tuple[float, float | None]:
+        """Return the task's metric on the examples, and its standard error where it is known."""
+
+    def outputs(self) -> Tensor:
+        """Return every output of the head for the first batch, [...], in float32."""
+
+    def layers(self) -> dict[str, Tensor]:
+        """Return layer -> the mean of its output over the positions of each example, [examples, width]."""
+
+
+class TaskSpace:
+    """One trunk that is moved in place, so that any number of models cost the memory of one.
+
+    Responses and scores are kept by task and point: measures that look at the same place share them.
+
+    Args:
+        trunk: float32 or float64, in evaluation mode; its weights are changed.
+        base: name of a parameter of the trunk -> its pretrained value.
+        experts: task -> name -> fine-tuned value, asked for when it is needed.
+        probes: task -> its examples; every task of `experts`.
+        merge: tasks -> name -> merged task vector, without lambda; None where nothing is merged.
+        scaling: lambda of every merge.
+        adapters: task -> name -> the two matrices of its LoRA adapter, of experts that are adapters.
+
+    Example:
+        >>> line = nn.Linear(1, 1, bias=False)
+        >>> weights = {"weight": torch.tensor([[1.0]])}
+        >>> space = TaskSpace(line, weights, {"a": {"weight": torch.tensor([[3.0]])}}, {})
+        >>> space.move(Point.of({"a": 0.5}))
+        >>> line.weight.item()
+        2.0
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        base: Mapping[str, Tensor],
+        experts: Mapping[str, Mapping[str, Tensor]],
+        probes: Mapping[str, Probe],
+        merge: Callable[[tuple[str, ...]], Mapping[str, Tensor]] | None = None,
+        scaling: float = 1.0,
+        adapters: Mapping[str, Mapping[str, Factors]] | None = None,
+    ) -> None:
+        self.adapters = adapters or {}
+        self.trunk, self.base, self.experts, self.probes, self.scaling = trunk, base, experts, probes, scaling
+        self.tasks = list(experts)
+        self.parameters = {name: tensor for name, tensor in trunk.state_dict().items() if name in base}
+        if missing := sorted(base.keys() - self.parameters.keys()):
+            raise ValueError(f"the trunk has no parameter '{missing[0]}'")
+        self._merge = merge
+        self._at: Point | None = None
+        self._responses: dict[tuple[str, Point], Response] = {}
+        self._scores: dict[tuple[str, Point], tuple[float, float | None]] = {}
+        self._merged = functools.lru_cache(maxsize=1)(self._merge_of)
+
+    def expert(self, task: str) -> Point:
+        """Return the point of a task's own model."""
+        return Point.of({task: 1.0})
+
+    def merged(self, tasks: Sequence[str] | None = None) -> Point:
+        """Return the point of the merge of some tasks, or of all, at the space's lambda."""
+        return Point(merged=tuple(self.tasks if tasks is None else tasks), scaling=self.scaling)
+
+    def move(self, point: Point) -> None:
+        """Set the trunk to a point; to the base and to an expert to the bit."""
+        if point == self._at:
+            return
+        self._at = None  # in case that the move is interrupted
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self._value(name, point))
+        self._at = point
+
+    def task_vector(self, task: str) -> dict[str, Tensor]:
+        """Return name -> fine-tuned minus base weights, in the dtype and on the device of the trunk."""
+        return {
+            name: self.experts[task][name].to(parameter) - self.base[name].to(parameter)
+            for name, parameter in self.parameters.items()
+        }
+
+    def response(self, task: str, point: Point) -> Response:
+        """Return what the examples of a task give at a point."""
+        if (task, point) not in self._responses:
+            self.move(point)
+            self._responses[task, point] = self.probes[task].response()
+        return self._responses[task, point]
+
+    def score(self, task: str, point: Point) -> float:
+        """Return the task's metric at a point."""
+        return self._scored(task, point)[0]
+
+    def score_error(self, task: str, point: Point) -> float | None:
+        """Return the standard error of that score, from the finite number of examples."""
+        return self._scored(task, point)[1]
+
+    def layers(self, task: str, point: Point) -> dict[str, Tensor]:
+        """Return what every layer gives for the examples of a task at a point."""
+        self.move(point)
+        return self.probes[task].layers()
+
+    def shifted(self, task: str, point: Point, shift: Mapping[str, Tensor]) -> Response:
+        """Return what the examples of a task give at a point with something added to the weights."""
+        self.move(point)
+        self._at = None
+        with torch.no_grad():
+            for name, part in shift.items():
+                self.parameters[name].add_(part.to(self.parameters[name]))
+        return self.probes[task].response()
+
+    def moved_by_hand(self, weights: Mapping[str, Tensor]) -> None:
+        """Set parameters to any weights; the next move goes back to the space."""
+        self._at = None
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.parameters[name].copy_(value)
+
+    def better(self, task: str, value: float, other: float) -> float:
+        """Return by how much a score of a task is better than another, in the metric's own size."""
+        return value - other if self.probes[task].higher_is_better else other - value
+
+    def _scored(self, task: str, point: Point) -> tuple[float, float | None]:
+        if (task, point) not in self._scores:
+            self.move(point)
+            self._scores[task, point] = self.probes[task].score()
+        return self._scores[task, point]
+
+    def _value(self, name: str, point: Point) -> Tensor:
+        base = self.base[name].to(self.parameters[name])
+        match point:
+            case Point(coefficients=((task, 1.0),), merged=()):
+                return self.experts[task][name].to(base)
+        value = base
+        for task, coefficient in point.coefficients:
+            value = value + coefficient * (self.experts[task][name].to(base) - base)
+        if point.merged:
+            vector = self._merged(point.merged).get(name)
+            value = value if vector is None else value + point.scaling * vector.to(base)
+        return value
+
+    def _merge_of(self, tasks: tuple[str, ...]) -> Mapping[str, Tensor]:
+        if self._merge is None:
+            raise UserError("measures: one of these needs a merge: give `merge: {method: ...}`")
+        return self._merge(tasks)

@@ -1,0 +1,226 @@
+"""What measures of losses, functions and merges take, estimated before the first; then all of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from saft.errors import UserError
+from saft.interference.functions import FunctionMeasure
+from saft.interference.loss import LossMeasure
+from saft.interference.quantity import IN_METRIC, Measure, Measured, Passes, Quantity
+from saft.interference.retained import normalized
+from saft.interference.task_space import TaskSpace
+from saft.measure_config import MeasureConfig, MergeToMeasure
+from saft.measure_probe import task_space
+from saft.merging import time_estimate
+from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
+from saft.merging.plan import Plan
+from saft.progress import Bar, bar, note
+from saft.tasks import BoundTask, Limits, Metric
+
+__all__ = ["ModelMeasurement", "best_scaling", "in_metric", "merge_to_measure", "values_of"]
+
+SCALING = Quantity(
+    "scaling coefficient of the merge that is measured", definition="λ in base + λ · merged task vector"
+)
+
+
+@dataclass(frozen=True)
+class ModelMeasurement:
+    """Checkpoints with their tasks, checked and ready to be measured.
+
+    Args:
+        config: what the user asked for.
+        space: the models.
+        metrics: task -> what its scores are.
+        measures: name -> measure, of losses, functions and merges.
+        merge: the merge that is measured; None where no measure asks for one.
+    """
+
+    config: MeasureConfig
+    space: TaskSpace
+    metrics: Mapping[str, Metric]
+    measures: Mapping[str, Measure]
+    merge: Plan | None
+
+    @classmethod
+    def of(
+        cls,
+        config: MeasureConfig,
+        plan: Plan,
+        bound: Mapping[str, BoundTask],
+        folders: Mapping[str, Path],
+        measures: Mapping[str, Measure],
+    ) -> ModelMeasurement:
+        """Check everything, read the examples, and load one trunk.
+
+        Args:
+            config: what the user asked for.
+            plan: of all checkpoints.
+            bound: task -> bound task, of those checkpoints that have one; at least one.
+            folders: checkpoint -> its folder.
+            measures: name -> measure, none of weights.
+
+        Raises:
+            UserError: the merge method does not go with measures, a task has no validation example, or the
+                tasks load the model in different ways.
+        """
+        merge = None
+        if len(bound) > 1 and any(measure.needs == "merge" for measure in measures.values()):
+            merge = merge_to_measure(config.merge, plan, list(bound))
+        limits = Limits(train=0, validation=config.examples, test=0)
+        examples = {name: task.examples(limits).validation for name, task in bound.items()}
+        if empty := [name for name, some in examples.items() if not len(some)]:
+            raise UserError(f"tasks.{empty[0]}: has no validation example to measure on")
+        recipe = None if merge is None else merge.config
+        space = task_space(plan, bound, examples, folders, config.batch_size, recipe)
+        metrics = {name: task.metric for name, task in bound.items()}
+        if merge is None:
+            measures = {name: made for name, made in measures.items() if made.needs != "merge"}
+        return cls(config, space, metrics, measures, merge)
+
+    def made(self) -> tuple[dict[str, Measured], dict[str, Quantity]]:
+        """Make every measure that fits the budget, and say before how long they take.
+
+        Returns:
+            Quantity -> what was measured, and quantity -> what it is.
+        """
+        tasks = len(self.space.tasks)
+        measures, costs = self._within_budget()
+        grid = self._scalings()
+        total = sum((cost for cost in costs.values()), Passes(forward=tasks * len(grid)))
+        measured, quantities = dict[str, Measured](), dict[str, Quantity]()
+        with bar(total=total.forwards) as progress:
+            if self.merge is not None and any(measure.needs == "merge" for measure in measures.values()):
+                progress.stage(f"scaling coefficient of {self.merge.config.method}")
+                self.space.scaling = best_scaling(self.space, grid) if len(grid) > 1 else grid[0]
+                progress.advance(tasks * len(grid))
+                measured["scaling"], quantities["scaling"] = self.space.scaling, SCALING
+            for name, measure in measures.items():
+                progress.stage(name.replace("_", " "))
+                measured |= values_of(measure, self.space, progress, costs[name].forwards)
+                quantities |= measure.quantities
+        quantities = {name: in_metric(quantities[name], self.metrics) for name in measured}
+        return measured, quantities
+
+    def _scalings(self) -> list[float]:
+        """Return the coefficients to choose from; one where there is no choice."""
+        if self.merge is None:
+            return []
+        chosen = self.config.merge.scaling
+        return list(self.merge.method.scaling_grid) if chosen is None else [chosen]
+
+    def _within_budget(self) -> tuple[dict[str, Measure], dict[str, Passes]]:
+        """Return the measures that fit into `seconds`, in their order, and what each takes; tell the sum."""
+        space, tasks = self.space, len(self.space.tasks)
+        first = space.tasks[0]
+        begin = time.perf_counter()
+        space.response(first, space.expert(first))
+        a_pass = time.perf_counter() - begin
+        a_merge = 0.0 if self.merge is None else time_estimate.seconds(self.merge)
+        costs = {name: measure.cost(tasks) for name, measure in self.measures.items()}
+        spent, inside, outside = a_pass * tasks * len(self._scalings()), dict[str, Measure](), []
+        for name, measure in self.measures.items():
+            takes = a_pass * costs[name].forwards + a_merge * costs[name].merges
+            if self.config.seconds is not None and spent + takes > self.config.seconds:
+                outside.append(f"{name} (about {takes:.0f} s)")
+                continue
+            inside[name] = measure
+            spent += takes
+        passes = sum((costs[name] for name in inside), Passes())
+        note(
+            f"measures of {tasks} models: at most {passes.forward:.0f} passes forward and "
+            f"{passes.backward:.0f} forward and backward over up to {self.config.examples} examples, and "
+            f"{passes.merges:.0f} merges: about {max(spent, 1):.0f} s"
+        )
+        if outside:
+            note(f"seconds: {self.config.seconds:g} leaves no room for {', '.join(outside)}")
+        return inside, costs
+
+
+def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str]) -> Plan:
+    """Return the checked merge of some of a plan's models.
+
+    Raises:
+        UserError: the method does not exist, reads examples, or gives more than one model.
+    """
+    models = plan.config.by_task()
+    checked = check(
+        MergeConfig(
+            method=merge.method,
+            parameters=merge.parameters,
+            base=plan.config.base,
+            models={task: models[task] for task in tasks},
+            exclude=plan.config.exclude,
+        )
+    )
+    if checked.method.calibration or checked.method.gives != "one model":
+        what = "reads examples" if checked.method.calibration else f"gives {checked.method.gives}"
+        raise UserError(
+            f"merge.method: '{merge.method}' {what}; measures take a method that gives one model from "
+            "weights only, such as task_arithmetic or ties"
+        )
+    return checked
+
+
+def values_of(measure: Measure, space: TaskSpace, progress: Bar, cost: float) -> dict[str, Measured]:
+    """Return what a measure gives of a space; those of the loss for each task at its own model.
+
+    Args:
+        measure: of losses, functions or merges.
+        space: the models.
+        progress: is told when `cost` is done, in parts where there are any.
+        cost: of the measure.
+    """
+    if isinstance(measure, FunctionMeasure):
+        measured = measure.values(space)
+        progress.advance(cost)
+        return measured
+    of_loss: dict[str, dict[str, Measured]] = {}
+    for task, probe in space.probes.items():
+        space.move(space.expert(task))
+        moved = [p for p in space.trunk.parameters() if p.requires_grad]
+        values = cast(LossMeasure, measure).values(probe.module, probe.loss, probe.batches, moved)
+        for quantity, value in values.items():
+            of_loss.setdefault(quantity, {})[task] = value
+        progress.advance(cost / len(space.probes))
+    return cast(dict[str, Measured], of_loss)
+
+
+def best_scaling(space: TaskSpace, grid: list[float]) -> float:
+    """Return the coefficient with the best mean normalized score of the merge of all; of equals the smallest.
+
+    Args:
+        space: the models; its own coefficient is put back.
+        grid: at least one coefficient.
+    """
+    before, worth = space.scaling, dict[float, float]()
+    experts = {task: space.score(task, space.expert(task)) for task in space.tasks}
+    try:
+        for scaling in grid:
+            space.scaling = scaling
+            shares = []
+            for task, expert in experts.items():
+                score = space.score(task, space.merged())
+                share = normalized(score, expert, space.probes[task].higher_is_better)
+                shares.append(-math.inf if share is None else share)
+            worth[scaling] = sum(shares) / len(shares)
+    finally:
+        space.scaling = before
+    return max(sorted(worth), key=lambda scaling: worth[scaling])
+
+
+def in_metric(quantity: Quantity, metrics: Mapping[str, Metric]) -> Quantity:
+    """Return a quantity of the tasks' metric in that metric's unit; raw where they have several."""
+    if quantity.unit != IN_METRIC:
+        return quantity
+    if len(set(metrics.values())) > 1:
+        return replace(quantity, unit="")
+    metric = next(iter(metrics.values()))
+    return replace(quantity, unit=metric.unit, scale=metric.scale, decimals=metric.digits)

@@ -1,0 +1,247 @@
+"""Checkpoints and tasks -> the space that measures of losses, functions and merges are made in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saft.errors import UserError
+from saft.interference.task_space import Response, TaskSpace
+from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.tensor_names import match
+from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
+from saft.merging.plan import Plan
+from saft.merging.stream import engine
+from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
+from saft.tasks.examples import IGNORED
+from saft.tasks.stored_names import stored_names
+
+__all__ = ["TaskProbe", "task_space"]
+
+LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.\d+$")
+OUTPUTS = 32  # examples whose outputs are compared one by one
+
+
+class TaskProbe:
+    """A bound task and some of its examples, as measures see them; see `saft.interference.task_space.Probe`.
+
+    Args:
+        task: says loss, metric and head.
+        model: trunk and head, in evaluation mode.
+        examples: at least one.
+        batch_size: examples of a forward pass.
+    """
+
+    def __init__(self, task: BoundTask, model: TaskModel, examples: Examples, batch_size: int) -> None:
+        self.task, self.module, self.examples, self.batch_size = task, model.eval(), examples, batch_size
+        self.higher_is_better = task.metric.higher_is_better
+        device = next(model.trunk.parameters()).device
+        self.batches: list[Batch] = [batch.to(device) for batch in examples.batches(batch_size)]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the task's mean loss over a batch."""
+        return self.task.loss(self.module, batch)
+
+    @torch.no_grad()
+    def response(self) -> Response:
+        """Pass the examples forward: loss, predictions and features of one pass."""
+        losses, predictions, features = [], [], []
+        for batch in self.batches:
+            with _recorded(self.module) as seen:
+                losses.append((float(self.loss(batch)), int(batch.targets)))
+            predictions.append(_predictions(self.module, seen["outputs"], batch))
+            of_head = seen.get("features")
+            if of_head is None:  # the trunk gives the outputs itself, as language models do
+                of_head = self.module.features(batch.inputs)
+            features.append(of_head.float().cpu())
+        count = sum(targets for _, targets in losses)
+        loss = sum(value * targets for value, targets in losses) / max(count, 1)
+        return Response(loss, torch.cat(predictions), torch.cat(features))
+
+    def score(self) -> tuple[float, float | None]:
+        """Return the task's metric on the examples, and its standard error where it is known."""
+        score = self.task.score(self.module, self.examples, self.batch_size)
+        return score.value, score.standard_error
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """Return the outputs for the first examples: logits, of tokens those of targets."""
+        batch = next(self.batches[0].split(OUTPUTS))
+        with _recorded(self.module) as seen:
+            self.loss(batch)
+        outputs = seen["outputs"]
+        return (outputs[batch.labels != IGNORED] if _of_tokens(outputs, batch) else outputs).float().cpu()
+
+    @torch.no_grad()
+    def layers(self) -> dict[str, Tensor]:
+        """Return layer -> mean of its output over the positions of each example, [examples, width]."""
+        layers = {name: part for name, part in self.module.trunk.named_modules() if LAYER.search(name)}
+        seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+        mask: list[Tensor | None] = [None]
+
+        def keeping(name: str) -> Callable[..., None]:
+            def keep(_: nn.Module, __: Any, output: Any) -> None:
+                states = output[0] if isinstance(output, tuple) else output
+                seen[name].append(_mean_over_positions(states, mask[0]).float().cpu())
+
+            return keep
+
+        handles = [part.register_forward_hook(keeping(name)) for name, part in layers.items()]
+        try:
+            for batch in self.batches:
+                mask[0] = batch.inputs.get("attention_mask")
+                self.module(batch.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: torch.cat(parts) for name, parts in seen.items() if parts}
+
+
+def task_space(
+    plan: Plan,
+    bound: Mapping[str, BoundTask],
+    examples: Mapping[str, Examples],
+    folders: Mapping[str, Path],
+    batch_size: int,
+    merge: MergeConfig | None = None,
+) -> TaskSpace:
+    """Return the space of a base and its experts, with one trunk that is moved in place.
+
+    Args:
+        plan: of the experts, from `check`; what it excludes stays the base's in every model.
+        bound: task -> bound task, of those experts that have one; at least one.
+        examples: task -> its examples, at least one.
+        folders: task -> the checkpoint folder, which gives the task's head.
+        batch_size: examples of a forward pass.
+        merge: how the experts are merged, whichever of them; None where nothing is.
+
+    Raises:
+        UserError: the tasks load the model in different ways, or a tensor of the base is none of the model's.
+    """
+    check_one_trunk(bound, "tasks")
+    first = next(iter(bound.values()))
+    trunk = first.load_trunk(plan.base.location).requires_grad_(True)
+    names = _names(trunk, plan)
+    base = {name: plan.base.tensor(file) for name, file in names.items()}
+    experts = {task: _Weights(plan, task, names) for task in bound}
+    space = TaskSpace(
+        trunk,
+        base,
+        experts,
+        probes := {},
+        None if merge is None else _merger(merge, plan, names),
+        adapters={task: factors for task in bound if (factors := _factors(plan, task, names))},
+    )
+    for task, some in bound.items():
+        space.move(space.expert(task))  # a head that the folder does not hold is made by the expert
+        probes[task] = TaskProbe(some, some.model(trunk, folders[task]), examples[task], batch_size)
+    return space
+
+
+class _Weights(Mapping[str, Tensor]):
+    """The weights of one expert, each read, or computed of an adapter, when it is asked for."""
+
+    def __init__(self, plan: Plan, task: str, names: Mapping[str, str]) -> None:
+        self._source, self._names = plan.models[task], names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._source.tensor(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _names(trunk: nn.Module, plan: Plan) -> dict[str, str]:
+    """Return name of a parameter of the trunk -> name of the tensor in files, of all that are merged."""
+    prefix = f"{getattr(trunk, 'base_model_prefix', '')}."
+    stored = {
+        name: file
+        for name, tensor in stored_names(trunk).items()
+        if (file := match(tensor, plan.merged, prefix)) is not None
+    }
+    if not stored:
+        raise UserError(
+            f"base: none of the tensors that are merged, such as '{plan.merged[0]}', is one of "
+            f"{type(trunk).__name__}, as which the tasks load it"
+        )
+    return stored
+
+
+def _factors(plan: Plan, task: str, names: Mapping[str, str]) -> dict[str, Factors]:
+    """Return the matrices of an adapter by the trunk's names; empty of what is more, or none."""
+    source, factors = plan.models[task], {}
+    for name, file in names.items():
+        of_tensor = source.factors(file, plan.base)
+        if of_tensor is not None:
+            factors[name] = of_tensor
+        elif not source.keeps(file, plan.base):
+            return {}
+    return factors
+
+
+def _merger(
+    merge: MergeConfig, plan: Plan, names: Mapping[str, str]
+) -> Callable[[tuple[str, ...]], dict[str, Tensor]]:
+    files = {file: name for name, file in names.items()}
+    locations = plan.config.by_task()
+
+    def merged(tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        models = {task: locations[task] for task in tasks}
+        of_these = check(replace(merge, base=plan.config.base, models=models, exclude=plan.config.exclude))
+        return {files[file]: vector for file, vector in engine.stream(of_these) if file in files}
+
+    return merged
+
+
+@contextmanager
+def _recorded(model: TaskModel) -> Iterator[dict[str, Tensor]]:
+    """Yield what the last forward pass inside gave: `outputs`, and `features` where the head read any."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_features(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen["features"] = inputs[0].detach()
+
+    def keep_outputs(_: nn.Module, __: Any, outputs: Tensor) -> None:
+        seen["outputs"] = outputs.detach()
+
+    handles = [
+        model.head.register_forward_pre_hook(keep_features),
+        model.register_forward_hook(keep_outputs),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _predictions(model: TaskModel, outputs: Tensor, batch: Batch) -> Tensor:
+    if model.classifies:
+        return outputs.argmax(-1).cpu()
+    if _of_tokens(outputs, batch):
+        return outputs.argmax(-1)[batch.labels != IGNORED].cpu()
+    several = outputs.shape == batch.labels.shape  # truth values of several labels
+    return (outputs > 0).cpu() if several else outputs.reshape(-1).float().cpu()
+
+
+def _of_tokens(outputs: Tensor, batch: Batch) -> bool:
+    return outputs.dim() == 3 and batch.labels.dim() == 2
+
+
+def _mean_over_positions(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over all positions but padding, [examples, width]; of images over the places."""
+    if states.dim() == 3 and mask is not None and mask.shape == states.shape[:2]:
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1).clamp_min(1)
+    return states.flatten(2).mean(-1) if states.dim() == 4 else states.flatten(1, -2).mean(1)

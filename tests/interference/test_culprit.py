@@ -1,0 +1,60 @@
+"""Sentences that name who hurts whom."""
+
+from __future__ import annotations
+
+from saft.interference.culprit import verdict
+from saft.interference.quantity import Quantity
+
+PERCENT = Quantity("example", "%", per="pair", scale=100, decimals=1)
+WHAT = {"harm": PERCENT, "pair_loss": PERCENT}
+
+
+def harm(of_a):
+    return {"a": {"b": of_a, "c": of_a}, "b": {"a": -0.1, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}
+
+
+def test_the_culprit_is_whom_the_others_gain_most_without():
+    (sentence,) = verdict({"harm": harm(0.06), "score_error": dict.fromkeys("abc", 0.01)}, WHAT)
+    assert sentence == (
+        "a hurts the merge most: without it the others gain 6.0 % on average (b +6.0, c +6.0)."
+    )
+
+
+def test_what_so_few_examples_cannot_tell_is_not_claimed():
+    (sentence,) = verdict({"harm": harm(0.06), "score_error": dict.fromkeys("abc", 0.05)}, WHAT)
+    assert "no model is seen to hurt" in sentence
+    assert "standard error 5.0" in sentence
+
+
+def test_where_nobody_gains_nobody_is_blamed():
+    (sentence,) = verdict({"harm": {"a": {"b": -0.02}, "b": {"a": -0.01}}}, WHAT)
+    assert "no model hurts the others: even without b" in sentence
+
+
+def test_pairs_are_told_worst_first_and_by_who_loses():
+    losses = {"a": {"b": 0.2, "c": 0.01}, "b": {"a": 0.1, "c": 0.3}, "c": {"a": 0.0, "b": -0.1}}
+    scores = {"base_score": dict.fromkeys("abc", 0.4), "expert_score": dict.fromkeys("abc", 0.9)}
+    assert verdict({"pair_loss": losses, **scores}, WHAT) == [
+        "c will hurt b (merged as a pair, b loses 30.0 %).",
+        "these two will hurt each other: a and b (merged as a pair, a loses 20.0 %, b loses 10.0 %).",
+    ]
+
+
+def test_a_loss_within_its_error_is_no_hurt():
+    losses = {"a": {"b": 0.2}, "b": {"a": 0.0}}
+    (sentence,) = verdict({"pair_loss": losses, "score_error": {"a": 0.2, "b": 0.2}}, WHAT)
+    assert "no pair is seen to hurt" in sentence
+
+
+def test_without_a_merge_it_is_a_guess_and_says_so():
+    shifts = {"a": {"b": 0.5, "c": 0.1}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}
+    quantity = Quantity("rise of a loss", "nats", per="pair")
+    (sentence,) = verdict({"shift_by_other": shifts}, {"shift_by_other": quantity})
+    assert sentence.startswith("b is the likeliest to hurt a: rise of a loss: 0.500 nats. Nothing was merged")
+    cosines = {"a": {"a": 1.0, "b": -0.2}, "b": {"a": -0.2, "b": 1.0}}
+    (sentence,) = verdict({"cosine": cosines}, {"cosine": Quantity("c", per="pair", decimals=2)})
+    assert sentence.startswith("a and b overlap most in their weights (cosine -0.20). Weights do not tell")
+
+
+def test_one_model_has_no_verdict():
+    assert verdict({"cosine": {"a": {"a": 1.0}}, "norm": {"a": 2.0}}, {}) == []

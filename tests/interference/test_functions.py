@@ -1,0 +1,25 @@
+"""How far apart predictions and directions are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saft.interference.functions import disagreement, distance_of_directions
+
+
+def test_of_a_regression_the_difference_is_in_units_of_the_spread():
+    numbers = torch.tensor([0.0, 2.0, 4.0])
+    assert disagreement(numbers, numbers) == 0.0
+    assert disagreement(numbers, numbers + 1.0) == pytest.approx(1 / numbers.var(correction=0).item())
+
+
+def test_several_labels_differ_label_by_label():
+    first = torch.tensor([[True, False], [True, True]])
+    assert disagreement(first, torch.tensor([[True, True], [True, True]])) == 0.25
+
+
+def test_the_length_of_features_does_not_count():
+    features = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert distance_of_directions(features, 3 * features) == pytest.approx(0, abs=1e-12)
+    assert distance_of_directions(features, -features) == pytest.approx(4)

@@ -1,0 +1,79 @@
+"""The budget, the choice of the coefficient, and the loop over measures."""
+
+from __future__ import annotations
+
+import pytest
+
+from saft.interference.chosen_measures import chosen
+from saft.interference.quantity import IN_METRIC, Quantity
+from saft.interference.transfer import Transfer
+from saft.measure_config import MeasureConfig
+from saft.measure_models import ModelMeasurement, best_scaling, in_metric, values_of
+from saft.progress import Bar
+from saft.tasks import Metric
+from tests.oracles.toy_space import Dense, toy_space
+
+ACCURACY = Metric("accuracy", "%")
+
+
+def measurement(measures, **options):
+    config = MeasureConfig("base", ["a"], **options)
+    return ModelMeasurement(config, toy_space(), dict.fromkeys("abc", ACCURACY), chosen(measures, "m"), None)
+
+
+def test_the_best_coefficient_is_the_one_that_the_dense_models_have():
+    space, grid = toy_space(), [0.0, 0.3, 0.6, 1.0]
+    dense, before = Dense(space), space.scaling
+
+    def worth(scaling):
+        shares = [
+            dense.score(t, dict.fromkeys(space.tasks, scaling)) / dense.score(t, {t: 1.0})
+            for t in space.tasks
+        ]
+        return sum(shares) / 3
+
+    best = best_scaling(space, grid)
+    assert worth(best) == max(map(worth, grid))
+    assert not [scaling for scaling in grid if scaling < best and worth(scaling) == worth(best)]
+    assert space.scaling == before
+
+
+def test_measures_of_the_loss_are_made_at_each_expert():
+    space = toy_space()
+    dense = Dense(space)
+    measure = chosen(["sharpness"], "m")["sharpness"]
+    bar = Bar(total=1)
+    losses = values_of(measure, space, bar, 1.0)["loss"]
+    assert losses == pytest.approx({t: dense.loss(t, {t: 1.0}) for t in space.tasks})
+    assert bar.done == pytest.approx(1.0)
+
+
+def test_everything_measured_says_what_it_is_in_the_unit_of_the_metric():
+    measured, quantities = measurement(["transfer", "sharpness", "feature_drift"]).made()
+    assert set(measured) == set(quantities)
+    assert {"transfer", "sharpness", "feature_drift"} <= set(measured)
+    assert quantities["transfer"].unit == "%"
+    assert quantities["transfer"].format(0.5) == "50.0"
+
+
+def test_metrics_that_differ_leave_raw_numbers():
+    raw = in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": Metric("loss", "nats", False, 1.0, 3)})
+    assert (raw.unit, raw.format(0.5)) == ("", "0.500")
+
+
+def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("saft.progress._noted", set())
+    ticks = iter([0.0, 1.0])  # a pass takes a second
+    monkeypatch.setattr("saft.measure_models.time.perf_counter", lambda: next(ticks))
+    some = measurement(["transfer", "hessian_eigenvalue", "feature_drift"], seconds=30)
+    inside, costs = some._within_budget()
+    assert list(inside) == ["transfer", "feature_drift"]
+    assert costs["hessian_eigenvalue"].forwards > 30
+    told = capsys.readouterr().err
+    assert "measures of 3 models: at most 24 passes forward and 0 forward and backward" in told
+    assert "about 24 s" in told
+    assert "seconds: 30 leaves no room for hessian_eigenvalue (about 144 s)" in told
+
+
+def test_only_what_was_measured_is_returned():
+    assert list(measurement(["transfer"]).made()[0]) == list(Transfer.quantities)

@@ -1,0 +1,92 @@
+"""A bound task as measures see it, and the space of real checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saft import tasks
+from saft.interference.task_space import BASE, TaskSpace
+from saft.measure_probe import task_space
+from saft.merging.merge_check import check
+from saft.merging.merge_config import MergeConfig
+from saft.model_config import ModelConfig
+from saft.tasks import BoundTask, Limits
+
+
+def moved(base: Path, folder: Path, seed: int) -> Path:
+    """Write a copy of a model that is moved at random."""
+    shutil.copytree(base, folder)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        key: value + 0.05 * torch.randn(value.shape, generator=generator)
+        for key, value in load_file(base / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("experts")
+    return {name: moved(tiny_model, place / name, seed) for seed, name in enumerate(("colour", "size"))}
+
+
+@pytest.fixture(scope="module")
+def bound(tiny_tasks: dict[str, dict[str, Any]], folders: dict[str, Path]) -> dict[str, BoundTask]:
+    return {
+        name: tasks.build(name, tiny_tasks[name], "tasks").bind(name, ModelConfig(str(folder)), "tasks")
+        for name, folder in folders.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def space(tiny_model: Path, folders: dict[str, Path], bound: dict[str, BoundTask]) -> TaskSpace:
+    config = MergeConfig("task_arithmetic", str(tiny_model), {n: str(f) for n, f in folders.items()})
+    limits = Limits(train=0, validation=10, test=0)
+    examples = {name: task.examples(limits).validation for name, task in bound.items()}
+    return task_space(check(config), bound, examples, folders, batch_size=4, merge=config)
+
+
+def test_an_expert_is_the_model_in_its_folder(
+    space: TaskSpace, folders: dict[str, Path], bound: dict[str, BoundTask]
+) -> None:
+    for name, task in bound.items():
+        model = task.model(task.load_trunk(folders[name]), folders[name]).eval()
+        examples = space.probes[name].examples  # type: ignore[attr-defined]
+        assert space.score(name, space.expert(name)) == task.score(model, examples).value
+        batch = examples.collate(list(range(10)))
+        response = space.response(name, space.expert(name))
+        assert response.loss == pytest.approx(float(task.loss(model, batch).detach()), rel=1e-5)
+        logits = torch.cat([model(part.inputs) for part in examples.batches(4)])
+        assert torch.equal(response.predictions, logits.argmax(-1))
+        features = torch.cat([model.features(part.inputs) for part in examples.batches(4)])
+        assert torch.allclose(response.features, features, atol=1e-6)
+
+
+def test_a_merge_is_that_of_the_engine(space: TaskSpace, tiny_model: Path, folders: dict[str, Path]) -> None:
+    space.scaling = 0.5
+    space.move(space.merged(["size"]))
+    base, own = (load_file(folder / "model.safetensors") for folder in (tiny_model, folders["size"]))
+    for name, value in space.parameters.items():
+        assert torch.allclose(value, base[name] + 0.5 * (own[name] - base[name]), atol=1e-6)
+
+
+def test_layers_are_means_over_the_tokens_that_are_there(space: TaskSpace) -> None:
+    layers = space.layers("colour", BASE)
+    assert list(layers) == ["encoder.layer.0", "encoder.layer.1"]
+    probe = space.probes["colour"]
+    features = torch.cat([probe.module.features(batch.inputs) for batch in probe.batches])
+    assert torch.allclose(
+        layers["encoder.layer.1"], features.detach(), atol=1e-6
+    )  # this task pools by the mean
+
+
+def test_outputs_are_logits(space: TaskSpace) -> None:
+    space.move(BASE)
+    assert space.probes["colour"].outputs().shape == (4, 3)
