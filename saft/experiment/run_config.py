@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from saft import config as configs
-from saft.config import Count, FiniteFloat, Fraction, Location, Name, NonNegative, Seeds
+from saft.config import Count, CountOrZero, FiniteFloat, Fraction, Location, Name, NonNegative, Seeds
 from saft.errors import UserError
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
@@ -72,6 +72,8 @@ class RunConfig:
     """Tasks, as under `tasks`, whose training inputs a penalty reads, unlabelled; they are not trained on."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, precision ..."""
+    data_workers: CountOrZero | None = None
+    """Processes that make the batches of a training ahead; null is 4 for images on a GPU, and else 0."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""

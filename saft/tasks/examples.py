@@ -45,8 +45,15 @@ class Batch:
             yield Batch({name: value[part] for name, value in self.inputs.items()}, self.labels[part])
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`."""
-        return Batch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))
+        """Return the batch on `device`; a copy to a GPU is not waited for."""
+        goes_on = torch.device(device).type == "cuda"
+        moved = {name: value.to(device, non_blocking=goes_on) for name, value in self.inputs.items()}
+        return Batch(moved, self.labels.to(device, non_blocking=goes_on))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory from which a GPU can copy by itself; a loader calls it."""
+        inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
+        return Batch(inputs, self.labels.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,13 @@ class Examples:
         collate: makes a `Batch` of the examples at these indices.
         varied: the same for a training batch, of inputs that vary from step to step: (indices, step, seed) ->
             batch, by draws that depend on nothing else; None where they do not.
+        is_costly: whether a batch takes so long that processes of their own should make it, as of images.
     """
 
     lengths: list[int]
     collate: Callable[[list[int]], Batch]
     varied: Callable[[list[int], int, int], Batch] | None = None
+    is_costly: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Iterable, Sequence
@@ -14,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from saft.tasks.examples import Batch, Examples
+from saft.tasks.image_cache import ImageCache
 from saft.tasks.image_processor import Preprocessing
 from saft.tasks.image_source import Picture
 
 __all__ = ["Pixels", "Variation", "image_examples"]
 
 KEPT = 4 << 30
-"""Bytes of decoded images that a task keeps; what is beyond is decoded whenever it is needed."""
+"""Bytes of decoded images that a task keeps in memory; what is beyond is read whenever it is needed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The images of a task as bytes, each decoded once, as long as they fit.
+    """The images of a task as bytes, each decoded once: kept in memory as long as they fit, and on the disk.
 
     Args:
         preprocessing: of the model.
@@ -71,6 +73,10 @@ class Pixels:
     where: str
     _kept: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @functools.cached_property
+    def _cache(self) -> ImageCache:
+        return ImageCache(self.preprocessing)
+
     def of(self, picture: Picture) -> np.ndarray:
         """Return an image, resized and cropped, [channels, height, width] of bytes.
 
@@ -79,9 +85,19 @@ class Pixels:
         """
         known = self._kept.get(picture.place)
         if known is None:
-            known = self.preprocessing.pixels(picture.rgb(self.where))
+            known = self._decoded(picture)
             if len(self._kept) * known.nbytes < KEPT:
                 self._kept[picture.place] = known
+        return known
+
+    def _decoded(self, picture: Picture) -> np.ndarray:
+        content = picture.content(self.where)
+        if isinstance(content, np.ndarray):  # there is nothing to decode
+            return self.preprocessing.pixels(picture.decoded(content, self.where))
+        known = self._cache.read(content)
+        if known is None:
+            known = self.preprocessing.pixels(picture.decoded(content, self.where))
+            self._cache.write(content, known)
         return known
 
     def read(self, pictures: Iterable[Picture]) -> None:
@@ -122,4 +138,4 @@ def image_examples(
         return Batch({"pixel_values": pixels.preprocessing.normalized(images)}, targets[indices])
 
     pixels.read(picture for picture, _ in rows)
-    return Examples([1] * len(rows), collate, varied if vary else None)
+    return Examples([1] * len(rows), collate, varied if vary else None, is_costly=True)

@@ -6,6 +6,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,12 +101,34 @@ class Picture:
         Raises:
             UserError: it cannot be read.
         """
-        with as_user_error(f"{where}.data: {self.place}: is not an image that can be read"):
+        return self.decoded(self.content(where), where)
+
+    def content(self, where: str) -> bytes | np.ndarray:
+        """Return the content of the image's file; an array where that is what there is.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        with self._readable(where):
             opened = self.open()
             if isinstance(opened, np.ndarray):
-                return Image.fromarray(opened).convert("RGB")
-            with Image.open(opened, formats=_FORMATS) as image:
+                return opened
+            return opened.getvalue() if isinstance(opened, io.BytesIO) else Path(opened).read_bytes()
+
+    def decoded(self, content: bytes | np.ndarray, where: str) -> Image.Image:
+        """Return the image that its content stands for, in three channels of 8 bits.
+
+        Raises:
+            UserError: it is not an image.
+        """
+        with self._readable(where):
+            if isinstance(content, np.ndarray):
+                return Image.fromarray(content).convert("RGB")
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 return image.convert("RGB")
+
+    def _readable(self, where: str) -> AbstractContextManager[None]:
+        return as_user_error(f"{where}.data: {self.place}: is not an image that can be read")
 
 
 Labelled = list[tuple[Picture, str]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -205,7 +206,11 @@ def _fit(
     # What is drawn must not depend on what ran before this call, nor change what runs after it.
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(config.seed)
-        module = TaskModule(model, task, splits.train, options, config.seed).train()
+        workers = config.data_workers
+        if workers is None:
+            on_gpu = ready.device.type == "cuda"
+            workers = min(4, (os.cpu_count() or 1) - 1) if splits.train.is_costly and on_gpu else 0
+        module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
         select = SelectSteps(
             options.select_steps,
             lambda: task.score(model, splits.validation).value,

@@ -40,11 +40,13 @@ class TaskModule(L.LightningModule):
         examples: the training split.
         options: see `TrainingOptions`.
         seed: of the order of the examples and of dropout.
+        workers: processes that make the batches ahead; 0 makes each when it is needed.
     """
 
     def __init__(
-        self, model: TaskModel, task: BoundTask, examples: Examples, options: TrainingOptions, seed: int
-    ) -> None:
+        self, model: TaskModel, task: BoundTask, examples: Examples, options: TrainingOptions, seed: int,
+        workers: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.after_step = options.trained.wrap(
             model.trunk, lambda count: _losses(model, task, examples, count)
@@ -56,6 +58,7 @@ class TaskModule(L.LightningModule):
         self.examples = examples
         self.options = options
         self.seed = seed
+        self.workers = workers
         self.ascent: Ascent | None = None
         self.penalty = None if options.penalty is None else penalty(**options.penalty)
         self.bound_penalty: BoundPenalty | None = None
@@ -204,7 +207,13 @@ class TaskModule(L.LightningModule):
         order = self.examples.training_order(self.options.batch_size, self.options.steps, self.seed)
         rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = _Batches(self.examples, order, slice(rank, None, world))
-        return _Resumable(batches, batch_size=None, sampler=_StepsLeft(self.global_step, self.options.steps))
+        return _Resumable(
+            batches,
+            batch_size=None,
+            sampler=_StepsLeft(self.global_step, self.options.steps),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
 
 def _losses(model: TaskModel, task: BoundTask, examples: Examples, count: int) -> Iterator[Tensor]:

@@ -205,3 +205,9 @@ def test_a_run_on_clip_starts_every_expert_with_the_head_of_the_text_tower(tmp_p
     ScaledTrunk(trunk, {name: value.float() for name, value in vector.items()}).by(0.5)
     for name, tensor in before.items():
         torch.testing.assert_close(trunk.state_dict()[name], tensor + 0.5)
+
+
+def test_batches_that_processes_make_are_the_same(tmp_path: Path) -> None:
+    alone = settings("vit", tmp_path)
+    ahead = dataclasses.replace(alone, out=alone.out + "-ahead", data_workers=2)
+    assert equal(train(alone), train(ahead))

@@ -92,6 +92,7 @@ def _train_config(session: Session, cell: Cell, task: str) -> TrainConfig:
         validation_examples=config.validation_examples,
         reference=session.resolved.reference(cell.arm, task),
         trainer=config.trainer,
+        data_workers=config.data_workers,
     )
 
 
@@ -109,7 +110,7 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
     """Refuse an expert that was trained otherwise, before its figures could tell."""
     manifest = read_manifest(folder)
     before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
-    for unessential in ("out", "model", "tensorboard", "checkpoint_every"):
+    for unessential in ("out", "model", "tensorboard", "checkpoint_every", "data_workers"):
         before.pop(unessential, None)
         now.pop(unessential, None)
     before["data files"] = manifest["data"]["sha256"]
