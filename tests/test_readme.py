@@ -39,7 +39,8 @@ def adapted(model: torch.nn.Module) -> Any:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in blocks("python") if not re.search("SFT|SentenceTransformer", block)]
+    "block",
+    [block for block in blocks("python") if not re.search("SFT|SentenceTransformer|merge_sentence", block)],
 )
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, through Lightning
 @pytest.mark.filterwarnings("ignore:.*many workers", "ignore:'pin_memory'")
@@ -95,6 +96,20 @@ def test_sentence_transformers_are_trained(
     pairs = Dataset.from_dict({"a": ["the cat", "a dog"], "b": ["a bird", "the fish"]})
     exec(block, {"sentence_model": st.SentenceTransformer(str(tiny_model), device="cpu"), "pairs": pairs})
     assert (tmp_path / "trained" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_sentence_transformers_are_merged(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    (block,) = [block for block in blocks("python") if "merge_sentence" in block]
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "a", "b"):
+        st.SentenceTransformer(str(tiny_model), device="cpu").save_pretrained(name)
+    exec(block, {})
+    assert st.SentenceTransformer("merged", device="cpu").encode(["the whale"]).shape == (1, 32)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))

@@ -33,7 +33,7 @@ def copy_side_files(base: Path, target: Path) -> None:
 
     Weights, code, heads, the model card and saft's manifest stay behind. A file that names code (`auto_map`)
     loses that key: nothing of ours shall run what came with a model. Folders of chat templates and of
-    sentence-transformers' modules (`1_Pooling`) come along.
+    sentence-transformers' modules (`1_Pooling`) come along, without the weights of those that are written.
 
     Args:
         base: the folder of the base model.
@@ -44,8 +44,10 @@ def copy_side_files(base: Path, target: Path) -> None:
     """
     for entry in sorted(base.iterdir()):
         if entry.is_dir() and (entry.name in _FOLDERS or _is_module(base, entry.name)):
+            merged = (target / entry.name / "model.safetensors").exists()
             for file in (file for file in sorted(entry.rglob("*")) if file.is_file()):
-                _copy(base, file.relative_to(base), target)
+                if not (merged and file.suffix in (".safetensors", ".bin")):
+                    _copy(base, file.relative_to(base), target)
         elif entry.is_file() and _is_side_file(entry.name):
             _copy(base, entry.relative_to(base), target)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from saft.files.checkpoint import INDEX, WEIGHTS
+from saft.files.sentence_modules import module_of
 from saft.files.tensorfile import Layout, TensorWriter, file_order
 
-__all__ = ["WeightsWriter"]
+__all__ = ["WeightsWriter", "write_order"]
 
 
 class WeightsWriter:
@@ -22,7 +23,8 @@ class WeightsWriter:
 
     Args:
         folder: to write to; exists.
-        layout: name -> (dtype, shape) of every tensor; those without elements need not be written.
+        layout: name -> (dtype, shape) of every tensor; those without elements need not be written. Those of
+            sentence-transformers' modules (`2_Dense/linear.weight`) go to the folders of their modules.
         shard_size: bytes of tensors that a file may hold; a larger tensor has a file for itself. Default: no
             limit.
 
@@ -39,25 +41,35 @@ class WeightsWriter:
 
     def __init__(self, folder: Path, layout: Layout, shard_size: int | None = None) -> None:
         self.folder = folder
-        self.names = file_order(layout)
-        shards = _shards(layout, shard_size)
+        self.names = write_order(layout)
+        shards: dict[str, Layout] = {}
+        for module, part in _modules(layout).items():
+            shards |= {f"{module}/{WEIGHTS}": part} if module else _shards(part, shard_size)
         self._file = {name: file for file, part in shards.items() for name in part}
-        self._bytes = sum(_nbytes(layout, name) for name in layout)
-        self._writers = deque(TensorWriter(folder / file, part) for file, part in shards.items())
+        self._own = {name: file for name, file in self._file.items() if not module_of(name)}
+        self._bytes = sum(_nbytes(layout, name) for name in self._own)
+        self._writers = deque(
+            TensorWriter(folder / file, {_short(name): form for name, form in part.items()})
+            for file, part in shards.items()
+        )
 
     def __enter__(self) -> WeightsWriter:
-        self._writers[0].__enter__()
+        self._open()
         return self
 
     def append(self, name: str, part: Tensor) -> None:
         """Write the next elements of a tensor, in any shape; the order of the tensors is that of `names`."""
-        while self._writers[0].file.name != self._file[name]:
+        while self._writers[0].file != self.folder / self._file[name]:
             self._next_shard()
-        self._writers[0].append(name, part)
+        self._writers[0].append(_short(name), part)
+
+    def _open(self) -> None:
+        self._writers[0].file.parent.mkdir(exist_ok=True)
+        self._writers[0].__enter__()
 
     def _next_shard(self) -> None:
         self._writers.popleft().__exit__(None, None, None)
-        self._writers[0].__enter__()
+        self._open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -65,9 +77,31 @@ class WeightsWriter:
         while kind is None and len(self._writers) > 1:  # shards of tensors without elements
             self._next_shard()
         self._writers[0].__exit__(kind, error, trace)
-        if kind is None and self._file[self.names[0]] != WEIGHTS:
-            index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._file.items()))}
+        if kind is None and WEIGHTS not in self._own.values():
+            index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._own.items()))}
             (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def write_order(layout: Layout) -> list[str]:
+    """Return the names in the order in which a folder's weights are written: the trunk's, then each module's.
+
+    Args:
+        layout: of every tensor.
+    """
+    return [name for part in _modules(layout).values() for name in file_order(part)]
+
+
+def _modules(layout: Layout) -> dict[str, Layout]:
+    """Return module -> its part of a layout; the trunk, "", is first."""
+    parts: dict[str, dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {"": {}}
+    for name in sorted(layout):
+        parts.setdefault(module_of(name), {})[name] = layout[name]
+    return {module: part for module, part in parts.items() if part}
+
+
+def _short(name: str) -> str:
+    """Return the name that a tensor has in its file."""
+    return name.removeprefix(f"{module_of(name)}/") if module_of(name) else name
 
 
 def _shards(layout: Layout, shard_size: int | None) -> dict[str, Layout]:

@@ -14,7 +14,8 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
 from saft.files.links import inside
-from saft.files.tensorfile import file_order
+from saft.files.sentence_modules import module_of
+from saft.files.weights_writer import write_order
 from saft.merging import layer_scaling
 from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.inputs.alignment import beside_tower, differences, factors_differ, fitted
@@ -135,9 +136,15 @@ def check(
     }
     wanted = method.wanted({name: shape for name, (_, shape) in layout.items() if name not in copied})
     copied |= layout.keys() - set(wanted)
-    merged = tuple(name for name in file_order(layout) if name not in copied)
+    merged = tuple(name for name in write_order(layout) if name not in copied)
     if not merged:
         raise UserError(f"base: {base.folder}: no tensor is left that {config.method} merges; exclude less")
+    if method.calibration and (modules := {module_of(name) for name in merged} - {""}):
+        globs = ", ".join(f'"{module}/*"' for module in sorted(modules))
+        raise UserError(
+            f"method: '{config.method}' has examples go through the trunk, and not through the modules of "
+            f"sentence-transformers; keep them out of the merge with exclude: [{globs}]"
+        )
     by_tensor: dict[str, Method] = {}
     if config.varying:
         by_tensor = methods_by_tensor(method, config.varying, merged)

@@ -76,3 +76,66 @@ def test_parts_of_the_loss_are_those_at_w(parts: int, tiny_model: Path, tmp_path
     for key in ("near", "small", "loss"):
         assert sharpness_aware[0][key] == pytest.approx(plain[0][key], rel=1e-4)
         assert sharpness_aware[1][key] != pytest.approx(plain[1][key], rel=1e-6)
+
+
+def sentence_model(tiny_model: Path, seed: int, pooling: str = "mean") -> Any:
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    trunk = Transformer(str(tiny_model))
+    modules = [trunk, Pooling(32, pooling_mode=pooling), Dense(32, 8), Normalize()]
+    model = st.SentenceTransformer(modules=modules, device="cpu", prompts={"query": "the "})
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters() if seed else ():
+            weight += 0.01 * torch.randn_like(weight)
+    return model.eval()
+
+
+def test_a_folder_with_its_modules_merges_and_loads_as_one(tiny_model: Path, tmp_path: Path) -> None:
+    import saft
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    base, a, b = (sentence_model(tiny_model, seed) for seed in range(3))
+    folders = {}
+    for name, model in (("base", base), ("a", a), ("b", b)):
+        model.save_pretrained(str(tmp_path / name))
+        folders[name] = str(tmp_path / name)
+    experts = {name: folders[name] for name in "ab"}
+    config = saft.MergeConfig("task_arithmetic", folders["base"], experts, scaling=0.5, shard_size="20KB")
+    saft.merge(config, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors.index.json").is_file()
+
+    found = st.SentenceTransformer(str(tmp_path / "out"), device="cpu").eval()
+    assert found.prompts["query"] == "the "
+    assert [type(module) for module in found] == [type(module) for module in base]
+    expected = base[2].linear.weight + 0.5 * (
+        a[2].linear.weight + b[2].linear.weight - 2 * base[2].linear.weight
+    )
+    torch.testing.assert_close(found[2].linear.weight, expected)
+
+    in_memory = merge_sentence_transformers(base, {"a": a, "b": folders["b"]}, "task_arithmetic", scaling=0.5)
+    texts = ["the red whale", "a small ant"]
+    assert torch.equal(*(torch.tensor(model.encode(texts)) for model in (found, in_memory)))
+    assert in_memory.prompts == base.prompts
+    in_memory.save_pretrained(str(tmp_path / "again"))
+    again = st.SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    assert torch.equal(torch.tensor(again.encode(texts)), torch.tensor(found.encode(texts)))
+
+
+def test_modules_that_are_set_otherwise_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    import saft
+    from saft.errors import UserError
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    base, other = sentence_model(tiny_model, 0), sentence_model(tiny_model, 1, "cls")
+    for name, model in (("base", base), ("other", other)):
+        model.save_pretrained(str(tmp_path / name))
+    with pytest.raises(UserError, match=r"models.x: Pooling: pooling_mode.* is .*cls.*, in the base"):
+        merge_sentence_transformers(base, {"x": other}, "average")
+    config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "other")})
+    with pytest.raises(UserError, match=r"models.x: .*other/1_Pooling: pooling_mode"):
+        saft.merge(config, None, check_only=True)
+    shorter = st.SentenceTransformer(modules=list(base)[:2], device="cpu")
+    with pytest.raises(UserError, match=r"models.x: has the modules Transformer, Pooling, the base"):
+        merge_sentence_transformers(base, {"x": shorter}, "average")

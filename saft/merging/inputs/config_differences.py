@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saft.files.checkpoint import config_parts
+from saft.files.sentence_modules import module_settings
 from saft.merging.inputs.source import Source
 
 __all__ = ["config_notes", "config_problems"]
@@ -35,6 +36,13 @@ def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
         yield _message(what, "model_type", model, stated[0], base, stated[1])
     for key, value, other in _different(mine, theirs, _REFUSED):
         yield _message(what, key, model, value, base, other)
+    modules, known = (module_settings(x.folder) if x.files else {} for x in (model, base))
+    for name, settings in modules.items():
+        for key, value, other in _different(settings, known.get(name, {}), (*settings,)):
+            yield (
+                f"{what}: {model.folder / name}: {key} is {value!r}, in the base ({base.folder / name}) it "
+                f"is {other!r}: they compute differently; only models of the same modules can be merged"
+            )
 
 
 def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:

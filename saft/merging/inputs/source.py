@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.files.checkpoint import CONFIG, config_parts, model_config, tensor_headers, weight_files
+from saft.files.sentence_modules import module_files, module_tensors
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.quantization import quantization_problem
@@ -75,6 +76,8 @@ def read_source(location: str, folder: Path) -> Source:
     Tensors are tied when they share their storage, as in torch's pickles; and, where config.json says
     `tie_word_embeddings`, when embeddings and head are stored twice with the same numbers.
 
+    Those of sentence-transformers' modules are called `2_Dense/linear.weight`.
+
     Args:
         location: as the user wrote it.
         folder: a checkpoint folder.
@@ -82,12 +85,13 @@ def read_source(location: str, folder: Path) -> Source:
     Raises:
         UserError: the weights cannot be read, are quantized, or config.json is damaged.
     """
-    headers, config = tensor_headers(folder), model_config(folder)
+    headers, config = tensor_headers(folder) | module_tensors(folder), model_config(folder)
     if problem := quantization_problem(folder, headers, config):
         raise UserError(problem)
     tied = ties(headers, config)
     stored = {name: header for name, header in headers.items() if name not in tied}
-    return Source(location, folder, stored, tied, config, weight_files(folder))
+    files = [*weight_files(folder), *module_files(folder).values()]
+    return Source(location, folder, stored, tied, config, files)
 
 
 def ties(headers: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> dict[str, str]:

@@ -75,11 +75,13 @@ def is_lookup_table(name: str) -> bool:
 def can_be_factored(name: str, shape: Collection[int]) -> bool:
     """Return whether a LoRA adapter can change a tensor: it is a matrix of a linear layer, and no embedding.
 
+    Not those of sentence-transformers' modules, which are beside the model that an adapter is of.
+
     Example:
         >>> can_be_factored("layers.0.mlp.weight", (8, 2)), can_be_factored("embed_tokens.weight", (8, 2))
         (True, False)
     """
-    return len(shape) == 2 and name.endswith(".weight") and not is_lookup_table(name)
+    return len(shape) == 2 and name.endswith(".weight") and "/" not in name and not is_lookup_table(name)
 
 
 def trunk_first(name: str) -> tuple[int, str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saft.errors import UserError
+from saft.errors import UserError, abbreviated
 from saft.files.checkpoint import BASE_WEIGHTS, PARTS
+from saft.files.sentence_modules import module_of
 from saft.files.tensorfile import Layout, TensorWriter
 from saft.merging.inputs.task_parts import SHARED, part_file
 from saft.merging.merge_config import MergeConfig
@@ -68,6 +69,11 @@ class PartPerTask(Output):
         """Yield a message where there is nothing to keep."""
         if not any(math.prod(plan.layout[name][1]) for name in plan.merged):
             yield f"base: {plan.base.folder}: {plan.config.method} finds no tensor to work on"
+        if modules := {module_of(name) for name in plan.layout} - {""}:
+            yield (
+                f"base: {plan.base.folder}: the modules {abbreviated(sorted(modules))} have weights, which "
+                f"{plan.config.method} cannot keep a part of; give the base and the models without them"
+            )
 
     def bytes(self, plan: Plan) -> int:
         """Return the bytes of the base, of what all share, and of the parts."""

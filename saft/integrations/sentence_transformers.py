@@ -1,0 +1,89 @@
+"""Models of sentence-transformers merged in memory, with all of their modules, prompts and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from saft.errors import UserError
+from saft.merging.merge_models import merge_models
+
+__all__ = ["merge_sentence_transformers"]
+
+_MAY_DIFFER = ("dtype", "torch_dtype", "embedding_dimension")  # of the weights, or another module's
+
+
+def merge_sentence_transformers(
+    base: SentenceTransformer | str | Path,
+    models: Mapping[str, SentenceTransformer | str | Path] | Sequence[SentenceTransformer | str | Path],
+    method: str,
+    **options: Any,
+) -> SentenceTransformer:
+    r"""Merge fine-tuned models of sentence-transformers: the trunk, and every module that has weights.
+
+    .. math:: \theta = \theta_0 + \lambda\, m(\tau_1, \dots, \tau_K), \qquad \tau_t = \theta_t - \theta_0
+
+    `saft merge` does the same with their folders, tensor by tensor.
+
+    Args:
+        base: the base model, or the folder to load it from.
+        models: the fine-tuned ones, as {task: model} or as a list, with the modules of the base.
+        method: name of a merge method that gives one model.
+        **options: further keys of a merge file, see `saft.merge_models`.
+
+    Returns:
+        A copy of the base with the merged weights, in evaluation mode: its prompts, its tokenizer, its
+        pooling. `save_pretrained` writes it.
+
+    Raises:
+        UserError: with every problem that was found, such as modules that are set otherwise.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import Dense
+        >>> base, a, b = (SentenceTransformer(modules=[Dense(2, 2)], device="cpu") for _ in range(3))
+        >>> merged = merge_sentence_transformers(base, {"a": a, "b": b}, "average")
+        >>> mean = (a[0].linear.weight + b[0].linear.weight) / 2
+        >>> merged[0].linear.weight.allclose(mean)
+        True
+    """
+    named = dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
+    start, loaded = _loaded(base), {task: _loaded(model) for task, model in named.items()}
+    problems: list[str] = []
+    for task, model in loaded.items():
+        problems += _differences(f"models.{task}", start, model)
+    if problems:
+        raise UserError(*problems)
+    merged: SentenceTransformer = merge_models(start, loaded, method, **options)
+    return merged.eval()
+
+
+def _loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+    return SentenceTransformer(str(model)) if isinstance(model, (str, Path)) else model
+
+
+def _differences(what: str, base: SentenceTransformer, model: SentenceTransformer) -> list[str]:
+    """Return where the modules of a model are others than the base's, one message each."""
+    mine, theirs = dict(model.named_children()), dict(base.named_children())
+    kinds = [[type(module).__name__ for module in x.values()] for x in (mine, theirs)]
+    if kinds[0] != kinds[1]:
+        return [f"{what}: has the modules {', '.join(kinds[0])}, the base {', '.join(kinds[1])}"]
+    found = []
+    for name, module in mine.items():
+        other = _settings(theirs[name])
+        for key, value in _settings(module).items():
+            if key in other and other[key] != value:
+                kind = type(module).__name__
+                found.append(
+                    f"{what}: {kind}: {key} is {value!r}, in the base it is {other[key]!r}: they compute "
+                    "differently; only models of the same modules can be merged"
+                )
+    return found
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    get: Any = getattr(module, "get_config_dict", dict)
+    return {key: value for key, value in get().items() if key not in _MAY_DIFFER}
