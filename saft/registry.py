@@ -74,6 +74,14 @@ class Registry(Generic[T]):
             raise UserError(f"unknown {self.noun} '{name}'{did_you_mean(name, self._classes)}")
         return self._classes[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a class called `name`, or one of this registry's sort at `module:Name`."""
+        try:
+            self.get(name)
+        except UserError:
+            return False
+        return True
+
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
         self._discover()

@@ -74,5 +74,9 @@ def test_every_registry_holds_one_sort_of_class() -> None:
         for name in ("math:pi", "math:sin", "collections:OrderedDict"):
             with pytest.raises(UserError, match=f"{registry.noun} '{name}': must be a subclass of saft"):
                 registry.get(name)
+            assert name not in registry
+    assert "sam" in PERTURBATIONS
+    assert "saft.optim.perturbations.sam:PlainSAM" in PERTURBATIONS
+    assert "saft.optim.perturbations.sam:PlainSAM" not in PENALTIES
     with pytest.raises(UserError, match="must be a subclass of"):
         make_perturbation("math:sin")

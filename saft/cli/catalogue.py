@@ -56,11 +56,11 @@ def arms(name: str | None = None) -> RenderableType:
             " arm with none of them is plain AdamW on all weights. An optimizer is any module:Class of"
             " torch's form.",
         )
+    for parts in ARMS.values():
+        if name in parts:
+            return Text("\n".join(_in_full(parts, name)))
     if ":" in name:
         return Text("\n".join(_optimizer_in_full(name)))
-    for parts in ARMS.values():
-        if name in parts.names():
-            return Text("\n".join(_in_full(parts, name)))
     known = [known for parts in ARMS.values() for known in parts.names()]
     known += [f"torch.optim:{known}" for known in torch_optimizers()]
     raise UserError(f"arms: nothing is called '{name}'{did_you_mean(name, known)}")
