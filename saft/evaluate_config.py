@@ -17,7 +17,12 @@ __all__ = ["EvaluateConfig"]
 @configs.checked
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What `saft evaluate` needs."""
+    """What `saft evaluate` needs.
+
+    Example:
+        >>> EvaluateConfig(checkpoints=["runs/ag_news"], split="validation").batch_size
+        64
+    """
 
     checkpoints: Annotated[list[Location], AfterValidator(distinct)]
     """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
@@ -35,5 +40,9 @@ class EvaluateConfig:
     """A JSON file to write the figures to."""
 
     def late_check(self) -> None:
-        """Check what only torch knows: the device."""
+        """Check what only torch knows: the device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
         check_device(self.device)

@@ -38,7 +38,12 @@ class MergeToMeasure:
 @configs.checked
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What `saft measure` needs."""
+    """What `saft measure` needs.
+
+    Example:
+        >>> MeasureConfig("package://model2vec/base", {"news": "runs/news", "tweets": "runs/tweets"}).density
+        0.2
+    """
 
     base: str
     """The base model: a folder, a hub id, or package://..."""
@@ -80,5 +85,9 @@ class MeasureConfig:
                 raise ValueError(f"{key}: must not be empty")
 
     def late_check(self) -> None:
-        """Check what only torch knows: the device."""
+        """Check what only torch knows: the device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
         check_device(self.device)

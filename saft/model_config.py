@@ -13,7 +13,12 @@ POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The pretrained model that every task starts from."""
+    """The pretrained model that every task starts from.
+
+    Example:
+        >>> ModelConfig("package://sentence_transformers_minilm/model").pooling is None
+        True
+    """
 
     path: str
     """A local folder, a hub id, or package://DISTRIBUTION/path/inside."""

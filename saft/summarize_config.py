@@ -15,7 +15,13 @@ __all__ = ["SummarizeConfig"]
 @configs.checked
 @dataclass(frozen=True)
 class SummarizeConfig:
-    """What `saft summarize` needs."""
+    """What `saft summarize` needs.
+
+    Example:
+        >>> task = {"kind": "text_classification"}
+        >>> SummarizeConfig(ModelConfig("base"), task, out="news.safetensors").examples
+        192
+    """
 
     model: ModelConfig
     """The pretrained model that every expert starts from."""
@@ -33,5 +39,9 @@ class SummarizeConfig:
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
 
     def late_check(self) -> None:
-        """Check what only torch knows: the device."""
+        """Check what only torch knows: the device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
         check_device(self.device)

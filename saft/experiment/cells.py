@@ -36,6 +36,11 @@ class Cell:
 def grid(train_sizes: Iterable[str], arms: Iterable[str], seeds: Iterable[int]) -> list[Cell]:
     """Return every cell, all of the first seed before any of the second.
 
+    Args:
+        train_sizes: names of the train sizes.
+        arms: names of the arms.
+        seeds: at least 0.
+
     Example:
         >>> [str(cell) for cell in grid(["few"], ["adamw", "sam"], [0, 1])]
         ['few/adamw/seed0', 'few/sam/seed0', 'few/adamw/seed1', 'few/sam/seed1']

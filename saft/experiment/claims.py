@@ -47,6 +47,10 @@ class Claim:
         deaths: claimants of this cell that have died one after the other.
         problems: what went wrong, in the words for the user.
         fault: whether that is a fault of saft's, and not the user's to mend.
+
+    Example:
+        >>> Claim("all/sam/seed0", 1, "released").next("at work").number
+        2
     """
 
     cell: str
@@ -64,7 +68,13 @@ class Claim:
     fault: bool = False
 
     def next(self, state: State, deaths: int = 0, problems: Sequence[str] = ()) -> Claim:
-        """Return the claim that this process could put after this one."""
+        """Return the claim that this process could put after this one.
+
+        Args:
+            state: of the next claim.
+            deaths: claimants of this cell that have died one after the other.
+            problems: what went wrong, in the words for the user.
+        """
         return _mine(Claim(self.cell, self.number + 1, state, deaths=deaths, problems=tuple(problems)))
 
 

@@ -14,10 +14,15 @@ __all__ = ["RayOptions", "SlurmOptions"]
 @configs.checked
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the Ray cluster is, and what each worker takes of it."""
+    """Where the Ray cluster is, and what each worker takes of it.
+
+    Example:
+        >>> RayOptions(gpus=0.25).address
+        'auto'
+    """
 
     address: str = "auto"
-    """Of the cluster; auto is the one that `ray start` has started or joined on this machine."""
+    """Address of the cluster; auto is the one that `ray start` has started or joined on this machine."""
     cpus: Count = 1
     """CPU cores of each worker, and the threads that it uses."""
     gpus: NonNegative = 0.0
@@ -27,7 +32,12 @@ class RayOptions:
 @configs.checked
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What each worker, a task of a job array, asks Slurm for."""
+    """What each worker, a task of a job array, asks Slurm for.
+
+    Example:
+        >>> SlurmOptions(partition="gpu", gpus=1).minutes
+        60
+    """
 
     partition: str | None = None
     """The partition; null is the cluster's default."""

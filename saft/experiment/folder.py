@@ -42,6 +42,10 @@ class ExperimentFolder:
 
     Args:
         path: the folder; need not exist.
+
+    Example:
+        >>> ExperimentFolder("runs/quickstart").figures("all/sam/seed0/interference").as_posix()
+        'runs/quickstart/figures/all/sam/seed0/interference.json'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,7 +66,13 @@ class ExperimentFolder:
         return self.path / "experts" / str(cell) / task
 
     def merge(self, cell: Cell, tasks: Sequence[str], method: str) -> Path:
-        """Return the checkpoint folder of one merged model of these tasks."""
+        """Return the checkpoint folder of one merged model of these tasks.
+
+        Args:
+            cell: the arm, train size and seed of its experts.
+            tasks: their names, in the order of summation.
+            method: name of the merge in the config.
+        """
         return self.path / "merges" / str(cell) / team(tasks) / method
 
     def figures(self, name: str) -> Path:
@@ -133,13 +143,23 @@ class ExperimentFolder:
     def known(self, name: str) -> Any:
         """Return the figures of this name, or None where they are not known yet.
 
+        Args:
+            name: of the figures.
+
         Raises:
             UserError: the file is damaged.
         """
         return self._read(name)["figures"] if self.figures(name).is_file() else None
 
     def foundation(self, name: str) -> dict[str, Any] | None:
-        """Return what the figures of this name rest on, or None where they are not known yet."""
+        """Return what the figures of this name rest on, or None where they are not known yet.
+
+        Args:
+            name: of the figures.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         return dict(self._read(name)["rests_on"]) if self.figures(name).is_file() else None
 
     def remembered(self, name: str, rests_on: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
@@ -151,6 +171,9 @@ class ExperimentFolder:
             name: of the figures.
             rests_on: place in the config -> plain value, everything that decides the figures.
             compute: gives the figures, plain values.
+
+        Raises:
+            UserError: the file is damaged.
         """
         if not self.figures(name).is_file():
             content = {"figures": compute(), "rests_on": dict(rests_on)}

@@ -19,7 +19,12 @@ __all__ = ["MergeOptions", "RunConfig"]
 @configs.checked
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a method is tried: its parameters, and the scaling coefficients to choose from."""
+    """How a method is tried: its parameters, and the scaling coefficients to choose from.
+
+    Example:
+        >>> MergeOptions(parameters={"density": 0.1}, scaling=[0.3, 0.5, 1.0]).scaling
+        [0.3, 0.5, 1.0]
+    """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; see `saft methods NAME`."""
@@ -34,7 +39,15 @@ class MergeOptions:
 @configs.checked
 @dataclass(frozen=True)
 class RunConfig:
-    """What `saft run` needs."""
+    """What `saft run` needs.
+
+    Example:
+        >>> arms = {"adamw": {}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}}
+        >>> task = {"kind": "text_classification"}
+        >>> config = RunConfig("runs/mine", ModelConfig("base"), {"news": task}, arms)
+        >>> config.training_of("sam").perturbation
+        {'name': 'sam', 'rho': 0.05}
+    """
 
     out: Location
     """The folder of the experiment."""
@@ -110,7 +123,11 @@ class RunConfig:
             raise UserError(*problems)
 
     def late_check(self) -> None:
-        """Check what only Lightning knows."""
+        """Check what only Lightning knows.
+
+        Raises:
+            ValueError: the trainer has no such argument.
+        """
         check_trainer_arguments(self.trainer)
 
     def training_of(self, arm: str, late: bool = True) -> TrainingOptions:

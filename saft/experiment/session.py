@@ -115,7 +115,13 @@ class Session:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def model(self, task: str, folder: Path, arm: str | None = None) -> TaskModel:
-        """Load the model of a task from a checkpoint folder, of an arm's; the last one is held."""
+        """Load the model of a task from a checkpoint folder, of an arm's; the last one is held.
+
+        Args:
+            task: the task's name.
+            folder: the checkpoint folder, whose head is taken too.
+            arm: that the checkpoint was trained by; None for a model that is not linearized.
+        """
         return self.tasks[task].model(self.trunk(folder, arm), head_from=folder)
 
     def trunk(self, folder: Path | None = None, arm: str | None = None) -> nn.Module:

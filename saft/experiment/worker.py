@@ -104,7 +104,14 @@ class Holding:
     def close(
         self, state: State, problems: list[str] | None = None, deaths: int = 0, fault: bool = False
     ) -> None:
-        """Say what has become of the cell, once."""
+        """Say what has become of the cell; nothing is said of it afterwards.
+
+        Args:
+            state: finished, failed or released.
+            problems: what went wrong, in the words for the user.
+            deaths: claimants of this cell that have died one after the other.
+            fault: whether that is a fault of saft's, and not the user's to mend.
+        """
         self._closing.set()
         self._thread.join()
         end = dataclasses.replace(

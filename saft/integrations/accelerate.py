@@ -152,7 +152,7 @@ class SharpnessAware:
         """Run a micro-batch given as a function that runs forward and backward, and replays if due.
 
         Args:
-            forward_backward: runs both and returns the loss; called again for the replay.
+            forward_backward: runs both and returns the loss, 0-dim; called again for the replay.
             models: those whose gradients are reduced; by default those of construction.
 
         Returns:

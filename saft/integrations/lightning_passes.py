@@ -74,7 +74,18 @@ class TwoPasses:
         return output
 
     def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-        """Run the backward, and close the first pass."""
+        """Run the backward, and close the first pass.
+
+        Args:
+            loss: 0-dim.
+            *arguments, **keywords: of the strategy's own `backward`.
+
+        Returns:
+            The loss, 0-dim.
+
+        Raises:
+            UserError: the replay cannot be made, as `Ascent.perturbed` raises.
+        """
         try:
             loss = self._backward(loss, *arguments, **keywords)
         except BaseException:
@@ -91,7 +102,11 @@ class TwoPasses:
         return loss
 
     def finish_step(self) -> None:
-        """Make the descent gradient of the step."""
+        """Make the descent gradient of the step.
+
+        Raises:
+            UserError: the replay cannot be made, as `Ascent.perturbed` raises.
+        """
         self.give_up()
         seen, self.micro_batches = self.micro_batches, []
         if not self.ascent.replays:

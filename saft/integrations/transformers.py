@@ -127,6 +127,14 @@ class SharpnessAwareMixin:
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run the Trainer's step for a micro-batch, with the last one the replay; return the first loss.
 
+        Args:
+            model: as the Trainer has wrapped it.
+            inputs: of one micro-batch.
+            *args, **kwargs: of the Trainer's own `training_step`.
+
+        Returns:
+            The loss of the first pass, 0-dim.
+
         Raises:
             UserError: the optimizer was made elsewhere, or the first pass changed its batch in place.
         """

@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def arithmetic(self) -> torch.dtype:
-        """Of everything between reading and writing."""
+        """Precision of everything between reading and writing."""
         return ARITHMETIC[self.config.arithmetic]
 
     @property

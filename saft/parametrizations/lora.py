@@ -74,7 +74,7 @@ class LoRA(Parametrization):
     targets: list[str] | None = None
     """Last parts of the names of linear layers, such as [query, value]; null is all but the language head."""
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    """Of what the first factor reads."""
+    """Dropout of what the first factor reads, in [0, 1)."""
 
     rho_space: Literal["factors", "weights"] = "factors"
     """What SAM perturbs: the factors, or the full change of the matrices; rho is a radius there."""
@@ -88,7 +88,11 @@ class LoRA(Parametrization):
             raise ValueError("targets: must not be empty; leave it out to take all linear layers")
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
-        """Freeze the trunk and put factors beside its matrices; see `Parametrization.wrap`."""
+        """Freeze the trunk and put factors beside its matrices; see `Parametrization.wrap`.
+
+        Raises:
+            UserError: the trunk has no linear layer, or none that is asked for.
+        """
         import peft
 
         settings = self._peft_config(trunk)

@@ -67,6 +67,10 @@ class Parametrization(ABC):
 
     A subclass is one file in `saft/parametrizations/`, registered by name; its fields are its keys in a
     config.
+
+    Example:
+        >>> parametrization("full").is_adapter
+        False
     """
 
     is_adapter: ClassVar[bool] = False
@@ -129,6 +133,11 @@ def write_side_files(trunk: nn.Module, base: Path, folder: Path) -> None:
     """Write what the base model has beside its weights: readers load a trunk's weights as they are here.
 
     A trunk that is a part of the base, as the tower of CLIP that sees, gets a config of its own.
+
+    Args:
+        trunk: that was trained.
+        base: the folder of the base model.
+        folder: to write to; exists.
     """
     copy_side_files(base, folder)
     settings: Any = getattr(trunk, "config", None)

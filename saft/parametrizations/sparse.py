@@ -48,7 +48,11 @@ class Sparse(Parametrization):
     examples: Count = 128
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None]:
-        """Freeze all but the entries where the Fisher is least; see `Parametrization.wrap`."""
+        """Freeze all but the entries where the Fisher is least; see `Parametrization.wrap`.
+
+        Raises:
+            UserError: the trunk has no linear layer.
+        """
         layers = {
             f"{name}.weight".lstrip("."): module.weight
             for name, module in trunk.named_modules()

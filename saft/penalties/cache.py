@@ -53,7 +53,7 @@ def cached(
     Args:
         folder: where; None computes and keeps nothing.
         key: makes the name of the file; asked for only where there is a folder.
-        compute: makes the tensors.
+        compute: makes the tensors, of any shape, by name.
         device: where they are wanted.
 
     Raises:

@@ -69,7 +69,11 @@ class KFACDrift(Penalty):
         return self.examples / batch_size if self.reads and self.due_steps(steps) else 0.0
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
-        """Return the penalty on a trunk at its base; see `Penalty.bind`."""
+        """Return the penalty on a trunk at its base; see `Penalty.bind`.
+
+        Raises:
+            UserError: there are no inputs of other tasks, or a file of summaries does not fit the trunk.
+        """
         device = next(trunk.parameters()).device
         if not self.summaries:
             tasks = self._reference(setting).values()

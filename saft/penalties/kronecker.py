@@ -33,13 +33,22 @@ class Matrices:
         inputs: A, [inputs, inputs], where the layer has a bias with one more input that is always 1; for an
             embedding its diagonal, [tokens].
         outputs: B, [outputs, outputs].
+
+    Example:
+        >>> Matrices(torch.eye(3), 2 * torch.eye(2)).product(torch.ones(2, 3))
+        tensor([[2., 2., 2.],
+                [2., 2., 2.]])
     """
 
     inputs: Tensor
     outputs: Tensor
 
     def product(self, delta: Tensor) -> Tensor:
-        """Return B delta A, as large as delta, [outputs, inputs]."""
+        """Return B delta A, as large as delta, [outputs, inputs].
+
+        Args:
+            delta: [outputs, inputs].
+        """
         by_inputs = delta * self.inputs if self.inputs.dim() == 1 else delta @ self.inputs
         return self.outputs @ by_inputs
 
@@ -58,6 +67,11 @@ class KroneckerFactors:
         layers: name of the layer in the trunk -> its matrices.
         base: SHA-256 of the weights that they were made at; "" where it is not known.
 
+    Example:
+        >>> one = KroneckerFactors({"layer": Matrices(torch.ones(2, 2), torch.ones(1, 1))})
+        >>> KroneckerFactors.mean([one, one]).layers["layer"].outputs
+        tensor([[1.]])
+
     Source: Martens and Grosse, ICML 2015 (K-FAC), in the form for layers that are applied at many tokens of
     Eschenhagen et al., NeurIPS 2023 ("expand"); as a penalty for merging: Porrello et al., TAK, ICLR 2026.
     """
@@ -66,7 +80,7 @@ class KroneckerFactors:
     base: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all matrices under the names of the file."""
+        """Return all matrices under the names of the file, in the shapes that `Matrices` says."""
         return {
             f"{name}.{which}": getattr(matrices, which)
             for name, matrices in self.layers.items()
@@ -75,7 +89,11 @@ class KroneckerFactors:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> KroneckerFactors:
-        """Return the factors whose `tensors` these are."""
+        """Return the factors whose `tensors` these are.
+
+        Args:
+            tensors: what `tensors` returned: LAYER.inputs and LAYER.outputs, shaped as `Matrices` says.
+        """
         names = [name.removesuffix(".inputs") for name in tensors if name.endswith(".inputs")]
         return cls({name: Matrices(tensors[f"{name}.inputs"], tensors[f"{name}.outputs"]) for name in names})
 
@@ -160,7 +178,12 @@ def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: i
 
 
 def flat_weight(layer: nn.Module) -> Tensor:
-    """Return the weights of a layer as [outputs, inputs], with the bias as a last input; see `Matrices`."""
+    """Return the weights of a layer as [outputs, inputs], with the bias as a last input; see `Matrices`.
+
+    Example:
+        >>> flat_weight(nn.Linear(3, 2)).shape
+        torch.Size([2, 4])
+    """
     weight: Tensor = layer.get_parameter("weight")
     if not isinstance(layer, nn.Linear):  # of an embedding [tokens, outputs], and GPT-2's layers like it
         weight = weight.T

@@ -65,6 +65,10 @@ class Penalty(ABC):
         every: k, at least 1; the steps between pay nothing.
         ascend: what the ascent of SAM climbs on a step with the penalty: the task's loss, the penalty, or
             both. Both are in the descent gradient, whichever it is.
+
+    Example:
+        >>> penalty("l2_base", strength=0.1).due(step=3)
+        True
     """
 
     strength: NonNegative = 1.0

@@ -139,7 +139,11 @@ class Results:
 
 
 def to_json(results: Results) -> str:
-    """Return the text of `results.json`, the same for the same results; what is not finite becomes null."""
+    """Return the text of `results.json`, the same for the same results; what is not finite becomes null.
+
+    Args:
+        results: of an experiment.
+    """
     return (
         json.dumps(plain(dataclasses.asdict(results)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
@@ -176,7 +180,12 @@ def from_json(text: str, where: str = "results.json") -> Results:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON holds it: tuples as lists, and None for a number that is not finite."""
+    """Return a value as JSON holds it: tuples as lists, and None for a number that is not finite.
+
+    Example:
+        >>> plain({"loss": float("nan"), "steps": (1, 2)})
+        {'loss': None, 'steps': [1, 2]}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -64,7 +64,12 @@ _EXAMPLES = {
 @config.checked
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How one model is fine-tuned: what an arm of an experiment may change."""
+    """How one model is fine-tuned: what an arm of an experiment may change.
+
+    Example:
+        >>> TrainingOptions(steps=100, perturbation={"name": "sam", "rho": 0.05}).passes
+        200.0
+    """
 
     steps: Count = 200
     """Optimizer steps. A step is one update, however many passes it takes."""
@@ -197,7 +202,14 @@ class TrainingOptions:
         return total - len(climbing) if added.ascend == "penalty" else total
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the factor on `learning_rate` for the step numbered from 0."""
+        """Return the factor on `learning_rate` for the step numbered from 0.
+
+        Args:
+            step: number of the optimizer step, from 0.
+
+        Returns:
+            In [0, 1].
+        """
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -213,7 +225,13 @@ class TrainingOptions:
 @config.checked
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `saft train` needs."""
+    """What `saft train` needs.
+
+    Example:
+        >>> config = TrainConfig(ModelConfig("base"), {"kind": "text_classification"}, out="runs/news")
+        >>> config.training.learning_rate
+        1e-05
+    """
 
     model: ModelConfig
     """The pretrained model."""
@@ -266,6 +284,11 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: an argument is set by saft, or cannot work here.
+
+    Example:
+        >>> check_trainer({"max_steps": 10})
+        Traceback (most recent call last):
+        ValueError: trainer.max_steps: is set by saft; use training.steps
     """
     for key in trainer:
         if key in OWNED_BY_SAFT:

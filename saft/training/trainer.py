@@ -110,6 +110,9 @@ def interruptible() -> Iterator[None]:
 
     Lightning turns an interrupt into an exit and ignores all that follow; of SIGTERM it takes note at the end
     of a step. Handlers can be set in the main thread only; elsewhere nothing is done.
+
+    Raises:
+        KeyboardInterrupt: an interrupt, or SIGTERM, has ended what ran inside.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -24,11 +24,20 @@ class Averaging(ABC):
     $a_t = a_{t-1} + c_t (w_t - a_{t-1})$, t counting from 1; $c_1 = 1$.
 
     A subclass is one file in `saft/trajectory/`, registered by name; its fields are its keys in a config.
+
+    Example:
+        >>> averaging("ema", decay=0.9).share(step=1, steps=10)
+        1.0
     """
 
     @abstractmethod
     def share(self, step: int, steps: int) -> float:
-        """Return c, in [0, 1], of the weights after `step` of `steps` optimizer steps."""
+        """Return c, in [0, 1], of the weights after `step` of `steps` optimizer steps.
+
+        Args:
+            step: number of steps taken, from 1.
+            steps: of the whole training.
+        """
 
 
 AVERAGINGS: Registry[type[Averaging]] = Registry(Averaging, "averaging", "saft.trajectory")

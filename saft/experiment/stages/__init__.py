@@ -37,7 +37,16 @@ def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
 
 
 def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
-    """Compute what is missing of a cell, and write its merges if they are to be kept."""
+    """Compute what is missing of a cell, and write its merges if they are to be kept.
+
+    Args:
+        session: the experiment in this process.
+        cell: to compute.
+        tell: is told of every step that begins or ends.
+
+    Raises:
+        UserError: something that only the computation could find, such as a weight that is not finite.
+    """
     carry_out(session.folder, str(cell), cell_steps(session, cell), tell)
     for method in session.resolved.merges if "merges" in session.config.keep else ():
         write_merge(session, cell, method)

@@ -31,6 +31,11 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
     The task vectors are merged once; every coefficient of the grid scales the result. One pass over the
     validation examples of all tasks is made per coefficient.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
     """
     options = session.resolved.merges[method]
     metrics, name = session.metrics, merge_name(session, cell, method)
@@ -77,12 +82,24 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
 
 def merge_name(session: Session, cell: Cell, method: str) -> str:
-    """Return what the names of a merge's figures begin with."""
+    """Return what the names of a merge's figures begin with.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
+    """
     return f"{cell}/merges/{team(list(session.tasks))}/{method}"
 
 
 def write_merge(session: Session, cell: Cell, method: str) -> None:
-    """Write the merged model with its shared coefficient as a checkpoint folder, if it is not there."""
+    """Write the merged model with its shared coefficient as a checkpoint folder, if it is not there.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
+    """
     out = session.folder.merge(cell, list(session.tasks), method)
     if not out.exists():
         choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")

@@ -29,7 +29,13 @@ __all__ = ["expert_folder", "expert_steps"]
 
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
-    """Yield the steps of one expert: train, measure the sharpness, test."""
+    """Yield the steps of one expert: train, measure the sharpness, test.
+
+    Args:
+        session: the experiment in this process.
+        cell: the arm, train size and seed.
+        task: the task's name.
+    """
     foundations = session.foundations
     bound, sizes = session.tasks[task], session.sizes[task]
     options = session.resolved.arms[cell.arm]
@@ -68,7 +74,13 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
 
 
 def expert_folder(session: Session, cell: Cell, task: str) -> Path:
-    """Return the checkpoint folder of an expert, which is trained again where it was not kept."""
+    """Return the checkpoint folder of an expert, which is trained again where it was not kept.
+
+    Args:
+        session: the experiment in this process.
+        cell: the arm, train size and seed.
+        task: the task's name.
+    """
     return _trained(session, cell, task, Bar(0)).folder
 
 

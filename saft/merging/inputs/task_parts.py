@@ -61,7 +61,7 @@ class Parts:
 
     @property
     def arithmetic(self) -> torch.dtype:
-        """Of everything between reading and writing."""
+        """Precision of everything between reading and writing."""
         return ARITHMETIC[self.manifest["arithmetic"]]
 
     def dtype(self, name: str) -> torch.dtype:
