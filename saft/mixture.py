@@ -100,7 +100,7 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
         A transformers model with a `SmileLinear` for each linear layer, in evaluation mode.
 
     Raises:
-        UserError: the folder holds something else, or experts for what is no `torch.nn.Linear` in this model.
+        UserError: the folder holds something else, or experts for a layer that is not a `torch.nn.Linear`.
 
     Example:
         >>> load_mixture("./no-folder")

@@ -31,7 +31,7 @@ class Bar:
         self.done = 0.0
 
     def stage(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show what is being done now."""
 
     def advance(self, cost: float) -> None:
         """Count `cost` as done."""
@@ -93,7 +93,7 @@ def _minutes(seconds: float) -> str:
 
 
 def note(text: str) -> None:
-    """Say on standard error what a user should know though it is not an error; each thing once a process."""
+    """Print on standard error what a user should know though it is not an error; each text once a process."""
     if text not in _noted:
         _noted.add(text)
         print(f"saft: note: {text}", file=sys.stderr)
@@ -101,7 +101,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Say on standard error what is being waited for: for work of unknown length."""
+    """Show on standard error what is being waited for: for work of unknown length."""
     console = _console()
     if console.is_terminal:
         with console.status(text):

@@ -1,4 +1,4 @@
-"""AdaMerging's search: coefficients with which the merged model's predictions are sure."""
+"""AdaMerging's search: coefficients that minimize the entropy of the merged model's predictions."""
 
 from __future__ import annotations
 

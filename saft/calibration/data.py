@@ -75,7 +75,7 @@ class CalibrationData:
     examples: Mapping[str, Examples]
 
     def set_to(self, source: Source) -> None:
-        """Give the trunk the weights of a model; the base's where it has none, or of another shape."""
+        """Load a model's weights into the trunk; the base's where it has none, or of another shape."""
         with torch.no_grad():
             for name, tensor in self.trunk.state_dict().items():
                 own = self.names.get(name)

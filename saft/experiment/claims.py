@@ -90,7 +90,7 @@ class ClaimFolder:
         self._settled: dict[str, Claim] = {}  # file -> claim that will not change any more
 
     def offer(self, cells: Sequence[str]) -> None:
-        """Say which cells are to be computed, in which order."""
+        """Write down which cells are to be computed, in which order."""
         write_text(self.folder / OPEN, json.dumps(list(cells)) + "\n")
 
     def latest(self) -> dict[str, Claim]:
@@ -167,7 +167,7 @@ class ClaimFolder:
 
 
 class Witness:
-    """Says which claimants are dead.
+    """Decides which claimants are dead.
 
     A process of this machine is dead once it has ended; one of another machine, if it was not heard of for a
     while by this machine's clock, so that clocks need not agree.

@@ -1,4 +1,4 @@
-"""What a cell tells while it runs, in whatever process: its step, and how much is done."""
+"""What a cell reports while it runs, in whatever process: its step, and how much is done."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Tell = Callable[[Event], None]
 
 
 class TellingBar(Bar):
-    """A bar that shows nothing itself, and tells of what it would show.
+    """A bar that shows nothing itself, but reports what it would show.
 
     Args:
         cell: name of the cell.
@@ -48,11 +48,11 @@ class TellingBar(Bar):
         self.step = ""
 
     def stage(self, text: str) -> None:
-        """Tell that a step begins."""
+        """Report that a step begins."""
         self.step = text
         self.tell(Event(self.cell, text))
 
     def at(self, done: float, total: float) -> None:
-        """Tell that a part of the step is done."""
+        """Report that a part of the step is done."""
         self.tell(Event(self.cell, self.step, done - self.done))
         super().at(done, total)

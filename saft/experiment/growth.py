@@ -54,7 +54,7 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
 
 
 class Foundations:
-    """Says what each kind of figures rests on: {"config": a part of the config, "files": fingerprints}.
+    """Knows what each kind of figures rests on: {"config": a part of the config, "files": fingerprints}.
 
     Args:
         resolved: the experiment.

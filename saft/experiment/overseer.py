@@ -119,7 +119,7 @@ class _Watch:
         self._claims.offer(list(self._steps))
 
     def look(self) -> None:
-        """Read the claims; tell what is new, and give free what the dead have left."""
+        """Read the claims; report what is new, and release what the dead have left."""
         latest = self._claims.latest()
         self.at_work = 0
         for cell in list(self.open):
@@ -133,7 +133,12 @@ class _Watch:
                 self.at_work += 1
 
     def complain(self) -> None:
-        """Raise what went wrong in the cells; otherwise clear up."""
+        """Raise what went wrong in the cells; where nothing did, remove the claims.
+
+        Raises:
+            UserError: cells have failed; one message for each problem.
+            RuntimeError: one has failed by a fault of saft's.
+        """
         if not self.failed:
             self._claims.clear()
             return
@@ -143,7 +148,7 @@ class _Watch:
         raise UserError(*problems)
 
     def _free(self, dead: Claim) -> Claim:
-        """Give a dead claimant's cell free, or up where too many have died over it."""
+        """Release a dead claimant's cell, or give it up where too many have died over it."""
         deaths = dead.deaths + 1
         where = f"process {dead.process} on {dead.host}" if dead.host else "a process"
         if deaths < DEATHS:
@@ -159,7 +164,7 @@ class _Watch:
         return after if self._claims.put(after) else dead
 
     def _note(self, claim: Claim) -> None:
-        """Tell what a claim says that it did not say before."""
+        """Report what is new in a claim."""
         cell, seen = claim.cell, self._seen.get(claim.cell)
         if claim == seen:
             return

@@ -104,7 +104,7 @@ class Holding:
     def close(
         self, state: State, problems: list[str] | None = None, deaths: int = 0, fault: bool = False
     ) -> None:
-        """Say what has become of the cell; nothing is said of it afterwards.
+        """Record what has become of the cell; nothing is recorded afterwards.
 
         Args:
             state: finished, failed or released.

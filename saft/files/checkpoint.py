@@ -273,13 +273,13 @@ def write_card(
         base_model: hub ids of what the model was made from; local paths belong in the body.
         relation: `finetune` or `merge`.
         tags: for the hub's search.
-        **more: further keys of the front matter, for example `datasets`, `metrics`, `model-index`.
+        **more: further keys of the front matter, for example `datasets`, `library_name`.
     """
     front: dict[str, Any] = {"library_name": "transformers", "tags": list(tags)}
     if base_model:
         front |= {"base_model": list(base_model)}
         front |= {"base_model_relation": relation} if relation else {}
-    front |= {key.replace("_", "-") if key == "model_index" else key: value for key, value in more.items()}
+    front |= more
     matter = yaml.safe_dump(front, sort_keys=True, allow_unicode=True)
     (folder / CARD).write_text(f"---\n{matter}---\n\n# {title}\n\n{body.strip()}\n", "utf-8")
 

@@ -201,7 +201,7 @@ class SharpnessAware(L.Callback):
         self._leave()
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Give the strategy its own methods back."""
+        """Restore the strategy's own methods."""
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:

@@ -47,12 +47,12 @@ class TwoPasses:
         vars(self.trainer.strategy).update(training_step=self.training_step, backward=self.backward)
 
     def detach(self) -> None:
-        """Give the strategy its methods back."""
+        """Restore the strategy's own methods."""
         for name in ("training_step", "backward"):
             vars(self.trainer.strategy).pop(name, None)
 
     def begin_step(self) -> None:
-        """Hear that the gradients are about to be cleared; the first micro-batch has been forwarded."""
+        """Called before the gradients are cleared; the first micro-batch has been forwarded."""
         self.micro_batches.clear()
         self.ascent.forget()
 

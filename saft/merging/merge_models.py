@@ -59,8 +59,8 @@ def merge_models(
         models: the fine-tuned ones, as {task: model} or as a list; the order is the order of summation. Each
             is a module, a state dict, a folder, or a model of peft's, of which the active adapter counts.
         method: name of a merge method that gives one model; `saft methods` lists them.
-        out: a module or a state dict to fill in place, once the merge is complete; it may be one of the
-            inputs. Its names may differ by a prefix, and it may have further tensors. Default: None.
+        out: a module or a state dict, of the base's shapes, to fill in place, once the merge is complete; it
+            may be one of the inputs. Its names may differ by a prefix, and it may have further tensors.
         **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`, `seed`, `lines`,
             `dtype` ("float32", "bfloat16" ...) or `device`; see `MergeConfig`.
 
@@ -153,6 +153,9 @@ def merged_tensors(plan: Plan) -> dict[str, Tensor]:
 
     Args:
         plan: from `plan_of`.
+
+    Returns:
+        Name -> tensor, in the base's shapes and the dtype of the merge.
 
     Raises:
         UserError: an input is not finite, or the result does not fit its dtype.

@@ -175,8 +175,8 @@ class Ascent:
                 both passes.
             optimizer: what the scaler knows the optimizer as, where that is a wrapper around `source`.
             reduce: where replicas ascend each along its own gradient, `torch.distributed.all_reduce`: an inf
-                or nan in the first gradient of one then makes the descent gradients of all nan. It is given
-                one number, and changes it in place.
+                or nan in the first gradient of one then makes the descent gradients of all nan. It
+                changes a 0-dim tensor in place.
 
         Raises:
             UserError: no gradients, or weights that cannot be perturbed, or fewer micro-batches replayed than
@@ -243,7 +243,7 @@ class Ascent:
 
     @not_traced
     def skip_replay(self) -> None:
-        """Say that this step has no replay: the first gradient becomes the descent gradient.
+        """Declare that this step has no replay: the first gradient becomes the descent gradient.
 
         It matters to perturbations that reuse an older ascent (LookSAM), and then before clipping; the step's
         hook does it otherwise.

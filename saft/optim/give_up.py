@@ -1,4 +1,4 @@
-"""A pass that will not be finished: its contexts are left as after an error, which nobody sees."""
+"""A pass that will not be finished: its contexts are left as after an error, which is not raised."""
 
 from __future__ import annotations
 

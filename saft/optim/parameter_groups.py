@@ -98,7 +98,11 @@ class ParameterGroups:
             )
 
     def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
-        """Return what the optimizer keeps for a parameter; empty before its first step."""
+        """Return what the optimizer keeps for a parameter; empty before its first step.
+
+        Args:
+            parameter: of any shape.
+        """
         if self.optimizer is None:
             return {}
         state: Mapping[str, Any] = self.optimizer.state.get(parameter, {})

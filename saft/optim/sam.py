@@ -182,7 +182,7 @@ class SAM(Optimizer):
 
     @not_traced
     def skip_replay(self) -> None:
-        """Say that this step has no replay; see `Ascent.skip_replay`."""
+        """Declare that this step has no replay; see `Ascent.skip_replay`."""
         self.ascent.skip_replay()
 
     @not_traced

@@ -29,7 +29,7 @@ __all__ = [
 
 
 Losses = Callable[[int], Iterator[Tensor]]
-"""Gives the losses of the first so many training examples, one by one, of the trunk as it is."""
+"""Yields the losses of the first so many training examples, one by one, of the trunk as it is."""
 
 
 class Climbed(NamedTuple):

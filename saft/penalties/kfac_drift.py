@@ -64,7 +64,7 @@ class KFACDrift(Penalty):
     def base_cost(self, steps: int, batch_size: int) -> float:
         """Return the cost of this task's own summary; those of the others are theirs to make.
 
-        The products of a step are no pass; they show in the seconds.
+        The products of a step do not count as passes; they show in the seconds.
         """
         return self.examples / batch_size if self.reads and self.due_steps(steps) else 0.0
 

@@ -63,7 +63,7 @@ def shuffled(inputs: Inputs, generator: torch.Generator) -> Inputs:
         generator: of the CPU.
 
     Raises:
-        UserError: they are no texts.
+        UserError: they are not texts.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 6, 2, 0]])
@@ -88,7 +88,7 @@ def with_random_tokens(inputs: Inputs, vocabulary: int, generator: torch.Generat
         generator: of the CPU.
 
     Raises:
-        UserError: they are no texts.
+        UserError: they are not texts.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 6, 2, 0]])

@@ -1,4 +1,4 @@
-"""The results as rich tables for the terminal: 80 columns are enough, plain text when it is no terminal."""
+"""The results as rich tables for the terminal: 80 columns are enough, plain text where it is not one."""
 
 from __future__ import annotations
 

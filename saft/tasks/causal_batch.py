@@ -74,7 +74,16 @@ def continued(parts: Sequence[Parts], pad: int, longest: int) -> Batch:
 
 
 def prompts(parts: Sequence[Parts], pad: int, longest: int) -> dict[str, Tensor]:
-    """Return what is given, as `generate` takes it: padded on the left, cut at the beginning."""
+    """Return what is given, as `generate` takes it: padded on the left, cut at the beginning.
+
+    Args:
+        parts: what is given and what follows, token numbers of each example.
+        pad: the token that fills up.
+        longest: tokens that are kept of what is given, its last ones.
+
+    Returns:
+        `input_ids` and `attention_mask`, each [examples, tokens].
+    """
     given = [tokens[-longest:] for tokens, _ in parts]
     mask = padded([[1] * len(tokens) for tokens in given], 0, left=True)
     return {"input_ids": padded(given, pad, left=True), "attention_mask": mask}

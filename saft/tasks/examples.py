@@ -24,6 +24,11 @@ class Batch:
     Args:
         inputs: what the trunk's forward takes, each [batch, ...].
         labels: [batch], or [batch, tokens]; `IGNORED` where nothing is learned.
+
+    Example:
+        >>> batch = Batch({"input_ids": torch.zeros(3, 5)}, torch.tensor([0, 1, IGNORED]))
+        >>> [len(part) for part in batch.split(2)], int(batch.targets)
+        ([2, 1], 2)
     """
 
     inputs: dict[str, Tensor]
@@ -83,11 +88,23 @@ class Examples:
             yield self.collate(order[start : start + batch_size])
 
     def training_batch(self, indices: list[int], step: int, seed: int) -> Batch:
-        """Return the batch that a training step learns from."""
+        """Return the batch that a training step learns from.
+
+        Args:
+            indices: of the examples.
+            step: number of the optimizer step, from 0.
+            seed: of what varies from step to step.
+        """
         return self.collate(indices) if self.varied is None else self.varied(indices, step, seed)
 
     def training_order(self, batch_size: int, steps: int, seed: int) -> TrainingOrder:
-        """Return the indices of every training batch; see `TrainingOrder`."""
+        """Return the indices of every training batch; see `TrainingOrder`.
+
+        Args:
+            batch_size: examples of a batch.
+            steps: number of batches.
+            seed: of the permutations.
+        """
         return TrainingOrder(len(self), batch_size, steps, seed)
 
 
@@ -187,7 +204,17 @@ def limited(rows: Mapping[str, list[T]], limits: Limits, split_seed: int) -> dic
 
 
 def permutation(size: int, seed: int, stream: int = 0) -> list[int]:
-    """Return a permutation of range(size) that depends on nothing but its arguments."""
+    """Return a permutation of range(size) that depends on nothing but its arguments.
+
+    Args:
+        size: at least 0.
+        seed: of the experiment.
+        stream: tells apart what is drawn by one seed.
+
+    Example:
+        >>> sorted(permutation(4, seed=0))
+        [0, 1, 2, 3]
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + stream)
     order: list[int] = torch.randperm(size, generator=generator).tolist()
     return order

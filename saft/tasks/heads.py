@@ -66,7 +66,7 @@ class ZeroShotHead(nn.Module):
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> ZeroShotHead:
-        """Return the head whose `state_dict()` this is."""
+        """Return the head whose `state_dict()` this is, in the shapes that the class says."""
         return cls(state["label_embeddings"], float(state["scale"]), state.get("projection"))
 
     def forward(self, embedding: Tensor) -> Tensor:
@@ -188,6 +188,9 @@ def save(
         task: the task's name.
         labels: what the logits are, in order.
         pooling: of the token features that it reads; None where the trunk has one vector.
+
+    Raises:
+        UserError: the task's name is not the name of a file.
     """
     file = _file(folder, task)
     file.parent.mkdir(exist_ok=True)
@@ -248,7 +251,13 @@ def missing_trained_head(folder: Path, task: str) -> UserError:
 
 
 def note_made_anew(folder: Path, task: str, kind: str) -> None:
-    """Say that a checkpoint of saft lacks a frozen head, so that weights which were changed make it."""
+    """Print a note that a checkpoint of saft lacks a frozen head, which its own, changed weights make.
+
+    Args:
+        folder: the checkpoint folder; nothing is printed where it is not one of saft's.
+        task: the task's name.
+        kind: of the head, for the message.
+    """
     if (folder / MANIFEST).is_file():
         file = folder / HEADS / f"{task}.safetensors"
         note(f"there is no {file}; its {kind} head is made by the weights of {folder} itself")

@@ -100,7 +100,13 @@ class Vision:
         )
 
     def load(self, path: str, task: str, device: torch.device) -> nn.Module:
-        """Load a trunk in float32, on the device, in evaluation mode."""
+        """Load a trunk in float32, on the device, in evaluation mode.
+
+        Args:
+            path: a folder or a hub id.
+            task: the task's name, for messages.
+            device: where the trunk is put.
+        """
         with _quietly():
             return load_trunk(ModelConfig(path), task, self.kind).to(device)
 
@@ -130,7 +136,15 @@ class TextTower:
 
     @staticmethod
     def check(path: str, where: str) -> None:
-        """Refuse a model that reads no texts beside seeing images."""
+        """Check that a model reads texts beside seeing images.
+
+        Args:
+            path: a folder or a hub id.
+            where: the place in front of the message.
+
+        Raises:
+            UserError: it does not.
+        """
         folder = local_folder(path, "model.path")
         own = model_config(folder)
         if not ("text_config" in own and "vision_config" in own and vision_kind(folder)):

@@ -44,6 +44,11 @@ def divide_labelled(
 ) -> dict[str, list[tuple[T, str]]]:
     """Split rows into train, validation and test.
 
+    Args:
+        rows: split in the data -> rows with their labels.
+        source: how the data split.
+        where: the place in front of every message.
+
     Raises:
         UserError: a split is empty.
     """
@@ -56,6 +61,12 @@ def divide_labelled(
 
 def check_labels(of_data: Sequence[str], labels: Sequence[str], drop_other_labels: bool, where: str) -> None:
     """Find labels of the data that the task does not have, and labels of the task that the data do not have.
+
+    Args:
+        of_data: the labels of all rows.
+        labels: those of the task.
+        drop_other_labels: whether rows with a label that the task does not have are left out.
+        where: the place in front of every message.
 
     Raises:
         UserError: there are some.

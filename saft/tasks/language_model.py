@@ -87,7 +87,15 @@ class LanguageModel(TaskModel):
 
 
 def target_loss(model: TaskModel, batch: Batch) -> Tensor:
-    r"""Return :math:`-\frac1n \sum_t \log p(y_t \mid y_{<t}, x)`, over the n targets of a batch, in nats."""
+    r"""Return :math:`-\frac1n \sum_t \log p(y_t \mid y_{<t}, x)`, over the n targets of a batch, in nats.
+
+    Args:
+        model: gives logits, [batch, tokens, vocabulary].
+        batch: its labels are [batch, tokens].
+
+    Returns:
+        A scalar.
+    """
     logits = model(batch.inputs)
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED
@@ -95,7 +103,14 @@ def target_loss(model: TaskModel, batch: Batch) -> Tensor:
 
 
 def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name: str) -> Score:
-    """Return loss, perplexity or token accuracy over all targets, each given those before it."""
+    """Return loss, perplexity or token accuracy over all targets, each given those before it.
+
+    Args:
+        model: in evaluation mode.
+        examples: one split.
+        batch_size: examples per forward pass, at most.
+        name: "loss", "perplexity" or "token_accuracy".
+    """
     sums = [_sums(model, batch) for batch in _batches(model, examples, batch_size)]
     log_p, right, counts = (torch.cat(part) for part in zip(*sums, strict=True))
     if name == "token_accuracy":
@@ -189,6 +204,11 @@ def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, token
 
 def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
     """Return rows of numbers as one tensor, [rows, longest].
+
+    Args:
+        rows: at least one.
+        value: that fills up.
+        left: whether it stands before the row, and not behind it.
 
     Example:
         >>> padded([[1, 2], [3]], 0, left=True).tolist()

@@ -168,7 +168,15 @@ class BoundTask(Protocol):
         """
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
-        """Return the mean training loss over the targets of a batch: its examples, or their tokens."""
+        """Return the mean training loss over the targets of a batch: its examples, or their tokens.
+
+        Args:
+            model: trunk and head.
+            batch: on the model's device.
+
+        Returns:
+            A scalar, with its gradient.
+        """
 
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
         """Return the metric of a model on examples.

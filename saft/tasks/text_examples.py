@@ -18,7 +18,12 @@ __all__ = ["cut_length", "text_examples"]
 
 
 def cut_length(model: ModelConfig, wanted: int, where: str) -> int:
-    """Return to how many tokens texts are cut: as wanted, or to a model's positions, which is told.
+    """Return to how many tokens texts are cut: as wanted, or to a model's positions, with a note.
+
+    Args:
+        model: that reads the texts.
+        wanted: tokens, as the task says.
+        where: the place in front of the message.
 
     Raises:
         UserError: the model's config.json cannot be read.

@@ -58,7 +58,12 @@ class TextReader:
         return {"pooling": self.pooling or "mean", "max_length": self.max_length}
 
     def examples(self, texts: Sequence[Text], labels: Tensor) -> Examples:
-        """Return examples of texts or pairs, tokenized; see `text_examples`."""
+        """Return examples of texts or pairs, tokenized; see `text_examples`.
+
+        Args:
+            texts: one for each example, all single or all pairs.
+            labels: [texts] or [texts, labels].
+        """
         return text_examples(self.tokenizer, texts, labels, self.max_length)
 
     def headless(self, trunk: nn.Module, stored: StoredHead | None, where: str) -> TextClassifier:

@@ -68,7 +68,11 @@ class StopOnNonFinite(L.Callback):
         self.every = every
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Look at the loss that was logged."""
+        """Look at the loss that was logged.
+
+        Raises:
+            Diverged: the loss is NaN or infinite.
+        """
         if trainer.global_step % self.every and trainer.global_step != trainer.max_steps:
             return
         loss = trainer.callback_metrics.get("loss")
@@ -118,7 +122,7 @@ class SelectSteps(L.Callback):
                 save_file(state, temporary)
 
     def restore_best(self, module: L.LightningModule) -> None:
-        """Give the module the weights of the best candidate."""
+        """Put the weights of the best candidate into the module."""
         module.load_state_dict(load_file(self.file))
 
     def state_dict(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def loggers(folder: Path, tensorboard: bool) -> list[Logger]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Give an interrupt back to the caller, and take SIGTERM for one.
+    """Hand an interrupt on to the caller, and treat SIGTERM as one.
 
     Lightning turns an interrupt into an exit and ignores all that follow; of SIGTERM it takes note at the end
     of a step. Handlers can be set in the main thread only; elsewhere nothing is done.

@@ -90,7 +90,7 @@ class _Tasks:
                 _, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=GRACE)
 
     def _note_end(self, task: Any) -> None:
-        """Say what has ended a worker, unless it ended well."""
+        """Note what has ended a worker, unless it ended well."""
         try:
             self._ray.get(task)
         except Exception as error:  # whatever its task raised, or Ray has to say of it

@@ -110,6 +110,9 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
         model: the peft model.
         name: of the adapter.
 
+    Returns:
+        Name -> factor: A is [rank, inputs], B [outputs, rank].
+
     Raises:
         UserError: the adapter is more than LoRA of matrices.
     """
@@ -124,14 +127,14 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
         )
     if problems:
         raise UserError(*problems)
-    found = {}
+    scaled = {}
     for key, tensor in tensors.items():
         down = ".lora_A." in key
         module = _MATRIX.sub("", key).removeprefix(PREFIX)
         scale = scale_of(settings, module, tensor.shape[0 if down else 1])
         root = abs(scale) ** 0.5
-        found[key] = tensor.detach() * (root if down or scale > 0 else -root)
-    return found
+        scaled[key] = tensor.detach() * (root if down or scale > 0 else -root)
+    return scaled
 
 
 def has_adapters(model: object) -> bool:
@@ -141,6 +144,9 @@ def has_adapters(model: object) -> bool:
 
 def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return name -> tensor, those of the model itself; of a peft model, of the model below its adapters.
+
+    Args:
+        model: a module, or a state dict, with tensors of any shape.
 
     Raises:
         UserError: something else is among them, or a tensor that is not whole and dense.

@@ -18,7 +18,7 @@ __all__ = ["AdaMerging", "Added"]
 @METHODS.register("adamerging")
 @dataclass(frozen=True, kw_only=True)
 class AdaMerging(Elementwise):
-    """Adds the task vectors with coefficients that make the merged model's predictions sure.
+    """Adds the task vectors with coefficients that minimize the entropy of the merged model's predictions.
 
     There is a coefficient for each task and tensor (`layer_wise`), or one for each task (`task_wise`). They
     begin at `initial`, and Adam lowers the entropy of the merged model's predictions, its mean over a batch

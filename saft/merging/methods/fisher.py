@@ -29,8 +29,8 @@ class Fisher(Elementwise):
 
     Information below the floor counts as the floor (`paper`), or the floor is added (`mergelm`): a weight
     that no task's data touch is averaged. Normalized, each task's information is divided by its norm over
-    the whole model first, so that a task whose predictions are sure counts as much as another; a task without
-    any information counts only with the floor.
+    the whole model first, so that a task whose predictions are certain counts as much as another; a task
+    without any information counts only with the floor.
 
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors

@@ -30,7 +30,7 @@ class TaskArithmetic(Elementwise):
     source = "Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089)"
     deviations = (
         "the default λ of 0.4 is what the TIES paper uses for task arithmetic without validation data; "
-        "with many tasks λ wants to be nearer to 1/K; "
+        "with many tasks λ should be nearer to 1/K; "
         "the paper weighs all tasks alike"
     )
     scaling = 0.4

@@ -168,8 +168,8 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
         progress: told about bytes read.
 
     Returns:
-        The factors, under the names that peft's files have for them, in float32 or the merge's `dtype`; and
-        how well they give the change back.
+        The factors, A [rank, inputs] and B [outputs, rank], under the names that peft's files have for them,
+        in float32 or the merge's `dtype`; and how well they give the change back.
 
     Raises:
         UserError: an input is not finite, or no matrix changes.

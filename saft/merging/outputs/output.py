@@ -44,7 +44,7 @@ class Output(ABC):
     by_name: ClassVar[bool] = True
     """Whether `output: {name: NAME}` asks for it, with its fields as options."""
     precedence: ClassVar[int] = 0
-    """Rank among outputs: of several that are asked for, the highest is taken; its `conflicts` tells what does not go with it."""
+    """Where several are asked for, the highest is taken; its `conflicts` tells what does not go with it."""
     is_model: ClassVar[bool] = True
     """Whether the folder is to be loaded as a model, and so needs the base's config and tokenizer."""
     reads_examples: ClassVar[bool] = False

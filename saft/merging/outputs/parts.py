@@ -34,7 +34,7 @@ __all__ = ["PartPerTask"]
 class PartPerTask(Output):
     """What all tasks share, and a file for each task.
 
-    There are no weights at the top: no reader shall take the folder for a model, which it is only together
+    There are no weights at the top: no reader must take the folder for a model, which it is only together
     with a task (`saft.load_task`) or a router (`saft.load_mixture`).
 
     Args:

@@ -158,7 +158,7 @@ class Reader:
         return tuple(factors.to(base) for factors in by_model if factors is not None)
 
     def _refuse(self, name: str) -> NoReturn:
-        """Say which input makes the task vectors of `name` not finite."""
+        """Raise, naming the input that makes the task vectors of `name` not finite."""
         problems = []
         base = self._plan.base
         for source in (base, *self._plan.models.values()):
