@@ -147,6 +147,11 @@ class ModelMeasurement:
 def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str]) -> Plan:
     """Return the checked merge of some of a plan's models.
 
+    Args:
+        merge: the method and its parameters.
+        plan: of all models, checked.
+        tasks: names of the models that are merged.
+
     Raises:
         UserError: the method does not exist, reads examples, or gives more than one model.
     """

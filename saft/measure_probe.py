@@ -47,7 +47,7 @@ class TaskProbe:
         self.batches: list[Batch] = [batch.to(device) for batch in examples.batches(batch_size)]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the task's mean loss over a batch."""
+        """Return the task's mean loss over a batch, a scalar."""
         return self.task.loss(self.module, batch)
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class TaskProbe:
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
-        """Return the outputs for the first examples: logits, of tokens those of targets."""
+        """Return the outputs for the first examples, [...]: logits, of tokens those of targets."""
         batch = next(self.batches[0].split(OUTPUTS))
         with _recorded(self.module) as seen:
             self.loss(batch)

@@ -83,6 +83,11 @@ def distance_of_directions(features: Tensor, others: Tensor) -> float:
 def coefficients(low: float, high: float, count: int) -> dict[str, float]:
     """Return evenly spaced coefficients, by the texts that stand for them on an axis.
 
+    Args:
+        low: the first coefficient.
+        high: the last coefficient.
+        count: how many, at least 1.
+
     Example:
         >>> coefficients(0.0, 1.0, 3)
         {'0': 0.0, '0.5': 0.5, '1': 1.0}

@@ -161,6 +161,13 @@ class Neighbourhood:
         """Return the Hessian of the mean loss at this point times a vector, by differentiating twice.
 
         Attention takes its plain form meanwhile: the fast ones cannot be differentiated twice.
+
+        Args:
+            loss: batch -> scalar, a mean over the batch's examples.
+            vector: one tensor for each parameter, in its shape.
+
+        Returns:
+            One tensor for each parameter, in its shape.
         """
         product = [torch.zeros_like(parameter) for parameter in self.parameters]
         for batch in self.batches:
@@ -208,5 +215,14 @@ def length_of(tensors: Sequence[Tensor]) -> float:
 
 
 def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Return the inner product of two lists of tensors, each taken as one vector, summed in float64."""
+    """Return the inner product of two lists of tensors, each taken as one vector, summed in float64.
+
+    Args:
+        first: tensors of any shape.
+        second: as many, in the same shapes.
+
+    Example:
+        >>> inner_product([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
+        11.0
+    """
     return math.fsum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))

@@ -78,8 +78,8 @@ class SharpnessByRadius(LossMeasure):
         moved = None if parameters is None else list(parameters)
 
         def at(rho: float, adaptive: bool) -> float:
-            found = worst_case_sharpness(module, loss, batches, rho, adaptive, self.n_steps, moved)
-            return found.worst_case
+            measured = worst_case_sharpness(module, loss, batches, rho, adaptive, self.n_steps, moved)
+            return measured.worst_case
 
         return {
             "sharpness_by_radius": {f"{rho:g}": at(rho, False) for rho in self.radii},

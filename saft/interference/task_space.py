@@ -150,7 +150,14 @@ class TaskSpace:
         self._at = point
 
     def task_vector(self, task: str) -> dict[str, Tensor]:
-        """Return name -> fine-tuned minus base weights, in the dtype and on the device of the trunk."""
+        """Return name -> fine-tuned minus base weights, in the dtype and on the device of the trunk.
+
+        Args:
+            task: one of `experts`.
+
+        Returns:
+            Name -> difference, in the shape, dtype and device of the trunk's parameter.
+        """
         return {
             name: self.experts[task][name].to(parameter) - self.base[name].to(parameter)
             for name, parameter in self.parameters.items()
@@ -172,12 +179,26 @@ class TaskSpace:
         return self._scored(task, point)[1]
 
     def layers(self, task: str, point: Point) -> dict[str, Tensor]:
-        """Return what every layer gives for the examples of a task at a point."""
+        """Return what every layer gives for the examples of a task at a point.
+
+        Args:
+            task: one of `probes`.
+            point: where the trunk is moved.
+
+        Returns:
+            Layer -> [examples, width]; see `Probe.layers`.
+        """
         self.move(point)
         return self.probes[task].layers()
 
     def shifted(self, task: str, point: Point, shift: Mapping[str, Tensor]) -> Response:
-        """Return what the examples of a task give at a point with something added to the weights."""
+        """Return what the examples of a task give at a point with something added to the weights.
+
+        Args:
+            task: one of `probes`.
+            point: where the trunk is moved first.
+            shift: name of a parameter -> what is added, in its shape.
+        """
         self.move(point)
         self._at = None
         with torch.no_grad():
@@ -186,14 +207,24 @@ class TaskSpace:
         return self.probes[task].response()
 
     def moved_by_hand(self, weights: Mapping[str, Tensor]) -> None:
-        """Set parameters to any weights; the next move goes back to the space."""
+        """Set parameters to any weights; the next move goes back to the space.
+
+        Args:
+            weights: name of a parameter -> its value, in its shape.
+        """
         self._at = None
         with torch.no_grad():
             for name, value in weights.items():
                 self.parameters[name].copy_(value)
 
     def better(self, task: str, value: float, other: float) -> float:
-        """Return by how much a score of a task is better than another, in the metric's own size."""
+        """Return by how much a score of a task is better than another, in the metric's own size.
+
+        Args:
+            task: one of `probes`, whose metric says which way is better.
+            value: the score.
+            other: the score that it is compared with.
+        """
         return value - other if self.probes[task].higher_is_better else other - value
 
     def _scored(self, task: str, point: Point) -> tuple[float, float | None]:

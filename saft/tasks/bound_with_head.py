@@ -57,7 +57,11 @@ class BoundWithHead(BoundToModel[Declared]):
         return heads.load(local_folder(folder, "checkpoint"), self.name, self.outputs)
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TaskModel:
-        """Return the trunk with the head that a folder holds, or the one that this task starts with."""
+        """Return the trunk with the head that a folder holds, or the one that this task starts with.
+
+        Raises:
+            UserError: there is no head and it is a trained one, or the head does not fit the task.
+        """
         stored = None if head_from is None else self.stored_head(head_from)
         if head_from is not None and stored is None:
             self._check_first_head(local_folder(head_from, "checkpoint"))

@@ -26,6 +26,11 @@ METRICS = {
 def check_labels_and_prompts(labels: Mapping[str, str], head: str, prompts: Sequence[str]) -> None:
     """Check the labels of a task, and the prompts where they make its head.
 
+    Args:
+        labels: label in the data -> its words.
+        head: name of the head.
+        prompts: of the task.
+
     Raises:
         ValueError: there are too few, or a prompt has no place for a label's words.
     """

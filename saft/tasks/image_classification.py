@@ -76,7 +76,12 @@ class ImageClassification(Task):
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundImageClassification:
-        """Bind the task to a model of images: load its image processor, see that there is a text tower."""
+        """Bind the task to a model of images: load its image processor, check that there is a text tower.
+
+        Raises:
+            UserError: the model does not see images, its processor is missing, it has no text tower for a
+                zero-shot head, or the images' size does not fit its patches.
+        """
         vision = Vision.of(model.path, where)
         made = load_preprocessing(model.path, self.image_size, where)
         for side in {made.height, made.width}:

@@ -96,7 +96,11 @@ class LanguageModeling(LanguageTask):
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundLanguageModeling:
-        """Bind the task to a causal model: load its tokenizer; no text is longer than its positions."""
+        """Bind the task to a causal model: load its tokenizer; no text is longer than its positions.
+
+        Raises:
+            UserError: the model is not a causal one, or its tokenizer is missing or has no chat template.
+        """
         folder = language_folder(model, "causal", where)
         tokenizer = load_tokenizer(model.path)
         if (self.chat or self.messages) and not tokenizer.chat_template:

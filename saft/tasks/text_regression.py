@@ -29,7 +29,7 @@ METRICS = {"pearson": Metric("Pearson", "%"), "spearman": Metric("Spearman", "%"
 @config.checked
 @dataclass(frozen=True)
 class TextRegression(Task):
-    """Tell a number of a text, or of a pair of texts."""
+    """Predict a number for a text, or for a pair of texts."""
 
     data: TableConfig
     """The table; its labels are numbers."""

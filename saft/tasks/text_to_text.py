@@ -62,7 +62,11 @@ class TextToText(LanguageTask):
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
     ) -> BoundTextToText:
-        """Bind the task to an encoder-decoder: load its tokenizer; no input is longer than its positions."""
+        """Bind the task to an encoder-decoder: load its tokenizer; no input is longer than its positions.
+
+        Raises:
+            UserError: the model is not an encoder-decoder, or its config or tokenizer lacks something.
+        """
         folder = language_folder(model, "encoder-decoder", where)
         settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if (start := settings.decoder_start_token_id) is None:

@@ -32,7 +32,14 @@ def is_divided() -> bool:
 
 
 def total(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes; the tensor itself where there is one process."""
+    """Return the sum of a tensor over all processes; the tensor itself where there is one process.
+
+    Args:
+        value: of the same shape in every process.
+
+    Returns:
+        The sum, in that shape.
+    """
     if not is_divided():
         return value
     value = value.clone()
@@ -47,7 +54,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     none, as on one device, where an optimizer leaves it alone.
 
     Args:
-        parameters: the same in every process, in the same order.
+        parameters: of any shape, the same in every process, in the same order.
     """
     if not is_divided():
         return

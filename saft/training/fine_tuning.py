@@ -247,7 +247,7 @@ def _fit(
             average.put_into(module)
         if options.select_steps and trainer.is_global_zero:
             select.restore_best(module)
-    if strategy is not None:  # what comes is for the first alone; torchmetrics would ask the others
+    if strategy is not None:  # what comes is only for the first; torchmetrics would ask the others
         torch.distributed.destroy_process_group()
     return select.best if options.select_steps else options.steps, watch.seconds, trainer.is_global_zero
 

@@ -203,15 +203,15 @@ def _shapes_differ(
         f"{what}: {mine.file}: '{wrong[0]}' has the shape {list(mine.shape)}, in the base ({other.file}) "
         f"{list(other.shape)}{more}; "
     )
-    rows_alone = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in wrong)
+    only_rows = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in wrong)
     cure = _keep_out(wrong, [name for name in shared if name not in wrong])
-    if rows_alone and all(is_vocabulary(name) for name in wrong):
+    if only_rows and all(is_vocabulary(name) for name in wrong):
         return text + (
             f"the vocabularies differ: give both models {other.shape[0]} rows with "
             f"model.resize_token_embeddings({other.shape[0]}), take only the base's words with "
             f"vocabulary: base, or {cure}"
         )
-    if rows_alone and all(is_positions(name) for name in wrong):
+    if only_rows and all(is_positions(name) for name in wrong):
         return text + (
             "the models read texts of different lengths (max_position_embeddings), and a position has no "
             "counterpart where the other ends: take models with as many positions as the base, or " + cure
