@@ -1,4 +1,4 @@
-"""The signals that ask a program to end, as the interrupt that Ctrl-C is."""
+"""The signals that ask a program to end: all as Ctrl-C, and none cuts an import in two."""
 
 from __future__ import annotations
 
@@ -6,36 +6,59 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 __all__ = ["interrupts"]
 
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_AGAIN = 0.05  # seconds until an import is looked at again
+_IMPORT = "<frozen importlib._bootstrap>"  # where Python runs what is imported
 
 
 @contextmanager
 def interrupts(received: list[int]) -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block when a batch system or a closed terminal ends the process.
+    """Raise KeyboardInterrupt in the block when Ctrl-C, a batch system or a closed terminal ends the process.
 
-    What is being written is then cleaned up as after Ctrl-C. A second signal ends the process at once. A
-    signal that is ignored, as under nohup, stays so.
+    What is being written is then cleaned up. A library whose import is cut in two is imported by halves
+    later, or ends the process: while one is imported, the interrupt waits. A second signal ends the process
+    at once. A signal that is ignored, as under nohup, stays so.
 
     Args:
         received: the numbers of the signals that came are put here.
     """
 
-    def interrupt(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if number in before:
+            received.append(number)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if alarm is not None and _imports(frame):
+            signal.signal(alarm, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            raise KeyboardInterrupt
 
     before = {}
+    alarm: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
         for number in ENDING:
-            if signal.getsignal(number) == signal.SIG_DFL:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
+        if received and alarm is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(alarm, signal.SIG_DFL)
         for number, handler in before.items():
             with suppress(ValueError):
                 signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether a frame is within an import."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT:
+            return True
+        frame = frame.f_back
+    return False

@@ -164,7 +164,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     """Return what config.json says of a model; an empty mapping where there is no such file.
 
     Raises:
-        UserError: it is not readable as JSON, or is not an object.
+        UserError: it is not readable as JSON, is not an object, or names a model's type by no text.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -175,6 +175,11 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: is not readable as JSON: {error}; copy or download it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{file}: is not a JSON object; copy or download it again")
+    for part in config_parts(config):
+        if not isinstance(kind := part.get("model_type"), str | None):
+            raise UserError(
+                f"{file}: model_type: must be a text, but is {kind!r:.100}; copy or download it again"
+            )
     return config
 
 
@@ -236,7 +241,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     try:
-        manifest = json.loads(inside(folder, MANIFEST).read_text("utf-8"))
+        text = inside(folder, MANIFEST).read_text("utf-8")
+        manifest = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no {MANIFEST}, so saft did not write it") from None
     except (ValueError, RecursionError) as error:
@@ -244,6 +250,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{file}: is not a JSON object")
     return manifest
+
+
+def _finite(number: str) -> float:
+    """Return a number of a JSON file; Python would read NaN and 1e999 too, which are none."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not a number")
+    return value
 
 
 def task_names(manifest: Mapping[str, Any]) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +17,38 @@ from saft.cli.signals import interrupts
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_interrupts_the_block_and_the_handler_is_put_back(number: int) -> None:
     received: list[int] = []
-    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    mine = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, mine)  # the tests themselves may run under nohup
     try:
         with pytest.raises(KeyboardInterrupt), interrupts(received):
             os.kill(os.getpid(), number)
         assert received == [number]
-        assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) == mine
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_is_not_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """numpy, half imported, ended `saft evaluate` with a RecursionError, and a library in C++ aborted it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "half.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.12)\nwhole = True\n"
+    )
+    received: list[int] = []
+    mine = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts(received):  # noqa: PT012 - the second waits for it
+            importlib.import_module("half")
+            time.sleep(10)
+        assert sys.modules.pop("half").whole
+        assert received == [number]
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
 

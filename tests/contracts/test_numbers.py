@@ -17,12 +17,14 @@ import saft
 from saft.cli.verbs import VERBS, imported
 from saft.config import Range
 from saft.errors import UserError
+from saft.interference.quantity import MEASURES
 from saft.merging.methods import METHODS
 from saft.optim.perturbations.base import PERTURBATIONS, make_perturbation
 from saft.registry import Registry
 
 VALUES = {"0": 0, "-1": -1, "NaN": math.nan, "infinity": math.inf, "10^12": 10**12}
-PARSED = ("task kind", "penalty", "averaging")  # registries whose things are made by config.parse
+# Options that are no fields of a config: the first two are walked below, a measure's are set by a config's own.
+APART = (PERTURBATIONS, METHODS, MEASURES)
 SIZES = {"MergeConfig.shard_size", "MergeConfig.block_size"}  # "1.5 GiB" or bytes: read by size_in_bytes
 ZERO = {  # what 0 turns off, or what it is the first of
     "TrainingOptions.learning_rate": "a step that changes nothing, to measure the others by",
@@ -31,6 +33,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
     "TrainingOptions.warmup_steps": "none",
     "TrainConfig.checkpoint_every": "writes none",
     "InterventionConfig.iterations": "stays at its beginning",
+    "LoRA.dropout": "none",
     "Drift.strength": "off",
     "KFACDrift.strength": "off",
     "L2Base.strength": "off",
@@ -78,7 +81,8 @@ def classes() -> Iterator[type[Any]]:
     ]
     registries = {id(v): v for m in modules for v in vars(m).values() if isinstance(v, Registry)}
     roots = [imported(verb.config) for verb in VERBS.values() if verb.config]
-    roots += [kind for r in registries.values() if r.noun in PARSED for _, kind in r.items()]
+    roots += [kind for r in registries.values() if r not in APART for _, kind in r.items()]
+    assert {r.noun for r in registries.values()} > {r.noun for r in APART}
     seen: set[type[Any]] = set()
 
     def walk(hint: Any) -> Iterator[type[Any]]:

@@ -200,7 +200,15 @@ def test_a_manifest_comes_back_in_its_order_and_is_the_same_bytes_each_time(tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(None, "saft did not write it"), ("{", "JSON"), ("[]", "JSON object")]
+    ("text", "told"),
+    [
+        (None, "saft did not write it"),
+        ("{", "JSON"),
+        ("[]", "JSON object"),
+        ('{"a": NaN}', "JSON: NaN is not a number"),
+        ('{"a": [-Infinity]}', "JSON: -Infinity is not a number"),
+        ('{"a": 1e999}', "JSON: 1e999 is not a number"),
+    ],
 )
 def test_a_manifest_that_is_missing_or_broken(tmp_path, text, told):
     if text is not None:
@@ -277,7 +285,9 @@ def test_the_layout_may_be_given_and_a_folder_without_config_is_left_alone(tmp_p
     assert not config.exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 10**5, '{"model_type": []}', '{"text_config": {"model_type": {"a": 1}}}']
+)
 def test_a_damaged_config_is_told(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
