@@ -25,8 +25,8 @@ def module_of(name: str) -> str:
         >>> module_of("2_Dense/linear.weight"), module_of("encoder.weight")
         ('2_Dense', '')
     """
-    found = _NAME.match(name)
-    return found[1] if found else ""
+    match = _NAME.match(name)
+    return match[1] if match else ""
 
 
 def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
@@ -38,7 +38,7 @@ def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: modules.json, or the config of a module, is damaged.
     """
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for entry in _json(folder, MODULES) if (folder / MODULES).is_file() else ():
         path, kind = (entry.get(key) for key in ("path", "type")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or not isinstance(kind, str):
@@ -47,8 +47,8 @@ def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
             continue  # the trunk, which is in the folder itself
         config = _json(folder, f"{path}/config.json") if (folder / path / "config.json").is_file() else {}
         # Where a class of sentence-transformers' is has changed, what it is called has not.
-        found[path] = {"type": kind.rpartition(".")[2]} | (config if isinstance(config, dict) else {})
-    return found
+        settings[path] = {"type": kind.rpartition(".")[2]} | (config if isinstance(config, dict) else {})
+    return settings
 
 
 def module_files(folder: Path) -> dict[str, Path]:
@@ -60,7 +60,7 @@ def module_files(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: a module has weights below its own folder, or modules.json is damaged.
     """
-    found = {}
+    files = {}
     for module in module_settings(folder):
         for below in (folder / module).glob("*/**/*.safetensors"):
             raise UserError(
@@ -69,8 +69,8 @@ def module_files(folder: Path) -> dict[str, Path]:
             )
         file = next((name for name in _FILES if (folder / module / name).is_file()), None)
         if file is not None:
-            found[module] = inside(folder, f"{module}/{file}")
-    return found
+            files[module] = inside(folder, f"{module}/{file}")
+    return files
 
 
 def module_tensors(folder: Path) -> dict[str, TensorHeader]:

@@ -71,17 +71,17 @@ def _differences(what: str, base: SentenceTransformer, model: SentenceTransforme
     kinds = [[type(module).__name__ for module in x.values()] for x in (mine, theirs)]
     if kinds[0] != kinds[1]:
         return [f"{what}: has the modules {', '.join(kinds[0])}, the base {', '.join(kinds[1])}"]
-    found = []
+    problems = []
     for name, module in mine.items():
         other = _settings(theirs[name])
         for key, value in _settings(module).items():
             if key in other and other[key] != value:
                 kind = type(module).__name__
-                found.append(
+                problems.append(
                     f"{what}: {kind}: {key} is {value!r}, in the base it is {other[key]!r}: they compute "
                     "differently; only models of the same modules can be merged"
                 )
-    return found
+    return problems
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

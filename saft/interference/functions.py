@@ -53,6 +53,7 @@ def disagreement(predictions: Tensor, others: Tensor) -> float:
         At least 0; 0 where they are equal.
 
     Example:
+        >>> import torch
         >>> disagreement(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0]))
         0.25
     """
@@ -73,6 +74,7 @@ def distance_of_directions(features: Tensor, others: Tensor) -> float:
         In [0, 4]: 0 for equal directions, 2 for orthogonal ones.
 
     Example:
+        >>> import torch
         >>> distance_of_directions(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
         2.0
     """
