@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 
-__all__ = ["ExitCode", "UserError", "abbreviated", "as_user_error", "did_you_mean"]
+__all__ = ["ExitCode", "NotYet", "UserError", "abbreviated", "as_user_error", "collecting", "did_you_mean"]
 
 
 class ExitCode(IntEnum):
@@ -42,6 +42,33 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class NotYet(Exception):
+    """What cannot be told before the slow libraries are imported, and so is told then; see saft.stand_ins."""
+
+
+@contextmanager
+def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Put what is wrong inside into a list, so that everything is told at once.
+
+    Args:
+        problems: the list.
+        prefix: begins every message that does not begin with it.
+
+    Example:
+        >>> problems = []
+        >>> with collecting(problems, "rho: "):
+        ...     raise UserError("must be at least 0")
+        >>> problems
+        ['rho: must be at least 0']
+    """
+    try:
+        yield
+    except NotYet:
+        pass
+    except UserError as error:
+        problems += [text if text.startswith(prefix) else prefix + text for text in error.problems]
 
 
 @contextmanager

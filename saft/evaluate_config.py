@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from saft import config as configs
 from saft.config import Count, Location, Name, distinct
-from saft.model_config import check_device
+from saft.model_config import Device, check_device
 
 __all__ = ["EvaluateConfig"]
 
@@ -34,10 +34,17 @@ class EvaluateConfig:
     """At most this many examples of the split; null takes all."""
     batch_size: Count = 64
     """Examples per forward pass; the result does not depend on it beyond round-off."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
     out: Location | None = None
     """A JSON file to write the figures to."""
+
+    def check_options(self) -> None:
+        """Check what the kinds of tasks know: their keys."""
+        from saft import tasks
+
+        for name, keys in self.tasks.items():
+            tasks.build(name, keys, "tasks")
 
     def late_check(self) -> None:
         """Check what only torch knows: the device.

@@ -17,7 +17,8 @@ from saft.config import (
     Range,
     Seed,
 )
-from saft.model_config import check_device
+from saft.errors import UserError, collecting
+from saft.model_config import Device, check_device
 
 __all__ = ["MeasureConfig", "MergeToMeasure"]
 
@@ -74,7 +75,7 @@ class MeasureConfig:
     seconds: Positive | None = None
     """Leave out the measures at the end of the list that would take longer than this in all, as estimated
     before the first; null makes all of them."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """The torch device for losses and functions: cpu, cuda, cuda:1, mps."""
     out: Location | None = None
     """A JSON file to write the figures to."""
@@ -83,6 +84,29 @@ class MeasureConfig:
         for key in ("checkpoints", "measures"):
             if not getattr(self, key):
                 raise ValueError(f"{key}: must not be empty")
+
+    def check_options(self) -> None:
+        """Check what the measures, the merge method and the kinds of tasks know: their names and options.
+
+        Raises:
+            UserError: with everything that is wrong.
+        """
+        from saft import tasks
+        from saft.interference.chosen_measures import chosen
+        from saft.merging.methods import METHODS
+
+        problems: list[str] = []
+        with collecting(problems):
+            chosen(self.measures, "measures", rho=self.rho, grid=self.grid, seed=self.seed)
+        with collecting(problems, "merge.method: "):
+            method = METHODS.get(self.merge.method)
+            with collecting(problems, "merge.parameters: "):
+                method.build(self.merge.parameters)
+        for name, keys in self.tasks.items():
+            with collecting(problems):
+                tasks.build(name, keys, "tasks")
+        if problems:
+            raise UserError(*problems)
 
     def late_check(self) -> None:
         """Check what only torch knows: the device.

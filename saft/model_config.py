@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-__all__ = ["POOLINGS", "ModelConfig", "Pooling", "check_device"]
+from pydantic import AfterValidator
+
+__all__ = ["POOLINGS", "Device", "ModelConfig", "Pooling", "check_device"]
+
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "xla")
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last")
@@ -25,6 +29,17 @@ class ModelConfig:
     pooling: Pooling | None = None
     """How token features become one vector per text: mean over the tokens, the first token, or the last; null
     takes what the head was trained with, else the mean."""
+
+
+def _device(text: str) -> str:
+    kind, colon, number = text.partition(":")
+    if kind not in _DEVICES or (colon and not number.isdecimal()):
+        raise ValueError(f"'{text}' is not a device of torch; write cpu, cuda, cuda:1 or mps")
+    return text
+
+
+Device = Annotated[str, AfterValidator(_device)]
+"""The name of a device of torch; whether this machine has it, `check_device` says."""
 
 
 def check_device(name: str) -> None:

@@ -7,7 +7,8 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
-from saft.errors import UserError, did_you_mean
+from saft import stand_ins
+from saft.errors import NotYet, UserError, did_you_mean
 
 __all__ = ["Registry"]
 
@@ -66,8 +67,11 @@ class Registry(Generic[T]):
         Raises:
             UserError: nothing has this name, and the message suggests the nearest; or what has it is of
                 another sort than the classes of this registry, or not complete.
+            NotYet: it is outside, where nothing can be imported.
         """
         if ":" in name:
+            if stand_ins.are_in():
+                raise NotYet
             return self._from_outside(name)
         self._discover()
         if name not in self._classes:

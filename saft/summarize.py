@@ -60,9 +60,7 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
     refuse_file(file)
     if file.exists() and not overwrite:
         raise UserError(f"{file}: is there; replace it with --overwrite")
-    task = tasks.build(config.name, config.task, "task").bind(
-        config.name, config.model, "task", config.device
-    )
+    task = tasks.build("", config.task, "task").bind(config.name, config.model, "task", config.device)
     examples = task.examples(Limits(config.examples, validation=0, test=0, seed=config.seed)).train
     source = Unlabelled(task.features, examples)
     factors = kronecker.summarize(task.load_trunk(), source, config.examples, config.seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from saft import config as configs
 from saft.config import Count, Location, Name, Seed
-from saft.model_config import ModelConfig, check_device
+from saft.model_config import Device, ModelConfig, check_device
 
 __all__ = ["SummarizeConfig"]
 
@@ -35,8 +35,14 @@ class SummarizeConfig:
     """Training inputs that the summary is made from; 128 to 256 suffice."""
     seed: Seed = 0
     """Draws the inputs, and the random projections."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
+
+    def check_options(self) -> None:
+        """Check what the kinds of tasks know: their keys."""
+        from saft import tasks
+
+        tasks.build("", self.task, "task")
 
     def late_check(self) -> None:
         """Check what only torch knows: the device.

@@ -95,7 +95,7 @@ def test_a_mean_is_of_all_tasks_in_one_metric() -> None:
         ({"examples": 0}, "examples: must be at least 1, but is 0"),
         ({"examples": -5}, "examples: must be at least 1, but is -5"),
         ({"batch_size": 0}, "batch_size: must be at least 1"),
-        ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device of torch; write cpu"),
         ({"checkpoints": []}, "checkpoints: must not be empty"),
         ({"checkpoints": ["a", "a"]}, "checkpoints: holds 'a' twice; write it once"),
         ({"checkpoints": [""]}, "checkpoints.0: is empty; write a path"),

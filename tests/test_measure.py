@@ -233,7 +233,7 @@ def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: d
         ({"density": 7}, "density: must be in (0, 1], but is 7"),
         ({"rho": -1}, "rho: must be at least 0"),
         ({"examples": 0}, "examples: must be at least 1"),
-        ({"device": "gpu"}, "device: 'gpu' is not a device of this machine"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device of torch; write cpu"),
         ({"checkpoints": []}, "checkpoints: must not be empty"),
         ({"checkpoints": {"../a": "a"}}, "checkpoints: '../a' cannot be a name"),
         ({"device": "meta"}, "device: 'meta' is not a device of this machine"),

@@ -84,11 +84,8 @@ def _table(registry: Registry[Any]) -> Table:
     return table
 
 
-def _optimizers() -> Table:
-    table = Table.grid(padding=(0, 2))
-    for name, kind in torch_optimizers().items():
-        table.add_row(f"torch.optim:{name}", Text(_summary(kind)))
-    return table
+def _optimizers() -> Text:
+    return Text(", ".join(f"torch.optim:{name}" for name in torch_optimizers()))
 
 
 def _optimizer_in_full(name: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saft import config
+from saft.errors import UserError, collecting
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import check_keys, is_mergekit
 
@@ -19,17 +20,45 @@ if TYPE_CHECKING:
 __all__ = ["merge", "read"]
 
 
-def read(mapping: Mapping[str, Any], where: str) -> MergeConfig:
-    """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`."""
-    if not is_mergekit(mapping):
-        return config.parse(MergeConfig, mapping, where)
-    check_keys(mapping, where)
-    from saft.merging.mergekit import file as mergekit
+def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig:
+    """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`.
 
-    settings, notes = mergekit.read(mapping, where)
-    for note in notes:
+    Args:
+        mapping: what the file holds.
+        where: the file, for messages.
+        depth: how far it is checked; see `saft.config.parse`. Only with "all" it is noted what is ignored.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    notes: list[str] = []
+    if not is_mergekit(mapping):
+        settings = config.parse(MergeConfig, mapping, where, depth=depth)
+    else:
+        check_keys(mapping, where)
+        from saft.merging.mergekit import file as mergekit
+
+        settings, notes = mergekit.read(mapping, where)
+    if depth == "options":
+        _check_options(settings, where)
+    for note in notes if depth == "all" else ():
         print(note, file=sys.stderr)
     return settings
+
+
+def _check_options(settings: MergeConfig, where: str) -> None:
+    """Check what the method, the output and the kinds of tasks know; the merge itself checks it once more."""
+    from saft import tasks
+    from saft.merging.merge_check import check_words
+
+    problems: list[str] = []
+    with collecting(problems):
+        check_words(settings)
+    for name, keys in settings.data.tasks.items():
+        with collecting(problems):
+            tasks.build(name, keys, "data.tasks")
+    if problems:
+        raise UserError(*(f"{where}: {problem}" for problem in problems))
 
 
 def merge(

@@ -21,7 +21,8 @@ class Verb:
         config: `module:name` of the dataclass that its config file holds; "" if it takes none.
         words: what it takes beside CONFIG, as in its usage: "OUT", "[NAME]", "FOLDER...".
         flags: which of `FLAGS` it takes.
-        read: `module:name` of a function of the mapping and its file to the config, instead of `config`.
+        read: `module:name` of a function of the mapping, its file and a depth to the config, instead of
+            `config`; see `saft.config.parse`.
         kinds: key of the config -> registry, `module:name`, of what can stand there; for `--help`.
         interrupted: what to say of an interruption.
         folder: the config file in a folder that the verb has written, which can be given as CONFIG; "" if it

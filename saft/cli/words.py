@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import saft
 from saft.cli.verbs import FLAGS, VERBS, Verb, imported
 from saft.errors import UserError, did_you_mean
+from saft.stand_ins import stand_ins
 
-__all__ = ["Words", "parser", "understood"]
+if TYPE_CHECKING:
+    from saft.config import Depth
+
+__all__ = ["Words", "parser", "settings", "understood"]
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,19 @@ class Words:
         if self.file is None and not self.overrides:
             raise UserError(f"{self.verb}: CONFIG is missing; see `saft {self.verb} --help`")
         target = self._target(verb)
-        settings = self._settings(verb)  # before the verb is imported: what is wrong there is told at once
-        return imported(verb.function)(settings, *target, **self.flags)
+        mapping, where = self._mapping(verb)
+        with stand_ins():  # what is wrong there is told at once
+            settings(verb, mapping, where, "options")
+        return imported(verb.function)(settings(verb, mapping, where), *target, **self.flags)
 
-    def _settings(self, verb: Verb) -> Any:
+    def _mapping(self, verb: Verb) -> tuple[dict[str, Any], str]:
+        """Return what the config file and the overrides hold, and the place in front of every message."""
         from saft import config
 
         file, own = self.file, {}
         if verb.folder and file is not None and Path(file).is_dir():
             file, own = str(Path(file, verb.folder)), {"out": file}
-        mapping = config.overridden({**config.read(file), **own}, self.overrides)
-        where = file or "command line"
-        if verb.read:
-            return imported(verb.read)(mapping, where)
-        return config.parse(imported(verb.config), mapping, where)
+        return config.overridden({**config.read(file), **own}, self.overrides), file or "command line"
 
     def _target(self, verb: Verb) -> list[str | None]:
         """Return the target folder of a verb that has one; a check needs none."""
@@ -88,6 +91,25 @@ class Words:
                 taken += f"; '{self.file}' was read as CONFIG, a file, which comes before it"
             raise UserError(f"{self.verb}: {verb.words} is missing: the folder to write{taken}")
         return [self.others[0] if self.others else None]
+
+
+def settings(verb: Verb, mapping: Mapping[str, Any], where: str, depth: Depth = "all") -> Any:
+    """Return the config of a verb.
+
+    Args:
+        verb: which.
+        mapping: what its config file and the overrides hold.
+        where: the file, for messages.
+        depth: how far it is checked; see `saft.config.parse`.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    from saft import config
+
+    if verb.read:
+        return imported(verb.read)(mapping, where, depth)
+    return config.parse(imported(verb.config), mapping, where, depth=depth)
 
 
 def understood(words: Sequence[str]) -> Words:

@@ -1,8 +1,8 @@
 """YAML and command line -> one typed, frozen dataclass; every mistake named by its place, with a cure."""
 
-from saft.config.description import Key, describe
+from saft.config.description import Key, describe, in_words
 from saft.config.overrides import differences, overridden
-from saft.config.parsing import checked, parse
+from saft.config.parsing import Depth, checked, parse
 from saft.config.ranges import (
     Count,
     CountOrZero,
@@ -26,6 +26,7 @@ __all__ = [
     "describe",
     "differences",
     "dump",
+    "in_words",
     "load",
     "overridden",
     "parse",
@@ -44,5 +45,6 @@ __all__ = [
     "Seed",
     "Seeds",
     "distinct",
+    "Depth",
     "Key",
 ]

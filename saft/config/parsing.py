@@ -7,36 +7,43 @@ import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting, did_you_mean
 
-__all__ = ["checked", "parse"]
+__all__ = ["Depth", "checked", "parse"]
 
 T = TypeVar("T")
 
+Depth = Literal["fields", "options", "all"]
+"""How far a config is checked."""
+
 PROBLEMS = 20  # are told; who made more has made one mistake many times
+
+_HOOKS = ("check_options", "late_check")
 
 _CHECKED_TYPE = re.compile(r"function-\w+\[\w+\(\), (\w+)\]")  # pydantic's word for a type with a range
 _TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
 
 
 def parse(
-    config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "", late: bool = True
+    config_class: type[T], mapping: Mapping[str, Any], where: str, place: str = "", depth: Depth = "all"
 ) -> T:
     """Validate a mapping as `config_class`.
 
-    What only a library that is slow to import can tell is checked last, once everything else is right: a
-    config tells it in a method `late_check`, which raises ValueError as `__post_init__` does.
+    First come types, ranges and `__post_init__`. When all is right so far, what is registered under a name
+    says whether the options beside the name are its own: a config asks it in a method `check_options`, which
+    uses no library that is slow to import, since it is called with saft.stand_ins too. Last comes what only
+    such a library knows, as whether a device is there: a config asks it in a method `late_check`.
 
     Args:
         config_class: a frozen dataclass.
         mapping: its fields; nested dataclasses as nested mappings.
         where: begins every message: the file, or where else the mapping comes from.
         place: the dotted name of the mapping itself in that file.
-        late: whether to check what is checked last.
+        depth: "fields" stops before `check_options`, "options" before `late_check`.
 
     Raises:
         UserError: everything that does not fit, each with its dotted place.
@@ -59,8 +66,9 @@ def parse(
         raise UserError(*problems[:PROBLEMS], *more) from None
     except UserError as error:  # of a `__post_init__`, with places of its own
         raise UserError(*_prefixed(where, error.problems)) from None
-    if late and (problems := list(_late_problems(config, place))):
-        raise UserError(*_prefixed(where, problems))
+    for hook in {"fields": (), "options": _HOOKS[:1], "all": _HOOKS}[depth]:
+        if problems := list(_problems_inside(config, place, hook)):
+            raise UserError(*_prefixed(where, problems))
     return config
 
 
@@ -96,8 +104,8 @@ def _prefixed(where: str, problems: Sequence[str]) -> list[str]:
     return [f"{where}: {problem}" if where else problem for problem in problems]
 
 
-def _late_problems(value: Any, place: str) -> Iterator[str]:
-    """Yield what the late checks of a config find: of those inside it, and if these find nothing, its own."""
+def _problems_inside(value: Any, place: str, hook: str) -> Iterator[str]:
+    """Yield what a check tells of the configs inside a config, and if that is nothing, of itself."""
     if isinstance(value, Mapping):
         inside = dict(value)
     elif dataclasses.is_dataclass(value):
@@ -106,14 +114,17 @@ def _late_problems(value: Any, place: str) -> Iterator[str]:
         inside = dict(enumerate(value)) if isinstance(value, list | tuple) else {}
     fine = True
     for key, item in inside.items():
-        for problem in _late_problems(item, f"{place}.{key}".strip(".")):
+        for problem in _problems_inside(item, f"{place}.{key}".strip("."), hook):
             fine = False
             yield problem
-    if fine and hasattr(value, "late_check"):
+    if fine and hasattr(value, hook):
+        problems: list[str] = []
         try:
-            value.late_check()
+            with collecting(problems):
+                getattr(value, hook)()
         except ValueError as error:
-            yield from _prefixed(place, [str(error)])
+            problems.append(str(error))
+        yield from _prefixed(place, problems)
 
 
 @functools.cache

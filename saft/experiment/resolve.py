@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.merging.methods import METHODS
@@ -83,16 +83,12 @@ def resolve(config: RunConfig) -> Resolved:
     problems: list[str] = []
     arms, merges = {}, {}
     for name in config.arms:
-        try:
-            arms[name] = config.training_of(name)
+        with collecting(problems):
+            arms[name] = config.training_of(name, "options")
             problems += _without_inputs(config, name, arms[name])
-        except UserError as error:
-            problems += error.problems
     for name, options in config.merges.items():
-        try:
+        with collecting(problems, f"merges.{name}: "):
             merges[name] = _merge(name, options, arms.values())
-        except UserError as error:
-            problems += (f"merges.{name}: {problem}" for problem in error.problems)
     if problems:
         raise UserError(*problems)
     return Resolved(config, arms, merges)

@@ -7,11 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from saft import config as configs
-from saft.config import Count, CountOrZero, FiniteFloat, Fraction, Location, Name, NonNegative, Seeds
-from saft.errors import UserError
+from saft.config import (
+    Count,
+    CountOrZero,
+    Depth,
+    FiniteFloat,
+    Fraction,
+    Location,
+    Name,
+    NonNegative,
+    Seeds,
+)
+from saft.errors import UserError, collecting
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
-from saft.training.options import TrainingOptions, check_trainer, check_trainer_arguments
+from saft.training.options import TrainingOptions
+from saft.training.trainer_arguments import check_trainer
 
 __all__ = ["MergeOptions", "RunConfig"]
 
@@ -116,30 +127,49 @@ class RunConfig:
         problems: list[str] = []
         for name in self.arms:
             try:
-                self.training_of(name, late=False)
+                self.training_of(name, "fields")
             except UserError as error:
                 problems += error.problems
         if problems:
             raise UserError(*problems)
 
-    def late_check(self) -> None:
-        """Check what only Lightning knows.
+    def check_options(self) -> None:
+        """Check what arms, merges, tasks and the executor know: their names and options.
 
         Raises:
-            ValueError: the trainer has no such argument.
+            UserError: with everything that is wrong.
         """
-        check_trainer_arguments(self.trainer)
+        from saft import tasks
+        from saft.experiment.executors import EXECUTORS
+        from saft.experiment.resolve import resolve
 
-    def training_of(self, arm: str, late: bool = True) -> TrainingOptions:
+        problems: list[str] = []
+        with collecting(problems):
+            resolve(self)
+        for key, declared in (("tasks", self.tasks), ("reference", self.reference)):
+            for name, keys in declared.items():
+                with collecting(problems):
+                    tasks.build(name, keys, key)
+        with collecting(problems, "executor: "):
+            EXECUTORS.get(self.executor)
+        if problems:
+            raise UserError(*problems)
+
+    def late_check(self) -> None:
+        """Check what only slow libraries know of the arms."""
+        for name in self.arms:
+            self.training_of(name)
+
+    def training_of(self, arm: str, depth: Depth = "all") -> TrainingOptions:
         """Return how an arm trains: the common options with its own changes.
 
         Args:
             arm: its name.
-            late: whether to check what only slow libraries know; see `saft.config.parse`.
+            depth: how far it is checked; see `saft.config.parse`.
 
         Raises:
             UserError: a change is of no option of a training, or cannot be its value.
         """
         changes = {key: value for key, value in self.arms[arm].items() if key != "description"}
         common = dataclasses.asdict(self.training)
-        return configs.parse(TrainingOptions, common | changes, "", f"arms.{arm}", late)
+        return configs.parse(TrainingOptions, common | changes, "", f"arms.{arm}", depth)

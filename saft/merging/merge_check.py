@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from saft import config as configs
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting, did_you_mean
 from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
 from saft.files.links import inside
@@ -31,7 +31,7 @@ from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 from saft.merging.varying import methods_by_tensor
 
-__all__ = ["ReadInput", "check", "output_of"]
+__all__ = ["ReadInput", "check", "check_words", "output_of"]
 
 ReadInput = Callable[[str, str, Source | None], Source]
 """Called with a location, its place in the merge file (`models.TASK`) and, of a model, the base."""
@@ -87,20 +87,11 @@ def check(
         UserError: with one message for each problem.
     """
     problems: list[str] = []
-    method = base = None
-    with collecting(problems):
-        method = _method(config)
-    output = None
-    with collecting(problems):
-        output = output_of(config, method) if method else None
-    problems += _value_problems(config, method, output)
-    if output:
-        problems += output.conflicts(config)
+    method, output = _words(config, problems)
+    if problem := _device_problem(config.device):
+        problems.append(problem)
+    base = None
     models: dict[str, Source] = {}
-    if not config.models:
-        problems.append("models: there is none; give a list of folders, or {task: folder}")
-    elif method:
-        problems += method.problems(len(config.models))
     with collecting(problems, "base: "):
         base = read(config.base, "base", None)
     for task, location in config.by_task().items():
@@ -164,12 +155,36 @@ def check(
     return plan
 
 
-@contextmanager
-def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        problems += [text if text.startswith(prefix) else prefix + text for text in error.problems]
+def check_words(config: MergeConfig) -> None:
+    """Find what is wrong with a merge without looking at a folder, or at the machine.
+
+    Raises:
+        UserError: with one message for each problem.
+    """
+    problems: list[str] = []
+    method, _ = _words(config, problems)
+    if method and config.varying:
+        with collecting(problems):
+            methods_by_tensor(method, config.varying, names=())
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+
+def _words(config: MergeConfig, problems: list[str]) -> tuple[Method | None, Output | None]:
+    """Return the method and the form of the result, and put what is wrong with the file's words in a list."""
+    method = output = None
+    with collecting(problems):
+        method = _method(config)
+    with collecting(problems):
+        output = output_of(config, method) if method else None
+    problems += _value_problems(config, method, output)
+    if output:
+        problems += output.conflicts(config)
+    if not config.models:
+        problems.append("models: there is none; give a list of folders, or {task: folder}")
+    elif method:
+        problems += method.problems(len(config.models))
+    return method, output
 
 
 def _method(config: MergeConfig) -> Method:
@@ -195,8 +210,8 @@ def _value_problems(config: MergeConfig, method: Method | None, output: Output |
                 size_in_bytes(key, size)
             except UserError as error:
                 yield from error.problems
-    if problem := _device_problem(config.device):
-        yield problem
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        yield f"device: unknown '{config.device}'; use cpu or cuda"
     if method:
         reads = method.calibration or (output is not None and output.reads_examples)
         if not reads and config.data != DataConfig():
@@ -211,20 +226,10 @@ def _value_problems(config: MergeConfig, method: Method | None, output: Output |
 
 
 def _device_problem(name: str) -> str | None:
-    """Return what is wrong with computing on the device called `name`, or None.
-
-    Example:
-        >>> _device_problem("gpu")
-        "device: unknown 'gpu'; use cpu or cuda"
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        return f"device: unknown '{name}'; use cpu or cuda"
+    """Return what is wrong with computing on the device called `name` on this machine, or None."""
+    kind, _, number = name.partition(":")
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= n_devices:
+    if kind == "cuda" and int(number or 0) >= n_devices:
         seen = f"{n_devices} CUDA devices" if n_devices else "no CUDA device"
         return f"device: '{name}' was asked for, but torch {torch.__version__} finds {seen}; use device: cpu"
     return None

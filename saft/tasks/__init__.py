@@ -37,7 +37,7 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
     """Make the task that a YAML mapping declares.
 
     Args:
-        name: the task's name, for messages.
+        name: the task's name, for messages; "" where the mapping stands at `where` itself, as in `task:`.
         mapping: the mapping below `tasks: NAME:`; `kind` chooses the file in saft/tasks.
         where: the dotted place of the tasks in the config, for example "tasks".
         trusted: the user wrote it. A mapping from a checkpoint folder is not trusted: it may name what saft
@@ -46,27 +46,26 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
     Raises:
         UserError: the kind is unknown, or a key or value does not belong to it.
     """
+    place = f"{where}.{name}".rstrip(".")
     if not isinstance(mapping, Mapping):
-        raise UserError(f"{where}.{name}: must hold the keys of a task, but holds {mapping!r}")
+        raise UserError(f"{place}: must hold the keys of a task, but holds {mapping!r}")
     options = dict(mapping)
     kind = options.pop("kind", None)
     if kind is None:
-        raise UserError(
-            f"{where}.{name}.kind: is required, but missing; there is: {', '.join(TASKS.names())}"
-        )
+        raise UserError(f"{place}.kind: is required, but missing; there is: {', '.join(TASKS.names())}")
     if kind not in TASKS.names() and not (":" in str(kind) and trusted):
         outside = " (code from elsewhere is only taken from your own config: give `tasks:` there)"
         raise UserError(
-            f"{where}.{name}.kind: unknown task kind '{kind}'{outside if ':' in str(kind) else ''}"
+            f"{place}.kind: unknown task kind '{kind}'{outside if ':' in str(kind) else ''}"
             + did_you_mean(str(kind), TASKS.names())
         )
     try:
         declared = TASKS.get(kind)
     except UserError as error:
-        raise UserError(f"{where}.{name}.kind: {error}") from None
-    task = config.parse(declared, options, "", f"{where}.{name}")
+        raise UserError(f"{place}.kind: {error}") from None
+    task = config.parse(declared, options, "", place)
     if not trusted and (problem := task.distrusted()):
-        raise UserError(f"{where}.{name}.{problem}; give `tasks:` in your own config if it is meant")
+        raise UserError(f"{place}.{problem}; give `tasks:` in your own config if it is meant")
     return task
 
 

@@ -132,7 +132,7 @@ def _ready(
     reference: Mapping[str, Unlabelled] | None, cache: Path | None,
 ) -> _Ready:  # fmt: skip
     """Bind the task and read the data."""
-    declared = tasks.build(config.name, config.task, "task")
+    declared = tasks.build("", config.task, "task")
     task = declared.bind(config.name, config.model, "task", device)
     if splits is None:
         limits = Limits(config.train_examples, config.validation_examples, test=0, seed=config.seed)

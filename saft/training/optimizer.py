@@ -12,10 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from saft.errors import UserError, as_user_error, did_you_mean
+from saft.training import signatures
 
 __all__ = [
     "OWNED_BY_TRAINING",
     "averages_by_itself",
+    "check_keys",
     "make_optimizer",
     "optimizer_class",
     "torch_optimizers",
@@ -54,12 +56,10 @@ def make_optimizer(
     """
     if options is None:
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
-    kind: Any = optimizer_class(str(options["name"]))
+    check_keys(**options)
+    kind: Any = optimizer_class(options["name"])
     name = options["name"]
     own = {key: value for key, value in options.items() if key != "name"}
-    for key, ours in OWNED_BY_TRAINING.items():
-        if key in own:
-            raise UserError(f"optimizer: {key}: is set by saft; use training.{ours}")
     known = inspect.signature(kind).parameters
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
         names = list(known)[1:]
@@ -79,6 +79,35 @@ def make_optimizer(
     with as_user_error(f"optimizer: {name} cannot be made of these options"):
         made: Optimizer = kind(groups, lr=learning_rate, **own)
         return made
+
+
+def check_keys(name: str, **options: Any) -> None:
+    """Check what is known of an optimizer without importing it: its name, and its options if it is torch's.
+
+    Raises:
+        UserError: it is not `module:Class`, torch has no such class, or the class no such option.
+
+    Example:
+        >>> check_keys("SGD")
+        Traceback (most recent call last):
+        saft.errors.UserError: optimizer: name: 'SGD' is not module:Class; did you mean 'torch.optim:SGD'?
+    """
+    own = signatures.classes_of("torch.optim")
+    known = [f"torch.optim:{known}" for known in own]
+    if ":" not in str(name):
+        hint = did_you_mean(f"torch.optim:{name}", known)
+        raise UserError(f"optimizer: name: '{name}' is not module:Class{hint}")
+    module, _, attribute = name.partition(":")
+    if module == "torch.optim" and known and name not in known:
+        raise UserError(f"optimizer: name: '{module}' has no '{attribute}'{did_you_mean(name, known)}")
+    for key, ours in OWNED_BY_TRAINING.items():
+        if key in options:
+            raise UserError(f"optimizer: {key}: is set by saft; use training.{ours}")
+    taken = signatures.arguments(own.get(attribute, ""), attribute)
+    if module == "torch.optim" and taken:
+        for key in options:
+            if key not in taken:
+                raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, taken)}")
 
 
 def try_optimizer(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> Optimizer:
@@ -124,16 +153,12 @@ def optimizer_class(name: str) -> type[Optimizer]:
         UserError: there is no such class, or it is not an optimizer of torch's form.
 
     Example:
-        >>> optimizer_class("SGD")
+        >>> optimizer_class("torch.optim:SDG")
         Traceback (most recent call last):
-        saft.errors.UserError: optimizer: name: 'SGD' is not module:Class; did you mean 'torch.optim:SGD'?
+        saft.errors.UserError: optimizer: name: 'torch.optim' has no 'SDG'; did you mean 'torch.optim:SGD'?
     """
     known = [f"torch.optim:{known}" for known in torch_optimizers()]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise UserError(
-            f"optimizer: name: '{name}' is not module:Class{did_you_mean(f'torch.optim:{name}', known)}"
-        )
+    module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute, None)
     except (ImportError, ValueError) as error:  # ValueError: an empty name
@@ -146,16 +171,12 @@ def optimizer_class(name: str) -> type[Optimizer]:
     return kind
 
 
-def torch_optimizers() -> dict[str, type[Optimizer]]:
-    """Return name -> class of torch's own optimizers that take steps along a dense gradient.
+def torch_optimizers() -> list[str]:
+    """Return the names of torch's own optimizers that take steps along a dense gradient.
 
     Example:
         >>> "SGD" in torch_optimizers(), "LBFGS" in torch_optimizers()
         (True, False)
     """
     others = ("Optimizer", "LBFGS", "SparseAdam")  # the base, one that needs a closure, one for sparse rows
-    return {
-        name: kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in others
-    }
+    return [name for name in signatures.classes_of("torch.optim") if name not in others]

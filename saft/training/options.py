@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
 from saft.config import Count, CountOrZero, Fraction, Location, Name, NonNegative, Positive, Range, Seed
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting
 from saft.model_config import ModelConfig
+from saft.training.trainer_arguments import check_trainer
 
 if TYPE_CHECKING:
     from saft.parametrizations import Parametrization
 
-__all__ = ["TrainConfig", "TrainingOptions", "check_trainer", "check_trainer_arguments"]
+__all__ = ["TrainConfig", "TrainingOptions"]
 
 Momentum = Annotated[float, Range(at_least=0, below=1)]
-
-OWNED_BY_SAFT = {
-    "accumulate_grad_batches": "use training.micro_batch_size",
-    "barebones": "",
-    "callbacks": "",
-    "check_val_every_n_epoch": "use training.select_steps",
-    "default_root_dir": "it lies beside `out`",
-    "enable_checkpointing": "use checkpoint_every",
-    "fast_dev_run": "use training.steps",
-    "gradient_clip_algorithm": "training.gradient_clip is of the norm",
-    "gradient_clip_val": "use training.gradient_clip",
-    "limit_predict_batches": "",
-    "limit_test_batches": "",
-    "limit_train_batches": "use training.steps",
-    "limit_val_batches": "use validation_examples",
-    "logger": "CSV always; use tensorboard: true for TensorBoard",
-    "max_epochs": "use training.steps",
-    "max_steps": "use training.steps",
-    "max_time": "use training.steps",
-    "min_epochs": "use training.steps",
-    "min_steps": "use training.steps",
-    "num_sanity_val_steps": "",
-    "overfit_batches": "use train_examples",
-    "reload_dataloaders_every_n_epochs": "",
-    "sync_batchnorm": "",
-    "use_distributed_sampler": "",
-    "val_check_interval": "use training.select_steps",
-}
-
-STRATEGIES = ("auto", "ddp")  # which are the same here: one process for each of several devices
 
 BETAS = (0.9, 0.999)
 
@@ -123,38 +92,31 @@ class TrainingOptions:
         if self.optimizer is not None and self.betas != BETAS:
             raise ValueError("betas: are AdamW's; write them below `optimizer`, if it has any")
 
-    def late_check(self) -> None:
-        """Check what only the files of perturbations, penalties and the like know: their options.
+    def check_options(self) -> None:
+        """Check what the files of perturbations, penalties and the like know: their options.
 
         Raises:
-            ValueError: an option does not exist, or a value is out of range.
+            UserError: an option does not exist, or a value is out of range.
         """
         from saft.optim import make_perturbation
         from saft.parametrizations import parametrization
         from saft.penalties import penalty
-        from saft.training.optimizer import averages_by_itself, try_optimizer
+        from saft.training.optimizer import check_keys
         from saft.trajectory import averaging
 
-        def optimizer(**options: Any) -> None:
-            made = try_optimizer(self.weight_decay, self.betas, options)
-            if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
-                raise UserError(
-                    f"{options['name']} averages the weights by itself; leave out averaging and select_steps"
-                )
-
+        problems: list[str] = []
         for key, build in (
-            ("optimizer", optimizer),
+            ("optimizer", check_keys),
             ("perturbation", make_perturbation),
             ("penalty", penalty),
             ("parametrization", parametrization),
             ("averaging", averaging),
         ):
-            try:
+            with collecting(problems, f"{key}: "):
                 if (options := getattr(self, key)) is not None:
                     build(**options)
-            except UserError as error:
-                raise ValueError(f"{key}: " + str(error).removeprefix(f"{key}: ")) from None
-
+        if problems:
+            raise UserError(*problems)
         ascent = (self.perturbation or {}).get("name", "sam")
         if self.trained.climbs_weights and ascent != "sam":
             raise ValueError(
@@ -165,6 +127,23 @@ class TrainingOptions:
             raise ValueError(
                 f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"
                 " they are; take {name: drift}, which looks at outputs"
+            )
+
+    def late_check(self) -> None:
+        """Check what only torch knows: that the optimizer can be made, and take a step.
+
+        Raises:
+            UserError: it cannot, or it does not go with other options.
+        """
+        if self.optimizer is None:
+            return
+        from saft.training.optimizer import averages_by_itself, try_optimizer
+
+        made = try_optimizer(self.weight_decay, self.betas, self.optimizer)
+        if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
+            raise UserError(
+                f"optimizer: {self.optimizer['name']} averages the weights by itself; leave out averaging and"
+                " select_steps"
             )
 
     @property
@@ -265,56 +244,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_trainer(self.trainer)
 
-    def late_check(self) -> None:
-        """Check what only Lightning and the penalties know.
+    def check_options(self) -> None:
+        """Check what the kinds of tasks and the penalties know.
 
         Raises:
-            ValueError: the trainer has no such argument, or the penalty reads tasks that are not listed.
+            UserError: a task has no such key, or the penalty reads tasks that are not listed.
         """
-        check_trainer_arguments(self.trainer)
+        from saft import tasks
+
+        tasks.build("", self.task, "task")
+        for name, keys in self.reference.items():
+            tasks.build(name, keys, "reference")
         if self.training.reads is not None and not self.reference:
             raise ValueError(
                 f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"
                 " whose training inputs it is to read, each as under `task`"
             )
-
-
-def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Check the arguments for lightning.Trainer that a config gives, as far as saft knows them itself.
-
-    Raises:
-        ValueError: an argument is set by saft, or cannot work here.
-
-    Example:
-        >>> check_trainer({"max_steps": 10})
-        Traceback (most recent call last):
-        ValueError: trainer.max_steps: is set by saft; use training.steps
-    """
-    for key in trainer:
-        if key in OWNED_BY_SAFT:
-            raise ValueError(f"trainer.{key}: is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}")
-    strategy = trainer.get("strategy", "auto")
-    if strategy not in STRATEGIES:
-        hint = (
-            "it shards no weights; train an adapter ({name: lora}), or use saft.SAM in a loop of your own,"
-            " which knows fully_shard (FSDP2)"
-            if any(word in str(strategy) for word in ("fsdp", "deepspeed", "model_parallel"))
-            else "it is one of auto, ddp"
-        )
-        raise ValueError(f"trainer.strategy: saft cannot train with {strategy!r}: {hint}")
-    if str(trainer.get("precision", "")).startswith("16"):
-        raise ValueError("trainer.precision: float16 is not supported here; use bf16-mixed or 32-true")
-
-
-def check_trainer_arguments(trainer: Mapping[str, Any]) -> None:
-    """Check that lightning.Trainer has the arguments that a config gives, without making one.
-
-    Raises:
-        ValueError: it has not.
-    """
-    import lightning as L
-
-    parameters = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
-    for key in trainer:
-        if key not in parameters:
-            raise ValueError(f"trainer.{key}: unknown argument{did_you_mean(key, parameters)}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from saft import config
-from saft.errors import UserError
+from saft.errors import NotYet, UserError
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,28 @@ def test_late_checks_name_their_places_all_at_once() -> None:
 def test_late_checks_come_last() -> None:
     with pytest.raises(UserError, match=r"^f: one\.whole: density must lie in \(0, 1\], but is 2\.0$"):
         config.parse(HoldsLate, {"one": {"name": "sma", "whole": {"density": 2}}}, "f")
+
+
+@dataclass(frozen=True)
+class WithOptions:
+    name: str
+    inner: Late
+
+    def check_options(self) -> None:
+        if self.name == "outside":
+            raise NotYet
+        if self.name != "sam":
+            raise UserError(f"name: unknown '{self.name}'", "another problem")
+
+
+def test_options_are_checked_before_what_is_slow_and_can_be_all_that_is_checked() -> None:
+    wrong = {"name": "sma", "inner": {"name": "sma"}}
+    with pytest.raises(UserError) as raised:
+        config.parse(WithOptions, wrong, "f")
+    assert raised.value.problems == ("f: name: unknown 'sma'", "f: another problem")
+    assert config.parse(WithOptions, wrong, "f", depth="fields").name == "sma"
+    assert config.parse(WithOptions, wrong | {"name": "sam"}, "f", depth="options").inner.name == "sma"
+    assert config.parse(WithOptions, wrong | {"name": "outside"}, "f", depth="options").name == "outside"
 
 
 def test_a_constructor_checks_late_too() -> None:

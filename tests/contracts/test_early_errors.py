@@ -1,42 +1,69 @@
-"""A mistake in a config is told before torch is imported, which takes seconds: by every verb, at any depth."""
+"""A mistake in a config is told before torch is imported, which takes seconds: by every verb, of every key."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 
 from saft.cli import VERBS
+from saft.cli.catalogue import ARMS
+from saft.cli.verbs import imported
+from saft.merging.methods import METHODS
+from saft.merging.outputs.output import OUTPUTS
+from saft.stand_ins import SLOW
+from saft.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(
+    file for file in (ROOT / "configs").glob("*.yaml") if "\narms:" in file.read_text("utf-8")
+)
+REQUIRED = {  # what a part of an arm cannot be without
+    "kfac_drift": {"summaries": ["a.safetensors"]},
+    "only": {"tensors": ["encoder.*"]},
+}
 
 MODEL = {"path": "no/model"}
+TASK = {
+    "kind": "text_classification",
+    "data": {"path": "csv", "files": {"train": "train.csv"}, "text": "text", "label": "label"},
+    "labels": {"0": "bad", "1": "good"},
+}
 TRAINING = {"perturbation": {"name": "sam"}, "penalty": {"name": "l2_base"}, "averaging": {"name": "ema"}}
 TRAIN = {
     "model": MODEL,
-    "task": {"kind": "text_classification"},
+    "task": TASK,
     "out": "out",
     "training": TRAINING,
     "trainer": {"devices": 1},
 }
 RUN = {
     "model": MODEL,
-    "tasks": {"a": {"kind": "text_classification"}},
+    "tasks": {"a": TASK},
     "arms": {"adamw": {}, "sam": {"perturbation": {"name": "sam"}}},
     "out": "out",
     "training": TRAINING,
     "trainer": {"devices": 1},
 }
 MERGE = {"method": "ties", "base": "no/model", "models": ["no/expert"], "device": "cuda", "dtype": "bfloat16"}
-MERGEKIT = {"merge_method": "ties", "base_model": "no/model", "models": [{"model": "no/expert"}]}
+MERGEKIT = {
+    "merge_method": "ties",
+    "base_model": "no/model",
+    "models": [{"model": "no/expert"}],
+    "parameters": {"weight": 1},
+}
 EVALUATE = {"checkpoints": ["no/expert"], "device": "cuda"}
 MEASURE = {"base": "no/model", "checkpoints": ["no/expert"], "device": "cuda"}
 SUMMARIZE = {
     "model": MODEL,
-    "task": {"kind": "text_classification"},
+    "task": TASK,
     "out": "out.safetensors",
     "device": "cuda",
 }
@@ -57,16 +84,57 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("train", TRAIN, {"training": TRAINING | {"steps": "many"}}, "training.steps: "),
     ("train", TRAIN, {"training": TRAINING | {"batch_size": 0}}, "training.batch_size: "),
     ("train", TRAIN, {"training": {"penalty": {}}}, "training: penalty: `name` is missing"),
+    ("train", TRAIN, {"task": TASK | {"lables": {}}}, "task.lables: unknown key; did you mean 'labels'?"),
+    ("train", TRAIN, {"reference": {"b": TASK | {"kind": "text"}}}, "reference.b.kind: unknown task kind"),
+    ("train", TRAIN, {"training": {"perturbation": {"name": "asam", "eta": -1}}}, "eta: must be at least 0"),
+    (
+        "train",
+        TRAIN,
+        {"training": {"optimizer": {"name": "torch.optim:SGD", "momentun": 1}}},
+        "did you mean 'momentum'",
+    ),
+    (
+        "train",
+        TRAIN,
+        {"trainer": {"devcies": 1}},
+        "trainer.devcies: unknown argument; did you mean 'devices'",
+    ),
+    ("train", TRAIN, {"trainer": {"precision": "bf15"}}, "trainer.precision: unknown value 'bf15'"),
+    ("run", RUN, {"executor": "slrum"}, "executor: unknown executor 'slrum'; did you mean 'slurm'?"),
+    ("run", RUN, {"merges": {"ties": {"parameters": {"density": 2}}}}, "merges.ties: density: must be in"),
+    ("run", RUN, {"arms": {"a": {"averaging": {"name": "eam"}}}}, "did you mean 'ema'?"),
+    ("run", RUN, {"tasks": {"a": TASK | {"head": "linaer"}}}, "tasks.a.head: unknown value 'linaer'"),
+    ("merge", MERGE, {"method": "tise"}, "unknown merge method 'tise'; did you mean 'ties'?"),
+    ("merge", MERGE, {"parameters": {"desnity": 1}}, "unknown parameter 'desnity'; did you mean 'density'?"),
+    ("merge", MERGE, {"dtype": "float3"}, "dtype: unknown 'float3'"),
+    ("merge", MERGE, {"device": "gpu"}, "device: unknown 'gpu'; use cpu or cuda"),
+    ("merge", MERGE, {"output": {"name": "adaptor"}}, "unknown output 'adaptor'; did you mean 'adapter'?"),
+    ("merge", MERGE, {"shard_size": "1 GX"}, "shard_size: '1 GX' is not a size"),
+    (
+        "merge",
+        MERGE,
+        {"method": "fisher", "data": {"tasks": {"expert": {"kind": "x"}}}},
+        "data.tasks.expert.kind",
+    ),
+    ("merge", MERGEKIT, {"parameters": {"weight": 1, "densty": 1}}, "did you mean 'density'?"),
     ("merge", MERGE, {"exlude": []}, "exlude: unknown key; did you mean 'exclude'?"),
     ("merge", MERGE, {"lines": {"layers": "("}}, "layers: '(' is not a regular expression"),
     ("merge", MERGEKIT, {"base_modle": "b"}, "base_modle: unknown key; did you mean 'base_model'?"),
     ("evaluate", EVALUATE, {"exampels": 3}, "exampels: unknown key; did you mean 'examples'?"),
+    ("evaluate", EVALUATE, {"device": "gpu"}, "device: 'gpu' is not a device of torch"),
+    ("evaluate", EVALUATE, {"tasks": {"a": TASK | {"kind": "text"}}}, "tasks.a.kind: unknown task kind"),
     ("evaluate", EVALUATE, {"split": "tset"}, "split: unknown value 'tset'; did you mean 'test'?"),
     ("measure", MEASURE, {"densty": 0.5}, "densty: unknown key; did you mean 'density'?"),
     ("measure", MEASURE, {"rho": -1}, "rho: "),
+    ("measure", MEASURE, {"tasks": {"expert": TASK | {"lables": {}}}}, "tasks.expert.lables: unknown key"),
+    (
+        "summarize",
+        SUMMARIZE,
+        {"task": TASK | {"promts": []}},
+        "task.promts: unknown key; did you mean 'prompts'?",
+    ),
     ("summarize", SUMMARIZE, {"exampels": 3}, "exampels: unknown key; did you mean 'examples'?"),
 ]
-SLOW = ("torch", "lightning", "transformers", "datasets")
 TELL_ALL = f"""
 import contextlib, io, json, sys
 from saft.cli import main
@@ -78,6 +146,16 @@ for line in sys.stdin:
 """
 
 
+def answers(program: str, questions: list[Any], folder: Path) -> list[Any]:
+    """Return what a program answers, a line to each question."""
+    lines = "\n".join(map(json.dumps, questions))
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=lines, capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each mistake is answered by: exit code, messages, what is imported by then; in one process."""
@@ -86,12 +164,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     for number, (verb, config, mistake, _) in enumerate(MISTAKES):
         file = Path(folder, f"{number}.yaml")
         file.write_text(yaml.safe_dump(config | mistake))
-        lines.append(json.dumps([verb, str(file), *(["out"] if VERBS[verb].words else [])]))
-    done = subprocess.run(
-        [sys.executable, "-c", TELL_ALL], input="\n".join(lines), capture_output=True, text=True, cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+        lines.append([verb, str(file), *(["out"] if VERBS[verb].words else [])])
+    return answers(TELL_ALL, lines, folder)
 
 
 def test_every_verb_with_a_config_is_here() -> None:
@@ -107,3 +181,119 @@ def test_a_mistake_is_told_before_torch_is_imported(told: list[Any], number: int
     assert MISTAKES[number][3] in messages
     assert len(messages.splitlines()) == 1, messages
     assert imported == []
+
+
+# Every key there is: an unknown one beside each, and a value that none can have.
+
+WRONG = {"no": [{"such": "value"}]}
+
+
+def keys(config_class: type[Any], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the place of every key of a config, nested ones included."""
+    for name, hint in get_type_hints(config_class).items():
+        if not any(field.name == name for field in dataclasses.fields(config_class)):
+            continue
+        yield (*place, name)
+        for inner in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+                named = ("ties",) if get_origin(hint) is dict else ()  # a name that is right for `merges`
+                yield from keys(inner, (*place, name, *named))
+
+
+def takes_anything(place: tuple[str, ...]) -> bool:
+    """Return whether a value of the user's own is meant there: options of what is named beside it."""
+    return place[-1] in {"options", "varying"} or place[-1:] == ("schedule",)
+
+
+def changed(mapping: Any, place: tuple[str, ...], value: Any) -> Any:
+    """Return a mapping with another value at a place."""
+    first, *rest = place
+    inner = mapping.get(first) if isinstance(mapping, dict) else None
+    base = dict(mapping) if isinstance(mapping, dict) else {}
+    return base | {first: changed(inner, tuple(rest), value) if rest else value}
+
+
+def wrong_keys() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield verb, config, and the place of what is wrong in it."""
+    whole = {"run": RUN, "train": TRAIN, "merge": MERGE, "evaluate": EVALUATE, "measure": MEASURE}
+    whole |= {"summarize": SUMMARIZE}
+    for verb, config in whole.items():
+        for place in keys(imported(VERBS[verb].config)):
+            yield verb, changed(config, place, WRONG), place
+            yield verb, changed(config, (*place[:-1], f"{place[-1]}_"), 1), (*place[:-1], f"{place[-1]}_")
+    for _, kind in TASKS.items():
+        for place in keys(kind):
+            for last, value in ((place[-1], WRONG), (f"{place[-1]}_", 1)):
+                name = next(name for name, other in TASKS.items() if other is kind)
+                where = ("task", *place[:-1], last)
+                yield "train", changed(TRAIN | {"task": {"kind": name}}, where, value), where
+    for part, registry in ARMS.items():
+        for name, kind in registry.items():
+            yield "train", TRAIN | {"training": {part: {"name": f"{name}_"}}}, (part,)
+            for field in dataclasses.fields(kind):
+                for key, value in ((field.name, WRONG), (f"{field.name}_", 1)):
+                    options = {part: {"name": name, key: value}}
+                    yield "train", TRAIN | {"training": options}, ("training", part, key)
+                    yield "run", RUN | {"arms": {"some": options}}, ("arms", "some", part, key)
+    for name, method in METHODS.items():
+        yield "merge", MERGE | {"method": f"{name}_"}, (f"{name}_",)
+        for field in dataclasses.fields(method):
+            for key, value in ((field.name, WRONG), (f"{field.name}_", 1)):
+                parameters = {"parameters": {key: value}}
+                yield "merge", MERGE | {"method": name} | parameters, ("parameters", key)
+                yield "run", RUN | {"merges": {name: parameters}}, ("merges", name, key)
+    for name, output in OUTPUTS.items():
+        for field in dataclasses.fields(output) if output.by_name else ():
+            options = {"output": {"name": name, f"{field.name}_": 1}}
+            yield "merge", MERGE | options, ("output", f"{field.name}_")
+
+
+CHECK_ALL = f"""
+import json, sys
+from saft.cli.verbs import VERBS
+from saft.cli.words import settings
+from saft.errors import UserError
+from saft.stand_ins import stand_ins
+
+with stand_ins():  # once for all, since each takes some tenths of a second
+    for line in sys.stdin:
+        verb, config = json.loads(line)
+        try:
+            settings(VERBS[verb], config, "f.yaml", "options")
+            print("[]", flush=True)
+        except UserError as error:
+            print(json.dumps(error.problems), flush=True)
+assert not [name for name in {SLOW} if name in sys.modules]
+"""
+
+
+def test_every_wrong_key_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    asked = [(verb, config, place) for verb, config, place in wrong_keys() if not takes_anything(place)]
+    assert len(asked) > 1000
+    told = answers(CHECK_ALL, [[verb, config] for verb, config, _ in asked], tmp_path)
+    silent = []
+    for (verb, _, place), problems in zip(asked, told, strict=True):
+        own = [text for text in problems if text.startswith("f.yaml: ")]
+        mine = [text for text in own if any(part in text for part in place[-2:])]
+        if not mine or any("\n" in text for text in problems):
+            silent.append(f"{verb}: {'.'.join(place)}: {problems}")
+    assert not silent, "\n".join(silent)
+
+
+def test_what_is_right_is_not_told(tmp_path: Path) -> None:
+    right: list[Any] = [
+        *(["run", RUN], ["train", TRAIN], ["merge", MERGE], ["merge", MERGEKIT], ["evaluate", EVALUATE]),
+        *(["measure", MEASURE], ["summarize", SUMMARIZE]),
+    ]
+    right += [
+        [
+            "train",
+            TRAIN | {"reference": {"b": TASK}, "training": {part: {"name": name} | REQUIRED.get(name, {})}},
+        ]
+        for part, registry in ARMS.items()
+        for name in registry.names()
+    ]
+    right += [["train", TRAIN | {"training": {"perturbation": {"name": "a.module:Outside", "x": 1}}}]]
+    right += [["run", yaml.safe_load(file.read_text("utf-8")) | {"out": "out"}] for file in EXPERIMENTS]
+    told = answers(CHECK_ALL, right, ROOT)
+    assert [item for item in zip(right, told, strict=True) if item[1]] == []

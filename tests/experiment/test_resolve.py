@@ -9,7 +9,10 @@ from saft.errors import UserError
 from saft.experiment.resolve import resolve
 from saft.experiment.run_config import RunConfig
 
-MAPPING: dict[str, Any] = {"out": "run", "model": {"path": "m"}, "tasks": {"a": {}}, "arms": {"adamw": {}}}
+DATA = {"path": "csv", "files": {"train": "a.csv"}}
+A = {"kind": "text_to_text", "data": DATA, "input": "{a}", "target": "{b}"}
+B = {"kind": "language_modeling", "data": DATA, "text": "{b}"}
+MAPPING: dict[str, Any] = {"out": "run", "model": {"path": "m"}, "tasks": {"a": A}, "arms": {"adamw": {}}}
 
 
 def test_an_arm_has_the_common_options_with_its_own() -> None:
@@ -31,7 +34,7 @@ def test_every_mistake_is_told_at_once() -> None:
     arms = {"sam": {"perturbation": {"name": "smm"}}, "b": {"averaging": {"name": "ema", "decay": 2}}}
     mapping = MAPPING | {"arms": arms, "merges": {"teis": {}, "emr": {}}}
     with pytest.raises(UserError) as caught:
-        resolve(config.parse(RunConfig, mapping, ""))
+        config.parse(RunConfig, mapping, "")
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "arms.sam",
         "arms.b",
@@ -76,17 +79,16 @@ def test_values_that_cannot_work(changes: dict[str, Any], message: str) -> None:
 
 
 def test_a_penalty_reads_the_other_tasks_or_those_under_reference() -> None:
-    tasks = {"a": {"kind": "x"}, "b": {"kind": "y"}}
     arms = {
         "plain": {},
         "others": {"penalty": {"name": "drift"}},
         "outside": {"penalty": {"name": "drift", "inputs": "reference"}},
         "none": {"penalty": {"name": "l2_base"}},
     }
-    mapping = MAPPING | {"tasks": tasks, "arms": arms, "reference": {"news": {"kind": "z"}}}
+    mapping = MAPPING | {"tasks": {"a": A, "b": B}, "arms": arms, "reference": {"news": B | {"text": "{n}"}}}
     resolved = resolve(config.parse(RunConfig, mapping, ""))
-    assert resolved.reference("others", "a") == {"b": {"kind": "y"}}
-    assert resolved.reference("outside", "a") == {"news": {"kind": "z"}}
+    assert resolved.reference("others", "a") == {"b": B}
+    assert resolved.reference("outside", "a") == {"news": B | {"text": "{n}"}}
     assert resolved.reference("plain", "a") == resolved.reference("none", "a") == {}
 
 
@@ -96,7 +98,7 @@ def test_a_penalty_without_inputs_is_refused() -> None:
         "outside": {"penalty": {"name": "drift", "inputs": "reference"}},
     }
     with pytest.raises(UserError) as caught:
-        resolve(config.parse(RunConfig, MAPPING | {"arms": arms}, ""))
+        config.parse(RunConfig, MAPPING | {"arms": arms}, "")
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "arms.others.penalty",
         "arms.outside.penalty",

@@ -1,0 +1,90 @@
+"""The arguments of lightning.Trainer that a config may give, checked before Lightning is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from saft.config import in_words
+from saft.errors import UserError, did_you_mean
+from saft.training.signatures import arguments
+
+__all__ = ["check_trainer"]
+
+OWNED_BY_SAFT = {
+    "accumulate_grad_batches": "use training.micro_batch_size",
+    "barebones": "",
+    "callbacks": "",
+    "check_val_every_n_epoch": "use training.select_steps",
+    "default_root_dir": "it lies beside `out`",
+    "enable_checkpointing": "use checkpoint_every",
+    "fast_dev_run": "use training.steps",
+    "gradient_clip_algorithm": "training.gradient_clip is of the norm",
+    "gradient_clip_val": "use training.gradient_clip",
+    "limit_predict_batches": "",
+    "limit_test_batches": "",
+    "limit_train_batches": "use training.steps",
+    "limit_val_batches": "use validation_examples",
+    "logger": "CSV always; use tensorboard: true for TensorBoard",
+    "max_epochs": "use training.steps",
+    "max_steps": "use training.steps",
+    "max_time": "use training.steps",
+    "min_epochs": "use training.steps",
+    "min_steps": "use training.steps",
+    "num_sanity_val_steps": "",
+    "overfit_batches": "use train_examples",
+    "reload_dataloaders_every_n_epochs": "",
+    "sync_batchnorm": "",
+    "use_distributed_sampler": "",
+    "val_check_interval": "use training.select_steps",
+}
+
+_WORDS = {
+    "accelerator": ("auto", "cpu", "cuda", "gpu", "hpu", "mps", "tpu", "xla"),
+    "precision": (
+        *("32-true", "64-true", "bf16-mixed", "bf16-true", "transformer-engine"),
+        *("32", "64", "bf16", 32, 64),
+    ),
+}
+STRATEGIES = ("auto", "ddp")  # which are the same here: one process for each of several devices
+_YAML = (bool, int, float, str, list, dict, type(None))
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check the arguments for lightning.Trainer that a config gives; whether they go together it says itself.
+
+    Raises:
+        UserError: an argument does not exist, is set by saft, or has a value of another kind.
+
+    Example:
+        >>> check_trainer({"benchmark": "yes"})
+        Traceback (most recent call last):
+        saft.errors.UserError: trainer.benchmark: must be null | true | false, but is 'yes'
+    """
+    problems = [f"trainer.{key}: {text}" for key, value in trainer.items() for text in _problems(key, value)]
+    if problems:
+        raise UserError(*problems)
+
+
+def _problems(key: str, value: Any) -> Iterator[str]:
+    if key in OWNED_BY_SAFT:
+        yield f"is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}"
+        return
+    taken = arguments("lightning.pytorch.trainer.trainer", "Trainer")
+    kinds = taken.get(key, frozenset())
+    if taken and key not in taken:
+        yield f"unknown argument{did_you_mean(key, taken)}"
+    elif key == "strategy" and value not in STRATEGIES:
+        hint = (
+            "it shards no weights; train an adapter ({name: lora}), or use saft.SAM in a loop of your own,"
+            " which knows fully_shard (FSDP2)"
+            if any(word in str(value) for word in ("fsdp", "deepspeed", "model_parallel"))
+            else "it is one of auto, ddp"
+        )
+        yield f"saft cannot train with {value!r}: {hint}"
+    elif key == "precision" and str(value).startswith("16"):
+        yield "float16 is not supported here; use bf16-mixed or 32-true"
+    elif key in _WORDS and type(value) in _YAML and value is not None and value not in _WORDS[key]:
+        yield f"unknown value {value!r}" + did_you_mean(str(value), map(str, dict.fromkeys(_WORDS[key])))
+    elif kinds and type(value) in _YAML and not isinstance(value, tuple(kinds)):
+        yield f"must be {' | '.join(sorted(map(in_words, kinds)))}, but is {value!r}"
