@@ -35,7 +35,7 @@ def test_mistakes_are_named(trainer: dict[str, Any], message: str) -> None:
     [
         {"accelerator": "cpu", "devices": 1, "precision": "bf16-mixed"},
         {"devices": "auto", "precision": 32, "deterministic": "warn"},
-        {"devices": [0], "accelerator": None, "precision": None},
+        {"devices": [0], "precision": None},
         {"plugins": [object()], "accelerator": object()},
     ],
 )
