@@ -99,7 +99,7 @@ def test_a_mean_is_of_all_tasks_in_one_metric() -> None:
         ({"checkpoints": []}, "checkpoints: must not be empty"),
         ({"checkpoints": ["a", "a"]}, "checkpoints: holds 'a' twice; write it once"),
         ({"checkpoints": [""]}, "checkpoints.0: is empty; write a path"),
-        ({"device": "meta"}, "device: 'meta' is not a device of this machine"),
+        ({"device": "meta"}, "device: 'meta' is not a device of torch"),
         ({"tasks": {"../x": {}}}, "'../x' cannot be a name"),
     ],
 )

@@ -236,7 +236,7 @@ def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: d
         ({"device": "gpu"}, "device: 'gpu' is not a device of torch; write cpu"),
         ({"checkpoints": []}, "checkpoints: must not be empty"),
         ({"checkpoints": {"../a": "a"}}, "checkpoints: '../a' cannot be a name"),
-        ({"device": "meta"}, "device: 'meta' is not a device of this machine"),
+        ({"device": "meta"}, "device: 'meta' is not a device of torch"),
         ({"out": ""}, "out: is empty; write a path"),
     ],
 )

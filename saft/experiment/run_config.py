@@ -156,7 +156,11 @@ class RunConfig:
             raise UserError(*problems)
 
     def late_check(self) -> None:
-        """Check what only slow libraries know of the arms."""
+        """Check what only slow libraries know of the arms.
+
+        Raises:
+            UserError: an optimizer cannot be made, or take a step.
+        """
         for name in self.arms:
             self.training_of(name)
 
