@@ -102,6 +102,7 @@ ALIKE_FILES = {
     "task": "tasks/task.py is what each kind of task is one of",
 }
 ALIKE_CLASSES = {
+    "EvaluateMerge": "public: one for each trainer that calls callbacks, and nobody uses two",
     "SharpnessAware": "public: one for each library that SAM is integrated with, and nobody uses two",
 }
 

@@ -39,19 +39,23 @@ gradient scaler and a closure do not go together.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import nn
 
 from saft.errors import UserError
 from saft.integrations.lightning_passes import TwoPasses
+from saft.integrations.merge_in_training import MergeWith
+from saft.merging.merge_models import Model
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
 from saft.optim.ascent_options import AscentOptions
 
-__all__ = ["SharpnessAware"]
+__all__ = ["EvaluateMerge", "SharpnessAware"]
 
 _FINDERS = (BatchSizeFinder, LearningRateFinder)
 
@@ -234,3 +238,61 @@ class SharpnessAware(L.Callback):
 class _Ascent(Ascent):
     def before_step(self) -> None:
         """Do nothing: Lightning runs the passes inside the optimizer's step, after this."""
+
+
+class EvaluateMerge(L.Callback):
+    """Merges the current weights with other checkpoints every few steps, and logs how good the merge is.
+
+    The training goes on as if it had not been: weights, buffers, modes and random numbers are put back.
+
+    Args:
+        base: that all were fine-tuned from: a folder, or a model in memory.
+        others: the other models, as {task: folder or model}.
+        method: name of a merge method; the model that is trained comes first in the sum.
+        evaluate: called with the merged model, in evaluation mode; returns name -> figure. They are logged
+            as `merged/NAME`.
+        every: steps of the optimizer between two merges, at least 1.
+        module: dotted name of the part of the LightningModule that is merged; default: all of it.
+        **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`.
+
+    Raises:
+        UserError: when the fit begins, with all that is wrong with the merge.
+
+    Example:
+        >>> callback = EvaluateMerge("base", {"b": "runs/b"}, "ties", lambda model: {}, every=100)
+    """
+
+    def __init__(
+        self,
+        base: Model,
+        others: Mapping[str, Model],
+        method: str,
+        evaluate: Callable[[nn.Module], Mapping[str, float]],
+        *,
+        every: int = 500,
+        module: str = "",
+        **options: Any,
+    ) -> None:
+        if every < 1:
+            raise UserError(f"every: must be at least 1, but is {every}")
+        self.merge = MergeWith(base, others, method, options)
+        self.evaluate, self.every, self.module = evaluate, every, module
+        self._done = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell all that is wrong with the merge, before anything is trained."""
+        self.merge.check(pl_module.get_submodule(self.module))
+        self._done = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Merge, evaluate and log, after every so many steps."""
+        step = trainer.global_step
+        if step == self._done or step % self.every:
+            return
+        self._done = step
+        model = pl_module.get_submodule(self.module)
+        with self.merge.in_place_of(model):
+            figures = self.evaluate(model)
+        pl_module.log_dict({f"merged/{name}": figure for name, figure in figures.items()})

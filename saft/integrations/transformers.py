@@ -11,16 +11,18 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from saft.errors import UserError
 from saft.integrations.accelerate import SharpnessAware
 from saft.integrations.bookkeeping import put_back
+from saft.integrations.merge_in_training import MergeWith
 from saft.integrations.repeatable import PreparedInputs, RepeatableCall
+from saft.merging.merge_models import Model
 from saft.optim import is_replay
 from saft.optim.parameter_groups import ParameterGroups
 
-__all__ = ["SharpnessAwareMixin"]
+__all__ = ["EvaluateMerge", "SharpnessAwareMixin"]
 
 # From here on the Trainer itself says which micro-batch is the last of an accumulation window.
 _OLDEST = (4, 47)
@@ -202,3 +204,53 @@ def _refuse_generation(kind: type) -> None:
                     " but the replay must be of the same batch. Trainers that generate in _prepare_inputs can"
                     " be made sharpness-aware, as TRL's GRPOTrainer and RLOOTrainer"
                 )
+
+
+class EvaluateMerge(TrainerCallback):  # type: ignore[misc]
+    """Merges the current weights with other checkpoints every few steps, and has the Trainer evaluate them.
+
+    Give it to a trainer that there is: `trainer.add_callback(EvaluateMerge(trainer, ...))`. The training goes
+    on as if it had not been: weights, buffers, modes and random numbers are put back. Of a peft model the
+    active adapter is merged.
+
+    Args:
+        trainer: that trains, with an `eval_dataset`.
+        base: that all were fine-tuned from: a folder, or a model in memory.
+        others: the other models, as {task: folder or model}.
+        method: name of a merge method; the model that is trained comes first in the sum.
+        every: steps of the optimizer between two merges, at least 1.
+        prefix: of what `trainer.evaluate` logs.
+        **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`.
+
+    Raises:
+        UserError: with all that is wrong with the merge.
+
+    Source: as TRL's `MergeModelCallback`. Differs: any method, no file, and the merge is evaluated.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        base: Model,
+        others: Mapping[str, Model],
+        method: str,
+        *,
+        every: int = 500,
+        prefix: str = "eval_merged",
+        **options: Any,
+    ) -> None:
+        if every < 1:
+            raise UserError(f"every: must be at least 1, but is {every}")
+        self.trainer, self.every, self.prefix = trainer, every, prefix
+        self.merge = MergeWith(base, others, method, options)
+        self.merge.check(self._model())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Merge and evaluate, after every so many steps."""
+        if state.global_step % self.every == 0:
+            with self.merge.in_place_of(self._model()):
+                self.trainer.evaluate(metric_key_prefix=self.prefix)
+
+    def _model(self) -> nn.Module:
+        model: nn.Module = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        return model

@@ -1,0 +1,100 @@
+"""The merge of the weights that are being trained with other checkpoints, put in their place for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from saft.errors import UserError
+from saft.merging.inputs.in_memory import has_adapters, tensors_of
+from saft.merging.merge_models import Model, merge_models, plan_of
+from saft.optim.random_streams import RandomStreams
+
+__all__ = ["MergeWith"]
+
+
+@dataclass(frozen=True)
+class MergeWith:
+    """What the weights that are being trained are merged with, and how.
+
+    Args:
+        base: that all were fine-tuned from: a folder, which is read tensor by tensor, or a model in memory.
+        others: the other models, as {task: model}; they come after the one that is trained.
+        method: name of a merge method that gives one model.
+        options: further keys of a merge file, see `saft.merge_models`.
+        name: of the model that is trained.
+
+    Raises:
+        UserError: one of the others has that name.
+
+    Example:
+        >>> base, model, other = (nn.Linear(1, 1, bias=False) for _ in range(3))
+        >>> for one, weight in ((base, 0.0), (model, 1.0), (other, 2.0)):
+        ...     _ = nn.init.constant_(one.weight, weight)
+        >>> with MergeWith(base, {"other": other}, "average").in_place_of(model):
+        ...     model.weight.item()
+        1.5
+        >>> model.weight.item()
+        1.0
+    """
+
+    base: Model
+    others: Mapping[str, Model]
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "current"
+
+    def __post_init__(self) -> None:
+        if self.name in self.others:
+            raise UserError(f"others: '{self.name}' is the model that is trained; call the other otherwise")
+
+    def check(self, model: nn.Module) -> None:
+        """Look for all that can be wrong, before anything is computed.
+
+        Raises:
+            UserError: with every problem that was found.
+        """
+        plan_of(self.base, {self.name: model, **self.others}, self.method, **self.options)
+
+    @contextmanager
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """Have the model compute with the merged weights, in evaluation mode and without gradients.
+
+        Its weights, buffers and modes, and the random numbers, are put back bit for bit, also after an
+        exception; meanwhile a copy of the weights takes memory. Of a peft model the adapters are off.
+
+        Raises:
+            UserError: a model is not finite, or does not fit the base.
+        """
+        tensors = tensors_of(model)
+        streams = RandomStreams(tensor.device for tensor in tensors.values())
+        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            models = {self.name: model, **self.others}
+            merge_models(self.base, models, self.method, out=model, **self.options)
+            model.eval()
+            with torch.no_grad(), _without_adapters(model):
+                yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    tensor.copy_(kept[name])
+            for module, training in modes:
+                module.training = training
+            streams.rewind()
+
+
+@contextmanager
+def _without_adapters(model: nn.Module) -> Iterator[None]:
+    off: Any = getattr(model, "disable_adapter", None) if has_adapters(model) else None
+    if off is None:
+        yield
+        return
+    with off():
+        yield

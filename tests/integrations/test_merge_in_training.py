@@ -1,0 +1,168 @@
+"""A training with merges in between is the training without, and what is evaluated is the merge."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+import saft
+from saft.errors import UserError
+from saft.integrations import lightning, transformers
+from saft.integrations.merge_in_training import MergeWith
+
+DATA = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        y = self.layers(x).squeeze(-1)
+        return {"loss": (y if labels is None else y - labels).square().mean(), "logits": y}
+
+
+def other_of(base: nn.Module) -> Network:
+    other = copy.deepcopy(base)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.1
+    return other
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def test_everything_is_put_back_also_after_an_exception() -> None:
+    base = Network()
+    other, model = other_of(base), other_of(base).train()
+    model.layers[1].eval()
+    before, random = state(model), torch.get_rng_state()
+    expected = state(saft.merge_models(base, {"current": model, "b": other}, "average"))
+
+    def evaluate() -> None:
+        with MergeWith(base, {"b": other}, "average").in_place_of(model):
+            assert same(state(model), expected)
+            assert not any(module.training for module in model.modules())
+            torch.rand(3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate()
+    assert same(state(model), before)
+    assert model.training
+    assert not model.layers[1].training
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_adapters_of_a_peft_model_are_merged_and_off_meanwhile() -> None:
+    import peft
+
+    base = Network()
+    settings = peft.LoraConfig(r=2, target_modules=["layers.0"], init_lora_weights=False)
+    model = peft.PeftModel(copy.deepcopy(base), settings, "one")
+    other = other_of(base)
+    merged = saft.merge_models(base, {"current": model, "b": other}, "average").eval()
+    expected = merged(DATA)["logits"]
+    with MergeWith(base, {"b": other}, "average").in_place_of(model):
+        assert torch.equal(model(DATA)["logits"], expected)
+
+
+class Module(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Network()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.network(batch)["loss"]
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers")
+def test_lightning_logs_the_figures_of_the_merge_and_trains_as_without() -> None:
+    base, seen = Network(), []
+    other = other_of(base)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        seen.append(float(model(DATA)["loss"]))
+        return {"loss": seen[-1]}
+
+    def fit(*callbacks: L.Callback) -> tuple[L.Trainer, dict[str, Tensor]]:
+        torch.manual_seed(1)
+        module = Module()
+        trainer = L.Trainer(
+            max_steps=4,
+            accumulate_grad_batches=2,
+            max_epochs=-1,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        torch.manual_seed(1)
+        trainer.fit(module, torch.utils.data.DataLoader(DATA, batch_size=4))
+        return trainer, state(module)
+
+    callback = lightning.EvaluateMerge(base, {"b": other}, "average", evaluate, every=2, module="network")
+    trainer, weights = fit(callback)
+    assert len(seen) == 2
+    assert float(trainer.logged_metrics["merged/loss"]) == pytest.approx(seen[-1])
+    assert same(weights, fit()[1])
+    wrong = lightning.EvaluateMerge(base, {"b": other}, "teis", evaluate)
+    with pytest.raises(UserError, match="unknown merge method 'teis'"):
+        fit(wrong)
+    with pytest.raises(UserError, match="every: must be at least 1"):
+        lightning.EvaluateMerge(base, {}, "average", evaluate, every=0)
+
+
+def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_path: Any) -> None:
+    base = Network()
+    other = other_of(base)
+    rows = [{"x": row, "labels": 1.0} for row in DATA]
+
+    def train(merge: bool) -> tuple[Trainer, dict[str, Tensor]]:
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=4,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            logging_strategy="no",
+        )
+        trainer = Trainer(Network(), arguments, train_dataset=rows, eval_dataset=rows)
+        if merge:
+            trainer.add_callback(transformers.EvaluateMerge(trainer, base, {"b": other}, "average", every=2))
+        trainer.train()
+        return trainer, state(trainer.model)
+
+    trainer, weights = train(merge=True)
+    logged = [entry["eval_merged_loss"] for entry in trainer.state.log_history if "eval_merged_loss" in entry]
+    assert len(logged) == 2
+    merged = saft.merge_models(base, {"current": trainer.model, "b": other}, "average").eval()
+    assert logged[-1] == pytest.approx(merged(DATA, torch.ones(16))["loss"].item(), rel=1e-5)
+    assert same(weights, train(merge=False)[1])
+    with pytest.raises(UserError, match=r"models.b: <Linear in memory> shares no tensor"):
+        transformers.EvaluateMerge(trainer, base, {"b": nn.Linear(2, 2)}, "average")
+    with pytest.raises(UserError, match="others: 'current' is the model that is trained"):
+        transformers.EvaluateMerge(trainer, base, {"current": other}, "average")
