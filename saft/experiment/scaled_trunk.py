@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from saft.merging.stream.engine import apply
@@ -25,9 +26,15 @@ class ScaledTrunk:
 
     def __init__(self, trunk: nn.Module, task_vector: Mapping[str, Tensor]) -> None:
         self.trunk = trunk
-        stored = stored_names(trunk)
-        self.task_vector = {name: task_vector[file] for name, file in stored.items() if file in task_vector}
-        self.base = {name: value.to("cpu", copy=True) for name, value in trunk.state_dict().items()}
+        state, stored = trunk.state_dict(), stored_names(trunk)
+        # A tied tensor has one name in files, and several here: each of them must have the new value.
+        vectors = {
+            _place(state[name]): task_vector[file] for name, file in stored.items() if file in task_vector
+        }
+        self.task_vector = {
+            name: vectors[_place(tensor)] for name, tensor in state.items() if _place(tensor) in vectors
+        }
+        self.base = {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def by(self, value: float) -> nn.Module:
         """Return the trunk, set to this scaling coefficient."""
@@ -37,3 +44,8 @@ class ScaledTrunk:
         }
         self.trunk.load_state_dict(state)
         return self.trunk
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    """Return what two tensors have in common if and only if they are tied."""
+    return tensor.data_ptr(), tensor.shape

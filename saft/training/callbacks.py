@@ -117,7 +117,7 @@ class SelectSteps(L.Callback):
             return
         self.figures[step] = self.validate()
         if self.best == step and trainer.is_global_zero:
-            state = {name: value.contiguous() for name, value in pl_module.state_dict().items()}
+            state = {name: value.clone().contiguous() for name, value in pl_module.state_dict().items()}
             with replaced(self.file) as temporary:
                 save_file(state, temporary)
 

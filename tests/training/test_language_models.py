@@ -177,6 +177,13 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert equal(weights(uninterrupted), weights(train(changed(settings, "resumed", **sam))))
 
 
+def test_of_several_numbers_of_steps_the_best_is_kept_with_a_tied_head_too(settings: TrainConfig) -> None:
+    result = train(changed(settings, "chosen", select_steps=[2, 4], steps=4))
+    assert result.steps in (2, 4)
+    alone = train(changed(settings, "alone", steps=4, select_steps=[result.steps]))
+    assert all(torch.equal(weights(alone)[name], value) for name, value in weights(result).items())
+
+
 def test_experts_merge_with_their_language_head(settings: TrainConfig) -> None:
     experts = [train(dataclasses.replace(changed(settings, f"e{seed}"), seed=seed)) for seed in (0, 1)]
     out = Path(settings.out).parent / "merged"
