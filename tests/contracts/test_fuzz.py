@@ -20,8 +20,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from saft import config
 from saft.cli import VERBS, main
 from saft.cli.verbs import imported
+from saft.experiment.run_config import RunConfig
+from saft.run import run
 from saft.train import train
 from saft.training.options import TrainConfig
 
@@ -76,7 +79,15 @@ def damaged(draw: st.DrawFn, value: Any) -> Any:
 
 def ends(words: list[str], inside: Path, capsys: pytest.CaptureFixture[str]) -> int:
     """Run a command; it ends with 0 or 2, in a few lines, and makes nothing but `inside`/out; return which."""
-    before = {path: path.is_file() and path.read_bytes() for path in inside.parent.rglob("*")}
+
+    def files() -> dict[Path, bytes | bool]:
+        return {
+            path: path.is_file() and path.read_bytes()
+            for path in inside.parent.rglob("*")
+            if inside / "out" not in (path, *path.parents)
+        }
+
+    before = files()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = main(words)
@@ -84,12 +95,7 @@ def ends(words: list[str], inside: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert code in (0, 2)
     assert "Traceback" not in printed.err
     assert len(printed.err.splitlines()) < 60
-    after = {
-        path: path.is_file() and path.read_bytes()
-        for path in inside.parent.rglob("*")
-        if inside / "out" not in (path, *path.parents)
-    }
-    assert after == before
+    assert files() == before
     return code
 
 
@@ -131,7 +137,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "evaluate": {"checkpoints": ["a", "b"], "tasks": {"one": TASK}, "examples": 3, "batch_size": 2},
     "measure": {"base": "m", "checkpoints": {"a": "x"}, "tasks": {"a": TASK}, "density": 0.2, "rho": 0.1},
+    "summarize": {"model": {"path": "m"}, "task": TASK, "out": "s.safetensors", "name": "a", "examples": 8},
 }
+
+
+def test_every_verb_with_a_config_is_here() -> None:
+    assert set(CONFIGS) == {name for name, verb in VERBS.items() if verb.config}
 
 
 @pytest.mark.parametrize("verb", CONFIGS)
@@ -228,9 +239,10 @@ def expert(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_task
 
 
 @st.composite
-def damage(draw: st.DrawFn, folder: Path) -> Callable[[Path], None]:
+def damage(draw: st.DrawFn, folder: Path, pattern: str = "*") -> Callable[[Path], None]:
     """Return what damages one file of a copy of the folder."""
-    name = draw(st.sampled_from(sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())))
+    files = (file for file in folder.rglob(pattern) if file.is_file())
+    name = draw(st.sampled_from(sorted(str(file.relative_to(folder)) for file in files)))
     content = (folder / name).read_bytes()
     if draw(st.booleans()):
         if name.endswith(".json"):
@@ -261,6 +273,26 @@ def damage(draw: st.DrawFn, folder: Path) -> Callable[[Path], None]:
             return lambda copy: ((copy / name).unlink(), (copy / name).mkdir())[0]
         case _:
             return lambda copy: ((copy / name).unlink(), (copy / name).symlink_to("/etc/hostname"))[0]
+
+
+@pytest.fixture(scope="module")
+def experiment(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_tasks: dict[str, Any]
+) -> Path:
+    folder = tmp_path_factory.mktemp("experiment") / "run"
+    mapping = {
+        "out": str(folder),
+        "model": {"path": str(tiny_model)},
+        "tasks": tiny_tasks,
+        "arms": {"adamw": {"steps": 1, "batch_size": 2}},
+        "merges": {"average": {}},
+        "regimes": {"few": 8},
+        "validation_examples": 4,
+        "test_examples": 4,
+        "sharpness_examples": 4,
+    }
+    run(config.parse(RunConfig, mapping, "run.yaml"))
+    return folder
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -310,3 +342,25 @@ def test_a_damaged_checkpoint(
 
         case()
     assert set(codes) == {0, 2}, "a damage that hurts nothing, and one that does, are both among the cases"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["report", "status", "check"])
+def test_a_damaged_run(command: str, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `report` writes lies in the folder that it reads; the other two write nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        inside = Path(folder) / "inside"
+        copy = inside / "out" if command == "report" else inside / "run"
+        codes: list[int] = []
+
+        @cases(20)
+        @given(damage(experiment, "results.json" if command == "report" else "*.json"))
+        def case(change: Callable[[Path], None]) -> None:
+            shutil.rmtree(inside, ignore_errors=True)
+            shutil.copytree(experiment, copy)
+            change(copy)
+            words = ["report", str(copy)] if command == "report" else ["run", str(copy), f"--{command}"]
+            codes.append(ends(words, inside, capsys))
+
+        case()
+    assert 0 in codes, "some damage hurts nothing"
