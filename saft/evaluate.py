@@ -34,6 +34,11 @@ class EvaluateResult:
         scores: checkpoint -> task -> score.
         metrics: task -> what its scores are.
         split: that was measured on.
+
+    Example:
+        >>> scores = {"runs/news": {"news": Score(0.813, standard_error=0.02, examples=400)}}
+        >>> EvaluateResult(scores, {"news": Metric("accuracy", "%")}, "test").figures
+        {'runs/news': {'news': 0.813}}
     """
 
     scores: dict[str, dict[str, Score]]
@@ -70,6 +75,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
 
     Raises:
         UserError: a folder, task, column or head is missing, or a weight is not finite.
+
+    Example:
+        >>> evaluate(EvaluateConfig(checkpoints=["./no-folder"]))
+        Traceback (most recent call last):
+        saft.errors.UserError: checkpoints: there is no './no-folder' ...
     """
     if config.out is not None:
         refuse_file(Path(config.out))

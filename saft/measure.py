@@ -76,6 +76,11 @@ def measure(config: MeasureConfig) -> MeasureResult:
 
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
+
+    Example:
+        >>> measure(MeasureConfig(base="./no-folder", checkpoints=["./no-expert"]))
+        Traceback (most recent call last):
+        saft.errors.UserError: checkpoints.no-expert: there is no './no-expert' ...
     """
     if config.out is not None:
         refuse_file(Path(config.out))

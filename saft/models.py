@@ -49,6 +49,11 @@ def load_trunk(config: ModelConfig, task: str | None = None, kind: Any = None) -
 
     Raises:
         UserError: the folder is absent or incomplete, weights are missing, or a weight is not finite.
+
+    Example:
+        >>> load_trunk(ModelConfig("./no-folder"))
+        Traceback (most recent call last):
+        saft.errors.UserError: model.path: there is no './no-folder' ...
     """
     adapted = adapted_model(config.path, "model.path")
     location = adapted.folder if adapted else local_folder(config.path, "model.path")

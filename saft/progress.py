@@ -24,6 +24,11 @@ class Bar:
 
     Args:
         total: the whole work, in any unit of cost; the estimate assumes that equal cost takes equal time.
+
+    Example:
+        >>> shown = Bar(total=4)
+        >>> shown.advance(1); shown.done / shown.total
+        0.25
     """
 
     def __init__(self, total: float) -> None:

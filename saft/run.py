@@ -71,6 +71,13 @@ def run(
     Raises:
         UserError: something in the config does not fit, figures in the folder rest on something else, another
             `saft run` is at work in it, or a training diverged; every other cell is computed before that.
+
+    Example:
+        >>> from saft.model_config import ModelConfig
+        >>> task = {"kind": "text_clasification"}
+        >>> run(RunConfig("runs/never", ModelConfig("./no-folder"), {"news": task}, {"adamw": {}}))
+        Traceback (most recent call last):
+        saft.errors.UserError: tasks.news.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     if status_only:
         return status(config.out)

@@ -55,6 +55,13 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
 
     Raises:
         UserError: something in the config does not fit, or the file is there already.
+
+    Example:
+        >>> from saft.model_config import ModelConfig
+        >>> task = {"kind": "text_clasification"}
+        >>> summarize(SummarizeConfig(ModelConfig("./no-folder"), task, out="never.safetensors"))
+        Traceback (most recent call last):
+        saft.errors.UserError: task.task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     file = Path(config.out)
     refuse_file(file)

@@ -24,5 +24,12 @@ def train(config: TrainConfig, overwrite: bool = False) -> TrainResult:
 
     Raises:
         UserError: something in the config does not fit, the target is not empty, or training diverged.
+
+    Example:
+        >>> from saft.model_config import ModelConfig
+        >>> task = {"kind": "text_clasification"}
+        >>> train(TrainConfig(ModelConfig("./no-folder"), task, out="runs/never"))
+        Traceback (most recent call last):
+        saft.errors.UserError: task.task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     return fine_tune(config, overwrite)

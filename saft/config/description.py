@@ -33,6 +33,11 @@ class Key(NamedTuple):
         type: what its value can be, in words.
         default: as YAML, or "required".
         documentation: the text under the field.
+
+    Example:
+        >>> from saft.evaluate_config import EvaluateConfig
+        >>> next(key for key in describe(EvaluateConfig) if key.name == "batch_size").default
+        '64'
     """
 
     name: str

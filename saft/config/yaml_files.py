@@ -78,8 +78,16 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 def read(file: str | Path | None) -> Mapping[str, Any]:
     """Return the mapping in a YAML file; None gives an empty one.
 
+    Args:
+        file: in UTF-8.
+
     Raises:
         UserError: there is no such file, or it does not hold one mapping that can be read in one way only.
+
+    Example:
+        >>> read("no.yaml")
+        Traceback (most recent call last):
+        saft.errors.UserError: no.yaml: there is no such file ...
     """
     if file is None:
         return {}

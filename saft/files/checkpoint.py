@@ -59,9 +59,17 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the weights of `folder`, in order: safetensors, else torch's `.bin`.
 
+    Args:
+        folder: a checkpoint folder.
+
     Raises:
         UserError: the folder is absent, or holds no weights, other pickles or only an adapter, or not every
             shard.
+
+    Example:
+        >>> weight_files(Path("no-folder"))
+        Traceback (most recent call last):
+        saft.errors.UserError: no-folder: there is no such folder ...
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder (looked for {folder.absolute()})")
@@ -184,7 +192,13 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def config_parts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a config and those inside it, of a model that is made of several (`text_config`)."""
+    """Return a config and those inside it, of a model that is made of several (`text_config`).
+
+    Example:
+        >>> config = {"model_type": "clip", "text_config": {"model_type": "clip_text_model"}}
+        >>> [part["model_type"] for part in config_parts(config)]
+        ['clip', 'clip_text_model']
+    """
     return [part for part in (config, *config.values()) if isinstance(part, dict)]
 
 
@@ -228,7 +242,15 @@ def state_dtype(folder: Path, layout: Layout | None = None) -> None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write saft.json: keys in the order given (of labels it has a meaning), and no time of day."""
+    """Write saft.json: keys in the order given (of labels it has a meaning), and no time of day.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_manifest(folder, {"kind": "merged"})
+        >>> read_manifest(folder)
+        {'kind': 'merged'}
+    """
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
@@ -261,7 +283,12 @@ def _finite(number: str) -> float:
 
 
 def task_names(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the tasks that the manifest of a merge names; what is not a name is left out."""
+    """Return the tasks that the manifest of a merge names; what is not a name is left out.
+
+    Example:
+        >>> task_names({"models": [{"task": "news", "location": "runs/news"}]})
+        ['news']
+    """
     models = manifest.get("models")
     entries = models if isinstance(models, list) else []
     names = [entry.get("task") for entry in entries if isinstance(entry, dict)]
@@ -288,6 +315,13 @@ def write_card(
         relation: `finetune` or `merge`.
         tags: for the hub's search.
         **more: further keys of the front matter, for example `datasets`, `library_name`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_card(folder, "A merge", "Of two models.", base_model=["owner/base"], relation="merge")
+        >>> read_card(folder)["base_model"]
+        ['owner/base']
     """
     front: dict[str, Any] = {"library_name": "transformers", "tags": list(tags)}
     if base_model:

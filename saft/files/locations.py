@@ -56,6 +56,11 @@ def resolve(location: str | Path, what: str) -> Path:
 
     Raises:
         UserError: there is no such path, package, or file in the package.
+
+    Example:
+        >>> resolve("package://no-such-package/model", "base")
+        Traceback (most recent call last):
+        saft.errors.UserError: base: ...
     """
     if str(location).startswith(PACKAGE_SCHEME):
         return _in_package(str(location), what)
@@ -83,6 +88,11 @@ def folder(location: str | Path, what: str) -> Path:
 
     Raises:
         UserError: there is no such folder, it is a file, or the hub does not give it.
+
+    Example:
+        >>> folder("./no-folder", "base")
+        Traceback (most recent call last):
+        saft.errors.UserError: base: there is no './no-folder' ...
     """
     if is_hub_id(location):
         return _from_hub(str(location), what)

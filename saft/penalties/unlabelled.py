@@ -24,6 +24,13 @@ class Unlabelled:
     Args:
         features: (trunk, inputs) -> [examples, width], differentiable; a task's own `features`.
         examples: of the training split; validation and test never come here.
+
+    Example:
+        >>> from saft.tasks import Batch
+        >>> batch = lambda at: Batch({"x": torch.ones(len(at), 3)}, torch.zeros(len(at)))
+        >>> inputs = Unlabelled(lambda trunk, inputs: trunk(inputs["x"]), Examples([3, 3], batch))
+        >>> inputs.inputs([0, 1], torch.device("cpu"))["x"].shape
+        torch.Size([2, 3])
     """
 
     features: Callable[[nn.Module, Inputs], Tensor]

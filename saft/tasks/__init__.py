@@ -45,6 +45,11 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
 
     Raises:
         UserError: the kind is unknown, or a key or value does not belong to it.
+
+    Example:
+        >>> build("news", {"kind": "text_clasification"}, "tasks")
+        Traceback (most recent call last):
+        saft.errors.UserError: tasks.news.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     place = f"{where}.{name}".rstrip(".")
     if not isinstance(mapping, Mapping):
@@ -70,10 +75,14 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
 
 
 def check_one_trunk(bound: Mapping[str, BoundTask], where: str) -> None:
-    """Find tasks that load a model in different ways, where one trunk is to serve all.
+    """Check that tasks load a model in one way, so that one trunk can serve all.
+
+    Args:
+        bound: name -> task.
+        where: the place of the tasks in the config.
 
     Raises:
-        UserError: there are such tasks.
+        UserError: two load it differently.
     """
     kinds = {name: task.trunk_kind for name, task in bound.items()}
     first = next(iter(kinds), None)

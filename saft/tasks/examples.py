@@ -176,6 +176,11 @@ class Limits:
         validation: validation examples, the same for every seed.
         test: test examples, the same for every seed.
         seed: draws the training examples.
+
+    Example:
+        >>> rows = {"train": [1, 2, 3], "validation": [4], "test": [5, 6]}
+        >>> {split: len(part) for split, part in limited(rows, Limits(train=2, test=1), split_seed=0).items()}
+        {'train': 2, 'validation': 1, 'test': 1}
     """
 
     train: int | None = None

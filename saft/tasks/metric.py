@@ -49,6 +49,10 @@ class Score:
         value: raw: an accuracy as a fraction, a loss in nats.
         standard_error: of this value, from the finite number of examples; None where it is not known.
         examples: how many were evaluated.
+
+    Example:
+        >>> Score(0.813, standard_error=0.02, examples=400).value
+        0.813
     """
 
     value: float

@@ -48,6 +48,10 @@ def of_rows(block: Block) -> Tensor:
 
     Args:
         block: a whole tensor; its task vectors are [n_tasks, rows, ...].
+
+    Example:
+        >>> of_rows(Block(torch.ones(2, 3, 4), torch.zeros(3, 4))).shape
+        torch.Size([3, 2, 2])
     """
     rows = block.task_vectors.flatten(2).transpose(0, 1)
     parts = torch.split(rows, max(_COLUMNS // max(rows.shape[2], 1), 1))

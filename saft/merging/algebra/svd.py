@@ -14,7 +14,15 @@ _NOTHING = 2.0**-20
 
 
 def is_matrix(block: Block) -> bool:
-    """Return whether the tensor is a matrix; one without elements is not."""
+    """Return whether the tensor is a matrix; one without elements is not.
+
+    Args:
+        block: a whole tensor.
+
+    Example:
+        >>> is_matrix(Block(torch.ones(2, 3, 4), torch.zeros(3, 4)))
+        True
+    """
     return block.base.dim() == 2 and block.base.numel() > 0
 
 
@@ -65,6 +73,11 @@ def polar(matrix: Tensor) -> Tensor:
 
     Returns:
         U Vᵀ of its singular value decomposition, float64 [m, n].
+
+    Example:
+        >>> polar(torch.tensor([[0.0, 2.0], [3.0, 0.0]])).abs().round(decimals=6)
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
     """
     if matrix.numel() == 0:
         return matrix.double()

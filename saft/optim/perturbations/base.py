@@ -33,6 +33,10 @@ class Perturbation(ABC):
         start: number of optimizer steps to take before the first ascent (late start).
         schedule: factor on rho: a function of the number of steps taken, or "learning_rate", which is the
             learning rate over the `initial_lr` that a scheduler noted.
+
+    Example:
+        >>> [step for step in range(6) if make_perturbation("sam", every=2, start=1).ascends(step)]
+        [1, 3, 5]
     """
 
     rho: float = 0.05
