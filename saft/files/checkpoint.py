@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
+from saft.files.json_files import read_json_object
 from saft.files.links import inside
 from saft.files.staging import staged
 from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers
@@ -175,14 +176,7 @@ def model_config(folder: Path) -> dict[str, Any]:
         UserError: it is not readable as JSON, is not an object, or names a model's type by no text.
     """
     file = folder / CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(inside(folder, CONFIG).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not readable as JSON: {error}; copy or download it again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: is not a JSON object; copy or download it again")
+    config = read_json_object(folder, CONFIG) if file.is_file() else {}
     for part in config_parts(config):
         if not isinstance(kind := part.get("model_type"), str | None):
             raise UserError(
@@ -261,25 +255,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is not readable.
     """
-    file = folder / MANIFEST
     try:
-        text = inside(folder, MANIFEST).read_text("utf-8")
-        manifest = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return read_json_object(folder, MANIFEST, finite=True)
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no {MANIFEST}, so saft did not write it") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not readable as JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"{file}: is not a JSON object")
-    return manifest
-
-
-def _finite(number: str) -> float:
-    """Return a number of a JSON file; Python would read NaN and 1e999 too, which are none."""
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"{number} is not a number")
-    return value
 
 
 def task_names(manifest: Mapping[str, Any]) -> list[str]:

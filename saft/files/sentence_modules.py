@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from saft.errors import UserError
+from saft.files.json_files import read_json
 from saft.files.links import inside
 from saft.files.tensorfile import TensorHeader, read_headers
 
@@ -39,13 +39,13 @@ def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
         UserError: modules.json, or the config of a module, is damaged.
     """
     settings: dict[str, dict[str, Any]] = {}
-    for entry in _json(folder, MODULES) if (folder / MODULES).is_file() else ():
+    for entry in read_json(folder, MODULES) if (folder / MODULES).is_file() else ():
         path, kind = (entry.get(key) for key in ("path", "type")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or not isinstance(kind, str):
             raise UserError(f"{folder / MODULES}: is not a list of modules with `path` and `type`")
         if not _NAME.fullmatch(f"{path}/"):
             continue  # the trunk, which is in the folder itself
-        config = _json(folder, f"{path}/config.json") if (folder / path / "config.json").is_file() else {}
+        config = read_json(folder, f"{path}/config.json") if (folder / path / "config.json").is_file() else {}
         # Where a class of sentence-transformers' is has changed, what it is called has not.
         settings[path] = {"type": kind.rpartition(".")[2]} | (config if isinstance(config, dict) else {})
     return settings
@@ -87,10 +87,3 @@ def module_tensors(folder: Path) -> dict[str, TensorHeader]:
         for module, file in module_files(folder).items()
         for name, header in read_headers(file).items()
     }
-
-
-def _json(folder: Path, name: str) -> Any:
-    try:
-        return json.loads(inside(folder, name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder / name}: is not readable as JSON: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 from saft.config.ranges import MOST, Range
 from saft.errors import did_you_mean
 
-__all__ = ["ParameterInfo", "add_up_to_zero", "own_fields_first", "parameter", "range_of", "validate"]
+__all__ = ["ParameterInfo", "not_to_be_normalized", "own_fields_first", "parameter", "range_of", "validate"]
 
 
 def parameter(
@@ -74,9 +74,16 @@ def validate(item: Field[Any], value: Any) -> str | None:
     return f"{item.name}: {problem}" if problem else None
 
 
-def add_up_to_zero(numbers: Sequence[float]) -> bool:
-    """Return whether numbers add up to zero, but for rounding."""
-    return abs(math.fsum(numbers)) <= 1e-6 * sum(map(abs, numbers))
+def not_to_be_normalized(weights: Sequence[float]) -> list[str]:
+    """Return what is wrong with dividing by the sum of weights: that it is zero, but for rounding.
+
+    Example:
+        >>> not_to_be_normalized([0.5, 0.5]), not_to_be_normalized([1, -1])
+        ([], ['weights: they add up to zero; change one, or set normalize: false'])
+    """
+    if weights and abs(math.fsum(weights)) <= 1e-6 * sum(map(abs, weights)):
+        return ["weights: they add up to zero; change one, or set normalize: false"]
+    return []
 
 
 def range_of(item: Field[Any]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST, model_config, read_manifest
+from saft.files.json_files import read_json_object
 from saft.files.links import inside
 from saft.files.locations import folder
 from saft.files.tensorfile import read_headers
@@ -66,7 +65,7 @@ def is_adapter(path: Path) -> bool:
 def _adapted(location: str, path: Path, base: Source) -> Source:
     if not is_adapter(path):
         raise UserError(f"{path}: holds no adapter ({CONFIG} and {WEIGHTS}) to add to {base.location}")
-    config = _config(path)
+    config = read_json_object(path, CONFIG)
     file = next(
         (inside(path, name) for name in (WEIGHTS, "adapter_model.bin") if (path / name).is_file()), None
     )
@@ -77,13 +76,3 @@ def _adapted(location: str, path: Path, base: Source) -> Source:
     place = path / CONFIG
     adapter = LoraAdapter(path, config, read_headers(file), file, str(place), (file, place))
     return adapted(location, adapter, base, model_config(path))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(inside(path, CONFIG).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path / CONFIG}: is not readable as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG}: is not a JSON object")
-    return config

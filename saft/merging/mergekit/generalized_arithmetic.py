@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saft.merging.method import (
+    Method,
     OrderStatistics,
     Statistic,
     Steps,
@@ -23,15 +24,54 @@ from saft.merging.method import (
 from saft.merging.methods import METHODS
 from saft.merging.stream.block import Block
 
-__all__ = ["Mergekit", "MergekitDare", "mixed", "rescaling"]
+__all__ = ["GeneralizedArithmetic", "Mergekit", "MergekitDare", "rescaling"]
 
 _NO_NORM = 1e-7  # L1 norms below it rescale nothing
 _NO_WEIGHT = 1e-8  # sums of weights below it divide nothing
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneralizedArithmetic(Method):
+    """What mergekit's methods of task vectors share: how what is kept of the task vectors is added up."""
+
+    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
+    elect: bool = parameter(False, "drop what has not the sign of the weighted sum")
+    normalize: bool = parameter(False, "divide by the sum of the weights")
+    rescale: bool = parameter(True, "give what is kept the L1 norm that the task vector had")
+    coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
+
+    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
+    scaling = 1.0
+    scaling_grid = (1.0,)
+
+    def mixed(self, kept: Tensor) -> Tensor:
+        """Return λ Σₜ wₜ kₜ mₜ / (Σₜ wₜ mₜ or 1).
+
+        With `elect` m is 1 where w k has the sign of its sum over the tasks (plus for zero), else 0; without,
+        it is 1. It is divided with `normalize`, and where the divisor is not zero.
+
+        Args:
+            kept: what is kept of the task vectors, [n_tasks, ...]; it is changed.
+        """
+        weights = for_each_task(self.weights, len(kept)).to(kept.device)
+        weights = weights.view(-1, *[1] * (kept.dim() - 1))
+        weighted = kept.mul_(weights)
+        divisor = weights.sum(dim=0)
+        if self.elect:
+            sign = total(weighted).ge_(0).mul_(2).sub_(1)
+            agree = weighted.sign().eq_(sign)
+            weighted.mul_(agree)
+            divisor = total(agree.mul_(weights))
+            divisor = torch.where(divisor == 0, 1, divisor)
+        else:
+            divisor = torch.where(divisor.abs() < _NO_WEIGHT, 1, divisor)
+        merged = total(weighted)
+        return (merged.div_(divisor) if self.normalize else merged).mul_(self.coefficient)
+
+
 @METHODS.register("mergekit")
 @dataclass(frozen=True, kw_only=True)
-class Mergekit(Trimming):
+class Mergekit(GeneralizedArithmetic, Trimming):
     """Merges task vectors as mergekit's task_arithmetic, ties, breadcrumbs and breadcrumbs_ties do.
 
     Of each task vector and tensor `magnitude` keeps the int(density · n) largest entries, and `outliers`
@@ -60,11 +100,7 @@ class Mergekit(Trimming):
     gammas: tuple[float, ...] = parameter(
         (0.01,), "fraction of the largest entries that `outliers` drops", at_least=0, below=1
     )
-    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
-    elect: bool = parameter(False, "drop what has not the sign of the weighted sum")
-    normalize: bool = parameter(False, "divide by the sum of the weights")
     rescale: bool = parameter(False, "give what is kept the L1 norm that the task vector had")
-    coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
     granularity: Literal["model", "tensor"] = parameter(
         "tensor",
         "what a fraction or a norm is taken over: each tensor, as in mergekit, or the whole model",
@@ -79,14 +115,11 @@ class Mergekit(Trimming):
         "{gammas}, rescaled: {rescale}), times weights {weights}, sign elected: {elect}, normalized: "
         "{normalize}, times {coefficient:g}"
     )
-    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
     deviations = (
         "computed in float32 whatever the dtype of the files; keeps one entry where density · n is less than "
         "one, where mergekit stops; keeps the entries where gamma · n is less than one, where mergekit drops "
         "the whole tensor; of equal magnitudes all are kept"
     )
-    scaling = 1.0
-    scaling_grid = (1.0,)
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the smallest and the largest magnitude that is kept, and for norms; return the merge."""
@@ -103,10 +136,7 @@ class Mergekit(Trimming):
             return size.ge(low).logical_and_(size.le(high)).mul(block.task_vectors)
 
         factors = (yield from rescaling(keep)) if self.rescale else torch.ones(tasks, 1)
-        weights = for_each_task(self.weights, tasks)
-        return lambda block: mixed(
-            keep(block).mul_(factors), weights, self.elect, self.normalize, self.coefficient
-        )
+        return lambda block: self.mixed(keep(block).mul_(factors))
 
     def _ranks(self, tasks: int, count: int) -> list[tuple[int, int]]:
         """Return the ranks in ascending order of magnitude of the first and the last entry that is kept."""
@@ -125,7 +155,7 @@ class Mergekit(Trimming):
 
 @METHODS.register("mergekit_dare")
 @dataclass(frozen=True, kw_only=True)
-class MergekitDare(Trimming):
+class MergekitDare(GeneralizedArithmetic, Trimming):
     """Merges task vectors as mergekit's dare_linear and dare_ties do.
 
     Each entry is kept with the probability `density`. With `rescale` what is kept of a tensor is scaled
@@ -142,11 +172,6 @@ class MergekitDare(Trimming):
     densities: tuple[float, ...] = parameter(
         (1.0,), "probability that an entry is kept, for each model or for all", above=0, at_most=1
     )
-    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
-    elect: bool = parameter(False, "drop what has not the sign of the weighted sum")
-    normalize: bool = parameter(False, "divide by the sum of the weights")
-    rescale: bool = parameter(True, "give what is kept the L1 norm that the task vector had")
-    coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
     granularity: Literal["model", "tensor"] = parameter(
         "tensor",
         "what a norm is taken over: each tensor, as in mergekit, or the whole model",
@@ -161,23 +186,18 @@ class MergekitDare(Trimming):
         "{rescale}), times weights {weights}, sign elected: {elect}, normalized: {normalize}, times "
         "{coefficient:g}"
     )
-    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
     deviations = "in the random numbers, which depend only on the seed; computed in float32"
-    scaling = 1.0
-    scaling_grid = (1.0,)
     random = True
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for the norms; return the merge."""
-        densities, weights = (for_each_task(numbers, tasks) for numbers in (self.densities, self.weights))
+        densities = for_each_task(self.densities, tasks)
 
         def keep(block: Block) -> Tensor:
             return block.uniform().lt(densities).mul(block.task_vectors)
 
         factors = (yield from rescaling(keep)) if self.rescale else torch.ones(tasks, 1)
-        return lambda block: mixed(
-            keep(block).mul_(factors), weights, self.elect, self.normalize, self.coefficient
-        )
+        return lambda block: self.mixed(keep(block).mul_(factors))
 
 
 def rescaling(keep: Callable[[Block], Tensor]) -> Generator[Statistic, Tensor, Tensor]:
@@ -191,28 +211,3 @@ def rescaling(keep: Callable[[Block], Tensor]) -> Generator[Statistic, Tensor, T
     return torch.where(
         (before < _NO_NORM) | (after < _NO_NORM), 1, before / after.clamp(min=_NO_NORM)
     ).float()
-
-
-def mixed(kept: Tensor, weights: Tensor, elect: bool, normalize: bool, coefficient: float) -> Tensor:
-    """Return λ Σₜ wₜ kₜ mₜ / (Σₜ wₜ mₜ or 1).
-
-    Args:
-        kept: what is kept of the task vectors, [n_tasks, ...]; it is changed.
-        weights: [n_tasks, 1...], of as many dimensions.
-        elect: m is 1 where w k has the sign of its sum over the tasks (plus for zero), else 0; without, it
-            is 1.
-        normalize: divide, where the divisor is not zero.
-        coefficient: λ.
-    """
-    weighted = kept.mul_(weights)
-    divisor = weights.sum(dim=0)
-    if elect:
-        sign = total(weighted).ge_(0).mul_(2).sub_(1)
-        agree = weighted.sign().eq_(sign)
-        weighted.mul_(agree)
-        divisor = total(agree.mul_(weights))
-        divisor = torch.where(divisor == 0, 1, divisor)
-    else:
-        divisor = torch.where(divisor.abs() < _NO_WEIGHT, 1, divisor)
-    merged = total(weighted)
-    return (merged.div_(divisor) if normalize else merged).mul_(coefficient)

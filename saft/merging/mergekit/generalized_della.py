@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.mergekit.generalized_arithmetic import mixed
+from saft.merging.mergekit.generalized_arithmetic import GeneralizedArithmetic
 from saft.merging.method import Steps, Tensorwise, for_each_task, parameter
 from saft.merging.methods import METHODS
 from saft.merging.stream.block import Block
@@ -19,7 +19,7 @@ _NO_NORM = 1e-7
 
 @METHODS.register("mergekit_della")
 @dataclass(frozen=True, kw_only=True)
-class MergekitDella(Tensorwise):
+class MergekitDella(GeneralizedArithmetic, Tensorwise):
     """Merges task vectors as mergekit's della and della_linear do.
 
     In each row of a tensor the probability to be kept rises with the rank of the magnitude, from
@@ -40,11 +40,8 @@ class MergekitDella(Tensorwise):
     epsilons: tuple[float, ...] = parameter(
         (0.15,), "how far the probability goes up and down from the density", at_least=0, below=0.5
     )
-    weights: tuple[float, ...] = parameter((1.0,), "of the models, one for each or one for all")
     elect: bool = parameter(True, "drop what has not the sign of the weighted sum")
     normalize: bool = parameter(True, "divide by the sum of the weights")
-    rescale: bool = parameter(True, "give what is kept the L1 norm that the task vector had")
-    coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
 
     formula = (
         "θ = θ0 + λ Σₜ wₜ τ̂ₜ mₜ / (Σₜ wₜ mₜ or 1);  τ̂ₜ = bₜ τₜ ‖τₜ‖₁ / ‖bₜ τₜ‖₁;  "
@@ -55,13 +52,10 @@ class MergekitDella(Tensorwise):
         "rises with its rank in its row by ± {epsilons} (rescaled: {rescale}), times weights {weights}, sign "
         "elected: {elect}, normalized: {normalize}, times {coefficient:g}"
     )
-    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
     deviations = (
         "in the random numbers, which depend only on the seed; mergekit stops where a row has one "
         "entry; computed in float32"
     )
-    scaling = 1.0
-    scaling_grid = (1.0,)
     random = True
 
     def problems(self, tasks: int) -> list[str]:
@@ -82,9 +76,7 @@ class MergekitDella(Tensorwise):
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the merge; no statistic is needed."""
         yield from ()
-        densities, epsilons, weights = (
-            for_each_task(numbers, tasks) for numbers in (self.densities, self.epsilons, self.weights)
-        )
+        densities, epsilons = (for_each_task(numbers, tasks) for numbers in (self.densities, self.epsilons))
 
         def merge(block: Block) -> Tensor:
             uniform, kept = block.uniform(), []
@@ -96,8 +88,7 @@ class MergekitDella(Tensorwise):
                     if self.rescale:
                         chosen *= _ratio(vector, chosen)
                 kept.append(chosen)
-            column = weights.view(-1, *[1] * block.base.dim())
-            return mixed(torch.stack(kept), column, self.elect, self.normalize, self.coefficient)
+            return self.mixed(torch.stack(kept))
 
         return merge
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saft.merging.method import Elementwise, Steps, for_each_task, parameter, total
 from saft.merging.methods import METHODS
-from saft.merging.parameters import add_up_to_zero
+from saft.merging.parameters import not_to_be_normalized
 from saft.merging.stream.block import Block
 
 __all__ = ["Linear"]
@@ -45,10 +45,7 @@ class Linear(Elementwise):
 
     def problems(self, tasks: int) -> list[str]:
         """Return what is wrong with merging this number of tasks."""
-        problems = super().problems(tasks)
-        if self.normalize and self.weights and add_up_to_zero(self.weights):
-            problems.append("weights: they add up to zero; change one, or set normalize: false")
-        return problems
+        return super().problems(tasks) + (not_to_be_normalized(self.weights) if self.normalize else [])
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Return the weighted average; no statistic is needed."""
