@@ -18,13 +18,13 @@ from saft.config import (
     NonNegative,
     Seeds,
 )
-from saft.errors import UserError, collecting
+from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
 from saft.training.options import TrainingOptions
 from saft.training.trainer_arguments import check_trainer
 
-__all__ = ["MergeOptions", "RunConfig"]
+__all__ = ["Expected", "MergeOptions", "RunConfig"]
 
 
 @configs.checked
@@ -45,6 +45,25 @@ class MergeOptions:
     def __post_init__(self) -> None:
         if len(set(self.scaling)) < len(self.scaling):
             raise ValueError(f"scaling: holds a coefficient twice: {self.scaling}")
+
+
+@configs.checked
+@dataclass(frozen=True)
+class Expected:
+    """A published figure, which the report sets beside the one that comes out."""
+
+    of: str
+    """base, experts, or a merge method with its shared coefficient."""
+    value: FiniteFloat
+    """On the test split, in the unit that reports print: percent for accuracies."""
+    tolerance: NonNegative
+    """How far the figure that comes out may be from it."""
+    source: str
+    """Where it was published."""
+    arm: str | None = None
+    """Of which arm; null is the first."""
+    task: str | None = None
+    """Of which task; null is the mean over all."""
 
 
 @configs.checked
@@ -101,6 +120,8 @@ class RunConfig:
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""
+    expected: dict[str, Expected] = field(default_factory=dict)
+    """Name -> a published figure, which the report sets beside the one that comes out: met, or not met."""
     executor: str = "serial"
     """Who computes the cells: serial, one after the other in this process; local, several at a time in
     processes of this machine; ray or slurm, on a cluster."""
@@ -125,6 +146,10 @@ class RunConfig:
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")
         problems: list[str] = []
+        for name, figure in self.expected.items():
+            if figure.task is not None and figure.task not in self.tasks:
+                hint = did_you_mean(figure.task, self.tasks)
+                problems.append(f"expected.{name}.task: there is no task '{figure.task}'{hint}")
         for name in self.arms:
             try:
                 self.training_of(name, "fields")

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from saft.report.arm_summary import ArmSummary
+from saft.report.expected import expected_figures
 from saft.report.measured import heading, with_spread
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
@@ -53,6 +54,7 @@ def page(results: Results) -> str:
             results=results,
             protocol=results.protocol,
             summary=summary,
+            expected=expected_figures(results),
             colour=colour,
             figures=_figures(summary, colour),
             config=json.dumps(results.config, indent=2, ensure_ascii=False),

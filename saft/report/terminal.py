@@ -13,6 +13,7 @@ from rich.text import Text
 from saft.report.arm_summary import ArmSummary
 from saft.report.columns import Column, plain_table, stacked
 from saft.report.comparison import Comparison
+from saft.report.expected import ExpectedFigure, expected_figures
 from saft.report.measured import heading, legend, with_spread
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
@@ -42,6 +43,8 @@ def table(results: Results) -> RenderableType:
             parts.extend(_of_size(results, summary, size))
     parts.extend(_base(summary))
     parts.append(Text(_legend(results, summary), style="dim"))
+    if figures := expected_figures(results):
+        parts.append(_expected(figures))
     parts.extend(Text(f"Not complete: {sentence}", style="yellow") for sentence in summary.missing)
     for size, findings in summary.verdict.items():
         heading = Text(f"\nVerdict, {size}", style="bold")
@@ -52,6 +55,15 @@ def table(results: Results) -> RenderableType:
             parts.append(Padding(Text(finding.conclusion), (0, 0, 0, 2)))
             parts.extend(Padding(Text(figure), (0, 0, 0, 4)) for figure in finding.figures)
     return Group(*parts)
+
+
+def _expected(figures: Sequence[ExpectedFigure]) -> Table:
+    rows = plain_table("Published figures, and ours on the test split")
+    for name in ("figure", "published", "ours", "outcome", "source"):
+        rows.add_column(name, justify="right" if name in ("published", "ours") else "left", overflow="fold")
+    for figure in figures:
+        rows.add_row(Text(figure.name), *figure.written, figure.outcome, Text(figure.source))
+    return rows
 
 
 def _of_size(results: Results, summary: Summary, size: str) -> Iterator[RenderableType]:

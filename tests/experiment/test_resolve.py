@@ -69,6 +69,10 @@ def test_mistakes_of_arms_are_told_by_the_config_itself() -> None:
         ({"sharpness_examples": 0}, "sharpness_examples: must be at least 1"),
         ({"keep": ["everything"]}, "keep"),
         ({"arms": {"a": {"description": ["x"]}}}, "arms.a.description: must be a text"),
+        (
+            {"expected": {"x": {"of": "ties", "value": 1, "tolerance": 1, "source": "s", "task": "b"}}},
+            "expected.x.task: there is no task 'b'",
+        ),
         ({"executor": "local", "trainer": {"devices": 2}}, "executor: local gives every cell one device"),
     ],
 )
