@@ -75,7 +75,7 @@ def with_density(method, density):
 
 
 @every_method
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=20)
 @given(
     vectors=task_vectors(),
     density=st.sampled_from([0.01, 0.2, 0.5, 1.0]),
@@ -108,7 +108,7 @@ def test_only_methods_that_ask_for_statistics_say_what_they_are_over():
 
 
 @every_selection
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=20)
 @given(vectors=task_vectors())
 def test_no_merged_entry_exceeds_the_sum_of_the_magnitudes(method, vectors):
     merged = merge_task_vectors(method, vectors).abs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +31,13 @@ def finished(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("small") / "run"
     run(config.parse(RunConfig, small | {"out": str(folder)}, "run.yaml"))
     return folder
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers of the executor `local` from one process that has the imports: they take seconds."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(
+        ["saft.experiment.worker", "datasets", "transformers.models.bert.modeling_bert"]
+    )
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forkserver)

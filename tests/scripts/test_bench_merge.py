@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -87,11 +86,25 @@ def test_figures(merge, folders):
 
 
 @pytest.mark.slow
-def test_run(tmp_path):
+def test_run(merge, tmp_path, monkeypatch, capsys):
     file = tmp_path / "figures.json"
-    command = [sys.executable, str(BENCHMARKS / "merge.py"), "--model", "tiny", "--models", "2"]
-    command += ["--rounds", "1", "--methods", "average", "--folder", str(tmp_path), "--json", str(file)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = [
+        "--model",
+        "tiny",
+        "--models",
+        "2",
+        "--rounds",
+        "1",
+        "--methods",
+        "average",
+        "--folder",
+        str(tmp_path),
+        "--json",
+        str(file),
+    ]
+    monkeypatch.setattr(sys, "argv", ["merge", *words])
+    merge.main()
+    printed = capsys.readouterr().out
     found = json.loads(file.read_text())
     assert [row["name"] for row in found["figures"]] == ["read and write", "average"]
     assert all(len(measured) == 1 for measured in found["measured"].values())

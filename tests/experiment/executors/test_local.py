@@ -39,6 +39,7 @@ def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
     assert not (folder / "claims").exists()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     load: Any, figures: Any, grid: dict[str, Any], serial: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     assert {name for name in figures(tmp_path / "run").keys() - before.keys() if "figures" in name} == set()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_an_interrupt_ends_the_workers_and_the_run_goes_on(
     load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
