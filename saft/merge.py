@@ -13,6 +13,7 @@ from saft.merging.merge_config import MergeConfig
 from saft.merging.outputs import record
 from saft.merging.outputs.output import Written
 from saft.merging.outputs.record import write_merge
+from saft.merging.outputs.resume import shards_left
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
 
@@ -31,6 +32,7 @@ class MergeResult:
         written: what the output says of what it has written; empty when it was only checked.
         examples_memory: bytes that the models take while examples go through them, when it was only checked;
             0 for a merge that reads none.
+        shards_left: how many shards a killed merge has left to go on with, and how many there will be.
     """
 
     folder: Path | None
@@ -38,6 +40,7 @@ class MergeResult:
     seconds: float | None = None
     written: Written = field(default_factory=Written)
     examples_memory: int = 0
+    shards_left: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         if self.folder:
@@ -47,6 +50,8 @@ class MergeResult:
         if self.examples_memory:
             mebibytes = self.examples_memory / 2**20
             time = f"\nreads examples through the models, which take about {mebibytes:.0f} MiB meanwhile"
+        if self.shards_left[0]:
+            time += "\ngoes on with {} of {} shards, of a merge that was killed".format(*self.shards_left)
         return f"{record.describe(self.plan)}{time}\nnothing is wrong"
 
 
@@ -92,7 +97,8 @@ def merge(
     if check_only:
         if calibration:
             return MergeResult(None, plan, examples_memory=calibration.memory(plan))
-        return MergeResult(None, plan, time_estimate.seconds(plan))
+        left = shards_left(plan, Path(out)) if out is not None else (0, 0)
+        return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left)
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
     with calibration.collected(plan, progress) if calibration else nullcontext(plan) as ready:

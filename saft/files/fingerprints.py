@@ -11,7 +11,7 @@ from pathlib import Path
 
 from saft.files.staging import write_text
 
-__all__ = ["fingerprint", "remembered"]
+__all__ = ["fingerprint", "quick_fingerprint", "remembered"]
 
 _LARGE = 16 * 2**20  # bytes; a smaller file is read in less time than it is worth
 _SETTLED_NS = 2 * 10**9  # the clock of a file system may stand still that long, and hide a second change
@@ -39,8 +39,7 @@ def fingerprint(file: Path) -> str:
         return known
     begun, before = time.time_ns(), _identity(file)
     digest = _read(file)
-    settled = max(before["changed_ns"], before["content_changed_ns"]) + _SETTLED_NS < begun
-    if settled and before["size"] >= _LARGE and _identity(file) == before:
+    if _is_settled(before, begun) and before["size"] >= _LARGE and _identity(file) == before:
         with suppress(OSError):  # a home that cannot be written to
             write_text(_memory(file), json.dumps({"file": before, "sha256": digest}) + "\n")
     return digest
@@ -59,6 +58,20 @@ def remembered(file: Path) -> str | None:
     return None
 
 
+def quick_fingerprint(file: Path) -> str:
+    """Return what changes whenever a file does, without reading a large one: see `fingerprint`.
+
+    It says nothing of the content: a copy of the file has another.
+
+    Args:
+        file: any.
+    """
+    identity = _identity(file)
+    if identity["size"] < _LARGE or not _is_settled(identity, time.time_ns()):
+        return fingerprint(file)
+    return json.dumps(identity)
+
+
 def _read(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -72,6 +85,10 @@ def _memory(file: Path) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "saft", "digests")
     name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
     return folder / f"{name}.json"
+
+
+def _is_settled(identity: dict[str, int], now_ns: int) -> bool:
+    return max(identity["changed_ns"], identity["content_changed_ns"]) + _SETTLED_NS < now_ns
 
 
 def _identity(file: Path) -> dict[str, int]:

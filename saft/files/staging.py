@@ -8,13 +8,13 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from saft.errors import UserError
 
-__all__ = ["refuse", "refuse_file", "replaced", "staged", "write_text"]
+__all__ = ["left_behind", "refuse", "refuse_file", "replaced", "staged", "sync", "write_text"]
 
 _ASIDE = "-old"
 _HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
@@ -23,7 +23,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def staged(
+    target: str | Path, overwrite: bool = False, goes_on_with: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that takes its name once the block has ended well.
 
     Everything is flushed to disk before the renaming, so `target` is complete or absent, also after a loss of
@@ -33,6 +35,8 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Args:
         target: the folder to make; its parents are made too.
         overwrite: replace a folder that is there and is not empty.
+        goes_on_with: called with what a killed process has left; where it says yes, that is the temporary
+            folder, as it is. Default: what was left is removed.
 
     Yields:
         The temporary folder, to be filled.
@@ -50,11 +54,12 @@ def staged(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         ['config.json']
     """
     target = Path(os.path.realpath(target))
-    _clear_leftovers(target)
+    left = _clear_leftovers(target, goes_on_with)
     refuse(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target)
-    temporary.mkdir()
+    if not _renamed(left, temporary):
+        temporary.mkdir()
     try:
         yield temporary
         # Some writers make files only for the owner (0600); the folder was made under the user's umask.
@@ -88,7 +93,7 @@ def replaced(file: Path) -> Iterator[Path]:
     temporary = file.with_name(f".{file.name}.partial")
     try:
         yield temporary
-        _flush_one(temporary)
+        sync(temporary)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -174,17 +179,49 @@ def _sibling(target: Path) -> Path:
     return target.parent / f".{target.name}.saft-{mark}"
 
 
-def _clear_leftovers(target: Path) -> None:
-    """Clear what processes of this machine that are no more have left beside `target`."""
+def left_behind(target: str | Path) -> Iterator[Path]:
+    """Yield the temporary folders that processes of this machine that are no more have left for a target.
+
+    Args:
+        target: of `staged`.
+    """
+    for entry in _leftovers(Path(os.path.realpath(target))):
+        if not entry.name.endswith(_ASIDE):
+            yield entry
+
+
+def _leftovers(target: Path) -> Iterator[Path]:
     mark = f".{target.name}.saft-{socket.gethostname()}-"
-    for entry in target.parent.iterdir() if os.name == "posix" and target.parent.is_dir() else ():
+    for entry in sorted(target.parent.iterdir()) if os.name == "posix" and target.parent.is_dir() else ():
         process = entry.name.removeprefix(mark).split("-")[0]
-        if not entry.name.startswith(mark) or not process.isdigit() or _alive(int(process)):
-            continue
-        if entry.name.endswith(_ASIDE) and not target.exists():
-            entry.rename(target)  # it was put aside, and what should have replaced it never came
+        if entry.name.startswith(mark) and process.isdigit() and not _alive(int(process)):
+            yield entry
+
+
+def _clear_leftovers(target: Path, goes_on_with: Callable[[Path], bool] | None) -> Path | None:
+    """Clear what processes of this machine that are no more have left, but for what is gone on with."""
+    kept = None
+    for entry in _leftovers(target):
+        if entry.name.endswith(_ASIDE):
+            if target.exists():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.rename(target)  # it was put aside, and what should have replaced it never came
+        elif kept is None and goes_on_with is not None and goes_on_with(entry):
+            kept = entry
         else:
             shutil.rmtree(entry, ignore_errors=True)
+    return kept
+
+
+def _renamed(folder: Path | None, name: Path) -> bool:
+    """Give a folder another name; False where there is none, or another process was faster."""
+    try:
+        if folder is not None:
+            folder.rename(name)
+        return folder is not None
+    except FileNotFoundError:
+        return False
 
 
 def _alive(process: int) -> bool:
@@ -203,10 +240,15 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _flush(folder: Path) -> None:
     for path in [*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _flush_one(path)
+        sync(path)
 
 
-def _flush_one(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk before going on.
+
+    Args:
+        path: of either.
+    """
     if os.name != "posix" and path.is_dir():
         return  # only POSIX can open a folder
     descriptor = os.open(path, os.O_RDONLY)
@@ -219,7 +261,7 @@ def _flush_one(path: Path) -> None:
 def _exchange(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
-        _flush_one(target.parent)
+        sync(target.parent)
         return
     aside = temporary
     if not _swapped(temporary, target):
@@ -230,7 +272,7 @@ def _exchange(temporary: Path, target: Path) -> None:
         except BaseException:
             aside.rename(target)
             raise
-    _flush_one(target.parent)
+    sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from saft.files.checkpoint import INDEX, WEIGHTS
+from saft.files.finished_shards import FinishedShards
 from saft.files.sentence_modules import module_of
 from saft.files.tensorfile import Layout, TensorWriter, file_order
 
-__all__ = ["WeightsWriter", "write_order"]
+__all__ = ["WeightsWriter", "shard_layouts", "write_order"]
 
 
 class WeightsWriter:
@@ -27,6 +28,8 @@ class WeightsWriter:
             sentence-transformers' modules (`2_Dense/linear.weight`) go to the folders of their modules.
         shard_size: bytes of tensors that a file may hold; a larger tensor has a file for itself. Default: no
             limit.
+
+    What `FinishedShards` has noted in the folder is not written again: `names` are the others.
 
     Example:
         >>> import tempfile, torch
@@ -41,16 +44,17 @@ class WeightsWriter:
 
     def __init__(self, folder: Path, layout: Layout, shard_size: int | None = None) -> None:
         self.folder = folder
-        self.names = write_order(layout)
-        shards: dict[str, Layout] = {}
-        for module, part in _modules(layout).items():
-            shards |= {f"{module}/{WEIGHTS}": part} if module else _shards(part, shard_size)
+        shards = shard_layouts(layout, shard_size)
         self._file = {name: file for file, part in shards.items() for name in part}
         self._own = {name: file for name, file in self._file.items() if not module_of(name)}
         self._bytes = sum(_nbytes(layout, name) for name in self._own)
+        self._finished = FinishedShards(folder)
+        done = self._finished.names
+        self.names = [name for name in write_order(layout) if self._file[name] not in done]
         self._writers = deque(
             TensorWriter(folder / file, {_short(name): form for name, form in part.items()})
             for file, part in shards.items()
+            if file not in done
         )
 
     def __enter__(self) -> WeightsWriter:
@@ -64,19 +68,23 @@ class WeightsWriter:
         self._writers[0].append(_short(name), part)
 
     def _open(self) -> None:
-        self._writers[0].file.parent.mkdir(exist_ok=True)
-        self._writers[0].__enter__()
+        if self._writers:
+            self._writers[0].file.parent.mkdir(exist_ok=True)
+            self._writers[0].__enter__()
 
     def _next_shard(self) -> None:
-        self._writers.popleft().__exit__(None, None, None)
+        writer = self._writers.popleft()
+        writer.__exit__(None, None, None)
+        self._finished.add(str(writer.file.relative_to(self.folder)))
         self._open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while kind is None and len(self._writers) > 1:  # shards of tensors without elements
+        while kind is None and self._writers:  # the last, and those of tensors without elements
             self._next_shard()
-        self._writers[0].__exit__(kind, error, trace)
+        if self._writers:
+            self._writers[0].__exit__(kind, error, trace)
         if kind is None and WEIGHTS not in self._own.values():
             index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._own.items()))}
             (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
@@ -89,6 +97,19 @@ def write_order(layout: Layout) -> list[str]:
         layout: of every tensor.
     """
     return [name for part in _modules(layout).values() for name in file_order(part)]
+
+
+def shard_layouts(layout: Layout, shard_size: int | None) -> dict[str, Layout]:
+    """Return the path of each file of weights in the folder -> its part of `layout`.
+
+    Args:
+        layout: of every tensor.
+        shard_size: see `WeightsWriter`.
+    """
+    shards: dict[str, Layout] = {}
+    for module, part in _modules(layout).items():
+        shards |= {f"{module}/{WEIGHTS}": part} if module else _shards(part, shard_size)
+    return shards
 
 
 def _modules(layout: Layout) -> dict[str, Layout]:

@@ -27,12 +27,14 @@ from saft.files.checkpoint import (
     write_manifest,
 )
 from saft.files.fingerprints import fingerprint
+from saft.files.finished_shards import FinishedShards
 from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
 from saft.merging.notes import notes
 from saft.merging.outputs.output import Output, Written
+from saft.merging.outputs.resume import can_resume, mark
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
 
@@ -71,6 +73,9 @@ def write_merge(
 ) -> Written:
     """Carry out a merge: what its output writes, and around it what every merge leaves; one complete folder.
 
+    Of weights in shards, a merge that was killed (not interrupted) goes on at its last finished shard, to the
+    same bits, where inputs, settings and versions are the same.
+
     Args:
         plan: from `check`.
         out: the folder; it appears when it is complete.
@@ -85,9 +90,24 @@ def write_merge(
         UserError: an input is not finite, the result does not fit its dtype, or `out` is not empty.
     """
     output = output or plan.output
-    with staged(out, overwrite) as folder, digests(plan) as known:
+    resumes, own = output is plan.output and can_resume(plan), ""
+    if resumes:
+        own = mark(plan)
+    goes_on = (lambda left: FinishedShards(left).owner == own) if resumes else None
+    with staged(out, overwrite, goes_on) as folder, digests(plan) as known:
+        shards = FinishedShards(folder)
+        kept = len(shards.names)
+        if shards.owner is not None:
+            shards.clear_the_rest()
+        elif resumes:
+            shards.begin(own)
         written = output.write(plan, folder, progress)
         _write_record(plan, folder, known(), output, written)
+        shards.forget()
+    if kept:
+        written = dataclasses.replace(
+            written, summary=f"went on with {kept} shards of a merge that was killed"
+        )
     return written
 
 

@@ -42,7 +42,7 @@ class Weights(Output):
         """Write the weights in the order of the file, what is copied between what is merged."""
         with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
             pieces = (
-                engine.weights(plan, progress)
+                engine.weights(plan, progress, only=set(writer.names))
                 if self.merged is None
                 else engine.weights_of(plan, self.merged)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -131,8 +131,13 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
                 yield name, merged.view(header.shape)
 
 
-def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Callable[[Block], Tensor]]]:
+def _functions(
+    plan: Plan, reader: Reader, only: Collection[str] | None = None
+) -> Iterator[tuple[Sequence[str], Callable[[Block], Tensor]]]:
     """Yield names of tensors and the function that merges their blocks, in the order of `plan.merged`."""
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        return [name for name in names if only is None or name in only]
 
     def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
         count = sum(plan.base.headers[name].count for name in names)
@@ -144,7 +149,8 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
     parts = [(name,) for name in plan.merged] if each else [plan.merged]
     if plan.config.lines is None:
         for names in parts:
-            yield names, prepared(names)
+            if left := wanted(names):
+                yield left, prepared(names)
         return
     # The norms of the whole merged vector are needed before its first tensor can be scaled.
     by_name: dict[str, Callable[[Block], Tensor]] = {}
@@ -155,11 +161,14 @@ def _functions(plan: Plan, reader: Reader) -> Iterator[tuple[Sequence[str], Call
         return by_name[block.name](block)
 
     blocks = reader.blocks(sorted(plan.merged))
-    yield plan.merged, scaled(plan.config.lines, len(plan.models), plan.layout, merge, blocks)
+    yield wanted(plan.merged), scaled(plan.config.lines, len(plan.models), plan.layout, merge, blocks)
 
 
 def weights(
-    plan: Plan, progress: Progress | None = None, device: torch.device = _CPU
+    plan: Plan,
+    progress: Progress | None = None,
+    device: torch.device = _CPU,
+    only: Collection[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield base + λ · merged task vector, block by block, in the order of `plan.merged`.
 
@@ -167,6 +176,7 @@ def weights(
         plan: from `check`.
         progress: told about bytes read, in all passes.
         device: of the result.
+        only: names of tensors, without which the others are left out; statistics are of all, as ever.
 
     Yields:
         Name of the tensor and the next of its weights, [n], in the dtype of the output, on the device.
@@ -175,7 +185,7 @@ def weights(
         UserError: an input is not finite, or the result does not fit its dtype.
     """
     with Reader(plan, progress) as reader:
-        for names, function in _functions(plan, reader):
+        for names, function in _functions(plan, reader, only):
 
             def finished(block: Block, function: Callable[[Block], Tensor] = function) -> tuple[str, Tensor]:
                 return block.name, _weights(plan, block.name, block.base, function(block)).to(device)
