@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 # OpenMP's threads wait for each other by spinning. With another busy process on one of the cores they spin
 # against it, and a step takes 20 to 30 times as long. Spinning 10 000 times, then sleeping, costs nothing
-# where nobody disturbs (`scripts/bench threads`). It is read when torch is loaded; a user's own choice stays.
+# else (`scripts/bench threads`). It is read when torch is loaded; a user's own choice stays.
 if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
     os.environ["GOMP_SPINCOUNT"] = "10000"
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 __all__ = ["show"]
 
-PIPED = 120  # columns, where nobody has said how many there are
+PIPED = 120  # columns, where it is not known how many there are
 
 
 def show(renderable: RenderableType) -> None:

@@ -45,12 +45,12 @@ class UserError(Exception):
 
 
 class NotYet(Exception):
-    """What cannot be told before the slow libraries are imported, and so is told then; see saft.stand_ins."""
+    """What cannot be known before the slow libraries are imported, and is reported then: saft.stand_ins."""
 
 
 @contextmanager
 def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
-    """Put what is wrong inside into a list, so that everything is told at once.
+    """Put what is wrong inside into a list, so that everything is reported at once.
 
     Args:
         problems: the list.

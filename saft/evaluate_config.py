@@ -1,4 +1,4 @@
-"""What `saft evaluate` is told: checkpoints, tasks, and the split to measure on."""
+"""What `saft evaluate` is given: checkpoints, tasks, and the split to measure on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `saft measure` is told: checkpoints and their base, what is measured of them, and in which budget."""
+"""What `saft measure` is given: checkpoints and their base, what is measured of them, and in which budget."""
 
 from __future__ import annotations
 

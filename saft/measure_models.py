@@ -117,7 +117,7 @@ class ModelMeasurement:
         return list(self.merge.method.scaling_grid) if chosen is None else [chosen]
 
     def _within_budget(self) -> tuple[dict[str, Measure], dict[str, Passes]]:
-        """Return the measures that fit into `seconds`, in their order, and what each takes; tell the sum."""
+        """Return the measures that fit into `seconds`, in their order, and what each takes; note the sum."""
         space, tasks = self.space, len(self.space.tasks)
         first = space.tasks[0]
         begin = time.perf_counter()
@@ -180,7 +180,7 @@ def values_of(measure: Measure, space: TaskSpace, progress: Bar, cost: float) ->
     Args:
         measure: of losses, functions or merges.
         space: the models.
-        progress: is told when `cost` is done, in parts where there are any.
+        progress: is called when `cost` is done, in parts where there are any.
         cost: of the measure.
     """
     if isinstance(measure, FunctionMeasure):

@@ -107,7 +107,7 @@ def merge(
 
 
 def _calibration(plan: Plan) -> ModuleType | None:
-    """Return what reads examples, which loads transformers; None where nobody asks for them."""
+    """Return what reads examples, which loads transformers; None where nothing asks for them."""
     if not plan.reads_examples:
         return None
     from saft import calibration

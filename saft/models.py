@@ -172,7 +172,7 @@ def language_kind(location: Path) -> Literal["causal", "encoder-decoder"] | None
     if settings.is_encoder_decoder:
         answers = type(settings) in transformers.AutoModelForSeq2SeqLM._model_mapping
         return "encoder-decoder" if answers else None
-    # Encoders decode if their config says so; else they see the tokens that they are to tell.
+    # Encoders decode if their config says so; else they see the tokens that they are to predict.
     sees_all = type(settings) in transformers.AutoModelForMaskedLM._model_mapping
     if type(settings) not in transformers.AutoModelForCausalLM._model_mapping:
         return None

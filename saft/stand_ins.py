@@ -2,7 +2,7 @@
 
 The options of a task, a perturbation or a merge method are declared in its file, beside code that computes
 with torch. To check a config, or to list what there is, the files are imported and nothing is computed: so
-they are imported with a stand-in for torch, are forgotten afterwards, and imported anew to compute.
+they are imported with a stand-in for torch, are forgotten afterwards, and imported again to compute.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
     file = Path(config.out)
     refuse_file(file)
     if file.exists() and not overwrite:
-        raise UserError(f"{file}: is there; replace it with --overwrite")
+        raise UserError(f"{file}: exists already; replace it with --overwrite")
     task = tasks.build("", config.task, "task").bind(config.name, config.model, "task", config.device)
     examples = task.examples(Limits(config.examples, validation=0, test=0, seed=config.seed)).train
     source = Unlabelled(task.features, examples)

@@ -1,4 +1,4 @@
-"""What `saft summarize` is told: a model, a task, and the file to write."""
+"""What `saft summarize` is given: a model, a task, and the file to write."""
 
 from __future__ import annotations
 

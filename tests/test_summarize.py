@@ -52,7 +52,7 @@ def test_an_expert_is_trained_with_the_file_only(
 
 def test_a_file_that_is_there_is_kept(settings: SummarizeConfig, tmp_path: Path) -> None:
     Path(settings.out).write_text("mine")
-    with pytest.raises(UserError, match=r"size\.safetensors: is there; replace it with --overwrite"):
+    with pytest.raises(UserError, match=r"size\.safetensors: exists already; replace it with --overwrite"):
         summarize(settings)
     assert Path(settings.out).read_text() == "mine"
     summarize(settings, overwrite=True)

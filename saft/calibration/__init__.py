@@ -83,7 +83,7 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
 
     Args:
         plan: from `saft.merging.plan.check`.
-        progress: told how much is done, and how much there is to do.
+        progress: called with how much is done, and how much there is to do.
 
     Yields:
         The plan, with what was collected; the files are removed at the end of the block.

@@ -28,7 +28,7 @@ def train_into(plan: Plan, folder: Path, progress: Progress | None = None) -> di
     Args:
         plan: from `check`, of a method that gives one model.
         folder: that holds the merged weights; parts/TASK.safetensors are added.
-        progress: told how much of the training is done.
+        progress: called with how much of the training is done.
 
     Returns:
         What saft.json says of it: `data` and `interventions`.
@@ -69,7 +69,7 @@ def train(
     Args:
         data: the trunk and the examples.
         folder: that holds the merged model.
-        advance: told of every example.
+        advance: called for every example.
 
     Source:
         Tang et al. 2025, arXiv 2412.17023; there on the test images, and in 12 blocks whatever the depth.

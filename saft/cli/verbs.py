@@ -92,7 +92,7 @@ VERBS = {
         "saft.measure_config:MeasureConfig",
     ),
     "report": Verb(
-        "the figures of finished runs -> page and tables, written anew",
+        "the figures of finished runs -> page and tables, written again",
         "saft.report:rewrite",
         words="FOLDER...",
     ),

@@ -105,7 +105,7 @@ def _prefixed(where: str, problems: Sequence[str]) -> list[str]:
 
 
 def _problems_inside(value: Any, place: str, hook: str) -> Iterator[str]:
-    """Yield what a check tells of the configs inside a config, and if that is nothing, of itself."""
+    """Yield what a check reports of the configs inside a config, and if that is nothing, of itself."""
     if isinstance(value, Mapping):
         inside = dict(value)
     elif dataclasses.is_dataclass(value):
@@ -136,7 +136,7 @@ def _adapter(config_class: Any) -> TypeAdapter[Any]:
 def _without_branches(errors: Sequence[Any]) -> list[Any]:
     """Return the errors, of a field that has several types those of the type that fits furthest.
 
-    pydantic tells what is wrong for each type, with the type behind the field's name.
+    pydantic reports what is wrong for each type, with the type behind the field's name.
     """
     result = []
     by_field: dict[Any, dict[Any, list[Any]]] = {}
@@ -159,7 +159,7 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
 
 
 def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> str:
-    # What is wrong with a key is told of the mapping: the message holds the key.
+    # What is wrong with a key is reported of the mapping: the message holds the key.
     location = [
         str(part) for part in (error["loc"][:-2] if error["loc"][-1:] == ("[key]",) else error["loc"])
     ]

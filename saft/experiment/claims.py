@@ -123,7 +123,7 @@ class ClaimFolder:
         return True
 
     def update(self, claim: Claim) -> None:
-        """Write anew what a claim of this process says."""
+        """Replace what a claim of this process says."""
         file = self._file(claim)
         temporary = file.with_name(f".{file.name}.partial")
         temporary.write_text(_text(claim), "utf-8")  # a lost beat costs nothing, so it need not be synced

@@ -121,7 +121,7 @@ class ExperimentFolder:
         return configs.parse(RunConfig, {**configs.read(file), "out": str(self.path)}, str(file))
 
     def write_steps(self, steps: Mapping[str, Sequence[str]]) -> None:
-        """Write which figures there will be, cell -> names, so that anybody can tell what is missing."""
+        """Write which figures there will be, cell -> names, so that anyone can see what is missing."""
         write_text(self.path / STEPS, json.dumps(steps, indent=1, ensure_ascii=False) + "\n")
 
     def read_steps(self) -> dict[str, list[str]] | None:
@@ -136,7 +136,7 @@ class ExperimentFolder:
         try:
             return {cell: list(names) for cell, names in json.loads(file.read_text("utf-8")).items()}
         except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{file}: is damaged; the next `saft run` writes it anew") from None
+            raise UserError(f"{file}: is damaged; the next `saft run` writes it again") from None
 
     # --- figures -----------------------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class _Watch:
 
     @property
     def free(self) -> int:
-        """Cells that nobody is at work on."""
+        """Cells that no process is at work on."""
         return len(self.open) - self.at_work
 
     def reopen(self) -> None:
@@ -157,7 +157,7 @@ class _Watch:
         else:
             text = (
                 f"{deaths} workers died over it, the last one {where}, at '{dead.step}'; if they were killed "
-                "for want of memory, take fewer workers, or smaller batches"
+                "for lack of memory, take fewer workers, or smaller batches"
             )
             after = dead.next("failed", deaths, [text])
         note(f"{dead.cell}: {where} has died over it")

@@ -1,4 +1,4 @@
-"""What `saft run` is told: tasks, arms, merges, seeds and train sizes, and what is read of the data."""
+"""What `saft run` is given: tasks, arms, merges, seeds and train sizes, and what is read of the data."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class RunConfig:
     )
     """Method -> its parameters and the coefficients to choose from."""
     seeds: Seeds = field(default_factory=lambda: [0])
-    """Each seed draws the training examples, their order, and dropout anew."""
+    """Every seed draws its own training examples, their order, and dropout."""
     regimes: dict[Name, Count | None] = field(default_factory=lambda: {"all": None})
     """Name -> training examples of each task; null is all. Every arm and seed is run with each."""
     validation_examples: Count | None = None

@@ -1,4 +1,4 @@
-"""How far an experiment is, told from its folder only, by any process on any machine that sees the folder."""
+"""How far an experiment is, read only from its folder, by any process on any machine that sees the folder."""
 
 from __future__ import annotations
 

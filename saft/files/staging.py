@@ -1,4 +1,4 @@
-"""Folders and files written under another name and renamed when complete: nobody meets half of one."""
+"""Folders and files written under another name and renamed when complete: no reader meets half of one."""
 
 from __future__ import annotations
 

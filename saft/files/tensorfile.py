@@ -192,7 +192,7 @@ def view(header: TensorHeader) -> Tensor:
     start, stop = header.offsets
     page = start - start % mmap.ALLOCATIONGRANULARITY
     with header.file.open("rb") as stream:
-        # Copy on write: torch asks for a writable buffer, and the file is nobody's to change.
+        # Copy on write: torch asks for a writable buffer, and the file must not change.
         mapped = mmap.mmap(stream.fileno(), stop - page, access=mmap.ACCESS_COPY, offset=page)
     flat = torch.frombuffer(mapped, dtype=torch.uint8, count=stop - start, offset=start - page)
     if (start - page) % header.dtype.itemsize:

@@ -114,14 +114,14 @@ class SharpnessAwareMixin:
                 " to ascend along: choose another, for example 'adamw_torch'"
             )
         self._options = dict(sharpness_aware or {})
-        # The optimizer comes later, but mistakes are told now.
+        # The optimizer comes later, but mistakes are reported now.
         self._made_for(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
         """Create the Trainer's optimizer, and the ascent that goes with it."""
         optimizer: Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if (made := self._known_for(optimizer)) is not None:
-            made.forget()  # training begins anew
+            made.forget()  # training begins again
         else:
             self._sharpness_aware = self._made_for(optimizer)
         return optimizer

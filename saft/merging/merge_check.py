@@ -1,4 +1,4 @@
-"""The check before a merge: all that can be wrong, found only from configs and headers, and told at once."""
+"""The check before a merge: all that can be wrong, seen from configs and headers, and reported at once."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _words(config: MergeConfig, problems: list[str]) -> tuple[Method | None, Out
     if output:
         problems += output.conflicts(config)
     if not config.models:
-        problems.append("models: there is none; give a list of folders, or {task: folder}")
+        problems.append("models: is empty; give a list of folders, or {task: folder}")
     elif method:
         problems += method.problems(len(config.models))
     return method, output

@@ -127,7 +127,7 @@ class Method(ABC):
 
     @classmethod
     def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
-        """Return the method with `parameters`; every unknown name and wrong value is told at once.
+        """Return the method with `parameters`; every unknown name and wrong value is reported at once.
 
         Args:
             parameters: name -> value; those that are not given have their defaults.

@@ -1,4 +1,4 @@
-"""What is right in a merge, but may not be meant: told beside the plan, before anything is computed."""
+"""What is right in a merge, but may not be meant: printed with the plan, before anything is computed."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Phase = Literal["rest", "first pass", "replay"]
 class Ascent:
     """Ascent, replay and restoration, finished before the base optimizer is asked to step.
 
-    It holds no list of parameters: groups are read anew each time, so that whatever a trainer does to them is
+    It holds no list of parameters: groups are read each time, so that whatever a trainer does to them is
     seen. Given an optimizer, it counts that optimizer's steps by hooks; given anything else, call `advance`
     after a step.
 
@@ -52,7 +52,7 @@ class Ascent:
     Attributes:
         step: number of optimizer steps taken.
         is_ready: whether the gradients are the descent gradient of this step, replayed or said to need none.
-        parameter_groups: the parameters, and the optimizer behind them, read anew each time.
+        parameter_groups: the parameters, and the optimizer behind them, read each time.
         pairs: the first passes of this step, with their random numbers, and how many were replayed.
 
     Raises:

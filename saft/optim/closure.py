@@ -29,7 +29,7 @@ def written_by_lightning(closure: Any) -> bool:
 
 @contextmanager
 def require_fresh_gradients(ascent: Ascent, by_lightning: bool = False) -> Iterator[None]:
-    """Check that the closure called inside makes the gradients anew, so that its replay can repeat it.
+    """Check that the closure called inside computes the gradients again, so that its replay can repeat it.
 
     Args:
         ascent: whose gradients they are.

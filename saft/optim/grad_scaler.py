@@ -75,7 +75,7 @@ def require_unscaled(backwards: BackwardCount) -> None:
         backwards: notes the descent gradient since the end of the replay.
 
     Raises:
-        UserError: it unscaled the first gradients, and `perturbed` was not told of the scaler.
+        UserError: it unscaled the first gradients, and `perturbed` was not given the scaler.
     """
     if backwards.changed_before is not None and (backwards.changed_before or backwards.is_unchanged):
         raise UserError(

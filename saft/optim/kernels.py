@@ -21,7 +21,7 @@ __all__ = [
     "safe_ratio",
 ]
 
-# Temporaries of this many elements stay in a CPU's cache, and are not faulted in anew at every use.
+# Temporaries of this many elements stay in a CPU's cache, and are not faulted in at every use.
 _CPU_BLOCK = 1 << 18
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -1,4 +1,4 @@
-"""Where the parameters come from: an optimizer, parameter groups, or a function; read anew each time."""
+"""Where the parameters come from: an optimizer, parameter groups, or a function; read each time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 class StepListener(Protocol):
-    """What is told of an optimizer's steps."""
+    """What is notified of an optimizer's steps."""
 
     def before_step(self) -> None:
         """Called before the optimizer steps."""

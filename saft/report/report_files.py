@@ -53,7 +53,7 @@ def read(folder: str | Path) -> Results:
 
 
 def rewrite(folders: Sequence[str | Path]) -> RenderableType:
-    """Write the page of each run's folder anew, and return what `saft run` printed at its end.
+    """Write the page of each run's folder again, and return what `saft run` printed at its end.
 
     Args:
         folders: the `out` folders of runs; all are read before anything is written.

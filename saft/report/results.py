@@ -122,13 +122,13 @@ class Results:
     def _problems(self) -> Iterator[str]:
         """Yield what would make a table say something else than it means."""
         if len(set(self.protocol.seeds)) < len(self.protocol.seeds):
-            yield f"protocol.seeds: a seed is there twice: {self.protocol.seeds}"
+            yield f"protocol.seeds: a seed appears twice: {self.protocol.seeds}"
         seen = set()
         for cell in self.cells:
             key = cell.train_size, cell.arm, cell.seed
             place = f"cells: {cell.train_size}, {cell.arm}, seed {cell.seed}"
             if key in seen:
-                yield f"{place}: is there twice"
+                yield f"{place}: appears twice"
             seen.add(key)
             if cell.train_size not in self.protocol.train_sizes:
                 yield f"{place}: protocol.train_sizes has no '{cell.train_size}'"
@@ -174,7 +174,7 @@ def from_json(text: str, where: str = "results.json") -> Results:
     if version != FORMAT:
         raise UserError(
             f"{where}: format: is {version}, but this saft reads {FORMAT}; "
-            "write it anew with `saft run` and the same config, which computes only what is missing"
+            "write it again with `saft run` and the same config, which computes only what is missing"
         )
     return configs.parse(Results, mapping, where)
 

@@ -245,7 +245,7 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
 
 
 def missing_trained_head(folder: Path, task: str) -> UserError:
-    """Return the error that a checkpoint folder lacks the head of a task, which cannot be made anew."""
+    """Return the error that a checkpoint folder lacks the head of a task, which cannot be made again."""
     file = folder / HEADS / f"{task}.safetensors"
     return UserError(f"there is no {file}, and the head of this task is a trained one")
 

@@ -1,4 +1,4 @@
-"""Images ready for a model: decoded once, kept as bytes, varied anew whenever they are trained on."""
+"""Images ready for a model: decoded once, kept as bytes, varied every time they are trained on."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Pixels:
         return known
 
     def read(self, pictures: Iterable[Picture]) -> None:
-        """Decode images, on all cores, so that one that cannot be read is told before anything is trained."""
+        """Decode images, on all cores, so that one that cannot be read is reported before a training."""
         new = [picture for picture in pictures if picture.place not in self._kept]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for _ in pool.map(self.of, new):

@@ -192,7 +192,7 @@ class TextTower:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Let transformers not tell which tensors it left out: those of the other tower, as is meant."""
+    """Keep transformers from listing the tensors that it left out: those of the other tower."""
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:

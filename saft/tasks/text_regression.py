@@ -82,7 +82,7 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
 
     @torch.inference_mode()
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
-        """Return the correlation of what is told with what is right, with its standard error."""
+        """Return the correlation of predictions and labels, with its standard error."""
         was_training = model.training
         model.eval()
         device, told, right = next(model.trunk.parameters()).device, [], []

@@ -269,7 +269,7 @@ def _kept_if_resumable(work: Path) -> Iterator[None]:
 
 
 def _clear_if_changed(work: Path, basis: str) -> None:
-    """Make the work folder; begin anew if what lies there rests on another config, model or data."""
+    """Make the work folder; begin again if what lies there rests on another config, model or data."""
     file = work / "basis.txt"
     if work.exists() and not (file.is_file() and file.read_text("utf-8") == basis):
         shutil.rmtree(work)

@@ -33,7 +33,7 @@ EVERY = 0.05  # seconds between two looks at them
 
 @dataclass(frozen=True)
 class Order:
-    """What the processes of a training are told.
+    """What the processes of a training are given.
 
     Args:
         config: of the training.

@@ -135,7 +135,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence what Lightning says at every start: with a dozen experts a run, nobody would find the rest."""
+    """Silence what Lightning says at every start: with a dozen experts a run, it would drown the rest."""
     talkers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [talker.level for talker in talkers]
     with warnings.catch_warnings():

@@ -157,7 +157,7 @@ class Worker:
             model.register_comm_hook(None, _counting_hook(buckets))
             counts = []
             for alone in (contextlib.nullcontext, model.no_sync):
-                for _ in range(2):  # the buckets are laid anew after the first
+                for _ in range(2):  # the buckets are laid again after the first
                     buckets.clear()
                     self._step(lambda: self.work.backward(model), alone)
                 counts.append(buckets.count(0))

@@ -104,7 +104,7 @@ def test_average_has_no_coefficient(checkpoints):
 
 
 def test_no_model_at_all(checkpoints):
-    assert "models: there is none" in problems(MergeConfig("average", checkpoints[0], []))[0]
+    assert "models: is empty" in problems(MergeConfig("average", checkpoints[0], []))[0]
 
 
 def test_tensors_that_the_base_lacks_are_named_with_a_glob_that_works(save, base_tensors, task_tensors):

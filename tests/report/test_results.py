@@ -119,7 +119,7 @@ def test_a_file_that_does_not_fit_is_told_by_its_key(text, message):
         (("cells", 0, "merges", "average", "shared", "test"), {}, "merges.average: its scores must be of"),
         (("protocol", "tests"), False, "merges.average: protocol.tests is False, which its test scores"),
         (("cells", 0, "measured", "drift"), 0.5, "measured.drift: quantities does not say what it is"),
-        (("protocol", "seeds"), [0, 0], "a seed is there twice"),
+        (("protocol", "seeds"), [0, 0], "a seed appears twice"),
     ],
 )
 def test_parts_that_contradict_each_other_are_told(path, value, message):
@@ -130,5 +130,5 @@ def test_parts_that_contradict_each_other_are_told(path, value, message):
 
 
 def test_a_cell_that_is_there_twice_is_refused():
-    with pytest.raises(ValueError, match="all, adamw, seed 0: is there twice"):
+    with pytest.raises(ValueError, match="all, adamw, seed 0: appears twice"):
         dataclasses.replace(RESULTS, cells=RESULTS.cells * 2)

@@ -51,7 +51,7 @@ def separated(base: Source, model: Source) -> Source:
     words = next((_WORDS[match[1]] for name in base.headers if (match := _SEPARATE.search(name))), None)
     if words is None or type(model) is not Source or not are_fused(model.headers):
         return model
-    # Mixtral's checkpoints call the block of experts otherwise than its module is called now.
+    # Mixtral's checkpoints call the block of experts by another name than its module has now.
     old = any(".block_sparse_moe." in name for name in base.headers)
     headers: dict[str, TensorHeader] = {}
     for name, header in model.headers.items():

@@ -24,7 +24,7 @@ _SCALES = ("_scale", "_scale_inv")  # of floats of eight bits
 def quantization_problem(
     folder: Path, headers: Mapping[str, TensorHeader], config: Mapping[str, Any]
 ) -> str | None:
-    """Return what tells that the weights of a folder are quantized, with the cure; None where nothing does.
+    """Return what shows that the weights of a folder are quantized, with the cure; None where nothing does.
 
     Args:
         folder: of a checkpoint.

@@ -29,7 +29,7 @@ class Knots(Tensorwise):
     counts nowhere. Embeddings are matrices too. All other tensors (biases, norms, convolutions) stay those of
     the base, as in the authors' code, which takes the matrices that LoRA changes.
 
-    The decomposition of a matrix is made anew in each of the passes, so that the memory holds one at a time.
+    The decomposition of a matrix is made again in each of the passes, so that the memory holds one at a time.
 
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors

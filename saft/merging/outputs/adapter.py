@@ -165,7 +165,7 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
     Args:
         plan: from `check`.
         rank: of the factors.
-        progress: told about bytes read.
+        progress: called with the bytes read.
 
     Returns:
         The factors, A [rank, inputs] and B [outputs, rank], under the names that peft's files have for them,

@@ -82,7 +82,7 @@ class Output(ABC):
         Args:
             plan: from `check`, with what its method has collected from examples.
             folder: to write to; it exists and is empty.
-            progress: told about bytes read.
+            progress: called with the bytes read.
 
         Raises:
             UserError: an input is not finite, or the result does not fit its dtype.

@@ -80,7 +80,7 @@ def write_merge(
         plan: from `check`.
         out: the folder; it appears when it is complete.
         overwrite: replace a folder that is there.
-        progress: told about bytes read.
+        progress: called with the bytes read.
         output: that writes; default: the plan's.
 
     Returns:

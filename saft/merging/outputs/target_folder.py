@@ -1,4 +1,4 @@
-"""The folder that a merge will write: what speaks against it, told before any work."""
+"""The folder that a merge will write: what speaks against it, reported before any work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_room", "check_target", "file_name_problems"]
 
 
 def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
-    """Refuse a folder that is or holds one of the inputs, or that is in use and shall not be replaced.
+    """Refuse a folder that is or holds one of the inputs, or that is in use and is not to be replaced.
 
     Args:
         out: where the result will go.

@@ -111,7 +111,7 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
 
     Args:
         plan: from `check`.
-        progress: told about bytes read, in all passes.
+        progress: called with the bytes read, in all passes.
 
     Yields:
         Name and merged task vector, in the dtype of the arithmetic and of the base's shape, without λ; in
@@ -174,7 +174,7 @@ def weights(
 
     Args:
         plan: from `check`.
-        progress: told about bytes read, in all passes.
+        progress: called with the bytes read, in all passes.
         device: of the result.
         only: names of tensors, without which the others are left out; statistics are of all, as ever.
 

@@ -58,7 +58,7 @@ class Reader:
 
     Args:
         plan: of the merge.
-        progress: told about bytes read, in all passes.
+        progress: called with the bytes read, in all passes.
     """
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
