@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar, cast
 from saft import stand_ins
 from saft.errors import NotYet, UserError, did_you_mean
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "outside"]
 
+C = TypeVar("C")
 T = TypeVar("T", bound=type)
 
 
@@ -72,7 +73,7 @@ class Registry(Generic[T]):
         if ":" in name:
             if stand_ins.are_in():
                 raise NotYet
-            return self._from_outside(name)
+            return cast(T, outside(name, self.base, f"{self.noun} '{name}'"))
         self._discover()
         if name not in self._classes:
             raise UserError(f"unknown {self.noun} '{name}'{did_you_mean(name, self._classes)}")
@@ -103,23 +104,41 @@ class Registry(Generic[T]):
             for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
                 importlib.import_module(module.name)
 
-    def _from_outside(self, name: str) -> T:
-        module_name, _, attribute = name.partition(":")
-        what = f"{self.noun} '{name}'"
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # whatever the module of another raises
-            raise UserError(
-                f"{what}: cannot import '{module_name}': {type(error).__name__}: {error}; "
-                "is its folder on PYTHONPATH, or it installed?"
-            ) from error
-        if not hasattr(module, attribute):
-            near = did_you_mean(attribute, [known for known in vars(module) if not known.startswith("_")])
-            raise UserError(f"{what}: '{module_name}' has no '{attribute}'{near}")
-        kind = getattr(module, attribute)
-        if not (isinstance(kind, type) and issubclass(kind, self.base)):
-            base = f"{self.base.__module__}.{self.base.__qualname__}"
-            raise UserError(f"{what}: must be a subclass of {base}, but is {kind!r}")
-        if missing := getattr(kind, "__abstractmethods__", ()):
-            raise UserError(f"{what}: must define {', '.join(sorted(missing))}")
-        return cast(T, kind)
+
+def outside(name: str, base: type[C], what: str) -> type[C]:
+    """Return the class at `module:Name`.
+
+    Args:
+        name: of the module, and of the class in it.
+        base: the class that it must derive from.
+        what: begins every message.
+
+    Raises:
+        UserError: it cannot be imported, is something else, or leaves out what it must define.
+
+    Example:
+        >>> outside("collections:OrderedDict", dict, "example")
+        <class 'collections.OrderedDict'>
+        >>> outside("math:pi", dict, "example")
+        Traceback (most recent call last):
+        saft.errors.UserError: example: must be a subclass of builtins.dict, but is 3.141592653589793
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module of another raises
+        raise UserError(
+            f"{what}: cannot import '{module_name}': {type(error).__name__}: {error}; "
+            "is its folder on PYTHONPATH, or it installed?"
+        ) from error
+    if not hasattr(module, attribute):
+        classes = [known for known, value in vars(module).items() if isinstance(value, type)]
+        near = did_you_mean(attribute, classes)
+        raise UserError(f"{what}: '{module_name}' has no '{attribute}'{near}")
+    kind = getattr(module, attribute)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        wanted = f"{base.__module__}.{base.__qualname__}"
+        raise UserError(f"{what}: must be a subclass of {wanted}, but is {kind!r}")
+    if missing := getattr(kind, "__abstractmethods__", ()):
+        raise UserError(f"{what}: must define {', '.join(sorted(missing))}")
+    return kind

@@ -132,6 +132,8 @@ def does_nothing(file: Path) -> bool:
     def is_said_only(node: ast.stmt) -> bool:
         if isinstance(node, ast.Assign):
             return [ast.unparse(target) for target in node.targets] == ["__all__"]
+        if isinstance(node, ast.AugAssign):
+            return ast.unparse(node.target) == "__all__"
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         return is_docstring or isinstance(node, ast.Import | ast.ImportFrom)
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from saft import config
-from saft.errors import UserError
 from saft.files.checkpoint import WEIGHTS, model_config, state_dtype, write_tensors
 from saft.files.side_files import copy_side_files
 from saft.registry import Registry
@@ -151,7 +150,7 @@ def parametrization(name: str, where: str = "parametrization", **options: object
     """Return the parametrization registered under a name, with some of its options.
 
     Args:
-        name: one of `PARAMETRIZATIONS.names()`, or `module:attribute`.
+        name: one of `PARAMETRIZATIONS.names()`, or `module:Name`.
         where: begins every message: the dotted place in the config.
         **options: of the parametrization, for example `tensors=["*.attention.*"]`.
 
@@ -165,11 +164,7 @@ def parametrization(name: str, where: str = "parametrization", **options: object
         Traceback (most recent call last):
         saft.errors.UserError: parametrization: name: unknown parametrization 'fll'; did you mean 'full'?
     """
-    try:
-        kind = PARAMETRIZATIONS.get(name)
-    except UserError as error:
-        raise UserError(f"{where}: name: {error}") from None
-    return config.parse(kind, options, where)
+    return config.make_registered(PARAMETRIZATIONS, name, options, where)
 
 
 def train_only(trunk: nn.Module, names: Collection[str]) -> None:

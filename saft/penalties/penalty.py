@@ -137,7 +137,7 @@ def penalty(name: str, where: str = "penalty", **options: Any) -> Penalty:
     """Return the penalty registered under a name, with some of its options.
 
     Args:
-        name: one of `PENALTIES.names()`, or `module:attribute`.
+        name: one of `PENALTIES.names()`, or `module:Name`.
         where: begins every message: the dotted place of the penalty in its config.
         **options: of the penalty, for example `strength=2`.
 
@@ -151,11 +151,7 @@ def penalty(name: str, where: str = "penalty", **options: Any) -> Penalty:
         Traceback (most recent call last):
         saft.errors.UserError: penalty: stength: unknown key; did you mean 'strength'?
     """
-    try:
-        kind = PENALTIES.get(name)
-    except UserError as error:
-        raise UserError(f"{where}: name: {error}") from None
-    return config.parse(kind, options, where)
+    return config.make_registered(PENALTIES, name, options, where)
 
 
 @contextmanager

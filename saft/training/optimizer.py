@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from saft.errors import UserError, as_user_error, did_you_mean
+from saft.registry import outside
 from saft.training import signatures
 
 __all__ = [
@@ -155,20 +155,9 @@ def optimizer_class(name: str) -> type[Optimizer]:
     Example:
         >>> optimizer_class("torch.optim:SDG")
         Traceback (most recent call last):
-        saft.errors.UserError: optimizer: name: 'torch.optim' has no 'SDG'; did you mean 'torch.optim:SGD'?
+        saft.errors.UserError: optimizer: name: 'torch.optim' has no 'SDG'; did you mean 'SGD'?
     """
-    known = [f"torch.optim:{known}" for known in torch_optimizers()]
-    module, _, attribute = name.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), attribute, None)
-    except (ImportError, ValueError) as error:  # ValueError: an empty name
-        raise UserError(f"optimizer: name: '{name}': cannot import '{module}': {error}") from None
-    if kind is None:
-        hint = did_you_mean(name, known) if module == "torch.optim" else ""
-        raise UserError(f"optimizer: name: '{module}' has no '{attribute}'{hint}")
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        raise UserError(f"optimizer: name: '{name}' is not a class of optimizers (torch.optim.Optimizer)")
-    return kind
+    return outside(name, Optimizer, "optimizer: name")
 
 
 def torch_optimizers() -> list[str]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from saft import config
-from saft.errors import UserError
 from saft.registry import Registry
 
 __all__ = ["AVERAGINGS", "Averaging", "RunningAverage", "averaging"]
@@ -47,7 +46,7 @@ def averaging(name: str, where: str = "averaging", **options: Any) -> Averaging:
     """Return the average registered under a name, with some of its options.
 
     Args:
-        name: one of `AVERAGINGS.names()`, or `module:attribute`.
+        name: one of `AVERAGINGS.names()`, or `module:Name`.
         where: begins every message: the dotted place in the config.
         **options: of the average, for example `decay=0.9`.
 
@@ -58,11 +57,7 @@ def averaging(name: str, where: str = "averaging", **options: Any) -> Averaging:
         >>> [averaging("tail", share_of_steps=0.5).share(step, steps=6) for step in (3, 4, 5)]
         [1.0, 1.0, 0.5]
     """
-    try:
-        kind = AVERAGINGS.get(name)
-    except UserError as error:
-        raise UserError(f"{where}: name: {error}") from None
-    return config.parse(kind, options, where)
+    return config.make_registered(AVERAGINGS, name, options, where)
 
 
 class RunningAverage:

@@ -160,7 +160,10 @@ def test_every_optimizer_of_torch_that_is_listed_can_take_a_step(name: str) -> N
         ({"optimizer": {"name": "SGD"}}, "'SGD' is not module:Class; did you mean 'torch.optim:SGD'?"),
         ({"optimizer": {"momentum": 0.9}}, "optimizer: `name` is missing"),
         ({"optimizer": {"name": "torch.optim:SDG"}}, "has no 'SDG'; did you mean 'torch.optim:SGD'?"),
-        ({"optimizer": {"name": "torch.nn:Linear"}}, "is not a class of optimizers"),
+        (
+            {"optimizer": {"name": "torch.nn:Linear"}},
+            "name: must be a subclass of torch.optim.optimizer.Optimizer, but is <class",
+        ),
         ({"optimizer": {"name": "no_module:X"}}, "cannot import 'no_module'"),
         ({"optimizer": {"name": "torch.optim:SGD", "momentun": 1}}, "did you mean 'momentum'"),
         ({"optimizer": {"name": "torch.optim:SGD", "momentum": -1}}, "Invalid momentum value"),
