@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
+from torch import Tensor
 
 from saft import tasks
 from saft.errors import UserError, abbreviated, did_you_mean
@@ -21,9 +25,13 @@ from saft.interference.chosen_measures import chosen
 from saft.interference.culprit import verdict
 from saft.interference.loss import LossMeasure
 from saft.interference.quantity import Figure, Measured, Quantity
-from saft.interference.weights import InterferenceAccumulator, InterferenceResult, WeightMeasure
+from saft.interference.weights import (
+    InterferenceAccumulator,
+    InterferenceResult,
+    WeightMeasure,
+)
 from saft.measure_config import MeasureConfig
-from saft.measure_models import ModelMeasurement
+from saft.measure_models import ModelMeasurement, merge_to_measure
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.plan import Plan
@@ -100,12 +108,17 @@ def measure(config: MeasureConfig) -> MeasureResult:
         measurement = ModelMeasurement.of(config, plan, bound, folders, of_models) if bound else None
     of_weights = {name: made for name, made in measures.items() if isinstance(made, WeightMeasure)}
     measured, quantities = dict[str, Measured](), dict[str, Quantity]()
-    if of_weights:
-        weights = _of_weights(plan, config.density, of_weights)
-        measured, quantities = dict(weights.measured), dict(weights.quantities)
     if measurement is not None:
-        values, of_values = measurement.made()
-        measured, quantities = {**measured, **values}, {**quantities, **of_values}
+        measured, quantities = measurement.made()
+    if of_weights:
+        merge = None
+        if len(paths) > 1 and any(made.takes == "merge" for made in of_weights.values()):
+            merge = merge_to_measure(config.merge, plan, list(paths))
+            chosen_scaling = measured.get("scaling", config.merge.scaling)
+            if isinstance(chosen_scaling, float):
+                merge = dataclasses.replace(merge, scaling=chosen_scaling)
+        weights = _of_weights(plan, config.density, of_weights, merge)
+        measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
         raise UserError("measures: there is nothing to measure: no checkpoint has a task; give `tasks:`")
     result = MeasureResult(measured, quantities, verdict(measured, quantities))
@@ -140,13 +153,34 @@ def _plan(base: str, checkpoints: Mapping[str, str], exclude: Sequence[str]) -> 
     return check(MergeConfig(method="average", base=base, models=dict(checkpoints), exclude=list(exclude)))
 
 
-def _of_weights(plan: Plan, density: float, measures: Mapping[str, WeightMeasure]) -> InterferenceResult:
-    """Stream the task vectors, of which one tensor of each is held at a time, through measures of weights."""
+def _of_weights(
+    plan: Plan, density: float, measures: Mapping[str, WeightMeasure], merge: Plan | None = None
+) -> InterferenceResult:
+    """Stream task vectors through measures of weights, and their merge beside them, a tensor at a time."""
     thresholds = engine.thresholds(plan, density).squeeze(1)
     accumulator = InterferenceAccumulator(list(plan.models), thresholds, measures)
-    for _, block in engine.task_vectors(plan):
-        accumulator.update(block)
+    vectors = None if merge is None else engine.stream(merge)
+    for name, blocks in itertools.groupby(engine.task_vectors(plan), key=operator.itemgetter(0)):
+        merged = None if vectors is None or merge is None else _merged(merge, vectors, name)
+        if accumulator.takes_whole_tensors:
+            whole = torch.cat([block for _, block in blocks], dim=1)
+            accumulator.update(whole.view(len(whole), *plan.base.headers[name].shape), name, merged)
+            continue
+        start = 0
+        for _, block in blocks:
+            end = start + block.shape[1]
+            accumulator.update(block, name, None if merged is None else merged[start:end])
+            start = end
     return accumulator.compute()
+
+
+def _merged(merge: Plan, vectors: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
+    """Return lambda times the next merged tensor, [n]; zeros of one that the method leaves to the base."""
+    if name not in merge.merged:
+        return torch.zeros(merge.base.headers[name].count)
+    own, vector = next(vectors)
+    assert own == name, f"the merge gives '{own}' where '{name}' is read"
+    return merge.scaling * vector.flatten()
 
 
 def sharpness(

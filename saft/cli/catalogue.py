@@ -1,9 +1,10 @@
-"""`saft tasks` and `saft arms`: what there is to train on and with, and the keys that each takes."""
+"""`saft tasks`, `arms` and `measures`: what there is to train on and with, and to measure, with its keys."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from saft import config
 from saft.errors import UserError, did_you_mean
+from saft.interference.quantity import IN_METRIC, MEASURES
 from saft.optim.perturbations.base import PERTURBATIONS
 from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
@@ -20,13 +22,20 @@ from saft.tasks import TASKS
 from saft.training.optimizer import OWNED_BY_TRAINING, optimizer_class, torch_optimizers
 from saft.trajectory import AVERAGINGS
 
-__all__ = ["arms", "kinds", "tasks"]
+__all__ = ["arms", "kinds", "measures", "tasks"]
 
 ARMS: dict[str, Registry[Any]] = {
     "perturbation": PERTURBATIONS,
     "penalty": PENALTIES,
     "parametrization": PARAMETRIZATIONS,
     "averaging": AVERAGINGS,
+}
+
+NEEDS = {
+    "weights": "of the weights, streamed",
+    "functions": "of what the models give for examples",
+    "loss": "of the loss around each model",
+    "merge": "of a merge",
 }
 
 
@@ -66,6 +75,43 @@ def arms(name: str | None = None) -> RenderableType:
     raise UserError(f"arms: nothing is called '{name}'{did_you_mean(name, known)}")
 
 
+def measures(name: str | None = None) -> RenderableType:
+    """Return what can be measured, or everything about the measure called `name`, to be printed by rich.
+
+    Raises:
+        UserError: there is no measure of this name.
+    """
+    if name is not None:
+        return Text("\n".join(_measure_in_full(name)))
+    groups = [(needs, words, dict[str, Any]()) for needs, words in NEEDS.items()]
+    for known, kind in MEASURES.items():
+        next(of for needs, _, of in groups if needs == kind.needs)[known] = kind
+    tables = [part for _, words, of in groups for part in (Text(f"{words}:", "bold"), _table(of), "")]
+    marked = ", ".join(known for known, kind in MEASURES.items() if kind.standard)
+    after = (
+        "saft measures NAME gives its figures, equations, passes and options. In a config: measures: "
+        f"[standard], [all], or names, an entry with options as {{name: NAME, ...}}. standard is {marked}."
+    )
+    return Group(*tables, after)
+
+
+def _measure_in_full(name: str) -> Iterator[str]:
+    yield from _in_full(MEASURES, name)
+    measure = MEASURES.get(name)()
+    yield "\nFigures:"
+    for figure, quantity in measure.quantities.items():
+        unit = {"": "", IN_METRIC: ", in the metric of the tasks"}.get(quantity.unit, f", {quantity.unit}")
+        yield f"  {figure}{unit}: {quantity.meaning}"
+        if quantity.axes:
+            yield f"      axes: {', '.join(quantity.axes)}"
+        yield f"      {quantity.definition}" + (f"  ({quantity.source})" if quantity.source else "")
+    cost = measure.cost(4)
+    yield (
+        f"\nOf 4 tasks at most: {cost.forward:g} passes forward and {cost.backward:g} forward and backward "
+        f"over a task's examples, {cost.merges:g} merges"
+    )
+
+
 def kinds(registry: Registry[Any], key: str) -> Iterator[config.Key]:
     """Yield the keys that each registered kind of thing takes below `key`."""
     for name, kind in registry.items():
@@ -77,7 +123,7 @@ def _overview(registry: Registry[Any], after: str) -> RenderableType:
     return Group(_table(registry), "", after)
 
 
-def _table(registry: Registry[Any]) -> Table:
+def _table(registry: Registry[Any] | dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, kind in registry.items():
         table.add_row(name, Text(_summary(kind)))
@@ -106,8 +152,10 @@ def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:
     yield f"{name}: {documentation.rstrip()}"
     if source:
         yield f"\n{source.rstrip()}"
-    yield "\nKeys:"
-    for key in config.describe(kind):
+    keys = list(config.describe(kind)) if is_dataclass(kind) and isinstance(kind, type) else []
+    if keys:
+        yield "\nKeys:"
+    for key in keys:
         yield f"  {key.name}: {key.default}  ({key.type})"
         if key.documentation:
             yield f"      {key.documentation}"

@@ -87,7 +87,7 @@ VERBS = {
         "any checkpoint folder on any tasks", "saft.evaluate:evaluate", "saft.evaluate_config:EvaluateConfig"
     ),
     "measure": Verb(
-        "interference and sharpness of a set of checkpoints",
+        "who hurts whom in a set of checkpoints: weights, losses, functions, merges",
         "saft.measure:measure",
         "saft.measure_config:MeasureConfig",
     ),
@@ -106,6 +106,12 @@ VERBS = {
     "methods": Verb(
         "what can be merged how: parameters, defaults, formula, source",
         "saft.merging.methods:describe",
+        words="[NAME]",
+        lists=True,
+    ),
+    "measures": Verb(
+        "what can be measured: figures, units, equations, passes, options, sources",
+        "saft.cli.catalogue:measures",
         words="[NAME]",
         lists=True,
     ),

@@ -37,7 +37,7 @@ def cosine(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("cosine")
 class Cosine(WeightMeasure):
-    """`cosine` over a stream of blocks.
+    """Cosine of every pair of task vectors, over a stream of blocks.
 
     Example:
         >>> import torch
@@ -45,6 +45,7 @@ class Cosine(WeightMeasure):
         [[1.0, 3.0], [3.0, 25.0]]
     """
 
+    by_layer = ("cosine",)
     quantities: ClassVar[dict[str, Quantity]] = {
         "cosine": Quantity(
             "cosine of the task vectors of two tasks: how much their directions overlap",

@@ -20,7 +20,7 @@ __all__ = ["HessianEigenvalue", "largest_eigenvalue"]
 @checked
 @dataclass(frozen=True)
 class HessianEigenvalue(LossMeasure):
-    """`largest_eigenvalue` of one model's loss, as tables print it.
+    """Largest eigenvalue of the Hessian of the loss, and its residual; see `largest_eigenvalue`.
 
     Args:
         iterations: of Lanczos, each a product with the Hessian.

@@ -22,7 +22,7 @@ __all__ = ["HessianTrace", "hessian_trace"]
 @checked
 @dataclass(frozen=True)
 class HessianTrace(LossMeasure):
-    """`hessian_trace` of one model's loss, as tables print it.
+    """Trace of the Hessian of the loss, and its standard error; see the function `hessian_trace`.
 
     Args:
         n_samples: random vectors.

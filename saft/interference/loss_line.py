@@ -17,7 +17,11 @@ __all__ = ["LossLine"]
 @checked
 @dataclass(frozen=True)
 class LossLine(FunctionMeasure):
-    r"""Every task's loss at :math:`\theta_0 + c\,\tau_t`: 0 is the base, 1 the task's own model.
+    r"""Every task's loss along the line from the base to its own model, and beyond.
+
+    .. math:: L_t(\theta_0 + c\,\tau_t)
+
+    At c = 0 is the base, at 1 the task's own model.
 
     Args:
         grid: points on the line.

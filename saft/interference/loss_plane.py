@@ -17,7 +17,9 @@ __all__ = ["LossPlane"]
 @checked
 @dataclass(frozen=True)
 class LossPlane(FunctionMeasure):
-    r"""The mean loss of two tasks at :math:`\theta_0 + a\,\tau_s + b\,\tau_t`.
+    r"""The mean loss of two tasks over the plane of their task vectors.
+
+    .. math:: \tfrac12 (L_s + L_t)(\theta_0 + a\,\tau_s + b\,\tau_t)
 
     Args:
         grid: coefficients on each side; the defaults are those of the disentanglement error, whose passes it

@@ -33,7 +33,7 @@ def norm(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("norm")
 class Norm(WeightMeasure):
-    """L2 and L1 norm over a stream of blocks.
+    """L2 and L1 norm of every task vector, over a stream of blocks.
 
     ``norm_t = sqrt(sum_i x_ti^2)``, ``norm_l1_t = sum_i |x_ti|``
 
@@ -42,6 +42,7 @@ class Norm(WeightMeasure):
         [7.0]
     """
 
+    by_layer = ("norm",)
     quantities: ClassVar[dict[str, Quantity]] = {
         "norm": Quantity(
             "L2 norm of the task vector: how far fine-tuning moved the weights",

@@ -20,7 +20,7 @@ __all__ = ["RandomSharpness"]
 @checked
 @dataclass(frozen=True)
 class RandomSharpness(LossMeasure):
-    """`average_sharpness` of one model, as tables print it.
+    """Mean increase of the loss at a distance, in random directions; see `average_sharpness`.
 
     Args:
         radius: length of a shift; a random one has to be far longer than a worst one to be felt.

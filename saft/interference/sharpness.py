@@ -21,7 +21,7 @@ __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharp
 @checked
 @dataclass(frozen=True)
 class Sharpness(LossMeasure):
-    """`worst_case_sharpness` of one model, as tables print it.
+    """Largest increase of the loss within a ball around the weights; see `worst_case_sharpness`.
 
     Args:
         rho: radius, in weight space, or in the rescaled space if `adaptive`; at least 0.

@@ -23,7 +23,7 @@ Radii = Annotated[tuple[Positive, ...], AfterValidator(distinct)]
 @checked
 @dataclass(frozen=True)
 class SharpnessByRadius(LossMeasure):
-    """`worst_case_sharpness` at several radii: how the loss rises with the distance, in both metrics.
+    """Largest increase of the loss within several radii, in the metrics of SAM and of ASAM.
 
     Args:
         radii: in weight space (SAM).

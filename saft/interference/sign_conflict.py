@@ -46,13 +46,14 @@ def sign_conflict(task_vectors: Tensor) -> dict[str, float]:
 
 @MEASURES.register("sign_conflict")
 class SignConflict(WeightMeasure):
-    """`sign_conflict` over a stream of blocks.
+    """How often task vectors pull a weight in opposite directions, over a stream of blocks.
 
     Example:
         >>> SignConflict().sums(torch.tensor([[1.0, 2.0, 0.0], [-1.0, 2.0, 5.0]])).tolist()
         [1.0, 9.0, 11.0, 0.0, 1.0, 2.0]
     """
 
+    by_layer = ("sign_conflict",)
     quantities: ClassVar[dict[str, Quantity]] = {
         "sign_conflict": Quantity(
             "of the weights that at least two tasks move, the share in which two disagree in sign",

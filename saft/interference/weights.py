@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from saft.errors import UserError
 from saft.interference.quantity import MEASURES, Measure, Measured, Quantity
+from saft.merging.inputs.tensor_names import can_be_factored
+from saft.merging.merge_config import LAYERS
 
-__all__ = ["InterferenceAccumulator", "InterferenceResult", "WeightMeasure", "of_task_vectors"]
+__all__ = [
+    "InterferenceAccumulator",
+    "InterferenceResult",
+    "MatrixMeasure",
+    "MergedWeightMeasure",
+    "WeightMeasure",
+    "of_task_vectors",
+]
 
 CHUNK = 1 << 16  # columns taken at once: bounds the float64 copies to a few megabytes, which fit the cache
-TRIMMED = "_trimmed"
+Takes = Literal["parts", "matrices", "merge"]
+TRIMMED, BY_LAYER = "_trimmed", "_by_layer"
+OUTSIDE = "outside"  # the layer of tensors that are in none: embeddings, norms and heads
 KEPT = Quantity(
-    "share of the task vector's entries that trimming keeps", "%", per="task", scale=100, decimals=1
+    "share of the task vector's entries that trimming keeps",
+    "%",
+    per="task",
+    scale=100,
+    decimals=1,
+    definition="|{i : |τ_ti| ≥ threshold of t}| / n",
 )
 
 
 class WeightMeasure(Measure):
-    """A measure that is a function of sums over the coordinates, so that it can be taken over a stream."""
+    """A measure that is a function of sums over the coordinates, so that it can be taken over a stream.
 
+    Attributes:
+        by_layer: names of quantities that are told of each layer too, as `NAME_by_layer`.
+        takes: what its blocks are: parts of tensors, whole matrices, or parts with the merge beside them.
+    """
+
+    takes: ClassVar[Takes] = "parts"
     needs = "weights"
     standard = True
+    by_layer: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
@@ -43,6 +68,19 @@ class WeightMeasure(Measure):
         Args:
             sums: what `sums` returned, added up over all blocks.
         """
+
+
+class MatrixMeasure(WeightMeasure):
+    """A measure of whole matrices: its blocks are `[n_tasks, rows, columns]`, of linear layers only."""
+
+    takes = "matrices"
+    standard = False
+
+
+class MergedWeightMeasure(WeightMeasure):
+    """A measure of task vectors beside their merge: the last row of its blocks is lambda times the merge."""
+
+    takes = "merge"
 
 
 def of_task_vectors(measure: WeightMeasure, task_vectors: Tensor) -> dict[str, Tensor]:
@@ -63,7 +101,8 @@ class InterferenceResult:
         tasks: the tasks, in the order of the rows of the blocks.
         n_entries: coordinates of one task vector.
         measured: quantity -> number, task -> number, or task -> task -> number. With thresholds, every
-            quantity is there a second time as `NAME_trimmed`, and `kept` is what trimming left.
+            quantity is there a second time as `NAME_trimmed`, and `kept` is what trimming left. Some are
+            there of each layer, as `NAME_by_layer`: layer -> value.
         quantities: quantity -> what it is.
     """
 
@@ -115,15 +154,22 @@ class InterferenceAccumulator:
             )
         self._measures = dict(measures) if isinstance(measures, Mapping) else _weight_measures(measures)
         self._n_entries = 0
-        self._whole: dict[str, Tensor] = {}
+        self._by_layer: dict[str, dict[str, Tensor]] = {}
         self._trimmed: dict[str, Tensor] = {}
         self._kept = torch.zeros(len(self.tasks), dtype=torch.float64)
 
-    def update(self, block: Tensor) -> None:
-        """Add one tensor of every task vector.
+    @property
+    def takes_whole_tensors(self) -> bool:
+        """Whether a measure wants blocks that are whole tensors, in their shapes."""
+        return any(measure.takes == "matrices" for measure in self._measures.values())
+
+    def update(self, block: Tensor, name: str = "", merged: Tensor | None = None) -> None:
+        """Add one tensor of every task vector, or a part of one.
 
         Args:
             block: `[n_tasks, n]` or `[n_tasks, ...]`, floating point; is not modified.
+            name: of the tensor; it tells the layer, and whether it is the matrix of a linear layer.
+            merged: the same part of lambda times the merged vector, for measures that ask for it.
 
         Raises:
             ValueError: the block has not one row for each task.
@@ -131,15 +177,22 @@ class InterferenceAccumulator:
         """
         if block.shape[0] != len(self.tasks):
             raise ValueError(f"a block has one row for each of {len(self.tasks)} tasks, not {block.shape[0]}")
+        whole = self._by_layer.setdefault(_layer(name), {})
+        if block.dim() == 3 and can_be_factored(name, block.shape[1:]):
+            self._add(whole, block.detach().double(), "matrices")
         block = block.detach().flatten(start_dim=1)
-        for columns in torch.split(block, CHUNK, dim=1):
+        starts = range(0, block.shape[1], CHUNK)
+        for start, columns in zip(starts, torch.split(block, CHUNK, dim=1), strict=False):
             chunk = columns.double()
             finite = chunk.sum(dim=1).isfinite()  # a float64 sum of float32 numbers cannot overflow
             if not finite.all():
                 broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
                 raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
             self._n_entries += chunk.shape[1]
-            self._add(self._whole, chunk)
+            self._add(whole, chunk)
+            if merged is not None:
+                row = merged.detach().reshape(1, -1)[:, start : start + CHUNK].double()
+                self._add(whole, torch.cat([chunk, row]), "merge")
             if self.thresholds is not None:
                 thresholds = self.thresholds.to(chunk.device)[:, None]
                 chunk = torch.where(chunk.abs() >= thresholds, chunk, 0.0)
@@ -154,30 +207,45 @@ class InterferenceAccumulator:
         """
         if self._n_entries == 0:
             raise UserError("interference: the task vectors have no floating-point entry to measure")
-        measured, quantities = self._measured(self._whole), self.quantities
+        whole: dict[str, Tensor] = {}
+        for sums in self._by_layer.values():
+            for name, part in sums.items():
+                whole[name] = whole[name] + part if name in whole else part
+        measured, quantities = self._measured(whole), dict[str, Quantity]()
+        for name in whole:
+            quantities |= self._measures[name].quantities
         if self.thresholds is not None:
             trimmed = self._measured(self._trimmed)
             measured |= {name + TRIMMED: value for name, value in trimmed.items()}
             measured["kept"] = self._named(self._kept / self._n_entries)
-            quantities |= {name + TRIMMED: _of_trimmed(quantity) for name, quantity in quantities.items()}
+            quantities |= {name + TRIMMED: _of_trimmed(quantities[name]) for name in trimmed}
             quantities["kept"] = KEPT
+        for name, values in self._of_layers().items():
+            measured[name + BY_LAYER] = values
+            quantities[name + BY_LAYER] = _of_layer(quantities[name])
         return InterferenceResult(self.tasks, self._n_entries, measured, quantities)
 
-    @property
-    def quantities(self) -> dict[str, Quantity]:
-        """What the measures give, of the task vectors as they are."""
-        every = self._measures.values()
-        return {name: quantity for measure in every for name, quantity in measure.quantities.items()}
+    def _of_layers(self) -> dict[str, dict[str, Any]]:
+        """Return quantity -> layer -> value, where there is more than one layer."""
+        told = {quantity for measure in self._measures.values() for quantity in measure.by_layer}
+        result: dict[str, dict[str, Any]] = {}
+        for layer, sums in self._by_layer.items() if len(self._by_layer) > 1 else ():
+            for quantity, value in self._measured(sums).items():
+                if quantity in told:
+                    result.setdefault(quantity, {})[layer] = value
+        return result
 
-    def _add(self, totals: dict[str, Tensor], chunk: Tensor) -> None:
+    def _add(self, totals: dict[str, Tensor], chunk: Tensor, what: Takes = "parts") -> None:
+        """Add a chunk to the sums of those measures that take such chunks."""
         for name, measure in self._measures.items():
-            sums = measure.sums(chunk).double().cpu()
-            totals[name] = totals[name] + sums if name in totals else sums
+            if measure.takes == what:
+                sums = measure.sums(chunk).double().cpu()
+                totals[name] = totals[name] + sums if name in totals else sums
 
     def _measured(self, totals: dict[str, Tensor]) -> dict[str, Measured]:
         values = {}
-        for name, measure in self._measures.items():
-            values.update(measure.values(totals[name]))
+        for name, sums in totals.items():
+            values.update(self._measures[name].values(sums))
         return {name: self._named(value) for name, value in values.items()}
 
     def _named(self, value: Tensor) -> Measured:
@@ -200,6 +268,22 @@ def _weight_measures(names: Sequence[str] | None) -> dict[str, WeightMeasure]:
             raise UserError(f"measure '{name}': needs {measure.needs}, and only weights are here")
         measures[name] = measure
     return measures
+
+
+def _layer(name: str) -> str:
+    """Return the layer that a tensor is in.
+
+    Example:
+        >>> _layer("encoder.layer.3.attention.query.weight"), _layer("embeddings.word_embeddings.weight")
+        ('encoder.layer.3', 'outside')
+    """
+    match = re.search(LAYERS, name)
+    return name[: match.end(1)] if match else OUTSIDE
+
+
+def _of_layer(quantity: Quantity) -> Quantity:
+    meaning = f"{quantity.meaning}; of each layer"
+    return dataclasses.replace(quantity, meaning=meaning, per="grid", axes=("layer", *quantity.axes))
 
 
 def _of_trimmed(quantity: Quantity) -> Quantity:

@@ -219,6 +219,8 @@ def _quantity_summary(
     def mean(keys: Iterable[tuple[str, ...]]) -> OverSeeds | None:
         return _over_seeds({seed: _mean(by_key.get(k) for k in keys) for seed, by_key in numbers.items()})
 
+    if quantity.per == "grid":  # has no mean that says anything; it is drawn, not tabulated
+        return QuantitySummary(None, {}, {})
     if quantity.per == "set":
         return QuantitySummary(of(), {}, {})
     if quantity.per == "task":

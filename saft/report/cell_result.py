@@ -36,7 +36,10 @@ def _score(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]  # JSON has no infinity and no NaN: there it is null
 MeasuredScore = Annotated[Score, BeforeValidator(_score)]
 Split = Literal["validation", "test"]
-_Measured = Number | dict[str, Number] | dict[str, dict[str, Number]]
+_Pairs = Number | dict[str, Number] | dict[str, dict[str, Number]]
+_Measured = (
+    _Pairs | dict[str, dict[str, dict[str, Number]]] | dict[str, dict[str, dict[str, dict[str, Number]]]]
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class CellResult:
         train_size, arm, seed: which cell it is.
         experts: task -> its expert.
         merges: method -> its merge.
-        measured: quantity -> number, task -> number, or task -> task -> number; see `Results.quantities`.
+        measured: quantity -> number, task -> number, or task -> task -> number; deeper where
+            the quantity has more axes; see `Results.quantities`.
         seconds: wall time of the cell; None where it is not known.
     """
 

@@ -170,5 +170,5 @@ def _legend(results: Results, summary: Summary) -> str:
     return (
         f"{spread}; in parentheses: normalized, the merged model's score over the expert's (the other way "
         f"round where lower is better), in percent. Coefficients were chosen on validation data.{several}\n"
-        f"{legend(results.quantities)}"
+        f"{legend({name: what for name, what in results.quantities.items() if what.per != 'grid'})}"
     )

@@ -119,13 +119,15 @@ def test_measure_with_tasks(
     assert "tasks.size: there is no checkpoint of this name; did you mean 'siz'" in capsys.readouterr().err
 
 
-def test_tasks_and_arms(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_arms_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, name, key in (
         ("tasks", "text_classification", "max_length"),
         ("arms", "friendly_sam", "rho"),
         ("arms", "kfac_drift", "summaries"),
         ("arms", "tail", "share_of_steps"),
         ("arms", "torch.optim:Adagrad", "lr_decay"),
+        ("measures", "disentanglement", "grid: 5"),
+        ("measures", "cosine", "‖τ_s‖"),
     ):
         assert main([verb]) == 0
         assert name in capsys.readouterr().out

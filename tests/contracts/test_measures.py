@@ -17,7 +17,9 @@ from tests.oracles import interference as oracles
 from tests.oracles.toy_space import toy_space
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=30)
-OF_WEIGHTS = [name for name, measure in MEASURES.items() if measure.needs == "weights"]
+OF_WEIGHTS = [
+    name for name, measure in MEASURES.items() if measure.needs == "weights" and measure.takes == "parts"
+]
 OF_LOSS = [name for name, measure in MEASURES.items() if measure.needs == "loss"]
 OF_MODELS = [name for name, measure in MEASURES.items() if measure.needs in ("functions", "merge")]
 ONLY_OF_ADAPTERS = {"adapter_gap"}

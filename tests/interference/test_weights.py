@@ -98,3 +98,22 @@ def test_sums_are_float64():
     measured = compute(torch.tensor([[1e8, 1.0], [1e8, -1.0]])).measured
     assert measured["sign_conflict"] == 0.5
     assert measured["sign_conflict_weighted"] == pytest.approx(1e-8)
+
+
+def test_layers_add_up_to_the_whole(vectors):
+    accumulator = InterferenceAccumulator(TASKS, measures=["norm", "cosine", "sign_conflict"])
+    parts = {"embeddings.w": (0, 300), "encoder.layer.0.a": (300, 500), "encoder.layer.0.b": (500, 600)}
+    for name, (start, end) in (parts | {"encoder.layer.1.a": (600, 1000)}).items():
+        accumulator.update(vectors[:, start:end], name)
+    result = accumulator.compute()
+    norms = result.measured["norm_by_layer"]
+    assert list(norms) == ["outside", "encoder.layer.0", "encoder.layer.1"]
+    assert norms["encoder.layer.0"]["task1"] == pytest.approx(vectors[1, 300:600].norm().item())
+    squares = sum(by_task["task1"] ** 2 for by_task in norms.values())
+    assert squares == pytest.approx(result.measured["norm"]["task1"] ** 2)
+    first = vectors[:2, 600:].double()
+    cosine = torch.nn.functional.cosine_similarity(first[0], first[1], dim=0).item()
+    assert result.measured["cosine_by_layer"]["encoder.layer.1"]["task0"]["task1"] == pytest.approx(cosine)
+    assert result.quantities["cosine_by_layer"].axes == ("layer", "task", "task")
+    assert set(result.measured) == set(result.quantities)
+    assert "norm_l1_by_layer" not in result.measured

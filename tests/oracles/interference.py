@@ -45,6 +45,16 @@ def sign_conflict(vectors):
     }
 
 
+def overlap(vectors):
+    moved = [{i for i, x in enumerate(row) if x != 0} for row in vectors]
+
+    def pair(s, t):
+        fewer = min(len(moved[s]), len(moved[t]))
+        return len(moved[s] & moved[t]) / fewer if fewer else 0.0
+
+    return {"overlap": [[pair(s, t) for t in range(len(vectors))] for s in range(len(vectors))]}
+
+
 def trimmed(vectors, thresholds):
     return [
         [x if abs(x) >= threshold else 0.0 for x in row]
