@@ -31,7 +31,7 @@ class HessianEigenvalue(LossMeasure):
         Passes(forward=0.0, backward=40, merges=0.0)
     """
 
-    iterations: Count = 8
+    iterations: Count = 6
     seed: Seed = 0
 
     quantities: ClassVar[dict[str, Quantity]] = {
@@ -73,7 +73,7 @@ def largest_eigenvalue(
     module: nn.Module,
     loss: Callable[[Batch], Tensor],
     batches: Sequence[Batch],
-    iterations: int = 8,
+    iterations: int = 6,
     seed: int = 0,
     parameters: Iterable[Tensor] | None = None,
 ) -> tuple[float, float]:

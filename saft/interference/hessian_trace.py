@@ -33,7 +33,7 @@ class HessianTrace(LossMeasure):
         Passes(forward=0.0, backward=40, merges=0.0)
     """
 
-    n_samples: Count = 4
+    n_samples: Count = 3
     seed: Seed = 0
 
     quantities: ClassVar[dict[str, Quantity]] = {
@@ -73,7 +73,7 @@ def hessian_trace(
     module: nn.Module,
     loss: Callable[[Batch], Tensor],
     batches: Sequence[Batch],
-    n_samples: int = 4,
+    n_samples: int = 3,
     seed: int = 0,
     parameters: Iterable[Tensor] | None = None,
 ) -> tuple[float, float | None]:

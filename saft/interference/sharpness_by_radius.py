@@ -39,8 +39,8 @@ class SharpnessByRadius(LossMeasure):
         why one radius and one metric do not tell two models apart.
     """
 
-    radii: Radii = (0.01, 0.03, 0.1)
-    adaptive_radii: Radii = (0.3, 1.0, 3.0)
+    radii: Radii = (0.01, 0.05)
+    adaptive_radii: Radii = (0.5, 2.0)
     n_steps: Count = 2
 
     quantities: ClassVar[dict[str, Quantity]] = {
