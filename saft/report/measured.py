@@ -23,7 +23,7 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
         measured: quantity -> number, task -> number, or task -> task -> number; nested deeper in a grid.
         quantities: what each of them is.
     """
-    columns: dict[str, list[Column]] = {"task": [], "pair": []}
+    columns: dict[str, list[Column]] = {"task": [], "pair": []}  # by what their rows are
     of_set, matrices, deep = {}, list[Table](), list[str]()
     for name, value in measured.items():
         quantity = quantities[name]
@@ -38,10 +38,14 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
             continue
         each = dict(_pairs(value)) if quantity.per == "pair" else {k[0]: v for k, v in numbers_of(value)}
         figures = {row: Text(quantity.format(number)) for row, number in each.items()}
-        columns[quantity.per].append(Column(heading(name, quantity), figures))
+        rows = "pair" if quantity.per == "pair" else quantity.axes[0]
+        columns.setdefault(rows, []).append(Column(heading(name, quantity), figures))
+    tables = []
+    for rows, of_rows in columns.items():
+        name = {"task": "model"}.get(rows, rows)
+        tables += stacked(f"each {name}", name, _rows(of_rows), of_rows)
     return Group(
-        *stacked("each model", "model", _rows(columns["task"]), columns["task"]),
-        *stacked("each pair", "pair", _rows(columns["pair"]), columns["pair"]),
+        *tables,
         *matrices,
         *stacked("all together", "quantity", list(of_set), [Column("", of_set)]),
         *([Text(f"\nonly in the JSON file, --out=FILE: {', '.join(deep)}")] if deep else []),

@@ -22,6 +22,9 @@ QUANTITIES = {
     "norm": Quantity("length", per="task", decimals=2),
     "cosine": Quantity("direction", per="pair", decimals=2),
     "drift": Quantity("of the outputs of one on the inputs of another", per="pair", decimals=2),
+    "by_layer": Quantity("a number of each layer", per="grid", axes=("layer",), decimals=3),
+    "line": Quantity("a line of each task", per="grid", axes=("task", "coefficient"), decimals=2),
+    "plane": Quantity("a plane of each pair", per="grid", axes=("task", "other task", "x", "y")),
     "sign_conflict": Quantity("signs", "%", scale=100, decimals=1),
     "sign_conflict_trimmed": Quantity("signs; of trimmed task vectors", "%", scale=100, decimals=1),
 }
@@ -32,12 +35,18 @@ def test_one_set_of_models():
         "norm": {"a[b]": 1.5, "b": 2.0},
         "cosine": {"a[b]": {"a[b]": 1.0, "b": 0.25}, "b": {"a[b]": 0.25, "b": 1.0}},
         "drift": {"a[b]": {"b": 0.5}, "b": {"a[b]": 0.75}},
+        "by_layer": {"layer.0": 0.125, "outside": 0.5},
+        "line": {"a[b]": {"0": 0.5, "1": 0.25}, "b": {"0": 1.5, "1": 1.25}},
+        "plane": {"a[b]": {"b": {"0": {"1": 0.5}}}},
         "sign_conflict": 0.5,
         "sign_conflict_trimmed": 0.25,
     }
     text = printed(measured_tables(measured, QUANTITIES))
     assert re.search(r"a\[b\]\s+1\.50", text)
     assert re.search(r"a\[b\] – b\s+0\.25", text)
+    assert re.search(r"each layer\s+layer\s+by layer\s+─+\s+layer.0\s+0\.125\s+outside\s+0\.500", text)
+    assert re.search(r"line: task ↓,\s+coefficient →\s+0\s+1\s+─+\s+a\[b\]\s+0\.50\s+0\.25\s+b\s+1\.50", text)
+    assert "only in the JSON file, --out=FILE: plane" in text
     # Drift has a direction, cosine has none.
     assert re.search(r"drift: task ↓,\s+task →\s+a\[b\]\s+b\s+─+\s+a\[b\]\s+–\s+0\.50\s+b\s+0\.75\s+–", text)
     assert re.search(r"sign conflict, %\s+50\.0", text)
