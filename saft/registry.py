@@ -29,13 +29,12 @@ class Registry(Generic[T]):
         *packages: the packages whose modules hold the registrations.
 
     Example:
-        >>> from saft.merging.method import Method
-        >>> methods = Registry(Method, "merge method", "saft.merging.methods")
-        >>> methods.get("ties").__name__
-        'Ties'
-        >>> methods.get("saft.merging.methods.pcb:PCB").__name__
-        'PCB'
-        >>> methods.get("tise")
+        >>> from saft.merging.methods import METHODS
+        >>> METHODS.base.__name__, METHODS.get("ties").__name__
+        ('Method', 'Ties')
+        >>> METHODS.get("saft.merging.methods.pcb:PCB") is METHODS.get("pcb")
+        True
+        >>> METHODS.get("tise")
         Traceback (most recent call last):
         saft.errors.UserError: unknown merge method 'tise'; did you mean 'ties'?
     """
