@@ -9,6 +9,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
+import transformers.generation.utils  # every model's file imports these: else the first to load would wait
+import transformers.modeling_layers
+import transformers.modeling_utils
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import datasets  # noqa: F401 - reads every kind's data: else the first training would wait for its import
 import torch
 import transformers
 from torch import nn
