@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from saft import config as configs
 from saft.config import Count, CountOrZero, NonNegative, Positive
@@ -50,5 +51,5 @@ class SlurmOptions:
     """Memory of each worker, in GB; null is the cluster's default."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell before a worker starts, for example `module load python`."""
-    more: dict[str, str | int | float | bool] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch by their long names: account, qos, constraint ..."""

@@ -201,8 +201,8 @@ def keys(config_class: type[Any], place: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def takes_anything(place: tuple[str, ...]) -> bool:
-    """Return whether a value of the user's own is meant there: options of what is named beside it."""
-    return place[-1] in {"options", "varying"} or place[-1:] == ("schedule",)
+    """Return whether what is told of a value there, another library tells: datasets, or sbatch."""
+    return place[-1] == "options" or place[-2:] == ("slurm", "more")
 
 
 def changed(mapping: Any, place: tuple[str, ...], value: Any) -> Any:
