@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         >>> from saft.merging.methods import METHODS
         >>> METHODS.base.__name__, METHODS.get("ties").__name__
         ('Method', 'Ties')
-        >>> METHODS.get("saft.merging.methods.pcb:PCB") is METHODS.get("pcb")
+        >>> METHODS.get("saft.merging.methods.pcb:Pcb") is METHODS.get("pcb")
         True
         >>> METHODS.get("tise")
         Traceback (most recent call last):

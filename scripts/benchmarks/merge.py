@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from merge_models import MODELS, make
-from rich import box
+from publish import add_options, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -153,11 +153,8 @@ def figures(
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table, which is Markdown when printed."""
     compared = any("faster_merge" in row for row in rows)
-    result = Table(box=box.MARKDOWN)
-    result.add_column("", no_wrap=True)
     headings = ("passes", "s", "again", "with imports", "GB/s", "floors a pass", "private MiB")
-    for heading in headings + (("mergekit", "its memory") if compared else ()):
-        result.add_column(heading, justify="right")
+    lines = []
     for row in rows:
         again = ""
         if "again_seconds_min" in row:
@@ -176,8 +173,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 f"× {row['faster_merge']:.1f}, {row['faster_again']:.1f} ({row['faster_process']:.1f})",
                 f"× {1 / row['of_its_memory']:.1f}",
             ]
-        result.add_row(row["name"], *cells)
-    return result
+        lines.append([row["name"], *cells])
+    return markdown(headings + (("mergekit", "its memory") if compared else ()), lines)
 
 
 def describe(results: Mapping[str, Any]) -> str:
@@ -227,9 +224,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="of saft's merges: cpu, cuda or cuda:1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for each merge")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
+    add_options(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench/merge"), help="for the models")
-    parser.add_argument("--json", type=Path, help="where to write every figure")
     parser.add_argument(
         "--mergekit",
         type=Path,
@@ -291,15 +287,13 @@ def main() -> None:
             "processor": platform.processor() or platform.machine(),
         },
         "sizes": {"n_parameters": sum(counts.values()), "largest_bytes": 4 * max(counts.values())},
-        "protocol": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+        "protocol": protocol(options),
         "load_average": load,
         "measured": measured,
     }
     results["figures"] = [figures(label, asked[label], results, folders) for label in asked]
     print(describe(results))
-    Console(width=160).print(table(results["figures"]))
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    publish(table(results["figures"]), results, options.json)
 
 
 if __name__ == "__main__":

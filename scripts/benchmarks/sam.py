@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rich import box
+from publish import add_competitors, add_options, check_competitors, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -126,33 +126,27 @@ def _outside(seconds: Mapping[str, Sequence[float]]) -> list[float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table, which is Markdown when printed."""
     with_waits = any(row["host_waits"] is not None for row in rows)
-    result = Table(box=box.MARKDOWN)
-    result.add_column("", no_wrap=True)
-    for heading in (
-        "ms a step",
-        "/ AdamW",
-        "beyond floor",
-        "outside passes",
-        "memory",
-        "reductions",
-        "checkpoint",
-    ):
-        result.add_column(heading, justify="right", no_wrap=True)
-    if with_waits:
-        result.add_column("waits", justify="right")
-    for row in rows:
-        cells = [
-            row["label"],
-            f"{row['milliseconds_min']:.0f} ({row['milliseconds_median']:.0f})",
-            f"{row['ratio_min']:.2f} ({row['ratio_median']:.2f})",
-            f"{row['beyond_floor_min']:.2f} ({row['beyond_floor_median']:.2f})",
-            f"{row['outside_passes_min']:.2f} ({row['outside_passes_median']:.2f})",
-            f"{row['memory_beyond']:+.2f} P",
-            f"{row['reductions']} ({row['reductions_alone']})",
-            _size(row["checkpoint_bytes_beyond"], row["checkpoint_beyond"]),
-        ]
-        result.add_row(*cells, *([str(row["host_waits"])] if with_waits else []))
-    return result
+    headings = (
+        *("ms a step", "/ AdamW", "beyond floor", "outside passes", "memory", "reductions", "checkpoint"),
+        *(["waits"] if with_waits else []),
+    )
+    return markdown(
+        headings,
+        [[*_cells(row), *([str(row["host_waits"])] if with_waits else [])] for row in rows],
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["label"],
+        f"{row['milliseconds_min']:.0f} ({row['milliseconds_median']:.0f})",
+        f"{row['ratio_min']:.2f} ({row['ratio_median']:.2f})",
+        f"{row['beyond_floor_min']:.2f} ({row['beyond_floor_median']:.2f})",
+        f"{row['outside_passes_min']:.2f} ({row['outside_passes_median']:.2f})",
+        f"{row['memory_beyond']:+.2f} P",
+        f"{row['reductions']} ({row['reductions_alone']})",
+        _size(row["checkpoint_bytes_beyond"], row["checkpoint_beyond"]),
+    ]
 
 
 def _size(n_bytes: int, in_parameters: float) -> str:
@@ -192,17 +186,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="measured steps in each turn")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, for each competitor")
     parser.add_argument("--batch", type=int, help="size of the batch; by default the model's")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
-    parser.add_argument("--json", type=Path, help="where to write every figure")
-    parser.add_argument(
-        "--competitors",
-        type=lambda value: value.split(","),
-        default=list(COMPETITORS),
-        help="comma-separated, beside adamw and floor: " + ", ".join(COMPETITORS),
-    )
+    add_options(parser)
+    add_competitors(parser, COMPETITORS, always="adamw and floor")
     options = parser.parse_args(arguments)
-    if unknown := set(options.competitors) - set(COMPETITORS):
-        parser.error(f"unknown competitors: {', '.join(sorted(unknown))}; known: {', '.join(COMPETITORS)}")
+    check_competitors(parser, options, COMPETITORS)
     return options
 
 
@@ -217,13 +204,10 @@ def main() -> None:
     with console.status("memory, checkpoints, reductions"):
         results["facts"] = every_fact(processes, options)
     malloc = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")}
-    protocol = {key: value for key, value in vars(options).items() if key != "json"}
-    results.update(load_average=load, protocol={**protocol, "malloc": malloc})
+    results.update(load_average=load, protocol={**protocol(options), "malloc": malloc})
     results["figures"] = [figures(name, results) for name in names]
     print(describe(results))
-    Console(width=160).print(table(results["figures"]))
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    publish(table(results["figures"]), results, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import platform
 import random
 import statistics
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
+from publish import add_competitors, add_options, check_competitors, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -161,15 +160,12 @@ def once(name: str, settings: TrainConfig, splits: Splits, options: argparse.Nam
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table, which is Markdown when printed."""
-    result = Table(box=box.MARKDOWN)
-    result.add_column("", no_wrap=True)
-    for heading in ("examples/s", "time / torch loop", "waiting for data", "peak memory"):
-        result.add_column(heading, justify="right", no_wrap=True)
+    cells = []
     for row in rows:
         peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB"
         speed, ratio = f"{row['examples_per_second']:.0f}", f"{row['ratio']:.2f}"
-        result.add_row(row["label"], speed, ratio, f"{100 * row['data_share']:.1f} %", peak)
-    return result
+        cells.append([row["label"], speed, ratio, f"{100 * row['data_share']:.1f} %", peak])
+    return markdown(("examples/s", "time / torch loop", "waiting for data", "peak memory"), cells)
 
 
 def summarized(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -194,17 +190,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=10, help="steps at the start that are not measured")
     parser.add_argument("--steps", type=int, default=50, help="steps in all")
     parser.add_argument("--batch", type=int, help="examples of a batch; by default the model's")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds")
-    parser.add_argument("--json", type=Path, help="where to write every figure")
-    parser.add_argument(
-        "--competitors",
-        type=lambda value: value.split(","),
-        default=list(COMPETITORS),
-        help="comma-separated, beside loop: " + ", ".join(COMPETITORS),
-    )
+    add_options(parser)
+    add_competitors(parser, COMPETITORS, always="loop")
     options = parser.parse_args(arguments)
-    if unknown := set(options.competitors) - set(COMPETITORS):
-        parser.error(f"unknown competitors: {', '.join(sorted(unknown))}; known: {', '.join(COMPETITORS)}")
+    check_competitors(parser, options, COMPETITORS)
     if not 0 <= options.warm < options.steps - 1:
         parser.error("--steps: must be more than one above --warm")
     options.batch = options.batch or MODELS[options.model][-1][options.device != "cpu"]
@@ -232,11 +221,8 @@ def main() -> None:
     where = {"device": device, "threads": torch.get_num_threads(), **packages, "saft": saft.__version__}
     figures = summarized(measured)
     print(f"{options.model}, batches of {options.batch}: " + ", ".join(f"{k} {v}" for k, v in where.items()))
-    Console(width=160).print(table(figures))
-    if options.json is not None:
-        protocol = {key: value for key, value in vars(options).items() if key != "json"}
-        results = {"machine": where, "protocol": protocol, "rounds": measured, "figures": figures}
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    results = {"machine": where, "protocol": protocol(options), "rounds": measured, "figures": figures}
+    publish(table(figures), results, options.json)
 
 
 if __name__ == "__main__":
