@@ -112,6 +112,7 @@ def task_space(
     folders: Mapping[str, Path],
     batch_size: int,
     merge: MergeConfig | None = None,
+    trunk: nn.Module | None = None,
 ) -> TaskSpace:
     """Return the space of a base and its experts, with one trunk that is moved in place.
 
@@ -122,13 +123,14 @@ def task_space(
         folders: task -> the checkpoint folder, which gives the task's head.
         batch_size: examples of a forward pass.
         merge: how the experts are merged, whichever of them; None where nothing is.
+        trunk: that is moved, in float32; None loads the base's.
 
     Raises:
         UserError: the tasks load the model in different ways, or a tensor of the base is none of the model's.
     """
     check_one_trunk(bound, "tasks")
     first = next(iter(bound.values()))
-    trunk = first.load_trunk(plan.base.location).requires_grad_(True)
+    trunk = (first.load_trunk(plan.base.location) if trunk is None else trunk).requires_grad_(True)
     names = _names(trunk, plan)
     base = {name: plan.base.tensor(file) for name, file in names.items()}
     experts = {task: _Weights(plan, task, names) for task in bound}

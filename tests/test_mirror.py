@@ -38,6 +38,7 @@ FROM_ABOVE = {
     "experiment/stages/__init__.py": "experiment/test_stages.py",
     "experiment/stages/base_model.py": "experiment/test_stages.py",
     "experiment/stages/train_expert.py": "experiment/test_stages.py",
+    "experiment/stages/measure_functions.py": "experiment/test_stages.py",
     "experiment/stages/measure_weights.py": "experiment/test_stages.py",
     "experiment/stages/merge_experts.py": "experiment/test_stages.py",
     "experiment/stages/step.py": "experiment/test_stages.py",

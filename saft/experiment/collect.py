@@ -6,7 +6,7 @@ from typing import Any
 
 from saft.experiment.cells import Cell
 from saft.experiment.session import Session
-from saft.experiment.stages import interference_name, merge_name
+from saft.experiment.stages import interference_name, measured_name, merge_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
@@ -59,6 +59,8 @@ class _Figures:
         for task in self.session.tasks:
             for quantity, value in self._measured(f"{cell}/experts/{task}/sharpness").items():
                 measured.setdefault(quantity, {})[task] = value
+        for name in self.session.resolved.measures:
+            measured |= self._measured(measured_name(self.session, cell, name))
         known = [expert.seconds for expert in experts.values() if expert.seconds is not None]
         return CellResult(
             train_size=cell.train_size,

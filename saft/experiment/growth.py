@@ -6,6 +6,8 @@ read for it. A further seed, arm, merge, train size or task leaves all of them a
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,23 @@ class Foundations:
     def interference(self, cell: Cell) -> dict[str, Any]:
         """Return what the measures of the task vectors rest on."""
         return union(self.experts(cell), self._keys("density"))
+
+    def measure(self, cell: Cell, name: str) -> dict[str, Any]:
+        """Return what a further measure of the experts rests on.
+
+        Args:
+            cell: whose experts are measured.
+            name: of the measure in the config.
+        """
+        made = self.resolved.measures[name]
+        fields: tuple[dataclasses.Field[Any], ...] = (
+            dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+        )
+        options = {field.name: getattr(made, field.name) for field in fields}
+        config = {"config": {"measures": {name: json.loads(json.dumps(options))}}}
+        of_merge = made.needs == "merge"
+        below = self.merge(cell, self.resolved.measured_merge) if of_merge else self.experts(cell)
+        return union(below, config)
 
     def merge(self, cell: Cell, method: str) -> dict[str, Any]:
         """Return what a merge, and the choice of its coefficient, rest on."""

@@ -12,6 +12,8 @@ import yaml
 from saft.errors import UserError, collecting
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.interference.chosen_measures import chosen
+from saft.interference.quantity import Measure
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
 from saft.training.options import TrainingOptions
@@ -27,11 +29,19 @@ class Resolved:
         config: as the user wrote it.
         arms: arm -> how it trains, the common options with the arm's own changes.
         merges: method -> its parameters, and the coefficients to choose from, at least one.
+        measures: name -> measure, beside those of weights and the sharpness.
     """
 
     config: RunConfig
     arms: dict[str, TrainingOptions]
     merges: dict[str, MergeOptions]
+    measures: dict[str, Measure]
+
+    @property
+    def measured_merge(self) -> str:
+        """The method whose merge is measured: task_arithmetic, or the first that reads no examples."""
+        plain = [name for name in self.merges if not METHODS.get(name).calibration]
+        return "task_arithmetic" if "task_arithmetic" in plain else plain[0]
 
     @property
     def cells(self) -> list[Cell]:
@@ -89,9 +99,15 @@ def resolve(config: RunConfig) -> Resolved:
     for name, options in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
             merges[name] = _merge(name, options, arms.values())
+    measures: dict[str, Measure] = {}
+    with collecting(problems):
+        every = chosen(config.measures, "measures", rho=config.sharpness_rho)
+        measures = {name: measure for name, measure in every.items() if measure.needs != "weights"}
+    if measures and all(METHODS.get(name).calibration for name in merges):
+        problems.append("measures: need a merge that reads no examples; add task_arithmetic to `merges`")
     if problems:
         raise UserError(*problems)
-    return Resolved(config, arms, merges)
+    return Resolved(config, arms, merges, measures)
 
 
 def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> Iterator[str]:

@@ -111,6 +111,9 @@ class RunConfig:
     """Radius of the worst-case sharpness of each expert, in weight space."""
     sharpness_examples: Count = 64
     """Validation examples that the sharpness is measured on."""
+    measures: list[str | dict[str, Any]] = field(default_factory=list)
+    """What is measured of each cell's experts beside weights and sharpness, as in `saft measure`: names,
+    `standard`, `all`, `module:Name`, or {name: ..., option: ...}; on all validation examples."""
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `tasks`, whose training inputs a penalty reads, unlabelled; they are not trained on."""
     trainer: dict[str, Any] = field(default_factory=dict)

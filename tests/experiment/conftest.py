@@ -23,6 +23,7 @@ def small(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, 
         "sharpness_examples": 4,
         "arms": {"adamw": {"steps": 2, "batch_size": 4, "learning_rate": 3e-3}},
         "merges": {"task_arithmetic": {"scaling": [0.3, 0.6]}},
+        "measures": ["transfer", "leave_one_out", {"name": "loss_line", "grid": 3}],
     }
 
 

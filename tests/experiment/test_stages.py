@@ -7,13 +7,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from saft import config
 from saft.errors import UserError
+from saft.experiment import RunConfig
 from saft.experiment.events import Event
-from saft.experiment.session import open_session
-from saft.experiment.stages import carry_out_cell, cell_steps, run_cell
+from saft.experiment.resolve import resolve
+from saft.experiment.session import Session, open_session
+from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
+from saft.interference.quantity import Figure
+from saft.report import read
 
 
 def figures(folder: Path) -> dict[str, str]:
@@ -76,3 +82,49 @@ def test_every_step_says_what_it_rests_on(finished: Path) -> None:
         assert step.rests_on["config"]["arms"]["adamw"]["steps"] == 2
         assert step.rests_on["files"]["model"]
         assert any(place.startswith("tasks.") for place in step.rests_on["files"])
+
+
+def test_measures_are_of_the_experts_and_of_the_merge_at_the_coefficient_that_was_chosen(
+    finished: Path,
+) -> None:
+    results = read(finished)
+    (cell,) = results.cells
+    for task, expert in cell.experts.items():
+        assert cell.measured["transfer"][task][task] == pytest.approx(expert.validation.value)  # type: ignore[index,call-overload]
+        line = cell.measured["loss_line"][task]  # type: ignore[index,call-overload]
+        assert list(line) == ["-0.5", "0.5", "1.5"]
+    session = open_session(finished)
+    space = measure_functions._space(session, session.resolved.cells[0])
+    merge = cell.merges["task_arithmetic"]
+    space.scaling = merge.shared.coefficient
+    (whole,) = (point for point in merge.curve if point.coefficient == merge.shared.coefficient)
+    for task, score in whole.validation.items():
+        assert space.score(task, space.merged()) == pytest.approx(score.value)
+        other = next(name for name in whole.validation if name != task)
+        without = space.score(task, space.merged([task]))
+        assert cell.measured["harm"][other][task] == pytest.approx(without - score.value)  # type: ignore[index,call-overload]
+    figure = Figure.of("harm", results.quantities["harm"], cell.measured["harm"])
+    assert [axis.name for axis in figure.axes] == ["without", "task"]
+    assert results.quantities["harm"].unit == "%"
+
+
+def test_a_further_measure_is_made_without_training_again(finished: Path, small: dict[str, Any]) -> None:
+    session = open_session(finished)
+    more = small | {"out": str(finished), "measures": [*small["measures"], "feature_drift"]}
+    session = Session(resolve(config.parse(RunConfig, more, "run.yaml")), session.folder)
+    missing = [
+        step.name
+        for step in cell_steps(session, session.resolved.cells[0])
+        if not step.is_done(session.folder)
+    ]
+    assert missing == ["all/adamw/seed0/measures/colour+size/feature_drift"]
+
+
+def test_mistakes_in_measures_are_told_before_anything_is_done(small: dict[str, Any]) -> None:
+    def resolved(**changes: Any) -> None:
+        resolve(config.parse(RunConfig, small | {"out": "run", **changes}, "run.yaml"))
+
+    with pytest.raises(UserError, match="measures: unknown measure 'transfr'; did you mean 'transfer'"):
+        resolved(measures=["transfr"])
+    with pytest.raises(UserError, match="measures: need a merge that reads no examples"):
+        resolved(merges={"fisher": {}})

@@ -9,6 +9,7 @@ from saft.experiment.cells import Cell, find
 from saft.experiment.events import Tell
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
+from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
@@ -21,6 +22,7 @@ __all__ = [
     "carry_out_cell",
     "cell_steps",
     "interference_name",
+    "measured_name",
     "merge_name",
     "run_cell",
     "write_merge",
@@ -28,12 +30,13 @@ __all__ = [
 
 
 def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield every step of a cell: each expert, the interference, each merge."""
+    """Yield every step of a cell: each expert, the interference, each merge, each further measure."""
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)
     for method in session.resolved.merges:
         yield from merge_steps(session, cell, method)
+    yield from measure_functions_steps(session, cell)
 
 
 def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:

@@ -23,7 +23,7 @@ from saft.merging.stream import engine
 from saft.progress import Bar
 from saft.tasks import Score, Splits
 
-__all__ = ["merge_name", "merge_steps", "write_merge"]
+__all__ = ["merge_name", "merge_steps", "recipe", "write_merge"]
 
 
 def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
@@ -103,10 +103,17 @@ def write_merge(session: Session, cell: Cell, method: str) -> None:
     out = session.folder.merge(cell, list(session.tasks), method)
     if not out.exists():
         choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
-        merge(dataclasses.replace(_recipe(session, cell, method), scaling=choice["shared"]), out)
+        merge(dataclasses.replace(recipe(session, cell, method), scaling=choice["shared"]), out)
 
 
-def _recipe(session: Session, cell: Cell, method: str) -> MergeConfig:
+def recipe(session: Session, cell: Cell, method: str) -> MergeConfig:
+    """Return the merge of a cell's experts by a method, without a coefficient.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
+    """
     return MergeConfig(
         method=method,
         base=session.base.path,
@@ -127,7 +134,7 @@ def _data(session: Session, method: str) -> DataConfig:
 @functools.lru_cache(maxsize=1)
 def _merged(session: Session, cell: Cell, method: str) -> ScaledTrunk:
     """Merge the task vectors; the last merge is held, since its test follows the choice."""
-    with calibration.collected(check(_recipe(session, cell, method))) as ready:
+    with calibration.collected(check(recipe(session, cell, method))) as ready:
         return ScaledTrunk(session.trunk(arm=cell.arm), dict(engine.stream(ready)))
 
 

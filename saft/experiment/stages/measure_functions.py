@@ -1,0 +1,79 @@
+"""The experts of a cell beside each other: what they give for examples, and what a merge does to them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from saft.experiment.cells import Cell
+from saft.experiment.folder import team
+from saft.experiment.session import Session
+from saft.experiment.stages.merge_experts import merge_name, recipe
+from saft.experiment.stages.step import Step, as_plain
+from saft.experiment.stages.train_expert import expert_folder
+from saft.interference.task_space import TaskSpace
+from saft.measure_models import in_metric, values_of
+from saft.measure_probe import task_space
+from saft.merging.merge_check import check
+from saft.progress import Bar
+
+__all__ = ["measure_functions_steps", "measured_name"]
+
+BATCH_SIZE = 64
+
+
+def measure_functions_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield a step for each of the config's further measures, all on the validation examples.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are measured.
+    """
+    examples = session.examples_of("validation") / len(session.tasks)
+    for name, measure in session.resolved.measures.items():
+
+        def measured(bar: Bar, name: str = name) -> dict[str, Any]:
+            made, space = session.resolved.measures[name], _space(session, cell)
+            if made.needs == "merge":
+                merge = merge_name(session, cell, session.resolved.measured_merge)
+                space.scaling = session.folder.known(f"{merge}/validation")["shared"]
+            values = values_of(made, space, bar, made.cost(len(space.tasks)).forwards * examples)
+            quantities = {key: in_metric(made.quantities[key], session.metrics) for key in values}
+            return {"measured": values, "quantities": as_plain(quantities)}
+
+        yield Step(
+            measured_name(session, cell, name),
+            f"measure {name.replace('_', ' ')}",
+            session.foundations.measure(cell, name),
+            measure.cost(len(session.tasks)).forwards * examples,
+            measured,
+        )
+
+
+def measured_name(session: Session, cell: Cell, measure: str) -> str:
+    """Return the name of the figures of a measure.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are measured.
+        measure: its name in the config.
+    """
+    return f"{cell}/measures/{team(list(session.tasks))}/{measure.replace(':', '.')}"
+
+
+@functools.lru_cache(maxsize=1)
+def _space(session: Session, cell: Cell) -> TaskSpace:
+    """Return the space of a cell's experts; the last one is held, since its measures follow each other."""
+    folders = {task: expert_folder(session, cell, task) for task in session.tasks}
+    splits = session.splits(cell.train_size, cell.seed)
+    merge = recipe(session, cell, session.resolved.measured_merge)
+    return task_space(
+        check(merge),
+        session.tasks,
+        {task: parts.validation for task, parts in splits.items()},
+        folders,
+        BATCH_SIZE,
+        merge,
+        session.trunk(arm=cell.arm),
+    )
