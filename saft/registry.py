@@ -69,6 +69,8 @@ class Registry(Generic[T]):
                 another sort than the classes of this registry, or not complete.
             NotYet: it is outside, where nothing can be imported.
         """
+        if not isinstance(name, str):  # a config may hold anything
+            raise UserError(f"{self.noun}: must be named by a text, but is {name!r}")
         if ":" in name:
             if stand_ins.are_in():
                 raise NotYet

@@ -80,3 +80,9 @@ def test_every_registry_holds_one_sort_of_class() -> None:
     assert "saft.optim.perturbations.sam:PlainSAM" not in PENALTIES
     with pytest.raises(UserError, match="must be a subclass of"):
         make_perturbation("math:sin")
+
+
+@pytest.mark.parametrize("name", [[None, {"a": [1]}], {"a:b": 1}, 3])
+def test_what_is_no_name_is_told(name):
+    with pytest.raises(UserError, match="perturbation: must be named by a text"):
+        PERTURBATIONS.get(name)

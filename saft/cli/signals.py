@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,7 +13,7 @@ __all__ = ["interrupts"]
 
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-_AGAIN = 0.05  # seconds until an import is looked at again
+_AGAIN, _LONGEST = 0.05, 10.0  # seconds until an import is looked at again, and until it is cut after all
 _IMPORT = "<frozen importlib._bootstrap>"  # where Python runs what is imported
 
 
@@ -21,8 +22,8 @@ def interrupts(received: list[int]) -> Iterator[None]:
     """Raise KeyboardInterrupt in the block when Ctrl-C, a batch system or a closed terminal ends the process.
 
     What is being written is then cleaned up. A library whose import is cut in two is imported by halves
-    later, or ends the process: while one is imported, the interrupt waits. A second signal ends the process
-    at once. A signal that is ignored, as under nohup, stays so.
+    later, or ends the process: while one is imported, the interrupt waits, at most 10 s. A second signal ends
+    the process at once. A signal that is ignored, as under nohup, stays so.
 
     Args:
         received: the numbers of the signals that came are put here.
@@ -31,14 +32,16 @@ def interrupts(received: list[int]) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number in before:
             received.append(number)
+            give_up.append(time.monotonic() + _LONGEST)
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if alarm is not None and _imports(frame):
+        if alarm is not None and _imports(frame) and time.monotonic() < give_up[0]:
             signal.signal(alarm, interrupt)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
         else:
             raise KeyboardInterrupt
 
     before = {}
+    give_up: list[float] = []  # when the interrupt waits no longer
     alarm: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
         for number in ENDING:

@@ -94,7 +94,12 @@ def _unit(metric: Metric) -> str:
 
 
 def _merged(comparisons: list[Comparison]) -> str:
-    if any(comparison.merged.values.n == 1 for comparison in comparisons):
+    single = [comparison for comparison in comparisons if comparison.merged.values.n == 1]
+    if single and len(single) < len(comparisons):
+        several = [comparison for comparison in comparisons if comparison not in single]
+        names = ", ".join(comparison.baseline for comparison in single)
+        return f"{_merged(several)} With {names} it has one seed in common, so nothing can be concluded."
+    if single:
         ahead = sum(c.metric.is_better(c.merged.values.mean, 0.0) for c in comparisons)
         return (
             "one seed, so no spread can be given and nothing can be concluded; on this seed its merged model "
@@ -130,9 +135,9 @@ def _experts(comparisons: list[Comparison]) -> list[str]:
             names = ", ".join(
                 f"{c.baseline} ({points(c.experts.values.mean, c.metric)}{_unit(c.metric)})" for c in beyond
             )
-            sentences.append(
-                f"Its experts are {word} before merging, beyond the noise, than those of {names}."
-            )
+            one_seed = any(c.experts.values.n == 1 for c in beyond)
+            bound = "two standard errors of the evaluation (one seed)" if one_seed else "the noise"
+            sentences.append(f"Its experts are {word} before merging, beyond {bound}, than those of {names}.")
     return sentences
 
 

@@ -48,7 +48,8 @@ def test_one_seed_tells_of_the_experts_by_the_error_of_the_evaluation():
     text = verdict(seeds=(0,), gain=0.0, quality=-0.045, noise=0.0, arms=TWO_ARMS)
     assert "nothing can be concluded" in text
     assert (
-        "Its experts are worse before merging, beyond the noise, than those of adamw (−4.5 points)." in text
+        "Its experts are worse before merging, beyond two standard errors of the evaluation (one seed), than "
+        "those of adamw (−4.5 points)." in text
     )
     assert "experts −4.5 (behind, one seed)" in text
 
@@ -108,3 +109,11 @@ def test_each_train_size_has_its_own_verdict():
     summary = summarize(made_up(sizes=("limited", "plenty")))
     assert list(summary.verdict) == ["limited", "plenty"]
     assert len(summary.verdict["plenty"]) == 2  # sam and asam
+
+
+def test_one_common_seed_with_one_arm_says_nothing_of_the_others():
+    results = mapping(arms=("adamw", "adamw_passes", "sam"), gain=0.05, noise=0.001)
+    results["cells"] = [c for c in results["cells"] if c["arm"] != "adamw" or c["seed"] == 0]
+    text = said(summarize(typed(results)))
+    assert "better than that of the one arm without ascent. With adamw it has one seed in common" in text
+    assert "on this seed" not in text
