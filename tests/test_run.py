@@ -111,6 +111,7 @@ def test_of_the_merges_the_best_of_each_arm_stays(finished: Path) -> None:
         assert worth[folder.name] == max(worth.values())
 
 
+@pytest.mark.slow
 def test_merges_that_read_data(mapping: dict[str, Any], tmp_path: Path) -> None:
     merges = {"fisher": {}, "regmean": {}, "adamerging": {"parameters": {"iterations": 3}}}
     arms = {"adamw": {"description": "AdamW"}}
@@ -338,6 +339,7 @@ def test_a_run_grows_by_a_task(copy: Path, mapping: dict[str, Any], tmp_path: Pa
     assert fresh.cells[0].measured == cell.measured
 
 
+@pytest.mark.slow
 def test_a_grown_run_equals_one_that_was_whole_from_the_start(
     finished: Path, mapping: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -513,6 +515,7 @@ def test_a_disk_without_room_is_told(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_language_models_are_run_and_the_less_loss_the_better(
     tiny_llama: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_the_folder_holds_the_merged_model_and_a_part_of_each_task(tiny_model, e
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_training_brings_the_features_near_those_of_the_expert(tiny_model, experts, tmp_path):
     merge(settings(tiny_model, experts, iterations=60, rank=2, examples=12), tmp_path / "out")
     material = load_calibration_data(check(settings(tiny_model, experts, examples=12)))

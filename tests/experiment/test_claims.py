@@ -26,6 +26,7 @@ def take_all(folder: Path, taken: Any) -> None:
     taken.put(None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a fork starts at once")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_four_processes_claim_500_cells_without_a_double_or_a_loss(tmp_path: Path) -> None:

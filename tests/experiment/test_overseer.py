@@ -107,6 +107,7 @@ def test_a_machine_without_the_data_gives_its_cell_back_and_is_told(
     assert answers == []
 
 
+@pytest.mark.slow
 def test_a_fault_is_told_with_its_traceback(begun: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(*_: object) -> None:
         raise KeyError("colour")

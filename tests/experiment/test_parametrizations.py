@@ -19,6 +19,8 @@ from saft.run import run
 from saft.tasks.stored_names import stored_names
 from tests.tasks import tiny_vision
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"steps": 2, "batch_size": 4, "learning_rate": 3e-3}
 ARMS = {
     "full": SHORT,

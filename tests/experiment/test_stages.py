@@ -39,6 +39,7 @@ def begun(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_cell_runs_in_a_fresh_process_from_the_folder_and_its_name(finished: Path, begun: Path) -> None:
     program = (
         "import sys; from saft.experiment.stages import run_cell; "

@@ -74,6 +74,7 @@ def test_who_is_at_work_is_told(begun: Path) -> None:
     assert told.runs == f"process {os.getpid()} on {socket.gethostname()}"
 
 
+@pytest.mark.slow
 def test_on_the_command_line_a_folder_stands_for_its_config(finished: Path, capsys: Any) -> None:
     assert main(["run", "--status", str(finished)]) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -124,6 +124,7 @@ def test_loss_and_token_accuracy_are_those_of_every_text_by_itself(
     assert float(whole) == pytest.approx(loss.value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_exact_match_counts_what_greedy_generation_gives(mapping: dict[str, Any], tiny_gpt2: Path) -> None:
     task = bound(mapping, tiny_gpt2, metric_name="exact_match", max_new_tokens=3)
     model = task.model(task.load_trunk())

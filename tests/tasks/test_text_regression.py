@@ -55,6 +55,7 @@ def test_a_pair_is_written_as_the_tokenizer_writes_pairs(mapping: dict[str, Any]
     assert batch.labels.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_it_is_learned_saved_and_measured(mapping: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     options = {
         "model": {"path": str(tiny_model)},

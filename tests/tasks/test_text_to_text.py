@@ -71,6 +71,7 @@ def learned(task: BoundTask, steps: int) -> LanguageModel:
     return model
 
 
+@pytest.mark.slow
 def test_exact_match_and_choice_against_one_example_at_a_time(mapping: dict[str, Any], tiny_t5: Path) -> None:
     task = bound(mapping, tiny_t5)
     model = learned(task, steps=25)

@@ -94,6 +94,7 @@ def as_transformers_takes_it(batch: Batch, causal: bool) -> dict[str, Tensor]:
     return batch.inputs | {"labels": labels if causal else batch.labels}
 
 
+@pytest.mark.slow
 def test_the_hugging_face_trainer_gives_the_same_losses_and_weights(
     settings: TrainConfig, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_the_hugging_face_trainer_gives_the_same_losses_and_weights(
         torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_rho_zero_is_plain_adamw_to_the_bit_under_dropout(settings: TrainConfig) -> None:
     plain = train(changed(settings, "plain"))
     zero = train(changed(settings, "zero", perturbation={"name": "sam", "rho": 0.0}))
@@ -157,6 +159,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
     settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +187,7 @@ def test_of_several_numbers_of_steps_the_best_is_kept_with_a_tied_head_too(setti
     assert all(torch.equal(weights(alone)[name], value) for name, value in weights(result).items())
 
 
+@pytest.mark.slow
 def test_experts_merge_with_their_language_head(settings: TrainConfig) -> None:
     experts = [train(dataclasses.replace(changed(settings, f"e{seed}"), seed=seed)) for seed in (0, 1)]
     out = Path(settings.out).parent / "merged"
