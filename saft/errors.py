@@ -114,14 +114,14 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
         >>> "unknown method 'teis'" + did_you_mean("teis", ["ties", "pcb"])
         "unknown method 'teis'; did you mean 'ties'?"
         >>> "unknown method 'xyz'" + did_you_mean("xyz", ["ties", "pcb"])
-        "unknown method 'xyz'; there is: pcb, ties"
+        "unknown method 'xyz'; choose from: pcb, ties"
     """
     options = sorted(options)
     lowered = {option.lower().replace("-", "_"): option for option in options}
     near = get_close_matches(name.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{lowered[near[0]]}'?"
-    return "; there is: " + ", ".join(options) if options else ""
+    return "; choose from: " + ", ".join(options) if options else ""
 
 
 def abbreviated(names: Collection[str], quote: str = "'") -> str:

@@ -10,7 +10,7 @@ from saft.errors import UserError, did_you_mean
     [
         ("dare-ties", "; did you mean 'dare_ties'?"),
         ("TIES", "; did you mean 'ties'?"),
-        ("zzz", "; there is: dare_ties, ties"),
+        ("zzz", "; choose from: dare_ties, ties"),
     ],
 )
 def test_suggestions(name: str, clause: str) -> None:

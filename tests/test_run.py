@@ -380,7 +380,7 @@ def test_an_expert_of_other_data_is_noticed_before_its_figures_are_known(
     small = {"arms": {"adamw": {"steps": 2}}, "merges": {"average": {}}}
     run(load(mapping, tmp_path / "run", **small))
     shutil.rmtree(tmp_path / "run/figures")
-    with pytest.raises(UserError, match=r"was trained otherwise: training\.steps: was 2, now 3"):
+    with pytest.raises(UserError, match=r"was trained in another way: training\.steps: was 2, now 3"):
         run(load(mapping, tmp_path / "run", arms={"adamw": {"steps": 3}}, merges={"average": {}}))
 
 

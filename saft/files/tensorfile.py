@@ -105,7 +105,7 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
         if file.suffix == ".bin":
             return _pickled_headers(file)
         if len(prefix) < _LENGTH_BYTES or length > _LONGEST_HEADER:
-            raise UserError(f"{file}: no safetensors file ({size} bytes); copy or download it again")
+            raise UserError(f"{file}: is not a safetensors file ({size} bytes); copy or download it again")
         if size < _LENGTH_BYTES + length:
             raise UserError(_cut_off(file, size, _LENGTH_BYTES + length))
         text = stream.read(length)
@@ -117,7 +117,9 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
             for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: no safetensors file: its header does not read as one ({error})") from error
+        raise UserError(
+            f"{file}: is not a safetensors file: its header does not read as one ({error})"
+        ) from error
     end = max((header.offsets[1] for header in headers.values()), default=0)
     if size < end:
         raise UserError(_cut_off(file, size, end))
@@ -157,7 +159,7 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
                 f"{file}: was written by torch before 1.6, or is damaged; {_AS_SAFETENSORS}"
             ) from error
         raise UserError(
-            f"{file}: is damaged or no file of torch ({str(error).splitlines()[0]}); "
+            f"{file}: is damaged, or is not a file of torch ({str(error).splitlines()[0]}); "
             "copy or download it again"
         ) from error
     if not isinstance(tensors, Mapping) or not all(isinstance(item, Tensor) for item in tensors.values()):

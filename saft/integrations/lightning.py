@@ -104,7 +104,7 @@ class SharpnessAware(L.Callback):
         if self.options.per_micro_batch and sync_ascent:
             raise UserError(
                 "per_micro_batch: micro-batches are not reduced one by one, so there is no gradient to"
-                " synchronize: take sync_ascent away"
+                " synchronize: leave out sync_ascent"
             )
         self.sync_ascent = sync_ascent
         self._passes: TwoPasses | None = None
@@ -139,7 +139,7 @@ class SharpnessAware(L.Callback):
             type(c).__name__ for c in getattr(trainer, "callbacks", ()) if isinstance(c, _FINDERS)
         ]:
             raise UserError(
-                f"{finders[0]} takes all other callbacks away while it searches, so it would try steps"
+                f"{finders[0]} removes all other callbacks while it searches, so it would try steps"
                 " without an ascent: search without SharpnessAware and with saft.SAM(optimizer) returned from"
                 " configure_optimizers, or set the value by hand"
             )

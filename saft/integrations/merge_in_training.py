@@ -51,7 +51,7 @@ class MergeWith:
 
     def __post_init__(self) -> None:
         if self.name in self.others:
-            raise UserError(f"others: '{self.name}' is the model that is trained; call the other otherwise")
+            raise UserError(f"others: '{self.name}' is the model that is trained; rename the other")
 
     def check(self, model: nn.Module) -> None:
         """Look for all that can be wrong, before anything is computed.

@@ -30,7 +30,7 @@ class FunctionMeasure(Measure):
 
     @abstractmethod
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return each quantity, nested as its axes say; one that cannot be had of this space is left out."""
+        """Return each quantity, nested as its axes say; one that this space cannot give is left out."""
 
 
 class MergeMeasure(FunctionMeasure):

@@ -56,13 +56,13 @@ def output_of(config: MergeConfig, method: Method) -> Output:
     name = options.pop("name", None)
     named = [name for name, kind in OUTPUTS.items() if kind.by_name]
     if not isinstance(name, str):
-        raise UserError(f"output.name: is required, but missing; there is: {', '.join(named)}")
+        raise UserError(f"output.name: is required, but missing; choose from: {', '.join(named)}")
     try:
         kind = OUTPUTS.get(name)
     except UserError as error:
         raise UserError(f"output.name: {error}") from None
     if not kind.by_name:
-        raise UserError(f"output.name: '{name}' is not asked for by name; there is: {', '.join(named)}")
+        raise UserError(f"output.name: '{name}' is not asked for by name; choose from: {', '.join(named)}")
     return configs.parse(kind, options, "", "output")
 
 

@@ -130,6 +130,6 @@ def _refuse_flattened(parameters: Iterable[Tensor]) -> None:
     # FSDP1's mark: these are pieces of flat shards, with nothing that says of which.
     if any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
         raise UserError(
-            "FullyShardedDataParallel (FSDP1) flattens parameters, and norms over all shards cannot be had:"
+            "FullyShardedDataParallel (FSDP1) flattens parameters, and norms over all shards cannot be taken:"
             " use torch.distributed.fsdp.fully_shard (FSDP2), or DistributedDataParallel"
         )

@@ -57,7 +57,7 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
     options = dict(mapping)
     kind = options.pop("kind", None)
     if kind is None:
-        raise UserError(f"{place}.kind: is required, but missing; there is: {', '.join(TASKS.names())}")
+        raise UserError(f"{place}.kind: is required, but missing; choose from: {', '.join(TASKS.names())}")
     if kind not in TASKS.names() and not (":" in str(kind) and trusted):
         outside = " (code from elsewhere is only taken from your own config: give `tasks:` there)"
         raise UserError(

@@ -183,7 +183,7 @@ def present(values: Mapping[str, Sequence[Any]], source: TableSource, split: str
         if missing and not source.drop_missing:
             raise UserError(
                 f"{where}.{key}: {len(missing)} row(s) of the {split} split have no "
-                f"{key.rpartition('.')[2]}, the first is row {missing[0]}; mend the file, or leave them out "
+                f"{key.rpartition('.')[2]}, the first is row {missing[0]}; fix the file, or leave them out "
                 "by drop_missing: true"
             )
     return [number for number, row in enumerate(zip(*values.values(), strict=True)) if all(row)]

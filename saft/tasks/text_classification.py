@@ -58,7 +58,7 @@ class TextClassification(Task):
         if self.several_labels and self.head != "linear":
             raise ValueError("several_labels: needs head: linear; a zero-shot head chooses one label")
         if self.several_labels and self.metric_name == "matthews":
-            raise ValueError("metric_name: matthews is of one label a text; take macro_f1 or micro_f1")
+            raise ValueError("metric_name: matthews needs one label a text; take macro_f1 or micro_f1")
         if self.several_labels and any("," in label for label in self.labels):
             raise ValueError("labels: of several labels none may hold a comma, which stands between them")
 

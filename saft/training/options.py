@@ -120,8 +120,8 @@ class TrainingOptions:
         ascent = (self.perturbation or {}).get("name", "sam")
         if self.trained.climbs_weights and ascent != "sam":
             raise ValueError(
-                f"parametrization: rho_space: weights is of perturbation: {{name: sam}}, and not of {ascent},"
-                " which perturbs the factors; leave rho_space out"
+                f"parametrization: rho_space: weights goes with perturbation: {{name: sam}}, not {ascent}, "
+                "which perturbs the factors; leave rho_space out"
             )
         if self.penalty is not None and self.trained.is_adapter and penalty(**self.penalty).of_weights:
             raise ValueError(

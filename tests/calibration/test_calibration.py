@@ -131,7 +131,7 @@ def test_a_model_without_a_task_is_told_with_the_cure(tiny_model, tiny_tasks, ex
 def test_the_test_split_cannot_be_named_and_numbers_are_checked(tiny_model, experts):
     mapping = {"method": "fisher", "base": str(tiny_model), "models": experts}
     for data, message in (
-        ({"split": "test"}, "data.split: unknown value 'test'; there is: train, validation"),
+        ({"split": "test"}, "data.split: unknown value 'test'; choose from: train, validation"),
         ({"examples": 0}, "data.examples: must be at least 1, but is 0"),
         ({"batch_size": 0}, "data.batch_size: must be at least 1, but is 0"),
         ({"exmples": 1}, "data.exmples: unknown key; did you mean 'examples'?"),

@@ -196,7 +196,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "--overwrite", "{out}", "--parameters.density=20"], "write 0.2"),
         (["merge", "{merge}", "--over-write", "{out}"], "out' was read as the value of --over-write"),
         (["merge", "{merge}", "{out}", "--over-write"], "or a flag; did you mean '--overwrite'?"),
-        (["merge", "{merge}", "{out}", "--dry-run"], "or a flag; there is: --check"),
+        (["merge", "{merge}", "{out}", "--dry-run"], "or a flag; choose from: --check"),
         (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write only --check"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray; see `saft train --help`"),
         (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),

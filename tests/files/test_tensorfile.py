@@ -49,7 +49,7 @@ def test_a_shape_that_is_none_is_refused(tmp_path, shape):
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 16]}
     header = json.dumps({"w": entry}).encode()
     (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
-    with pytest.raises(UserError, match="f: no safetensors file: its header does not read as one"):
+    with pytest.raises(UserError, match="f: is not a safetensors file: its header does not read as one"):
         read_headers(tmp_path / "f")
 
 

@@ -721,6 +721,6 @@ def test_finders_that_take_the_callback_away_are_refused(finder: str, tmp_path: 
 
     module = Sized()
     trainer = trainer_of(SharpnessAware(), getattr(callbacks, finder)())
-    with pytest.raises(UserError, match=rf"{finder} takes all other callbacks away"):
+    with pytest.raises(UserError, match=rf"{finder} removes all other callbacks"):
         trainer.fit(module)
     assert module.passes == []

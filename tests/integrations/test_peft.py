@@ -167,7 +167,7 @@ def test_an_adapter_on_other_weights_or_already_added_is_refused(tiny_llama):
     with torch.no_grad():
         other.model.norm.weight += 1
     with pytest.raises(
-        UserError, match=r"models.x: <adapter 'one'.*lies on other weights.*'model.norm.weight'"
+        UserError, match=r"models.x: <adapter 'one'.*was added to other weights.*'model.norm.weight'"
     ):
         saft.merge_models(other, {"x": model}, "average")
     model.merge_adapter(["one"])

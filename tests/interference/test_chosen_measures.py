@@ -45,7 +45,7 @@ def test_every_mistake_is_told_at_once():
     assert caught.value.problems == (
         "measures.1.name: is required, but missing",
         "measures: unknown measure 'cosin'; did you mean 'cosine'?",
-        "measures: sharpness: unknown option 'radius'; there is: adaptive, n_steps, rho",
+        "measures: sharpness: unknown option 'radius'; choose from: adaptive, n_steps, rho",
         "measures: hessian_trace.n_samples: must be at least 1, but is 0",
     )
 

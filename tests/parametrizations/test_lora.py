@@ -147,7 +147,7 @@ def test_sam_in_weight_space_is_sam_of_the_full_change(
 def test_weight_space_is_of_plain_sam() -> None:
     lora = {"name": "lora", "rho_space": "weights"}
     with pytest.raises(
-        UserError, match=r"rho_space: weights is of perturbation: \{name: sam\}, and not of asam"
+        UserError, match=r"rho_space: weights goes with perturbation: \{name: sam\}, not asam"
     ):
         TrainingOptions(perturbation={"name": "asam"}, parametrization=lora)
     TrainingOptions(parametrization=lora)

@@ -231,7 +231,7 @@ def test_a_text_may_have_several_labels(
 def test_several_labels_need_a_linear_head(mapping: dict[str, Any]) -> None:
     for changes, message in (
         ({}, "several_labels: needs head: linear"),
-        ({"head": "linear", "metric_name": "matthews"}, "metric_name: matthews is of one label a text"),
+        ({"head": "linear", "metric_name": "matthews"}, "metric_name: matthews needs one label a text"),
     ):
         with pytest.raises(UserError, match=message):
             tasks.build("colour", mapping | {"several_labels": True} | changes, "tasks")

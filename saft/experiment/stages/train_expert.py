@@ -119,7 +119,7 @@ def _trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
 
 
 def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None:
-    """Refuse an expert that was trained otherwise, before its figures could tell."""
+    """Refuse an expert that was trained in another way, before its figures could show it."""
     manifest = read_manifest(folder)
     before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
     for unessential in ("out", "model", "tensorboard", "checkpoint_every", "data_workers"):
@@ -130,5 +130,6 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
     changes = list(configs.differences(before, now))
     if changes:
         raise UserError(
-            f"{folder}: was trained otherwise: {'; '.join(changes[:3])}; choose another `out`, or delete it"
+            f"{folder}: was trained in another way: {'; '.join(changes[:3])}; "
+            "choose another `out`, or delete it"
         )

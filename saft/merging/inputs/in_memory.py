@@ -245,6 +245,6 @@ def _refuse_other_weights(place: str, own: Mapping[str, Tensor], base: Source) -
             continue
         if theirs.shape != tensor.shape or not torch.equal(theirs.to(tensor), tensor.detach()):
             raise UserError(
-                f"{place}: lies on other weights than those of the base {base.location}: '{name}' differs; "
+                f"{place}: was added to other weights than the base's, {base.location}: '{name}' differs; "
                 "give the model with its adapter merged in (merge_and_unload)"
             )

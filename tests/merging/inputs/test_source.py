@@ -94,7 +94,7 @@ def test_damaged_and_old_pickles_are_told(save, pickled, tmp_path):
     with pytest.raises(UserError) as caught:
         check(MergeConfig("average", base, [model, old]))
     damaged, written_by_old = caught.value.problems
-    assert "is damaged or no file of torch" in damaged
+    assert "is damaged, or is not a file of torch" in damaged
     assert "written by torch before 1.6" in written_by_old
     assert "safetensors" in written_by_old
     file.write_bytes(pickle.dumps({"w": [1.0]}))

@@ -54,7 +54,7 @@ def test_an_output_of_ones_own_is_one_class(checkpoints: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ({"digits": 3}, "output.name: is required, but missing; there is: adapter, sums"),
+        ({"digits": 3}, "output.name: is required, but missing; choose from: adapter, sums"),
         ({"name": "sum"}, "unknown output 'sum'; did you mean 'sums'"),
         ({"name": "sums"}, "output.digits: is required, but missing"),
         ({"name": "sums", "digit": 3}, "output.digit: unknown key; did you mean 'digits'"),
