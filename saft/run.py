@@ -9,6 +9,7 @@ from typing import Literal, overload
 from rich.console import RenderableType
 
 from saft import report
+from saft.dry_run import tiny_run
 from saft.experiment.collect import collect
 from saft.experiment.disk import settle
 from saft.experiment.events import Event
@@ -45,14 +46,21 @@ class RunResult:
 
 @overload
 def run(
-    config: RunConfig, check_only: Literal[False] = False, status_only: Literal[False] = False
+    config: RunConfig,
+    check_only: Literal[False] = False,
+    status_only: Literal[False] = False,
+    tiny: bool = False,
 ) -> RunResult: ...
 @overload
-def run(config: RunConfig, check_only: Literal[True], status_only: Literal[False] = False) -> RunCheck: ...
-@overload
-def run(config: RunConfig, check_only: bool = False, *, status_only: Literal[True]) -> RunStatus: ...
 def run(
-    config: RunConfig, check_only: bool = False, status_only: bool = False
+    config: RunConfig, check_only: Literal[True], status_only: Literal[False] = False, tiny: bool = False
+) -> RunCheck: ...
+@overload
+def run(
+    config: RunConfig, check_only: bool = False, *, status_only: Literal[True], tiny: bool = False
+) -> RunStatus: ...
+def run(
+    config: RunConfig, check_only: bool = False, status_only: bool = False, tiny: bool = False
 ) -> RunResult | RunCheck | RunStatus:
     """Train every task and arm, merge, choose coefficients, test, measure, report.
 
@@ -63,6 +71,7 @@ def run(
         config: see `RunConfig`.
         check_only: find what can be wrong and say what it will cost; nothing is written.
         status_only: say which cells are done, at work and missing in the folder; nothing is computed.
+        tiny: make a dry run on a tiny random model and generated data instead; see `saft.dry_run.tiny_run`.
 
     Returns:
         The folder and the results, which are also in results.json and report.html there; or the check, or the
@@ -79,6 +88,8 @@ def run(
         Traceback (most recent call last):
         saft.errors.UserError: tasks.news.kind: unknown task kind 'text_clasification'; did you mean ...
     """
+    if tiny:
+        config = tiny_run(config)
     if status_only:
         return status(config.out)
     resolved, folder = resolve(config), ExperimentFolder(config.out)

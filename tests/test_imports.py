@@ -15,6 +15,7 @@ ROOMS = [
     ["__main__"],
     ["cli"],
     ["run"],
+    ["dry_run"],
     ["experiment"],
     ["train", "merge", "evaluate", "measure", "summarize"],
     ["measure_models"],
@@ -40,9 +41,9 @@ ROOMS = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # These libraries are used only in these rooms.
 ONLY = {
-    "datasets": {"tasks"},
+    "datasets": {"tasks", "dry_run"},
     "lightning": {"training", "integrations"},
-    "transformers": {"models", "tasks", "integrations"},
+    "transformers": {"models", "tasks", "integrations", "dry_run"},
     "accelerate": {"integrations"},
     "peft": {"parametrizations", "integrations"},
 }

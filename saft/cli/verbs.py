@@ -52,6 +52,7 @@ class Verb:
 FLAGS = {  # flag -> keyword of the function, meaning
     "check": ("check_only", "check everything, compute and write nothing"),
     "status": ("status_only", "say which cells are done, at work and missing; compute nothing"),
+    "tiny": ("tiny", "a dry run: the same on a tiny random model and generated data, into OUT-tiny"),
     "overwrite": ("overwrite", "replace what is in the target folder"),
 }
 
@@ -62,7 +63,7 @@ VERBS = {
         "train every task and arm, merge, evaluate, measure, report",
         "saft.run:run",
         "saft.experiment.run_config:RunConfig",
-        flags=("check", "status"),
+        flags=("check", "status", "tiny"),
         kinds={"tasks.NAME": "saft.tasks:TASKS"},
         interrupted=RESUMES,
         folder="config.yaml",

@@ -49,6 +49,8 @@ class ImageSource(TableSource):
     """The column, or npz array, of the images; a column may hold paths, relative to its own file."""
     label: str = "label"
     """The column, or npz array, of the labels: a class's name, or what stands there, as text."""
+    numbered: bool = False
+    """Classes of a column go by their numbers, from 0, as texts, and not by the names that the hub has."""
     label_files: dict[str, str] = field(default_factory=dict)
     """Split name -> IDX file of the labels; `files` has those of the images."""
 
@@ -162,7 +164,10 @@ def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelle
     import datasets
 
     check_columns(rows, [("data.image", source.image), ("data.label", source.label)], where)
-    labels = values_as_texts(rows, source.label)
+    if source.numbered:
+        labels = ["" if value is None else str(int(value)) for value in rows[source.label]]
+    else:
+        labels = values_as_texts(rows, source.label)
     if isinstance(rows.features[source.image], datasets.Image):
         rows = rows.cast_column(source.image, datasets.Image(decode=False))
     column = rows.select_columns([source.image])

@@ -206,10 +206,7 @@ def _fit(
     # What is drawn must not depend on what ran before this call, nor change what runs after it.
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(config.seed)
-        workers = config.data_workers
-        if workers is None:
-            on_gpu = ready.device.type == "cuda"
-            workers = min(4, (os.cpu_count() or 1) - 1) if splits.train.is_costly and on_gpu else 0
+        workers = _workers(config, splits, ready.device)
         module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
         select = SelectSteps(
             options.select_steps,
@@ -250,6 +247,14 @@ def _fit(
     if strategy is not None:  # what comes is only for the first; torchmetrics would ask the others
         torch.distributed.destroy_process_group()
     return select.best if options.select_steps else options.steps, watch.seconds, trainer.is_global_zero
+
+
+def _workers(config: TrainConfig, splits: Splits, device: torch.device) -> int:
+    """Return how many processes make batches: no more than there are cores."""
+    cores, wanted = os.cpu_count() or 1, config.data_workers
+    if wanted is None:
+        wanted = min(4, cores - 1) if splits.train.is_costly and device.type == "cuda" else 0
+    return min(wanted, cores)
 
 
 def _work_folder(out: Path) -> Path:

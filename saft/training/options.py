@@ -234,8 +234,8 @@ class TrainConfig:
     """Further arguments of lightning.Trainer: accelerator, precision, devices (of this machine, which share
     every batch; strategy: ddp) ..."""
     data_workers: CountOrZero | None = None
-    """Processes that make the batches ahead; 0 makes each when it is needed; null is 4 for images that are
-    trained on a GPU, and else 0. The batches are the same."""
+    """Processes that make the batches ahead, at most one a core; 0 makes each when it is needed; null is 4
+    for images that are trained on a GPU, and else 0. The batches are the same."""
     tensorboard: bool = False
     """Log for TensorBoard as well as to CSV; needs the extra merge-saft[tensorboard]."""
     checkpoint_every: CountOrZero = 200

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from saft.dry_run.tiny_data import ROWS, table_of
+
+LABELLED = {
+    "kind": "text_classification",
+    "data": {"text": "sentence1", "pair": "sentence2", "label": "label"},
+}
+
+
+def features(task: dict[str, Any], folder: Path) -> Any:
+    table_of(task, seed=0, file=folder / "a.parquet")
+    table = datasets.Dataset.from_parquet(str(folder / "a.parquet"), cache_dir=str(folder / "cache"))
+    assert len(table) == ROWS
+    return table.features
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "kind"),
+    [
+        ({"yes": "y", "no": "n"}, {}, datasets.ClassLabel(names=["yes", "no"])),
+        ({"0": "a", "1": "b"}, {}, datasets.Value("int64")),
+        ({"true": "t", "false": "f"}, {}, datasets.Value("bool")),
+        ({"0": "a", "1": "b"}, {"numbered": True}, datasets.ClassLabel(names=["class 0", "class 1"])),
+    ],
+)
+def test_labels_have_the_form_of_the_hub(
+    labels: dict[str, str], more: dict[str, Any], kind: Any, tmp_path: Path
+) -> None:
+    task = LABELLED | {"labels": labels, "data": LABELLED["data"] | more}  # type: ignore[operator]
+    found = features(task, tmp_path)
+    assert found["label"] == kind
+    assert {"sentence1", "sentence2"} <= set(found)
+
+
+def test_images_templates_and_conversations_have_their_columns(tmp_path: Path) -> None:
+    images = {"kind": "image_classification", "data": {"image": "jpg"}, "labels": {"a": "a", "b": "b"}}
+    assert isinstance(features(images, tmp_path)["jpg"], datasets.Image)
+    prompt = {"kind": "language_modeling", "data": {}, "prompt": "{question} ?", "completion": "{answer}"}
+    assert set(features(prompt, tmp_path)) == {"question", "answer"}
+    chat = {"kind": "language_modeling", "data": {}, "messages": "conversation"}
+    assert set(features(chat, tmp_path)) == {"conversation"}

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from saft.dry_run.tiny_model import architecture, write_model
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "kind"),
+    [
+        ("openai/clip-vit-base-patch32", {"kind": "image_classification", "head": "linear"}, "clip"),
+        ("a/dinov2", {"kind": "image_classification", "head": "prototype"}, "vit"),
+        ("google/flan-t5-base", {"kind": "text_to_text"}, "t5"),
+        ("meta-llama/Llama-3.2-3B", {"kind": "language_modeling"}, "llama"),
+        ("FacebookAI/roberta-base", {"kind": "text_classification"}, "roberta"),
+        ("gpt2", {"kind": "text_classification"}, "gpt2"),
+        ("x", {"kind": "text_regression"}, "bert"),
+    ],
+)
+def test_the_architecture_follows_from_tasks_and_name(path: str, keys: dict[str, Any], kind: str) -> None:
+    assert architecture(path, {"task": keys}) == kind
+
+
+def test_a_byte_is_a_token_and_texts_end(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "bert", "bert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("añ b")["input_ids"]
+    assert len(ids) == len("añ b".encode()) + 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "añ b"
+    assert write_model(folder, "bert") == folder

@@ -1,0 +1,68 @@
+"""Every recipe runs, tiny: on a random model of its architecture and made-up data of the hub's form."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft import config
+from saft.dry_run import tiny_run
+from saft.errors import UserError
+from saft.experiment.run_config import RunConfig
+from saft.run import run
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+RECIPES = sorted(file for file in CONFIGS.glob("*.yaml") if "task" not in config.read(file))
+# One of those that differ in their names, numbers of tasks and merges alone.
+RUN = (
+    "clip-8",
+    "soup",
+    "wise",
+    "mergebench-3b",
+    "glue-roberta",
+    "glue-gpt2",
+    "glue-flan-t5",
+    "vision",
+    "language",
+)
+
+
+def short(file: Path, folder: Path) -> RunConfig:
+    """Return a recipe of its first two tasks, its last arm and its first merge."""
+    content = config.read(file)
+    content["tasks"] = dict(list(content["tasks"].items())[:2])
+    content["arms"] = dict(list(content["arms"].items())[-1:])
+    content["expected"] = {}
+    content["merges"] = dict(list(content["merges"].items())[:1])
+    content["out"] = str(folder / file.stem)
+    return config.parse(RunConfig, content, str(file))
+
+
+@pytest.mark.slow  # a whole run each
+@pytest.mark.parametrize("name", RUN)
+def test_the_recipe_runs(name: str, tmp_path: Path) -> None:
+    recipe = short(CONFIGS / f"{name}.yaml", tmp_path)
+    result = run(recipe, tiny=True)
+    assert result.folder == tmp_path / f"{name}-tiny"
+    assert [cell.arm for cell in result.results.cells] == list(recipe.arms)
+    assert result.page.is_file()
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_task_of_the_recipe_can_be_read(file: Path, tmp_path: Path) -> None:
+    plain = config.read(file) | {"out": str(tmp_path / "run")}
+    made = tiny_run(config.parse(RunConfig, plain, str(file)))
+    assert made.tasks.keys() == plain["tasks"].keys()
+    check = run(dataclasses.replace(made, arms=dict(list(made.arms.items())[:1])), check_only=True)
+    assert check.experts == len(made.tasks)
+    assert made.expected == {}
+
+
+def test_tasks_of_kinds_that_no_model_has_together_are_refused(tmp_path: Path) -> None:
+    tasks: dict[str, dict[str, Any]] = {"a": {"kind": "text_to_text"}, "b": {"kind": "image_classification"}}
+    plain = {"out": str(tmp_path), "model": {"path": "x"}, "tasks": tasks, "arms": {"adamw": {}}}
+    with pytest.raises(UserError, match="no tiny model for tasks of the kinds image_classification, text_to"):
+        tiny_run(config.parse(RunConfig, plain, ""))
