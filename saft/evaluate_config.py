@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from saft import config as configs
-from saft.config import Count, Location, Name, distinct
+from saft.config import Count, Location, Name, Target, distinct
 from saft.model_config import Device, check_device
 
 __all__ = ["EvaluateConfig"]
@@ -36,7 +36,7 @@ class EvaluateConfig:
     """Examples per forward pass; the result does not depend on it beyond round-off."""
     device: Device = "cpu"
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
-    out: Location | None = None
+    out: Target | None = None
     """A JSON file to write the figures to."""
 
     def check_options(self) -> None:

@@ -16,6 +16,7 @@ from saft.config import (
     Positive,
     Range,
     Seed,
+    Target,
 )
 from saft.errors import UserError, collecting
 from saft.model_config import Device, check_device
@@ -77,7 +78,7 @@ class MeasureConfig:
     before the first; null makes all of them."""
     device: Device = "cpu"
     """The torch device for losses and functions: cpu, cuda, cuda:1, mps."""
-    out: Location | None = None
+    out: Target | None = None
     """A JSON file to write the figures to."""
 
     def __post_init__(self) -> None:

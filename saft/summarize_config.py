@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saft import config as configs
-from saft.config import Count, Location, Name, Seed
+from saft.config import Count, Name, Seed, Target
 from saft.model_config import Device, ModelConfig, check_device
 
 __all__ = ["SummarizeConfig"]
@@ -27,7 +27,7 @@ class SummarizeConfig:
     """The pretrained model that every expert starts from."""
     task: dict[str, Any]
     """The task: `kind` and the keys of that kind, as in `saft train`; its labels are not used."""
-    out: Location
+    out: Target
     """The safetensors file to write."""
     name: Name = "task"
     """The task's name, for messages."""

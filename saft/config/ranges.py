@@ -15,6 +15,7 @@ They are checked both when a file is parsed and when a `checked` dataclass is co
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Hashable, Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "Range",
     "Seed",
     "Seeds",
+    "Target",
     "distinct",
     "name_problem",
 ]
@@ -187,6 +189,14 @@ def _location(text: str) -> str:
 
 # An empty text would stand for the folder that one is in.
 Location = Annotated[str, AfterValidator(_location)]
+
+
+def _target(text: str) -> str:
+    """Return a path to write to: no shell makes `~` the home folder in `--out=~/runs`, and so we do."""
+    return os.path.expanduser(_location(text))
+
+
+Target = Annotated[str, AfterValidator(_target)]
 
 
 def distinct(values: S) -> S:

@@ -13,10 +13,10 @@ from saft.config import (
     Depth,
     FiniteFloat,
     Fraction,
-    Location,
     Name,
     NonNegative,
     Seeds,
+    Target,
 )
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.cluster import RayOptions, SlurmOptions
@@ -79,7 +79,7 @@ class RunConfig:
         {'name': 'sam', 'rho': 0.05}
     """
 
-    out: Location
+    out: Target
     """The folder of the experiment."""
     model: ModelConfig
     """The pretrained model."""

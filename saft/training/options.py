@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
-from saft.config import Count, CountOrZero, Fraction, Location, Name, NonNegative, Positive, Range, Seed
+from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positive, Range, Seed, Target
 from saft.errors import UserError, collecting
 from saft.model_config import ModelConfig
 from saft.training.trainer_arguments import check_trainer
@@ -216,7 +216,7 @@ class TrainConfig:
     """The pretrained model."""
     task: dict[str, Any]
     """The task: `kind` and the keys of that kind; see saft/tasks."""
-    out: Location
+    out: Target
     """The checkpoint folder to write."""
     name: Name = "task"
     """The task's name: heads/NAME.safetensors, and what merging and reports call it."""

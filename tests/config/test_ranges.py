@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from saft import config
 from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, OpenFraction, Positive, Seed, Seeds
@@ -109,3 +110,15 @@ def test_everything_wrong_is_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         Outer(steps=0, density=2, seeds=[])
     assert len(caught.value.problems) == 3
+
+
+def test_a_path_to_write_to_is_not_empty_and_may_begin_in_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    adapter = TypeAdapter(config.Target)
+    assert adapter.validate_python("~/runs") == "/home/anna/runs"
+    assert adapter.validate_python("runs/~") == "runs/~"
+    for text in ("", " "):
+        with pytest.raises(ValueError, match="is empty; write a path"):
+            adapter.validate_python(text)
