@@ -40,7 +40,7 @@ class GeneralizedArithmetic(Method):
     rescale: bool = parameter(True, "give what is kept the L1 norm that the task vector had")
     coefficient: float = parameter(1.0, "λ, mergekit's `lambda`", at_least=0)
 
-    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.4"
+    source = "Goddard et al. 2024, Arcee's mergekit (arXiv 2403.13257), version 0.1.5"
     scaling = 1.0
     scaling_grid = (1.0,)
 
@@ -117,8 +117,7 @@ class Mergekit(GeneralizedArithmetic, Trimming):
     )
     deviations = (
         "computed in float32 whatever the dtype of the files; keeps one entry where density · n is less than "
-        "one, where mergekit stops; keeps the entries where gamma · n is less than one, where mergekit drops "
-        "the whole tensor; of equal magnitudes all are kept"
+        "one, where mergekit's breadcrumbs drops the whole tensor; of equal magnitudes all are kept"
     )
 
     def steps(self, tasks: int, count: int) -> Steps:

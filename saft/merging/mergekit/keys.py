@@ -14,14 +14,7 @@ __all__ = ["NOT_HERE", "OWN_KEYS", "check_keys", "is_mergekit"]
 
 NOT_HERE = "mergekit can do this; saft does not"
 _ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
-_OTHER_METHODS = (
-    "passthrough",
-    "arcee_fusion",
-    "nearswap",
-    "sce",
-    "ram",
-    "ramplus_tl",
-)
+_OTHER_METHODS = ("passthrough",)
 _KEYS = (
     *("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template"),

@@ -101,6 +101,18 @@ MERGE_METHODS: Mapping[str, MergeMethod] = {
         takes_base=True,
         needs_base=False,
     ),
+    "sce": MergeMethod("mergekit_sce", general={"select_topk": Parameter("density", 1.0)}),
+    "nearswap": MergeMethod("mergekit_nearswap", general={"t": Parameter("t")}),
+    "arcee_fusion": MergeMethod("mergekit_arcee_fusion"),
+    "ram": MergeMethod("mergekit_ram", general={"epsilon": Parameter("epsilon", 1e-5)}),
+    "ramplus_tl": MergeMethod(
+        "mergekit_ramplus_tl",
+        general={
+            "r": Parameter("r", 0.1),
+            "alpha": Parameter("alpha", 0.2),
+            "epsilon": Parameter("epsilon", 1e-5),
+        },
+    ),
     "model_stock": MergeMethod(
         "model_stock",
         fixed={"mean_of": "cosines"},

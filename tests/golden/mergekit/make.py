@@ -1,11 +1,11 @@
 """Makes what tests/merging/mergekit compares with: four tiny models, and merges of them by mergekit itself.
 
-    python -m venv mergekit-venv && mergekit-venv/bin/pip install torch mergekit==0.1.4 transformers==4.53.3
+    python -m venv mergekit-venv && mergekit-venv/bin/pip install torch mergekit==0.1.5
     mergekit-venv/bin/python tests/golden/mergekit/make.py
 
 Each case is a file of mergekit's as a user would write it, `NAME.yaml`, with its result, `NAME.safetensors`.
-Run here with mergekit 0.1.4, torch 2.13.0+cpu and transformers 4.53.3 (it fails
-with transformers 5).
+Run here with mergekit 0.1.5, torch 2.13.0+cpu and transformers 5.24.0; the models are those that
+transformers 4.53.3 made, which another version would draw otherwise: they are made only where they are not.
 """
 
 from __future__ import annotations
@@ -131,6 +131,16 @@ CASES: dict[str, dict[str, object]] = {
     "multislerp_base": vectors("multislerp", listed(weight=WEIGHTS), normalize_weights=False),
     "karcher": {"merge_method": "karcher", "models": listed()},
     "karcher_base": vectors("karcher", listed(), max_iter=20, tol=1e-6),
+    "sce": vectors("sce", listed()),
+    "sce_some": vectors("sce", listed(), select_topk=0.3),
+    "sce_gradient": vectors("sce", listed(), select_topk=[0.2, 0.9]),
+    "nearswap": vectors("nearswap", [{"model": "a"}], t=0.01),
+    "nearswap_gradient": vectors("nearswap", [{"model": "base"}, {"model": "a"}], t=[0.001, 0.03]),
+    "arcee_fusion": vectors("arcee_fusion", [{"model": "a"}]),
+    "ram": vectors("ram", listed(), epsilon=0.02),
+    "ram_default": vectors("ram", listed()),
+    "ramplus_tl": vectors("ramplus_tl", listed(), epsilon=0.03),
+    "ramplus_tl_strong": vectors("ramplus_tl", listed(), epsilon=0.02, r=0.5, alpha=1.5),
     "model_stock": {"merge_method": "model_stock", "base_model": "base", "models": listed()},
     "out_dtype": vectors("task_arithmetic", listed(weight=WEIGHTS))
     | {"dtype": "float32", "out_dtype": "bfloat16"},
@@ -141,7 +151,8 @@ def main() -> None:
     os.chdir(HERE)
     for old in [*HERE.glob("*.yaml"), *HERE.glob("*.safetensors")]:
         old.unlink()
-    models()
+    if not (HERE / "base").is_dir():
+        models()
     for name, case in CASES.items():
         case = {key: value for key, value in case.items() if value != {}}
         text = yaml.safe_dump(case, sort_keys=False, default_flow_style=None, width=100)
