@@ -367,6 +367,8 @@ def test_a_checkpoint_is_evaluated_on_a_task_of_ones_own_config_only(
         ("arms", "one_penalty:Sparse", "The sum of the magnitudes"),
         ("arms", "one_parametrization:Biases", "and nothing else"),
         ("arms", "one_averaging:Even", "Every second step"),
+        ("measures", "one_measure_of_weights:Moved", "entries that fine-tuning moved"),
+        ("measures", "one_measure_of_the_loss:Scaled", "the loss, times a number"),
     ],
 )
 def test_the_lists_tell_its_keys(
