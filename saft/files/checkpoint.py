@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -54,6 +55,8 @@ HEADS = "heads"
 BASE_WEIGHTS = "shared/base.safetensors"
 PARTS = "parts"
 
+# transformers makes every layer that a config asks for: 10^9 of them until the memory is full.
+_COUNTS_MODULES, _MOST_MODULES = re.compile(r"(^|_)(layers?|experts|blocks)$"), 10_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -173,7 +176,8 @@ def model_config(folder: Path) -> dict[str, Any]:
     """Return what config.json says of a model; an empty mapping where there is no such file.
 
     Raises:
-        UserError: it is not readable as JSON, is not an object, or names a model's type by no text.
+        UserError: it is not readable as JSON, is not an object, names a model's type by no text, or asks for
+            more layers than any memory holds.
     """
     file = folder / CONFIG
     config = read_json_object(folder, CONFIG) if file.is_file() else {}
@@ -182,6 +186,12 @@ def model_config(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{file}: model_type: must be a text, but is {kind!r:.100}; copy or download it again"
             )
+        for key, value in part.items():
+            if _COUNTS_MODULES.search(key) and isinstance(value, int | float) and value > _MOST_MODULES:
+                raise UserError(
+                    f"{file}: {key}: must be at most {_MOST_MODULES}, but is {value}: no model has so many; "
+                    "copy or download it again"
+                )
     return config
 
 

@@ -52,9 +52,9 @@ def load_tokenizer(location: str) -> Any:
         raise UserError(
             f"model {location}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
         )
+    size = _vocabulary_size(folder)  # checks config.json, which the tokenizer's class reads too
     with as_user_error(f"model {location}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        size = _vocabulary_size(folder)
         # Some tokenizers add a padding token of their own behind those that the model knows.
         if tokenizer.pad_token is None or tokenizer.pad_token_id >= size:
             others = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))

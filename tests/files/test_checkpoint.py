@@ -292,3 +292,13 @@ def test_a_damaged_config_is_told(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         checkpoint.model_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "encoder_layers", "num_local_experts"])
+def test_a_config_that_asks_for_more_layers_than_memory_holds_is_told(tmp_path, key):
+    """transformers went on making them for minutes."""
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {key: 10**9}}))
+    with pytest.raises(UserError, match=rf"config\.json: {key}: must be at most 10000, but is 1000000000"):
+        checkpoint.model_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({key: 126, "vocab_size": 10**6, "layers": [10**9]}))
+    assert checkpoint.model_config(tmp_path)[key] == 126
