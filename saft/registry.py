@@ -67,13 +67,11 @@ class Registry(Generic[T]):
         Raises:
             UserError: nothing has this name, and the message suggests the nearest; or what has it is of
                 another sort than the classes of this registry, or not complete.
-            NotYet: it is outside, where nothing can be imported.
+            NotYet: as `outside`.
         """
         if not isinstance(name, str):  # a config may hold anything
             raise UserError(f"{self.noun}: must be named by a text, but is {name!r}")
         if ":" in name:
-            if stand_ins.are_in():
-                raise NotYet
             return cast(T, outside(name, self.base, f"{self.noun} '{name}'"))
         self._discover()
         if name not in self._classes:
@@ -116,6 +114,7 @@ def outside(name: str, base: type[C], what: str) -> type[C]:
 
     Raises:
         UserError: it cannot be imported, is something else, or leaves out what it must define.
+        NotYet: stand-ins are imported for torch, which code from outside cannot be given.
 
     Example:
         >>> outside("collections:OrderedDict", dict, "example")
@@ -124,6 +123,8 @@ def outside(name: str, base: type[C], what: str) -> type[C]:
         Traceback (most recent call last):
         saft.errors.UserError: example: must be a subclass of builtins.dict, but is 3.141592653589793
     """
+    if stand_ins.are_in():
+        raise NotYet
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -19,7 +19,7 @@ from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
 from saft.registry import Registry
 from saft.tasks import TASKS
-from saft.training.optimizer import OWNED_BY_TRAINING, optimizer_class, torch_optimizers
+from saft.training.optimizer import OWNED_BY_TRAINING, check_keys, optimizer_class, torch_optimizers
 from saft.trajectory import AVERAGINGS
 
 __all__ = ["arms", "kinds", "measures", "tasks"]
@@ -135,6 +135,7 @@ def _optimizers() -> Text:
 
 
 def _optimizer_in_full(name: str) -> Iterator[str]:
+    check_keys(name)
     kind = optimizer_class(name)
     yield f"{name}: {_summary(kind)}\n\nKeys:"
     for parameter in list(inspect.signature(kind).parameters.values())[1:]:

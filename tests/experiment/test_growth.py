@@ -16,10 +16,11 @@ from saft.experiment.growth import Foundations, refuse_changes, union
 from saft.experiment.resolve import resolve
 from saft.experiment.run_config import RunConfig
 
+TASK = {"kind": "language_modeling", "data": {"path": "csv", "files": {"train": "a.csv"}}, "text": "{a}"}
 MAPPING: dict[str, Any] = {
     "out": "run",
     "model": {"path": "somewhere"},
-    "tasks": {"a": {"kind": "x", "labels": {"p": "q"}}, "b": {"kind": "x"}},
+    "tasks": {"a": TASK | {"words": {"a": {"p": "q"}}}, "b": TASK},
     "arms": {"adamw": {"steps": 6}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}},
     "merges": {"ties": {}},
 }
@@ -76,7 +77,7 @@ def test_what_a_run_may_grow_by(folder: ExperimentFolder, grown: dict[str, Any])
 
 
 def test_a_further_task_changes_merges_only_and_those_have_another_name(folder: ExperimentFolder) -> None:
-    now = every(foundations(tasks=MAPPING["tasks"] | {"c": {"kind": "x"}}))
+    now = every(foundations(tasks=MAPPING["tasks"] | {"c": TASK}))
     refuse_changes(folder, {name: now[name] for name in ("base", "expert", "expert-test", "sharpness")})
 
 
@@ -123,7 +124,7 @@ def test_an_expert_rests_on_what_its_penalty_reads() -> None:
     assert found["files"].keys() == {"model", "tasks.a", "tasks.b"}
     assert found["config"]["tasks"].keys() == {"a", "b"}
     arms = {"adamw": {"penalty": {"name": "drift", "inputs": "reference"}}}
-    outside = foundations(arms=arms, reference={"news": {"kind": "x"}}).expert(CELL, "a")
+    outside = foundations(arms=arms, reference={"news": TASK}).expert(CELL, "a")
     assert outside["files"].keys() == {"model", "tasks.a", "reference.news"}
 
 

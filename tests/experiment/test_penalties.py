@@ -12,7 +12,6 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.experiment import RunConfig
-from saft.experiment.resolve import resolve
 from saft.experiment.session import open_session
 from saft.run import run
 
@@ -112,8 +111,8 @@ def test_inputs_that_are_not_there_are_told_with_all_else(penalized: dict[str, A
     tasks = {"colour": penalized["tasks"]["colour"]}
     mapping = penalized | {"out": "x", "tasks": tasks, "reference": {}}
     with pytest.raises(UserError) as caught:
-        resolve(config.parse(RunConfig, mapping, "run.yaml"))
+        config.parse(RunConfig, mapping, "run.yaml")
     assert caught.value.problems == (
-        "arms.drift.penalty: reads the inputs of the other tasks, but there is one task; add a task",
-        "arms.generic.penalty: reads the inputs under `reference`, which is empty; list tasks there",
+        "run.yaml: arms.drift.penalty: reads the inputs of the other tasks, but there is one task; add a task",
+        "run.yaml: arms.generic.penalty: reads the inputs under `reference`, which is empty; list tasks there",
     )
