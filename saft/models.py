@@ -33,6 +33,7 @@ __all__ = [
     "load_trunk",
     "max_tokens",
     "model_of",
+    "sees_only",
     "vision_kind",
 ]
 
@@ -199,6 +200,18 @@ def vision_kind(location: Path) -> Any:
         return None
     kind = _concrete(transformers.AutoModel, settings)
     return kind if kind.main_input_name == "pixel_values" else None
+
+
+def sees_only(location: Path) -> bool:
+    """Return whether a model takes images, and does not write texts: a ViT, or CLIP with both its towers.
+
+    Args:
+        location: the model's folder, with config.json.
+
+    Raises:
+        UserError: config.json cannot be read.
+    """
+    return language_kind(location) is None and vision_kind(location) is not None
 
 
 def max_tokens(location: Path, wanted: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from saft import config
 from saft.errors import UserError, as_user_error, did_you_mean
@@ -126,8 +126,13 @@ class Picture:
         with self._readable(where):
             if isinstance(content, np.ndarray):
                 return Image.fromarray(content).convert("RGB")
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                return image.convert("RGB")
+            try:
+                with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                    return image.convert("RGB")
+            except UnidentifiedImageError:
+                raise ValueError(
+                    f"it is none of {', '.join(_FORMATS)}; leave it out, or convert it"
+                ) from None
 
     def _readable(self, where: str) -> AbstractContextManager[None]:
         return as_user_error(f"{where}.data: {self.place}: is not an image that can be read")
@@ -164,6 +169,8 @@ def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelle
     import datasets
 
     check_columns(rows, [("data.image", source.image), ("data.label", source.label)], where)
+    if isinstance(rows.features[source.label], datasets.Image):
+        raise UserError(f"{where}.data.label: the column '{source.label}' holds images, not labels")
     if source.numbered:
         labels = ["" if value is None else str(int(value)) for value in rows[source.label]]
     else:

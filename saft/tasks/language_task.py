@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig
-from saft.models import language_kind
+from saft.models import language_kind, sees_only
 from saft.tasks import language_model
 from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.examples import Batch, Examples
@@ -89,9 +89,10 @@ def language_folder(model: ModelConfig, kind: Literal["causal", "encoder-decoder
     """
     folder = local_folder(model.path, "model.path")
     if (own := language_kind(folder)) != kind:
+        takes = "image_classification" if sees_only(folder) else _KIND[own]
         raise UserError(
             f"{where}.kind: {_KIND[kind]} needs {_MODEL[kind]}, which {model.path} is not; "
-            f"kind: {_KIND[own]} takes it"
+            f"kind: {takes} takes it"
         )
     return folder
 

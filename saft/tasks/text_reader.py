@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from saft.errors import UserError
+from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
+from saft.models import sees_only
 from saft.tasks import heads
 from saft.tasks.bound_to_model import Declared
 from saft.tasks.bound_with_head import BoundWithHead
@@ -48,7 +50,16 @@ class TextReader:
             max_length: tokens of a text, as the task says.
             pooling: as the task says; None takes the model's.
             where: the place in front of every message.
+
+        Raises:
+            UserError: the model takes images, or has no tokenizer.
         """
+        folder = local_folder(model.path, "model.path")
+        if (folder / "config.json").is_file() and sees_only(folder):
+            raise UserError(
+                f"{where}.kind: needs a model of texts, which {model.path} is not; "
+                "kind: image_classification takes it"
+            )
         tokenizer = load_tokenizer(model.path)
         return cls(tokenizer, cut_length(model, max_length, where), pooling or model.pooling)
 

@@ -136,3 +136,15 @@ def test_postscript_which_pil_reads_by_a_program_is_not_read(tmp_path: Path) -> 
     found = pictures(source(path="folder", files={"train": str(tmp_path / "x")}, test=None), "t")
     with pytest.raises(UserError, match=r"t.data: .*b.png: is not an image that can be read"):
         found["train"][0][0].rgb("t")
+
+
+def test_a_file_that_is_no_image_and_a_label_that_is_one_are_told(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": b"no image", "path": None}], "label": ["a"]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=False))
+    rows.to_parquet(tmp_path / "a.parquet")
+    given = {"path": "parquet", "files": {"train": str(tmp_path / "a.parquet")}, "test": None}
+    [(picture, _)] = pictures(source(**given), "t")["train"]
+    with pytest.raises(UserError, match=r"a\.parquet, row 1: is not an image .*: it is none of PNG, JPEG"):
+        picture.rgb("t")
+    with pytest.raises(UserError, match=r"data\.label: the column 'image' holds images, not labels"):
+        pictures(source(**given, label="image"), "t")
