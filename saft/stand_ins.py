@@ -20,17 +20,8 @@ __all__ = ["SLOW", "are_in", "stand_ins"]
 
 SLOW = (
     *("torch", "torchmetrics", "lightning", "lightning_utilities", "accelerate"),
-    *(
-        "transformers",
-        "tokenizers",
-        "sentence_transformers",
-        "peft",
-        "safetensors",
-        "datasets",
-        "pandas",
-        "numpy",
-        "PIL",
-    ),
+    *("transformers", "tokenizers", "sentence_transformers", "peft", "safetensors"),
+    *("datasets", "pandas", "numpy", "PIL"),
 )
 """The libraries; what saft imports besides them and Python's own is quick."""
 
