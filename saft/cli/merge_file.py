@@ -6,22 +6,36 @@ A file's keys are checked before anything that is slow to import.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saft import config
 from saft.errors import UserError, collecting
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import check_keys, is_mergekit
+from saft.merging.mergekit.stages import Stage, stages
 
 if TYPE_CHECKING:
     from saft.merge import MergeResult
 
-__all__ = ["merge", "read"]
+__all__ = ["Stages", "merge", "read"]
 
 
-def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig:
+@dataclass(frozen=True)
+class Stages:
+    """The merges of a file of mergekit's that has several, in the order in which they are done."""
+
+    merges: tuple[Stage, ...]
+    where: str
+
+
+def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig | Stages:
     """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`.
+
+    Of a file of several documents it gives all of its merges; mergekit's file is the only one that may be so.
 
     Args:
         mapping: what the file holds.
@@ -31,6 +45,29 @@ def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") ->
     Raises:
         UserError: with everything that is wrong.
     """
+    if "stages" in mapping:
+        return _read_stages(mapping, where, depth)
+    return _read_one(mapping, where, depth)
+
+
+def _read_stages(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> Stages:
+    if surplus := [key for key in mapping if key != "stages"]:
+        raise UserError(
+            f"{where}: {surplus[0]}: has several merges; write the key into the document it is for"
+        )
+    found = Stages(tuple(stages(mapping["stages"], where)), where)
+    for stage in found.merges:
+        if not is_mergekit(stage.mapping):
+            raise UserError(f"{where}: has several documents, but one is not mergekit's: {[*stage.mapping]}")
+        _read_one(stage.mapping, _place(where, stage), depth)
+    return found
+
+
+def _place(where: str, stage: Stage) -> str:
+    return f"{where}: {stage.name or 'last merge'}"
+
+
+def _read_one(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> MergeConfig:
     notes: list[str] = []
     if not is_mergekit(mapping):
         settings = config.parse(MergeConfig, mapping, where, depth=depth)
@@ -62,9 +99,12 @@ def _check_options(settings: MergeConfig, where: str) -> None:
 
 
 def merge(
-    settings: MergeConfig, out: str | None, check_only: bool = False, overwrite: bool = False
+    settings: MergeConfig | Stages, out: str | None, check_only: bool = False, overwrite: bool = False
 ) -> MergeResult:
     """Merge, and show how far it is.
+
+    Of several merges all are checked before the first, each with its base for what it takes of others; what
+    is in between is written to a folder beside `out`, which is removed at the end.
 
     Args:
         settings: what to merge, and how.
@@ -75,9 +115,37 @@ def merge(
     Raises:
         UserError: as `saft.merge`.
     """
+    if isinstance(settings, Stages):
+        return _merge_stages(settings, out, check_only, overwrite)
     from saft.merge import merge as merge_checkpoints
     from saft.progress import bar
 
     with bar(total=1) as shown:
         shown.stage(f"{'check' if check_only else 'merge by'} {settings.method}")
         return merge_checkpoints(settings, out, overwrite, check_only, shown.at)
+
+
+def _merge_stages(several: Stages, out: str | None, check_only: bool, overwrite: bool) -> MergeResult:
+    from saft.merging.mergekit import file as mergekit
+
+    *inner, last = several.merges
+
+    def config_of(stage: Stage, folders: Mapping[str, str]) -> MergeConfig:
+        return mergekit.read(stage.at(folders), _place(several.where, stage))[0]
+
+    bases: dict[str, str] = {}
+    for stage in inner:
+        checked = merge(config_of(stage, bases), None, check_only=True)
+        bases[str(stage.name)] = checked.plan.config.base
+    checked = merge(config_of(last, bases), out, check_only=True, overwrite=overwrite)
+    if check_only or out is None:
+        return checked
+    target = Path(out).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.stages-", dir=target.parent) as between:
+        folders: dict[str, str] = {}
+        for stage in inner:
+            folder = str(Path(between, str(stage.name)))
+            merge(config_of(stage, folders), folder)
+            folders[str(stage.name)] = folder
+        return merge(config_of(last, folders), out, overwrite=overwrite)

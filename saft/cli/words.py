@@ -78,7 +78,10 @@ class Words:
         file, own = self.file, {}
         if verb.folder and file is not None and Path(file).is_dir():
             file, own = str(Path(file, verb.folder)), {"out": file}
-        return config.overridden({**config.read(file), **own}, self.overrides), file or "command line"
+        several = "stages" if verb.read else None
+        return config.overridden(
+            {**config.read(file, several), **own}, self.overrides
+        ), file or "command line"
 
     def _target(self, verb: Verb) -> list[str | None]:
         """Return the target folder of a verb that has one; a check needs none."""

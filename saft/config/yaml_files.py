@@ -75,11 +75,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def read(file: str | Path | None) -> Mapping[str, Any]:
+def read(file: str | Path | None, several: str | None = None) -> Mapping[str, Any]:
     """Return the mapping in a YAML file; None gives an empty one.
 
     Args:
         file: in UTF-8.
+        several: key under which the documents are listed of a file that has several; default: it is refused.
 
     Raises:
         UserError: there is no such file, or it does not hold one mapping that can be read in one way only.
@@ -108,11 +109,24 @@ def read(file: str | Path | None) -> Mapping[str, Any]:
         raise UserError(f"{file}: cannot be read: {reason}") from None
     if len(content) > BYTES:
         raise UserError(f"{file}: is larger than {BYTES // 2**20} MiB, so it is not a config")
+    if several is not None and len(texts := _documents(text)) > 1:
+        return {several: [load(one, str(file)) for one in texts]}
     mapping = load(text, str(file))
     if not isinstance(mapping, Mapping):
         kind = "nothing" if mapping is None else f"a {type(mapping).__name__}"
         raise UserError(f"{file}: must hold `key: value` lines, but holds {kind}")
     return mapping
+
+
+def _documents(text: str) -> list[str]:
+    """Return the documents of a text, each after as many empty lines as are before it, for messages."""
+    starts = [at for at, line in enumerate(text.splitlines()) if re.match(r"---(\s|$)", line)]
+    lines = text.splitlines()
+    ends = [*starts[1:], len(lines)] if starts else [len(lines)]
+    before = lines[: starts[0]] if starts else lines
+    head = [] if all(not line.strip() or line.startswith("#") for line in before) else [(0, before)]
+    parts = head + [(first, lines[first:last]) for first, last in zip(starts, ends, strict=False)]
+    return ["\n" * first + "\n".join(part) for first, part in parts if any(x.strip("- ") for x in part)]
 
 
 def load(text: str, where: str) -> Any:
