@@ -16,23 +16,23 @@ from saft import config
 from saft.errors import UserError, collecting
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import check_keys, is_mergekit
-from saft.merging.mergekit.stages import Stage, stages
+from saft.merging.mergekit.multi_merge import Stage, stages
 
 if TYPE_CHECKING:
     from saft.merge import MergeResult
 
-__all__ = ["Stages", "merge", "read"]
+__all__ = ["SeveralMerges", "merge", "read"]
 
 
 @dataclass(frozen=True)
-class Stages:
+class SeveralMerges:
     """The merges of a file of mergekit's that has several, in the order in which they are done."""
 
     merges: tuple[Stage, ...]
     where: str
 
 
-def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig | Stages:
+def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig | SeveralMerges:
     """Return the config of a merge file of saft's, or of mergekit's, which has `merge_method:`.
 
     Of a file of several documents it gives all of its merges; mergekit's file is the only one that may be so.
@@ -50,12 +50,12 @@ def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") ->
     return _read_one(mapping, where, depth)
 
 
-def _read_stages(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> Stages:
+def _read_stages(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> SeveralMerges:
     if surplus := [key for key in mapping if key != "stages"]:
         raise UserError(
             f"{where}: {surplus[0]}: has several merges; write the key into the document it is for"
         )
-    found = Stages(tuple(stages(mapping["stages"], where)), where)
+    found = SeveralMerges(tuple(stages(mapping["stages"], where)), where)
     for stage in found.merges:
         if not is_mergekit(stage.mapping):
             raise UserError(f"{where}: has several documents, but one is not mergekit's: {[*stage.mapping]}")
@@ -99,7 +99,7 @@ def _check_options(settings: MergeConfig, where: str) -> None:
 
 
 def merge(
-    settings: MergeConfig | Stages, out: str | None, check_only: bool = False, overwrite: bool = False
+    settings: MergeConfig | SeveralMerges, out: str | None, check_only: bool = False, overwrite: bool = False
 ) -> MergeResult:
     """Merge, and show how far it is.
 
@@ -115,7 +115,7 @@ def merge(
     Raises:
         UserError: as `saft.merge`.
     """
-    if isinstance(settings, Stages):
+    if isinstance(settings, SeveralMerges):
         return _merge_stages(settings, out, check_only, overwrite)
     from saft.merge import merge as merge_checkpoints
     from saft.progress import bar
@@ -125,7 +125,7 @@ def merge(
         return merge_checkpoints(settings, out, overwrite, check_only, shown.at)
 
 
-def _merge_stages(several: Stages, out: str | None, check_only: bool, overwrite: bool) -> MergeResult:
+def _merge_stages(several: SeveralMerges, out: str | None, check_only: bool, overwrite: bool) -> MergeResult:
     from saft.merging.mergekit import file as mergekit
 
     *inner, last = several.merges

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from saft.cli import main
 from saft.errors import UserError
-from saft.merging.mergekit.stages import stages
+from saft.merging.mergekit.multi_merge import stages
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mergekit"
 FILE = """\
