@@ -21,6 +21,7 @@ from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file, write_text
+from saft.interference.adapter_products import adapter_products
 from saft.interference.chosen_measures import chosen
 from saft.interference.culprit import verdict
 from saft.interference.loss import LossMeasure
@@ -157,6 +158,8 @@ def _of_weights(
     plan: Plan, density: float, measures: Mapping[str, WeightMeasure], merge: Plan | None = None
 ) -> InterferenceResult:
     """Stream task vectors through measures of weights, and their merge beside them, a tensor at a time."""
+    if all(measure.of_products for measure in measures.values()) and _are_adapters(plan):
+        return _of_adapters(plan, measures)
     thresholds = engine.thresholds(plan, density).squeeze(1)
     accumulator = InterferenceAccumulator(list(plan.models), thresholds, measures)
     vectors = None if merge is None else engine.stream(merge)
@@ -171,6 +174,24 @@ def _of_weights(
             end = start + block.shape[1]
             accumulator.update(block, name, None if merged is None else merged[start:end])
             start = end
+    return accumulator.compute()
+
+
+def _are_adapters(plan: Plan) -> bool:
+    """Return whether every model is told from the base by nothing but the matrices of an adapter."""
+    return all(
+        source.keeps(name, plan.base) or source.factors(name, plan.base) is not None
+        for source in plan.models.values()
+        for name in plan.merged
+    )
+
+
+def _of_adapters(plan: Plan, measures: Mapping[str, WeightMeasure]) -> InterferenceResult:
+    """Measure adapters by their small matrices; the changes that they stand for are never made."""
+    accumulator = InterferenceAccumulator(list(plan.models), measures=measures)
+    for name in plan.merged:
+        factors = [source.factors(name, plan.base) for source in plan.models.values()]
+        accumulator.update_products(adapter_products(factors), name, plan.base.headers[name].count)
     return accumulator.compute()
 
 

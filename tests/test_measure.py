@@ -63,6 +63,38 @@ def test_the_stream_equals_the_dense_vectors(tiny_model: Path, models: dict[str,
     assert measured["kept"] == pytest.approx({"a": 0.2, "b": 0.2}, abs=1e-3)
 
 
+def write_adapter(folder: Path, base: Path, seed: int) -> str:
+    """Write a LoRA adapter of one layer's query, as peft does."""
+    folder.mkdir()
+    draw = torch.Generator().manual_seed(seed)
+    stem = "base_model.model.encoder.layer.0.attention.self.query"
+    tensors = {
+        f"{stem}.lora_A.weight": torch.randn(2, 32, generator=draw),
+        f"{stem}.lora_B.weight": torch.randn(32, 2, generator=draw),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(base)}))
+    return str(folder)
+
+
+def test_adapters_are_measured_by_their_small_matrices(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = {name: write_adapter(tmp_path / name, tiny_model, seed) for seed, name in enumerate("ab")}
+    whole = measure(MeasureConfig(str(tiny_model), adapters, ["norm", "cosine", "norm_l1"])).measured
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("a change was multiplied out")
+
+    monkeypatch.setattr("saft.merging.inputs.factors.Factors.change", forbidden)
+    small = measure(MeasureConfig(str(tiny_model), adapters, ["norm", "cosine"])).measured
+    assert small["norm"] == pytest.approx(whole["norm"], rel=1e-5)
+    assert small["cosine"]["a"]["b"] == pytest.approx(whole["cosine"]["a"]["b"], abs=1e-6)  # type: ignore[index,call-overload]
+    with pytest.raises(AssertionError, match="multiplied out"):
+        measure(MeasureConfig(str(tiny_model), adapters, ["norm_l1"]))
+
+
 def test_excluded_tensors_do_not_count(tiny_model: Path, models: dict[str, str]) -> None:
     whole = weight_interference(str(tiny_model), models, density=1.0)
     part = weight_interference(str(tiny_model), models, density=1.0, exclude=["embeddings.*"])

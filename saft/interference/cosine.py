@@ -46,6 +46,7 @@ class Cosine(WeightMeasure):
     """
 
     by_layer = ("cosine",)
+    of_products = True
     quantities: ClassVar[dict[str, Quantity]] = {
         "cosine": Quantity(
             "cosine of the task vectors of two tasks: how much their directions overlap",

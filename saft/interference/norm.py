@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from saft.interference.quantity import MEASURES, Quantity
@@ -25,6 +24,7 @@ def norm(task_vectors: Tensor) -> Tensor:
         `[n_tasks]`, float64, in units of weights.
 
     Example:
+        >>> import torch
         >>> norm(torch.tensor([[3.0, -4.0]])).tolist()
         [5.0]
     """
@@ -33,35 +33,34 @@ def norm(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("norm")
 class Norm(WeightMeasure):
-    """L2 and L1 norm of every task vector, over a stream of blocks.
+    """L2 norm of every task vector, over a stream of blocks.
 
-    ``norm_t = sqrt(sum_i x_ti^2)``, ``norm_l1_t = sum_i |x_ti|``
+    ``norm_t = sqrt(sum_i x_ti^2)``
 
     Example:
-        >>> Norm().values(Norm().sums(torch.tensor([[3.0, -4.0]])))["norm_l1"].tolist()
-        [7.0]
+        >>> import torch
+        >>> Norm().values(Norm().sums(torch.tensor([[3.0, -4.0]])))["norm"].tolist()
+        [5.0]
     """
 
     by_layer = ("norm",)
+    of_products = True
     quantities: ClassVar[dict[str, Quantity]] = {
         "norm": Quantity(
             "L2 norm of the task vector: how far fine-tuning moved the weights",
             per="task",
             definition="‖τ_t‖ = √(Σ_i τ_ti²)",
-        ),
-        "norm_l1": Quantity(
-            "L1 norm of the task vector: the sum of all its magnitudes", per="task", definition="Σ_i |τ_ti|"
-        ),
+        )
     }
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return squares and magnitudes, summed, `[2, n_tasks]`.
+        """Return the inner products of all pairs, of which the squares are used, `[n_tasks, n_tasks]`.
 
         Args:
             block: float64 `[n_tasks, n]`.
         """
-        return torch.stack([block.square().sum(dim=1), block.abs().sum(dim=1)])
+        return block @ block.T
 
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return the two norms of each task, `[n_tasks]`."""
-        return {"norm": sums[0].sqrt(), "norm_l1": sums[1]}
+        """Return the norm of each task, `[n_tasks]`."""
+        return {"norm": sums.diagonal().sqrt()}

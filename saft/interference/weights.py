@@ -45,6 +45,8 @@ class WeightMeasure(Measure):
 
     Attributes:
         by_layer: names of quantities that are told of each layer too, as `NAME_by_layer`.
+        of_products: whether its sums are the inner products of all pairs of task vectors, `[n_tasks,
+            n_tasks]`, which of adapters are had without their changes.
         takes: what its blocks are: parts of tensors, whole matrices, or parts with the merge beside them.
     """
 
@@ -52,6 +54,7 @@ class WeightMeasure(Measure):
     needs = "weights"
     standard = True
     by_layer: ClassVar[tuple[str, ...]] = ()
+    of_products: ClassVar[bool] = False
 
     @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
@@ -198,6 +201,31 @@ class InterferenceAccumulator:
                 chunk = torch.where(chunk.abs() >= thresholds, chunk, 0.0)
                 self._kept += chunk.count_nonzero(dim=1).cpu()
                 self._add(self._trimmed, chunk)
+
+    @property
+    def takes_products(self) -> bool:
+        """Whether inner products are all that the measures need; trimming needs every entry."""
+        return self.thresholds is None and all(measure.of_products for measure in self._measures.values())
+
+    def update_products(self, products: Tensor, name: str, count: int) -> None:
+        """Add one tensor by the inner products of its task vectors, where these are all that is needed.
+
+        Args:
+            products: `[n_tasks, n_tasks]`, float64.
+            name: of the tensor; it tells the layer.
+            count: entries of the tensor.
+
+        Raises:
+            UserError: a number is NaN or infinite.
+        """
+        finite = products.diagonal().isfinite()
+        if not finite.all():
+            broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
+            raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
+        whole = self._by_layer.setdefault(_layer(name), {})
+        self._n_entries += count
+        for measure in self._measures:
+            whole[measure] = whole[measure] + products if measure in whole else products
 
     def compute(self) -> InterferenceResult:
         """Return the measures of everything that was added so far.

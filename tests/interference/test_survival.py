@@ -30,4 +30,4 @@ def test_without_a_merge_nothing_is_said_of_it():
     accumulator = InterferenceAccumulator(["a", "b"], measures=["norm", "survival"])
     accumulator.update(torch.ones(2, 3))
     result = accumulator.compute()
-    assert set(result.measured) == set(result.quantities) == {"norm", "norm_l1"}
+    assert set(result.measured) == set(result.quantities) == {"norm"}

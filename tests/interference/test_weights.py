@@ -116,4 +116,3 @@ def test_layers_add_up_to_the_whole(vectors):
     assert result.measured["cosine_by_layer"]["encoder.layer.1"]["task0"]["task1"] == pytest.approx(cosine)
     assert result.quantities["cosine_by_layer"].axes == ("layer", "task", "task")
     assert set(result.measured) == set(result.quantities)
-    assert "norm_l1_by_layer" not in result.measured

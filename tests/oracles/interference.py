@@ -10,8 +10,11 @@ import torch
 def norm(vectors):
     return {
         "norm": [math.sqrt(math.fsum(x * x for x in row)) for row in vectors],
-        "norm_l1": [math.fsum(abs(x) for x in row) for row in vectors],
     }
+
+
+def norm_l1(vectors):
+    return {"norm_l1": [math.fsum(abs(x) for x in row) for row in vectors]}
 
 
 def cosine(vectors):
