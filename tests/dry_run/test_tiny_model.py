@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 from saft.dry_run.tiny_model import architecture, write_model
+from saft.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,12 @@ from saft.dry_run.tiny_model import architecture, write_model
 )
 def test_the_architecture_follows_from_tasks_and_name(path: str, keys: dict[str, Any], kind: str) -> None:
     assert architecture(path, {"task": keys}) == kind
+
+
+def test_tasks_of_kinds_that_no_model_has_together_are_refused() -> None:
+    tasks = {"a": {"kind": "text_to_text"}, "b": {"kind": "image_classification"}}
+    with pytest.raises(UserError, match="no tiny model for tasks of the kinds image_classification, text_to"):
+        architecture("x", tasks)
 
 
 def test_a_byte_is_a_token_and_texts_end(tmp_path: Path) -> None:
