@@ -15,8 +15,9 @@ from saft.experiment.claims import ClaimFolder
 from saft.experiment.executors import local
 from saft.run import run
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
     load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -40,7 +41,6 @@ def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
     assert not (folder / "claims").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     load: Any, figures: Any, grid: dict[str, Any], serial: Path, tmp_path: Path
@@ -62,7 +62,6 @@ def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     assert {name for name in figures(tmp_path / "run").keys() - before.keys() if "figures" in name} == set()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_an_interrupt_ends_the_workers_and_the_run_goes_on(
     load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
