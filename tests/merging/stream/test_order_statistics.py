@@ -12,12 +12,12 @@ DOUBLES = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
     [0.0, -0.0, 5e-324, -5e-324, 1.0, 1.0 + 2**-52, 1.0 + 2**-40]
 )
 DOUBLE_MATRICES = arrays.arrays(
-    "float64", arrays.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=DOUBLES
+    "float64", arrays.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=DOUBLES
 )
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from(
     [0.0, -0.0, 1e-45, -1e-45, 1.0]
 )
-MATRICES = arrays.arrays("float32", arrays.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=FLOATS)
+MATRICES = arrays.arrays("float32", arrays.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=FLOATS)
 
 
 def in_blocks(matrix, length):
