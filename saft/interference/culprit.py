@@ -74,10 +74,10 @@ def _error_of_mean(measured: Mapping[str, Any], tasks: list[str]) -> float:
 
 
 def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
-    losses = measured.get("pair_loss")
+    losses = measured.get("pair_harm")
     if not losses:
         return
-    quantity, gains = quantities["pair_loss"], _gains(measured)
+    quantity, gains = quantities["pair_harm"], _gains(measured)
 
     def hurts(task: str, other: str) -> bool:
         loss, gain = losses[task][other], gains.get(task)
@@ -97,10 +97,10 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
     for _, losers, (task, other) in sorted(together, reverse=True):
         lost = ", ".join(f"{a} loses {_with_unit(losses[a][b], quantity)}" for a, b in losers)
         if len(losers) == 2:
-            yield f"these two will hurt each other: {task} and {other} (merged as a pair, {lost})."
+            yield f"these two will hurt each other: {task} and {other} (by the other's vector {lost})."
         else:
             ((victim, by),) = losers
-            yield f"{by} will hurt {victim} (merged as a pair, {lost})."
+            yield f"{by} will hurt {victim} (by its vector {lost})."
     if not together:
         yield (
             f"no pair is seen to hurt: as a pair, none loses more than {100 * SHARE:.0f} % of what "

@@ -6,7 +6,7 @@ from saft.interference.culprit import verdict
 from saft.interference.quantity import Quantity
 
 PERCENT = Quantity("example", "%", per="pair", scale=100, decimals=1)
-WHAT = {"harm": PERCENT, "pair_loss": PERCENT}
+WHAT = {"harm": PERCENT, "pair_harm": PERCENT}
 
 
 def harm(of_a):
@@ -34,15 +34,15 @@ def test_where_nobody_gains_nobody_is_blamed():
 def test_pairs_are_told_worst_first_and_by_who_loses():
     losses = {"a": {"b": 0.2, "c": 0.01}, "b": {"a": 0.1, "c": 0.3}, "c": {"a": 0.0, "b": -0.1}}
     scores = {"base_score": dict.fromkeys("abc", 0.4), "expert_score": dict.fromkeys("abc", 0.9)}
-    assert verdict({"pair_loss": losses, **scores}, WHAT) == [
-        "c will hurt b (merged as a pair, b loses 30.0 %).",
-        "these two will hurt each other: a and b (merged as a pair, a loses 20.0 %, b loses 10.0 %).",
+    assert verdict({"pair_harm": losses, **scores}, WHAT) == [
+        "c will hurt b (by its vector b loses 30.0 %).",
+        "these two will hurt each other: a and b (by the other's vector a loses 20.0 %, b loses 10.0 %).",
     ]
 
 
 def test_a_loss_within_its_error_is_no_hurt():
     losses = {"a": {"b": 0.2}, "b": {"a": 0.0}}
-    (sentence,) = verdict({"pair_loss": losses, "score_error": {"a": 0.2, "b": 0.2}}, WHAT)
+    (sentence,) = verdict({"pair_harm": losses, "score_error": {"a": 0.2, "b": 0.2}}, WHAT)
     assert "no pair is seen to hurt" in sentence
 
 
