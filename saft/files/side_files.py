@@ -10,7 +10,7 @@ from typing import Any
 
 from saft.files.links import inside
 
-__all__ = ["NEVER_READ", "copy_side_files", "custom_code"]
+__all__ = ["NEVER_READ", "copy_side_files", "custom_code", "side_files"]
 
 NEVER_READ = (
     *("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.h5.index.json"),
@@ -42,14 +42,30 @@ def copy_side_files(base: Path, target: Path) -> None:
     Raises:
         UserError: a file is a link out of the folder.
     """
+    written = {file.parent.relative_to(target) for file in target.glob("*/model.safetensors")}
+    for name in side_files(base):
+        if not (Path(name.parts[0]) in written and name.suffix in (".safetensors", ".bin")):
+            _copy(base, name, target)
+
+
+def side_files(base: Path) -> list[Path]:
+    """Return what `copy_side_files` may copy, below the folder.
+
+    Args:
+        base: the folder of the base model.
+
+    Raises:
+        UserError: a file is a link out of the folder.
+    """
+    names: list[Path] = []
     for entry in sorted(base.iterdir()):
         if entry.is_dir() and (entry.name in _FOLDERS or _is_module(base, entry.name)):
-            merged = (target / entry.name / "model.safetensors").exists()
-            for file in (file for file in sorted(entry.rglob("*")) if file.is_file()):
-                if not (merged and file.suffix in (".safetensors", ".bin")):
-                    _copy(base, file.relative_to(base), target)
+            names += [file.relative_to(base) for file in sorted(entry.rglob("*")) if file.is_file()]
         elif entry.is_file() and _is_side_file(entry.name):
-            _copy(base, entry.relative_to(base), target)
+            names.append(entry.relative_to(base))
+    for name in names:
+        inside(base, name)
+    return names
 
 
 def custom_code(folder: Path) -> list[str]:

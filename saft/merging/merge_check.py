@@ -15,6 +15,7 @@ from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
 from saft.files.links import inside
 from saft.files.sentence_modules import module_of
+from saft.files.side_files import side_files
 from saft.files.weights_writer import write_order
 from saft.merging import layer_scaling
 from saft.merging.dtypes import ARITHMETIC, DTYPES
@@ -108,6 +109,9 @@ def check(
             problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:
             problems += layer_scaling.problems(config.lines, base.headers)
+    if base is not None and base.folder.is_dir() and output and output.is_model:
+        with collecting(problems):
+            side_files(base.folder)  # a link out of the folder is told before the merge, not behind it
     heads = _heads(models, problems)
     if out is not None:
         with collecting(problems):

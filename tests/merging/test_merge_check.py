@@ -213,3 +213,10 @@ def test_extra_names_in_another_order_are_no_difference(save, base_tensors, task
         dict(reversed(task_tensors["a"].items())), tmp_path / "a" / "model.safetensors"
     )
     assert check(MergeConfig("average", save("base", base_tensors), [model])).merged
+
+
+def test_a_link_out_of_the_base_is_told_before_the_merge(checkpoints, tmp_path):
+    base, models = checkpoints
+    (tmp_path / base / "chat_template.jinja").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match=r"chat_template.jinja: leads out of its folder"):
+        check(MergeConfig("average", base, models))
