@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import saft
 from saft import config
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.merge import MergeConfig, merge
@@ -142,3 +143,14 @@ def test_a_training_on_cuda_can_be_repeated(
     for name, tensor in found[0].items():
         if not name.endswith("key.bias"):  # softmax cancels it: its gradient is round-off
             torch.testing.assert_close(found[1][name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["ties", "tsv_m", "dare"])
+def test_models_on_a_gpu_are_merged_there(method: str, tiny_model: Path, experts: dict[str, str]) -> None:
+    models = {name: transformers.AutoModel.from_pretrained(folder) for name, folder in experts.items()}
+    base = transformers.AutoModel.from_pretrained(tiny_model)
+    expected = saft.merge_models(base, models, method).state_dict()
+    merged = saft.merge_models(base.cuda(), {name: model.cuda() for name, model in models.items()}, method)
+    for name, tensor in merged.state_dict().items():
+        assert tensor.is_cuda
+        torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-4, atol=1e-5)

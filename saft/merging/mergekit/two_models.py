@@ -88,6 +88,8 @@ class ArceeFusion(_OneModel, Tensorwise):
 
         def merge(block: Block) -> Tensor:
             change = block.task_vectors[0]
+            if not change.numel():
+                return change
             importance = change.abs() * _divergence(block.base + change, block.base)
             values = importance.reshape(-1).sort().values
             first, median, third = (values[int(q * (len(values) - 1))] for q in (0.25, 0.5, 0.75))
