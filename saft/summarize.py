@@ -61,7 +61,7 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
         >>> task = {"kind": "text_clasification"}
         >>> summarize(SummarizeConfig(ModelConfig("./no-folder"), task, out="never.safetensors"))
         Traceback (most recent call last):
-        saft.errors.UserError: task.task.kind: unknown task kind 'text_clasification'; did you mean ...
+        saft.errors.UserError: task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     file = Path(config.out)
     refuse_file(file)

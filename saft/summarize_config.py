@@ -18,7 +18,7 @@ class SummarizeConfig:
     """What `saft summarize` needs.
 
     Example:
-        >>> task = {"kind": "text_classification"}
+        >>> task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
         >>> SummarizeConfig(ModelConfig("base"), task, out="news.safetensors").examples
         192
     """

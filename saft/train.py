@@ -30,6 +30,6 @@ def train(config: TrainConfig, overwrite: bool = False) -> TrainResult:
         >>> task = {"kind": "text_clasification"}
         >>> train(TrainConfig(ModelConfig("./no-folder"), task, out="runs/never"))
         Traceback (most recent call last):
-        saft.errors.UserError: task.task.kind: unknown task kind 'text_clasification'; did you mean ...
+        saft.errors.UserError: task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
     return fine_tune(config, overwrite)

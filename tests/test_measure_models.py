@@ -72,7 +72,7 @@ def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys
     told = capsys.readouterr().err
     assert "measures of 3 models: at most 24 passes forward and 0 forward and backward" in told
     assert "about 24 s" in told
-    assert "seconds: 30 leaves no room for hessian_eigenvalue (about 144 s)" in told
+    assert "seconds: 30 leaves no room for hessian_eigenvalue (about 108 s)" in told
 
 
 def test_only_what_was_measured_is_returned():

@@ -73,7 +73,7 @@ class RunConfig:
 
     Example:
         >>> arms = {"adamw": {}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}}
-        >>> task = {"kind": "text_classification"}
+        >>> task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
         >>> config = RunConfig("runs/mine", ModelConfig("base"), {"news": task}, arms)
         >>> config.training_of("sam").perturbation
         {'name': 'sam', 'rho': 0.05}

@@ -207,7 +207,8 @@ class TrainConfig:
     """What `saft train` needs.
 
     Example:
-        >>> config = TrainConfig(ModelConfig("base"), {"kind": "text_classification"}, out="runs/news")
+        >>> task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
+        >>> config = TrainConfig(ModelConfig("base"), task, out="runs/news")
         >>> config.training.learning_rate
         1e-05
     """
