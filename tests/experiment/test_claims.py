@@ -29,9 +29,9 @@ def take_all(folder: Path, taken: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a fork starts at once")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_four_processes_claim_500_cells_without_a_double_or_a_loss(tmp_path: Path) -> None:
+def test_four_processes_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    for experiment in range(5):  # the more beginnings, the more often several want the same cell
+    for experiment in range(10):  # the more beginnings, the more often several want the same cell
         folder, taken = tmp_path / str(experiment), context.Queue()
         ClaimFolder(folder).offer(CELLS)
         workers = [context.Process(target=take_all, args=(folder, taken)) for _ in range(4)]
