@@ -32,7 +32,7 @@ ROOMS = [
     ["merging"],
     ["optim"],
     ["files"],
-    ["progress", "console", "model_config"],
+    ["progress", "console", "signals", "model_config"],
     ["config"],
     ["registry"],
     ["stand_ins"],

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from saft.cli.signals import interrupts
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
 from saft.errors import ExitCode, UserError
+from saft.signals import interrupts
 from saft.stand_ins import stand_ins
 
 __all__ = ["VERBS", "main"]

@@ -55,12 +55,12 @@ def _read_stages(mapping: Mapping[str, Any], where: str, depth: config.Depth) ->
         raise UserError(
             f"{where}: {surplus[0]}: has several merges; write the key into the document it is for"
         )
-    found = SeveralMerges(tuple(stages(mapping["stages"], where)), where)
-    for stage in found.merges:
+    several = SeveralMerges(tuple(stages(mapping["stages"], where)), where)
+    for stage in several.merges:
         if not is_mergekit(stage.mapping):
             raise UserError(f"{where}: has several documents, but one is not mergekit's: {[*stage.mapping]}")
         _read_one(stage.mapping, _place(where, stage), depth)
-    return found
+    return several
 
 
 def _place(where: str, stage: Stage) -> str:

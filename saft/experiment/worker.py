@@ -9,8 +9,7 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,8 +20,12 @@ from saft.experiment.claims import Claim, ClaimFolder, State
 from saft.experiment.events import Event
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell
+from saft.signals import interrupts
 
 __all__ = ["Holding", "work"]
+
+# SIGTERM as in `saft`, and Slurm's warning that the time is up.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
 
 
 def work(folder: str | Path, threads: int | None = None, every: float = 10.0) -> None:
@@ -41,7 +44,7 @@ def work(folder: str | Path, threads: int | None = None, every: float = 10.0) ->
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # of the tokenizers
         torch.set_num_threads(threads)
     claims, session = ClaimFolder(Path(folder)), None
-    with _ended_by_signal():
+    with interrupts([], ENDING, replacing=True):
         while (claim := claims.take()) is not None:
             with Holding(claims, claim, every) as holding:
                 try:
@@ -131,22 +134,3 @@ class Holding:
 
 def _end_this_process() -> None:
     _thread.interrupt_main(signal.SIGTERM)
-
-
-@contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """Take SIGTERM for an interrupt in the block, as `saft` does, and Slurm's warning that the time is up."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
-        yield
-        return
-    names = [name for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)

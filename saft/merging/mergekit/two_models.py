@@ -43,7 +43,10 @@ class Nearswap(_OneModel, Elementwise):
 
     formula = "θ = θ0 + min(t / |τ|, 1) τ"
     card_template = "mergekit's nearswap: each entry moves to the model's by at most {t:g}"
-    source = "alchemonaut 2024, QuartetAnemoi-70B (model card), as mergekit 0.1.5 has it"
+    source = (
+        "alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001, "
+        "as mergekit 0.1.5 has it"
+    )
     deviations = "computed in float32 whatever the dtype of the files"
 
     def steps(self, tasks: int, count: int) -> Steps:

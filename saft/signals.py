@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -18,7 +18,9 @@ _IMPORT = "<frozen importlib._bootstrap>"  # where Python runs what is imported
 
 
 @contextmanager
-def interrupts(received: list[int]) -> Iterator[None]:
+def interrupts(
+    received: list[int], numbers: Iterable[int] = ENDING, replacing: bool = False
+) -> Iterator[None]:
     """Raise KeyboardInterrupt in the block when Ctrl-C, a batch system or a closed terminal ends the process.
 
     What is being written is then cleaned up. A library whose import is cut in two is imported by halves
@@ -27,6 +29,8 @@ def interrupts(received: list[int]) -> Iterator[None]:
 
     Args:
         received: the numbers of the signals that came are put here.
+        numbers: of the signals.
+        replacing: whether a handler that somebody else has set is replaced in the block.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -44,8 +48,8 @@ def interrupts(received: list[int]) -> Iterator[None]:
     give_up: list[float] = []  # when the interrupt waits no longer
     alarm: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for number in ENDING:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        for number in numbers:
+            if replacing or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, interrupt)
     try:
         yield
@@ -54,7 +58,7 @@ def interrupts(received: list[int]) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(alarm, signal.SIG_DFL)
         for number, handler in before.items():
-            with suppress(ValueError):
+            with suppress(ValueError, TypeError):  # no Python function handled it
                 signal.signal(number, handler)
 
 

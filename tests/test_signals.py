@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from saft.cli.signals import interrupts
+from saft.signals import interrupts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
