@@ -13,6 +13,9 @@ import pytest
 # Read when the libraries below are imported, here and in the commands that tests start: a CPU gives other bits
 # with another number of threads, small tensors are slower on two, and two test processes would fight over them.
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+os.environ["TERM"] = (
+    "xterm-256color"  # a terminal as most are, wherever the tests run: rich has no bold on a dumb one
+)
 
 import torch
 import transformers
