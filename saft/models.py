@@ -230,8 +230,7 @@ def max_tokens(location: Path, wanted: int) -> int:
         return wanted
     # Models after RoBERTa count positions from behind the number of the padding token.
     if wanted + 1 + (getattr(settings, "pad_token_id", None) or 0) > positions:
-        with torch.device("meta"):
-            modules = transformers.AutoModel.from_config(settings, trust_remote_code=False).named_modules()
+        modules = _empty(transformers.AutoModel, settings).named_modules()
         padding = [
             module.padding_idx + 1
             for name, module in modules
@@ -312,8 +311,18 @@ def _concrete(kind: Any, settings: Any) -> Any:
     """Return the class that an `Auto` class stands for; another class is returned as it is."""
     if not kind.__name__.startswith("Auto"):
         return kind
-    with torch.device("meta"):  # no memory is taken and no weight is drawn
-        return type(kind.from_config(settings))
+    return type(_empty(kind, settings))
+
+
+def _empty(kind: Any, settings: Any) -> Any:
+    """Return a model of a config without weights: no memory is taken and nothing is drawn.
+
+    Raises:
+        UserError: transformers can make none, as of a vocabulary of -5 tokens.
+    """
+    place = f"{settings.name_or_path or 'model'}: no model can be made of its config.json"
+    with as_user_error(place), torch.device("meta"):
+        return kind.from_config(settings, trust_remote_code=False)
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from saft.errors import UserError
 from saft.model_config import ModelConfig
-from saft.models import load_trunk, max_tokens
+from saft.models import load_trunk, max_tokens, vision_kind
 
 
 def test_a_model_without_pooler_gets_no_random_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -64,6 +65,21 @@ def test_the_positions_of_a_model_bound_its_texts(tmp_path: Path) -> None:
         settings.save_pretrained(tmp_path / name)
         assert max_tokens(tmp_path / name, 1000) == longest, name
         assert max_tokens(tmp_path / name, 15) == 15, name
+
+
+@pytest.mark.parametrize(
+    "damage", [{"vocab_size": -5}, {"hidden_size": 7, "num_attention_heads": 2}, {"num_hidden_layers": "x"}]
+)
+def test_a_config_that_makes_no_model_is_told(
+    tiny_model: Path, tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | damage))
+    for read in (vision_kind, lambda place: max_tokens(place, 10**6)):
+        with pytest.raises(UserError, match=r"damaged: (no model can be made of )?its config.json"):
+            read(folder)
 
 
 def test_code_in_a_folder_is_never_run(tiny_model: Path, tmp_path: Path) -> None:
