@@ -302,8 +302,9 @@ def _settings(location: Path) -> Any:
             )
     with as_user_error(f"{location}: its config.json cannot be read"):
         settings = transformers.AutoConfig.from_pretrained(location, trust_remote_code=False)
-        if not isinstance(getattr(settings, "architectures", None) or [""], list):
-            raise ValueError(f"architectures must be a list, but is {settings.architectures!r}")
+        names = getattr(settings, "architectures", None) or []
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"architectures must be a list of names, but is {names!r:.100}")
         return settings
 
 

@@ -68,7 +68,13 @@ def test_the_positions_of_a_model_bound_its_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"vocab_size": -5}, {"hidden_size": 7, "num_attention_heads": 2}, {"num_hidden_layers": "x"}]
+    "damage",
+    [
+        {"vocab_size": -5},
+        {"hidden_size": 7, "num_attention_heads": 2},
+        {"num_hidden_layers": "x"},
+        {"architectures": [[]]},
+    ],
 )
 def test_a_config_that_makes_no_model_is_told(
     tiny_model: Path, tmp_path: Path, damage: dict[str, Any]
