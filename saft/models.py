@@ -34,6 +34,7 @@ __all__ = [
     "max_tokens",
     "model_of",
     "sees_only",
+    "without_bars",
     "vision_kind",
 ]
 
@@ -147,7 +148,7 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
 
     def load(more: dict[str, Any]) -> tuple[Any, list[str]]:
         options = {"config": settings, "state_dict": state, "dtype": "auto", "output_loading_info": True}
-        with _without_bars():
+        with without_bars():
             model, info = concrete.from_pretrained(None, **options, **more)
         return model, sorted(info["missing_keys"])
 
@@ -246,7 +247,7 @@ def _from_pretrained(
     name: str, location: Path, options: dict[str, Any], task: str | None, kind: Any, adapted: Source | None
 ) -> tuple[nn.Module, list[str]]:
     kind = kind or _kind_of(location)
-    with as_user_error(f"model {name}: cannot be loaded"), _without_bars():
+    with as_user_error(f"model {name}: cannot be loaded"), without_bars():
         if adapted is not None:
             settings, state = _settings(location), {part: adapted.tensor(part) for part in adapted.headers}
             model, info = _concrete(kind, settings).from_pretrained(
@@ -327,7 +328,7 @@ def _empty(kind: Any, settings: Any) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Let transformers show no progress bars: reading a local file takes no time worth one."""
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

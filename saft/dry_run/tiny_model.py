@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from saft.errors import UserError
+from saft.models import without_bars
 
 __all__ = ["architecture", "write_model"]
 
@@ -66,15 +67,9 @@ def write_model(folder: Path, kind: str) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _made(kind).save_pretrained(folder)
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
+    with without_bars(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _made(kind).save_pretrained(folder)
     if kind in ("clip", "vit"):
         size = {"height": 28, "width": 28}
         processor = transformers.CLIPImageProcessor if kind == "clip" else transformers.ViTImageProcessor

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from saft.files.locations import cache_folder
 from saft.files.staging import write_text
 
 __all__ = ["fingerprint", "quick_fingerprint", "remembered"]
@@ -82,7 +83,7 @@ def _read(file: Path) -> str:
 
 def _memory(file: Path) -> Path:
     """Return the file that remembers the digest of `file`: one each, so that processes do not meet."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "saft", "digests")
+    folder = cache_folder("digests")
     name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
     return folder / f"{name}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -102,6 +103,19 @@ def folder(location: str | Path, what: str) -> Path:
             f"{what}: '{location}' is a file; give the folder that holds it ({path.absolute().parent})"
         )
     return path
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of what saft keeps for later: in $XDG_CACHE_HOME, or in ~/.cache.
+
+    Args:
+        name: of what is kept there.
+
+    Example:
+        >>> cache_folder("digests").parts[-2:]
+        ('saft', 'digests')
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "saft", name)
 
 
 def by_name(locations: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

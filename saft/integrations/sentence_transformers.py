@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from saft.errors import UserError
-from saft.merging.merge_models import merge_models
+from saft.merging.merge_models import by_task, merge_models
 
 __all__ = ["merge_sentence_transformers"]
 
@@ -50,8 +50,7 @@ def merge_sentence_transformers(
         >>> merged[0].linear.weight.allclose(mean)
         True
     """
-    named = dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
-    start, loaded = _loaded(base), {task: _loaded(model) for task, model in named.items()}
+    start, loaded = _loaded(base), {task: _loaded(model) for task, model in by_task(models).items()}
     problems: list[str] = []
     for task, model in loaded.items():
         problems += _differences(f"models.{task}", start, model)

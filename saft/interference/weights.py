@@ -187,10 +187,7 @@ class InterferenceAccumulator:
         starts = range(0, block.shape[1], CHUNK)
         for start, columns in zip(starts, torch.split(block, CHUNK, dim=1), strict=False):
             chunk = columns.double()
-            finite = chunk.sum(dim=1).isfinite()  # a float64 sum of float32 numbers cannot overflow
-            if not finite.all():
-                broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
-                raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
+            self._refuse_infinite(chunk.sum(dim=1))  # a float64 sum of float32 numbers cannot overflow
             self._n_entries += chunk.shape[1]
             self._add(whole, chunk)
             if merged is not None:
@@ -218,14 +215,11 @@ class InterferenceAccumulator:
         Raises:
             UserError: a number is NaN or infinite.
         """
-        finite = products.diagonal().isfinite()
-        if not finite.all():
-            broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
-            raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
+        self._refuse_infinite(products.diagonal())
         whole = self._by_layer.setdefault(_layer(name), {})
         self._n_entries += count
         for measure in self._measures:
-            whole[measure] = whole[measure] + products if measure in whole else products
+            _add_to(whole, measure, products)
 
     def compute(self) -> InterferenceResult:
         """Return the measures of everything that was added so far.
@@ -238,7 +232,7 @@ class InterferenceAccumulator:
         whole: dict[str, Tensor] = {}
         for sums in self._by_layer.values():
             for name, part in sums.items():
-                whole[name] = whole[name] + part if name in whole else part
+                _add_to(whole, name, part)
         measured, quantities = self._measured(whole), dict[str, Quantity]()
         for name in whole:
             quantities |= self._measures[name].quantities
@@ -252,6 +246,13 @@ class InterferenceAccumulator:
             measured[name + BY_LAYER] = values
             quantities[name + BY_LAYER] = _of_layer(quantities[name])
         return InterferenceResult(self.tasks, self._n_entries, measured, quantities)
+
+    def _refuse_infinite(self, of_tasks: Tensor) -> None:
+        """Refuse task vectors of which a number `[n_tasks]` that rests on every entry is not finite."""
+        finite = of_tasks.isfinite()
+        if not finite.all():
+            broken = [task for task, fine in zip(self.tasks, finite.tolist(), strict=True) if not fine]
+            raise UserError(*(f"task '{task}': its task vector holds NaN or infinity" for task in broken))
 
     def _of_layers(self) -> dict[str, dict[str, Any]]:
         """Return quantity -> layer -> value, where there is more than one layer."""
@@ -267,8 +268,7 @@ class InterferenceAccumulator:
         """Add a chunk to the sums of those measures that take such chunks."""
         for name, measure in self._measures.items():
             if measure.takes == what:
-                sums = measure.sums(chunk).double().cpu()
-                totals[name] = totals[name] + sums if name in totals else sums
+                _add_to(totals, name, measure.sums(chunk).double().cpu())
 
     def _measured(self, totals: dict[str, Tensor]) -> dict[str, Measured]:
         values = {}
@@ -284,6 +284,10 @@ class InterferenceAccumulator:
             return dict(zip(self.tasks, value.tolist(), strict=True))
         rows = (dict(zip(self.tasks, row, strict=True)) for row in value.tolist())
         return dict(zip(self.tasks, rows, strict=True))
+
+
+def _add_to(totals: dict[str, Tensor], name: str, part: Tensor) -> None:
+    totals[name] = totals[name] + part if name in totals else part
 
 
 def _weight_measures(names: Sequence[str] | None) -> dict[str, WeightMeasure]:

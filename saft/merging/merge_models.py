@@ -22,10 +22,11 @@ from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 
-__all__ = ["Model", "merge_models", "merged_tensors", "plan_of"]
+__all__ = ["Model", "by_task", "merge_models", "merged_tensors", "plan_of"]
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
 M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
+T = TypeVar("T")
 
 
 Models: TypeAlias = Mapping[str, Model] | Sequence[Model]
@@ -96,6 +97,19 @@ def merge_models(
     return _copy_with(base, merged) if isinstance(base, nn.Module) else merged
 
 
+def by_task(models: Mapping[str, T] | Sequence[T]) -> dict[str, T]:
+    """Return task -> model; those of a list are called by their places, from 1.
+
+    Args:
+        models: as for `merge_models`.
+
+    Example:
+        >>> by_task(["one", "two"])
+        {'1': 'one', '2': 'two'}
+    """
+    return dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
+
+
 def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
     """Return the plan of a merge of models in memory, once all that can be wrong has been looked for.
 
@@ -108,7 +122,7 @@ def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
     Raises:
         UserError: with every problem that was found.
     """
-    given = dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
+    given = by_task(models)
     named: dict[str, Model] = {"base": base, **{f"models.{task}": model for task, model in given.items()}}
 
     def read(location: str, what: str, base: Source | None) -> Source:

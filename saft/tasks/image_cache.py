@@ -14,6 +14,7 @@ import numpy as np
 import PIL
 import transformers
 
+from saft.files.locations import cache_folder
 from saft.tasks.image_processor import Preprocessing
 
 __all__ = ["CAP", "ImageCache"]
@@ -47,7 +48,7 @@ class ImageCache:
             "versions": [PIL.__version__, transformers.__version__, np.__version__],
         }
         name = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-        self._folder = _root() / name
+        self._folder = cache_folder("images") / name
 
     def read(self, content: bytes) -> np.ndarray | None:
         """Return what was made of an image file, [channels, height, width] of bytes; None if it is not known.
@@ -70,7 +71,7 @@ class ImageCache:
             pixels: [channels, height, width] of bytes.
         """
         if self._bytes is None:
-            self._bytes = sum(file.stat().st_size for file in _root().glob("*/*/*"))
+            self._bytes = sum(file.stat().st_size for file in cache_folder("images").glob("*/*/*"))
         if self._bytes + pixels.nbytes > CAP:
             return
         file = self._file(content)
@@ -89,7 +90,3 @@ class ImageCache:
     def _file(self, content: bytes) -> Path:
         name = hashlib.sha256(content).hexdigest()
         return self._folder / name[:2] / name
-
-
-def _root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "saft", "images")

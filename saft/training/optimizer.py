@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -63,9 +63,7 @@ def make_optimizer(
     known = inspect.signature(kind).parameters
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
         names = list(known)[1:]
-        for key in own:
-            if key not in names:
-                raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, names)}")
+        _refuse_unknown(name, own, names)
         if "lr" not in names:
             raise UserError(f"optimizer: {name} takes no learning rate (lr), which saft's schedules change")
         if "weight_decay" not in names:
@@ -105,9 +103,13 @@ def check_keys(name: str, **options: Any) -> None:
             raise UserError(f"optimizer: {key}: is set by saft; use training.{ours}")
     taken = signatures.arguments(own.get(attribute, ""), attribute)
     if module == "torch.optim" and taken:
-        for key in options:
-            if key not in taken:
-                raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, taken)}")
+        _refuse_unknown(name, options, taken)
+
+
+def _refuse_unknown(name: str, options: Iterable[str], known: Collection[str]) -> None:
+    for key in options:
+        if key not in known:
+            raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, known)}")
 
 
 def try_optimizer(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> Optimizer:
