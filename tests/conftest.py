@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,25 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.T5ForConditionalGeneration(settings).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Return step -> a context whose training is interrupted once the checkpoint of that step may be written."""
+    from saft.training.callbacks import SaveEvery
+
+    save = SaveEvery.on_train_batch_end
+
+    @contextmanager
+    def context(step: int) -> Iterator[None]:
+        def interrupt(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+            save(self, trainer, *rest)
+            if trainer.global_step == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SaveEvery, "on_train_batch_end", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return context

@@ -17,7 +17,6 @@ from saft.model_config import ModelConfig
 from saft.parametrizations import PARAMETRIZATIONS, parametrization
 from saft.tasks import Limits, TaskModel
 from saft.train import TrainConfig, TrainResult, train
-from saft.training.callbacks import SaveEvery
 from saft.training.module import TaskModule
 
 NAMES = PARAMETRIZATIONS.names()
@@ -161,24 +160,15 @@ def test_sam_perturbs_what_is_trained_and_gives_every_bit_back(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_training_ends_with_the_same_bits(
-    name: str, tiny_model: Path, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny_model: Path, mapping: dict[str, Any], tmp_path: Path, interrupted_after: Any
 ) -> None:
     def of(out: str) -> TrainConfig:
         made = settings_of(tiny_model, mapping, tmp_path / out, name)
         return dataclasses.replace(made, checkpoint_every=2)
 
     whole = train(of("whole"))
-    save = SaveEvery.on_train_batch_end
-
-    def interrupt(self: SaveEvery, trainer: Any, *rest: Any) -> None:
-        save(self, trainer, *rest)
-        if trainer.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SaveEvery, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(of("broken"))
+    with interrupted_after(3):
+        train(of("broken"))
     broken = train(of("broken"))
     files = [file for file in whole.folder.iterdir() if file.suffix == ".safetensors"]
     assert files

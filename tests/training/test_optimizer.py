@@ -126,25 +126,14 @@ def test_one_that_averages_by_itself_trains_and_is_saved_as_it_says(settings: Tr
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(
-    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    settings: TrainConfig, interrupted_after: Any
 ) -> None:
-    from saft.training.callbacks import SaveEvery
-
     options = {"name": "torch.optim:Adagrad", "lr_decay": 0.01}
     changed = dataclasses.replace(with_optimizer(settings, optimizer=options), checkpoint_every=2)
     whole = load_file(train(changed).folder / "model.safetensors")
     broken = dataclasses.replace(changed, out=changed.out + "-broken")
-    save = SaveEvery.on_train_batch_end
-
-    def interrupt(self: SaveEvery, trainer: Any, *rest: Any) -> None:
-        save(self, trainer, *rest)
-        if trainer.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SaveEvery, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(broken)
+    with interrupted_after(3):
+        train(broken)
     resumed = load_file(train(broken).folder / "model.safetensors")
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 

@@ -19,7 +19,6 @@ from saft.optim import Ascent
 from saft.penalties import Setting, Unlabelled, penalty
 from saft.tasks import Limits, TaskModel
 from saft.train import TrainConfig, TrainResult, train
-from saft.training.callbacks import SaveEvery
 from saft.training.options import TrainingOptions
 
 STEPS = 6
@@ -159,22 +158,13 @@ def test_passes_are_those_that_are_run(
 @pytest.mark.parametrize("name", ["drift", "kfac_drift", "l2_base"])
 @pytest.mark.parametrize("averaging", [None, {"name": "ema"}, {"name": "tail"}])
 def test_an_interrupted_training_ends_with_the_same_bits(
-    settings: TrainConfig, name: str, averaging: Any, monkeypatch: pytest.MonkeyPatch
+    settings: TrainConfig, name: str, averaging: Any, interrupted_after: Any
 ) -> None:
     options = {"penalty": {"name": name, "every": 2}, "averaging": averaging}
     whole = train(dataclasses.replace(changed(settings, "whole", **options), checkpoint_every=3))
     broken = dataclasses.replace(changed(settings, "broken", **options), checkpoint_every=3)
-    save = SaveEvery.on_train_batch_end
-
-    def interrupt(self: SaveEvery, trainer: Any, *rest: Any) -> None:
-        save(self, trainer, *rest)
-        if trainer.global_step == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SaveEvery, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(broken)
+    with interrupted_after(4):
+        train(broken)
     assert equal(weights(train(broken)), weights(whole))
 
 
