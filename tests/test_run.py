@@ -31,6 +31,8 @@ from saft.experiment.session import Session
 from saft.report.results import from_json
 from saft.run import RunConfig, run
 
+pytestmark = pytest.mark.slow  # a whole run each
+
 
 @pytest.fixture(scope="session")
 def mapping(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -111,7 +113,6 @@ def test_of_the_merges_the_best_of_each_arm_stays(finished: Path) -> None:
         assert worth[folder.name] == max(worth.values())
 
 
-@pytest.mark.slow
 def test_merges_that_read_data(mapping: dict[str, Any], tmp_path: Path) -> None:
     merges = {"fisher": {}, "regmean": {}, "adamerging": {"parameters": {"iterations": 3}}}
     arms = {"adamw": {"description": "AdamW"}}
@@ -212,7 +213,6 @@ def killed_at(step: str) -> Callable[..., Any]:
 STEPS = ["^base/", "/training$", "/sharpness$", "/interference/", "ties/validation$", "ties/test$"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_and_resumed_equals_uninterrupted(
     uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -226,7 +226,6 @@ def test_killed_and_resumed_equals_uninterrupted(
     same_but_for_paths_and_times(uninterrupted, tmp_path / "run")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["write_base", "settle", "collect"])
 def test_killed_between_the_steps(
     uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -265,7 +264,6 @@ def start(mapping: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.slow
 def test_a_killed_process_resumes(uninterrupted: Path, short: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL while it trains and while it merges, as a user or a full machine would do it."""
     out = tmp_path / "killed"
@@ -339,7 +337,6 @@ def test_a_run_grows_by_a_task(copy: Path, mapping: dict[str, Any], tmp_path: Pa
     assert fresh.cells[0].measured == cell.measured
 
 
-@pytest.mark.slow
 def test_a_grown_run_equals_one_that_was_whole_from_the_start(
     finished: Path, mapping: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -515,7 +512,6 @@ def test_a_disk_without_room_is_told(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_language_models_are_run_and_the_less_loss_the_better(
     tiny_llama: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from saft.merging.methods.adamerging import AdaMerging
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from tests.oracles import data as oracle
 
+pytestmark = pytest.mark.slow  # searches
+
 STEPS = 4
 
 

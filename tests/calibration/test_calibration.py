@@ -24,6 +24,8 @@ from saft.merging.methods import METHODS
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 
+pytestmark = pytest.mark.slow  # trained experts, merged and evaluated
+
 COLLECTING = [name for name, kind in METHODS.items() if kind.calibration]
 QUICK = {"adamerging": {"iterations": 2}}
 every_method = pytest.mark.parametrize("method", COLLECTING)

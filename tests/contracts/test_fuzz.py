@@ -28,6 +28,8 @@ from saft.run import run
 from saft.train import train
 from saft.training.options import TrainConfig
 
+pytestmark = pytest.mark.slow  # hundreds of commands
+
 CASES = int(os.environ.get("SAFT_FUZZ", "0"))
 
 
@@ -320,8 +322,8 @@ def words(command: str, base: Path, copy: Path, inside: Path) -> list[str]:
     [
         "merge",
         "base",
-        pytest.param("measure", marks=pytest.mark.slow),
-        pytest.param("evaluate", marks=pytest.mark.slow),
+        "measure",
+        "evaluate",
     ],
 )
 def test_a_damaged_checkpoint(
@@ -344,7 +346,6 @@ def test_a_damaged_checkpoint(
     assert set(codes) == {0, 2}, "a damage that hurts nothing, and one that does, are both among the cases"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["report", "status", "check"])
 def test_a_damaged_run(command: str, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What `report` writes lies in the folder that it reads; the other two write nothing."""

@@ -279,6 +279,7 @@ def experiment(outside: Path, tiny_model: Path, tiny_tasks: dict[str, Any], tmp_
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_the_experiment_tells_of_everything_by_its_name(experiment: Path) -> None:
     results = json.loads((experiment / "results.json").read_text())
     arm, page = json.dumps(results["arms"]["outside"]), (experiment / "report.html").read_text()

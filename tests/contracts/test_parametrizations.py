@@ -19,6 +19,8 @@ from saft.tasks import Limits, TaskModel
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.module import TaskModule
 
+pytestmark = pytest.mark.slow  # trainings
+
 NAMES = PARAMETRIZATIONS.names()
 OPTIONS: dict[str, dict[str, Any]] = {
     "only": {"tensors": ["*.layer.1.*"]},

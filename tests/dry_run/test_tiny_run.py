@@ -12,6 +12,8 @@ from saft.dry_run import tiny_run
 from saft.experiment.run_config import RunConfig
 from saft.run import run
 
+pytestmark = pytest.mark.slow  # a whole run each
+
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 RECIPES = sorted(file for file in CONFIGS.glob("*.yaml") if "task" not in config.read(file))
 PARTS = ("clip-8", "clip-14")  # of clip-20
@@ -40,7 +42,6 @@ def short(file: Path, folder: Path) -> RunConfig:
     return config.parse(RunConfig, content, str(file))
 
 
-@pytest.mark.slow  # a whole run each
 @pytest.mark.parametrize("name", RUN)
 def test_the_recipe_runs(name: str, tmp_path: Path) -> None:
     recipe = short(CONFIGS / f"{name}.yaml", tmp_path)

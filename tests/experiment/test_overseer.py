@@ -54,6 +54,7 @@ def have_done(session: Session, crew: Here, told: list[Event] | None = None) -> 
     oversee(session, session.resolved.cells, tell, crew, every=0.0, sleep=lambda seconds: None)
 
 
+@pytest.mark.slow
 def test_events_add_up_to_what_was_missing(begun: Session) -> None:
     (cell,) = begun.resolved.cells
     cost = sum(step.cost for step in cell_steps(begun, cell) if not step.is_done(begun.folder))

@@ -15,6 +15,8 @@ from saft.experiment import RunConfig
 from saft.experiment.session import open_session
 from saft.run import run
 
+pytestmark = pytest.mark.slow  # a whole run each
+
 ARMS = {
     "adamw": {"steps": 2, "batch_size": 4, "learning_rate": 3e-3},
     "drift": {"steps": 2, "batch_size": 4, "learning_rate": 3e-3, "penalty": {"name": "drift", "every": 1}},
@@ -80,7 +82,6 @@ def test_figures_rest_on_what_the_penalty_reads(serial: Path) -> None:
     assert "reference.other" in generic["files"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_workers_find_the_same_figures(serial: Path, penalized: dict[str, Any], tmp_path: Path) -> None:
     mapping = penalized | {"out": str(tmp_path / "run"), "executor": "local", "workers": 2}
@@ -88,7 +89,6 @@ def test_workers_find_the_same_figures(serial: Path, penalized: dict[str, Any], 
     assert without_times(tmp_path / "run") == without_times(serial)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_a_mistake_in_a_worker_is_told(penalized: dict[str, Any], tmp_path: Path) -> None:
     arms = {"adamw": ARMS["adamw"] | {"learning_rate": 1e30, "steps": 12}}

@@ -16,6 +16,8 @@ from saft.errors import UserError
 from saft.integrations import lightning, transformers
 from saft.integrations.merge_in_training import MergeWith
 
+pytestmark = pytest.mark.slow  # trainings
+
 DATA = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 
 

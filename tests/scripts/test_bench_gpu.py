@@ -73,6 +73,7 @@ def test_a_part_that_failed_is_run_again(bench, part, count, tmp_path):
     assert count.read_text() == "xx"
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_ended_and_its_output_kept(bench, part, tmp_path):
     hangs = part("import time; print('so far', flush=True); time.sleep(600)", seconds=5)
     found = bench.run("one", hangs, WHERE, tmp_path, 60)

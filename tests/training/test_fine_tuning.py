@@ -69,6 +69,7 @@ def test_learning_lowers_the_loss_and_the_folder_is_whole(settings: TrainConfig,
     assert [entry.name for entry in result.folder.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_rho_zero_is_plain_adamw_to_the_bit(settings: TrainConfig) -> None:
     plain = train(changed(settings, "plain", perturbation=None))
     zero = train(changed(settings, "zero", perturbation={"name": "sam", "rho": 0.0}))
@@ -129,6 +130,7 @@ def test_the_training_is_adamw_written_by_hand(settings: TrainConfig, tiny_model
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_micro_batches_are_the_same_batch(settings: TrainConfig) -> None:
     settings = changed(settings, "x", steps=4, schedule="constant")
     without_dropout = _without_dropout(settings)
@@ -152,6 +154,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", [{}, {"perturbation": None}, {"select_steps": [4, 8, 12]}])
 def test_killed_and_resumed_equals_uninterrupted(
     settings: TrainConfig, arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -180,6 +183,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert first == second
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_another_config_is_not_mixed_in(
     settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +200,7 @@ def test_an_interrupted_run_of_another_config_is_not_mixed_in(
     assert equal(weights(train(settings)), weights(fresh))
 
 
+@pytest.mark.slow
 def test_steps_are_selected_on_validation(settings: TrainConfig) -> None:
     result = train(changed(settings, "selected", steps=20, select_steps=[1, 10, 20], schedule="constant"))
     assert result.steps in (1, 10, 20)
@@ -215,6 +220,7 @@ def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch, end: Callable[[],
     monkeypatch.setattr(SaveEvery, "on_train_batch_end", save_then_end)
 
 
+@pytest.mark.slow
 def test_sigterm_interrupts_and_the_training_goes_on(
     settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +236,7 @@ def test_sigterm_interrupts_and_the_training_goes_on(
     assert equal(weights(whole), weights(train(settings)))
 
 
+@pytest.mark.slow
 def test_a_training_on_changed_data_begins_anew(
     settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +262,7 @@ def test_a_training_on_changed_data_begins_anew(
     assert manifest["data"]["sha256"][str(file)] == fingerprint(file)
 
 
+@pytest.mark.slow
 def test_plain_adamw_has_no_ascent(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def die() -> None:
         raise Killed
@@ -270,6 +278,7 @@ def test_plain_adamw_has_no_ascent(settings: TrainConfig, monkeypatch: pytest.Mo
     assert dataclasses.replace(settings.training, perturbation=None).passes == 12
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_is_read_back_as_it_was_trained(
     settings: TrainConfig, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -328,11 +337,13 @@ def test_training_leaves_the_callers_random_numbers_alone(settings: TrainConfig)
     assert torch.equal(torch.rand(2), expected)
 
 
+@pytest.mark.slow
 def test_seeds_differ(settings: TrainConfig) -> None:
     other = dataclasses.replace(changed(settings, "other"), seed=1)
     assert not equal(weights(train(settings)), weights(train(other)))
 
 
+@pytest.mark.slow
 def test_a_linear_head_is_trained_and_saved(settings: TrainConfig) -> None:
     settings = dataclasses.replace(settings, task=settings.task | {"head": "linear"})
     result = train(changed(settings, "linear", steps=60, learning_rate=1e-2))
@@ -342,6 +353,7 @@ def test_a_linear_head_is_trained_and_saved(settings: TrainConfig) -> None:
     assert figures[str(result.folder)]["colour"] == pytest.approx(result.validation.value)
 
 
+@pytest.mark.slow
 def test_a_target_that_is_not_empty_is_refused(settings: TrainConfig) -> None:
     train(settings)
     with pytest.raises(
@@ -351,6 +363,7 @@ def test_a_target_that_is_not_empty_is_refused(settings: TrainConfig) -> None:
     train(settings, overwrite=True)
 
 
+@pytest.mark.slow
 def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
     wild = changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=20)
     with pytest.raises(UserError, match="training diverged: the loss is nan at step"):
@@ -371,6 +384,7 @@ def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name
     assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_in_mixed_precision_the_replay_is_at_the_perturbed_weights(settings: TrainConfig) -> None:
     mixed = dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"})
     sharp = train(changed(mixed, "sharp", perturbation={"name": "sam", "rho": 0.5}))
@@ -397,6 +411,7 @@ HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_positi
 TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "config"),
     [

@@ -24,6 +24,8 @@ from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
 from tests.tasks.tiny_vision import model, task
 
+pytestmark = pytest.mark.slow  # trainings
+
 HEADS = {"vit": "linear", "clip": "zero_shot", "dinov2": "prototype", "convnext": "linear"}
 
 
@@ -102,7 +104,6 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout, flips and random crops go on where they were."""
     given = settings("vit", tmp_path, 0.2, perturbation={"name": "sam", "rho": 0.05})
@@ -174,7 +175,6 @@ def test_a_tower_of_clip_merges_with_whatever_is_published_of_it(tmp_path: Path)
     assert 0 <= scores[merged_clip]["shade"] <= 1
 
 
-@pytest.mark.slow
 def test_a_run_on_clip_starts_every_expert_with_the_head_of_the_text_tower(tmp_path: Path) -> None:
     """Its base is the tower; a trunk that is set to a coefficient is the merged folder, name by name."""
     given = settings("clip", tmp_path)

@@ -21,6 +21,8 @@ from saft.tasks import Limits, TaskModel
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.options import TrainingOptions
 
+pytestmark = pytest.mark.slow  # trainings
+
 STEPS = 6
 DRIFT = {"name": "drift", "strength": 5.0, "every": 2, "examples": 6}
 

@@ -29,6 +29,7 @@ def bits(tensor):
     return (tensor + 0.0).view(torch.int32 if tensor.dtype == torch.float32 else torch.int64).tolist()
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(matrix=MATRICES | DOUBLE_MATRICES, length=st.integers(1, 50), data=st.data())
 def test_order_statistics_equal_sorting_to_the_bit(matrix, length, data):
