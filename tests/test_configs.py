@@ -80,6 +80,7 @@ def write_glue(folder: Path, name: str) -> dict[str, str]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config_name", "model"),
     [("glue-roberta", "tiny_model"), ("glue-gpt2", "tiny_gpt2"), ("glue-flan-t5", "tiny_t5")],

@@ -22,6 +22,8 @@ from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.tasks.pooling import TextClassifier
 
+pytestmark = pytest.mark.slow  # searches
+
 
 def settings(tiny_model, experts, method="task_arithmetic", examples=8, **options):
     chosen = InterventionConfig(**({"iterations": 3, "learning_rate": 0.01} | options))
@@ -63,7 +65,6 @@ def test_the_folder_holds_the_merged_model_and_a_part_of_each_task(tiny_model, e
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 def test_training_brings_the_features_near_those_of_the_expert(tiny_model, experts, tmp_path):
     merge(settings(tiny_model, experts, iterations=60, rank=2, examples=12), tmp_path / "out")
     material = load_calibration_data(check(settings(tiny_model, experts, examples=12)))

@@ -19,6 +19,8 @@ from saft.experiment.session import Session, open_session
 from saft.experiment.stages import cell_steps
 from saft.experiment.worker import work
 
+pytestmark = pytest.mark.slow  # workers
+
 
 class Here:
     """Workers that do what a function does, at once."""
@@ -54,7 +56,6 @@ def have_done(session: Session, crew: Here, told: list[Event] | None = None) -> 
     oversee(session, session.resolved.cells, tell, crew, every=0.0, sleep=lambda seconds: None)
 
 
-@pytest.mark.slow
 def test_events_add_up_to_what_was_missing(begun: Session) -> None:
     (cell,) = begun.resolved.cells
     cost = sum(step.cost for step in cell_steps(begun, cell) if not step.is_done(begun.folder))
@@ -108,7 +109,6 @@ def test_a_machine_without_the_data_gives_its_cell_back_and_is_told(
     assert answers == []
 
 
-@pytest.mark.slow
 def test_a_fault_is_told_with_its_traceback(begun: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(*_: object) -> None:
         raise KeyError("colour")

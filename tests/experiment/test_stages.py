@@ -21,6 +21,8 @@ from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions
 from saft.interference.quantity import Figure
 from saft.report import read
 
+pytestmark = pytest.mark.slow  # a whole run each
+
 
 def figures(folder: Path) -> dict[str, str]:
     """Return every figure of the cell, without times, which no two runs share."""
@@ -39,7 +41,6 @@ def begun(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_cell_runs_in_a_fresh_process_from_the_folder_and_its_name(finished: Path, begun: Path) -> None:
     program = (
         "import sys; from saft.experiment.stages import run_cell; "

@@ -11,6 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from saft.optim import SAM, Ascent, Perturbation, make_perturbation
 
+pytestmark = pytest.mark.slow  # compilations
+
 
 def model_of() -> nn.Module:
     torch.manual_seed(0)
