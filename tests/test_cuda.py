@@ -137,7 +137,7 @@ def test_a_training_on_cuda_can_be_repeated(
             "task": tiny_tasks["colour"],
             "out": str(tmp_path / name),
             "training": training,
-            "trainer": {"accelerator": "gpu"},
+            "trainer": {"accelerator": "gpu", "precision": "32-true"},
         }
         found.append(tensors_of(train(config.parse(TrainConfig, mapping, "test")).folder))
     for name, tensor in found[0].items():

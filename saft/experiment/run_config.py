@@ -117,7 +117,7 @@ class RunConfig:
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `tasks`, whose training inputs a penalty reads, unlabelled; they are not trained on."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of lightning.Trainer: accelerator, devices, precision ..."""
+    """Further arguments of lightning.Trainer: accelerator, devices, precision ...; see `saft train`."""
     data_workers: CountOrZero | None = None
     """Processes that make the batches of a training ahead; null is 4 for images on a GPU, and else 0."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])

@@ -19,8 +19,8 @@ from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled
-from saft.tasks import BoundTask, Limits, Metric, Splits, TaskModel
-from saft.training.trainer import device_of
+from saft.tasks import BoundTask, Examples, Limits, Metric, Score, Splits, TaskModel
+from saft.training.trainer import computing, device_of
 
 __all__ = ["Session", "open_session"]
 
@@ -123,6 +123,17 @@ class Session:
             arm: that the checkpoint was trained by; None for a model that is not linearized.
         """
         return self.tasks[task].model(self.trunk(folder, arm), head_from=folder)
+
+    def score(self, task: str, model: TaskModel, examples: Examples) -> Score:
+        """Return a model's score on examples of a task, computed in the precision of the trainings.
+
+        Args:
+            task: the task's name.
+            model: on the session's device.
+            examples: of one split.
+        """
+        with computing(self.config.trainer, self.device):
+            return self.tasks[task].score(model, examples)
 
     def trunk(self, folder: Path | None = None, arm: str | None = None) -> nn.Module:
         """Load a trunk of the experiment: of a checkpoint folder, or the base's; linearized if the arm is."""

@@ -37,8 +37,13 @@ class TaskModel(nn.Module, ABC):
         self.head = head
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits, [batch, labels]."""
-        logits: Tensor = self.head(self.features(inputs))
+        """Return the logits, [batch, labels]; the head computes in float32 where the trunk is autocast."""
+        features = self.features(inputs)
+        device = features.device.type
+        if torch.is_autocast_enabled(device):  # in bfloat16 close labels would share one value
+            features = features.float()
+        with torch.autocast(device, enabled=False):
+            logits: Tensor = self.head(features)
         return logits
 
     @abstractmethod

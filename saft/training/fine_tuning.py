@@ -38,6 +38,7 @@ from saft.training.options import TrainConfig, TrainingOptions
 from saft.training.ranks import Order, launch
 from saft.training.train_result import TrainResult, inputs, write
 from saft.training.trainer import (
+    computing,
     device_count,
     device_of,
     interruptible,
@@ -169,7 +170,8 @@ def _train(
     if not is_first:
         return None
     model.to(ready.device)  # Lightning leaves it on the CPU
-    validation = task.score(model, splits.validation)
+    with computing(config.trainer, ready.device):
+        validation = task.score(model, splits.validation)
     result = TrainResult(Path(config.out), validation, task.metric, steps, seconds, str(ready.device))
     read = inputs(ready.declared, config)
     write(model, task, config, result, splits, read, order.work / "logs", order.overwrite)
@@ -208,9 +210,14 @@ def _fit(
         torch.manual_seed(config.seed)
         workers = _workers(config, splits, ready.device)
         module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
+
+        def validate() -> float:
+            with computing(config.trainer, ready.device):
+                return task.score(model, splits.validation).value
+
         select = SelectSteps(
             options.select_steps,
-            lambda: task.score(model, splits.validation).value,
+            validate,
             task.metric,
             work / "best.safetensors",
         )

@@ -232,8 +232,9 @@ class TrainConfig:
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of lightning.Trainer: accelerator, precision, devices (of this machine, which share
-    every batch; strategy: ddp) ..."""
+    """Further arguments of lightning.Trainer: accelerator, precision (of the steps and of evaluation;
+    bf16-mixed where a GPU has bfloat16, else 32-true), devices (of this machine, which share every batch;
+    strategy: ddp) ..."""
     data_workers: CountOrZero | None = None
     """Processes that make the batches ahead, at most one a core; 0 makes each when it is needed; null is 4
     for images that are trained on a GPU, and else 0. The batches are the same."""

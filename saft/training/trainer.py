@@ -19,7 +19,15 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from saft.errors import UserError
 
-__all__ = ["device_count", "device_of", "interruptible", "loggers", "make_trainer", "quiet_lightning"]
+__all__ = [
+    "computing",
+    "device_count",
+    "device_of",
+    "interruptible",
+    "loggers",
+    "make_trainer",
+    "quiet_lightning",
+]
 
 DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
@@ -35,7 +43,8 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     """Return a trainer.
 
     Args:
-        options: `trainer` of the config: arguments of lightning.Trainer.
+        options: `trainer` of the config: arguments of lightning.Trainer; without `precision` it is
+            bf16-mixed on a GPU that has bfloat16, and 32-true elsewhere.
         **own: arguments that saft sets.
 
     Raises:
@@ -43,7 +52,7 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     """
     try:
         with quiet_lightning():
-            trainer = L.Trainer(**DEFAULTS | dict(options) | own)
+            trainer = L.Trainer(**DEFAULTS | _precision(options) | dict(options) | own)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
     if trainer.num_nodes > 1:
@@ -69,6 +78,34 @@ def device_of(options: Mapping[str, Any]) -> torch.device:
     """
     device: torch.device = make_trainer(options, logger=False).strategy.root_device
     return device
+
+
+def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the precision of a trainer for which none is asked."""
+    on_gpu = options.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return (
+        {"precision": "bf16-mixed"}
+        if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        else {}
+    )
+
+
+@contextmanager
+def computing(options: Mapping[str, Any], device: torch.device) -> Iterator[None]:
+    """Compute in the precision in which a trainer with these options takes its steps, as evaluation does.
+
+    Args:
+        options: `trainer` of the config.
+        device: where the model is.
+
+    Example:
+        >>> with computing({"precision": "bf16-mixed"}, torch.device("cpu")):
+        ...     torch.nn.Linear(2, 3)(torch.ones(1, 2)).dtype
+        torch.bfloat16
+    """
+    precision = str((_precision(options) | dict(options)).get("precision"))
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        yield
 
 
 def device_count(options: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
 from saft.model_config import ModelConfig
 from saft.optim import PERTURBATIONS
+from saft.tasks import TaskModel
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
@@ -392,9 +393,25 @@ def test_in_mixed_precision_the_replay_is_at_the_perturbed_weights(settings: Tra
     assert not equal(weights(sharp), weights(plain))
 
 
-def test_bfloat16_mixed_runs(settings: TrainConfig) -> None:
-    result = train(dataclasses.replace(settings, trainer={"precision": "bf16-mixed", "accelerator": "cpu"}))
+def test_bfloat16_mixed_trains_and_evaluates_the_trunk_in_it_and_the_head_in_float32(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: set[tuple[torch.dtype, torch.dtype, bool]] = set()
+    forward = TaskModel.forward
+
+    def noted(model: TaskModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = forward(model, inputs)
+        hidden = next(m for m in model.trunk.modules() if isinstance(m, torch.nn.Linear))
+        inner = hidden(torch.ones(1, hidden.in_features))
+        computed.add((inner.dtype, logits.dtype, model.training))
+        return logits
+
+    monkeypatch.setattr(TaskModel, "forward", noted)
+    trainer = {"precision": "bf16-mixed", "accelerator": "cpu"}
+    training = dataclasses.replace(settings.training, select_steps=[2, settings.training.steps])
+    result = train(dataclasses.replace(settings, trainer=trainer, training=training))
     assert all(value.dtype == torch.float32 for value in weights(result).values())
+    assert computed == {(torch.bfloat16, torch.float32, True), (torch.bfloat16, torch.float32, False)}
 
 
 def words_of(tiny_model: Path, folder: Path) -> None:

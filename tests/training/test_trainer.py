@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.training.trainer import device_count, device_of, interruptible
+from saft.training.trainer import computing, device_count, device_of, interruptible, make_trainer
 
 
 def test_the_device_is_the_trainers() -> None:
@@ -48,3 +48,25 @@ def test_sigterm_is_an_interrupt_and_handlers_are_put_back() -> None:
 def test_an_exit_of_lightning_is_the_callers_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "expected"),
+    [
+        (True, {}, torch.bfloat16),
+        (True, {"accelerator": "cpu"}, torch.float32),
+        (True, {"precision": "32-true"}, torch.float32),
+        (False, {}, torch.float32),
+        (False, {"precision": "bf16-mixed"}, torch.bfloat16),
+    ],
+)
+def test_a_gpu_that_has_bfloat16_computes_in_it_unless_told_otherwise(
+    gpu: bool, options: dict[str, object], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    with computing(options, torch.device("cpu")):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
+    with make_trainer({"accelerator": "cpu"} | options, logger=False).precision_plugin.forward_context():
+        on_cpu = expected if "precision" in options else torch.float32
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == on_cpu

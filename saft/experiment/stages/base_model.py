@@ -25,10 +25,9 @@ def base_model_steps(session: Session) -> Iterator[Step]:
         for split in ("validation", "test") if session.config.test else ("validation",):
 
             def compute(_: Bar, name: str = name, split: str = split) -> dict[str, Any]:
-                task = session.tasks[name]
                 examples = getattr(session.splits(first.train_size, first.seed)[name], split)
                 model = session.model(name, session.folder.base)
-                return dataclasses.asdict(task.score(model, examples))
+                return dataclasses.asdict(session.score(name, model, examples))
 
             yield Step(
                 f"base/{name}/{split}",

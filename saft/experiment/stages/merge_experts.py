@@ -147,5 +147,5 @@ def _scores(
         splits: Splits = session.splits(cell.train_size, cell.seed)[task]
         bound = session.tasks[task]
         model = bound.model(scaled.by(value), head_from=session.folder.expert(cell, task))
-        scores[task] = bound.score(model, getattr(splits, split))
+        scores[task] = session.score(task, model, getattr(splits, split))
     return scores

@@ -60,7 +60,8 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
 
     def tested(_: Bar) -> dict[str, Any]:
         model = session.model(task, expert_folder(session, cell, task), cell.arm)
-        return dataclasses.asdict(bound.score(model, session.splits(cell.train_size, cell.seed)[task].test))
+        test = session.splits(cell.train_size, cell.seed)[task].test
+        return dataclasses.asdict(session.score(task, model, test))
 
     where = f"{cell}/experts/{task}"
     rests_on = foundations.expert(cell, task)
