@@ -1,9 +1,9 @@
 """What a merge costs: time and private memory of each method, beside reading and writing the same bytes.
 
 Every merge is a process of its own. In each round all of them run once, one after the other, in a random
-order, so that whatever else the machine does meets all alike. mergekit, in its own environment, runs between
-them when asked for. saft merges twice: the second time it remembers the SHA-256 of the inputs. Prints a table
-for a README, and writes a JSON of every figure.
+order, so that whatever else the machine does meets all alike. mergekit runs between them when asked for.
+saft merges twice: the second time it remembers the SHA-256 of the inputs. Prints a table for a README, and
+writes a JSON of every figure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,6 @@ from saft.merging.merge_config import MergeConfig
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 
-MERGEKIT = "mergekit==0.1.4"
-TRANSFORMERS = "transformers==4.53.3"  # mergekit fails with transformers 5, which its requirements admit
-TORCH = "torch==2.13.0"  # pinned first, as in scripts/environment
 OTHERS = ("karcher", "model_stock")  # methods of whole tensors that are measured too: those without an SVD
 SAMPLED = 0.01  # seconds between two looks at a process's memory
 
@@ -54,32 +52,28 @@ COUNTERPARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(
-    python: str, request: Mapping[str, Any], options: argparse.Namespace, out: Path
-) -> dict[str, float]:
+def measure(request: Mapping[str, Any], options: argparse.Namespace, out: Path) -> dict[str, float]:
     """Return what `run_one` does; and, of saft, the seconds of the same merge when it comes again."""
     shutil.rmtree(out.with_name("cache"), ignore_errors=True)
-    found = run_one(python, request, options, out)
+    found = run_one(request, options, out)
     if request["tool"] == "saft":
-        again = run_one(python, request, options, out)
+        again = run_one(request, options, out)
         found |= {"again": again["merge"], "private": max(found["private"], again["private"])}
     return found
 
 
-def run_one(
-    python: str, request: Mapping[str, Any], options: argparse.Namespace, out: Path
-) -> dict[str, float]:
+def run_one(request: Mapping[str, Any], options: argparse.Namespace, out: Path) -> dict[str, float]:
     """Return the seconds of a merge, those of its whole process, and its greatest private memory in bytes."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()  # what the one before has left to be written
-    command = [python, str(Path(__file__).with_name("merge_worker.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("merge_worker.py"))]
     # As a user's shell has it: scripts/environment tells the allocator to keep memory, for trainings.
     usual = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     before = time.perf_counter()
     process = subprocess.Popen(
         [*command, json.dumps({**request, "out": str(out), "threads": options.threads})],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if python != sys.executable else None,
+        stderr=subprocess.PIPE if request["tool"] == "mergekit" else None,
         text=True,
         env={
             **usual,
@@ -197,22 +191,12 @@ def describe(results: Mapping[str, Any]) -> str:
         f" saft's bound for elementwise methods is {bound:.0f}."
     )
     if protocol["mergekit"]:
-        text += f"\n{MERGEKIT}: its time / saft's, / saft's again (with imports), and its memory / saft's."
+        rival = f"mergekit {metadata.version('mergekit')}"
+        text += f"\n{rival}: its time / saft's, / saft's again (with imports), and its memory / saft's."
     return text
 
 
 WHEN = ("before", "after")
-
-
-def install_mergekit(python: Path) -> str:
-    """Return a Python that has mergekit, in an environment that is made where there is none."""
-    if not python.exists():
-        environment = python.parents[1]
-        print(f"installing {MERGEKIT} into {environment} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        for packages in ([TORCH], [MERGEKIT, TRANSFORMERS]):
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    return str(python)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -227,11 +211,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--folder", type=Path, default=Path(".bench/merge"), help="for the models")
     parser.add_argument(
-        "--mergekit",
-        type=Path,
-        nargs="?",
-        const=Path(".venv-mergekit/bin/python"),
-        help=f"compare with {MERGEKIT}, by this Python; by default one that is installed in .venv-mergekit",
+        "--mergekit", action="store_true", help="compare with mergekit, where it has the method"
     )
     parser.add_argument(
         "--methods",
@@ -262,20 +242,18 @@ def main() -> None:
     options = parse()
     console = Console(stderr=True)
     names = methods(options)
-    python = install_mergekit(options.mergekit) if options.mergekit else ""
     with console.status("making models"):
         place = options.folder / f"{options.model}-{options.dtype}"
         folders = make(options.model, options.models, DTYPES[options.dtype], place)
     asked = requests(names, folders, options)
     floor, out = asked["read and write"], place / "out"
-    run_one(sys.executable, floor, options, out)  # brings the files into the page cache
+    run_one(floor, options, out)  # brings the files into the page cache
     load = {"before": os.getloadavg()}
     measured: dict[str, list[dict[str, float]]] = {label: [] for label in asked}
     order = random.Random(options.seed)
     runs = [label for _ in range(options.rounds) for label in order.sample(list(asked), len(asked))]
     for label in track(runs, "merging", console=console, transient=True):
-        by = python if asked[label]["tool"] == "mergekit" else sys.executable
-        measured[label].append(measure(by, asked[label], options, out))
+        measured[label].append(measure(asked[label], options, out))
     load["after"] = os.getloadavg()
     plan = check(MergeConfig("average", str(folders[0]), [str(folders[1])]))
     counts = {name: header.count for name, header in plan.base.headers.items()}

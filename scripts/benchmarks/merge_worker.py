@@ -1,6 +1,6 @@
 """One merge in one process: imports first, then only the merge by the clock; a line of JSON says how long.
 
-It runs in saft's environment and in mergekit's, so it imports neither before it knows which.
+It imports neither saft nor mergekit before it knows which is to merge.
 """
 
 from __future__ import annotations

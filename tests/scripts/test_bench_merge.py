@@ -52,9 +52,7 @@ def test_every_elementwise_method_is_measured(merge):
 
 
 def test_mergekit_is_measured_where_it_has_the_method(merge, folders):
-    asked = merge.requests(
-        ["ties", "pcb"], folders, Namespace(mergekit=Path("python"), dtype="float32", device="cuda")
-    )
+    asked = merge.requests(["ties", "pcb"], folders, Namespace(mergekit=True, dtype="float32", device="cuda"))
     assert list(asked) == ["read and write", "ties", "mergekit ties", "pcb"]
     assert asked["mergekit ties"]["method"]["merge_method"] == "ties"
     assert [name for name, of in asked.items() if of.get("device") == "cuda"] == ["ties", "pcb"]
