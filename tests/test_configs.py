@@ -30,14 +30,17 @@ def test_the_config_is_valid(file: Path) -> None:
         resolved = resolve(run)
         assert set(resolved.arms) == set(run.arms)
         assert all(merge.scaling for merge in resolved.merges.values())
+        for figure in run.expected.values():
+            assert figure.of in {"base", "experts", *run.merges}
+            assert figure.arm is None or figure.arm in run.arms
         for name, mapping in run.tasks.items():
             tasks.build(name, mapping, "tasks")
 
 
 def test_a_task_is_the_same_in_every_experiment() -> None:
     known: dict[str, dict[str, Any]] = {}
-    files = [file for file in CONFIGS if file.name.startswith(("quickstart", "minilm"))]
-    assert len(files) == 4
+    files = [file for file in CONFIGS if file.name.startswith(("quickstart", "minilm", "text-base"))]
+    assert len(files) == 5
     for file in files:
         for name, mapping in config.read(file)["tasks"].items():
             del mapping["max_length"]  # the quickstart's are shorter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 OFFLINE = Path(__file__).parents[2] / "scripts" / "offline"
-NAMES = ("packages", "language", "vision")
+NAMES = ("packages", "language", "vision", "text-base")
 
 
 @pytest.fixture
@@ -118,3 +119,28 @@ def test_a_task_of_images_has_both_splits_and_their_sizes(
         with np.load(vision.DATA / f"t-{split}.npz") as file:
             assert file["image"].shape == (count, 2, 2)
             assert [str(image[0, 0] % 2) for image in file["image"]] == list(file["label"])
+
+
+def test_the_parts_of_a_zip_make_one_folder(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        for name in ("m/config.json", "m/1_Pooling/config.json", "m/desktop.ini"):
+            archive.writestr(name, name)
+    content = (tmp_path / "whole.zip").read_bytes()
+    parts = [tmp_path / f"m.zip.00{number}" for number in (1, 2, 3)]
+    for part, start in zip(parts, (0, 100, 200), strict=True):
+        part.write_bytes(content[start : None if part is parts[-1] else start + 100])
+    folder = tmp_path / "models" / "made"
+    scripts["text-base"].write_model(folder, parts)
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    assert files == ["1_Pooling/config.json", "config.json"]
+    assert (folder / "config.json").read_text() == "m/config.json"
+    assert [entry.name for entry in folder.parent.iterdir()] == ["made"]
+
+
+def test_a_package_carries_one_part(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    info = Path("carrier-0.0.1.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 0.0.1\n")
+    (info / "RECORD").write_text("c/__init__.py,,\nc/input/m.zip.001,,\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert scripts["text-base"].part_of("carrier") == Path.cwd() / "c/input/m.zip.001"
