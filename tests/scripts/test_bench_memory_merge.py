@@ -1,0 +1,104 @@
+"""scripts/bench memory-merge: that all are asked for the same work, and what it makes of what they answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A file of the benchmarks as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name.replace("-", "_"), BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return load
+
+
+def test_all_are_asked_for_the_same_work(script, tmp_path):
+    bench = script("memory-merge")
+    asked = bench.requests(["b", "m1", "m2"], bench.parse(["--methods", "ties,linear"]), tmp_path)
+    tools = ["saft", "mergekit", "sentence-transformers"]
+    assert list(asked) == [(method, tool) for method in ("ties", "linear") for tool in tools]
+    assert {json.dumps(asked["ties", tool]["parameters"]) for tool in tools} == {
+        '{"weight": 1.0, "density": 0.2}'
+    }
+    assert asked["ties", "saft"]["models"] == {"base": "b", "1": "m1", "2": "m2"}
+    assert asked["linear", "mergekit"]["models"] == {"1": "m1", "2": "m2"}
+    assert len({request["out"] for request in asked.values()}) == 6
+
+
+def test_figures(script):
+    def took(*seconds, beyond):
+        return [{"seconds": one, "beyond": beyond} for one in seconds]
+
+    key = ("ties", "mergekit")
+    rows = script("memory-merge").figures(
+        {
+            ("ties", "saft"): took(2.0, 4.0, 3.0, beyond=10),
+            key: took(9.0, 5.0, 8.0, beyond=None),
+        },
+        {key: 1e-7},
+    )
+    assert rows[0] == {
+        "method": "ties",
+        "tool": "saft",
+        "seconds_min": 2.0,
+        "seconds_median": 3.0,
+        "beyond_bytes": 10,
+    }
+    assert (rows[1]["of_saft_seconds"], rows[1]["difference"]) == (2.5, 1e-7)
+    assert rows[1]["beyond_bytes"] is None
+
+
+def test_the_largest_difference_is_that_of_any_tensor(script, tmp_path):
+    bench, one, other, third = script("memory-merge"), *(tmp_path / name for name in "abc")
+    save_file({"x": torch.ones(2), "y": torch.zeros(2)}, one)
+    save_file({"x": torch.ones(2), "y": torch.tensor([0.0, -0.5])}, other)
+    save_file({"x": torch.ones(2)}, third)
+    assert bench.difference(one, other) == 0.5
+    with pytest.raises(SystemExit, match="hold different tensors"):
+        bench.difference(one, third)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--methods", "ties,teis"], "unknown methods: teis; known: linear, task_arithmetic, ties"),
+        (["--competitors", "numpy"], "unknown competitors: numpy; known: mergekit, sentence-transformers"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(script, capsys, options, told):
+    with pytest.raises(SystemExit):
+        script("memory-merge").parse(options)
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_saft_is_measured_at(script, tmp_path):
+    """mergekit is not among what tests need; what is saft's part is done here."""
+    worker, make = script("memory_merge_worker"), script("merge_models").make
+    models = {
+        str(folder): worker.load(str(folder)) for folder in make("tiny", 2, torch.float32, tmp_path)[1:]
+    }
+    merged, figures = worker.measured(worker.saft(models, "linear", {"weight": 1.0}))
+    assert figures["seconds"] > 0
+    if sys.platform == "linux":
+        assert figures["beyond"] >= 0
+    states = [model.state_dict() for model in models.values()]
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2)
