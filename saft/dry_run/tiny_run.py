@@ -41,7 +41,11 @@ def tiny_run(config: RunConfig) -> RunConfig:
     )
     size = next(iter(config.regimes))
     merges = {
-        name: dataclasses.replace(options, scaling=options.scaling[:2])
+        name: dataclasses.replace(
+            options,
+            scaling=options.scaling[:2],
+            choices={parameter: values[:1] for parameter, values in options.choices.items()},
+        )
         for name, options in config.merges.items()
     }
     plain = dataclasses.asdict(config) | {
@@ -52,6 +56,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "training": _training(dataclasses.asdict(config.training)),
         "arms": {name: _training(changes) for name, changes in config.arms.items()},
         "merges": {name: dataclasses.asdict(options) for name, options in merges.items()},
+        "selection": dataclasses.asdict(dataclasses.replace(config.selection, budget=2)),
         "seeds": config.seeds[:1],
         "regimes": {size: 2 * EXAMPLES},
         "validation_examples": EXAMPLES,

@@ -88,9 +88,14 @@ class _Figures:
         name = merge_name(self.session, cell, method)
         choice = self._read(f"{name}/validation")
         test = self._read(f"{name}/test") if self.tests else None
+        curve = {
+            trial["candidate"]: _scores(trial["validation"])
+            for trial in choice["curve"]
+            if trial.get("parameters") == choice.get("parameters")  # one merged vector, at each coefficient
+        }
         return MergeFigures(
-            parameters=self.session.resolved.merges[method].parameters,
-            curve=[CurvePoint(trial["candidate"], _scores(trial["validation"])) for trial in choice["curve"]],
+            parameters=self.session.resolved.merges[method].parameters | choice.get("parameters", {}),
+            curve=[CurvePoint(coefficient, curve[coefficient]) for coefficient in sorted(curve)],
             shared=Chosen(choice["shared"], test and _scores(test["shared"])),
             per_task=ChosenPerTask(choice["per_task"], test and _scores(test["per_task"])),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from saft.experiment.cells import Cell
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import merge_name, write_merge
+from saft.experiment.stages import chosen, merge_name, write_merge
 
 __all__ = ["best_merges", "settle"]
 
@@ -49,8 +49,7 @@ def best_merges(session: Session) -> set[tuple[Cell, str]]:
         }
         for method in session.resolved.merges:
             choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
-            chosen = next(trial for trial in choice["curve"] if trial["candidate"] == choice["shared"])
-            values = {task: score["value"] for task, score in chosen["validation"].items()}
+            values = {task: score["value"] for task, score in chosen(choice)["validation"].items()}
             value = mean_normalized(values, experts, session.metrics)
             worth[cell.train_size, cell.arm][cell, method] = value
     return {max(merges, key=lambda merge: merges[merge]) for merges in worth.values()}

@@ -79,6 +79,10 @@ class ExperimentFolder:
         """Return the file of the figures of this name, such as `limited/sam/seed0/experts/news/test`."""
         return self.path / "figures" / f"{name}.json"
 
+    def trials(self, name: str) -> Path:
+        """Return the file of the trials of a search that has begun, whose figures will be of this name."""
+        return self.figures(name).with_suffix(".trials")
+
     @property
     def lock(self) -> Path:
         """The file that says which `saft run` works in the folder."""

@@ -116,7 +116,12 @@ class Foundations:
 
     def merge(self, cell: Cell, method: str) -> dict[str, Any]:
         """Return what a merge, and the choice of its coefficient, rest on."""
-        config = {"merges": {method: self.plain["merges"][method]}}
+        options = {
+            key: value for key, value in self.plain["merges"][method].items() if value or key != "choices"
+        }
+        config = {"merges": {method: options}}
+        if self.plain["selection"]["search"] != "grid":  # a grid has neither a budget nor a seed
+            config["selection"] = self.plain["selection"]
         return union(self.experts(cell), {"config": config})
 
     def tested(self, foundation: dict[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,22 @@ def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) ->
         raise UserError("merges LoRA adapters, so every arm needs parametrization: {name: lora}")
     if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
         raise UserError(f"scaling: {name} has no scaling coefficient; leave it out")
-    return dataclasses.replace(options, scaling=options.scaling or list(method.scaling_grid))
+    choices = {parameter: _values(name, options, parameter) for parameter in options.choices}
+    scaling = options.scaling or list(method.scaling_grid)
+    return dataclasses.replace(options, scaling=scaling, choices=choices)
+
+
+def _values(name: str, options: MergeOptions, parameter: str) -> list[float]:
+    """Return the values of a method's parameter to choose from; of one that counts, whole numbers."""
+    kind = METHODS.get(name)
+    counts = any(info.name == parameter and info.type == "int" for info in kind.parameter_infos())
+    values = [int(value) if counts and value.is_integer() else value for value in options.choices[parameter]]
+    try:
+        for value in values:
+            kind.build({**options.parameters, parameter: value})
+    except UserError as error:
+        raise UserError(*(f"choices.{parameter}: {problem}" for problem in error.problems)) from None
+    return values
 
 
 def _lists(value: Any) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from saft import config as configs
 from saft.config import (
@@ -15,8 +17,10 @@ from saft.config import (
     Fraction,
     Name,
     NonNegative,
+    Seed,
     Seeds,
     Target,
+    distinct,
 )
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.cluster import RayOptions, SlurmOptions
@@ -24,7 +28,7 @@ from saft.model_config import ModelConfig
 from saft.training.options import TrainingOptions
 from saft.training.trainer_arguments import check_trainer
 
-__all__ = ["Expected", "MergeOptions", "RunConfig"]
+__all__ = ["Expected", "MergeOptions", "RunConfig", "SelectionOptions"]
 
 
 @configs.checked
@@ -41,10 +45,45 @@ class MergeOptions:
     """Parameters of the method; see `saft methods NAME`."""
     scaling: list[FiniteFloat] = field(default_factory=list)
     """Scaling coefficients to choose from on validation data; empty takes the method's own grid."""
+    choices: dict[str, Annotated[list[FiniteFloat], AfterValidator(distinct)]] = field(default_factory=dict)
+    """Parameter of the method -> its values to choose from, together with the coefficient; for example
+    {density: [0.1, 0.2, 0.5]}."""
 
     def __post_init__(self) -> None:
         if len(set(self.scaling)) < len(self.scaling):
             raise ValueError(f"scaling: holds a coefficient twice: {self.scaling}")
+        if both := [name for name in self.choices if name in self.parameters]:
+            raise ValueError(f"choices.{both[0]}: has a value under `parameters` already; leave it out there")
+
+
+@configs.checked
+@dataclass(frozen=True)
+class SelectionOptions:
+    """How the coefficients of merges, and their `choices`, are searched on validation data.
+
+    Example:
+        >>> SelectionOptions(search="tpe", budget=12).seed
+        0
+    """
+
+    search: Literal["grid", "tpe"] = "grid"
+    """`grid` tries every combination of the values; `tpe` draws coefficients from between the least and the
+    greatest, and values from the lists, where those before were good (Optuna; Bergstra et al. 2011)."""
+    budget: Count = 20
+    """Candidates that `tpe` tries of each merge, each by a pass over the validation examples of all tasks."""
+    seed: Seed = 0
+    """Seed of `tpe`."""
+
+    def check_options(self) -> None:
+        """Check that what the search needs is installed.
+
+        Raises:
+            UserError: it is not.
+        """
+        from saft.experiment.sampled_search import refuse_without
+
+        if self.search != "grid":
+            refuse_without("optuna", f"search: {self.search}")
 
 
 @configs.checked
@@ -95,6 +134,8 @@ class RunConfig:
         }
     )
     """Method -> its parameters and the coefficients to choose from."""
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
+    """How they are searched: a grid, or Optuna's TPE in a budget."""
     seeds: Seeds = field(default_factory=lambda: [0])
     """Every seed draws its own training examples, their order, and dropout."""
     regimes: dict[Name, Count | None] = field(default_factory=lambda: {"all": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from typing import Protocol
 
 from saft.tasks.metric import Metric, Score
 
-__all__ = ["Grid", "Search", "Trial", "Validate", "mean_normalized", "per_task", "shared"]
+__all__ = ["Candidate", "Grid", "Search", "Trial", "Validate", "mean_normalized", "per_task", "shared"]
 
-Validate = Callable[[float], dict[str, Score]]
+Candidate = Mapping[str, float]
+"""What is searched -> its value: {"density": 0.2, "scaling": 0.3}."""
+
+Validate = Callable[[Candidate], dict[str, Score]]
 """Candidate -> task -> validation score."""
 
 
@@ -20,11 +24,11 @@ class Trial:
     """One candidate, and what it was worth.
 
     Args:
-        candidate: a scaling coefficient, or whatever else is searched: a radius, a number of steps.
+        candidate: the scaling coefficient and whatever else is searched, in the order in which it was given.
         validation: task -> score on validation examples, the same in every trial.
     """
 
-    candidate: float
+    candidate: dict[str, float]
     validation: dict[str, Score]
 
     @property
@@ -34,7 +38,11 @@ class Trial:
 
 
 class Search(Protocol):
-    """How candidates are tried. Another search is another class with this method."""
+    """How candidates are tried. Another search is another class with these."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many candidates are tried, at most."""
 
     def trials(self, validate: Validate) -> list[Trial]:
         """Try candidates, asking for the validation scores of each, and return all that were tried."""
@@ -42,23 +50,33 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """Tries every one of a list of candidates.
+    """Tries every combination of lists of values.
+
+    Args:
+        values: what is searched -> its values; the last one varies fastest.
 
     Example:
-        >>> trials = Grid([1, 2]).trials(lambda candidate: {"a": Score(candidate / 10, None, 5)})
+        >>> trials = Grid({"scaling": [1, 2]}).trials(lambda c: {"a": Score(c["scaling"] / 10, None, 5)})
         >>> [(trial.candidate, trial.values) for trial in trials]
-        [(1, {'a': 0.1}), (2, {'a': 0.2})]
+        [({'scaling': 1}, {'a': 0.1}), ({'scaling': 2}, {'a': 0.2})]
     """
 
-    candidates: Sequence[float]
+    values: Mapping[str, Sequence[float]]
+
+    @property
+    def evaluations(self) -> int:
+        """All combinations."""
+        return math.prod(map(len, self.values.values()))
 
     def trials(self, validate: Validate) -> list[Trial]:
         """Try them in their order."""
-        return [Trial(candidate, validate(candidate)) for candidate in self.candidates]
+        combinations = itertools.product(*self.values.values())
+        candidates = [dict(zip(self.values, values, strict=True)) for values in combinations]
+        return [Trial(candidate, validate(candidate)) for candidate in candidates]
 
 
-def shared(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapping[str, Metric]) -> float:
-    r"""Return the candidate with the best mean normalized validation value; of equals, the smallest.
+def shared(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapping[str, Metric]) -> Trial:
+    r"""Return the trial with the best mean normalized validation value; of equals, that of smallest values.
 
     .. math:: \lambda^* = \arg\max_\lambda \frac1K \sum_t \frac{a_t(\lambda)}{a_t(\text{expert})}
 
@@ -72,22 +90,23 @@ def shared(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mappi
     Example:
         >>> accuracy = Metric("accuracy", "%")
         >>> scores = {0.3: {"a": 0.6, "b": 0.2}, 0.6: {"a": 0.5, "b": 0.4}}
-        >>> trials = Grid([0.3, 0.6]).trials(
-        ...     lambda candidate: {task: Score(value, None, 5) for task, value in scores[candidate].items()}
-        ... )
-        >>> shared(trials, {"a": 1.0, "b": 0.5}, {"a": accuracy, "b": accuracy})
-        0.6
+        >>> trials = [
+        ...     Trial({"scaling": at}, {task: Score(value, None, 5) for task, value in values.items()})
+        ...     for at, values in scores.items()
+        ... ]
+        >>> shared(trials, {"a": 1.0, "b": 0.5}, {"a": accuracy, "b": accuracy}).candidate
+        {'scaling': 0.6}
     """
 
-    def worth(trial: Trial) -> tuple[float, float]:
+    def worth(trial: Trial) -> tuple[float, ...]:
         mean = mean_normalized(trial.values, experts, metrics)
-        return (-math.inf if math.isnan(mean) else mean, -trial.candidate)
+        return (-math.inf if math.isnan(mean) else mean, *_smallness(trial))
 
-    return max(trials, key=worth).candidate
+    return max(trials, key=worth)
 
 
-def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Return for each task the candidate that validates best on it; of equals, the smallest.
+def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str, Trial]:
+    """Return for each task the trial that validates best on it; of equals, that of smallest values.
 
     This gives up to one model per task, so its mean is not that of a merged model: it is the protocol of the
     SAFT paper's code, printed beside the honest one for comparison.
@@ -98,19 +117,18 @@ def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str
 
     Example:
         >>> loss = Metric("loss", "nats", higher_is_better=False, scale=1)
-        >>> trials = [Trial(0.3, {"b": Score(3.0, None, 5)}), Trial(0.6, {"b": Score(2.0, None, 5)})]
-        >>> per_task(trials, {"b": loss})
-        {'b': 0.6}
+        >>> losses = {0.3: 3.0, 0.6: 2.0}
+        >>> trials = [Trial({"scaling": at}, {"b": Score(value, None, 5)}) for at, value in losses.items()]
+        >>> per_task(trials, {"b": loss})["b"].candidate
+        {'scaling': 0.6}
     """
 
-    def worth(trial: Trial, task: str) -> tuple[float, float]:
+    def worth(trial: Trial, task: str) -> tuple[float, ...]:
         value = trial.validation[task].value
         upward = value if metrics[task].higher_is_better else -value
-        return (-math.inf if math.isnan(value) else upward, -trial.candidate)
+        return (-math.inf if math.isnan(value) else upward, *_smallness(trial))
 
-    return {
-        task: max(trials, key=lambda trial: worth(trial, task)).candidate for task in trials[0].validation
-    }
+    return {task: max(trials, key=lambda trial: worth(trial, task)) for task in trials[0].validation}
 
 
 def mean_normalized(
@@ -141,3 +159,7 @@ def _normalized(value: float, expert: float, metric: Metric) -> float:
     if metric.higher_is_better:
         return value / expert if expert > 0 else value
     return expert / value if expert > 0 and value > 0 else -value
+
+
+def _smallness(trial: Trial) -> tuple[float, ...]:
+    return tuple(-value for value in trial.candidate.values())

@@ -48,6 +48,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
     "RayOptions.gpus": "none",
     "SlurmOptions.gpus": "none",
     "MergeOptions.scaling": "the base itself",
+    "MergeOptions.choices": "the method says, when its name is known",
     "MergeConfig.scaling": "the base itself",
     "TextRegression.center": "a number like any",
     "Lines.beta": "the shallowest layer is the base's",
@@ -59,6 +60,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
         "MergeConfig.seed",
         "MeasureConfig.seed",
         "SummarizeConfig.seed",
+        "SelectionOptions.seed",
         "TableConfig.split_seed",
         "TableSource.split_seed",
         "ImageSource.split_seed",
@@ -67,6 +69,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
 )
 NEGATIVE = {  # factors, where the other direction has a meaning
     "MergeOptions.scaling",
+    "MergeOptions.choices",
     "MergeConfig.scaling",
     "MergeToMeasure.scaling",
     "Expected.value",

@@ -14,7 +14,9 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.experiment import RunConfig
+from saft.experiment.collect import collect
 from saft.experiment.events import Event
+from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
@@ -130,3 +132,71 @@ def test_mistakes_in_measures_are_told_before_anything_is_done(small: dict[str, 
         resolved(measures=["transfr"])
     with pytest.raises(UserError, match="measures: need a merge that reads no examples"):
         resolved(merges={"fisher": {}})
+
+
+def searched(finished: Path, small: dict[str, Any], place: Path) -> Session:
+    """Return an experiment whose experts are trained, and one of whose merges is to be searched by TPE."""
+    folder = Path(shutil.copytree(finished, place))
+    more = small | {
+        "out": str(folder),
+        "merges": {**small["merges"], "ties": {"choices": {"density": [0.3, 1]}, "scaling": [0.2, 1.0]}},
+        "selection": {"search": "tpe", "budget": 5},
+    }
+    for task in ("validation", "test"):  # a grid was tried of it
+        (folder / f"figures/all/adamw/seed0/merges/colour+size/task_arithmetic/{task}.json").unlink()
+    resolved = resolve(config.parse(RunConfig, more, "run.yaml"))
+    place = ExperimentFolder(folder)
+    place.write_config(resolved.plain())
+    return Session(resolved, place)
+
+
+def test_a_search_of_coefficient_and_density_goes_on_after_an_interrupt_to_the_same_choice(
+    finished: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = (searched(finished, small, tmp_path / name) for name in ("whole", "halved"))
+    (cell,) = whole.resolved.cells
+    carry_out_cell(whole, cell, lambda event: None)
+    scored, score = [], Session.score
+
+    def interrupted(self: Session, *arguments: Any) -> Any:
+        scored.append(arguments[0])
+        if len(scored) == 8:  # the fourth candidate of two tasks
+            raise KeyboardInterrupt
+        return score(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out_cell(halved, cell, lambda event: None)
+    assert len(list(halved.folder.path.rglob("*.trials"))) == 1
+    carry_out_cell(halved, cell, lambda event: None)
+    assert not list(halved.folder.path.rglob("*.trials"))
+    assert figures(halved.folder.path) == figures(whole.folder.path)
+
+    choice = whole.folder.known("all/adamw/seed0/merges/colour+size/ties/validation")
+    assert len(choice["curve"]) == 5
+    assert all(0.2 <= trial["candidate"] <= 1.0 for trial in choice["curve"])
+    assert choice["parameters"]["density"] in (0.3, 1)
+    assert whole.folder.known("all/adamw/seed0/merges/colour+size/ties/test")["shared"]
+    results = collect(whole)
+    merge = results.cells[0].merges["ties"]
+    assert merge.parameters["density"] == choice["parameters"]["density"]
+    assert merge.shared.coefficient == choice["shared"]
+    assert not list(results.cells[0].problems(set(small["tasks"]), True, results.quantities))
+
+
+def test_mistakes_in_a_selection_are_told_before_anything_is_done(small: dict[str, Any]) -> None:
+    def told(**changes: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            config.parse(RunConfig, small | {"out": "run", **changes}, "run.yaml")
+        return str(caught.value)
+
+    assert "selection.search: unknown value 'tpee'; did you mean 'tpe'" in told(selection={"search": "tpee"})
+    ties = {"choices": {"density": [0.1, 20]}}
+    assert "merges.ties: choices.density: density: must be in (0, 1], but is 20" in told(
+        merges={"ties": ties}
+    )
+    ties = {"choices": {"densty": [0.1]}}
+    assert "choices.densty: unknown parameter 'densty'; did you mean 'density'" in told(merges={"ties": ties})
+    ties = {"choices": {"density": [0.1]}, "parameters": {"density": 0.2}}
+    assert "choices.density: has a value under `parameters` already" in told(merges={"ties": ties})

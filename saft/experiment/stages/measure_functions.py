@@ -67,7 +67,9 @@ def _space(session: Session, cell: Cell) -> TaskSpace:
     """Return the space of a cell's experts; the last one is held, since its measures follow each other."""
     folders = {task: expert_folder(session, cell, task) for task in session.tasks}
     splits = session.splits(cell.train_size, cell.seed)
-    merge = recipe(session, cell, session.resolved.measured_merge)
+    method = session.resolved.measured_merge
+    choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
+    merge = recipe(session, cell, method, choice.get("parameters", {}))
     return task_space(
         check(merge),
         session.tasks,
