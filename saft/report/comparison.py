@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from saft.report.arm_summary import ArmSummary, MetricSummary
+from saft.report.arm_summary import ArmSummary
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmFacts
+from saft.report.with_interval import Estimate, experts_estimate, merged_estimate
 from saft.tasks.metric import Metric
 
 __all__ = ["Comparison", "Difference", "Outcome", "compare", "relation"]
@@ -131,20 +132,8 @@ def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common
         is not None
     }
     methods = list(by_method)
-    merged = _difference(
-        _mean_over(methods, one),
-        _mean_over(methods, other),
-        _error(methods, one),
-        _error(methods, other),
-        metric,
-    )
-    experts = _difference(
-        one.experts.mean,
-        other.experts.mean,
-        _of_mean(one.experts.errors),
-        _of_mean(other.experts.errors),
-        metric,
-    )
+    merged = _difference(merged_estimate(one, methods), merged_estimate(other, methods), metric)
+    experts = _difference(experts_estimate(one), experts_estimate(other), metric)
     if merged is None or experts is None:
         return None
     return Comparison(
@@ -152,47 +141,18 @@ def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common
     )
 
 
-def _mean_over(methods: list[str], summary: MetricSummary) -> OverSeeds | None:
-    """Return the score with the shared coefficient, mean over methods, of the seeds that have all of them."""
-    means = [mean.by_seed for method in methods if (mean := summary.merges[method].shared.mean) is not None]
-    seeds = [seed for seed in means[0] if all(seed in mean for mean in means)] if means else []
-    return OverSeeds({seed: fmean(mean[seed] for mean in means) for seed in seeds}) if seeds else None
-
-
-def _error(methods: list[str], summary: MetricSummary) -> float | None:
-    """Return the standard error of the mean over methods, which share their examples, and over tasks."""
-    of_methods = [summary.merges[method].shared.errors for method in methods]
-    by_task = {task: [errors[task] for errors in of_methods] for task in summary.experts.errors}
-    known = {task: [error for error in errors if error is not None] for task, errors in by_task.items()}
-    if not methods or any(len(errors) < len(methods) for errors in known.values()):
-        return None
-    return _of_mean({task: fmean(errors) for task, errors in known.items()})
-
-
-def _of_mean(errors: Mapping[str, float | None]) -> float | None:
-    """Return the standard error of a mean over tasks, ``sqrt(sum_t se_t^2) / n_tasks``."""
-    known = [error for error in errors.values() if error is not None]
-    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
-
-
 def _minus(one: OverSeeds | None, other: OverSeeds | None) -> OverSeeds | None:
     return None if one is None or other is None else one.minus(other)
 
 
-def _difference(
-    one: OverSeeds | None,
-    other: OverSeeds | None,
-    error: float | None,
-    other_error: float | None,
-    metric: Metric,
-) -> Difference | None:
-    values = _minus(one, other)
-    if one is None or other is None or values is None:
+def _difference(one: Estimate | None, other: Estimate | None, metric: Metric) -> Difference | None:
+    if one is None or other is None or (values := one.values.minus(other.values)) is None:
         return None
-    standard_error = None if error is None or other_error is None else math.hypot(error, other_error)
+    known = None not in (one.error, other.error)
+    standard_error = math.hypot(one.error or 0.0, other.error or 0.0) if known else None
     return Difference(
-        arm=fmean(one.by_seed[seed] for seed in values.by_seed),
-        baseline=fmean(other.by_seed[seed] for seed in values.by_seed),
+        arm=fmean(one.values.by_seed[seed] for seed in values.by_seed),
+        baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),
         values=values,
         standard_error=standard_error,
         outcome=_outcome(values, standard_error, metric),

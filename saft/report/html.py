@@ -1,14 +1,15 @@
-"""The results as one self-contained HTML page: no script, nothing fetched, light and dark."""
+"""The results as one self-contained HTML page: nothing fetched, light and dark, on paper and on phones."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from saft.report.arm_summary import ArmSummary
+from saft.report.drawing import SIGNS, colours
 from saft.report.expected import expected_figures
+from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
@@ -20,18 +21,21 @@ __all__ = ["page"]
 
 
 def page(results: Results) -> str:
-    """Return the report as HTML: protocol, verdict, tables, curves, measures.
+    """Return the report as HTML: question, answer and picture; verdict, protocol, tables, curves, measures.
 
     The same results give the same text: it holds no date, no path and no random identifier.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    from saft.report.figures import colours
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     summary = summarize(results)
     colour = colours(results.arms)
+    answers = headlines(results, summary)
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("saft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         score=_score,
@@ -42,21 +46,24 @@ def page(results: Results) -> str:
         interval=interval,
         differences_of=differences_of,
         in_words=in_words,
+        sign=_sign,
         words=lambda name: str(name).replace("_", " "),
         known=lambda value: "–" if value is None else value,
         coefficients=_coefficients,
         steps=_steps,
         seconds=lambda values: "–" if values is None else values.written(1, 1 if values.mean < 100 else 0),
     )
-    template = environment.from_string(files("saft.report").joinpath("template.html").read_text("utf-8"))
     return (
-        template.render(
+        environment.get_template("page.html").render(
             results=results,
             protocol=results.protocol,
             summary=summary,
             expected=expected_figures(results),
             colour=colour,
-            figures=_figures(summary, colour),
+            question=_question(results),
+            headlines=answers,
+            answers=_answers(answers, colour),
+            figures=_figures(summary, answers, colour),
             config=json.dumps(results.config, indent=2, ensure_ascii=False),
             shown=_shown(results, summary),
             largest=_largest(results, summary),
@@ -65,22 +72,44 @@ def page(results: Results) -> str:
     )
 
 
-def _figures(summary: Summary, colour: Mapping[str, str]) -> dict[tuple[str, Metric], dict[str, Any]]:
-    """Return the SVG elements: (train size, metric) -> "scores" and "curves"."""
+def _question(results: Results) -> str:
+    """Return what the experiment asks: of its arms, since these are what it compares."""
+    if any(arm.perturbation for arm in results.arms.values()):
+        return "Does sharpness-aware fine-tuning merge better?"
+    return "Which fine-tuning merges best?"
+
+
+def _sign(colour: str) -> str:
+    """Return the sign of an arm beside its name: the shape of its marks in the figures."""
+    sort, index = colour.split("-")
+    return SIGNS[sort][int(index)]
+
+
+def _answers(answers: list[Headline], colour: Mapping[str, str]) -> list[Any]:
     from markupsafe import Markup
 
-    from saft.report.figures import curve_figure, score_figure
+    from saft.report.figures import headline_figure
+
+    return [Markup(headline_figure(answer, colour, f"answer{i}")) for i, answer in enumerate(answers)]
+
+
+def _figures(
+    summary: Summary, answers: list[Headline], colour: Mapping[str, str]
+) -> dict[tuple[str, Metric], dict[str, Any]]:
+    """Return the SVG elements: (train size, metric) -> "scores", "tasks" and "curves"."""
+    from markupsafe import Markup
+
+    from saft.report.figures import curve_figure, score_figure, task_figure
 
     figures = {}
-    for i, size in enumerate(summary.train_sizes):
-        for j, metric in enumerate(summary.metrics):
-            if summary.of_size(size):
-                of = (summary, size, metric, colour)
-                curves = curve_figure(*of, f"curves{i}-{j}") if summary.methods else ""
-                figures[size, metric] = {
-                    "scores": Markup(score_figure(*of, f"scores{i}-{j}")),
-                    "curves": Markup(curves),
-                }
+    for i, answer in enumerate(answers):
+        size, metric = answer.train_size, answer.metric
+        of = (summary, size, metric, colour)
+        figures[size, metric] = {
+            "scores": Markup(score_figure(*of, f"scores{i}")),
+            "tasks": Markup(task_figure(answer, colour, f"tasks{i}")),
+            "curves": Markup(curve_figure(*of, f"curves{i}") if summary.methods else ""),
+        }
     return figures
 
 

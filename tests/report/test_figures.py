@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from saft.report import summarize
-from saft.report.figures import colours, curve_figure, score_figure
+from saft.report.drawing import colours
+from saft.report.figures import curve_figure, headline_figure, score_figure, task_figure
+from saft.report.headline import headlines
 from saft.tasks.metric import Metric
 from tests.report.made_up import ACCURACY, PERPLEXITY, TASKS, made_up, mapping, typed
 
@@ -60,3 +62,24 @@ def test_without_a_finite_score_there_is_no_figure():
     cell["experts"]["tweets"]["test"]["value"] = None
     typed_results = typed(results)
     assert score_figure(summarize(typed_results), "limited", METRIC, colours(typed_results.arms), "n") == ""
+
+
+def test_the_picture_of_the_answer_tells_its_figures_to_those_who_do_not_see_it():
+    results = made_up(arms=("adamw", "sam"), seeds=(0,), noise=0.0)
+    (headline,) = headlines(results, summarize(results))
+    for figure in (headline_figure, task_figure):
+        label = ElementTree.fromstring(figure(headline, colours(results.arms), "name")).get("aria-label")
+        assert "adamw" in label
+        assert headline.merged["sam"].written(METRIC) in label or figure is task_figure
+        merged = headline.by_task["tweets"]["sam"][1].written(METRIC)
+        assert merged in label or figure is headline_figure
+
+
+def test_an_arm_without_merges_has_no_picture():
+    results = mapping(arms=("adamw", "sam"), seeds=(0,))
+    for cell in results["cells"]:
+        cell["merges"] = {}
+    results = typed(results)
+    (headline,) = headlines(results, summarize(results))
+    assert headline_figure(headline, colours(results.arms), "name") == ""
+    assert task_figure(headline, colours(results.arms), "name") == ""

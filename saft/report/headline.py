@@ -1,0 +1,142 @@
+"""What the first screen says: what an arm with ascent gains over the best without, and at equal passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saft.report.comparison import Comparison
+from saft.report.results import ArmFacts, Results
+from saft.report.summary import Summary
+from saft.report.verdict import interval, points
+from saft.report.with_interval import Estimate, experts_estimate, merged_estimate, task_estimate
+from saft.tasks.metric import Metric
+
+__all__ = ["Gain", "Headline", "headlines"]
+
+SHORT = {
+    "better": "Yes",
+    "worse": "No",
+    "within the noise": "Not shown",
+    "ahead, one seed": "Ahead",
+    "behind, one seed": "Behind",
+    "unknown": "Not known",
+}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What an arm with ascent gains when merged.
+
+    Attributes:
+        arm: with ascent.
+        over_best: against the arm without that has the best merged score of all.
+        equal_passes: against the best that takes as many passes; None where none does.
+    """
+
+    arm: str
+    over_best: Comparison
+    equal_passes: Comparison | None
+
+    @property
+    def answer(self) -> str:
+        """The answer in a word or two, against the best arm without ascent."""
+        return SHORT[self.over_best.merged.outcome]
+
+    @property
+    def figures(self) -> list[tuple[str, str, str, str]]:
+        """Each comparison: points, against whom, with what interval, and the outcome in words."""
+        both = [("the best without ascent", self.over_best)]
+        if self.equal_passes is self.over_best:
+            both = [("the best without ascent, which takes as many passes", self.over_best)]
+        elif self.equal_passes is not None:
+            both.append(("the best that takes as many passes", self.equal_passes))
+        return [
+            (points(c.merged.values.mean, c.metric), f"{words}: {c.baseline}", certainty(c), c.merged.outcome)
+            for words, c in both
+        ]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The answer at one train size, on the tasks of one metric.
+
+    Attributes:
+        experts, merged: arm -> score, mean over tasks, and over merge methods; arms that have both.
+        by_task: task -> arm -> the same two, on this task.
+        gains: of every arm with ascent that can be compared.
+    """
+
+    train_size: str
+    metric: Metric
+    experts: dict[str, Estimate]
+    merged: dict[str, Estimate]
+    by_task: dict[str, dict[str, tuple[Estimate, Estimate]]]
+    gains: list[Gain]
+
+
+def headlines(results: Results, summary: Summary) -> list[Headline]:
+    """Return the answers, in the order of train sizes and metrics; only where there is a result.
+
+    Args:
+        results: the experiment.
+        summary: of it.
+    """
+    return [
+        _headline(results, summary, size, metric)
+        for size in summary.train_sizes
+        if summary.of_size(size)
+        for metric in summary.metrics
+    ]
+
+
+def certainty(comparison: Comparison) -> str:
+    """Return the interval of a difference and what it is over."""
+    difference, metric = comparison.merged, comparison.metric
+    if difference.values.interval is not None:
+        return f"95 % interval {interval(difference.values.interval, metric)}, {difference.values.n} seeds"
+    if difference.standard_error is None:
+        return "error not known, one seed"
+    return (
+        f"± {metric.format(2 * difference.standard_error)}, two standard errors of the evaluation, one seed"
+    )
+
+
+def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> Headline:
+    experts, merged = {}, {}
+    by_task: dict[str, dict[str, tuple[Estimate, Estimate]]] = {t: {} for t in summary.tasks_of[metric]}
+    for row in summary.of_size(size):
+        scores = row.by_metric[metric]
+        of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, list(scores.merges))
+        if of_experts is None or of_merged is None:
+            continue
+        experts[row.arm], merged[row.arm] = of_experts, of_merged
+        merges = [merge.shared for merge in scores.merges.values()]
+        for task, of_arms in by_task.items():
+            of_task = task_estimate([scores.experts], task), task_estimate(merges, task)
+            if of_task[0] is not None and of_task[1] is not None:
+                of_arms[row.arm] = (of_task[0], of_task[1])
+    compared = [c for c in summary.comparisons if (c.train_size, c.metric) == (size, metric)]
+    arms = dict.fromkeys(c.arm for c in compared)
+    gains = [_gain([c for c in compared if c.arm == arm], results.arms) for arm in arms]
+    return Headline(size, metric, experts, merged, by_task, gains)
+
+
+def _gain(comparisons: Sequence[Comparison], arms: dict[str, ArmFacts]) -> Gain:
+    equal = [c for c in comparisons if _equal_passes(arms[c.arm], arms[c.baseline])]
+    return Gain(comparisons[0].arm, _hardest(comparisons), _hardest(equal) if equal else None)
+
+
+def _hardest(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the one whose baseline has the best merged score."""
+    best = comparisons[0]
+    for other in comparisons[1:]:
+        if other.metric.is_better(other.merged.baseline, best.merged.baseline):
+            best = other
+    return best
+
+
+def _equal_passes(arm: ArmFacts, baseline: ArmFacts) -> bool:
+    chosen = arm.select_steps or baseline.select_steps
+    return not chosen and math.isclose(arm.passes, baseline.passes)

@@ -1,0 +1,34 @@
+"""How figures are drawn: colours, marks that do without colour, panels."""
+
+from __future__ import annotations
+
+import pytest
+
+from saft.report.drawing import N_COLOURS, NAMED, SIGNS, colours, mark_of, panels, stroke_of
+from saft.report.results import ArmFacts
+
+PLAIN, SHARP = ArmFacts("AdamW", None, None, 10, 10), ArmFacts("SAM", "sam", 0.05, 10, 20)
+
+
+def test_every_arm_is_told_apart_without_colour():
+    arms = {f"plain {i}": PLAIN for i in range(N_COLOURS)} | {f"sharp {i}": SHARP for i in range(N_COLOURS)}
+    named = colours(arms)
+    marks = [mark_of(colour) for colour in named.values()]
+    shapes = {(mark["marker"], mark["markerfacecolor"] == "none") for mark in marks}
+    assert len(shapes) == len(arms)
+    assert len({sign for signs in SIGNS.values() for sign in signs}) == len(arms)
+    assert stroke_of(named["plain 0"])["linestyle"] != stroke_of(named["sharp 0"])["linestyle"]
+
+
+@pytest.mark.slow
+def test_a_panel_for_each_title_in_the_colours_of_the_page():
+    def draw(axes, title, leftmost):
+        axes.plot([0, 1], [0, 1], **mark_of("sharp-0"))
+        axes.set_ylabel("left" if leftmost else "")
+
+    svg = panels(["a_b", "c", "d"], draw, "name", "three <panels>", abreast=2, height=1.0, left=0.5)
+    assert svg.count(">left<") == 2
+    assert "a b" in svg
+    assert 'aria-label="three &lt;panels&gt;"' in svg
+    assert "var(--sharp-0)" in svg
+    assert not [shade for shade in NAMED.values() if shade in svg]

@@ -1,0 +1,49 @@
+"""What the first screen says."""
+
+from __future__ import annotations
+
+from saft.report import summarize
+from saft.report.headline import headlines
+from tests.report.made_up import TASKS, made_up, mapping, moved, typed
+
+
+def test_the_gain_is_over_the_best_of_the_others_and_at_equal_passes():
+    results = mapping(arms=("adamw", "adamw_passes", "sam"), gain=0.0, noise=0.0)
+    moved(results, "adamw", 0.02)
+    moved(results, "sam", 0.01)
+    results = typed(results)
+    (headline,) = headlines(results, summarize(results))
+    (gain,) = headline.gains
+    assert (gain.over_best.baseline, gain.equal_passes.baseline) == ("adamw", "adamw_passes")
+    assert [figures[0] for figures in gain.figures] == ["−1.0", "+1.0"]
+    assert gain.answer == "No"
+
+
+def test_one_arm_that_is_both_is_told_once():
+    results = made_up(arms=("adamw_passes", "sam"), gain=0.05, noise=0.001)
+    (headline,) = headlines(results, summarize(results))
+    (figures,) = headline.gains[0].figures
+    assert "as many passes: adamw_passes" in figures[1]
+    assert headline.gains[0].answer == "Yes"
+
+
+def test_chosen_steps_are_not_equal_passes():
+    results = made_up(arms=("adamw_selected", "sam"))
+    (headline,) = headlines(results, summarize(results))
+    assert headline.gains[0].equal_passes is None
+
+
+def test_lower_is_better_where_it_is():
+    results = made_up(
+        arms=("adamw", "adamw_passes", "sam"), tasks=(*TASKS, "stories"), gain=0.05, noise=0.001
+    )
+    accuracy, perplexity = headlines(results, summarize(results))
+    assert (accuracy.gains[0].answer, perplexity.gains[0].answer) == ("Yes", "Yes")
+    assert list(perplexity.by_task) == ["stories"]
+
+
+def test_without_ascent_there_is_no_gain():
+    results = made_up(arms=("adamw", "adamw_passes"))
+    (headline,) = headlines(results, summarize(results))
+    assert headline.gains == []
+    assert list(headline.merged) == ["adamw", "adamw_passes"]
