@@ -212,6 +212,9 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
     datasets.disable_progress_bars()
     paths = local_files(source.files, f"{where}.data.files")
     files = {split: str(paths[file]) for split, file in source.files.items()}
+    for split, file in files.items():
+        if Path(file).is_file() and not Path(file).stat().st_size:
+            raise UserError(f"{where}.data.files.{split}: '{source.files[split]}' is empty")
     options = dict(source.options)
     try:
         if source.path == "csv":
@@ -222,8 +225,10 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
     except Exception as error:  # whatever a reader raises about the user's files is the user's to mend
         cause = error.__cause__ or error
         first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        given = ", ".join(f"{split}: {file}" for split, file in source.files.items())
         raise UserError(
-            f"{where}.data: datasets.load_dataset cannot read '{source.path}': {first_line}"
+            f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "
+            + first_line
         ) from None
 
 

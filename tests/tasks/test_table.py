@@ -69,7 +69,7 @@ def test_extra_header_rows_and_joined_columns(tmp_path: Path) -> None:
             r"t.data.files.train: there is no file 'nowhere.csv'",
         ),
         ({"path": "cvs"}, r"t.data: datasets.load_dataset cannot read 'cvs'"),
-        ({"options": {"delimitr": ";"}}, r"t.data: datasets.load_dataset cannot read 'csv'"),
+        ({"options": {"delimitr": ";"}}, r"t.data: datasets.load_dataset cannot read 'csv' \(train: "),
     ],
 )
 def test_mistakes_are_named(table: TableConfig, changes: dict[str, Any], message: str) -> None:
@@ -96,6 +96,13 @@ def of_csv(folder: Path, text: str, **options: Any) -> TableConfig:
     (folder / "data.csv").write_text(text)
     files = {"train": str(folder / "data.csv")}
     return TableConfig("csv", "text", "label", files=files, test=None, **options)
+
+
+@pytest.mark.parametrize("path", ["csv", "json"])
+def test_an_empty_file_is_named(tmp_path: Path, path: str) -> None:
+    table = dataclasses.replace(of_csv(tmp_path, ""), path=path)
+    with pytest.raises(UserError, match=r"^t\.data\.files\.train: '.*data\.csv' is empty$"):
+        read(table, LABELS, False, "t")
 
 
 def all_rows(table: TableConfig, labels: list[str], drop_other_labels: bool = False) -> list[tuple[str, str]]:
