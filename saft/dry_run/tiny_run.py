@@ -65,6 +65,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "expected": {},
         "executor": "serial",
         "data_workers": None,
+        "logger": None,
         "trainer": {key: value for key, value in config.trainer.items() if key != "devices"},
     }
     return configs.parse(RunConfig, plain, "--tiny")

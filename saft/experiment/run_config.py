@@ -25,6 +25,7 @@ from saft.config import (
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
+from saft.training.loggers import LoggerName, check_logger
 from saft.training.options import TrainingOptions
 from saft.training.trainer_arguments import check_trainer
 
@@ -161,6 +162,8 @@ class RunConfig:
     """Further arguments of lightning.Trainer: accelerator, devices, precision ...; see `saft train`."""
     data_workers: CountOrZero | None = None
     """Processes that make the batches of a training ahead; null is 4 for images on a GPU, and else 0."""
+    logger: LoggerName | None = None
+    """Where the logs of the trainings go beside their CSV files: wandb, mlflow or tensorboard."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""
@@ -213,6 +216,8 @@ class RunConfig:
         from saft.experiment.resolve import resolve
 
         problems: list[str] = []
+        with collecting(problems):
+            check_logger(self.logger)
         with collecting(problems):
             resolve(self)
         for key, declared in (("tasks", self.tasks), ("reference", self.reference)):

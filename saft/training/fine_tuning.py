@@ -33,6 +33,7 @@ from saft.training.callbacks import (
     Stopwatch,
 )
 from saft.training.data_parallel import Replicas
+from saft.training.loggers import loggers
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
 from saft.training.ranks import Order, launch
@@ -42,7 +43,6 @@ from saft.training.trainer import (
     device_count,
     device_of,
     interruptible,
-    loggers,
     make_trainer,
     quiet_lightning,
 )
@@ -206,7 +206,7 @@ def _fit(
     config, work, task, splits = order.config, order.work, ready.task, ready.splits
     options = config.training
     # What is drawn must not depend on what ran before this call, nor change what runs after it.
-    with torch.random.fork_rng(), quiet_lightning():
+    with torch.random.fork_rng(), quiet_lightning(), loggers(config, work) as logs:
         torch.manual_seed(config.seed)
         workers = _workers(config, splits, ready.device)
         module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
@@ -235,7 +235,7 @@ def _fit(
         ]
         own: dict[str, Any] = {
             "max_steps": options.steps,
-            "logger": loggers(work, config.tensorboard),
+            "logger": logs,
             "callbacks": callbacks,
             "default_root_dir": work,
         }

@@ -10,6 +10,7 @@ from saft import config
 from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positive, Range, Seed, Target
 from saft.errors import UserError, collecting
 from saft.model_config import ModelConfig
+from saft.training.loggers import LoggerName, check_logger
 from saft.training.trainer_arguments import check_trainer
 
 if TYPE_CHECKING:
@@ -238,8 +239,9 @@ class TrainConfig:
     data_workers: CountOrZero | None = None
     """Processes that make the batches ahead, at most one a core; 0 makes each when it is needed; null is 4
     for images that are trained on a GPU, and else 0. The batches are the same."""
-    tensorboard: bool = False
-    """Log for TensorBoard as well as to CSV; needs the extra merge-saft[tensorboard]."""
+    logger: LoggerName | None = None
+    """Where the log goes beside its CSV file: wandb, mlflow or tensorboard; null is nowhere. Each needs the
+    extra of its name, such as merge-saft[wandb]."""
     checkpoint_every: CountOrZero = 200
     """Steps between the checkpoints that an interrupted run resumes from; 0 writes none."""
 
@@ -250,10 +252,12 @@ class TrainConfig:
         """Check what the kinds of tasks and the penalties know.
 
         Raises:
-            UserError: a task has no such key, or the penalty reads tasks that are not listed.
+            UserError: a task has no such key, the penalty reads tasks that are not listed, or the logger is
+                not installed.
         """
         from saft import tasks
 
+        check_logger(self.logger)
         tasks.build("", self.task, "task")
         for name, keys in self.reference.items():
             tasks.build(name, keys, "reference")

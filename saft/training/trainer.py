@@ -8,14 +8,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import CSVLogger, Logger
 
 from saft.errors import UserError
 
@@ -24,7 +22,6 @@ __all__ = [
     "device_count",
     "device_of",
     "interruptible",
-    "loggers",
     "make_trainer",
     "quiet_lightning",
 ]
@@ -122,23 +119,6 @@ def device_count(options: Mapping[str, Any]) -> int:
         2
     """
     return make_trainer(options, logger=False).world_size
-
-
-def loggers(folder: Path, tensorboard: bool) -> list[Logger]:
-    """Return what writes the logs of a training to folder/logs.
-
-    Raises:
-        UserError: TensorBoard is asked for, and not installed.
-    """
-    chosen: list[Logger] = [CSVLogger(folder, name="logs", version="")]
-    if tensorboard:
-        try:
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            chosen.append(TensorBoardLogger(folder, name="logs", version=""))
-        except ModuleNotFoundError:
-            raise UserError("tensorboard: is not installed; pip install 'merge-saft[tensorboard]'") from None
-    return chosen
 
 
 @contextmanager

@@ -25,7 +25,7 @@ OWNED_BY_SAFT = {
     "limit_test_batches": "",
     "limit_train_batches": "use training.steps",
     "limit_val_batches": "use validation_examples",
-    "logger": "CSV always; use tensorboard: true for TensorBoard",
+    "logger": "use logger beside `trainer`",
     "max_epochs": "use training.steps",
     "max_steps": "use training.steps",
     "max_time": "use training.steps",

@@ -145,7 +145,7 @@ def test_help_has_the_keys_of_a_task_by_kind(
     printed = capsys.readouterr().out
     assert f"{place}.kind: text_classification" in printed
     assert f"{place}.data.label: required  (text)" in printed
-    assert "merge-saft[tensorboard]" in printed or verb != "train"
+    assert "merge-saft[wandb]" in printed or verb != "train"
 
 
 def test_methods(capsys: pytest.CaptureFixture[str]) -> None:

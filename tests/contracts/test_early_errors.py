@@ -75,6 +75,8 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("run", RUN, {"density": 2}, "density: "),
     ("run", RUN, {"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft"),
     ("train", TRAIN, {"sead": 1}, "sead: unknown key; did you mean 'seed'?"),
+    ("train", TRAIN, {"logger": "wandbb"}, "logger: unknown value 'wandbb'; did you mean 'wandb'?"),
+    ("run", RUN, {"logger": "wandbb"}, "logger: unknown value 'wandbb'; did you mean 'wandb'?"),
     (
         "train",
         TRAIN,

@@ -106,6 +106,7 @@ def _train_config(session: Session, cell: Cell, task: str) -> TrainConfig:
         reference=session.resolved.reference(cell.arm, task),
         trainer=config.trainer,
         data_workers=config.data_workers,
+        logger=config.logger,
     )
 
 
@@ -123,7 +124,7 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
     """Refuse an expert that was trained in another way, before its figures could show it."""
     manifest = read_manifest(folder)
     before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
-    for unessential in ("out", "model", "tensorboard", "checkpoint_every", "data_workers"):
+    for unessential in ("out", "model", "logger", "checkpoint_every", "data_workers"):
         before.pop(unessential, None)
         now.pop(unessential, None)
     before["data files"] = manifest["data"]["sha256"]
