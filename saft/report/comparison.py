@@ -1,4 +1,4 @@
-"""Every arm with ascent against every arm without: differences paired by seed, and what they amount to."""
+"""Every arm that is not plain against every plain one: differences paired by seed, and what they say."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm with ascent against one without, at one train size, on the tasks of one metric.
+    """One arm that is not plain against one that is, at one train size, on the tasks of one metric.
 
     Attributes:
         relation: in words, what the two have in common: steps, passes.
@@ -84,7 +84,7 @@ def compare(
         for baseline in rows
         for metric in metrics
         if row.train_size == baseline.train_size
-        if arms[row.arm].perturbation is not None and arms[baseline.arm].perturbation is None
+        if not arms[row.arm].is_plain and arms[baseline.arm].is_plain
     )
     return [comparison for comparison in compared if comparison is not None]
 
@@ -102,8 +102,8 @@ def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
     if baseline.select_steps and arm.select_steps:
         return "steps of both chosen on validation data"
     if baseline.select_steps or arm.select_steps:
-        which = "without" if baseline.select_steps else "with"
-        return f"steps of the arm {which} ascent chosen on validation data"
+        which = "plain" if baseline.select_steps else "other"
+        return f"steps of the {which} arm chosen on validation data"
     same_passes = math.isclose(arm.passes, baseline.passes)
     if arm.steps == baseline.steps:
         return "the same number of steps" + (

@@ -21,14 +21,14 @@ NAMED = {"ink": "#010203", "muted": "#010204", "rule": "#010205", "warm": "#0102
     f"{sort}-{i}": f"#02{n:02x}{i:02x}" for n, sort in enumerate(("plain", "sharp")) for i in range(N_COLOURS)
 }
 MARKS = "osD^v"  # of the colours of a sort, in this order: what has no colour is told apart by its shape
-SIGNS = {"sharp": "●■◆▲▼", "plain": "○□◇△▽"}  # the same in text: filled with ascent, hollow without
+SIGNS = {"sharp": "●■◆▲▼", "plain": "○□◇△▽"}  # the same in text: plain arms are hollow
 
 Mark = dict[str, Any]
 Draw = Callable[[Any, str, bool], None]
 
 
 def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
-    """Return arm -> name of its colour: one family for arms with ascent, one for those without.
+    """Return arm -> name of its colour: one family for plain arms, one for the others.
 
     Example:
         >>> adamw, sam = ArmFacts("AdamW", None, None, 10, 10), ArmFacts("SAM", "sam", 0.05, 10, 20)
@@ -38,14 +38,14 @@ def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
     counts = {"plain": 0, "sharp": 0}
     named = {}
     for arm, facts in arms.items():
-        sort = "sharp" if facts.perturbation else "plain"
+        sort = "plain" if facts.is_plain else "sharp"
         named[arm] = f"{sort}-{counts[sort] % N_COLOURS}"
         counts[sort] += 1
     return named
 
 
 def mark_of(colour: str) -> Mark:
-    """Return how the points of an arm are drawn: its colour and its shape, hollow without ascent.
+    """Return how the points of an arm are drawn: its colour and its shape, hollow if it is plain.
 
     Example:
         >>> mark_of("plain-1")["marker"], mark_of("plain-1")["markerfacecolor"]
@@ -64,7 +64,7 @@ def mark_of(colour: str) -> Mark:
 
 
 def stroke_of(colour: str) -> Mark:
-    """Return how the lines of an arm are drawn: solid with ascent, dashed without."""
+    """Return how the lines of an arm are drawn: dashed if it is plain, else solid."""
     return {
         "color": NAMED[colour],
         "linestyle": "-" if colour.startswith("sharp") else (0, (4, 1.5)),

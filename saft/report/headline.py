@@ -1,4 +1,4 @@
-"""What the first screen says: what an arm with ascent gains over the best without, and at equal passes."""
+"""What the first screen says: what an arm gains over the best plain one, and at equal passes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Gain:
-    """What an arm with ascent gains when merged.
+    """What an arm that is not plain gains when merged.
 
     Attributes:
-        arm: with ascent.
+        arm: with an ascent, a penalty or an average.
         over_best: against the arm without that has the best merged score of all.
         equal_passes: against the best that takes as many passes; None where none does.
     """
@@ -41,15 +41,15 @@ class Gain:
 
     @property
     def answer(self) -> str:
-        """The answer in a word or two, against the best arm without ascent."""
+        """The answer in a word or two, against the best plain arm."""
         return SHORT[self.over_best.merged.outcome]
 
     @property
     def figures(self) -> list[tuple[str, str, str, str]]:
         """Each comparison: points, against whom, with what interval, and the outcome in words."""
-        both = [("the best without ascent", self.over_best)]
+        both = [("the best plain arm", self.over_best)]
         if self.equal_passes is self.over_best:
-            both = [("the best without ascent, which takes as many passes", self.over_best)]
+            both = [("the best plain arm, which takes as many passes", self.over_best)]
         elif self.equal_passes is not None:
             both.append(("the best that takes as many passes", self.equal_passes))
         return [
@@ -65,7 +65,7 @@ class Headline:
     Attributes:
         experts, merged: arm -> score, mean over tasks, and over merge methods; arms that have both.
         by_task: task -> arm -> the same two, on this task.
-        gains: of every arm with ascent that can be compared.
+        gains: of every arm that can be compared.
     """
 
     train_size: str

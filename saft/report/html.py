@@ -74,9 +74,12 @@ def page(results: Results) -> str:
 
 def _question(results: Results) -> str:
     """Return what the experiment asks: of its arms, since these are what it compares."""
-    if any(arm.perturbation for arm in results.arms.values()):
+    others = [arm for arm in results.arms.values() if not arm.is_plain]
+    if not others:
+        return "Which fine-tuning merges best?"
+    if all(arm.perturbation for arm in others):
         return "Does sharpness-aware fine-tuning merge better?"
-    return "Which fine-tuning merges best?"
+    return "Does fine-tuning for the merge make it better?"
 
 
 def _sign(colour: str) -> str:

@@ -31,7 +31,7 @@ class Summary:
         base: task -> raw score of the pretrained model.
         rows: (train size, arm) -> figures, in the order of the results; only what has at least one cell.
         missing: in words, what the grid has and the results have not, and what is not finite.
-        comparisons: every arm with ascent against every arm without.
+        comparisons: every arm that is not plain against every plain one.
         verdict: train size -> findings.
     """
 

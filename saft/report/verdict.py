@@ -1,4 +1,4 @@
-"""Did sharpness-aware fine-tuning help? The comparisons in words, and no more than they show."""
+"""Did fine-tuning for the merge help? The comparisons in words, and no more than they show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Finding:
 
 
 def verdict(comparisons: Sequence[Comparison], metrics: Sequence[Metric], split: Split) -> list[Finding]:
-    """Return the verdict of one train size: a finding for each arm with ascent, and each metric.
+    """Return the verdict of one train size: a finding for each arm that is not plain, and each metric.
 
     Args:
         comparisons: those of this train size.
@@ -31,7 +31,10 @@ def verdict(comparisons: Sequence[Comparison], metrics: Sequence[Metric], split:
     """
     if not comparisons:
         return [
-            Finding("Nothing to compare: it takes an arm with ascent and one without, and a common seed.")
+            Finding(
+                "Nothing to compare: it takes an arm with an ascent, a penalty or an average, a plain one, and "
+                "a common seed."
+            )
         ]
     findings = []
     if split == "validation":
@@ -103,7 +106,7 @@ def _merged(comparisons: list[Comparison]) -> str:
         ahead = sum(c.metric.is_better(c.merged.values.mean, 0.0) for c in comparisons)
         return (
             "one seed, so no spread can be given and nothing can be concluded; on this seed its merged model "
-            f"is ahead of {ahead} of {len(comparisons)} arms without ascent."
+            f"is ahead of {ahead} of {len(comparisons)} plain arms."
         )
     outcomes: dict[str, list[str]] = {}
     for comparison in comparisons:
@@ -112,14 +115,13 @@ def _merged(comparisons: list[Comparison]) -> str:
         words = {"better": "better than", "worse": "worse than", "within the noise": "within the noise of"}
         parts = (f"{words[outcome]} {', '.join(names)}" for outcome, names in outcomes.items())
         return f"the merged model is {'; '.join(parts)}."
-    every, any_ = ("every arm", "any arm") if len(comparisons) > 1 else ("the one arm", "the one arm")
+    every, any_ = ("every", "any") if len(comparisons) > 1 else ("the one", "the one")
     examples = " on these examples" if any(c.merged.below_evaluation_error for c in comparisons) else ""
     return {
-        "better": f"it helps{examples}: the merged model is better than that of {every} without ascent.",
-        "worse": f"it does not help{examples}: the merged model is worse than that of {every} without "
-        "ascent.",
-        "within the noise": f"these runs do not show that it helps: no difference from {any_} without ascent "
-        "is larger than the noise.",
+        "better": f"it helps{examples}: the merged model is better than that of {every} plain arm.",
+        "worse": f"it does not help{examples}: the merged model is worse than that of {every} plain arm.",
+        "within the noise": f"these runs do not show that it helps: no difference from {any_} plain arm is "
+        "larger than the noise.",
     }[comparisons[0].merged.outcome]
 
 

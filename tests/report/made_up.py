@@ -75,7 +75,7 @@ def mapping(
     noise=0.002,
     quality=0.0,
 ):
-    """`gain`: of the arms with ascent over the others when merged, `quality`: the same of their experts;
+    """`gain`: of the arms that are not plain over the others when merged, `quality`: the same of their experts;
     `noise`: by which seeds differ. A task named "stories" has a perplexity, all others an accuracy."""
     cells = []
     for size in sizes:

@@ -28,9 +28,9 @@ CHOSEN = ArmFacts("", None, None, 8, 8, [2, 4, 8])
         (MOMENTUM, LONGER, "0.5 times the passes"),
         (LOOKSAM, ArmFacts("", None, None, 120, 120), "the same number of forward and backward passes"),
         (LOOKSAM, ArmFacts("", None, None, 200, 200), "0.6 times the passes"),
-        (CHOSEN_SAM, ADAMW, "steps of the arm with ascent chosen on validation data"),
+        (CHOSEN_SAM, ADAMW, "steps of the other arm chosen on validation data"),
         (CHOSEN_SAM, CHOSEN, "steps of both chosen on validation data"),
-        (SAM, CHOSEN, "steps of the arm without ascent chosen on validation data"),
+        (SAM, CHOSEN, "steps of the plain arm chosen on validation data"),
     ],
 )
 def test_what_two_arms_have_in_common_is_said_of_the_two(arm, baseline, words):

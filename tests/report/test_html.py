@@ -103,7 +103,7 @@ def test_says_everything_in_order():
     text = " ".join(" ".join(checked(html).text).split())
     order = [
         "Does sharpness-aware fine-tuning merge better?",
-        "the best without ascent",
+        "the best plain arm",
         "Verdict",
         "Protocol",
     ]

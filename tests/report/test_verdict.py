@@ -21,8 +21,8 @@ TWO_ARMS = ("adamw", "sam")
 
 def test_a_clear_gain_is_called_one():
     text = verdict(gain=0.05, noise=0.001)
-    assert "sam: it helps: the merged model is better than that of every arm without ascent" in text
-    assert "(steps of the arm without ascent chosen on validation data" in text
+    assert "sam: it helps: the merged model is better than that of every plain arm" in text
+    assert "(steps of the plain arm chosen on validation data" in text
     assert "does not help" not in text
 
 
@@ -56,9 +56,18 @@ def test_one_seed_tells_of_the_experts_by_the_error_of_the_evaluation():
 
 def test_a_gain_smaller_than_the_error_of_the_evaluation_says_so():
     text = verdict(gain=0.005, noise=0.0, arms=TWO_ARMS)
-    assert "it helps on these examples: the merged model is better than that of the one arm" in text
+    assert "it helps on these examples: the merged model is better than that of the one plain arm" in text
     assert "yet less than two standard errors of the evaluation, 0.7 each" in text
     assert "yet less" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
+
+
+def test_an_arm_with_a_penalty_or_an_average_is_compared_with_the_plain_ones():
+    for extra in ("penalty", "averaging"):
+        results = mapping(arms=TWO_ARMS, gain=0.03, noise=0.0)
+        results["arms"]["sam"] |= {"perturbation": None, "rho": None, "extras": {extra: "drift"}}
+        assert "sam: it helps: the merged model is better" in said(summarize(typed(results)))
+    results["arms"]["sam"]["extras"] = {"optimizer": "torch.optim:SGD"}
+    assert "Nothing to compare" in said(summarize(typed(results)))
 
 
 def test_against_several_arms_each_is_named():
@@ -115,5 +124,5 @@ def test_one_common_seed_with_one_arm_says_nothing_of_the_others():
     results = mapping(arms=("adamw", "adamw_passes", "sam"), gain=0.05, noise=0.001)
     results["cells"] = [c for c in results["cells"] if c["arm"] != "adamw" or c["seed"] == 0]
     text = said(summarize(typed(results)))
-    assert "better than that of the one arm without ascent. With adamw it has one seed in common" in text
+    assert "better than that of the one plain arm. With adamw it has one seed in common" in text
     assert "on this seed" not in text
