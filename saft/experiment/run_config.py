@@ -27,7 +27,7 @@ from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
 from saft.training.options import TrainingOptions
-from saft.training.trainer_arguments import check_trainer
+from saft.training.trainer_arguments import check_sharded, check_trainer
 
 __all__ = ["Expected", "MergeOptions", "RunConfig", "SelectionOptions"]
 
@@ -224,6 +224,10 @@ class RunConfig:
             for name, keys in declared.items():
                 with collecting(problems):
                     tasks.build(name, keys, key)
+        with collecting(problems):
+            kinds = {f"tasks.{name}": keys["kind"] for name, keys in self.tasks.items() if "kind" in keys}
+            arms = {f"arms.{name}": self.training_of(name, "fields") for name in self.arms}
+            check_sharded(self.trainer, arms, kinds)
         with collecting(problems, "executor: "):
             EXECUTORS.get(self.executor)
         if problems:

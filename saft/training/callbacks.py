@@ -115,15 +115,19 @@ class SelectSteps(L.Callback):
         step = trainer.global_step
         if step not in self.candidates or step in self.figures:
             return
-        self.figures[step] = self.validate()
-        if self.best == step and trainer.is_global_zero:
-            state = {name: value.clone().contiguous() for name, value in pl_module.state_dict().items()}
+        self.figures[step] = trainer.strategy.broadcast(self.validate())
+        if self.best != step:
+            return
+        whole = trainer.strategy.lightning_module_state_dict()  # to which every process adds its share
+        if trainer.is_global_zero:
+            state = {name: value.clone().contiguous() for name, value in whole.items()}
             with replaced(self.file) as temporary:
                 save_file(state, temporary)
+        trainer.strategy.barrier()
 
-    def restore_best(self, module: L.LightningModule) -> None:
+    def restore_best(self, trainer: L.Trainer) -> None:
         """Put the weights of the best candidate into the module."""
-        module.load_state_dict(load_file(self.file))
+        trainer.strategy.load_model_state_dict({"state_dict": load_file(self.file)}, strict=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the figures, for Lightning's checkpoint."""

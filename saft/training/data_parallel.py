@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+
+from saft.tasks import Score
 
 __all__ = ["Replicas", "is_divided", "sum_gradients", "total"]
 
@@ -24,6 +26,15 @@ class Replicas(DDPStrategy):
         assert self.model is not None
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, 0)
+
+    def finish(self, score: Callable[[], Score]) -> Score | None:
+        """End the group, and return how well the model does; None but for the first process.
+
+        Args:
+            score: evaluates the model; torchmetrics would ask the whole group, if it were still there.
+        """
+        dist.destroy_process_group()
+        return score() if self.is_global_zero else None
 
 
 def is_divided() -> bool:
@@ -51,14 +62,22 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     r"""Replace gradients by their sums over all processes: $g = \sum_r g_r$.
 
     A parameter that has a gradient in one process has one in all afterwards; one that has it in none keeps
-    none, as on one device, where an optimizer leaves it alone.
+    none, as on one device, where an optimizer leaves it alone. Where weights are divided (FSDP2), a backward
+    pass leaves every process its share of the mean, of which this makes the sum.
 
     Args:
         parameters: of any shape, the same in every process, in the same order.
     """
     if not is_divided():
         return
-    asking = [parameter for parameter in parameters if parameter.requires_grad]
+    asking = []
+    for parameter in parameters:
+        if not hasattr(parameter, "full_tensor"):
+            asking += [parameter] if parameter.requires_grad else []
+        elif parameter.grad is not None:
+            parameter.grad.mul_(dist.get_world_size())
+    if not asking:
+        return
     held = torch.tensor([parameter.grad is not None for parameter in asking], dtype=torch.int32)
     counts = total(held.to(asking[0].device)).tolist()
     works = []

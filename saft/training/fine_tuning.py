@@ -22,7 +22,7 @@ from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
 from saft.penalties import Setting, Unlabelled
 from saft.progress import Bar, bar
-from saft.tasks import BoundTask, Limits, Splits, Task, TaskModel
+from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
     Diverged,
@@ -46,6 +46,7 @@ from saft.training.trainer import (
     make_trainer,
     quiet_lightning,
 )
+from saft.training.trainer_arguments import is_sharded
 from saft.trajectory import RunningAverage, averaging
 
 __all__ = ["fine_tune", "train_rank", "training_cost"]
@@ -114,7 +115,12 @@ def train_rank(order: Order, progress: Bar) -> None:
         UserError: training diverged.
     """
     ready = _ready(order.config, device_of(order.config.trainer), None, None, order.cache)
-    _train(ready, order, progress, Replicas(cluster_environment=LightningEnvironment()))
+    kind: type[Replicas] = Replicas
+    if is_sharded(order.config.trainer):
+        from saft.training.sharding import Shards
+
+        kind = Shards
+    _train(ready, order, progress, kind(cluster_environment=LightningEnvironment()))
 
 
 @dataclass(frozen=True)
@@ -166,12 +172,9 @@ def _train(
     """Load, fit, score, and write the checkpoint folder, in the first of the processes."""
     config, task, splits = order.config, ready.task, ready.splits
     model = task.model(task.load_trunk())
-    steps, seconds, is_first = _fit(model, ready, order, progress, strategy)
-    if not is_first:
+    steps, seconds, validation = _fit(model, ready, order, progress, strategy)
+    if validation is None:
         return None
-    model.to(ready.device)  # Lightning leaves it on the CPU
-    with computing(config.trainer, ready.device):
-        validation = task.score(model, splits.validation)
     result = TrainResult(Path(config.out), validation, task.metric, steps, seconds, str(ready.device))
     read = inputs(ready.declared, config)
     write(model, task, config, result, splits, read, order.work / "logs", order.overwrite)
@@ -197,11 +200,12 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
 
 def _fit(
     model: TaskModel, ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None
-) -> tuple[int, float, bool]:
+) -> tuple[int, float, Score | None]:
     """Train the model in place.
 
     Returns:
-        The steps of the weights that it holds, the seconds, and whether this is the first process.
+        The steps of the weights that it holds, the seconds, and its validation score; None but for the first
+        process.
     """
     config, work, task, splits = order.config, order.work, ready.task, ready.splits
     options = config.training
@@ -211,16 +215,12 @@ def _fit(
         workers = _workers(config, splits, ready.device)
         module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
 
-        def validate() -> float:
+        def score() -> Score:
             with computing(config.trainer, ready.device):
-                return task.score(model, splits.validation).value
+                return task.score(model, splits.validation)
 
-        select = SelectSteps(
-            options.select_steps,
-            validate,
-            task.metric,
-            work / "best.safetensors",
-        )
+        best = work / "best.safetensors"
+        select = SelectSteps(options.select_steps, lambda: score().value, task.metric, best)
         watch = Stopwatch()
         average = None
         if options.averaging is not None:
@@ -249,11 +249,12 @@ def _fit(
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if average is not None:
             average.put_into(module)
-        if options.select_steps and trainer.is_global_zero:
-            select.restore_best(module)
-    if strategy is not None:  # what comes is only for the first; torchmetrics would ask the others
-        torch.distributed.destroy_process_group()
-    return select.best if options.select_steps else options.steps, watch.seconds, trainer.is_global_zero
+        if not is_sharded(config.trainer):
+            model.to(ready.device)  # Lightning leaves it on the CPU
+        if options.select_steps:
+            select.restore_best(trainer)
+    validation = score() if strategy is None else strategy.finish(score)
+    return select.best if options.select_steps else options.steps, watch.seconds, validation
 
 
 def _workers(config: TrainConfig, splits: Splits, device: torch.device) -> int:

@@ -11,7 +11,7 @@ from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positiv
 from saft.errors import UserError, collecting
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
-from saft.training.trainer_arguments import check_trainer
+from saft.training.trainer_arguments import check_sharded, check_trainer
 
 if TYPE_CHECKING:
     from saft.parametrizations import Parametrization
@@ -235,7 +235,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, precision (of the steps and of evaluation;
     bf16-mixed where a GPU has bfloat16, else 32-true), devices (of this machine, which share every batch;
-    strategy: ddp) ..."""
+    strategy: ddp, each with the whole model, or fsdp, each with a share of a language model's weights) ..."""
     data_workers: CountOrZero | None = None
     """Processes that make the batches ahead, at most one a core; 0 makes each when it is needed; null is 4
     for images that are trained on a GPU, and else 0. The batches are the same."""
@@ -261,6 +261,7 @@ class TrainConfig:
         tasks.build("", self.task, "task")
         for name, keys in self.reference.items():
             tasks.build(name, keys, "reference")
+        check_sharded(self.trainer, {"training": self.training}, {"task": self.task["kind"]})
         if self.training.reads is not None and not self.reference:
             raise ValueError(
                 f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from saft.errors import UserError
+from saft.training.trainer_arguments import is_sharded
 
 __all__ = [
     "computing",
@@ -49,7 +50,8 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     """
     try:
         with quiet_lightning():
-            trainer = L.Trainer(**DEFAULTS | _precision(options) | dict(options) | own)
+            given = dict(options) | ({"strategy": "auto"} if is_sharded(options) else {})  # ours, not theirs
+            trainer = L.Trainer(**DEFAULTS | _precision(options) | given | own)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
     if trainer.num_nodes > 1:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saft.config import in_words
 from saft.errors import UserError, did_you_mean
 from saft.training.signatures import arguments
 
-__all__ = ["check_trainer"]
+if TYPE_CHECKING:
+    from saft.training.options import TrainingOptions
+
+__all__ = ["check_sharded", "check_trainer", "is_sharded"]
 
 OWNED_BY_SAFT = {
     "accumulate_grad_batches": "use training.micro_batch_size",
@@ -46,7 +49,15 @@ _WORDS = {
         *("32", "64", "bf16", 32, 64),
     ),
 }
-STRATEGIES = ("auto", "ddp")  # which are the same here: one process for each of several devices
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "fsdp",
+)  # the first two are the same: each of several devices has the whole model
+LANGUAGE = ("language_modeling", "text_to_text")  # kinds of tasks whose models can be divided
+DIVIDED = ("full", "attention", "only", "lora")  # parametrizations that look at no other weights in a step
+# Optimizers of torch that treat each number of a weight apart from the others.
+ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 _YAML = (bool, int, float, str, list, dict, type(None))
 
 
@@ -66,6 +77,64 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise UserError(*problems)
 
 
+def is_sharded(trainer: Mapping[str, Any]) -> bool:
+    """Return whether a trainer divides the weights among its devices.
+
+    Example:
+        >>> is_sharded({"devices": 2, "strategy": "fsdp"})
+        True
+    """
+    return trainer.get("strategy") == "fsdp"
+
+
+def check_sharded(
+    trainer: Mapping[str, Any], trainings: Mapping[str, TrainingOptions], kinds: Mapping[str, str]
+) -> None:
+    """Check that what is trained goes with weights that are divided among devices, if they are to be.
+
+    Args:
+        trainer: arguments for lightning.Trainer.
+        trainings: place in the config -> how a model is trained.
+        kinds: place in the config -> kind of the task there.
+
+    Raises:
+        UserError: something does not go with it; it is named.
+    """
+    if not is_sharded(trainer):
+        return
+    problems = [
+        f"{place}.kind: trainer.strategy: fsdp divides language models ({', '.join(LANGUAGE)}), and not those"
+        f" of {kind}; take strategy: ddp"
+        for place, kind in kinds.items()
+        if kind not in LANGUAGE
+    ]
+    for place, training in trainings.items():
+        problems += [f"{place}.{text}" for text in _undivided(training)]
+    if trainer.get("devices", 1) in (1, "1"):
+        problems.append(
+            "trainer.devices: is 1, but strategy: fsdp divides a model among several; write 2 or more"
+        )
+    if problems:
+        raise UserError(*problems)
+
+
+def _undivided(training: TrainingOptions) -> Iterator[str]:
+    """Say what of a training does not go with weights that are divided."""
+    told = "does not go with trainer.strategy: fsdp, which divides weights among devices"
+    if training.penalty is not None:
+        yield f"penalty: {training.penalty['name']} {told}: penalties read whole layers"
+    if training.averaging is not None:
+        yield f"averaging: {training.averaging['name']} {told}"
+    name = (training.parametrization or {"name": "full"})["name"]
+    if name not in DIVIDED:
+        yield f"parametrization: {name} {told}; these do: {', '.join(DIVIDED)}"
+    elif training.trained.climbs_weights:
+        yield f"parametrization: rho_space: weights {told}; rho_space: factors does"
+    optimizer = (training.optimizer or {"name": "torch.optim:AdamW"})["name"]
+    if optimizer.removeprefix("torch.optim:") not in ELEMENTWISE:
+        yield f"optimizer: {optimizer} {told}; of torch.optim these do: {', '.join(ELEMENTWISE)}"
+
+
 def _problems(key: str, value: Any) -> Iterator[str]:
     if key in OWNED_BY_SAFT:
         yield f"is set by saft; {OWNED_BY_SAFT[key] or 'leave it out'}"
@@ -76,10 +145,9 @@ def _problems(key: str, value: Any) -> Iterator[str]:
         yield f"unknown argument{did_you_mean(key, taken)}"
     elif key == "strategy" and value not in STRATEGIES:
         hint = (
-            "it shards no weights; train an adapter ({name: lora}), or use saft.SAM in a loop of your own,"
-            " which knows fully_shard (FSDP2)"
+            "weights are divided among devices by strategy: fsdp"
             if any(word in str(value) for word in ("fsdp", "deepspeed", "model_parallel"))
-            else "it is one of auto, ddp"
+            else f"it is one of {', '.join(STRATEGIES)}"
         )
         yield f"saft cannot train with {value!r}: {hint}"
     elif key == "precision" and str(value).startswith("16"):

@@ -123,7 +123,10 @@ def test_what_devices_cannot_share_is_refused(
 
 @pytest.mark.parametrize(
     ("strategy", "message"),
-    [("fsdp", "shards no weights; train an adapter"), ("dpp", "it is one of auto, ddp")],
+    [
+        ("deepspeed", "weights are divided among devices by strategy: fsdp"),
+        ("dpp", "it is one of auto, ddp, fsdp"),
+    ],
 )
 def test_another_strategy_is_refused_at_once(strategy: str, message: str) -> None:
     plain = {"model": {"path": "x"}, "task": {}, "out": "y", "trainer": {"strategy": strategy}}
