@@ -83,7 +83,13 @@ class Shards(Replicas):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None
     ) -> None:
-        """Write the checkpoint, with what the perturbation of each process remembers of its share."""
+        """Write the checkpoint, with what the perturbation of each process remembers of its share.
+
+        Args:
+            checkpoint: as Lightning made it; `ascent` is this process's.
+            filepath: where the first process writes it.
+            storage_options: passed on to Lightning.
+        """
         states: list[Any] = [None] * self.world_size
         own = apply_to_collection(checkpoint["ascent"], Tensor, Tensor.cpu)
         dist.all_gather_object(states, own)
