@@ -164,7 +164,14 @@ class ExperimentFolder:
         Raises:
             UserError: the file is damaged.
         """
-        return dict(self._read(name)["rests_on"]) if self.figures(name).is_file() else None
+        if not self.figures(name).is_file():
+            return None
+        rests_on = self._read(name)["rests_on"]
+        parts = [rests_on.get(part) for part in ("config", "files")] if isinstance(rests_on, dict) else [None]
+        files = parts[-1].values() if isinstance(parts[-1], dict) else [None]
+        if not all(isinstance(part, dict) for part in (*parts, *files)):
+            raise self._damaged(name)
+        return dict(rests_on)
 
     def remembered(self, name: str, rests_on: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the figures of this name, computing and writing them first if they are not known.
@@ -190,6 +197,9 @@ class ExperimentFolder:
             content = json.loads(file.read_text("utf-8"))
             return {"figures": content["figures"], "rests_on": content["rests_on"]}
         except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{file}: is not a file of figures; delete it, and it is computed again"
-            ) from None
+            raise self._damaged(name) from None
+
+    def _damaged(self, name: str) -> UserError:
+        return UserError(
+            f"{self.figures(name)}: is not a file of figures; delete it, and it is computed again"
+        )

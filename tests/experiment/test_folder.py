@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,22 @@ def test_figures_are_computed_once_and_read_from_then_on(tmp_path: Path) -> None
     folder = ExperimentFolder(tmp_path)
     assert folder.known("a/b") is None
     assert folder.foundation("a/b") is None
-    first = folder.remembered("a/b", {"config": {"density": 0.2}}, lambda: {"x": (1, 0.1)})
+    first = folder.remembered("a/b", {"config": {"density": 0.2}, "files": {}}, lambda: {"x": (1, 0.1)})
     assert first == {"x": [1, 0.1]}  # as JSON has it, so that both calls return the same
     assert folder.remembered("a/b", {}, never) == first
     assert folder.known("a/b") == first
-    assert folder.foundation("a/b") == {"config": {"density": 0.2}}
+    assert folder.foundation("a/b") == {"config": {"density": 0.2}, "files": {}}
+
+
+@pytest.mark.parametrize(
+    "rests_on", [None, [""], {}, {"config": {}}, {"config": {}, "files": {"model": None}}]
+)
+def test_a_damaged_foundation_is_named(tmp_path: Path, rests_on: Any) -> None:
+    folder = ExperimentFolder(tmp_path)
+    folder.figures("a").parent.mkdir()
+    folder.figures("a").write_text(json.dumps({"figures": {}, "rests_on": rests_on}))
+    with pytest.raises(UserError, match=r"figures/a.json: is not a file of figures; delete it"):
+        folder.foundation("a")
 
 
 def test_nothing_is_left_of_figures_that_were_interrupted(tmp_path: Path) -> None:
