@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from merge_models import MODELS, make
-from publish import add_competitors, add_options, check_competitors, markdown, protocol, publish
+from publish import add_competitors, add_options, check_competitors, load_average, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -135,17 +135,13 @@ def describe(results: Mapping[str, Any]) -> str:
     """Return what was run, where and how, in sentences."""
     versions, told = results["versions"], results["protocol"]
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
-    before, after = (", ".join(f"{load:.2f}" for load in results["load_average"][when]) for when in WHEN)
     return (
         f"{MODELS[told['model']][0]} (float32, {results['model_bytes'] / 2**20:.0f} MiB): a base and"
         f" {told['models']} models in memory; {told['threads']} threads; {libraries}.\n"
-        f"{told['rounds']} rounds in random order: minimum (median). Load average {before} before, {after}"
-        " after. MiB beyond the models: the greatest resident memory in the merge less that before it, the"
+        f"{told['rounds']} rounds in random order: minimum (median). {load_average(results)}"
+        " MiB beyond the models: the greatest resident memory in the merge less that before it, the"
         " result included."
     )
-
-
-WHEN = ("before", "after")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from merge_models import MODELS, make
-from publish import add_options, markdown, protocol, publish
+from publish import add_options, load_average, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -174,15 +174,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def describe(results: Mapping[str, Any]) -> str:
     """Return what was run, where and how, in sentences."""
     versions, protocol, sizes = results["versions"], results["protocol"], results["sizes"]
-    before, after = (", ".join(f"{load:.2f}" for load in results["load_average"][when]) for when in WHEN)
     bound = 350 + (protocol["models"] + 3) * sizes["largest_bytes"] / 2**20
     text = (
         f"{MODELS[protocol['model']][0]} ({sizes['n_parameters'] / 1e6:.1f} M parameters,"
         f" {protocol['dtype']}): a base and {protocol['models']} models; {versions['processor']},"
         f" {protocol['threads']} threads, saft's merges on {protocol['device']}; Python"
         f" {versions['python']}, torch {versions['torch']}, saft {versions['saft']}.\n"
-        f"{protocol['rounds']} rounds in random order: minimum (median). Load average"
-        f" {before} before, {after} after. The inputs are in the page cache. What is written is synced by"
+        f"{protocol['rounds']} rounds in random order: minimum (median). "
+        f"{load_average(results)} The inputs are in the page cache. What is written is synced by"
         " saft and by the floor, not by mergekit.\ns: only the merge, from the check to the folder under"
         " its name, the SHA-256 of every input included; again: the same merge once more, when the SHA-256 of"
         " its inputs is remembered; with imports: the whole process of the first. GB/s: bytes read in all"
@@ -194,9 +193,6 @@ def describe(results: Mapping[str, Any]) -> str:
         rival = f"mergekit {metadata.version('mergekit')}"
         text += f"\n{rival}: its time / saft's, / saft's again (with imports), and its memory / saft's."
     return text
-
-
-WHEN = ("before", "after")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

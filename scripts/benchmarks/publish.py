@@ -55,6 +55,14 @@ def publish(table: Table, results: Mapping[str, Any], file: Path | None) -> None
         file.write_text(json.dumps(results, indent=1) + "\n")
 
 
+def load_average(results: Mapping[str, Any]) -> str:
+    """Return how busy the machine was, in words: `load_average` of the results, before and after."""
+    before, after = (
+        ", ".join(f"{load:.2f}" for load in results["load_average"][when]) for when in ("before", "after")
+    )
+    return f"Load average {before} before, {after} after."
+
+
 def protocol(options: argparse.Namespace) -> dict[str, Any]:
     """Return how it was measured: every option, but for where the figures go."""
     given = {key: value for key, value in vars(options).items() if key != "json"}

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from publish import add_competitors, add_options, check_competitors, markdown, protocol, publish
+from publish import add_competitors, add_options, check_competitors, load_average, markdown, protocol, publish
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -157,7 +157,6 @@ def describe(results: Mapping[str, Any]) -> str:
     """Return what was run, where and how, in sentences."""
     versions, protocol = results["versions"], results["protocol"]
     unit = [1000 * of(results["seconds"]["adamw"]["base"]) for of in (min, statistics.median)]
-    before, after = (", ".join(f"{load:.2f}" for load in results["load_average"][when]) for when in WHEN)
     shapes = ", ".join(f"{key} {shape}" for key, shape in versions["batch_shapes"].items())
     return (
         f"{MODELS[protocol['model']][0]} ({versions['n_parameters'] / 1e6:.1f} M parameters, {shapes});"
@@ -165,15 +164,12 @@ def describe(results: Mapping[str, Any]) -> str:
         f" {versions['torch']}, transformers {versions['transformers']}, pytorch_optimizer"
         f" {versions['pytorch_optimizer']}, saft {versions['saft']}.\n{protocol['rounds']} rounds in random"
         f" order, in each {protocol['warm']} steps unmeasured and {protocol['steps']} measured: minimum"
-        f" (median). Load average {before} before, {after} after.\nBeyond floor: time beyond as many passes"
+        f" (median). {load_average(results)}\nBeyond floor: time beyond as many passes"
         f" and AdamW, in fused AdamW steps of {unit[0]:.1f} ({unit[1]:.1f}) ms; outside passes: the same"
         " without the time inside the passes, which varies most. Memory: peak beyond AdamW's; checkpoint:"
         " size beyond AdamW's; P is one copy of the parameters. Reductions: of the whole gradient among"
         " replicas (with a first pass of each replica alone)."
     )
-
-
-WHEN = ("before", "after")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
