@@ -6,7 +6,7 @@ from typing import Any
 
 from saft.experiment.cells import Cell
 from saft.experiment.session import Session
-from saft.experiment.stages import interference_name, measured_name, merge_name
+from saft.experiment.stages import curve, interference_name, measured_name, merge_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
@@ -88,14 +88,10 @@ class _Figures:
         name = merge_name(self.session, cell, method)
         choice = self._read(f"{name}/validation")
         test = self._read(f"{name}/test") if self.tests else None
-        curve = {
-            trial["candidate"]: _scores(trial["validation"])
-            for trial in choice["curve"]
-            if trial.get("parameters") == choice.get("parameters")  # one merged vector, at each coefficient
-        }
+        scores = {trial["candidate"]: _scores(trial["validation"]) for trial in curve(choice)}
         return MergeFigures(
             parameters=self.session.resolved.merges[method].parameters | choice.get("parameters", {}),
-            curve=[CurvePoint(coefficient, curve[coefficient]) for coefficient in sorted(curve)],
+            curve=[CurvePoint(coefficient, scores[coefficient]) for coefficient in sorted(scores)],
             shared=Chosen(choice["shared"], test and _scores(test["shared"])),
             per_task=ChosenPerTask(choice["per_task"], test and _scores(test["per_task"])),
         )

@@ -166,12 +166,12 @@ class ExperimentFolder:
         """
         if not self.figures(name).is_file():
             return None
-        rests_on = self._read(name)["rests_on"]
-        parts = [rests_on.get(part) for part in ("config", "files")] if isinstance(rests_on, dict) else [None]
-        files = parts[-1].values() if isinstance(parts[-1], dict) else [None]
-        if not all(isinstance(part, dict) for part in (*parts, *files)):
-            raise self._damaged(name)
-        return dict(rests_on)
+        match self._read(name)["rests_on"]:
+            case {"config": dict(), "files": dict(files)} as rests_on if all(
+                isinstance(digests, dict) for digests in files.values()
+            ):
+                return dict(rests_on)
+        raise self._damaged(name)
 
     def remembered(self, name: str, rests_on: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the figures of this name, computing and writing them first if they are not known.

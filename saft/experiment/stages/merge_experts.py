@@ -33,7 +33,7 @@ from saft.merging.stream import engine
 from saft.progress import Bar
 from saft.tasks import Metric, Score, Splits
 
-__all__ = ["chosen", "merge_name", "merge_steps", "recipe", "write_merge"]
+__all__ = ["chosen", "curve", "merge_name", "merge_steps", "recipe", "write_merge"]
 
 
 def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
@@ -51,6 +51,15 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     metrics, name = session.metrics, merge_name(session, cell, method)
     validation_cost = session.examples_of("validation")
 
+    @functools.cache
+    def experts() -> dict[str, float]:
+        return {
+            task: session.folder.known(f"{cell}/experts/{task}/training")["validation"]["value"]
+            for task in session.tasks
+        }
+
+    search = _search(session, method, lambda trial: mean_normalized(trial.values, experts(), metrics))
+
     def searched(bar: Bar) -> dict[str, Any]:
         def evaluate(candidate: Candidate) -> dict[str, Score]:
             bar.stage(f"{method}, {', '.join(f'{key} {value:g}' for key, value in candidate.items())}")
@@ -66,12 +75,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
             bar.advance(validation_cost)
             return scores
 
-        experts = {
-            task: session.folder.known(f"{cell}/experts/{task}/training")["validation"]["value"]
-            for task in session.tasks
-        }
-        search = _search(session, method, lambda trial: mean_normalized(trial.values, experts, metrics))
-        choice = _choice(search.trials(validate), experts, metrics)
+        choice = _choice(search.trials(validate), experts(), metrics)
         log.remove()
         return choice
 
@@ -88,7 +92,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
     foundations = session.foundations
     rests_on = foundations.merge(cell, method)
-    cost = _search(session, method, lambda trial: 0.0).evaluations * validation_cost
+    cost = search.evaluations * validation_cost
     yield Step(f"{name}/validation", f"merge by {method}", rests_on, cost, searched)
     if session.config.test:
         cost = 2 * session.examples_of("test")  # at most: once shared, once per task
@@ -127,11 +131,16 @@ def chosen(choice: dict[str, Any]) -> dict[str, Any]:
     Args:
         choice: those figures.
     """
-    return next(
-        trial
-        for trial in choice["curve"]
-        if trial["candidate"] == choice["shared"] and trial.get("parameters") == choice.get("parameters")
-    )
+    return next(trial for trial in curve(choice) if trial["candidate"] == choice["shared"])
+
+
+def curve(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials of the one merged vector that was chosen, at each coefficient that was tried.
+
+    Args:
+        choice: the figures of a merge.
+    """
+    return [trial for trial in choice["curve"] if trial.get("parameters") == choice.get("parameters")]
 
 
 def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, float]) -> MergeConfig:
