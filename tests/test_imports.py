@@ -35,7 +35,7 @@ ROOMS = [
     ["progress", "console", "signals", "model_config"],
     ["config"],
     ["registry"],
-    ["stand_ins"],
+    ["stand_ins", "extras"],
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -24,6 +24,7 @@ from saft.config import (
 )
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.cluster import RayOptions, SlurmOptions
+from saft.extras import require
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
 from saft.training.options import TrainingOptions
@@ -81,10 +82,8 @@ class SelectionOptions:
         Raises:
             UserError: it is not.
         """
-        from saft.experiment.sampled_search import refuse_without
-
         if self.search != "grid":
-            refuse_without("optuna", f"search: {self.search}")
+            require("optuna", f"search: {self.search}")
 
 
 @configs.checked

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saft.errors import UserError
 from saft.experiment.selection import Trial, Validate
+from saft.extras import require
 
-__all__ = ["Interval", "Tpe", "refuse_without"]
+__all__ = ["Interval", "Tpe"]
 
 STARTUP = 5  # candidates that TPE draws at random before it looks at those before
 
@@ -62,7 +61,7 @@ class Tpe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_without("optuna", "search: tpe")
+        require("optuna", "search: tpe")
 
     def trials(self, validate: Validate) -> list[Trial]:
         """Ask, validate and tell until the evaluations are used up; what is drawn twice counts twice."""
@@ -84,20 +83,6 @@ class Tpe:
             worth = self.worth(trials[-1])
             study.tell(asked, worth if math.isfinite(worth) else -sys.float_info.max)
         return trials
-
-
-def refuse_without(library: str, place: str) -> None:
-    """Refuse a search whose library is not installed.
-
-    Args:
-        library: the name by which it is imported.
-        place: of the search in the config, which begins the message.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if importlib.util.find_spec(library) is None:
-        raise UserError(f"{place}: needs {library}, which is not installed; pip install 'merge-saft[search]'")
 
 
 def _to_digits(value: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from saft.config import Count, Positive, Range, checked
 from saft.errors import UserError, did_you_mean
+from saft.extras import require
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
 from saft.merging.inputs.peft_adapter import WEIGHTS
@@ -82,8 +82,7 @@ class LoRA(Parametrization):
     is_adapter: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("peft") is None:
-            raise ValueError("lora: needs peft, which is not installed; pip install 'merge-saft[peft]'")
+        require("peft", "lora")
         if self.targets == []:
             raise ValueError("targets: must not be empty; leave it out to take all linear layers")
 

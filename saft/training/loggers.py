@@ -6,11 +6,11 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from saft.errors import UserError
+from saft.extras import require
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -41,8 +41,8 @@ def check_logger(name: LoggerName | None) -> None:
     Example:
         >>> check_logger(None)
     """
-    if name is not None and find_spec(name) is None:
-        raise UserError(f"logger: {name} is not installed; pip install 'merge-saft[{name}]'")
+    if name is not None:
+        require(name, "logger")
 
 
 @contextmanager

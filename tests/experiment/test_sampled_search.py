@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 
@@ -72,6 +71,6 @@ def test_what_is_not_a_number_is_never_the_aim() -> None:
 
 
 def test_without_the_library_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("saft.extras.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"search: tpe: needs optuna, .* pip install 'merge-saft\[search\]'"):
         Tpe(SPACE, worth, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -175,7 +174,7 @@ def test_targets_that_are_not_there_are_told() -> None:
 
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("saft.extras.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"needs peft, which is not installed; pip install 'merge-saft\[peft\]'"
     ):

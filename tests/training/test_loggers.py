@@ -47,7 +47,7 @@ class Recorder(DummyLogger):
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all of them were installed."""
-    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    monkeypatch.setattr("saft.extras.find_spec", lambda name: name)
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def settings(**keys: Any) -> TrainConfig:
 def test_a_logger_that_is_not_installed_is_told_with_its_extra(
     name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    told = rf"logger: {name} is not installed; pip install 'merge-saft\[{name}\]'"
+    monkeypatch.setattr("saft.extras.find_spec", lambda _: None)
+    told = rf"logger: needs {name}, which is not installed; pip install 'merge-saft\[{name}\]'"
     with pytest.raises(UserError, match=told):
         check_logger(name)
     mapping = {"model": {"path": "m"}, "task": TASK, "out": "o", "logger": name}

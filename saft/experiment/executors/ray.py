@@ -16,6 +16,7 @@ from saft.experiment.overseer import oversee
 from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.worker import work
+from saft.extras import require
 from saft.progress import note
 
 __all__ = ["Ray"]
@@ -34,10 +35,9 @@ class Ray(Executor):
     """
 
     def __post_init__(self) -> None:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            raise UserError("executor: ray is not installed; pip install 'merge-saft[ray]'") from None
+        require("ray", "executor: ray")
+        import ray
+
         if ray.is_initialized():
             return
         address = self.config.ray.address

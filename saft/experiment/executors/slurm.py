@@ -16,6 +16,7 @@ from saft.experiment.overseer import oversee
 from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.worker import work
+from saft.extras import require
 
 __all__ = ["Slurm"]
 
@@ -35,10 +36,9 @@ class Slurm(Executor):
     """
 
     def __post_init__(self) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise UserError("executor: submitit is not installed; pip install 'merge-saft[slurm]'") from None
+        require("submitit", "executor: slurm")
+        import submitit
+
         if submitit.AutoExecutor.which() != "slurm" and CLUSTER == "slurm":
             raise UserError(
                 "executor: there is no Slurm on this machine (no `srun`); call it on a login node"
