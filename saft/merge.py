@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from saft.files.upload import check_upload, uploading
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
@@ -95,13 +96,15 @@ def merge(
     if calibration:
         calibration.check(plan)
     if check_only:
+        check_upload(config.upload)
         if calibration:
             return MergeResult(None, plan, examples_memory=calibration.memory(plan))
         left = shards_left(plan, Path(out)) if out is not None else (0, 0)
         return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left)
     if out is None:
         raise TypeError("merge() needs the folder to write, unless it only checks")
-    with calibration.collected(plan, progress) if calibration else nullcontext(plan) as ready:
+    collected = calibration.collected(plan, progress) if calibration else nullcontext(plan)
+    with uploading(Path(out), config.upload), collected as ready:
         written = write_merge(ready, out, overwrite, progress)
     return MergeResult(Path(out), ready, written=written)
 

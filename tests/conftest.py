@@ -218,3 +218,45 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Abstra
                 yield
 
     return context
+
+
+class Hub:
+    """Stands for the hub: remembers what is asked of it, and refuses what `refuses` names."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.refuses: dict[str, Exception] = {}
+        self.role = "write"
+
+    def asked(self) -> list[str]:
+        return [what for what, _ in self.calls]
+
+    def _call(self, what: str, told: Any = None) -> None:
+        self.calls.append((what, told))
+        if what in self.refuses:
+            raise self.refuses[what]
+
+    def whoami(self) -> dict[str, Any]:
+        self._call("whoami")
+        return {"name": "anna", "auth": {"accessToken": {"role": self.role}}}
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        self._call("create_repo", (repo_id, private, exist_ok))
+        return f"https://huggingface.co/{repo_id}"
+
+    def auth_check(self, repo_id: str, *, write: bool = False) -> None:
+        self._call("auth_check", (repo_id, write))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **more: Any) -> None:
+        files = (file for file in folder_path.rglob("*") if file.is_file())
+        names = sorted(str(file.relative_to(folder_path)) for file in files)
+        self._call("upload_folder", (repo_id, names, more))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Return what stands for the hub in this test."""
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("saft.progress._noted", set())
+    return hub

@@ -174,6 +174,35 @@ def test_a_base_that_is_listed_as_a_model_is_noted(tiny_model, experts):
     assert "note: 'untouched' is the base itself" in str(result)
 
 
+def test_an_upload_brings_the_whole_folder_which_does_not_name_it(tiny_model, experts, tmp_path, hub):
+    settings = MergeConfig("average", str(tiny_model), experts)
+    merge(settings, tmp_path / "plain")
+    settings = dataclasses.replace(settings, upload="anna/merged")
+    merge(settings, None, check_only=True)
+    assert hub.asked() == ["whoami"]
+    merge(settings, tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "plain")
+    assert hub.asked()[1:] == ["whoami", "create_repo", "auth_check", "upload_folder"]
+    repository, names, _ = hub.calls[-1][1]
+    assert repository == "anna/merged"
+    assert {"README.md", "config.json", "model.safetensors", "saft.json"} <= set(names)
+    assert set(names) == set(files(tmp_path / "out"))
+
+
+def test_without_the_right_to_upload_there_is_no_merge_and_without_a_merge_no_upload(
+    tiny_model, experts, tmp_path, hub
+):
+    settings = MergeConfig("task_arithmetic", str(tiny_model), experts, upload="anna/merged")
+    hub.refuses["create_repo"] = OSError("403 Forbidden")
+    with pytest.raises(UserError, match="upload: anna/merged: 403 Forbidden"):
+        merge(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    hub.refuses.clear()
+    with pytest.raises(UserError, match="do not fit float16"):
+        merge(dataclasses.replace(settings, dtype="float16", scaling=1e30), tmp_path / "out")
+    assert "upload_folder" not in hub.asked()
+
+
 def test_a_target_in_use_is_refused_before_the_work(tiny_model, experts, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "adapter_config.json").write_text("1")

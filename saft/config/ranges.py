@@ -37,6 +37,7 @@ __all__ = [
     "OpenFraction",
     "Positive",
     "Range",
+    "Repository",
     "Seed",
     "Seeds",
     "Target",
@@ -197,6 +198,16 @@ def _target(text: str) -> str:
 
 
 Target = Annotated[str, AfterValidator(_target)]
+
+
+def _repository(text: str) -> str:
+    name = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+    if not re.fullmatch(f"{name}/{name}", text) or ".." in text or "--" in text:
+        raise ValueError(f"must be a repository of the hub, OWNER/NAME, but is '{text}'")
+    return text
+
+
+Repository = Annotated[str, AfterValidator(_repository)]
 
 
 def distinct(values: S) -> S:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saft.config import Count, CountOrZero, FiniteFloat, Name, Positive, Seed, checked
+from saft.config import Count, CountOrZero, FiniteFloat, Name, Positive, Repository, Seed, checked
 from saft.errors import UserError
 from saft.files.locations import by_name
 
@@ -145,6 +145,9 @@ class MergeConfig:
     {name: "package.module:Name", ...}; null takes whole weights, or what the other keys ask for."""
     shard_size: int | str | None = None
     """Weights that one file may hold, for example 1GB or 500MiB; null writes a single file."""
+    upload: Repository | None = None
+    """Repository of the hub that the folder is uploaded to when it is complete, OWNER/NAME; one that is not
+    there is made, private. Whether that is allowed is asked before the merge."""
 
     vocabulary: str = "refuse"
     """What to do where a model's vocabulary differs from the base's: refuse, or give its embeddings and head

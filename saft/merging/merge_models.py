@@ -136,6 +136,8 @@ def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
         )
     except TypeError as error:
         raise UserError(f"merge_models: {error}; `saft merge --help` lists the keys") from None
+    if config.upload is not None:
+        raise UserError("upload: is of a folder, and here is none; write one with saft.merge")
     return check(config, read=read)
 
 

@@ -20,6 +20,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
+from saft.files.upload import uploading
 from saft.penalties import Setting, Unlabelled
 from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
@@ -80,16 +81,17 @@ def fine_tune(
 
     Raises:
         UserError: something in the config does not fit, the target is not empty, another process trains into
-            it, or training diverged; of that nothing is left to go on from.
+            it, the hub refuses the upload, or training diverged; of that nothing is left to go on from.
     """
     out = Path(config.out)
     refuse(out, overwrite)
     count = device_count(config.trainer)
     ready = _ready(config, device_of(config.trainer), splits, reference, cache)
     _refuse_batch(config, len(ready.splits.train), count)
-    with locked(out.parent / f".{out.name}.lock", f"out: {out}"):
+    with locked(out.parent / f".{out.name}.lock", f"out: {out}"), uploading(out, config.upload):
         order = Order(config, overwrite, _work_folder(out), cache)
-        basis = configs.dump(config) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
+        rests_on = {key: value for key, value in vars(config).items() if key != "upload"}
+        basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
         _clear_if_changed(order.work, basis)
         with (
             bar(total=training_cost(config.training)) if progress is None else nullcontext(progress) as shown

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from saft import config
-from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, Positive, Range, Seed, Target
+from saft.config import (
+    Count,
+    CountOrZero,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    Range,
+    Repository,
+    Seed,
+    Target,
+)
 from saft.errors import UserError, collecting
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
@@ -242,6 +253,9 @@ class TrainConfig:
     logger: LoggerName | None = None
     """Where the log goes beside its CSV file: wandb, mlflow or tensorboard; null is nowhere. Each needs the
     extra of its name, such as merge-saft[wandb]."""
+    upload: Repository | None = None
+    """Repository of the hub that the folder is uploaded to when it is complete, OWNER/NAME; one that is not
+    there is made, private. Whether that is allowed is asked before the training."""
     checkpoint_every: CountOrZero = 200
     """Steps between the checkpoints that an interrupted run resumes from; 0 writes none."""
 

@@ -103,7 +103,8 @@ def write(
     base = local_folder(config.model.path, "model.path")
     trained = config.training.trained
     settings = dataclasses.asdict(config)
-    del settings["out"]  # a folder may be moved; what is written in it stays true
+    for place in ("out", "upload"):  # a folder may be moved; what is written in it stays true
+        del settings[place]
     with staged(result.folder, overwrite) as folder:
         trained.save(model.trunk, base, folder, config.model.path)
         task.save_head(model, folder)

@@ -8,7 +8,18 @@ import pytest
 from pydantic import TypeAdapter
 
 from saft import config
-from saft.config import Count, CountOrZero, Fraction, Name, NonNegative, OpenFraction, Positive, Seed, Seeds
+from saft.config import (
+    Count,
+    CountOrZero,
+    Fraction,
+    Name,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Repository,
+    Seed,
+    Seeds,
+)
 from saft.errors import UserError
 
 
@@ -30,6 +41,7 @@ class Outer:
     seed: Seed = 0
     seeds: Seeds = field(default_factory=lambda: [0])
     name: Name = "task"
+    upload: Repository | None = None
     inner: Inner = field(default_factory=Inner)
     many: dict[Name, Inner] = field(default_factory=dict)
     sizes: dict[str, Count | None] = field(default_factory=dict)
@@ -64,6 +76,10 @@ class Outer:
         ({"name": "."}, "name: '.' cannot be a name"),
         ({"name": ""}, "name: '' cannot be a name"),
         ({"name": "a\n"}, "name: 'a\n' cannot be a name"),
+        ({"upload": "merged"}, "upload: must be a repository of the hub, OWNER/NAME, but is 'merged'"),
+        ({"upload": "anna/../b"}, "upload: must be a repository of the hub, OWNER/NAME, but is 'anna/../b'"),
+        ({"upload": "./out/x"}, "upload: must be a repository of the hub, OWNER/NAME, but is './out/x'"),
+        ({"upload": "anna/a b"}, "upload: must be a repository of the hub, OWNER/NAME, but is 'anna/a b'"),
         ({"inner": {"rho": -1}}, "inner.rho: must be at least 0, but is -1"),
         ({"many": {"a": {"rho": -1}}}, "many.a.rho: must be at least 0, but is -1"),
         ({"many": {"a/b": {}}}, "many: 'a/b' cannot be a name"),
@@ -90,6 +106,7 @@ def test_out_of_range_in_a_file_and_in_python(mapping: dict[str, Any], message: 
         ({"seed": 2**32 - 1}, "seed", 2**32 - 1),
         ({"limit": None}, "limit", None),
         ({"name": "größe-1.5_b"}, "name", "größe-1.5_b"),
+        ({"upload": "anna/merged-7B_v1.0"}, "upload", "anna/merged-7B_v1.0"),
     ],
 )
 def test_within_range(mapping: dict[str, Any], field_name: str, value: object) -> None:

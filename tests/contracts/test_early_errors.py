@@ -76,6 +76,19 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("run", RUN, {"trainer": {"max_steps": 3}}, "trainer.max_steps: is set by saft"),
     ("train", TRAIN, {"sead": 1}, "sead: unknown key; did you mean 'seed'?"),
     ("train", TRAIN, {"logger": "wandbb"}, "logger: unknown value 'wandbb'; did you mean 'wandb'?"),
+    (
+        "train",
+        TRAIN,
+        {"upload": "name"},
+        "upload: must be a repository of the hub, OWNER/NAME, but is 'name'",
+    ),
+    (
+        "merge",
+        MERGE,
+        {"upload": "a/b/c"},
+        "upload: must be a repository of the hub, OWNER/NAME, but is 'a/b/c'",
+    ),
+    ("merge", MERGEKIT, {"uplaod": "a/b"}, "uplaod: unknown key; did you mean 'upload'?"),
     ("run", RUN, {"logger": "wandbb"}, "logger: unknown value 'wandbb'; did you mean 'wandb'?"),
     (
         "train",

@@ -157,6 +157,11 @@ def test_buffers_are_the_base_s(berts):
     [
         ("teis", {}, "unknown merge method 'teis'; did you mean 'ties'"),
         ("ties", {"parameters": {"density": 2}}, "parameters of ties: density: "),
+        (
+            "ties",
+            {"upload": "anna/merged"},
+            "upload: is of a folder, and here is none; write one with saft.merge",
+        ),
         ("ties", {"paramters": {}}, "merge_models: .*paramters"),
         ("emr", {}, "method: 'emr' gives more than one model; merge folders by it, with saft.merge"),
         ("fisher", {}, "method: 'fisher' reads examples of each task"),

@@ -263,6 +263,30 @@ def test_a_training_on_changed_data_begins_anew(
     assert manifest["data"]["sha256"][str(file)] == fingerprint(file)
 
 
+def test_a_training_that_goes_on_may_be_given_an_upload_which_its_folder_does_not_name(
+    settings: TrainConfig, hub: Any, interrupted_after: Any
+) -> None:
+    settings = dataclasses.replace(changed(settings, "out", steps=4), checkpoint_every=2)
+    with interrupted_after(2):
+        train(settings)
+    assert not hub.asked()
+    stopped = Path(settings.out).parent / ".out.work" / "last.ckpt"
+    begun = stopped.stat().st_ino
+    hub.refuses["create_repo"] = OSError("403 Forbidden")
+    with pytest.raises(UserError, match="upload: anna/colour: 403 Forbidden"):
+        train(dataclasses.replace(settings, upload="anna/colour"))
+    assert stopped.stat().st_ino == begun
+    hub.refuses.clear()
+    result = train(dataclasses.replace(settings, upload="anna/colour"))
+    what, (repository, names, _) = hub.calls[-1]
+    assert (what, repository) == ("upload_folder", "anna/colour")
+    assert {"README.md", "saft.json", "config.json", "model.safetensors", "heads/colour.safetensors"} <= set(
+        names
+    )
+    assert "upload" not in json.loads((result.folder / "saft.json").read_text())["config"]
+    assert equal(weights(result), weights(train(dataclasses.replace(settings, out=f"{settings.out}2"))))
+
+
 @pytest.mark.slow
 def test_plain_adamw_has_no_ascent(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def die() -> None:

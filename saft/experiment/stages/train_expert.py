@@ -124,7 +124,7 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
     """Refuse an expert that was trained in another way, before its figures could show it."""
     manifest = read_manifest(folder)
     before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
-    for unessential in ("out", "model", "logger", "checkpoint_every", "data_workers"):
+    for unessential in ("out", "upload", "model", "logger", "checkpoint_every", "data_workers"):
         before.pop(unessential, None)
         now.pop(unessential, None)
     before["data files"] = manifest["data"]["sha256"]

@@ -41,7 +41,7 @@ def mark(plan: Plan) -> str:
     """
     files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
     settings = {
-        "config": dataclasses.asdict(plan.config),
+        "config": {key: value for key, value in dataclasses.asdict(plan.config).items() if key != "upload"},
         "scaling": plan.scaling,
         "merged": plan.merged,
         "layout": {name: (str(dtype), shape) for name, (dtype, shape) in plan.layout.items()},
