@@ -25,7 +25,7 @@ PROBLEMS = 20  # are told; who made more has made one mistake many times
 _HOOKS = ("check_options", "late_check")
 
 _CHECKED_TYPE = re.compile(r"function-\w+\[\w+\(\), (\w+)\]")  # pydantic's word for a type with a range
-_TYPE = re.compile(r"int|str|(list|dict|function-\w+)\[.*\]")
+_TYPE = re.compile(r"int|float|str|(list|dict|function-\w+)\[.*\]")
 
 
 def parse(
@@ -134,27 +134,28 @@ def _adapter(config_class: Any) -> TypeAdapter[Any]:
 
 
 def _without_branches(errors: Sequence[Any]) -> list[Any]:
-    """Return the errors, of a field that has several types those of the type that fits furthest.
+    """Return the errors, of a value that may have several types those of the type that fits furthest.
 
-    pydantic reports what is wrong for each type, with the type behind the field's name.
+    pydantic reports what is wrong for each type, with the type behind the value's place.
     """
     result = []
-    by_field: dict[Any, dict[Any, list[Any]]] = {}
+    by_place: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
     for error in errors:
-        field, *inside = error["loc"] or ("",)  # what is wrong with the whole has no place
-        if inside and _TYPE.fullmatch(str(inside[0])):
-            by_field.setdefault(field, {}).setdefault(inside[0], []).append(error)
+        location = error["loc"]
+        types = (at for at, part in enumerate(location) if at and _TYPE.fullmatch(str(part)))
+        if (at := next(types, None)) is not None:
+            by_place.setdefault(location[:at], {}).setdefault(location[at], []).append(error)
         else:
             result.append(error)
-    for field, by_type in by_field.items():
+    for place, by_type in by_place.items():
         furthest = max(by_type.values(), key=lambda of_type: len(of_type[0]["loc"]))
         if len(by_type) == 1:  # no type, but a key that is called like one
             result += furthest
-        elif len(furthest[0]["loc"]) == 2:
-            kinds = " or ".join(_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type)
-            result.append(furthest[0] | {"loc": (field,), "msg": f"input should be {kinds}"})
+        elif len(furthest[0]["loc"]) == len(place) + 1:
+            kinds = (_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type)
+            result.append(furthest[0] | {"loc": place, "msg": f"input should be {' or '.join(kinds)}"})
         else:
-            result += [error | {"loc": (field, *error["loc"][2:])} for error in furthest]
+            result += [error | {"loc": (*place, *error["loc"][len(place) + 1 :])} for error in furthest]
     return result
 
 

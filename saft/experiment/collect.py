@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import ChoiceTest, Measurement, Training
 from saft.experiment.session import Session
-from saft.experiment.stages import curve, interference_name, measured_name, merge_name
+from saft.experiment.stages import choice, interference_name, measured_name, merge_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
@@ -26,19 +28,28 @@ __all__ = ["collect"]
 
 
 def collect(session: Session) -> Results:
-    """Return the results of an experiment all of whose figures are known."""
+    """Return the results of an experiment all of whose figures are known.
+
+    Raises:
+        UserError: a file of figures is damaged, or contradicts the others.
+    """
     figures = _Figures(session)
     cells = [figures.cell(cell) for cell in session.resolved.cells]
-    return Results(
-        versions=versions(),
-        device="; ".join(dict.fromkeys(figures.devices)),
-        config=session.resolved.plain(),
-        protocol=_protocol(session),
-        arms={name: _arm(session, name) for name in session.resolved.arms},
-        base={name: figures.base(name) for name in session.tasks},
-        cells=cells,
-        quantities=figures.quantities,
-    )
+    try:
+        return Results(
+            versions=versions(),
+            device="; ".join(dict.fromkeys(figures.devices)),
+            config=session.resolved.plain(),
+            protocol=_protocol(session),
+            arms={name: _arm(session, name) for name in session.resolved.arms},
+            base={name: figures.base(name) for name in session.tasks},
+            cells=cells,
+            quantities=figures.quantities,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{session.folder.path / 'figures'}: {error}; delete these figures, and they are computed again"
+        ) from None
 
 
 class _Figures:
@@ -47,6 +58,7 @@ class _Figures:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.tests = session.config.test
+        self._folder = session.folder
         self.devices: list[str] = []
         self.quantities: dict[str, Quantity] = {}
 
@@ -74,45 +86,38 @@ class _Figures:
 
     def _expert(self, cell: Cell, task: str) -> ExpertResult:
         name = f"{cell}/experts/{task}"
-        training = self._read(f"{name}/training")
-        self.devices.append(training["device"])
+        training = self._folder.known(f"{name}/training", Training)
+        self.devices.append(training.device)
         return ExpertResult(
-            validation=Score(**training["validation"]),
+            validation=training.validation,
             test=self._test(name),
-            steps=training["steps"],
-            seconds=training["seconds"],
+            steps=training.steps,
+            seconds=training.seconds,
             passes=self.session.resolved.arms[cell.arm].passes,
         )
 
     def _merge(self, cell: Cell, method: str) -> MergeFigures:
-        name = merge_name(self.session, cell, method)
-        choice = self._read(f"{name}/validation")
-        test = self._read(f"{name}/test") if self.tests else None
-        scores = {trial["candidate"]: _scores(trial["validation"]) for trial in curve(choice)}
+        made = choice(self.session, cell, method)
+        name = f"{merge_name(self.session, cell, method)}/test"
+        test = self._folder.known(name, ChoiceTest) if self.tests else None
+        scores = {point.candidate: point.validation for point in made.of_the_chosen}
         return MergeFigures(
-            parameters=self.session.resolved.merges[method].parameters | choice.get("parameters", {}),
+            parameters=self.session.resolved.merges[method].parameters | made.parameters,
             curve=[CurvePoint(coefficient, scores[coefficient]) for coefficient in sorted(scores)],
-            shared=Chosen(choice["shared"], test and _scores(test["shared"])),
-            per_task=ChosenPerTask(choice["per_task"], test and _scores(test["per_task"])),
+            shared=Chosen(made.shared, test.shared if test else None),
+            per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
         )
 
     def _measured(self, name: str) -> dict[str, Any]:
-        figures = self._read(name)
-        self.quantities |= {key: Quantity(**facts) for key, facts in figures["quantities"].items()}
-        return dict(figures["measured"])
+        figures = self._folder.known(name, Measurement)
+        self.quantities |= figures.quantities
+        return dict(figures.measured)
 
     def _score(self, name: str) -> Score:
-        return Score(**self._read(name))
+        return self._folder.known(name, Score)
 
     def _test(self, name: str) -> Score | None:
         return self._score(f"{name}/test") if self.tests else None
-
-    def _read(self, name: str) -> Any:
-        return self.session.folder.known(name)
-
-
-def _scores(scores: dict[str, Any]) -> dict[str, Score]:
-    return {task: Score(**score) for task, score in scores.items()}
 
 
 def _protocol(session: Session) -> Protocol:

@@ -9,7 +9,7 @@ from pathlib import Path
 from saft.experiment.cells import Cell
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import chosen, merge_name, write_merge
+from saft.experiment.stages import choice, expert_values, write_merge
 
 __all__ = ["best_merges", "settle"]
 
@@ -43,13 +43,10 @@ def best_merges(session: Session) -> set[tuple[Cell, str]]:
     """
     worth: dict[tuple[str, str], dict[tuple[Cell, str], float]] = defaultdict(dict)
     for cell in session.resolved.cells:
-        experts = {
-            task: session.folder.known(f"{cell}/experts/{task}/training")["validation"]["value"]
-            for task in session.tasks
-        }
+        experts = expert_values(session, cell)
         for method in session.resolved.merges:
-            choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
-            values = {task: score["value"] for task, score in chosen(choice)["validation"].items()}
+            validation = choice(session, cell, method).chosen.validation
+            values = {task: score.value for task, score in validation.items()}
             value = mean_normalized(values, experts, session.metrics)
             worth[cell.train_size, cell.arm][cell, method] = value
     return {max(merges, key=lambda merge: merges[merge]) for merges in worth.values()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -17,11 +18,16 @@ from saft.experiment.run_config import RunConfig
 from saft.files.lock import locked
 from saft.files.staging import write_text
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["ExperimentFolder", "team"]
 
 CONFIG = "config.yaml"
 STEPS = "steps.json"
 LOCK = ".lock"
+
+T = TypeVar("T")
 
 
 def team(tasks: Sequence[str]) -> str:
@@ -144,16 +150,23 @@ class ExperimentFolder:
 
     # --- figures -----------------------------------------------------------------------------------------
 
-    def known(self, name: str) -> Any:
-        """Return the figures of this name, or None where they are not known yet.
+    def known(self, name: str, kind: type[T]) -> T:
+        """Return the figures of this name.
 
         Args:
             name: of the figures.
+            kind: what they are, a dataclass.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: they are not known yet, or the file is damaged.
         """
-        return self._read(name)["figures"] if self.figures(name).is_file() else None
+        file, figures = self.figures(name), self._read(name)["figures"]
+        if not isinstance(figures, dict):
+            raise self._damaged(name)
+        try:
+            return configs.parse(kind, figures, str(file))
+        except UserError as error:
+            raise UserError(f"{error.problems[0]}; delete the file, and it is computed again") from None
 
     def foundation(self, name: str) -> dict[str, Any] | None:
         """Return what the figures of this name rest on, or None where they are not known yet.
@@ -173,30 +186,25 @@ class ExperimentFolder:
                 return dict(rests_on)
         raise self._damaged(name)
 
-    def remembered(self, name: str, rests_on: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """Return the figures of this name, computing and writing them first if they are not known.
-
-        What is returned was always read from the file, so a first and a resumed run see the same values.
+    def remember(self, name: str, rests_on: Mapping[str, Any], figures: DataclassInstance) -> None:
+        """Write figures, from where they are always read: a first and a resumed run see the same values.
 
         Args:
             name: of the figures.
             rests_on: place in the config -> plain value, everything that decides the figures.
-            compute: gives the figures, plain values.
-
-        Raises:
-            UserError: the file is damaged.
+            figures: a dataclass of plain values.
         """
-        if not self.figures(name).is_file():
-            content = {"figures": compute(), "rests_on": dict(rests_on)}
-            write_text(self.figures(name), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        return self._read(name)["figures"]
+        content = {"figures": dataclasses.asdict(figures), "rests_on": dict(rests_on)}
+        write_text(self.figures(name), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.figures(name)
         try:
             content = json.loads(file.read_text("utf-8"))
             return {"figures": content["figures"], "rests_on": content["rests_on"]}
-        except (ValueError, TypeError, KeyError):
+        except FileNotFoundError:
+            raise UserError(f"{file}: is missing; the next `saft run` computes it") from None
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise self._damaged(name) from None
 
     def _damaged(self, name: str) -> UserError:

@@ -67,11 +67,15 @@ def all_steps(session: Session) -> dict[str, list[Step]]:
     """Return what the base and each cell consist of, in order.
 
     Raises:
-        UserError: figures that are known rest on something else than the config says now.
+        UserError: figures that are known are damaged, or rest on something else than the config says now.
     """
     steps = {"base": list(base_model_steps(session))}
     steps |= {str(cell): list(cell_steps(session, cell)) for cell in session.resolved.cells}
-    refuse_changes(session.folder, {step.name: step.rests_on for part in steps.values() for step in part})
+    every = [step for part in steps.values() for step in part]
+    refuse_changes(session.folder, {step.name: step.rests_on for step in every})
+    for step in every:
+        if step.is_done(session.folder):
+            session.folder.known(step.name, step.kind)
     return steps
 
 

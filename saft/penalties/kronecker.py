@@ -222,7 +222,8 @@ def _watched(trunk: nn.Module, sums: dict[str, tuple[Tensor, Tensor, Tensor]]) -
             seen = inputs[0].detach()
 
             def after_backward(gradient: Tensor) -> None:
-                added = _moments(layer, seen, gradient)
+                with torch.autocast(seen.device.type, enabled=False):  # which would sum in bfloat16
+                    added = _moments(layer, seen, gradient)
                 known = sums.get(name)
                 sums[name] = tuple(map(torch.add, known, added)) if known else added  # type: ignore[assignment]
 

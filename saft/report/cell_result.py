@@ -18,6 +18,7 @@ __all__ = [
     "ChosenPerTask",
     "CurvePoint",
     "ExpertResult",
+    "Measurements",
     "MergeFigures",
     "Split",
 ]
@@ -37,7 +38,7 @@ Number = Annotated[float, BeforeValidator(_number)]  # JSON has no infinity and 
 MeasuredScore = Annotated[Score, BeforeValidator(_score)]
 Split = Literal["validation", "test"]
 _Pairs = Number | dict[str, Number] | dict[str, dict[str, Number]]
-_Measured = (
+Measurements = (
     _Pairs | dict[str, dict[str, dict[str, Number]]] | dict[str, dict[str, dict[str, dict[str, Number]]]]
 )
 
@@ -128,7 +129,7 @@ class CellResult:
     seed: int
     experts: dict[str, ExpertResult]
     merges: dict[str, MergeFigures]
-    measured: dict[str, _Measured] = field(default_factory=dict)
+    measured: dict[str, Measurements] = field(default_factory=dict)
     seconds: float | None = None
 
     def problems(self, tasks: set[str], tests: bool, quantities: Collection[str]) -> Iterator[str]:

@@ -125,6 +125,25 @@ def test_away_from_the_base_it_is_positive_and_its_gradient_is_that_of_its_value
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_in_bfloat16_it_is_about_the_same(name: str) -> None:
+    def value(enabled: bool) -> tuple[float, dict[str, Tensor]]:
+        model = model_of()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            bound = penalty(name).bind(model.trunk, setting())
+            assert bound.loss(model.trunk, 0).item() == 0
+            moved(model)
+            loss = bound.loss(model.trunk, 8)
+        return loss.item(), gradients(model, loss)
+
+    (whole, slopes), (mixed, mixed_slopes) = value(False), value(True)
+    assert mixed == pytest.approx(whole, rel=0.02)
+    assert mixed_slopes.keys() == slopes.keys()
+    for key, slope in slopes.items():
+        assert mixed_slopes[key].dtype == slope.dtype
+        assert torch.cosine_similarity(mixed_slopes[key].flatten(), slope.flatten(), 0) > 0.99
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_lambda_and_k_multiply_it(name: str) -> None:
     def value(**options: Any) -> float:
         model = model_of()

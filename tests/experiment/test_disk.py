@@ -10,9 +10,10 @@ import pytest
 
 from saft.experiment.cells import Cell, grid
 from saft.experiment.disk import _remove, best_merges
+from saft.experiment.figure_files import Choice, Training, ValidatedCandidate
 from saft.experiment.session import Session
 from saft.experiment.stages import merge_name
-from saft.tasks import Metric
+from saft.tasks import Metric, Score
 
 CELLS = grid(["full"], ["plain", "sam"], [0, 1])
 
@@ -24,18 +25,18 @@ def session_of(values: dict[tuple[str, int, str], float], metric: Metric) -> Ses
         tasks={"t": None},
         metrics={"t": metric},
         resolved=SimpleNamespace(cells=CELLS, merges={"average": None, "ties": None}),
-        folder=SimpleNamespace(known=figures.__getitem__),
+        folder=SimpleNamespace(known=lambda name, kind: figures[name]),
     )
     session = cast(Session, made)
     for cell in CELLS:
-        figures[f"{cell}/experts/t/training"] = {"validation": {"value": 0.5}}
+        figures[f"{cell}/experts/t/training"] = Training(Score(0.5, None, 9), 2, None, "cpu")
         for method in ("average", "ties"):
             value = values.get((cell.arm, cell.seed, method), 0.2)
             curve = [
-                {"candidate": 0.3, "validation": {"t": {"value": 9.0}}},  # not chosen: it counts for nothing
-                {"candidate": 0.4, "validation": {"t": {"value": value}}},
+                ValidatedCandidate(0.3, {"t": Score(9.0, None, 9)}),  # not chosen: it counts for nothing
+                ValidatedCandidate(0.4, {"t": Score(value, None, 9)}),
             ]
-            figures[f"{merge_name(session, cell, method)}/validation"] = {"curve": curve, "shared": 0.4}
+            figures[f"{merge_name(session, cell, method)}/validation"] = Choice(curve, 0.4, {"t": 0.4})
     return session
 
 

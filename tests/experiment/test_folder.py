@@ -8,21 +8,19 @@ import pytest
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Choice, Measurement, ValidatedCandidate
 from saft.experiment.folder import ExperimentFolder
+from saft.interference.quantity import Quantity
+from saft.tasks import Score
 
 
-def never() -> Any:
-    raise AssertionError("computed a second time")
-
-
-def test_figures_are_computed_once_and_read_from_then_on(tmp_path: Path) -> None:
+def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = ExperimentFolder(tmp_path)
-    assert folder.known("a/b") is None
     assert folder.foundation("a/b") is None
-    first = folder.remembered("a/b", {"config": {"density": 0.2}, "files": {}}, lambda: {"x": (1, 0.1)})
-    assert first == {"x": [1, 0.1]}  # as JSON has it, so that both calls return the same
-    assert folder.remembered("a/b", {}, never) == first
-    assert folder.known("a/b") == first
+    with pytest.raises(UserError, match=r"figures/a/b.json: is missing; the next `saft run` computes it"):
+        folder.known("a/b", Score)
+    folder.remember("a/b", {"config": {"density": 0.2}, "files": {}}, Score(0.1, None, 3))
+    assert folder.known("a/b", Score) == Score(0.1, None, 3)
     assert folder.foundation("a/b") == {"config": {"density": 0.2}, "files": {}}
 
 
@@ -37,20 +35,53 @@ def test_a_damaged_foundation_is_named(tmp_path: Path, rests_on: Any) -> None:
         folder.foundation("a")
 
 
-def test_nothing_is_left_of_figures_that_were_interrupted(tmp_path: Path) -> None:
-    folder = ExperimentFolder(tmp_path / "run")
-    with pytest.raises(AssertionError):
-        folder.remembered("a", {}, never)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"figures": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"figures": 1}', '{"figures": [], "rests_on": {}}', "[" * 10**5]
+)
 def test_a_damaged_file_of_figures_is_named(tmp_path: Path, text: str) -> None:
     folder = ExperimentFolder(tmp_path)
     folder.figures("a").parent.mkdir()
     folder.figures("a").write_text(text)
     with pytest.raises(UserError, match=r"figures/a.json: is not a file of figures; delete it"):
-        folder.known("a")
+        folder.known("a", Score)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "told"),
+    [
+        ({"value": "much"}, Score, "value: input should be a valid number"),
+        ({"examples": 1.5}, Score, "examples: input should be a valid integer"),
+        ({"more": 1}, Score, "more: unknown key"),
+        ({"per_task": {"a": 0.4}}, Choice, "curve: lacks a coefficient that was chosen"),
+        ({"per_task": {"b": 0.3}}, Choice, "curve: the scores at 0.3 are of other tasks than per_task"),
+        ({"curve": [{"candidate": 0.3}]}, Choice, r"curve.0.validation: is required, but missing"),
+        ({"quantities": {}}, Measurement, "measured.norm: quantities does not say what it is"),
+        ({"measured": {"norm": [1]}}, Measurement, "measured.norm: input should be"),
+        (
+            {"quantities": {"norm": {"meaning": "length", "per": "model"}}},
+            Measurement,
+            "quantities.norm.per: unknown value 'model'",
+        ),
+    ],
+)
+def test_figures_of_another_shape_are_told_before_they_are_used(
+    tmp_path: Path, damage: dict[str, Any], kind: type[Any], told: str
+) -> None:
+    right = {
+        Score: Score(0.5, 0.1, 25),
+        Choice: Choice([ValidatedCandidate(0.3, {"a": Score(0.5, None, 2)})], 0.3, {"a": 0.3}),
+        Measurement: Measurement({"norm": {"a": 1.0}}, {"norm": Quantity("length", per="task")}),
+    }[kind]
+    folder = ExperimentFolder(tmp_path)
+    folder.remember("a", {}, right)
+    assert folder.known("a", kind) == right
+    content = json.loads(folder.figures("a").read_text())
+    content["figures"] |= damage
+    folder.figures("a").write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=f"figures/a.json: {told}.*; delete the file, and it is computed again"
+    ):
+        folder.known("a", kind)
 
 
 def test_merges_of_other_tasks_are_other_files() -> None:

@@ -15,6 +15,7 @@ from saft.experiment.folder import ExperimentFolder
 from saft.experiment.growth import Foundations, refuse_changes, union
 from saft.experiment.resolve import resolve
 from saft.experiment.run_config import RunConfig
+from saft.tasks import Score
 
 TASK = {"kind": "language_modeling", "data": {"path": "csv", "files": {"train": "a.csv"}}, "text": "{a}"}
 MAPPING: dict[str, Any] = {
@@ -54,7 +55,7 @@ def folder(tmp_path: Path) -> ExperimentFolder:
     """Return a folder in which all these figures are known."""
     place = ExperimentFolder(tmp_path)
     for name, rests_on in every(foundations()).items():
-        place.remembered(name, rests_on, lambda: 1)
+        place.remember(name, rests_on, Score(0.5, None, 9))
     return place
 
 

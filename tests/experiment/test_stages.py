@@ -16,6 +16,7 @@ from saft.errors import UserError
 from saft.experiment import RunConfig
 from saft.experiment.collect import collect
 from saft.experiment.events import Event
+from saft.experiment.figure_files import Choice, ChoiceTest
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
 from saft.experiment.session import Session, open_session
@@ -173,15 +174,15 @@ def test_a_search_of_coefficient_and_density_goes_on_after_an_interrupt_to_the_s
     assert not list(halved.folder.path.rglob("*.trials"))
     assert figures(halved.folder.path) == figures(whole.folder.path)
 
-    choice = whole.folder.known("all/adamw/seed0/merges/colour+size/ties/validation")
-    assert len(choice["curve"]) == 5
-    assert all(0.2 <= trial["candidate"] <= 1.0 for trial in choice["curve"])
-    assert choice["parameters"]["density"] in (0.3, 1)
-    assert whole.folder.known("all/adamw/seed0/merges/colour+size/ties/test")["shared"]
+    choice = whole.folder.known("all/adamw/seed0/merges/colour+size/ties/validation", Choice)
+    assert len(choice.curve) == 5
+    assert all(0.2 <= trial.candidate <= 1.0 for trial in choice.curve)
+    assert choice.parameters["density"] in (0.3, 1)
+    assert whole.folder.known("all/adamw/seed0/merges/colour+size/ties/test", ChoiceTest).shared
     results = collect(whole)
     merge = results.cells[0].merges["ties"]
-    assert merge.parameters["density"] == choice["parameters"]["density"]
-    assert merge.shared.coefficient == choice["shared"]
+    assert merge.parameters["density"] == choice.parameters["density"]
+    assert merge.shared.coefficient == choice.shared
     assert not list(results.cells[0].problems(set(small["tasks"]), True, results.quantities))
 
 

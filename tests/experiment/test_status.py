@@ -15,6 +15,7 @@ from saft.experiment import status as module
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.status import status
+from saft.tasks import Score
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def begun(tmp_path: Path) -> Path:
     cells = [f"all/{arm}/seed0" for arm in ("done", "at_work", "failed", "untouched")]
     folder.write_steps({cell: [f"{cell}/a", f"{cell}/b"] for cell in cells})
     for name in (f"{cells[0]}/a", f"{cells[0]}/b", f"{cells[3]}/a"):
-        folder.remembered(name, {}, lambda: 1)
+        folder.remember(name, {}, Score(0.5, None, 9))
     claims = ClaimFolder(folder.path)
     claims.offer(cells)
     for cell, state in zip(cells, ("finished", "at work", "failed"), strict=False):

@@ -11,7 +11,7 @@ from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
 from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
-from saft.experiment.stages.merge_experts import chosen, curve, merge_name, merge_steps, write_merge
+from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
 from saft.experiment.stages.train_expert import expert_steps
 
@@ -21,8 +21,8 @@ __all__ = [
     "carry_out",
     "carry_out_cell",
     "cell_steps",
-    "chosen",
-    "curve",
+    "choice",
+    "expert_values",
     "interference_name",
     "measured_name",
     "merge_name",

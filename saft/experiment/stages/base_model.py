@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
 from saft.progress import Bar
+from saft.tasks import Score
 
 __all__ = ["base_model_steps"]
 
@@ -24,13 +23,14 @@ def base_model_steps(session: Session) -> Iterator[Step]:
         rests_on = foundations.base(name)
         for split in ("validation", "test") if session.config.test else ("validation",):
 
-            def compute(_: Bar, name: str = name, split: str = split) -> dict[str, Any]:
+            def compute(_: Bar, name: str = name, split: str = split) -> Score:
                 examples = getattr(session.splits(first.train_size, first.seed)[name], split)
                 model = session.model(name, session.folder.base)
-                return dataclasses.asdict(session.score(name, model, examples))
+                return session.score(name, model, examples)
 
             yield Step(
                 f"base/{name}/{split}",
+                Score,
                 f"evaluate the base model on {name}",
                 foundations.tested(rests_on) if split == "test" else rests_on,
                 float(session.sizes[name][split]),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Measurement
 from saft.experiment.folder import team
 from saft.experiment.session import Session
-from saft.experiment.stages.merge_experts import merge_name, recipe
-from saft.experiment.stages.step import Step, as_plain
+from saft.experiment.stages.merge_experts import choice, recipe
+from saft.experiment.stages.step import Step
 from saft.experiment.stages.train_expert import expert_folder
 from saft.interference.task_space import TaskSpace
 from saft.measure_models import in_metric, values_of
@@ -33,17 +33,17 @@ def measure_functions_steps(session: Session, cell: Cell) -> Iterator[Step]:
     examples = session.examples_of("validation") / len(session.tasks)
     for name, measure in session.resolved.measures.items():
 
-        def measured(bar: Bar, name: str = name) -> dict[str, Any]:
+        def measured(bar: Bar, name: str = name) -> Measurement:
             made, space = session.resolved.measures[name], _space(session, cell)
             if made.needs == "merge":
-                merge = merge_name(session, cell, session.resolved.measured_merge)
-                space.scaling = session.folder.known(f"{merge}/validation")["shared"]
+                space.scaling = choice(session, cell, session.resolved.measured_merge).shared
             values = values_of(made, space, bar, made.cost(len(space.tasks)).forwards * examples)
             quantities = {key: in_metric(made.quantities[key], session.metrics) for key in values}
-            return {"measured": values, "quantities": as_plain(quantities)}
+            return Measurement(values, quantities)
 
         yield Step(
             measured_name(session, cell, name),
+            Measurement,
             f"measure {name.replace('_', ' ')}",
             session.foundations.measure(cell, name),
             measure.cost(len(session.tasks)).forwards * examples,
@@ -68,8 +68,7 @@ def _space(session: Session, cell: Cell) -> TaskSpace:
     folders = {task: expert_folder(session, cell, task) for task in session.tasks}
     splits = session.splits(cell.train_size, cell.seed)
     method = session.resolved.measured_merge
-    choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
-    merge = recipe(session, cell, method, choice.get("parameters", {}))
+    merge = recipe(session, cell, method, choice(session, cell, method).parameters)
     return task_space(
         check(merge),
         session.tasks,

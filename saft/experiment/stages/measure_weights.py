@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Measurement
 from saft.experiment.folder import team
 from saft.experiment.session import Session
-from saft.experiment.stages.step import Step, as_plain
+from saft.experiment.stages.step import Step
 from saft.experiment.stages.train_expert import expert_folder
 from saft.measure import weight_interference
 from saft.progress import Bar
@@ -19,14 +19,14 @@ __all__ = ["interference_name", "measure_weights_steps"]
 def measure_weights_steps(session: Session, cell: Cell) -> Iterator[Step]:
     """Yield the step that measures the interference of the cell's task vectors."""
 
-    def measured(_: Bar) -> dict[str, Any]:
+    def measured(_: Bar) -> Measurement:
         folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
         interference = weight_interference(session.base.path, folders, session.config.density)
-        return {"measured": interference.measured, "quantities": as_plain(interference.quantities)}
+        return Measurement(interference.measured, interference.quantities)
 
     rests_on = session.foundations.interference(cell)
     words = "measure the interference of the experts"
-    yield Step(interference_name(session, cell), words, rests_on, 0.0, measured)
+    yield Step(interference_name(session, cell), Measurement, words, rests_on, 0.0, measured)
 
 
 def interference_name(session: Session, cell: Cell) -> str:

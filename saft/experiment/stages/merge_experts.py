@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from saft import calibration
+from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Choice, ChoiceTest, Training, ValidatedCandidate
 from saft.experiment.folder import team
 from saft.experiment.sampled_search import Interval, Tpe
 from saft.experiment.scaled_trunk import ScaledTrunk
@@ -33,7 +34,7 @@ from saft.merging.stream import engine
 from saft.progress import Bar
 from saft.tasks import Metric, Score, Splits
 
-__all__ = ["chosen", "curve", "merge_name", "merge_steps", "recipe", "write_merge"]
+__all__ = ["choice", "expert_values", "merge_name", "merge_steps", "recipe", "write_merge"]
 
 
 def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
@@ -53,14 +54,11 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
     @functools.cache
     def experts() -> dict[str, float]:
-        return {
-            task: session.folder.known(f"{cell}/experts/{task}/training")["validation"]["value"]
-            for task in session.tasks
-        }
+        return expert_values(session, cell)
 
     search = _search(session, method, lambda trial: mean_normalized(trial.values, experts(), metrics))
 
-    def searched(bar: Bar) -> dict[str, Any]:
+    def searched(bar: Bar) -> Choice:
         def evaluate(candidate: Candidate) -> dict[str, Score]:
             bar.stage(f"{method}, {', '.join(f'{key} {value:g}' for key, value in candidate.items())}")
             coefficients = dict.fromkeys(session.tasks, candidate["scaling"])
@@ -75,28 +73,26 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
             bar.advance(validation_cost)
             return scores
 
-        choice = _choice(search.trials(validate), experts(), metrics)
+        made = _choice(search.trials(validate), experts(), metrics)
         log.remove()
-        return choice
+        return made
 
-    def tested(bar: Bar) -> dict[str, Any]:
-        choice = session.folder.known(f"{name}/validation")
-        scaled = _merged(session, cell, method, tuple(choice.get("parameters", {}).items()))
-        one = _scores(session, cell, scaled, dict.fromkeys(session.tasks, choice["shared"]), "test")
-        others = {task: value for task, value in choice["per_task"].items() if value != choice["shared"]}
+    def tested(bar: Bar) -> ChoiceTest:
+        made = choice(session, cell, method)
+        scaled = _merged(session, cell, method, tuple(made.parameters.items()))
+        one = _scores(session, cell, scaled, dict.fromkeys(session.tasks, made.shared), "test")
+        others = {task: value for task, value in made.per_task.items() if value != made.shared}
         own = one | _scores(session, cell, scaled, others, "test")
-        return {
-            "shared": {task: dataclasses.asdict(one[task]) for task in session.tasks},
-            "per_task": {task: dataclasses.asdict(own[task]) for task in session.tasks},
-        }
+        return ChoiceTest(one, {task: own[task] for task in session.tasks})
 
     foundations = session.foundations
     rests_on = foundations.merge(cell, method)
     cost = search.evaluations * validation_cost
-    yield Step(f"{name}/validation", f"merge by {method}", rests_on, cost, searched)
+    yield Step(f"{name}/validation", Choice, f"merge by {method}", rests_on, cost, searched)
     if session.config.test:
         cost = 2 * session.examples_of("test")  # at most: once shared, once per task
-        yield Step(f"{name}/test", f"test {method}", foundations.tested(rests_on), cost, tested)
+        rests_on = foundations.tested(rests_on)
+        yield Step(f"{name}/test", ChoiceTest, f"test {method}", rests_on, cost, tested)
 
 
 def merge_name(session: Session, cell: Cell, method: str) -> str:
@@ -120,27 +116,42 @@ def write_merge(session: Session, cell: Cell, method: str) -> None:
     """
     out = session.folder.merge(cell, list(session.tasks), method)
     if not out.exists():
-        choice = session.folder.known(f"{merge_name(session, cell, method)}/validation")
-        config = recipe(session, cell, method, choice.get("parameters", {}))
-        merge(dataclasses.replace(config, scaling=choice["shared"]), out)
+        made = choice(session, cell, method)
+        config = recipe(session, cell, method, made.parameters)
+        merge(dataclasses.replace(config, scaling=made.shared), out)
 
 
-def chosen(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return the trial that was chosen for all tasks, as the figures of a merge hold it.
-
-    Args:
-        choice: those figures.
-    """
-    return next(trial for trial in curve(choice) if trial["candidate"] == choice["shared"])
-
-
-def curve(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the trials of the one merged vector that was chosen, at each coefficient that was tried.
+def choice(session: Session, cell: Cell, method: str) -> Choice:
+    """Return what was chosen for a merge, and from what.
 
     Args:
-        choice: the figures of a merge.
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
+
+    Raises:
+        UserError: it is not known yet, or its file is damaged.
     """
-    return [trial for trial in choice["curve"] if trial.get("parameters") == choice.get("parameters")]
+    name = f"{merge_name(session, cell, method)}/validation"
+    made = session.folder.known(name, Choice)
+    if made.per_task.keys() != session.tasks.keys():
+        tasks = ", ".join(session.tasks)
+        raise UserError(
+            f"{session.folder.figures(name)}: per_task: must be of {tasks}; "
+            "delete the file, and it is computed again"
+        )
+    return made
+
+
+def expert_values(session: Session, cell: Cell) -> dict[str, float]:
+    """Return task -> validation value of its expert, to which merges are normalized.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts they are.
+    """
+    training = (session.folder.known(f"{cell}/experts/{task}/training", Training) for task in session.tasks)
+    return {task: of_task.validation.value for task, of_task in zip(session.tasks, training, strict=True)}
 
 
 def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, float]) -> MergeConfig:
@@ -185,33 +196,20 @@ def _parameters(candidate: Candidate) -> tuple[tuple[str, float], ...]:
     return tuple((name, value) for name, value in candidate.items() if name != "scaling")
 
 
-def _choice(
-    trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapping[str, Metric]
-) -> dict[str, Any]:
-    """Return every trial and what was chosen, as plain values; parameters only where they were searched.
+def _choice(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapping[str, Metric]) -> Choice:
+    """Return every trial and what was chosen.
 
     For each task its own coefficient is chosen among those of the one merge that was chosen for all.
     """
     best = shared(trials, experts, metrics)
     parameters = _parameters(best.candidate)
     of_tasks = per_task([trial for trial in trials if _parameters(trial.candidate) == parameters], metrics)
-    return {
-        "curve": [
-            {
-                "candidate": trial.candidate["scaling"],
-                "validation": {task: dataclasses.asdict(score) for task, score in trial.validation.items()},
-                **_searched(_parameters(trial.candidate)),
-            }
-            for trial in trials
-        ],
-        "shared": best.candidate["scaling"],
-        "per_task": {task: trial.candidate["scaling"] for task, trial in of_tasks.items()},
-        **_searched(parameters),
-    }
-
-
-def _searched(parameters: tuple[tuple[str, float], ...]) -> dict[str, Any]:
-    return {"parameters": dict(parameters)} if parameters else {}
+    curve = [
+        ValidatedCandidate(trial.candidate["scaling"], trial.validation, dict(_parameters(trial.candidate)))
+        for trial in trials
+    ]
+    own = {task: trial.candidate["scaling"] for task, trial in of_tasks.items()}
+    return Choice(curve, best.candidate["scaling"], own, dict(parameters))
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saft.experiment.events import Tell, TellingBar
 from saft.experiment.folder import ExperimentFolder
-from saft.interference.quantity import Quantity
 from saft.progress import Bar
 
-__all__ = ["Step", "as_plain", "carry_out"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Step", "carry_out"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,19 @@ class Step:
 
     Args:
         name: of the figures; their file is figures/NAME.json.
+        kind: what the figures are.
         words: what is done, for whoever watches.
         rests_on: the part of the config, and the fingerprints of the files, that decide the figures.
         cost: about how long it takes, in examples passed forward.
-        compute: gives the figures, plain values; may advance the bar it is given, by `cost` in all.
+        compute: gives the figures; may advance the bar it is given, by `cost` in all.
     """
 
     name: str
+    kind: type[DataclassInstance]
     words: str
     rests_on: dict[str, Any]
     cost: float
-    compute: Callable[[Bar], Any]
+    compute: Callable[[Bar], DataclassInstance]
 
     def is_done(self, folder: ExperimentFolder) -> bool:
         """Return whether the figures are known."""
@@ -53,10 +55,5 @@ def carry_out(folder: ExperimentFolder, cell: str, steps: Iterable[Step], tell: 
             continue
         bar = TellingBar(cell, tell, step.cost)
         bar.stage(step.words)
-        folder.remembered(step.name, step.rests_on, functools.partial(step.compute, bar))
+        folder.remember(step.name, step.rests_on, step.compute(bar))
         bar.advance(step.cost - bar.done)
-
-
-def as_plain(quantities: Mapping[str, Quantity]) -> dict[str, dict[str, Any]]:
-    """Return what quantities are as plain values, for a file of figures."""
-    return {name: dataclasses.asdict(quantity) for name, quantity in quantities.items()}

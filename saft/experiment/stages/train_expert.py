@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,13 +13,15 @@ from saft import config as configs
 from saft import tasks
 from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Measurement, Training
 from saft.experiment.session import Session
-from saft.experiment.stages.step import Step, as_plain
+from saft.experiment.stages.step import Step
 from saft.files.checkpoint import read_manifest
 from saft.interference.loss import loss_measures
 from saft.interference.quantity import quantities_of
 from saft.measure import sharpness
 from saft.progress import Bar
+from saft.tasks import Score
 from saft.training.fine_tuning import fine_tune, training_cost
 from saft.training.options import TrainConfig
 from saft.training.train_result import TrainResult, inputs
@@ -41,37 +42,34 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     options = session.resolved.arms[cell.arm]
     _train_config(session, cell, task)  # which checks what only training knows
 
-    def trained(bar: Bar) -> dict[str, Any]:
+    def trained(bar: Bar) -> Training:
         result = _trained(session, cell, task, bar)
-        return {
-            "validation": dataclasses.asdict(result.validation),
-            "steps": result.steps,
-            "seconds": result.seconds,
-            "device": device_name(session.device),
-        }
+        return Training(result.validation, result.steps, result.seconds, device_name(session.device))
 
-    def sharp(_: Bar) -> dict[str, Any]:
+    def sharp(_: Bar) -> Measurement:
         model = session.model(task, expert_folder(session, cell, task), cell.arm)
         config = session.config
         validation = session.splits(cell.train_size, cell.seed)[task].validation
         measures = loss_measures(rho=config.sharpness_rho)
         measured = sharpness(bound, model, validation, measures, config.sharpness_examples)
-        return {"measured": measured, "quantities": as_plain(quantities_of(measures))}
+        return Measurement(measured, quantities_of(measures))
 
-    def tested(_: Bar) -> dict[str, Any]:
+    def tested(_: Bar) -> Score:
         model = session.model(task, expert_folder(session, cell, task), cell.arm)
         test = session.splits(cell.train_size, cell.seed)[task].test
-        return dataclasses.asdict(session.score(task, model, test))
+        return session.score(task, model, test)
 
     where = f"{cell}/experts/{task}"
     rests_on = foundations.expert(cell, task)
-    yield Step(f"{where}/training", f"train on {task}", rests_on, training_cost(options), trained)
+    yield Step(f"{where}/training", Training, f"train on {task}", rests_on, training_cost(options), trained)
     batch = float(min(session.config.sharpness_examples, sizes["validation"]))
     measured = foundations.sharpness(cell, task)
-    yield Step(f"{where}/sharpness", f"measure the sharpness on {task}", measured, 6 * batch, sharp)
+    words = f"measure the sharpness on {task}"
+    yield Step(f"{where}/sharpness", Measurement, words, measured, 6 * batch, sharp)
     if session.config.test:
         rests_on = foundations.tested(rests_on)
-        yield Step(f"{where}/test", f"test the expert on {task}", rests_on, float(sizes["test"]), tested)
+        words, cost = f"test the expert on {task}", float(sizes["test"])
+        yield Step(f"{where}/test", Score, words, rests_on, cost, tested)
 
 
 def expert_folder(session: Session, cell: Cell, task: str) -> Path:
