@@ -196,16 +196,15 @@ class Killed(BaseException):
 
 
 def killed_at(step: str) -> Callable[..., Any]:
-    """Return a `remembered` that dies after the second step of this kind was computed, before it is written."""
-    remembered, met = ExperimentFolder.remembered, []
+    """Return a `remember` that dies when the second step of this kind was computed, before it is written."""
+    remember, met = ExperimentFolder.remember, []
 
-    def dying(self: ExperimentFolder, name: str, rests_on: Any, compute: Callable[[], Any]) -> Any:
+    def dying(self: ExperimentFolder, name: str, rests_on: Any, figures: Any) -> None:
         if re.search(step, name):
             met.append(name)
         if len(met) == 2:
-            compute()
             raise Killed
-        return remembered(self, name, rests_on, compute)
+        remember(self, name, rests_on, figures)
 
     return dying
 
@@ -218,7 +217,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Kill the run inside one step after another, on its second call, and start it again."""
-    monkeypatch.setattr(ExperimentFolder, "remembered", killed_at(step))
+    monkeypatch.setattr(ExperimentFolder, "remember", killed_at(step))
     with pytest.raises(Killed):
         run(load(short, tmp_path / "run"))
     monkeypatch.undo()

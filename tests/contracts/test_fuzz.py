@@ -346,12 +346,12 @@ def test_a_damaged_checkpoint(
     assert set(codes) == {0, 2}, "a damage that hurts nothing, and one that does, are both among the cases"
 
 
-@pytest.mark.parametrize("command", ["report", "status", "check"])
+@pytest.mark.parametrize("command", ["report", "status", "check", "run"])
 def test_a_damaged_run(command: str, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What `report` writes lies in the folder that it reads; the other two write nothing."""
+    """What `report` and `run` write lies in the folder that they read; the other two write nothing."""
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder) / "inside"
-        copy = inside / "out" if command == "report" else inside / "run"
+        copy = inside / ("out" if command in ("report", "run") else "run")
         codes: list[int] = []
 
         @cases(20)
@@ -360,7 +360,9 @@ def test_a_damaged_run(command: str, experiment: Path, capsys: pytest.CaptureFix
             shutil.rmtree(inside, ignore_errors=True)
             shutil.copytree(experiment, copy)
             change(copy)
-            words = ["report", str(copy)] if command == "report" else ["run", str(copy), f"--{command}"]
+            words = (
+                [command, str(copy)] if command in ("report", "run") else ["run", str(copy), f"--{command}"]
+            )
             codes.append(ends(words, inside, capsys))
 
         case()
