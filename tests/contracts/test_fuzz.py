@@ -355,7 +355,7 @@ def test_a_damaged_run(command: str, experiment: Path, capsys: pytest.CaptureFix
         codes: list[int] = []
 
         @cases(20)
-        @given(damage(experiment, "results.json" if command == "report" else "*.json"))
+        @given(damage(experiment, "re*" if command == "report" else "*.json"))
         def case(change: Callable[[Path], None]) -> None:
             shutil.rmtree(inside, ignore_errors=True)
             shutil.copytree(experiment, copy)
