@@ -33,6 +33,7 @@ class TaskModel(nn.Module, ABC):
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        self.training = trunk.training  # else a score would put the trunk back into a mode that it was not in
         self.trunk = trunk
         self.head = head
 

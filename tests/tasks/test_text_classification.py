@@ -58,6 +58,17 @@ def test_zero_shot_head_is_the_mean_prompt_embedding(mapping: dict[str, Any], ti
     assert head.scale == 5.0
 
 
+def test_a_trunk_that_was_scored_makes_the_same_head_again(mapping: dict[str, Any], tiny_model: Path) -> None:
+    """In training mode, with dropout, each head would be another."""
+    task = bound(mapping, tiny_model)
+    trunk, some = task.load_trunk(), task.examples(Limits(train=0, validation=4, test=0)).validation
+    first = task.model(trunk)
+    before = first.head.label_embeddings.clone()
+    task.score(first, some)
+    assert not trunk.training
+    assert torch.equal(task.model(trunk).head.label_embeddings, before)
+
+
 def test_linear_head(mapping: dict[str, Any], tiny_model: Path) -> None:
     task = bound(mapping, tiny_model, head="linear")
     head = task.model(task.load_trunk()).head
