@@ -1,7 +1,7 @@
 """saft: fine-tune models that will be merged, merge them, and measure how much the tasks interfere.
 
 Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`,
-`summarize`, `methods`.
+`suggest`, `summarize`, `methods`.
 The optimizer needs nothing else of saft: `saft.SAM`; nor do models in memory that are merged:
 `saft.merge_models`.
 """
@@ -36,6 +36,8 @@ _LAZY = {
     "EvaluateConfig": "saft.evaluate_config",
     "measure": "saft.measure",
     "MeasureConfig": "saft.measure_config",
+    "suggest": "saft.suggest",
+    "SuggestConfig": "saft.suggest_config",
     "summarize": "saft.summarize",
     "SummarizeConfig": "saft.summarize_config",
     "methods": "saft.merging.methods",

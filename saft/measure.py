@@ -15,9 +15,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from torch import Tensor
 
-from saft import tasks
+from saft.checkpoint_tasks import task_of
 from saft.errors import UserError, abbreviated, did_you_mean
-from saft.files.checkpoint import MANIFEST
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file, write_text
@@ -37,7 +36,6 @@ from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
-from saft.model_config import ModelConfig
 from saft.progress import note
 from saft.report.measured import measured_tables
 from saft.report.results import plain
@@ -240,24 +238,10 @@ def _same_folder(folders: Mapping[str, Path]) -> list[list[str]]:
 
 def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:
     """Return the task of a checkpoint: from the config, or else from its saft.json; None without one."""
-    task_name, where, mapping = name, "tasks", config.tasks.get(name)
-    if mapping is None:
-        declared = tasks.declared_in(folder)
-        if len(declared) != 1 and name not in declared:
-            why = f"{len(declared)} tasks, none of them called '{name}'" if declared else "no task"
-            note(
-                f"only the weights of {name} are measured: {folder}/{MANIFEST} says {why}; "
-                f"give tasks: {{{name}: {{...}}}}"
-            )
-            return None
-        task_name = name if name in declared else next(iter(declared))
-        mapping, where = dict(declared[task_name]), f"{folder}/{MANIFEST}: tasks"
-    task, place = tasks.build(task_name, mapping, where, trusted=where == "tasks"), f"{where}.{task_name}"
     try:
-        task.check(place)
-        return task.bind(task_name, ModelConfig(str(folder)), place, config.device)
+        return task_of(name, folder, config.tasks, config.device)
     except UserError as error:
-        if where == "tasks":
+        if name in config.tasks:
             raise
         note(f"only the weights of {name} are measured: {error}")
         return None

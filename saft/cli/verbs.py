@@ -27,6 +27,8 @@ class Verb:
         interrupted: what to say of an interruption.
         folder: the config file in a folder that the verb has written, which can be given as CONFIG; "" if it
             writes none.
+        folders: the key of the config that folders stand for, which can be given instead of CONFIG; "" if
+            none can.
         lists: whether it only says what there is, and computes nothing.
     """
 
@@ -39,12 +41,18 @@ class Verb:
     kinds: Mapping[str, str] = field(default_factory=dict)
     interrupted: str = "nothing was written"
     folder: str = ""
+    folders: str = ""
     lists: bool = False
 
     @property
     def usage(self) -> str:
         """The words that follow the verb."""
-        parts = ["CONFIG" if self.config else "", self.words, *(f"[--{flag}]" for flag in self.flags)]
+        first = "CONFIG" if self.config else ""
+        parts = [
+            f"{first} | FOLDER..." if self.folders else first,
+            self.words,
+            *(f"[--{flag}]" for flag in self.flags),
+        ]
         overrides = "[--dotted.name=value ...]" if self.config else ""
         return " ".join(part for part in (*parts, overrides) if part)
 
@@ -53,7 +61,7 @@ FLAGS = {  # flag -> keyword of the function, meaning
     "check": ("check_only", "check everything, compute and write nothing"),
     "status": ("status_only", "say which cells are done, at work and missing; compute nothing"),
     "tiny": ("tiny", "a dry run: the same on a tiny random model and generated data, into OUT-tiny"),
-    "overwrite": ("overwrite", "replace what is in the target folder"),
+    "overwrite": ("overwrite", "replace what is in the target"),
 }
 
 RESUMES = "the same command goes on where it stopped"
@@ -91,6 +99,13 @@ VERBS = {
         "who hurts whom in a set of checkpoints: weights, losses, functions, merges",
         "saft.measure:measure",
         "saft.measure_config:MeasureConfig",
+    ),
+    "suggest": Verb(
+        "which merge of these checkpoints: methods and coefficients tried in a budget -> a merge file",
+        "saft.suggest:suggest",
+        "saft.suggest_config:SuggestConfig",
+        flags=("overwrite",),
+        folders="checkpoints",
     ),
     "report": Verb(
         "the figures of finished runs -> page and tables, written again",

@@ -75,9 +75,11 @@ class Words:
         """Return what the config file and the overrides hold, and the place in front of every message."""
         from saft import config
 
-        file, own = self.file, {}
+        file, own = self.file, dict[str, Any]()
         if verb.folder and file is not None and Path(file).is_dir():
             file, own = str(Path(file, verb.folder)), {"out": file}
+        if verb.folders and file is not None and (self.others or Path(file).is_dir()):
+            file, own = None, {verb.folders: [file, *self.others]}
         several = "stages" if verb.read else None
         return config.overridden(
             {**config.read(file, several), **own}, self.overrides
@@ -162,6 +164,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "others", nargs="*" if "..." in verb.words else "?", metavar=verb.words.strip("[].")
             )
+        if verb.folders:
+            sub.add_argument("others", nargs="*", metavar="FOLDER")
         for flag in verb.flags:
             sub.add_argument(f"--{flag}", action="store_true", help=FLAGS[flag][1])
     return top

@@ -1,4 +1,4 @@
-"""A merged trunk at any scaling coefficient, from one merge."""
+"""A merged trunk at any scaling coefficient, from one merge; and of one merge after the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ class ScaledTrunk:
 
     def __init__(self, trunk: nn.Module, task_vector: Mapping[str, Tensor]) -> None:
         self.trunk = trunk
-        state, stored = trunk.state_dict(), stored_names(trunk)
+        self.base = {name: value.to("cpu", copy=True) for name, value in trunk.state_dict().items()}
+        self.take(task_vector)
+
+    def take(self, task_vector: Mapping[str, Tensor]) -> None:
+        """Take another merged task vector in place of the one before.
+
+        Args:
+            task_vector: name in files -> merged task vector, in the tensor's shape.
+        """
+        state, stored = self.trunk.state_dict(), stored_names(self.trunk)
         # A tied tensor has one name in files, and several here: each of them must have the new value.
         vectors = {
             _place(state[name]): task_vector[file] for name, file in stored.items() if file in task_vector
@@ -34,7 +43,6 @@ class ScaledTrunk:
         self.task_vector = {
             name: vectors[_place(tensor)] for name, tensor in state.items() if _place(tensor) in vectors
         }
-        self.base = {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def by(self, value: float) -> nn.Module:
         """Return the trunk, set to this scaling coefficient."""

@@ -10,7 +10,17 @@ from typing import Protocol
 
 from saft.tasks.metric import Metric, Score
 
-__all__ = ["Candidate", "Grid", "Search", "Trial", "Validate", "mean_normalized", "per_task", "shared"]
+__all__ = [
+    "Candidate",
+    "Grid",
+    "Search",
+    "Trial",
+    "Validate",
+    "error_of_mean_normalized",
+    "mean_normalized",
+    "per_task",
+    "shared",
+]
 
 Candidate = Mapping[str, float]
 """What is searched -> its value: {"density": 0.2, "scaling": 0.3}."""
@@ -153,6 +163,41 @@ def mean_normalized(
     return sum(_normalized(value, experts[task], metrics[task]) for task, value in values.items()) / len(
         values
     )
+
+
+def error_of_mean_normalized(
+    scores: Mapping[str, Score], experts: Mapping[str, float], metrics: Mapping[str, Metric]
+) -> float | None:
+    r"""Return the standard error of `mean_normalized` from the finite number of examples.
+
+    .. math:: \frac1K \sqrt{\sum_t \left(\frac{d\,\text{normalized}_t}{d\,a_t}\, se_t\right)^2}
+
+    The experts' own values are taken as known.
+
+    Args:
+        scores: task -> score of one model.
+        experts: task -> raw value of its single-task model.
+        metrics: task -> what the values are.
+
+    Returns:
+        The error; None where that of a score is not known.
+
+    Example:
+        >>> scores, accuracy = {"a": Score(0.4, 0.03, 9), "b": Score(0.4, 0.04, 9)}, Metric("accuracy", "%")
+        >>> error_of_mean_normalized(scores, {"a": 1.0, "b": 1.0}, {"a": accuracy, "b": accuracy})
+        0.025
+    """
+    errors = []
+    for task, score in scores.items():
+        if score.standard_error is None:
+            return None
+        value, expert = score.value, experts[task]
+        if metrics[task].higher_is_better:
+            slope = 1 / expert if expert > 0 else 1.0
+        else:
+            slope = expert / value**2 if expert > 0 and value > 0 else 1.0
+        errors.append(slope * score.standard_error)
+    return math.hypot(*errors) / len(errors)
 
 
 def _normalized(value: float, expert: float, metric: Metric) -> float:

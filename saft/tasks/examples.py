@@ -81,6 +81,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def only(self, indices: Sequence[int]) -> Examples:
+        """Return some of the examples, for evaluation.
+
+        Args:
+            indices: of the examples, each at most once.
+        """
+        return Examples(
+            [self.lengths[index] for index in indices],
+            lambda chosen: self.collate([indices[place] for place in chosen]),
+            is_costly=self.is_costly,
+        )
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every example once, longest first, so that little is padded; the order never changes."""
         order = sorted(range(len(self)), key=lambda index: (-self.lengths[index], index))

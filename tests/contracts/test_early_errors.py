@@ -61,6 +61,7 @@ MERGEKIT = {
 }
 EVALUATE = {"checkpoints": ["no/expert"], "device": "cuda"}
 MEASURE = {"base": "no/model", "checkpoints": ["no/expert"], "device": "cuda"}
+SUGGEST = {"base": "no/model", "checkpoints": {"expert": "no/expert", "other": "no/other"}, "device": "cuda"}
 SUMMARIZE = {
     "model": MODEL,
     "task": TASK,
@@ -141,6 +142,17 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("evaluate", EVALUATE, {"split": "tset"}, "split: unknown value 'tset'; did you mean 'test'?"),
     ("measure", MEASURE, {"densty": 0.5}, "densty: unknown key; did you mean 'density'?"),
     ("measure", MEASURE, {"rho": -1}, "rho: "),
+    ("suggest", SUGGEST, {"budget": 0}, "budget: must be at least 1"),
+    ("suggest", SUGGEST, {"budget": 2}, "budget: is 2, but 4 methods need an evaluation each"),
+    (
+        "suggest",
+        SUGGEST,
+        {"methods": {"tise": {}}},
+        "methods.tise: unknown merge method 'tise'; did you mean",
+    ),
+    ("suggest", SUGGEST, {"methods": {"fisher": {}}}, "methods.fisher: reads examples"),
+    ("suggest", SUGGEST, {"checkpoints": ["no/expert"]}, "checkpoints: a merge needs two or more"),
+    ("suggest", SUGGEST, {"tasks": {"exprt": TASK}}, "tasks.exprt: there is no checkpoint of this name; did"),
     ("measure", MEASURE, {"tasks": {"expert": TASK | {"lables": {}}}}, "tasks.expert.lables: unknown key"),
     (
         "summarize",
@@ -231,7 +243,7 @@ def changed(mapping: Any, place: tuple[str, ...], value: Any) -> Any:
 def wrong_keys() -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     """Yield verb, config, and the place of what is wrong in it."""
     whole = {"run": RUN, "train": TRAIN, "merge": MERGE, "evaluate": EVALUATE, "measure": MEASURE}
-    whole |= {"summarize": SUMMARIZE}
+    whole |= {"suggest": SUGGEST, "summarize": SUMMARIZE}
     for verb, config in whole.items():
         for place in keys(imported(VERBS[verb].config)):
             yield verb, changed(config, place, WRONG), place
@@ -298,7 +310,7 @@ def test_every_wrong_key_is_told_before_torch_is_imported(tmp_path: Path) -> Non
 def test_what_is_right_is_not_told(tmp_path: Path) -> None:
     right: list[Any] = [
         *(["run", RUN], ["train", TRAIN], ["merge", MERGE], ["merge", MERGEKIT], ["evaluate", EVALUATE]),
-        *(["measure", MEASURE], ["summarize", SUMMARIZE]),
+        *(["measure", MEASURE], ["suggest", SUGGEST], ["summarize", SUMMARIZE]),
     ]
     right += [
         [

@@ -139,6 +139,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "evaluate": {"checkpoints": ["a", "b"], "tasks": {"one": TASK}, "examples": 3, "batch_size": 2},
     "measure": {"base": "m", "checkpoints": {"a": "x"}, "tasks": {"a": TASK}, "density": 0.2, "rho": 0.1},
+    "suggest": {"base": "m", "checkpoints": {"a": "x", "b": "y"}, "tasks": {"a": TASK}, "budget": 8},
     "summarize": {"model": {"path": "m"}, "task": TASK, "out": "s.safetensors", "name": "a", "examples": 8},
 }
 

@@ -61,6 +61,7 @@ ZERO = {  # what 0 turns off, or what it is the first of
         "MeasureConfig.seed",
         "SummarizeConfig.seed",
         "SelectionOptions.seed",
+        "SuggestConfig.seed",
         "TableConfig.split_seed",
         "TableSource.split_seed",
         "ImageSource.split_seed",

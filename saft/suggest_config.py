@@ -1,0 +1,102 @@
+"""What `saft suggest` is given: checkpoints, the methods to try, and a budget of evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from saft import config as configs
+from saft.config import Count, Location, Name, Range, Seed, Target
+from saft.errors import UserError, collecting, did_you_mean
+from saft.files.locations import by_name
+from saft.model_config import Device, check_device
+
+__all__ = ["SuggestConfig"]
+
+
+@configs.checked
+@dataclass(frozen=True)
+class SuggestConfig:
+    """What `saft suggest` needs.
+
+    Example:
+        >>> SuggestConfig("base", {"news": "runs/news", "tweets": "runs/tweets"}).budget
+        40
+    """
+
+    base: str
+    """The base model: a folder, a hub id, or package://..."""
+    checkpoints: list[Location] | dict[Name, Location]
+    """The fine-tuned checkpoints; as a mapping, task name -> folder. On the command line, the folders."""
+    tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Task name -> task, as in `saft run`, for the checkpoint of this name; the others have the task that
+    their saft.json declares."""
+    methods: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"average": {}, "task_arithmetic": {}, "ties": {}, "pcb": {}}
+    )
+    """Methods to try -> their parameters: those that give one model from weights only."""
+    budget: Count = 40
+    """Merged models that are evaluated at most, each on the examples of all tasks."""
+    examples: Annotated[int, Range(whole=True, at_least=2, at_most=10**9)] = 512
+    """At most this many validation examples of each task: half are searched on, the others say afterwards how
+    sure the choice is."""
+    batch_size: Count = 64
+    """Examples in a forward pass."""
+    exclude: list[str] = field(default_factory=list)
+    """Globs of tensor names that stay as in the base."""
+    seed: Seed = 0
+    """Seed of methods that draw random numbers."""
+    device: Device = "cpu"
+    """The torch device to evaluate on: cpu, cuda, cuda:1, mps."""
+    out: Target = "merge.yaml"
+    """The file to write, a config of `saft merge`."""
+    trials: Target | None = None
+    """A JSON file for everything that was tried."""
+
+    def __post_init__(self) -> None:
+        if len(self.checkpoints) < 2:
+            raise ValueError("checkpoints: a merge needs two or more")
+        if not self.methods:
+            raise ValueError("methods: must not be empty")
+        if self.budget < len(self.methods):
+            raise ValueError(
+                f"budget: is {self.budget}, but {len(self.methods)} methods need an evaluation each; "
+                f"give {len(self.methods)} or more, or fewer `methods`"
+            )
+        paths = by_name(self.checkpoints)
+        for name in self.tasks:
+            if name not in paths:
+                hint = did_you_mean(name, paths)
+                raise ValueError(f"tasks.{name}: there is no checkpoint of this name{hint}")
+
+    def check_options(self) -> None:
+        """Check what the methods and the kinds of tasks know: their names and options.
+
+        Raises:
+            UserError: with everything that is wrong.
+        """
+        from saft import tasks
+        from saft.merging.methods import METHODS
+
+        problems: list[str] = []
+        for name, parameters in self.methods.items():
+            with collecting(problems, f"methods.{name}: "):
+                method = METHODS.get(name).build(parameters)
+                if method.calibration or method.gives != "one model":
+                    what = "reads examples" if method.calibration else f"gives {method.gives}"
+                    raise UserError(f"{what}; take methods that give one model from weights only")
+                if problem := next(iter(method.problems(len(self.checkpoints))), None):
+                    raise UserError(problem)
+        for name, keys in self.tasks.items():
+            with collecting(problems):
+                tasks.build(name, keys, "tasks")
+        if problems:
+            raise UserError(*problems)
+
+    def late_check(self) -> None:
+        """Check what only torch knows: the device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        check_device(self.device)

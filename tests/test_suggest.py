@@ -1,0 +1,170 @@
+"""`saft suggest`: what it suggests is what `saft merge` makes, with the score that it said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from saft import tasks
+from saft.cli import main
+from saft.config import parse
+from saft.errors import UserError
+from saft.files.checkpoint import write_manifest
+from saft.merge import MergeConfig, merge
+from saft.model_config import ModelConfig
+from saft.suggest import SuggestConfig, SuggestResult, suggest
+from saft.suggest_models import MergedModels
+from saft.tasks import Limits
+
+METHODS: dict[str, dict[str, Any]] = {"average": {}, "task_arithmetic": {}, "ties": {"density": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def experts(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Return the model moved at random for each of two tasks, and the task in its saft.json."""
+    folders = {}
+    for seed, name in enumerate(tiny_tasks):
+        folder = tmp_path_factory.mktemp("experts") / name
+        shutil.copytree(tiny_model, folder)
+        draw = torch.Generator().manual_seed(seed)
+        weights = load_file(folder / "model.safetensors")
+        moved = {key: x + 0.05 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
+        save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+        write_manifest(folder, {"tasks": {name: tiny_tasks[name]}})
+        folders[name] = str(folder)
+    return folders
+
+
+@pytest.fixture
+def config(tiny_model: Path, experts: dict[str, str], tmp_path: Path) -> SuggestConfig:
+    out = str(tmp_path / "merge.yaml")
+    return SuggestConfig(str(tiny_model), experts, methods=METHODS, budget=7, examples=20, out=out)
+
+
+@pytest.fixture(scope="module")
+def suggested(
+    tiny_model: Path, experts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SuggestConfig, SuggestResult]:
+    folder = tmp_path_factory.mktemp("suggested")
+    config = SuggestConfig(
+        str(tiny_model),
+        experts,
+        methods=METHODS,
+        budget=7,
+        examples=20,
+        out=str(folder / "merge.yaml"),
+        trials=str(folder / "trials.json"),
+    )
+    return config, suggest(config)
+
+
+def test_the_file_is_merged_as_it_stands_and_has_the_score_that_was_said(
+    suggested: tuple[SuggestConfig, SuggestResult], experts: dict[str, str], tmp_path: Path
+) -> None:
+    config, result = suggested
+    file = Path(config.out)
+    merge(parse(MergeConfig, yaml.safe_load(file.read_text()), str(file)), tmp_path / "merged")
+    for name, score in result.best.scores.items():
+        declared = tasks.declared_in(Path(experts[name]))[name]
+        task = tasks.build(name, declared, "tasks").bind(name, ModelConfig(str(tmp_path / "merged")), "t")
+        some = task.examples(Limits(train=0, validation=config.examples, test=0)).validation
+        searched_on = some.only(range(0, len(some), 2))
+        model = task.model(task.load_trunk(), tmp_path / "merged")
+        assert task.score(model, searched_on) == score
+
+
+def test_what_was_tried_is_told_best_first_and_kept(suggested: tuple[SuggestConfig, SuggestResult]) -> None:
+    config, result = suggested
+    assert {one.merge.method for one in result.tried} == set(METHODS)
+    assert len(result.tried) <= config.budget
+    worths = [one.worth for one in result.tried]
+    assert worths == sorted(worths, reverse=True)
+    assert config.trials is not None
+    kept = json.loads(Path(config.trials).read_text())
+    assert [one["normalized"] for one in kept["tried"]] == worths
+    assert all(len(gain) == 6 for gain in kept["gains"].values())
+    text = Path(config.out).read_text()
+    assert all(f"# {sentence}\n" in text for sentence in result.sentences)
+    assert "it is within the noise of " in result.sentences[1]
+
+
+def test_the_same_again(suggested: tuple[SuggestConfig, SuggestResult], config: SuggestConfig) -> None:
+    again = suggest(config)
+    before = suggested[1]
+    assert [dataclasses.astuple(one) for one in again.tried] == [
+        dataclasses.astuple(one) for one in before.tried
+    ]
+    assert again.gains == before.gains
+
+
+def test_an_expert_is_scored_on_its_own_weights(config: SuggestConfig, experts: dict[str, str]) -> None:
+    models = MergedModels.of(config)
+    for name, folder in experts.items():
+        task = models.bound[name]
+        own = task.score(
+            task.model(task.load_trunk(Path(folder)), Path(folder)), models.examples["search"][name]
+        )
+        assert models.expert(name, "search") == own
+    halves = [sum(map(len, half.values())) for half in models.examples.values()]
+    assert halves == [12, 12]
+
+
+def test_a_file_that_is_there_stays(config: SuggestConfig) -> None:
+    Path(config.out).write_text("mine")
+    with pytest.raises(UserError, match=r"merge.yaml is there already; give another name, or --overwrite"):
+        suggest(config)
+    assert Path(config.out).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "./nowhere"}, "base: there is no './nowhere'"),
+        ({"methods": {"slerp": {}, "fisher": {}}}, "methods.fisher: reads examples"),
+        ({"methods": {"emr": {}}}, "methods.emr: gives a shared part"),
+        ({"methods": {"robust_merge": {}}}, "adapter"),
+        ({"exclude": ["no.such.*"]}, "exclude: 'no.such.*' matches no tensor"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_evaluated(
+    config: SuggestConfig, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MergedModels, "expert", None)
+    with pytest.raises(UserError) as refused:
+        suggest(dataclasses.replace(config, **changes))
+    assert message in str(refused.value)
+    assert not Path(config.out).exists()
+
+
+def test_a_checkpoint_without_a_task_is_refused(
+    config: SuggestConfig, experts: dict[str, str], tiny_model: Path
+) -> None:
+    without = dataclasses.replace(config, checkpoints={"size": experts["size"], "other": str(tiny_model)})
+    with pytest.raises(UserError, match=r"saft.json says no task; give tasks: {other: {...}}"):
+        suggest(without)
+
+
+def test_folders_stand_for_a_config(
+    tiny_model: Path, experts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "merge.yaml"
+    words = [f"--base={tiny_model}", "--budget=2", "--methods={average: {}}", "--examples=8", f"--out={out}"]
+    assert main(["suggest", *experts.values(), *words]) == 0
+    told = capsys.readouterr()
+    assert "suggested: average" in told.out
+    assert "at most 2 merged models on up to 4 examples of 2 tasks: about" in told.err
+    assert yaml.safe_load(out.read_text())["models"] == experts
+    assert main(["suggest", next(iter(experts.values())), *words]) == 2
+    assert "checkpoints: a merge needs two or more" in capsys.readouterr().err
+    assert main(["suggest", *experts.values(), *words]) == 2
+    assert main(["suggest", *experts.values(), *words, "--overwrite"]) == 0
