@@ -24,7 +24,7 @@ from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
 from saft.tasks.examples import IGNORED
 from saft.tasks.stored_names import stored_names
 
-__all__ = ["TaskProbe", "merged_vectors", "task_space"]
+__all__ = ["TaskProbe", "task_space"]
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|resblocks|h)\.\d+$")
 OUTPUTS = 32  # examples whose outputs are compared one by one
@@ -146,24 +146,6 @@ def task_space(
         space.move(space.expert(task))  # a head that the folder does not hold is made by the expert
         probes[task] = TaskProbe(some, some.model(trunk, folders[task]), examples[task], batch_size)
     return space
-
-
-def merged_vectors(merge: MergeConfig, plan: Plan, trunk: nn.Module) -> dict[str, Tensor]:
-    """Return name of a parameter of a trunk -> merged task vector of all models of a plan, without lambda.
-
-    Args:
-        merge: the method and its parameters.
-        plan: of the models, from `check`.
-        trunk: the base's model.
-
-    Returns:
-        Name -> vector in the parameter's shape, float32 on the CPU; a tensor that stays the base's is left
-        out.
-
-    Raises:
-        UserError: the method does not go with these models.
-    """
-    return _merger(merge, plan, _names(trunk, plan))(tuple(plan.models))
 
 
 class _Weights(Mapping[str, Tensor]):
