@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
-from saft.interference.quantity import Measured, Quantity, numbers_of
+from saft.interference.quantity import numbers_of
 from saft.interference.retained import gain_kept, normalized
 from saft.report.cell_result import CellResult, MergeFigures, Split
-from saft.report.over_seeds import OverSeeds
+from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
+from saft.report.quantity_summary import QuantitySummary, quantity_summary
 from saft.report.results import Results
 from saft.tasks.metric import Metric, Score
 
-__all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "QuantitySummary", "ScoreSummary", "arm_summary"]
+__all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "ScoreSummary", "arm_summary"]
 
 Scores = Mapping[int, Mapping[str, Score]]  # seed -> task -> score
 
@@ -66,21 +66,6 @@ class MetricSummary:
 
 
 @dataclass(frozen=True)
-class QuantitySummary:
-    """A measured quantity in one arm.
-
-    Attributes:
-        mean: over all tasks, or all pairs of two tasks; None unless all are there.
-        tasks: task -> value, of a quantity that each task has.
-        pairs: task -> task -> mean over seeds, of a quantity that each pair has.
-    """
-
-    mean: OverSeeds | None
-    tasks: dict[str, OverSeeds]
-    pairs: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
 class ArmSummary:
     """One arm at one train size.
 
@@ -88,6 +73,7 @@ class ArmSummary:
         seeds: those that are there.
         steps: task -> optimizer steps that were taken, per seed.
         seconds: training time of one expert, mean over tasks; None where it is not known.
+        memory: the most that a training took, bytes; None where it is not known.
         by_metric: metric -> the scores on its tasks.
         measured: quantity -> figures.
         lost: in words, the figures that are not finite.
@@ -98,6 +84,7 @@ class ArmSummary:
     seeds: list[int]
     steps: dict[str, list[int]]
     seconds: OverSeeds | None
+    memory: OverSeeds | None
     by_metric: dict[Metric, MetricSummary]
     measured: dict[str, QuantitySummary]
     lost: list[str]
@@ -118,15 +105,17 @@ def arm_summary(
     if not cells:
         return None
     tasks = list(results.protocol.tasks)
+    experts = {seed: list(cell.experts.values()) for seed, cell in cells.items()}
     return ArmSummary(
         train_size=train_size,
         arm=arm,
         seeds=list(cells),
         steps={task: [cell.experts[task].steps for cell in cells.values()] for task in tasks},
-        seconds=_over_seeds({s: _mean(e.seconds for e in c.experts.values()) for s, c in cells.items()}),
+        seconds=finite_over_seeds({s: complete_mean(e.seconds for e in of) for s, of in experts.items()}),
+        memory=finite_over_seeds({s: _largest(e.memory for e in of) for s, of in experts.items()}),
         by_metric={m: _metric_summary(results, cells, m, of, split) for m, of in tasks_of.items()},
         measured={
-            name: _quantity_summary([(s, c.measured.get(name)) for s, c in cells.items()], quantity, tasks)
+            name: quantity_summary({s: c.measured.get(name) for s, c in cells.items()}, quantity, tasks)
             for name, quantity in results.quantities.items()
         },
         lost=[f"{train_size}, {arm}, seed {s}: {lost}" for s, c in cells.items() for lost in _lost(c, split)],
@@ -161,21 +150,23 @@ def _score_summary(
     base: Mapping[str, float] | None = None,
 ) -> ScoreSummary:
     """Return the figures of one model per seed; those relative to experts and base where these are given."""
-    by_task = {t: _over_seeds({seed: of[t].value for seed, of in scores.items()}) for t in tasks}
+    by_task = {t: finite_over_seeds({seed: of[t].value for seed, of in scores.items()}) for t in tasks}
     ratios, gains = {}, {}
     for seed, of in scores.items() if experts is not None else ():
         pairs = {task: (of[task].value, experts[seed][task].value) for task in tasks}  # type: ignore[index]
-        ratios[seed] = _mean(normalized(*pair, metric.higher_is_better) for pair in pairs.values())
-        gains[seed] = _mean(
+        ratios[seed] = complete_mean(normalized(*pair, metric.higher_is_better) for pair in pairs.values())
+        gains[seed] = complete_mean(
             gain_kept(value, base[task], expert) if base and task in base else None
             for task, (value, expert) in pairs.items()
         )
     return ScoreSummary(
-        mean=_over_seeds({seed: _mean(of[task].value for task in tasks) for seed, of in scores.items()}),
+        mean=finite_over_seeds(
+            {seed: complete_mean(of[task].value for task in tasks) for seed, of in scores.items()}
+        ),
         tasks={task: values for task, values in by_task.items() if values is not None},
-        errors={task: _mean(of[task].standard_error for of in scores.values()) for task in tasks},
-        normalized=_over_seeds(ratios),
-        gain_kept=_over_seeds(gains),
+        errors={task: complete_mean(of[task].standard_error for of in scores.values()) for task in tasks},
+        normalized=finite_over_seeds(ratios),
+        gain_kept=finite_over_seeds(gains),
     )
 
 
@@ -202,33 +193,10 @@ def _curve(merges: Mapping[int, MergeFigures], tasks: list[str]) -> dict[float, 
     points: dict[float, dict[int, float | None]] = {}
     for seed, merge in merges.items():
         for point in merge.curve:
-            mean = _mean(point.validation[task].value for task in tasks)
+            mean = complete_mean(point.validation[task].value for task in tasks)
             points.setdefault(point.coefficient, {})[seed] = mean
-    curve = {coefficient: _over_seeds(points[coefficient]) for coefficient in sorted(points)}
+    curve = {coefficient: finite_over_seeds(points[coefficient]) for coefficient in sorted(points)}
     return {coefficient: values for coefficient, values in curve.items() if values is not None}
-
-
-def _quantity_summary(
-    measured: list[tuple[int, Measured | None]], quantity: Quantity, tasks: list[str]
-) -> QuantitySummary:
-    numbers = {seed: dict(numbers_of(value)) for seed, value in measured}
-
-    def of(*key: str) -> OverSeeds | None:
-        return _over_seeds({seed: by_key.get(key) for seed, by_key in numbers.items()})
-
-    def mean(keys: Iterable[tuple[str, ...]]) -> OverSeeds | None:
-        return _over_seeds({seed: _mean(by_key.get(k) for k in keys) for seed, by_key in numbers.items()})
-
-    if quantity.per == "grid":  # has no mean that says anything; it is drawn, not tabulated
-        return QuantitySummary(None, {}, {})
-    if quantity.per == "set":
-        return QuantitySummary(of(), {}, {})
-    if quantity.per == "task":
-        by_task = {task: values for task in tasks if (values := of(task)) is not None}
-        return QuantitySummary(mean([(task,) for task in tasks]), by_task, {})
-    pairs = {s: {t: values.mean for t in tasks if (values := of(s, t)) is not None} for s in tasks}
-    two = [(s, t) for s in tasks for t in tasks if s != t]
-    return QuantitySummary(mean(two), {}, {s: row for s, row in pairs.items() if row})
 
 
 def _lost(cell: CellResult, split: Split) -> Iterator[str]:
@@ -245,14 +213,7 @@ def _lost(cell: CellResult, split: Split) -> Iterator[str]:
             yield f"{name}: not finite" + (f" on {', '.join(broken)}" if any(broken) else "")
 
 
-def _over_seeds(by_seed: Mapping[int, float | None]) -> OverSeeds | None:
-    """Return the figures that are known and finite; None where none is."""
-    known = {seed: value for seed, value in by_seed.items() if value is not None and math.isfinite(value)}
-    return OverSeeds(known) if known else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean; None where one value is not known or not finite: of some, it means something else."""
+def _largest(values: Iterable[float | None]) -> float | None:
+    """Return the largest; None where one is not known."""
     known = [math.nan if value is None else value for value in values]
-    mean = fmean(known) if known else math.nan
-    return mean if math.isfinite(mean) else None
+    return max(known, default=None) if all(map(math.isfinite, known)) else None

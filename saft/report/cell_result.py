@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from saft.interference.quantity import Quantity, numbers_of
 from saft.tasks.metric import Score
 
 __all__ = [
@@ -64,6 +65,9 @@ class ExpertResult:
         steps: optimizer steps that were taken, or chosen.
         seconds: wall time of the training; None where it is not known.
         passes: forward and backward passes that were made.
+        memory: the most that the training took, bytes: on a GPU what was allocated there, else what the
+            process held; None where it is not known.
+        losses: [step, loss of its batch], as the training logged them; empty where they are not known.
     """
 
     validation: MeasuredScore
@@ -71,6 +75,8 @@ class ExpertResult:
     steps: int
     seconds: float | None = None
     passes: float | None = None
+    memory: float | None = None
+    losses: list[tuple[int, Number]] = field(default_factory=list)
 
     def on(self, split: Split) -> Score | None:
         """Return the score on one split."""
@@ -132,13 +138,13 @@ class CellResult:
     measured: dict[str, Measurements] = field(default_factory=dict)
     seconds: float | None = None
 
-    def problems(self, tasks: set[str], tests: bool, quantities: Collection[str]) -> Iterator[str]:
+    def problems(self, tasks: set[str], tests: bool, quantities: Mapping[str, Quantity]) -> Iterator[str]:
         """Yield what contradicts the rest of the results.
 
         Args:
             tasks: those of the experiment.
             tests: whether the test split was read.
-            quantities: names of what is measured.
+            quantities: name -> what is measured.
         """
         if set(self.experts) != tasks:
             there = ", ".join(self.experts) or "none"
@@ -156,6 +162,9 @@ class CellResult:
                 scored.append(tasks if test is None else set(test))
             if any(names != tasks for names in scored):
                 yield f"merges.{method}: its scores must be of {', '.join(sorted(tasks))}"
-        for name in self.measured:
+        for name, value in self.measured.items():
             if name not in quantities:
                 yield f"measured.{name}: quantities does not say what it is"
+            elif any(len(key) != len(quantities[name].axes) for key, _ in numbers_of(value)):
+                axes = ", ".join(quantities[name].axes) or "no axes"
+                yield f"measured.{name}: is not nested as quantities says: {axes}"

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from saft.report.results import ArmFacts
 
-__all__ = ["N_COLOURS", "NAMED", "SIGNS", "Mark", "colours", "mark_of", "panels", "stroke_of"]
+__all__ = [
+    "BETWEEN",
+    "N_COLOURS",
+    "NAMED",
+    "SIGNS",
+    "SMALLEST_SPAN",
+    "WIDTH",
+    "FigureKey",
+    "Mark",
+    "arms_key",
+    "at_least",
+    "colours",
+    "mark_of",
+    "panels",
+    "stroke_of",
+    "text_width",
+]
 
 N_COLOURS = 5  # of each sort; the stylesheet defines --plain-0 ... and --sharp-0 ...
 WIDTH = 10.6  # inches, as matplotlib counts; the page scales the figure to its own width
 ABOVE, BELOW, BETWEEN = 0.3, 0.45, 0.3  # a panel, in inches
+SMALLEST_SPAN = 0.05  # of the largest value that is drawn
 
 # matplotlib wants numbers for colours, the page has names: one stands for the other until the SVG is written.
-NAMED = {"ink": "#010203", "muted": "#010204", "rule": "#010205", "warm": "#010206", "cool": "#010207"} | {
+NAMED = {
+    name: f"#0102{n:02x}" for n, name in enumerate(("ink", "muted", "rule", "paper", "warm", "cool"), 3)
+} | {
     f"{sort}-{i}": f"#02{n:02x}{i:02x}" for n, sort in enumerate(("plain", "sharp")) for i in range(N_COLOURS)
 }
 MARKS = "osD^v"  # of the colours of a sort, in this order: what has no colour is told apart by its shape
@@ -25,6 +45,19 @@ SIGNS = {"sharp": "●■◆▲▼", "plain": "○□◇△▽"}  # the same in 
 
 Mark = dict[str, Any]
 Draw = Callable[[Any, str, bool], None]
+
+
+@dataclass(frozen=True)
+class FigureKey:
+    """What explains a figure's colours, below its panels.
+
+    Args:
+        draw: fills axes that measure inches, from (0, 0) at the lower left.
+        height: inches.
+    """
+
+    draw: Callable[[Any], None]
+    height: float
 
 
 def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
@@ -72,6 +105,50 @@ def stroke_of(colour: str) -> Mark:
     }
 
 
+def at_least(axes: Any, direction: Literal["x", "y"]) -> None:
+    """Widen the range of a panel that is so narrow that noise would look like a gap.
+
+    Args:
+        axes: with everything drawn.
+        direction: which of its ranges.
+    """
+    low, high = getattr(axes, f"get_{direction}lim")()
+    missing = SMALLEST_SPAN * max(abs(low), abs(high)) - (high - low)
+    if missing > 0:
+        getattr(axes, f"set_{direction}lim")(low - missing / 2, high + missing / 2)
+
+
+def text_width(text: str) -> float:
+    """Return about how wide a text is in a figure, inches."""
+    return 0.07 * len(text)
+
+
+def arms_key(colour: Mapping[str, str], width: float = WIDTH) -> FigureKey:
+    """Return the key that says which mark and line is whose.
+
+    Args:
+        colour: arm -> name of its colour.
+        width: of the figure, inches.
+    """
+    places, x, line = {}, 0.1, 0
+    for arm in colour:
+        need = 0.6 + text_width(arm)
+        if x + need > width and x > 0.1:
+            x, line = 0.1, line + 1
+        places[arm] = (x, line)
+        x += need
+    height = 0.24 * (line + 1)
+
+    def draw(axes: Any) -> None:
+        for arm, (left, line) in places.items():
+            y = height - 0.24 * line - 0.12
+            axes.plot([left, left + 0.3], [y, y], **stroke_of(colour[arm]))
+            axes.plot([left + 0.15], [y], **mark_of(colour[arm]))
+            axes.text(left + 0.38, y, arm, va="center_baseline")
+
+    return FigureKey(draw, height)
+
+
 def panels(
     titles: Sequence[str],
     draw: Draw,
@@ -83,6 +160,8 @@ def panels(
     left: float,
     width: float = WIDTH,
     panel_width: float | None = None,
+    below: float = BELOW,
+    key: FigureKey | None = None,
 ) -> str:
     """Return the SVG element of a panel for each title.
 
@@ -96,13 +175,15 @@ def panels(
         left: room for what is written left of the panels, inches.
         width: of the figure, inches.
         panel_width: inches; None shares out what there is.
+        below: room for what is written below a panel, inches.
+        key: explains the colours.
     """
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot there is no global state and no display
 
-    line_height = ABOVE + height + BELOW
+    line_height = ABOVE + height + below
     pitch = (width - left) / abreast if panel_width is None else panel_width + BETWEEN
-    total = -(-len(titles) // abreast) * line_height
+    total = -(-len(titles) // abreast) * line_height + (0.0 if key is None else key.height)
     with matplotlib.rc_context(_style()):
         figure = Figure(figsize=(width, total))
         for index, title in enumerate(titles):
@@ -110,8 +191,14 @@ def panels(
             x = left + column * pitch
             y = total - line * line_height - ABOVE - height
             axes = figure.add_axes((x / width, y / total, (pitch - BETWEEN) / width, height / total))
-            axes.set_title(title.replace("_", " "))
+            room = (pitch - 0.1) / (text_width(title) or 1.0)
+            axes.set_title(title.replace("_", " "), fontsize=max(6.0, min(9.0, 8 * room)))
             draw(axes, title, column == 0)
+        if key is not None:
+            axes = figure.add_axes((0, 0, 1, key.height / total))
+            axes.set(xlim=(0, width), ylim=(0, key.height))
+            axes.set_axis_off()
+            key.draw(axes)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(text.getvalue(), name, label)

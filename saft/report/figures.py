@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from saft.report.arm_summary import MergeSummary
-from saft.report.drawing import NAMED, mark_of, panels, stroke_of
+from saft.report.drawing import NAMED, SMALLEST_SPAN, mark_of, panels
 from saft.report.headline import Headline
 from saft.report.over_seeds import OverSeeds
+from saft.report.scale_curves import Curve, curves_figure
 from saft.report.summary import Summary
 from saft.report.verdict import in_words
 from saft.report.with_interval import Estimate
@@ -17,7 +17,6 @@ from saft.tasks.metric import Metric
 
 __all__ = ["curve_figure", "headline_figure", "score_figure", "task_figure"]
 
-SMALLEST_SPAN = 0.05  # of the largest value
 NARROW = 4.0  # inches: wide enough to be read beside the answer, and on a telephone
 
 
@@ -181,39 +180,20 @@ def curve_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
     Args:
         summary, size, metric, colour, name: as in `score_figure`.
     """
-    rows = summary.of_size(size)
-
-    def draw(axes: Any, method: str, leftmost: bool) -> None:
-        for row in rows:
-            merge = row.by_metric[metric].merges.get(method)
-            if merge is not None and merge.curve:
-                _curve(axes, merge, metric, colour[row.arm])
-        axes.set_xlabel("scaling coefficient")
-        if leftmost:
-            axes.set_ylabel(f"validation {metric.name}{', ' * bool(metric.unit)}{metric.unit}")
-        axes.margins(0.06)
-        axes.grid(axis="y")
-
-    label = f"{size}: validation {in_words(metric)} over the scaling coefficient, by merge method and arm"
-    return panels(summary.methods, draw, name, label, abreast=4, height=1.9, left=0.6)
-
-
-def _curve(axes: Any, merge: MergeSummary, metric: Metric, colour: str) -> None:
-    curve = merge.curve
-    coefficients = list(curve)
-    means = [metric.scale * values.mean for values in curve.values()]
-    shade = NAMED[colour]
-    axes.plot(coefficients, means, **mark_of(colour) | stroke_of(colour))
-    if all(values.deviation is not None for values in curve.values()):
-        low, high = (
-            [metric.scale * end for end in ends] for ends in zip(*map(_band, curve.values()), strict=True)
-        )
-        axes.fill_between(coefficients, low, high, color=shade, alpha=0.12, linewidth=0)
-    chosen = sorted(set(merge.shared_coefficients.values()) & set(coefficients))
-    heights = [metric.scale * curve[coefficient].mean for coefficient in chosen]
-    axes.plot(chosen, heights, "o", markersize=10, markerfacecolor="none", markeredgecolor=shade)
-
-
-def _band(values: OverSeeds) -> tuple[float, float]:
-    deviation = values.deviation or 0.0
-    return values.mean - deviation, values.mean + deviation
+    curves: dict[str, dict[str, Curve]] = {method.replace("_", " "): {} for method in summary.methods}
+    chosen: dict[str, dict[str, list[float]]] = {title: {} for title in curves}
+    for row in summary.of_size(size):
+        for method, merge in row.by_metric[metric].merges.items():
+            title = method.replace("_", " ")
+            curves[title][row.arm] = merge.curve
+            chosen[title][row.arm] = sorted(set(merge.shared_coefficients.values()) & set(merge.curve))
+    return curves_figure(
+        curves,
+        {row.arm: colour[row.arm] for row in summary.of_size(size)},
+        name,
+        f"{size}: validation {in_words(metric)} over the scaling coefficient, by merge method and arm",
+        along="scaling coefficient",
+        up=f"validation {metric.name}{', ' * bool(metric.unit)}{metric.unit}",
+        scale=metric.scale,
+        rings=chosen,
+    )

@@ -39,7 +39,7 @@ def page(results: Results) -> str:
     )
     environment.filters.update(
         score=_score,
-        percent=lambda values: "–" if values is None else values.written(100, 1),
+        percent=lambda values: "–" if values is None else f"{100 * values.mean:.1f}",
         measured=with_spread,
         heading=heading,
         points=points,
@@ -51,6 +51,7 @@ def page(results: Results) -> str:
         known=lambda value: "–" if value is None else value,
         coefficients=_coefficients,
         steps=_steps,
+        gigabytes=lambda values: "–" if values is None else values.written(1e-9, 2),
         seconds=lambda values: "–" if values is None else values.written(1, 1 if values.mean < 100 else 0),
     )
     return (
@@ -63,10 +64,11 @@ def page(results: Results) -> str:
             question=_question(results),
             headlines=answers,
             answers=_answers(answers, colour),
-            figures=_figures(summary, answers, colour),
+            figures=_figures(results, summary, answers, colour),
+            training=_training(results, summary, colour),
             config=json.dumps(results.config, indent=2, ensure_ascii=False),
             shown=_shown(results, summary),
-            largest=_largest(results, summary),
+            measured_figures=_measured_figures(results, summary, colour),
         )
         + "\n"
     )
@@ -97,21 +99,25 @@ def _answers(answers: list[Headline], colour: Mapping[str, str]) -> list[Any]:
 
 
 def _figures(
-    summary: Summary, answers: list[Headline], colour: Mapping[str, str]
+    results: Results, summary: Summary, answers: list[Headline], colour: Mapping[str, str]
 ) -> dict[tuple[str, Metric], dict[str, Any]]:
-    """Return the SVG elements: (train size, metric) -> "scores", "tasks" and "curves"."""
+    """Return the SVG elements: (train size, metric) -> name of the figure -> element."""
     from markupsafe import Markup
 
+    from saft.report.expert_figures import lost_figure, retained_figure
     from saft.report.figures import curve_figure, score_figure, task_figure
 
     figures = {}
     for i, answer in enumerate(answers):
         size, metric = answer.train_size, answer.metric
         of = (summary, size, metric, colour)
+        rows, tasks = summary.of_size(size), summary.tasks_of[metric]
         figures[size, metric] = {
             "scores": Markup(score_figure(*of, f"scores{i}")),
             "tasks": Markup(task_figure(answer, colour, f"tasks{i}")),
-            "curves": Markup(curve_figure(*of, f"curves{i}") if summary.methods else ""),
+            "curves": Markup(curve_figure(*of, f"curves{i}")),
+            "retained": Markup(retained_figure(rows, metric, tasks, colour, f"retained{i}")),
+            "lost": Markup(lost_figure(rows, metric, tasks, results.quantities, colour, f"lost{i}")),
         }
     return figures
 
@@ -139,26 +145,45 @@ def _steps(row: ArmSummary) -> str:
     return str(taken[0]) if len(taken) == 1 else f"{taken[0]} to {taken[-1]}"
 
 
+def _training(results: Results, summary: Summary, colour: Mapping[str, str]) -> dict[str, Any]:
+    """Return train size -> SVG element of the training losses."""
+    from markupsafe import Markup
+
+    from saft.report.expert_figures import training_figure
+
+    return {
+        size: Markup(training_figure(results, size, colour, f"training{i}"))
+        for i, size in enumerate(summary.train_sizes)
+    }
+
+
+def _measured_figures(
+    results: Results, summary: Summary, colour: Mapping[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return train size -> heading, SVG element and caption of everything that was measured."""
+    from markupsafe import Markup
+
+    from saft.report.measured_figures import measured_figures
+
+    return {
+        size: [
+            {"heading": figure.heading, "svg": Markup(figure.svg), "caption": figure.caption}
+            for figure in measured_figures(
+                summary.of_size(size), results.quantities, summary.tasks, colour, f"measured{i}"
+            )
+        ]
+        for i, size in enumerate(summary.train_sizes)
+    }
+
+
 def _shown(results: Results, summary: Summary) -> dict[str, list[str]]:
-    """Return "set", "task", "pair" -> quantities of this sort that an arm has; "all" -> those with a mean."""
+    """Return "mean" -> quantities of which an arm has a mean, "task" -> those that each task has."""
     rows = summary.rows.values()
-    shown: dict[str, list[str]] = {"all": [], "set": [], "task": [], "pair": []}
-    for name, quantity in results.quantities.items():
-        of_rows = [row.measured[name] for row in rows]
-        if any(of_row.mean is not None for of_row in of_rows):
-            shown["all"].append(name)
-        if any(of_row.mean is not None or of_row.tasks or of_row.pairs for of_row in of_rows):
-            shown[quantity.per].append(name)
-    return shown
-
-
-def _largest(results: Results, summary: Summary) -> dict[tuple[str, str], float]:
-    """Return (train size, quantity) -> its largest magnitude of two tasks, the full colour of its maps."""
-    largest = {}
-    for size in summary.train_sizes:
-        for name, quantity in results.quantities.items():
-            if quantity.per == "pair":
-                maps = [row.measured[name].pairs for row in summary.of_size(size)]
-                pairs = (abs(v) for of in maps for s, row in of.items() for t, v in row.items() if s != t)
-                largest[size, name] = max(pairs, default=0.0) or 1.0
-    return largest
+    return {
+        "mean": [n for n in results.quantities if any(row.measured[n].mean is not None for row in rows)],
+        "task": [
+            name
+            for name, quantity in results.quantities.items()
+            if quantity.per == "task" and any(row.measured[name].numbers for row in rows)
+        ],
+    }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["OverSeeds", "signed"]
+__all__ = ["OverSeeds", "complete_mean", "finite_over_seeds", "signed"]
 
 # Two-sided 95 % points of Student's t with 1, 2, ... 10 degrees of freedom; beyond, the last (a bit wide).
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -62,6 +62,28 @@ class OverSeeds:
         """Return `mean ± deviation`, each times `scale`; the mean only for one seed."""
         text = f"{scale * self.mean:.{decimals}f}"
         return text if self.deviation is None else f"{text} ± {scale * self.deviation:.{decimals}f}"
+
+
+def finite_over_seeds(by_seed: Mapping[int, float | None]) -> OverSeeds | None:
+    """Return the figures that are known and finite; None where none is.
+
+    Args:
+        by_seed: seed -> value, or None where it is not known.
+    """
+    known = {seed: value for seed, value in by_seed.items() if value is not None and math.isfinite(value)}
+    return OverSeeds(known) if known else None
+
+
+def complete_mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean; None where one value is not known or not finite: of some, it means something else.
+
+    Example:
+        >>> complete_mean([1.0, 2.0]), complete_mean([1.0, None])
+        (1.5, None)
+    """
+    known = [math.nan if value is None else value for value in values]
+    mean = statistics.fmean(known) if known else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def signed(value: float, scale: float = 1.0, decimals: int = 1) -> str:

@@ -120,6 +120,8 @@ def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Table]:
         Column("passes", {arm: Text(f"{f.passes:g}") for arm, f in facts.items()}),
         Column("seconds", {row.arm: Text(_seconds(row.seconds)) for row in rows}),
     ]
+    if any(row.memory is not None for row in rows):
+        columns.append(Column("memory, GB", {row.arm: Text(_gigabytes(row.memory)) for row in rows}))
     return stacked("Cost of one expert", "arm", list(facts), columns)
 
 
@@ -158,6 +160,10 @@ def _written(values: OverSeeds | None, metric: Metric) -> str:
 
 def _seconds(values: OverSeeds | None) -> str:
     return "–" if values is None else values.written(1.0, 1 if values.mean < 100 else 0)
+
+
+def _gigabytes(values: OverSeeds | None) -> str:
+    return "–" if values is None else values.written(1e-9, 2)
 
 
 def _legend(results: Results, summary: Summary) -> str:

@@ -119,6 +119,8 @@ def test_a_file_that_does_not_fit_is_told_by_its_key(text, message):
         (("cells", 0, "merges", "average", "shared", "test"), {}, "merges.average: its scores must be of"),
         (("protocol", "tests"), False, "merges.average: protocol.tests is False, which its test scores"),
         (("cells", 0, "measured", "drift"), 0.5, "measured.drift: quantities does not say what it is"),
+        (("cells", 0, "measured", "norm"), 0.5, "measured.norm: is not nested as quantities says: task"),
+        (("cells", 0, "measured", "sign_conflict"), {"a": 1}, "is not nested as quantities says: no axes"),
         (("protocol", "seeds"), [0, 0], "a seed appears twice"),
     ],
 )

@@ -99,13 +99,24 @@ def test_measured_quantities_whatever_they_are():
     first = cells(results, "asam")[0]["measured"]
     pairs = [first["cosine"][s][t] for s in TASKS for t in TASKS if s != t]
     assert row.measured["cosine"].mean.mean == pytest.approx(fmean(pairs))
-    assert row.measured["cosine"].pairs["reuters"]["tweets"] == pytest.approx(
+    assert row.measured["cosine"].numbers["reuters", "tweets"].mean == pytest.approx(
         first["cosine"]["reuters"]["tweets"]
     )
     assert row.measured["norm"].mean.by_seed[0] == pytest.approx(fmean(first["norm"].values()))
     assert row.measured["sign_conflict"].mean.mean == pytest.approx(0.83)
     assert row.measured["sharpness"].mean.mean == pytest.approx(0.06)
     assert row.measured["drift"].mean.mean == 0.25
+
+
+def test_memory_is_the_most_of_any_expert():
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam"))
+    for n, cell in enumerate(cells(results, "sam")):
+        for i, expert in enumerate(cell["experts"].values()):
+            expert["memory"] = 1e9 * (i + n)
+    del cells(results, "sam")[1]["experts"]["tweets"]["memory"]
+    rows = summarize(typed(results)).rows
+    assert rows["limited", "sam"].memory.by_seed == {0: 3e9}  # of the other seed, one is not known
+    assert rows["limited", "adamw"].memory is None
 
 
 def test_seconds_are_those_of_an_expert():
@@ -194,8 +205,8 @@ def test_what_is_not_finite_is_in_no_mean_and_is_told():
     summary = summarize(typed(results))
     row = summary.rows["limited", "sam"]
     assert row.measured["sharpness"].mean is None
-    assert "tweets" not in row.measured["sharpness"].tasks
-    assert row.measured["sharpness"].tasks["reuters"].n == 2
+    assert ("tweets",) not in row.measured["sharpness"].numbers
+    assert row.measured["sharpness"].numbers["reuters",].n == 2
     assert set(row.by_metric[METRIC].merges["ties"].shared.mean.by_seed) == {0}
     assert set(row.by_metric[METRIC].merges["ties"].shared.tasks["reuters"].by_seed) == {0, 1}
     assert summary.missing == [

@@ -78,6 +78,7 @@
     if (!svg) continue;
     const buttons = document.createElement("div");
     buttons.className = "save";
+    buttons.append("Save as");
     for (const [label, write] of [["SVG", asSvg], ["PNG", asPng]]) {
       const button = document.createElement("button");
       button.type = "button";
