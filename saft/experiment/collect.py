@@ -94,6 +94,8 @@ class _Figures:
             steps=training.steps,
             seconds=training.seconds,
             passes=self.session.resolved.arms[cell.arm].passes,
+            memory=training.memory,
+            losses=training.losses,
         )
 
     def _merge(self, cell: Cell, method: str) -> MergeFigures:

@@ -20,12 +20,16 @@ class Training:
         steps: optimizer steps that were taken, or chosen.
         seconds: wall time.
         device: what it was computed on, as reports call it.
+        memory: the most that it took, bytes; None where it is not known.
+        losses: (step, loss of its batch), as they were logged.
     """
 
     validation: Score
     steps: int
     seconds: float | None
     device: str
+    memory: float | None = None  # figures of earlier versions have neither
+    losses: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from saft.training.data_parallel import Replicas
 from saft.training.loggers import loggers
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.peak_memory import PeakMemory
 from saft.training.ranks import Order, launch
 from saft.training.train_result import TrainResult, inputs, write
 from saft.training.trainer import (
@@ -174,10 +175,10 @@ def _train(
     """Load, fit, score, and write the checkpoint folder, in the first of the processes."""
     config, task, splits = order.config, ready.task, ready.splits
     model = task.model(task.load_trunk())
-    steps, seconds, validation = _fit(model, ready, order, progress, strategy)
+    steps, cost, validation = _fit(model, ready, order, progress, strategy)
     if validation is None:
         return None
-    result = TrainResult(Path(config.out), validation, task.metric, steps, seconds, str(ready.device))
+    result = TrainResult(Path(config.out), validation, task.metric, steps, device=str(ready.device), **cost)
     read = inputs(ready.declared, config)
     write(model, task, config, result, splits, read, order.work / "logs", order.overwrite)
     return result
@@ -202,12 +203,12 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
 
 def _fit(
     model: TaskModel, ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None
-) -> tuple[int, float, Score | None]:
+) -> tuple[int, dict[str, Any], Score | None]:
     """Train the model in place.
 
     Returns:
-        The steps of the weights that it holds, the seconds, and its validation score; None but for the first
-        process.
+        The steps of the weights that it holds, its seconds and memory by name, and its validation score; None
+        but for the first process.
     """
     config, work, task, splits = order.config, order.work, ready.task, ready.splits
     options = config.training
@@ -223,7 +224,7 @@ def _fit(
 
         best = work / "best.safetensors"
         select = SelectSteps(options.select_steps, lambda: score().value, task.metric, best)
-        watch = Stopwatch()
+        watch, memory = Stopwatch(), PeakMemory()
         average = None
         if options.averaging is not None:
             average = RunningAverage(averaging(**options.averaging), options.steps)
@@ -233,6 +234,7 @@ def _fit(
             StopOnNonFinite(),
             ShowProgress(progress, training_cost(options) / options.steps),
             watch,
+            memory,
             SaveEvery(config.checkpoint_every, work / LAST),
         ]
         own: dict[str, Any] = {
@@ -256,7 +258,8 @@ def _fit(
         if options.select_steps:
             select.restore_best(trainer)
     validation = score() if strategy is None else strategy.finish(score)
-    return select.best if options.select_steps else options.steps, watch.seconds, validation
+    cost = {"seconds": watch.seconds, "memory": memory.bytes}
+    return select.best if options.select_steps else options.steps, cost, validation
 
 
 def _workers(config: TrainConfig, splits: Splits, device: torch.device) -> int:

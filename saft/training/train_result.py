@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -35,7 +36,8 @@ from saft.training.options import TrainConfig, TrainingOptions
 
 __all__ = ["TrainResult", "inputs", "versions", "write"]
 
-SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds never are
+LOSSES = "logs/metrics.csv"
+SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds and memory never are
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class TrainResult:
         steps: the optimizer steps of the weights that were kept.
         seconds: that the steps took, interruptions left out; None where it is not known.
         device: that trained; None where it is not known.
+        memory: the most that it took, bytes; None where it is not known.
     """
 
     folder: Path
@@ -57,6 +60,15 @@ class TrainResult:
     steps: int
     seconds: float | None = field(default=None, compare=False)
     device: str | None = field(default=None, compare=False)
+    memory: float | None = field(default=None, compare=False)
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """Steps that were taken, and the loss of the last one's batch, as logged; nothing without a log."""
+        with suppress(OSError, ValueError, KeyError), (self.folder / LOSSES).open("r", newline="") as file:
+            rows = [(int(r["step"]) + 1, float(r["loss"])) for r in csv.DictReader(file) if r["loss"]]
+            return [(step, loss) for step, loss in rows if math.isfinite(loss)]
+        return []
 
     def __str__(self) -> str:
         return (
@@ -110,7 +122,7 @@ def write(
         task.save_head(model, folder)
         if logs.is_dir():
             shutil.copytree(logs, folder / "logs")
-            timing = {"seconds": result.seconds, "device": result.device}
+            timing = {"seconds": result.seconds, "device": result.device, "memory": result.memory}
             (folder / SECONDS).write_text(json.dumps(timing) + "\n", "utf-8")
         write_manifest(
             folder,

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow  # a whole run each
 def figures(folder: Path) -> dict[str, str]:
     """Return every figure of the cell, without times, which no two runs share."""
     return {
-        str(file.relative_to(folder)): re.sub(r'"seconds": [0-9.e-]+', "", file.read_text())
+        str(file.relative_to(folder)): re.sub(r'"(seconds|memory)": [0-9.e-]+', "", file.read_text())
         for file in sorted((folder / "figures/all").rglob("*.json"))
     }
 

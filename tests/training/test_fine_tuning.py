@@ -327,6 +327,10 @@ def test_what_is_told_of_a_training(settings: TrainConfig) -> None:
     assert read.seconds == result.seconds
     assert read.seconds is not None
     assert read.device == "cpu"
+    assert read.memory == result.memory
+    assert 0 < read.losses[-1][0] <= settings.training.steps
+    assert all(0 < loss < 10 for _, loss in read.losses)
+    assert dataclasses.replace(read, folder=result.folder / "nowhere").losses == []
     infinite = manifest["metrics"]["validation"] | {"value": float("inf")}
     for metrics, told in (
         ({}, "metrics: is not what a training leaves"),

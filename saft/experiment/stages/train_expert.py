@@ -28,6 +28,8 @@ from saft.training.train_result import TrainResult, inputs
 
 __all__ = ["expert_folder", "expert_steps"]
 
+MOST_LOSSES = 200  # of a training that are kept for its curve
+
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     """Yield the steps of one expert: train, measure the sharpness, test.
@@ -44,7 +46,14 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
 
     def trained(bar: Bar) -> Training:
         result = _trained(session, cell, task, bar)
-        return Training(result.validation, result.steps, result.seconds, device_name(session.device))
+        return Training(
+            result.validation,
+            result.steps,
+            result.seconds,
+            device_name(session.device),
+            result.memory,
+            result.losses[:: -(-len(result.losses) // MOST_LOSSES) or 1],
+        )
 
     def sharp(_: Bar) -> Measurement:
         model = session.model(task, expert_folder(session, cell, task), cell.arm)

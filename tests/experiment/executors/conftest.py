@@ -43,7 +43,7 @@ def figures() -> Figures:
     def figures(folder: Path) -> dict[str, str]:
         """Return every file of figures without the seconds, and the bytes of every model."""
         texts = {
-            str(file.relative_to(folder)): re.sub(r'"seconds": [^,}]+', "", file.read_text())
+            str(file.relative_to(folder)): re.sub(r'"(seconds|memory)": [^,}]+', "", file.read_text())
             for file in sorted((folder / "figures").rglob("*.json"))
         }
         models = {

@@ -1,0 +1,65 @@
+"""The most memory that a training takes: what is allocated on a GPU, else what the process holds."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+__all__ = ["PeakMemory"]
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class PeakMemory(L.Callback):
+    """Measure the peak of memory from the first step to the last; of several devices, the first's.
+
+    On a GPU it is what PyTorch has allocated there at once. On a CPU it is what the process held in memory
+    (its resident set), the model, its data and the libraries among it; Linux alone can count it from the
+    first step on, so that elsewhere it is not known.
+    """
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None
+        self._counts = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to count."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+            self._counts = True
+            return
+        with suppress(OSError):
+            _RESET.write_text("5")
+            self._counts = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the peak, also over an interrupted run before."""
+        if not self._counts:
+            return
+        if pl_module.device.type == "cuda":
+            peak: int | None = torch.cuda.max_memory_allocated(pl_module.device)
+        else:
+            peak = _peak_of_process()
+        if peak is not None:
+            self.bytes = max(peak, self.bytes or 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the peak until now, for Lightning's checkpoint."""
+        return {"bytes": self.bytes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the peak of an interrupted run."""
+        self.bytes = state_dict["bytes"]
+
+
+def _peak_of_process() -> int | None:
+    """Return the largest resident set since the count began, bytes."""
+    with suppress(OSError):
+        for line in _STATUS.read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None
