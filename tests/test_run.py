@@ -89,6 +89,7 @@ def test_everything_is_there(finished: Path, mapping: dict[str, Any]) -> None:
             assert set(merge.shared.test or ()) == {"colour", "size"}
             coefficients = {point.coefficient for point in merge.curve}
             assert {merge.shared.coefficient, *merge.per_task.coefficients.values()} <= coefficients
+            assert [candidate.values["scaling"] for candidate in merge.search] == sorted(coefficients)
         assert set(cell.measured["cosine"]) == {"colour", "size"}
         assert (cell.seconds or 0) > 0
         for expert in cell.experts.values():

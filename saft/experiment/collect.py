@@ -6,7 +6,8 @@ from typing import Any
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
-from saft.experiment.figure_files import ChoiceTest, Measurement, Training
+from saft.experiment.figure_files import ChoiceTest, Measurement, Training, ValidatedCandidate
+from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
 from saft.experiment.stages import choice, interference_name, measured_name, merge_name
 from saft.interference.quantity import Quantity
@@ -19,6 +20,7 @@ from saft.report.cell_result import (
     CurvePoint,
     ExpertResult,
     MergeFigures,
+    SearchedCandidate,
 )
 from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
 from saft.tasks import Score
@@ -108,7 +110,17 @@ class _Figures:
             curve=[CurvePoint(coefficient, scores[coefficient]) for coefficient in sorted(scores)],
             shared=Chosen(made.shared, test.shared if test else None),
             per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
+            search=[self._searched(cell, point) for point in made.curve],
         )
+
+    def _searched(self, cell: Cell, point: ValidatedCandidate) -> SearchedCandidate:
+        values = {task: score.value for task, score in point.validation.items()}
+        experts = {
+            task: self._folder.known(f"{cell}/experts/{task}/training", Training).validation.value
+            for task in values
+        }
+        worth = mean_normalized(values, experts, self.session.metrics)
+        return SearchedCandidate({**point.parameters, "scaling": point.candidate}, worth)
 
     def _measured(self, name: str) -> dict[str, Any]:
         figures = self._folder.known(name, Measurement)

@@ -21,6 +21,7 @@ __all__ = [
     "ExpertResult",
     "Measurements",
     "MergeFigures",
+    "SearchedCandidate",
     "Split",
 ]
 
@@ -108,13 +109,34 @@ class ChosenPerTask:
 
 
 @dataclass(frozen=True)
+class SearchedCandidate:
+    """One evaluation of a search: validation examples of all tasks, once.
+
+    Args:
+        values: what was searched -> its value, the scaling coefficient ("scaling") among it.
+        worth: by which the best is chosen: validation score over that of the expert, mean over tasks.
+    """
+
+    values: dict[str, float]
+    worth: Number
+
+
+@dataclass(frozen=True)
 class MergeFigures:
-    """The experts of one cell merged by one method."""
+    """The experts of one cell merged by one method.
+
+    Args:
+        parameters: of the method, those that were searched as they were chosen.
+        curve: the merge of these parameters at each coefficient that was tried.
+        shared, per_task: what was chosen on the curve.
+        search: every evaluation, in its order; empty where it is not known.
+    """
 
     parameters: dict[str, Any]
     curve: list[CurvePoint]
     shared: Chosen
     per_task: ChosenPerTask
+    search: list[SearchedCandidate] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The files of a report, each either complete or absent: results.json and report.html."""
+"""The files of a report, each either complete or absent: results.json, report.html, and tables/."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from rich.text import Text
 
 from saft.errors import UserError
 from saft.files.staging import write_text
+from saft.report.csv_tables import csv_tables
+from saft.report.latex_tables import latex_tables
 from saft.report.results import Results, from_json, to_json
+from saft.report.summary import summarize
 from saft.report.terminal import table
 
 __all__ = ["read", "rewrite", "write"]
 
 
 def write(results: Results, folder: str | Path) -> None:
-    """Write `results.json` and `report.html` into `folder`, under temporary names first.
+    """Write `results.json`, `report.html` and `tables/` into `folder`, each under a temporary name first.
 
     The same results give the same bytes. JSON has no infinity: a number that is not finite becomes null.
 
@@ -29,9 +32,12 @@ def write(results: Results, folder: str | Path) -> None:
 
     folder = Path(folder)
     text = to_json(results)
-    html = page(from_json(text))  # what a later call makes of the file, to the byte
+    results = from_json(text)  # what a later call makes of the file, to the byte
+    html, summary = page(results), summarize(results)
     write_text(folder / "results.json", text)
     write_text(folder / "report.html", html)
+    for name, table_text in (csv_tables(results, summary) | latex_tables(results, summary)).items():
+        write_text(folder / "tables" / name, table_text)
 
 
 def read(folder: str | Path) -> Results:

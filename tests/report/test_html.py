@@ -58,6 +58,7 @@ def checked(html):
     return checker
 
 
+SMALL = {"seeds": (0, 1), "arms": ("adamw", "sam"), "methods": ("average", "ties")}  # drawn in less time
 VARIANTS = [
     {},
     {"seeds": (0,)},
@@ -75,7 +76,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_is_well_formed_and_needs_nothing_from_outside(options):
-    html = page(made_up(**options))
+    html = page(made_up(**(SMALL | options if options else {})))
     checker = checked(html)
     assert all(address.startswith("#") for address in checker.addresses)
     assert checker.elements.count("script") == 1  # its own, which has no address
@@ -88,14 +89,14 @@ def test_is_well_formed_and_needs_nothing_from_outside(options):
 
 
 def test_the_same_results_give_the_same_bytes_in_another_process():
-    results = made_up(seeds=(0, 1), methods=("ties",))
+    results = made_up(seeds=(0, 1), arms=("adamw", "sam"), methods=("ties",))
     program = (
         "from saft.report.html import page; from tests.report.made_up import made_up;"
-        "import sys; results = made_up(seeds=(0, 1), methods=('ties',));"
+        "import sys; results = made_up(seeds=(0, 1), arms=('adamw', 'sam'), methods=('ties',));"
         "sys.stdout.buffer.write(page(results).encode())"
     )
     again = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert again.stdout.decode() == page(results) == page(results)
+    assert again.stdout.decode() == page(results)
 
 
 def test_says_everything_in_order():

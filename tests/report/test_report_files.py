@@ -12,15 +12,22 @@ from saft.errors import UserError
 from saft.report import read, rewrite, write
 from tests.report.made_up import made_up, mapping, typed
 
-FILES = ["report.html", "results.json"]
+TABLES = {f"tables/{name}.csv" for name in ("scores", "gains", "costs", "searches", "measured")} | {
+    f"tables/{name}.tex" for name in ("scores", "tasks", "gains", "costs")
+}
+FILES = {"report.html", "results.json"} | TABLES
 SMALL = {"seeds": (0,), "arms": ("adamw", "sam"), "methods": ("average", "ties")}  # drawn in less time
 
 
-def test_writes_both_files_and_nothing_else(tmp_path):
+def files(folder):
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_writes_all_files_and_nothing_else(tmp_path):
     results = made_up(**SMALL)
     write(results, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert files(folder) == FILES
     assert read(folder) == results
 
 
@@ -64,7 +71,8 @@ def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write(made_up(**SMALL | {"seeds": (1,)}), tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert files(tmp_path) == FILES
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
 
 
 def test_pages_are_written_anew_from_the_results(tmp_path, capsys):

@@ -1,0 +1,124 @@
+"""The figures of a report as CSV, a number a cell, raw and in full: what others compute with."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+from saft.report.arm_summary import ArmSummary, ScoreSummary
+from saft.report.over_seeds import OverSeeds
+from saft.report.results import Results
+from saft.report.searched import searches
+from saft.report.summary import Summary
+
+__all__ = ["csv_tables"]
+
+OVER_SEEDS = ("mean", "deviation", "low", "high", "seeds")
+
+
+def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
+    """Return name of a file -> its text. The same results give the same text.
+
+    `scores.csv`: experts, merged models and the pretrained one, by task and over tasks; `gains.csv`: arm
+    against arm; `costs.csv`: passes, seconds and bytes; `searches.csv`: what was tried and chosen;
+    `measured.csv`: each measured number.
+    Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
+
+    Args:
+        results: the experiment.
+        summary: of it.
+    """
+    return {
+        "scores.csv": _text(
+            ("train_size", "arm", "model", "coefficient", "task", "metric", *OVER_SEEDS), _scores(summary)
+        ),
+        "gains.csv": _text(
+            ("train_size", "arm", "against", "of", "metric", *OVER_SEEDS, "standard_error", "outcome"),
+            _gains(summary),
+        ),
+        "costs.csv": _text(
+            ("train_size", "arm", "passes", "steps", "seconds", "seconds_deviation", "memory_bytes"),
+            _costs(results, summary),
+        ),
+        "searches.csv": _text(
+            ("train_size", "arm", "method", "evaluations", "tried", "chosen", "validation_of_experts"),
+            _searches(results, summary),
+        ),
+        "measured.csv": _text(
+            ("train_size", "arm", "quantity", "unit", "scale", "of", *OVER_SEEDS), _measured(results, summary)
+        ),
+    }
+
+
+def _text(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _values(values: OverSeeds) -> tuple[object, ...]:
+    low, high = values.interval or (None, None)
+    return values.mean, values.deviation, low, high, values.n
+
+
+def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:
+    for metric, tasks in summary.tasks_of.items():
+        for task in tasks:
+            if task in summary.base:
+                only = summary.base[task], None, None, None, None
+                yield None, None, "pretrained", None, task, metric.name, *only
+    for row in summary.rows.values():
+        for metric, of_metric in row.by_metric.items():
+            models: list[tuple[str, str, ScoreSummary]] = [("experts", "", of_metric.experts)]
+            for method, merge in of_metric.merges.items():
+                models += [(method, "shared", merge.shared), (method, "per_task", merge.per_task)]
+            for model, coefficient, scores in models:
+                means = {"mean over tasks": scores.mean} if scores.mean is not None else {}
+                for task, values in (scores.tasks | means).items():
+                    yield (row.train_size, row.arm, model, coefficient, task, metric.name, *_values(values))
+
+
+def _gains(summary: Summary) -> Iterator[tuple[object, ...]]:
+    for compared in summary.comparisons:
+        names = compared.train_size, compared.arm, compared.baseline
+        for of, gain in (("merged", compared.merged), ("experts", compared.experts)):
+            yield (
+                *names, of, compared.metric.name, *_values(gain.values), gain.standard_error, gain.outcome
+            )  # fmt: skip
+        for method, values in compared.by_method.items():
+            yield *names, method, compared.metric.name, *_values(values), None, None
+
+
+def _costs(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:
+    for row in summary.rows.values():
+        facts = results.arms[row.arm]
+        seconds = (None, None) if row.seconds is None else (row.seconds.mean, row.seconds.deviation)
+        memory = None if row.memory is None else row.memory.mean
+        yield row.train_size, row.arm, facts.passes, facts.steps, *seconds, memory
+
+
+def _searches(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:
+    for size in summary.train_sizes:
+        for search in searches(results, size):
+            tried = search.arm, search.method, search.evaluations, search.tried
+            yield size, *tried, search.chosen, search.worth
+
+
+def _measured(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:
+    for row in summary.rows.values():
+        for name, quantity in results.quantities.items():
+            yield from (
+                (row.train_size, row.arm, name, quantity.unit, quantity.scale, of, *_values(values))
+                for of, values in _numbers(row, name)
+            )
+
+
+def _numbers(row: ArmSummary, name: str) -> Iterator[tuple[str, OverSeeds]]:
+    measured = row.measured[name]
+    for key, values in measured.numbers.items():
+        yield " | ".join(key), values
+    if measured.mean is not None and () not in measured.numbers:
+        yield "mean", measured.mean

@@ -1,0 +1,144 @@
+"""The tables of a report in LaTeX, as papers print them: booktabs, a plain file each, to be `\\input`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from saft.report.arm_summary import MetricSummary, ScoreSummary
+from saft.report.over_seeds import OverSeeds
+from saft.report.results import Results
+from saft.report.summary import Summary
+from saft.report.verdict import differences_of, in_words, interval, points
+from saft.tasks.metric import Metric
+
+__all__ = ["escaped", "latex_tables"]
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "–": "--", "−": "$-$", "±": r"$\pm$", "λ": r"$\lambda$",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
+MISSING = "–"
+
+
+def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
+    """Return name of a file -> its text, a table for each train size and metric. It needs `booktabs` only.
+
+    `scores.tex`: experts and merges with the shared coefficient, mean over tasks; `tasks.tex`: the same, task
+    by task; `gains.tex`: arm against arm; `costs.tex`: passes, seconds and memory.
+
+    Args:
+        results: the experiment.
+        summary: of it.
+    """
+    each = [(size, metric) for size in summary.train_sizes for metric in summary.metrics]
+    makers: dict[str, Callable[[Summary, str, Metric], str]] = {
+        "scores.tex": _scores,
+        "tasks.tex": _tasks,
+        "gains.tex": _gains,
+    }
+    tables = {name: "\n".join(make(summary, *of) for of in each) for name, make in makers.items()}
+    return tables | {"costs.tex": "\n".join(_costs(results, summary, size) for size in summary.train_sizes)}
+
+
+def escaped(text: str) -> str:
+    r"""Return a text as LaTeX prints it.
+
+    Args:
+        text: of any characters.
+
+    Example:
+        >>> print(escaped("adamw_2x: 5 % ± 1"))
+        adamw\_2x: 5 \% $\pm$ 1
+    """
+    return re.sub("|".join(map(re.escape, SPECIAL)), lambda match: SPECIAL[match[0]], text)
+
+
+def _table(about: str, heading: Sequence[str], names: int, rows: Sequence[Sequence[str]]) -> str:
+    """Return a tabular; its first columns are names, and a comment above says what it is."""
+    lines = [
+        f"% {' '.join(about.split())}",
+        rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(heading) - names)}}}",
+        r"\toprule",
+        " & ".join(map(escaped, heading)) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _written(values: OverSeeds | None, metric: Metric, best: float | None = None) -> str:
+    if values is None:
+        return escaped(MISSING)
+    text = escaped(values.written(metric.scale, metric.digits))
+    return rf"\textbf{{{text}}}" if values.mean == best else text
+
+
+def _scores(summary: Summary, size: str, metric: Metric) -> str:
+    rows = summary.of_size(size)
+    best = {method: summary.best(size, metric, method, "shared") for method in summary.methods}
+    if len(rows) < 2:
+        best = dict.fromkeys(best)
+    cells = [
+        [
+            escaped(row.arm),
+            _written(row.by_metric[metric].experts.mean, metric),
+            *(_written(_shared(row.by_metric[metric], method), metric, best[method]) for method in best),
+        ]
+        for row in rows
+    ]
+    about = f"{size}: {summary.split} {in_words(metric)}, mean over tasks, one shared coefficient"
+    return _table(about, ["arm", "experts", *(m.replace("_", " ") for m in best)], 1, cells)
+
+
+def _shared(scores: MetricSummary, method: str) -> OverSeeds | None:
+    return scores.merges[method].shared.mean if method in scores.merges else None
+
+
+def _tasks(summary: Summary, size: str, metric: Metric) -> str:
+    tasks = summary.tasks_of[metric]
+    cells = []
+    for row in summary.of_size(size):
+        models: Mapping[str, ScoreSummary] = {"experts": row.by_metric[metric].experts} | {
+            method: merge.shared for method, merge in row.by_metric[metric].merges.items()
+        }
+        for model, scores in models.items():
+            values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
+            names = escaped(row.arm), escaped(model.replace("_", " "))
+            cells.append([*names, *(_written(value, metric) for value in values)])
+    about = f"{size}: {summary.split} {in_words(metric)}, task by task, one shared coefficient"
+    return _table(about, ["arm", "model", *tasks, "mean"], 2, cells)
+
+
+def _gains(summary: Summary, size: str, metric: Metric) -> str:
+    cells = [
+        [
+            escaped(c.arm),
+            escaped(c.baseline),
+            escaped(points(c.merged.values.mean, metric)),
+            escaped(interval(c.merged.values.interval, metric)),
+            escaped(points(c.experts.values.mean, metric)),
+            escaped(c.merged.outcome),
+        ]
+        for c in summary.comparisons
+        if (c.train_size, c.metric) == (size, metric)
+    ]
+    about = f"{size}: {differences_of(metric)} of merged {metric.name}, mean over tasks and merge methods"
+    heading = ["arm", "against", "merged", "95 % interval", "experts", "outcome"]
+    return _table(about, heading, 2, cells)
+
+
+def _costs(results: Results, summary: Summary, size: str) -> str:
+    cells = [
+        [
+            escaped(row.arm),
+            f"{results.arms[row.arm].passes:g}",
+            escaped(MISSING if row.seconds is None else row.seconds.written(1, 1)),
+            escaped(MISSING if row.memory is None else row.memory.written(1e-9, 2)),
+        ]
+        for row in summary.of_size(size)
+    ]
+    heading = ["arm", "passes", "seconds", "memory, GB"]
+    return _table(f"{size}: cost of one expert on {results.device}", heading, 1, cells)
