@@ -9,6 +9,7 @@ from saft.errors import UserError
 __all__ = ["EXTRAS", "require"]
 
 EXTRAS = {
+    "cmaes": "search",
     "mlflow": "mlflow",
     "optuna": "search",
     "peft": "peft",

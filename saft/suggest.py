@@ -5,108 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-
-from saft import config as configs
 from saft.errors import UserError
 from saft.experiment.halving import halving, merges_needed
-from saft.experiment.paired import PairedGain, paired_gain
-from saft.experiment.selection import error_of_mean_normalized, mean_normalized
+from saft.experiment.paired import paired_gain
+from saft.experiment.selection import Candidate, Trial, error_of_mean_normalized, mean_normalized
+from saft.experiment.weight_search import PLACES, weight_search, weights_of
+from saft.experiment.weighted_trunk import with_weights
 from saft.files.staging import refuse_file, write_text
 from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.progress import Bar, bar, note, waiting
-from saft.report.results import plain
+from saft.report.paired_gain import PairedGain
 from saft.suggest_config import SuggestConfig
 from saft.suggest_models import MergedModels
-from saft.tasks import Metric, Score
+from saft.suggest_result import SuggestResult, Tried, in_plain_values, in_words, merge_file
+from saft.tasks import Score
 
 __all__ = ["SuggestConfig", "SuggestResult", "Tried", "suggest"]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A merge that was evaluated.
-
-    Args:
-        merge: method, parameters and coefficient.
-        scores: task -> score on the examples that were searched on.
-        worth: mean over the tasks of the score in parts of the expert's.
-        error: its standard error from the finite number of examples; None where it is not known.
-    """
-
-    merge: MergeConfig
-    scores: dict[str, Score]
-    worth: float
-    error: float | None
-
-
-@dataclass(frozen=True)
-class SuggestResult:
-    """Everything that was tried, and the merge that is suggested.
-
-    Args:
-        tried: best first.
-        experts: task -> score of its own checkpoint on the examples that were searched on.
-        metrics: task -> what its scores are.
-        gains: method -> by how much the suggested merge is better than that method's best, on examples that
-            nothing was chosen on: the second best method, and the average.
-        examples: how many examples these are, of all tasks together.
-        file: the merge file that was written.
-    """
-
-    tried: list[Tried]
-    experts: dict[str, Score]
-    metrics: dict[str, Metric]
-    gains: dict[str, PairedGain]
-    examples: int
-    file: Path
-
-    @property
-    def best(self) -> Tried:
-        """The merge that is suggested."""
-        return self.tried[0]
-
-    @property
-    def sentences(self) -> list[str]:
-        """What is suggested, and how sure it is."""
-        said = [f"suggested: {in_words(self.best.merge)}"]
-        for name, gain in self.gains.items():
-            if gain.mean is None:
-                said.append(f"too few examples are left to compare it with {name}")
-                continue
-            how = (
-                "within the noise of"
-                if not gain.is_sure
-                else "better than"
-                if gain.mean > 0
-                else "worse than"
-            )
-            said.append(
-                f"it is {how} {name}: {gain.written()} in % of the experts' scores, on {self.examples} "
-                "examples that nothing was chosen on"
-            )
-        return said
-
-    def table(self) -> RenderableType:
-        """Return what was tried, best first, and what is suggested."""
-        heads = [f"{name}\n{m.name} {m.unit}".rstrip() for name, m in self.metrics.items()]
-        table = Table("merge", "mean, % of\nthe experts", "± 95 %", *heads)
-        table.add_row("experts", "100.0", "", *self._cells(self.experts))
-        for tried in self.tried:
-            half = "" if tried.error is None else f"{200 * tried.error:.1f}"
-            worth = f"{100 * tried.worth:.1f}" if math.isfinite(tried.worth) else "–"
-            table.add_row(in_words(tried.merge), worth, half, *self._cells(tried.scores))
-        return Group(table, *self.sentences, f"written: {self.file}; saft merge {self.file} OUT")
-
-    def _cells(self, scores: Mapping[str, Score]) -> list[str]:
-        return [metric.format(scores[task].value) for task, metric in self.metrics.items()]
 
 
 def suggest(config: SuggestConfig, overwrite: bool = False) -> SuggestResult:
@@ -143,7 +60,7 @@ def suggest(config: SuggestConfig, overwrite: bool = False) -> SuggestResult:
     with waiting("loading models and data ..."):
         models = MergedModels.of(config)
     merges = merges_needed(len(models.merges))
-    # The experts, each on its own task; at the end again, with the best, the second method and the average.
+    # The experts, each on its own task; at the end again, with the best and what it is compared with.
     evaluations = config.budget + 1 + 4
     note(
         f"at most {config.budget} merged models on up to {(config.examples + 1) // 2} examples of "
@@ -152,19 +69,9 @@ def suggest(config: SuggestConfig, overwrite: bool = False) -> SuggestResult:
     with bar(total=evaluations) as progress:
         result = _searched(models, config, progress)
     if config.trials is not None:
-        write_text(Path(config.trials), json.dumps(_plain(result), indent=2) + "\n")
-    write_text(out, _merge_file(result))
+        write_text(Path(config.trials), json.dumps(in_plain_values(result), indent=2) + "\n")
+    write_text(out, merge_file(result))
     return result
-
-
-def in_words(merge: MergeConfig) -> str:
-    """Return the method of a merge and its coefficient, where it has one.
-
-    Example:
-        >>> in_words(MergeConfig("ties", "base", ["a", "b"], scaling=0.9))
-        'ties at 0.9'
-    """
-    return merge.method if merge.scaling is None else f"{merge.method} at {merge.scaling:g}"
 
 
 def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> SuggestResult:
@@ -174,20 +81,38 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
     values = {task: score.value for task, score in experts.items()}
     progress.advance(1)
 
-    def worth(method: str, coefficient: float) -> float:
-        merge = models.merges[method]
-        if len(METHODS.get(method).scaling_grid) > 1:
-            merge = dataclasses.replace(merge, scaling=coefficient)
+    def evaluated(merge: MergeConfig) -> Tried:
         progress.stage(in_words(merge))
         scores = models.scores(merge, "search")
         mean = mean_normalized({task: score.value for task, score in scores.items()}, values, metrics)
         tried.append(Tried(merge, scores, mean, error_of_mean_normalized(scores, values, metrics)))
         progress.advance(1)
-        return mean
+        return tried[-1]
+
+    def worth(method: str, coefficient: float) -> float:
+        merge = models.merges[method]
+        if len(METHODS.get(method).scaling_grid) > 1:
+            merge = dataclasses.replace(merge, scaling=coefficient)
+        return evaluated(merge).worth
 
     kinds = {name: METHODS.get(name) for name in models.merges}
-    halving({name: (kind.scaling, kind.scaling_grid) for name, kind in kinds.items()}, worth, config.budget)
-    tried.sort(key=lambda one: math.inf if math.isnan(one.worth) else -one.worth)
+    of_weights = 0 if config.weights == "equal" else config.budget // 2
+    grids = {name: (kind.scaling, kind.scaling_grid) for name, kind in kinds.items()}
+    halving(grids, worth, config.budget - of_weights)
+    if of_weights:
+        sums = [one for one in tried if one.merge.method == "task_arithmetic"]
+        start = max(sums, key=_rank).merge
+        tasks, places = list(models.bound), PLACES[config.weights]
+
+        def validate(candidate: Candidate) -> dict[str, Score]:
+            return evaluated(with_weights(start, weights_of(candidate, tasks))).scores
+
+        def mean(trial: Trial) -> float:
+            return mean_normalized(trial.values, values, metrics)
+
+        assert start.scaling is not None
+        weight_search(tasks, places, start.scaling, mean, of_weights, config.seed).trials(validate)
+    tried.sort(key=_rank, reverse=True)
     progress.stage("how sure it is")
     return SuggestResult(
         tried,
@@ -203,8 +128,9 @@ def _gains(models: MergedModels, tried: list[Tried], progress: Bar) -> dict[str,
     """Return the gain of the best over the best of the second method and the average, on fresh examples."""
     best, others = tried[0].merge, dict[str, MergeConfig]()
     for one in tried:
-        if one.merge.method != best.method and (not others or one.merge.method == "average"):
-            others.setdefault(one.merge.method, one.merge)
+        kind, of_best = _kind(one.merge), _kind(best)
+        if kind != of_best and (not others or kind in ("average", best.method)):
+            others.setdefault(kind, one.merge)
     experts = {task: models.expert(task, "confirmation").value for task in models.bound}
     progress.advance(1)
     values = []
@@ -217,39 +143,14 @@ def _gains(models: MergedModels, tried: list[Tried], progress: Bar) -> dict[str,
     }
 
 
-def _merge_file(result: SuggestResult) -> str:
-    """Return the suggested merge as a file of `saft merge`, with what speaks for it above."""
-    defaults = MergeConfig("", "", [])
-    keys = {
-        field.name: value
-        for field in dataclasses.fields(MergeConfig)
-        if (value := getattr(result.best.merge, field.name)) != getattr(defaults, field.name)
-    }
-    above = [f"saft suggest: the best of {len(result.tried)} merges that were tried", *result.sentences]
-    return "".join(f"# {line}\n" for line in above) + configs.dump(keys)
+def _kind(merge: MergeConfig) -> str:
+    """Return the method, and whether it has a weight for each task: of each kind the best is compared."""
+    return f"{merge.method} with weights" if _has_weights(merge) else merge.method
 
 
-def _plain(result: SuggestResult) -> dict[str, Any]:
-    def of(scores: Mapping[str, Score]) -> dict[str, Any]:
-        return {task: dataclasses.asdict(score) for task, score in scores.items()}
+def _has_weights(merge: MergeConfig) -> bool:
+    return "weights" in merge.varying or "weights" in merge.parameters
 
-    whole: dict[str, Any] = plain(
-        {
-            "tried": [
-                {
-                    "method": one.merge.method,
-                    "parameters": one.merge.parameters,
-                    "scaling": one.merge.scaling,
-                    "normalized": one.worth,
-                    "standard_error": one.error,
-                    "scores": of(one.scores),
-                }
-                for one in result.tried
-            ],
-            "experts": of(result.experts),
-            "metrics": {task: dataclasses.asdict(metric) for task, metric in result.metrics.items()},
-            "gains": {name: list(gain.by_group) for name, gain in result.gains.items()},
-            "examples": result.examples,
-        }
-    )
-    return whole
+
+def _rank(one: Tried) -> float:
+    return -math.inf if math.isnan(one.worth) else one.worth

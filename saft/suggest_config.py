@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from saft import config as configs
 from saft.config import Count, Location, Name, Range, Seed, Target
 from saft.errors import UserError, collecting, did_you_mean
+from saft.extras import require
 from saft.files.locations import by_name
 from saft.model_config import Device, check_device
 
@@ -35,6 +36,10 @@ class SuggestConfig:
         default_factory=lambda: {"average": {}, "task_arithmetic": {}, "ties": {}, "pcb": {}}
     )
     """Methods to try -> their parameters: those that give one model from weights only."""
+    weights: Literal["equal", "per_task", "per_layer"] = "equal"
+    """Whether half of the budget goes to task arithmetic with weights instead of one coefficient, found by
+    CMA-ES from the best one on: `per_task` one for each task, `per_layer` three for each, at the first, the
+    middle and the last layer with lines between."""
     budget: Count = 40
     """Merged models that are evaluated at most, each on the examples of all tasks."""
     examples: Annotated[int, Range(whole=True, at_least=2, at_most=10**9)] = 512
@@ -45,7 +50,7 @@ class SuggestConfig:
     exclude: list[str] = field(default_factory=list)
     """Globs of tensor names that stay as in the base."""
     seed: Seed = 0
-    """Seed of methods that draw random numbers."""
+    """Seed of methods that draw random numbers, and of CMA-ES."""
     device: Device = "cpu"
     """The torch device to evaluate on: cpu, cuda, cuda:1, mps."""
     out: Target = "merge.yaml"
@@ -58,10 +63,14 @@ class SuggestConfig:
             raise ValueError("checkpoints: a merge needs two or more")
         if not self.methods:
             raise ValueError("methods: must not be empty")
-        if self.budget < len(self.methods):
+        if self.weights != "equal" and "task_arithmetic" not in self.methods:
+            raise ValueError("weights: are those of task_arithmetic, which is not among `methods`; add it")
+        least = len(self.methods) * (1 if self.weights == "equal" else 2)
+        if self.budget < least:
             raise ValueError(
-                f"budget: is {self.budget}, but {len(self.methods)} methods need an evaluation each; "
-                f"give {len(self.methods)} or more, or fewer `methods`"
+                f"budget: is {self.budget}, but {len(self.methods)} methods need an evaluation each"
+                f"{', and the weights as many' if self.weights != 'equal' else ''}; "
+                f"give {least} or more, or fewer `methods`"
             )
         paths = by_name(self.checkpoints)
         for name in self.tasks:
@@ -79,6 +88,11 @@ class SuggestConfig:
         from saft.merging.methods import METHODS
 
         problems: list[str] = []
+        if self.weights != "equal":
+            with collecting(problems):
+                require("cmaes", f"weights: {self.weights}")
+            if "weights" in self.methods["task_arithmetic"]:
+                problems.append("methods.task_arithmetic.weights: are searched by `weights`; leave one out")
         for name, parameters in self.methods.items():
             with collecting(problems, f"methods.{name}: "):
                 method = METHODS.get(name).build(parameters)

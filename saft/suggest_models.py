@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from saft.checkpoint_tasks import task_of
 from saft.errors import UserError
 from saft.experiment.paired import groups_of
 from saft.experiment.scaled_trunk import ScaledTrunk
+from saft.experiment.weighted_trunk import WeightedTrunk, Weights
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.merging import time_estimate
@@ -146,6 +148,10 @@ class MergedModels:
 
     def _move(self, merge: MergeConfig) -> None:
         """Set the trunk to a merge; its vector is merged anew only where something but λ differs."""
+        if weights := _weights(merge):
+            self._at = None
+            self._weighted.by(weights)
+            return
         unscaled = dataclasses.replace(merge, scaling=None)
         if self._at is None or self._at.config != unscaled:
             self._at = None  # in case that the merge is interrupted
@@ -154,7 +160,19 @@ class MergedModels:
             self._at = plan
         self._trunk.by(self._at.scaling if merge.scaling is None else merge.scaling)
 
+    @functools.cached_property
+    def _weighted(self) -> WeightedTrunk:
+        return WeightedTrunk(self._trunk, next(iter(self.plans.values())))
+
     def _score(self, task: str, examples: Examples) -> Score:
         bound = self.bound[task]
         model = bound.model(self._trunk.trunk, head_from=self.folders[task])
         return bound.score(model, examples, self.batch_size)
+
+
+def _weights(merge: MergeConfig) -> Weights:
+    """Return the weights of a sum of task vectors that has no other coefficient; empty of another merge."""
+    if merge.method != "task_arithmetic" or merge.scaling != 1:
+        return {}
+    settings = merge.varying.get("weights") or [[own] for own in merge.parameters.get("weights", ())]
+    return dict(zip(merge.by_task(), settings, strict=True)) if len(settings) == len(merge.models) else {}

@@ -16,6 +16,7 @@ ROOMS = [
     ["cli"],
     ["run", "suggest"],
     ["dry_run", "suggest_models"],
+    ["suggest_result"],
     ["suggest_config"],
     ["experiment"],
     ["train", "merge", "evaluate", "measure", "summarize"],

@@ -113,6 +113,8 @@ FROM_ABOVE = {
     "train.py": "training/test_fine_tuning.py",
     "suggest_config.py": "test_suggest.py",
     "suggest_models.py": "test_suggest.py",
+    "suggest_result.py": "test_suggest.py",
+    "experiment/stages/weigh_experts.py": "experiment/test_stages.py",
     "training/ranks.py": "training/test_data_parallel.py",
     "training/module.py": "training/test_fine_tuning.py",
     "training/train_result.py": "training/test_fine_tuning.py",

@@ -22,6 +22,7 @@ from saft.merge import MergeConfig, merge
 from saft.model_config import ModelConfig
 from saft.suggest import SuggestConfig, SuggestResult, suggest
 from saft.suggest_models import MergedModels
+from saft.suggest_result import in_words
 from saft.tasks import Limits
 
 METHODS: dict[str, dict[str, Any]] = {"average": {}, "task_arithmetic": {}, "ties": {"density": 0.5}}
@@ -81,6 +82,26 @@ def test_the_file_is_merged_as_it_stands_and_has_the_score_that_was_said(
         searched_on = some.only(range(0, len(some), 2))
         model = task.model(task.load_trunk(), tmp_path / "merged")
         assert task.score(model, searched_on) == score
+
+
+@pytest.mark.parametrize("weights", ["per_task", "per_layer"])
+def test_weights_are_merged_as_they_were_scored(
+    config: SuggestConfig, experts: dict[str, str], tmp_path: Path, weights: str
+) -> None:
+    only = {"task_arithmetic": METHODS["task_arithmetic"]}
+    result = suggest(dataclasses.replace(config, methods=only, weights=weights, budget=12))
+    assert len(result.tried) <= 12
+    weighted = [one for one in result.tried if "weights" in one.merge.varying or one.merge.parameters]
+    assert len(weighted) == 6
+    assert all(text in in_words(weighted[0].merge) for text in ("task_arithmetic, weights ", ", "))
+    compared = {"task_arithmetic at" in name for name in result.gains}
+    assert compared == {result.best in weighted}
+    merge(weighted[0].merge, tmp_path / "merged")
+    models = MergedModels.of(config)
+    for name, score in weighted[0].scores.items():
+        task = models.bound[name]
+        model = task.model(task.load_trunk(tmp_path / "merged"), Path(experts[name]))
+        assert task.score(model, models.examples["search"][name]) == score
 
 
 def test_what_was_tried_is_told_best_first_and_kept(suggested: tuple[SuggestConfig, SuggestResult]) -> None:

@@ -6,10 +6,17 @@ from typing import Any
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
-from saft.experiment.figure_files import ChoiceTest, Measurement, Training, ValidatedCandidate
+from saft.experiment.figure_files import (
+    ChoiceTest,
+    Measurement,
+    Training,
+    ValidatedCandidate,
+    WeightsChoice,
+    WeightsTest,
+)
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import choice, interference_name, measured_name, merge_name
+from saft.experiment.stages import METHOD, choice, interference_name, measured_name, merge_name, weights_name
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
@@ -21,6 +28,7 @@ from saft.report.cell_result import (
     ExpertResult,
     MergeFigures,
     SearchedCandidate,
+    Weighted,
 )
 from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
 from saft.tasks import Score
@@ -111,6 +119,7 @@ class _Figures:
             shared=Chosen(made.shared, test.shared if test else None),
             per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
             search=[self._searched(cell, point) for point in made.curve],
+            weighted=self._weighted(cell, method),
         )
 
     def _searched(self, cell: Cell, point: ValidatedCandidate) -> SearchedCandidate:
@@ -121,6 +130,15 @@ class _Figures:
         }
         worth = mean_normalized(values, experts, self.session.metrics)
         return SearchedCandidate({**point.parameters, "scaling": point.candidate}, worth)
+
+    def _weighted(self, cell: Cell, method: str) -> Weighted | None:
+        if self.session.config.selection.weights == "equal" or method != METHOD:
+            return None
+        name = weights_name(self.session, cell)
+        made = self._folder.known(f"{name}/validation", WeightsChoice)
+        test = self._folder.known(f"{name}/test", WeightsTest) if self.tests else None
+        scores, gain = (test.scores, test.gain) if test else (None, None)
+        return Weighted(made.weights, made.validation, scores, gain)
 
     def _measured(self, name: str) -> dict[str, Any]:
         figures = self._folder.known(name, Measurement)

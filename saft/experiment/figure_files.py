@@ -8,7 +8,15 @@ from saft.interference.quantity import Quantity
 from saft.report.cell_result import Measurements
 from saft.tasks.metric import Score
 
-__all__ = ["Choice", "ChoiceTest", "Measurement", "Training", "ValidatedCandidate"]
+__all__ = [
+    "Choice",
+    "ChoiceTest",
+    "Measurement",
+    "Training",
+    "ValidatedCandidate",
+    "WeightsChoice",
+    "WeightsTest",
+]
 
 
 @dataclass(frozen=True)
@@ -122,3 +130,40 @@ class ChoiceTest:
 
     shared: dict[str, Score]
     per_task: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class WeightsChoice:
+    """The weights that were chosen for the tasks of one merged model.
+
+    Args:
+        weights: task -> its weight, or its weights along the layers.
+        validation: task -> score on the validation examples.
+        start: the coefficient of all tasks that the search began at.
+        tried: every candidate, in the order of the search: what is searched -> its value.
+    """
+
+    weights: dict[str, list[float]]
+    validation: dict[str, Score]
+    start: float
+    tried: list[dict[str, float]]
+
+    def __post_init__(self) -> None:
+        if set(self.weights) != set(self.validation):
+            raise ValueError("weights: are of other tasks than the scores")
+        if not all(self.weights.values()):
+            raise ValueError("weights: a task has none")
+
+
+@dataclass(frozen=True)
+class WeightsTest:
+    """The test scores of the weights that were chosen.
+
+    Args:
+        scores: task -> score.
+        gain: on each group of test examples, by how much they are better than one coefficient, in parts of
+            the experts' scores; empty where there were too few.
+    """
+
+    scores: dict[str, Score]
+    gain: list[float]

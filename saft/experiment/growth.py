@@ -121,8 +121,18 @@ class Foundations:
         }
         config = {"merges": {method: options}}
         if self.plain["selection"]["search"] != "grid":  # a grid has neither a budget nor a seed
-            config["selection"] = self.plain["selection"]
+            config["selection"] = self._selection("search", "budget", "seed")
         return union(self.experts(cell), {"config": config})
+
+    def weights(self, cell: Cell, method: str) -> dict[str, Any]:
+        """Return what the weights of the tasks rest on, found from the coefficient of a merge on.
+
+        Args:
+            cell: whose experts are merged.
+            method: name of the merge in the config.
+        """
+        config = {"selection": self._selection("weights", "budget", "seed")}
+        return union(self.merge(cell, method), {"config": config})
 
     def tested(self, foundation: dict[str, Any]) -> dict[str, Any]:
         """Return what test scores rest on, of a model that rests on this foundation."""
@@ -131,6 +141,9 @@ class Foundations:
     def _data(self, key: str, task: str) -> dict[str, Any]:
         place = f"{key}.{task}"
         return {"config": {key: {task: self.plain[key][task]}}, "files": {place: self.files[place]}}
+
+    def _selection(self, *keys: str) -> dict[str, Any]:
+        return {key: self.plain["selection"][key] for key in keys}
 
     def _keys(self, *keys: str) -> dict[str, Any]:
         return {"config": {key: self.plain[key] for key in keys}}

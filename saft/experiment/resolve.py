@@ -99,6 +99,7 @@ def resolve(config: RunConfig) -> Resolved:
     for name, options in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
             merges[name] = _merge(name, options, arms.values())
+    problems += _without_sum(config)
     measures: dict[str, Measure] = {}
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
@@ -116,6 +117,20 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
         yield f"arms.{arm}.penalty: reads the inputs of the other tasks, but there is one task; add a task"
     if options.reads == "reference" and not config.reference:
         yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
+
+
+def _without_sum(config: RunConfig) -> Iterator[str]:
+    """Yield what is wrong where weights are searched, and there is no plain sum of task vectors to weigh."""
+    if config.selection.weights == "equal":
+        return
+    options = config.merges.get("task_arithmetic")
+    if options is None:
+        yield (
+            f"selection.weights: {config.selection.weights} needs the merge that is weighed; "
+            "add task_arithmetic to `merges`"
+        )
+    elif "weights" in options.parameters:
+        yield "merges.task_arithmetic.parameters.weights: are searched by selection.weights; leave one out"
 
 
 def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) -> MergeOptions:

@@ -71,10 +71,15 @@ class SelectionOptions:
     search: Literal["grid", "tpe"] = "grid"
     """`grid` tries every combination of the values; `tpe` draws coefficients from between the least and the
     greatest, and values from the lists, where those before were good (Optuna; Bergstra et al. 2011)."""
+    weights: Literal["equal", "per_task", "per_layer"] = "equal"
+    """Whether task arithmetic is also tried with weights instead of one coefficient, found by CMA-ES from
+    that coefficient on: `per_task` one for each task, `per_layer` three for each, at the first, the middle
+    and the last layer with lines between."""
     budget: Count = 20
-    """Candidates that `tpe` tries of each merge, each by a pass over the validation examples of all tasks."""
+    """Candidates that `tpe` tries of each merge, and CMA-ES of the weights, each by a pass over the
+    validation examples of all tasks."""
     seed: Seed = 0
-    """Seed of `tpe`."""
+    """Seed of `tpe` and CMA-ES."""
 
     def check_options(self) -> None:
         """Check that what the search needs is installed.
@@ -84,6 +89,8 @@ class SelectionOptions:
         """
         if self.search != "grid":
             require("optuna", f"search: {self.search}")
+        if self.weights != "equal":
+            require("cmaes", f"weights: {self.weights}")
 
 
 @configs.checked
@@ -135,7 +142,7 @@ class RunConfig:
     )
     """Method -> its parameters and the coefficients to choose from."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
-    """How they are searched: a grid, or Optuna's TPE in a budget."""
+    """How they are searched: a grid, or Optuna's TPE in a budget; and whether each task has a weight."""
     seeds: Seeds = field(default_factory=lambda: [0])
     """Every seed draws its own training examples, their order, and dropout."""
     regimes: dict[Name, Count | None] = field(default_factory=lambda: {"all": None})

@@ -1,4 +1,4 @@
-"""A search by a library: each candidate is drawn where those before it were good."""
+"""Searches by libraries: each candidate is drawn where those before it were good."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saft.experiment.selection import Trial, Validate
+from saft.experiment.selection import Candidate, Trial, Validate
 from saft.extras import require
 
-__all__ = ["Interval", "Tpe"]
+__all__ = ["CmaEs", "Interval", "Tpe"]
 
 STARTUP = 5  # candidates that TPE draws at random before it looks at those before
 
@@ -82,6 +82,63 @@ class Tpe:
             trials.append(Trial(candidate, validate(candidate)))
             worth = self.worth(trials[-1])
             study.tell(asked, worth if math.isfinite(worth) else -sys.float_info.max)
+        return trials
+
+
+@dataclass(frozen=True)
+class CmaEs:
+    r"""Draws generations from a normal distribution that moves to the better half, and takes its shape.
+
+    .. math:: c \sim N(m, \sigma^2 C), \qquad m \leftarrow \sum_i w_i\, c_{(i)}
+
+    For several numbers that depend on each other, such as a coefficient for each task. Equal seeds and scores
+    give equal candidates, of three digits.
+
+    Args:
+        start: what is searched -> where the search begins; it is the first candidate. At least two.
+        interval: that every number stays in.
+        width: σ at the beginning.
+        worth: trial -> what is maximized; one that is not a number counts as the worst.
+        evaluations: how many candidates are tried.
+        seed: of what is drawn.
+
+    Raises:
+        UserError: cmaes is not installed.
+
+    Source:
+        Hansen and Ostermeier 2001, "Completely Derandomized Self-Adaptation in Evolution Strategies", as the
+        package cmaes has it, on which Optuna's sampler rests.
+    """
+
+    start: Candidate
+    interval: Interval
+    width: float
+    worth: Callable[[Trial], float]
+    evaluations: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("cmaes", "weights")
+
+    def trials(self, validate: Validate) -> list[Trial]:
+        """Try the start, then generation after generation; the last one may be cut short."""
+        import cmaes
+        import numpy as np
+
+        mean = np.array(list(self.start.values()), dtype=float)
+        bounds = np.array([[self.interval.low, self.interval.high]] * len(mean))
+        optimizer = cmaes.CMA(mean, self.width, bounds=bounds, seed=self.seed)
+        trials = [Trial(dict(self.start), validate(self.start))]
+        generation: list[tuple[Any, float]] = []
+        while len(trials) < self.evaluations:
+            drawn = optimizer.ask()
+            candidate = {name: _to_digits(x) for name, x in zip(self.start, drawn, strict=True)}
+            trials.append(Trial(candidate, validate(candidate)))
+            worth = self.worth(trials[-1])
+            generation.append((drawn, math.inf if math.isnan(worth) else -worth))
+            if len(generation) == optimizer.population_size:
+                optimizer.tell(generation)
+                generation = []
         return trials
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "MergeFigures",
     "SearchedCandidate",
     "Split",
+    "Weighted",
 ]
 
 
@@ -122,6 +123,23 @@ class SearchedCandidate:
 
 
 @dataclass(frozen=True)
+class Weighted:
+    """One model with a weight for each task, or several along the layers.
+
+    Args:
+        weights: task -> its weight, or its weights from the first to the last layer.
+        validation, test: task -> score; no test where the split was not read.
+        gain: by how much it is better than one shared coefficient on each group of test examples, in parts
+            of the experts' scores, mean over the tasks; see `PairedGain`.
+    """
+
+    weights: dict[str, list[float]]
+    validation: dict[str, MeasuredScore]
+    test: dict[str, MeasuredScore] | None = None
+    gain: list[Number] | None = None
+
+
+@dataclass(frozen=True)
 class MergeFigures:
     """The experts of one cell merged by one method.
 
@@ -130,6 +148,7 @@ class MergeFigures:
         curve: the merge of these parameters at each coefficient that was tried.
         shared, per_task: what was chosen on the curve.
         search: every evaluation, in its order; empty where it is not known.
+        weighted: with a weight for each task, where these were searched too.
     """
 
     parameters: dict[str, Any]
@@ -137,6 +156,7 @@ class MergeFigures:
     shared: Chosen
     per_task: ChosenPerTask
     search: list[SearchedCandidate] = field(default_factory=list)
+    weighted: Weighted | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +202,9 @@ class CellResult:
                 if (test is not None) != tests:
                     yield f"merges.{method}: protocol.tests is {tests}, which its test scores contradict"
                 scored.append(tasks if test is None else set(test))
+            if (weighted := merge.weighted) is not None:
+                scored += [set(weighted.weights), set(weighted.validation)]
+                scored.append(tasks if weighted.test is None else set(weighted.test))
             if any(names != tasks for names in scored):
                 yield f"merges.{method}: its scores must be of {', '.join(sorted(tasks))}"
         for name, value in self.measured.items():

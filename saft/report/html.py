@@ -16,6 +16,7 @@ from saft.report.results import Results
 from saft.report.searched import searches
 from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
+from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
 
 __all__ = ["page"]
@@ -71,6 +72,7 @@ def page(results: Results) -> str:
             config=json.dumps(results.config, indent=2, ensure_ascii=False),
             shown=_shown(results, summary),
             measured_figures=_measured_figures(results, summary, colour),
+            weighted={size: weighted_sentences(results, size) for size in summary.train_sizes},
         )
         + "\n"
     )

@@ -19,6 +19,7 @@ from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
+from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
 
 __all__ = ["table"]
@@ -76,6 +77,8 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
         yield Text(text, style="bold")
         for coefficient, title in TITLES.items():
             yield from _scores(summary, size, metric, title, coefficient)
+    for sentence in weighted_sentences(results, size):
+        yield Text(f"A weight for each task: {sentence}")
     yield from _cost(results, rows)
     arms, columns = [row.arm for row in rows], []
     for name, quantity in results.quantities.items():

@@ -151,6 +151,13 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "methods.tise: unknown merge method 'tise'; did you mean",
     ),
     ("suggest", SUGGEST, {"methods": {"fisher": {}}}, "methods.fisher: reads examples"),
+    ("suggest", SUGGEST, {"weights": "per_task", "methods": {"ties": {}}}, "weights: are those of task_arit"),
+    (
+        "suggest",
+        SUGGEST,
+        {"weights": "per_tusk"},
+        "weights: unknown value 'per_tusk'; did you mean 'per_task'",
+    ),
     ("suggest", SUGGEST, {"checkpoints": ["no/expert"]}, "checkpoints: a merge needs two or more"),
     ("suggest", SUGGEST, {"tasks": {"exprt": TASK}}, "tasks.exprt: there is no checkpoint of this name; did"),
     ("measure", MEASURE, {"tasks": {"expert": TASK | {"lables": {}}}}, "tasks.expert.lables: unknown key"),

@@ -140,3 +140,18 @@ def test_a_union_leaves_its_parts_as_they_are() -> None:
     first = {"a": {"b": {"c": 1}}}
     assert union(first, {"a": {"b": {"d": 2}}}) == {"a": {"b": {"c": 1, "d": 2}}}
     assert first == {"a": {"b": {"c": 1}}}
+
+
+def test_weights_rest_on_their_search_and_leave_every_other_figure_as_it_was(
+    folder: ExperimentFolder,
+) -> None:
+    merges = {"merges": {"ties": {}, "task_arithmetic": {}}}
+    before = foundations(**merges)
+    weighted = foundations(**merges, selection={"weights": "per_task", "budget": 9})
+    refuse_changes(folder, every(weighted))
+    assert weighted.merge(CELL, "task_arithmetic") == before.merge(CELL, "task_arithmetic")
+    rests_on = weighted.weights(CELL, "task_arithmetic")
+    assert rests_on["config"]["selection"] == {"weights": "per_task", "budget": 9, "seed": 0}
+    sampled = foundations(**merges, selection={"weights": "per_task", "search": "tpe"})
+    assert sampled.merge(CELL, "ties")["config"]["selection"] == {"search": "tpe", "budget": 20, "seed": 0}
+    assert sampled.weights(CELL, "task_arithmetic")["config"]["selection"]["search"] == "tpe"

@@ -1,14 +1,15 @@
-"""TPE: as good as an exhaustive grid in fewer evaluations, and the same again by seed."""
+"""TPE and CMA-ES: as good as an exhaustive grid in fewer evaluations, and the same again by seed."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 
 from saft.errors import UserError
-from saft.experiment.sampled_search import Interval, Tpe
+from saft.experiment.sampled_search import CmaEs, Interval, Tpe
 from saft.experiment.selection import Candidate, Trial
 from saft.tasks.metric import Score
 
@@ -56,10 +57,31 @@ def by_tpe(seed: int) -> list[Trial]:
     return Tpe(dict.fromkeys(AIMS, Interval(0.0, 1.0)), worth, 12, seed).trials(near)
 
 
-def test_a_seed_gives_the_same_trials() -> None:
-    assert by_tpe(1) == by_tpe(1)
-    assert by_tpe(1) != by_tpe(2)
-    assert len(by_tpe(1)) == 12
+def by_cma_es(seed: int, evaluations: int = 12) -> list[Trial]:
+    start = dict.fromkeys(AIMS, 0.5)
+    return CmaEs(start, Interval(0.0, 1.0), 0.2, worth, evaluations, seed).trials(near)
+
+
+@pytest.mark.parametrize("trials", [by_tpe, by_cma_es])
+def test_a_seed_gives_the_same_trials(trials: Callable[[int], list[Trial]]) -> None:
+    assert trials(1) == trials(1)
+    assert trials(1) != trials(2)
+    assert len(trials(1)) == 12
+
+
+def test_cma_es_begins_at_the_start_and_comes_to_a_coefficient_for_each_task() -> None:
+    trials = by_cma_es(seed=0, evaluations=80)
+    assert trials[0].candidate == dict.fromkeys(AIMS, 0.5)
+    assert max(map(worth, trials)) > -0.01 > worth(trials[0])
+    assert all(0 <= value <= 1 for trial in trials for value in trial.candidate.values())
+
+
+def test_cma_es_passes_over_what_is_not_a_number() -> None:
+    def validate(candidate: Candidate) -> dict[str, Score]:
+        return scores(math.nan) if candidate["a"] > 0.5 else near(candidate)
+
+    trials = CmaEs(dict.fromkeys(AIMS, 0.5), Interval(0, 1), 0.2, worth, 80).trials(validate)
+    assert max(worth(trial) for trial in trials if not math.isnan(worth(trial))) > -0.02
 
 
 def test_what_is_not_a_number_is_never_the_aim() -> None:

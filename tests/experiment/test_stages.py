@@ -16,7 +16,7 @@ from saft.errors import UserError
 from saft.experiment import RunConfig
 from saft.experiment.collect import collect
 from saft.experiment.events import Event
-from saft.experiment.figure_files import Choice, ChoiceTest
+from saft.experiment.figure_files import Choice, ChoiceTest, WeightsChoice
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
 from saft.experiment.session import Session, open_session
@@ -186,6 +186,53 @@ def test_a_search_of_coefficient_and_density_goes_on_after_an_interrupt_to_the_s
     assert not list(results.cells[0].problems(set(small["tasks"]), True, results.quantities))
 
 
+def test_each_task_gets_a_weight_after_an_interrupt_too_and_no_other_figure_is_computed_again(
+    finished: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(name: str) -> Session:
+        folder = Path(shutil.copytree(finished, tmp_path / name))
+        more = small | {"out": str(folder), "selection": {"weights": "per_layer", "budget": 5}}
+        place, resolved = ExperimentFolder(folder), resolve(config.parse(RunConfig, more, "run.yaml"))
+        place.write_config(resolved.plain())
+        return Session(resolved, place)
+
+    whole, halved = begun("whole"), begun("halved")
+    (cell,) = whole.resolved.cells
+    missing = [step.name for step in cell_steps(whole, cell) if not step.is_done(whole.folder)]
+    name = "all/adamw/seed0/merges/colour+size/task_arithmetic/weights"
+    assert missing == [f"{name}/validation", f"{name}/test"]
+    carry_out_cell(whole, cell, lambda event: None)
+    scored, score = [], Session.score
+
+    def interrupted(self: Session, *arguments: Any) -> Any:
+        scored.append(arguments[0])
+        if len(scored) == 6:  # the third candidate of two tasks
+            raise KeyboardInterrupt
+        return score(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out_cell(halved, cell, lambda event: None)
+    assert len(list(halved.folder.path.rglob("*.trials"))) == 1
+    carry_out_cell(halved, cell, lambda event: None)
+    assert figures(halved.folder.path) == figures(whole.folder.path)
+
+    made = whole.folder.known(f"{name}/validation", WeightsChoice)
+    merge = whole.folder.known("all/adamw/seed0/merges/colour+size/task_arithmetic/validation", Choice)
+    assert made.start == merge.shared
+    assert [len(own) for own in made.weights.values()] == [3, 3]
+    assert len(made.tried) == 5
+    assert set(made.tried[0].values()) == {merge.shared}
+    results = collect(whole)
+    weighted = results.cells[0].merges["task_arithmetic"].weighted
+    assert weighted is not None
+    assert weighted.weights == made.weights
+    assert weighted.gain is not None
+    assert len(weighted.gain) == 10
+    assert not list(results.cells[0].problems(set(small["tasks"]), True, results.quantities))
+
+
 def test_mistakes_in_a_selection_are_told_before_anything_is_done(small: dict[str, Any]) -> None:
     def told(**changes: Any) -> str:
         with pytest.raises(UserError) as caught:
@@ -201,3 +248,11 @@ def test_mistakes_in_a_selection_are_told_before_anything_is_done(small: dict[st
     assert "choices.densty: unknown parameter 'densty'; did you mean 'density'" in told(merges={"ties": ties})
     ties = {"choices": {"density": [0.1]}, "parameters": {"density": 0.2}}
     assert "choices.density: has a value under `parameters` already" in told(merges={"ties": ties})
+    assert (
+        "selection.weights: per_task needs the merge that is weighed; add task_arithmetic to `merges`"
+        in told(merges={"ties": {}}, selection={"weights": "per_task"})
+    )
+    summed = {"task_arithmetic": {"parameters": {"weights": [1, 2]}}}
+    assert "parameters.weights: are searched by selection.weights; leave one out" in told(
+        merges=summed, selection={"weights": "per_layer"}
+    )

@@ -14,8 +14,10 @@ from saft.experiment.stages.measure_weights import interference_name, measure_we
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
 from saft.experiment.stages.train_expert import expert_steps
+from saft.experiment.stages.weigh_experts import METHOD, weigh_steps, weights_name
 
 __all__ = [
+    "METHOD",
     "Step",
     "base_model_steps",
     "carry_out",
@@ -27,17 +29,20 @@ __all__ = [
     "measured_name",
     "merge_name",
     "run_cell",
+    "weights_name",
     "write_merge",
 ]
 
 
 def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield every step of a cell: each expert, the interference, each merge, each further measure."""
+    """Yield every step of a cell: each expert, the interference, each merge and its weights, each measure."""
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)
     for method in session.resolved.merges:
         yield from merge_steps(session, cell, method)
+        if method == METHOD:
+            yield from weigh_steps(session, cell)
     yield from measure_functions_steps(session, cell)
 
 

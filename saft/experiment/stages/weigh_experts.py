@@ -1,0 +1,123 @@
+"""A weight for each task in the one merged model: found on validation data, tested beside one coefficient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from saft.experiment.cells import Cell
+from saft.experiment.figure_files import WeightsChoice, WeightsTest
+from saft.experiment.paired import groups_of, paired_gain
+from saft.experiment.scaled_trunk import ScaledTrunk
+from saft.experiment.selection import Candidate, Trial, mean_normalized, shared
+from saft.experiment.session import Session
+from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, recipe
+from saft.experiment.stages.step import Step
+from saft.experiment.trial_log import TrialLog
+from saft.experiment.weight_search import PLACES, weight_search, weights_of
+from saft.experiment.weighted_trunk import WeightedTrunk
+from saft.merging.merge_check import check
+from saft.progress import Bar
+from saft.tasks import Examples, Score
+
+__all__ = ["METHOD", "weigh_steps", "weights_name"]
+
+METHOD = "task_arithmetic"
+"""The merge whose weights are searched: the weighted sum of the task vectors."""
+
+
+def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield the steps of the weights, where the config asks for them: search from one coefficient on, test.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
+    selection = session.config.selection
+    if selection.weights == "equal":
+        return
+    places, tasks, metrics = PLACES[selection.weights], list(session.tasks), session.metrics
+    name, rests_on = weights_name(session, cell), session.foundations.weights(cell, METHOD)
+    validation_cost = session.examples_of("validation")
+
+    def searched(bar: Bar) -> WeightsChoice:
+        experts = expert_values(session, cell)
+        start = choice(session, cell, METHOD).shared
+
+        def evaluate(candidate: Candidate) -> dict[str, Score]:
+            trunk = _weighted(session, cell).by(weights_of(candidate, tasks))
+            return _scores(session, cell, trunk, _examples(session, cell, "validation"))
+
+        log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
+        answer = log.answering(evaluate)
+
+        def validate(candidate: Candidate) -> dict[str, Score]:
+            scores = answer(candidate)
+            bar.advance(validation_cost)
+            return scores
+
+        def worth(trial: Trial) -> float:
+            return mean_normalized(trial.values, experts, metrics)
+
+        search = weight_search(tasks, places, start, worth, selection.budget, selection.seed)
+        trials = search.trials(validate)
+        best = shared(trials, experts, metrics)
+        log.remove()
+        weights = {task: list(own) for task, own in weights_of(best.candidate, tasks).items()}
+        return WeightsChoice(weights, best.validation, start, [dict(trial.candidate) for trial in trials])
+
+    def tested(bar: Bar) -> WeightsTest:
+        made = session.folder.known(f"{name}/validation", WeightsChoice)
+        experts, examples = expert_values(session, cell), _examples(session, cell, "test")
+        trunk = _weighted(session, cell).by(made.weights)
+        scores, groups = _scores(session, cell, trunk, examples), groups_of(examples)
+
+        def by_group() -> list[dict[str, float]]:
+            every = [_scores(session, cell, trunk, group) for group in groups]
+            return [{task: score.value for task, score in of_group.items()} for of_group in every]
+
+        of_weights = by_group()
+        _weighted(session, cell).by({task: [made.start] for task in tasks})
+        return WeightsTest(scores, list(paired_gain(of_weights, by_group(), experts, metrics).by_group))
+
+    cost = selection.budget * validation_cost
+    yield Step(f"{name}/validation", WeightsChoice, "weights of the tasks", rests_on, cost, searched)
+    if session.config.test:
+        cost = 3 * session.examples_of("test")
+        rests = session.foundations.tested(rests_on)
+        yield Step(f"{name}/test", WeightsTest, "test the weights of the tasks", rests, cost, tested)
+
+
+def weights_name(session: Session, cell: Cell) -> str:
+    """Return what the names of the figures of a cell's weights begin with.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
+    return f"{merge_name(session, cell, METHOD)}/weights"
+
+
+@functools.lru_cache(maxsize=1)
+def _weighted(session: Session, cell: Cell) -> WeightedTrunk:
+    """Read the task vectors of a cell; the last ones are held."""
+    plan = check(recipe(session, cell, METHOD, {}))
+    return WeightedTrunk(ScaledTrunk(session.trunk(arm=cell.arm), {}), plan)
+
+
+def _examples(session: Session, cell: Cell, split: str) -> dict[str, Examples]:
+    splits = session.splits(cell.train_size, cell.seed)
+    return {task: getattr(splits[task], split) for task in session.tasks}
+
+
+def _scores(
+    session: Session, cell: Cell, trunk: nn.Module, examples: Mapping[str, Examples]
+) -> dict[str, Score]:
+    return {
+        task: session.score(
+            task, session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task)), some
+        )
+        for task, some in examples.items()
+    }

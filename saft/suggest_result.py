@@ -1,0 +1,155 @@
+"""What `saft suggest` has tried, best first; its table, its sentences, and the merge file that it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from saft import config as configs
+from saft.merging.merge_config import MergeConfig
+from saft.report.paired_gain import PairedGain
+from saft.report.results import plain
+from saft.tasks import Metric, Score
+
+__all__ = ["SuggestResult", "Tried", "in_plain_values", "in_words", "merge_file"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A merge that was evaluated.
+
+    Args:
+        merge: method, parameters and coefficient.
+        scores: task -> score on the examples that were searched on.
+        worth: mean over the tasks of the score in parts of the expert's.
+        error: its standard error from the finite number of examples; None where it is not known.
+    """
+
+    merge: MergeConfig
+    scores: dict[str, Score]
+    worth: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class SuggestResult:
+    """Everything that was tried, and the merge that is suggested.
+
+    Args:
+        tried: best first.
+        experts: task -> score of its own checkpoint on the examples that were searched on.
+        metrics: task -> what its scores are.
+        gains: method -> by how much the suggested merge is better than that method's best, on examples that
+            nothing was chosen on: the second best method, and the average.
+        examples: how many examples these are, of all tasks together.
+        file: the merge file that was written.
+    """
+
+    tried: list[Tried]
+    experts: dict[str, Score]
+    metrics: dict[str, Metric]
+    gains: dict[str, PairedGain]
+    examples: int
+    file: Path
+
+    @property
+    def best(self) -> Tried:
+        """The merge that is suggested."""
+        return self.tried[0]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is suggested, and how sure it is."""
+        said = [f"suggested: {in_words(self.best.merge)}"]
+        for name, gain in self.gains.items():
+            if gain.mean is None:
+                said.append(f"too few examples are left to compare it with {name}")
+                continue
+            said.append(
+                f"it is {gain.in_words} {name}: {gain.written()} in % of the experts' scores, on "
+                f"{self.examples} examples that nothing was chosen on"
+            )
+        return said
+
+    def table(self) -> RenderableType:
+        """Return what was tried, best first, and what is suggested."""
+        heads = [f"{name}\n{m.name} {m.unit}".rstrip() for name, m in self.metrics.items()]
+        table = Table("merge", "mean, % of\nthe experts", "± 95 %", *heads)
+        table.add_row("experts", "100.0", "", *self._cells(self.experts))
+        for tried in self.tried:
+            half = "" if tried.error is None else f"{200 * tried.error:.1f}"
+            worth = f"{100 * tried.worth:.1f}" if math.isfinite(tried.worth) else "–"
+            table.add_row(in_words(tried.merge), worth, half, *self._cells(tried.scores))
+        return Group(table, *self.sentences, f"written: {self.file}; saft merge {self.file} OUT")
+
+    def _cells(self, scores: Mapping[str, Score]) -> list[str]:
+        return [metric.format(scores[task].value) for task, metric in self.metrics.items()]
+
+
+def in_words(merge: MergeConfig) -> str:
+    """Return the method of a merge, and its coefficient or weights, where it has any.
+
+    Example:
+        >>> in_words(MergeConfig("ties", "base", ["a", "b"], scaling=0.9))
+        'ties at 0.9'
+    """
+    if weights := merge.varying.get("weights") or merge.parameters.get("weights"):
+        each = (" → ".join(f"{x:g}" for x in own) if isinstance(own, list) else f"{own:g}" for own in weights)
+        return f"{merge.method}, weights {', '.join(each)}"
+    return merge.method if merge.scaling is None else f"{merge.method} at {merge.scaling:g}"
+
+
+def merge_file(result: SuggestResult) -> str:
+    """Return the suggested merge as a file of `saft merge`, with what speaks for it above.
+
+    Args:
+        result: of a search.
+    """
+    defaults = MergeConfig("", "", [])
+    keys = {
+        field.name: value
+        for field in dataclasses.fields(MergeConfig)
+        if (value := getattr(result.best.merge, field.name)) != getattr(defaults, field.name)
+    }
+    above = [f"saft suggest: the best of {len(result.tried)} merges that were tried", *result.sentences]
+    return "".join(f"# {line}\n" for line in above) + configs.dump(keys)
+
+
+def in_plain_values(result: SuggestResult) -> dict[str, Any]:
+    """Return everything that was tried, as JSON holds it.
+
+    Args:
+        result: of a search.
+    """
+
+    def of(scores: Mapping[str, Score]) -> dict[str, Any]:
+        return {task: dataclasses.asdict(score) for task, score in scores.items()}
+
+    whole: dict[str, Any] = plain(
+        {
+            "tried": [
+                {
+                    "method": one.merge.method,
+                    "parameters": one.merge.parameters,
+                    "varying": one.merge.varying,
+                    "scaling": one.merge.scaling,
+                    "normalized": one.worth,
+                    "standard_error": one.error,
+                    "scores": of(one.scores),
+                }
+                for one in result.tried
+            ],
+            "experts": of(result.experts),
+            "metrics": {task: dataclasses.asdict(metric) for task, metric in result.metrics.items()},
+            "gains": {name: list(gain.by_group) for name, gain in result.gains.items()},
+            "examples": result.examples,
+        }
+    )
+    return whole
