@@ -6,7 +6,7 @@ import shutil
 import textwrap
 
 from saft import config
-from saft.cli.verbs import FLAGS, VERBS, imported
+from saft.cli.verbs import FLAGS, OPTIONS, VERBS, imported
 
 __all__ = ["print_help"]
 
@@ -19,6 +19,8 @@ def print_help(name: str) -> None:
     print(f"usage: saft {name} {verb.usage}\n\n{verb.summary}\n")
     for flag in verb.flags:
         print(f"--{flag}\n    {FLAGS[flag][1]}")
+    for option in verb.options:
+        print(f"--{option}=VALUE\n    {OPTIONS[option]}")
     if not verb.config:
         return
     for key in config.describe(imported(verb.config)):

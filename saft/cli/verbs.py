@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FLAGS", "VERBS", "Verb", "imported"]
+__all__ = ["FLAGS", "OPTIONS", "VERBS", "Verb", "imported"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Verb:
         config: `module:name` of the dataclass that its config file holds; "" if it takes none.
         words: what it takes beside CONFIG, as in its usage: "OUT", "[NAME]", "FOLDER...".
         flags: which of `FLAGS` it takes.
+        options: which of `OPTIONS` it takes, of a verb without a config.
         read: `module:name` of a function of the mapping, its file and a depth to the config, instead of
             `config`; see `saft.config.parse`.
         kinds: key of the config -> registry, `module:name`, of what can stand there; for `--help`.
@@ -37,6 +38,7 @@ class Verb:
     config: str = ""
     words: str = ""
     flags: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     read: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     interrupted: str = "nothing was written"
@@ -53,6 +55,7 @@ class Verb:
             self.words,
             *(f"[--{flag}]" for flag in self.flags),
         ]
+        parts += [f"[--{option}=VALUE]" for option in self.options]
         overrides = "[--dotted.name=value ...]" if self.config else ""
         return " ".join(part for part in (*parts, overrides) if part)
 
@@ -62,6 +65,10 @@ FLAGS = {  # flag -> keyword of the function, meaning
     "status": ("status_only", "say which cells are done, at work and missing; compute nothing"),
     "tiny": ("tiny", "a dry run: the same on a tiny random model and generated data, into OUT-tiny"),
     "overwrite": ("overwrite", "replace what is in the target"),
+}
+
+OPTIONS = {  # option -> meaning; it is the keyword of the function
+    "out": "a folder for one page of all folders side by side, where they can be compared",
 }
 
 RESUMES = "the same command goes on where it stopped"
@@ -111,6 +118,7 @@ VERBS = {
         "the figures of finished runs -> page and tables, written again",
         "saft.report:rewrite",
         words="FOLDER...",
+        options=("out",),
     ),
     "summarize": Verb(
         "a task's inputs -> two matrices a layer, which the penalty kfac_drift reads instead of them",

@@ -55,14 +55,13 @@ class Words:
         assert self.verb is not None
         verb = VERBS[self.verb]
         if not verb.config:
-            if self.overrides:
-                usage = f"usage: saft {self.verb} {verb.usage}"
-                raise UserError(f"{self.verb}: '{self.overrides[0]}' is not understood; {usage}")
+            options = self._options(verb)
             if "..." in verb.words and not self.others:
                 raise UserError(
                     f"{self.verb}: {verb.words.strip('.')} is missing; usage: saft {self.verb} {verb.usage}"
                 )
-            return imported(verb.function)(*([self.others] if "..." in verb.words else self.others))
+            words = [self.others] if "..." in verb.words else self.others
+            return imported(verb.function)(*words, **options)
         if self.file is None and not self.overrides:
             raise UserError(f"{self.verb}: CONFIG is missing; see `saft {self.verb} --help`")
         target = self._target(verb)
@@ -70,6 +69,21 @@ class Words:
         with stand_ins():  # what is wrong there is told at once
             settings(verb, mapping, where, "options")
         return imported(verb.function)(settings(verb, mapping, where), *target, **self.flags)
+
+    def _options(self, verb: Verb) -> dict[str, str]:
+        """Return the options of a verb without a config, each a text."""
+        options, remaining = dict[str, str](), iter(self.overrides)
+        for word in remaining:
+            name, equals, value = word.removeprefix("--").partition("=")
+            if name not in verb.options:
+                usage = f"usage: saft {self.verb} {verb.usage}"
+                near = did_you_mean(word, [f"--{option}" for option in verb.options])
+                raise UserError(f"{self.verb}: '{word}' is not understood{near}; {usage}")
+            value = value if equals else next(remaining)
+            if not value or name in options:
+                raise UserError(f"{self.verb}: --{name} {'is given twice' if value else 'needs a value'}")
+            options[name] = value
+        return options
 
     def _mapping(self, verb: Verb) -> tuple[dict[str, Any], str]:
         """Return what the config file and the overrides hold, and the place in front of every message."""

@@ -13,10 +13,13 @@ from saft.files.staging import write_text
 from saft.report.csv_tables import csv_tables
 from saft.report.latex_tables import latex_tables
 from saft.report.results import Results, from_json, to_json
+from saft.report.side_by_side import labels, side_by_side
 from saft.report.summary import summarize
 from saft.report.terminal import table
 
 __all__ = ["read", "rewrite", "write"]
+
+OWN = {"results.json", "report.html", "tables"}
 
 
 def write(results: Results, folder: str | Path) -> None:
@@ -58,20 +61,39 @@ def read(folder: str | Path) -> Results:
     return from_json(text, str(file))
 
 
-def rewrite(folders: Sequence[str | Path]) -> RenderableType:
+def rewrite(folders: Sequence[str | Path], out: str | Path | None = None) -> RenderableType:
     """Write the page of each run's folder again, and return what `saft run` printed at its end.
 
     Args:
         folders: the `out` folders of runs; all are read before anything is written.
+        out: a folder for one page of all runs side by side instead; it is made, or holds an earlier one.
 
     Raises:
-        UserError: no folder is given, or one has no results, or they do not fit; see `read`.
+        UserError: no folder is given, or one has no results, or they do not fit; see `read` and
+            `side_by_side`; or `out` is in use.
     """
     if not folders:
         raise UserError("report: FOLDER is missing: the `out` folder of a finished `saft run`")
+    if out is not None:
+        return _compared(folders, Path(out))
     results = {str(folder): read(folder) for folder in folders}
     parts: list[RenderableType] = []
     for folder, of_folder in results.items():
         write(of_folder, folder)
-        parts += [table(of_folder), Text(f"report: {Path(folder) / 'report.html'}")]
+        parts += _told(of_folder, Path(folder))
     return Group(*parts)
+
+
+def _compared(folders: Sequence[str | Path], out: Path) -> RenderableType:
+    if len(folders) < 2:
+        raise UserError(f"--out: is for a comparison of several folders; without it {folders[0]} is written")
+    strangers = {entry.name for entry in out.iterdir()} - OWN if out.is_dir() else set()
+    if strangers or out.is_file():
+        raise UserError(f"--out: {out}: holds something else than a report; choose another folder")
+    results = side_by_side({name: read(folder) for name, folder in labels(folders).items()})
+    write(results, out)
+    return Group(*_told(results, out))
+
+
+def _told(results: Results, folder: Path) -> list[RenderableType]:
+    return [table(results), Text(f"report: {folder / 'report.html'}; tables: {folder / 'tables'}")]

@@ -1,0 +1,179 @@
+"""Several runs as one set of results, where their figures say the same thing; else the reasons why not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saft.errors import UserError
+from saft.interference.quantity import Quantity
+from saft.report.cell_result import BaseResult, CellResult
+from saft.report.results import Protocol, Results, TaskFacts
+
+__all__ = ["labels", "side_by_side"]
+
+SAME = 0.25  # of a standard error: what the pretrained model's scores may differ by between two devices
+
+
+def side_by_side(runs: Mapping[str, Results]) -> Results:
+    """Return the arms of all runs as those of one experiment: `arm (run)`.
+
+    What was measured in two ways, such as a sharpness of two radii, is `quantity (run)` too.
+
+    Args:
+        runs: what each run is called -> its results; at least two.
+
+    Raises:
+        UserError: a figure of one would stand beside one of another that says something else, since tasks,
+            metrics, splits, train sizes, the model or the parameters of a merge differ; with every reason.
+    """
+    (first, results), *others = runs.items()
+    if problems := [p for name, other in others for p in _differences(first, results, name, other)]:
+        raise UserError(*problems)
+    every = list(runs.values())
+    renamed = {name: _quantities(name, run, runs) for name, run in runs.items()}
+    return Results(
+        versions=_together([run.versions for run in every]),
+        device="; ".join(dict.fromkeys(run.device for run in every)),
+        config={"folders": {name: run.config for name, run in runs.items()}},
+        protocol=_protocol([run.protocol for run in every]),
+        arms={f"{arm} ({name})": facts for name, run in runs.items() for arm, facts in run.arms.items()},
+        base=next((run.base for run in every if run.base), {}),
+        cells=[_cell(name, cell, renamed[name]) for name, run in runs.items() for cell in run.cells],
+        quantities={
+            renamed[name][quantity]: what
+            for name, run in runs.items()
+            for quantity, what in run.quantities.items()
+        },
+    )
+
+
+def labels(folders: Sequence[str | Path]) -> dict[str, Path]:
+    """Return what each folder is called -> its path: the end of the path that tells them apart.
+
+    Args:
+        folders: of runs, each once.
+
+    Raises:
+        UserError: a folder is given twice.
+
+    Example:
+        >>> list(labels(["runs/a/seed0", "runs/b/seed0"]))
+        ['a/seed0', 'b/seed0']
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    if twice := [folder for i, folder in enumerate(folders) if paths[i] in paths[:i]]:
+        raise UserError(f"report: {twice[0]} is given twice; a comparison is of different runs")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return {name: Path(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def _differences(first: str, one: Results, second: str, other: Results) -> Iterator[str]:
+    """Yield, as people read it, what keeps two runs from being compared."""
+
+    def told(what: str, mine: object, its: object) -> str:
+        return f"{second} cannot stand beside {first}: {what}: {its} in {second}, {mine} in {first}"
+
+    tasks, other_tasks = list(one.protocol.tasks), list(other.protocol.tasks)
+    if set(tasks) != set(other_tasks):
+        yield told("tasks", ", ".join(tasks), ", ".join(other_tasks))
+    for task in tasks:
+        if task in other.protocol.tasks:
+            mine, its = one.protocol.tasks[task], other.protocol.tasks[task]
+            for what, a, b in _of_task(mine, its):
+                yield told(f"tasks.{task}.{what}", a, b)
+    if one.protocol.tests != other.protocol.tests:
+        splits = {True: "test", False: "validation"}
+        yield told("scores are of", splits[one.protocol.tests], splits[other.protocol.tests])
+    sizes, other_sizes = one.protocol.train_sizes, other.protocol.train_sizes
+    for size in sizes:
+        if size in other_sizes and sizes[size] != other_sizes[size]:
+            yield told(f"train size {size}", sizes[size], other_sizes[size])
+    yield from (told(what, a, b) for what, a, b in _of_model(one, other))
+    merges, other_merges = (run.config.get("merges") or {} for run in (one, other))
+    for method in merges:
+        a, b = (_parameters(of, method) for of in (merges, other_merges))
+        if method in other_merges and a != b:
+            yield told(f"merges.{method}.parameters", a, b)
+
+
+def _of_task(one: TaskFacts, other: TaskFacts) -> Iterator[tuple[str, object, object]]:
+    for what in ("kind", "metric", "validation", "test", "labels"):
+        a, b = getattr(one, what), getattr(other, what)
+        if a != b:
+            yield (what, a.name, b.name) if what == "metric" and a.name != b.name else (what, a, b)
+    for name in dict.fromkeys([*one.facts, *other.facts]):
+        if one.facts.get(name) != other.facts.get(name):
+            yield name, one.facts.get(name), other.facts.get(name)
+    for size in one.train:
+        if size in other.train and one.train[size] != other.train[size]:
+            yield f"train, {size}", one.train[size], other.train[size]
+
+
+def _of_model(one: Results, other: Results) -> Iterator[tuple[str, object, object]]:
+    """Yield differences of the pretrained models: by their scores, or where there are none by their names."""
+    common = [task for task in one.base if task in other.base]
+    for task in common:
+        if (pair := _scores_apart(one.base[task], other.base[task])) is not None:
+            metric = one.protocol.tasks[task].metric
+            scores = (metric.format(value) for value in pair)
+            yield (f"the pretrained model or its examples: {metric.name} on {task}", *scores)
+    if not common and one.config.get("model") != other.config.get("model"):
+        yield "model", one.config.get("model"), other.config.get("model")
+
+
+def _scores_apart(one: BaseResult, other: BaseResult) -> tuple[float, float] | None:
+    for split in ("validation", "test"):
+        a, b = getattr(one, split), getattr(other, split)
+        if a is not None and b is not None:
+            allowed = 1e-6 * abs(a.value) if a.standard_error is None else SAME * a.standard_error
+            if abs(a.value - b.value) > allowed:
+                return a.value, b.value
+    return None
+
+
+def _parameters(merges: Mapping[str, Any], method: str) -> object:
+    options = merges.get(method)
+    return (options.get("parameters") or {}) if isinstance(options, dict) else {}
+
+
+def _protocol(protocols: Sequence[Protocol]) -> Protocol:
+    first = protocols[0]
+    tasks = {
+        task: dataclasses.replace(
+            facts, train={size: n for p in protocols for size, n in p.tasks[task].train.items()}
+        )
+        for task, facts in first.tasks.items()
+    }
+    return dataclasses.replace(
+        first,
+        tasks=tasks,
+        seeds=list(dict.fromkeys(seed for protocol in protocols for seed in protocol.seeds)),
+        train_sizes={size: n for protocol in protocols for size, n in protocol.train_sizes.items()},
+        coefficient=" ".join(dict.fromkeys(protocol.coefficient for protocol in protocols)),
+        test_reads=" ".join(dict.fromkeys(protocol.test_reads for protocol in protocols)),
+    )
+
+
+def _quantities(name: str, run: Results, runs: Mapping[str, Results]) -> dict[str, str]:
+    """Return quantity of a run -> its name among all: with the run's where another means something else."""
+
+    def other_ways(quantity: str, what: Quantity) -> bool:
+        return any(other.quantities.get(quantity, what) != what for other in runs.values())
+
+    return {q: f"{q} ({name})" if other_ways(q, what) else q for q, what in run.quantities.items()}
+
+
+def _cell(name: str, cell: CellResult, renamed: Mapping[str, str]) -> CellResult:
+    measured = {renamed[quantity]: value for quantity, value in cell.measured.items()}
+    return dataclasses.replace(cell, arm=f"{cell.arm} ({name})", measured=measured)
+
+
+def _together(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    names = dict.fromkeys(name for of_run in versions for name in of_run)
+    return {n: ", ".join(dict.fromkeys(of_run[n] for of_run in versions if n in of_run)) for n in names}
