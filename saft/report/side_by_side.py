@@ -121,8 +121,8 @@ def _of_model(one: Results, other: Results) -> Iterator[tuple[str, object, objec
     for task in common:
         if (pair := _scores_apart(one.base[task], other.base[task])) is not None:
             metric = one.protocol.tasks[task].metric
-            scores = (metric.format(value) for value in pair)
-            yield (f"the pretrained model or its examples: {metric.name} on {task}", *scores)
+            mine, its = (metric.format(value) for value in pair)
+            yield f"the pretrained model or its examples: {metric.name} on {task}", mine, its
     if not common and one.config.get("model") != other.config.get("model"):
         yield "model", one.config.get("model"), other.config.get("model")
 

@@ -1,0 +1,100 @@
+"""The page in a real browser, headless Chromium: nothing leaves it, nothing fails in it, its tables sort."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+
+import pytest
+
+from saft.report.html import page
+from tests.report.made_up import mapping, typed
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)"),
+]
+
+# Clicks as a reader would, and leaves what came of it in the page.
+READER = """
+<script>
+const came = { refused: [], saved: [], orders: {} };
+addEventListener("securitypolicyviolation", (event) => came.refused.push(event.blockedURI));
+HTMLAnchorElement.prototype.click = function () { came.saved.push(this.download); };
+const column = (table, index) => [...table.tBodies[0].rows].map((row) => row.cells[index].firstChild.textContent);
+const table = [...document.querySelectorAll("table")].find((t) => t.tHead.textContent.includes("experts") &&
+  t.tHead.textContent.includes("ties"));
+const index = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.trim() === "ties");
+const heading = table.tHead.rows[0].cells[index];
+came.orders.first = column(table, index);
+heading.querySelector("button").click();
+came.orders.ascending = column(table, index);
+came.sorted = heading.getAttribute("aria-sort");
+heading.querySelector("button").click();
+came.orders.descending = column(table, index);
+for (const button of document.querySelectorAll("figure .save")[0].querySelectorAll("button")) button.click();
+came.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+came.unlabelled = [...document.querySelectorAll("svg")].filter((svg) => !svg.getAttribute("aria-label")).length;
+setTimeout(() => {
+  came.requests = performance.getEntriesByType("resource").map((entry) => entry.name)
+    .filter((name) => !name.startsWith("data:") && !name.startsWith("blob:"));
+  const told = document.createElement("pre");
+  told.id = "came";
+  told.textContent = JSON.stringify(came);
+  document.body.append(told);
+}, 2000);
+</script>
+"""
+
+
+def opened(html, folder, width):
+    """Return what came of reading the page, and what the browser's console said."""
+    file = folder / "page.html"
+    file.write_text(html.replace("</body>", f"{READER}</body>"), "utf-8")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--window-size={width},900",
+        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr", "--virtual-time-budget=6000", "--dump-dom", file.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    told = re.search(r'<pre id="came">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert told, done.stderr[-2000:]
+    return json.loads(unescape(told[1])), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def html():
+    results = mapping(
+        arms=("adamw", "adamw_passes", "sam"), seeds=(0, 1), methods=("average", "ties"), gain=0.05
+    )
+    for cell in results["cells"]:
+        cell["measured"]["line"] = {t: {"0": 0.5, "1": 1.5} for t in cell["experts"]}
+    line = {"meaning": "loss", "per": "grid", "axes": ["task", "coefficient"]}
+    results["quantities"] = results["quantities"] | {"line": line}
+    return page(typed(results))
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
+    came, console = opened(html, tmp_path, width)
+    assert console == []
+    assert came["refused"] == came["requests"] == []
+    numbers = {name: [float(text.split()[0]) for text in order] for name, order in came["orders"].items()}
+    assert numbers["ascending"] == sorted(numbers["first"])
+    assert numbers["descending"] == sorted(numbers["first"], reverse=True)
+    assert len(set(numbers["first"])) > 1
+    assert came["sorted"] == "ascending"
+    assert came["saved"] == ["answer0-figure.svg", "answer0-figure.png"]
+    assert came["unlabelled"] == 0
+    assert came["wide"] == 0  # the page itself is never scrolled sideways, only what is wide in it
+
+
+def test_a_request_and_an_error_would_be_seen(html, tmp_path):
+    broken = '<img src="http://127.0.0.1:9/x.png"><script>throw new Error("on purpose")</script>'
+    _, console = opened(html.replace("<main>", f"<main>{broken}"), tmp_path, 1280)
+    assert any("on purpose" in line for line in console)
+    assert any("127.0.0.1" in line for line in console)  # refused by the page's own policy
