@@ -13,28 +13,33 @@ from typing import Any
 
 import pytest
 
+import saft.experiment.claims as claims_module
 from saft.experiment.claims import Claim, ClaimFolder, Witness
 
 CELLS = [f"all/sam/seed{seed}" for seed in range(100)]
 
 
-def take_all(folder: Path, taken: Any) -> None:
+def take_all(folder: Path, machine: str, taken: Any) -> None:
+    claims_module._machine = lambda: machine  # this process was forked for it
     claims = ClaimFolder(folder)
     while (claim := claims.take()) is not None:
         claims.update(dataclasses.replace(claim, state="finished"))
-        taken.put((claim.cell, os.getpid()))
+        taken.put((claim.cell, machine))
     taken.put(None)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a fork starts at once")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_four_processes_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Path) -> None:
+def test_processes_of_two_machines_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for experiment in range(10):  # the more beginnings, the more often several want the same cell
         folder, taken = tmp_path / str(experiment), context.Queue()
         ClaimFolder(folder).offer(CELLS)
-        workers = [context.Process(target=take_all, args=(folder, taken)) for _ in range(4)]
+        workers = [
+            context.Process(target=take_all, args=(folder, machine, taken))
+            for machine in ("one", "another", "one", "another")
+        ]
         for worker in workers:
             worker.start()
         found, ended = [], 0
@@ -45,7 +50,9 @@ def test_four_processes_claim_1000_cells_without_a_double_or_a_loss(tmp_path: Pa
         for worker in workers:
             worker.join()
         assert Counter(cell for cell, _ in found) == Counter(CELLS)
-        assert {claim.state for claim in ClaimFolder(folder).latest().values()} == {"finished"}
+        claims = ClaimFolder(folder).latest()
+        assert {claim.state for claim in claims.values()} == {"finished"}
+        assert {cell: claim.machine for cell, claim in claims.items()} == dict(found)
 
 
 def test_cells_are_claimed_in_the_order_in_which_they_are_offered(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from saft.run import run
 pytestmark = pytest.mark.slow
 
 
-def test_a_killed_worker_is_replaced_and_the_same_bits_come_out(
+def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
     load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder, killed = tmp_path / "run", []
