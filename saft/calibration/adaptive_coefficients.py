@@ -12,7 +12,7 @@ from saft.calibration import COLLECTORS, Collector, Statistics
 from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.methods.adamerging import AdaMerging, Added
 from saft.merging.plan import Plan
-from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.gathering import prepare
 from saft.merging.stream.reader import Reader
 
 __all__ = ["AdaptiveCoefficients", "entropy"]

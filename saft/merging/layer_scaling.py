@@ -11,7 +11,8 @@ from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_config import Lines
 from saft.merging.method import Sums, total
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import BlockStream, gather
+from saft.merging.stream.gathering import gather
+from saft.merging.stream.windows import BlockStream
 
 __all__ = ["problems", "scaled"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from saft.files.tensorfile import Layout
 from saft.merging.dtypes import ARITHMETIC
 from saft.merging.inputs.source import Source
 from saft.merging.merge_config import MergeConfig, size_in_bytes
-from saft.merging.method import Method, Tensorwise
+from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.outputs.output import Output
 from saft.merging.stream.data_statistics import Collected
-from saft.merging.stream.order_statistics import passes_needed
+from saft.merging.stream.gathering import passes_needed
+from saft.merging.stream.order_statistics import passes_of
 
 __all__ = ["Plan", "Progress", "Trainer"]
 
@@ -29,6 +30,9 @@ folder, and returns keys of saft.json."""
 
 _BLOCK_SIZES = {"cpu": 2**21, "cuda": 2**26}  # less, and Python takes longer than the arithmetic
 _MOST_THREADS = 16  # more would wait for the memory, and take some
+
+_SAMPLED_FROM = 2**24
+"""Entries of a model that a sample is drawn from, at least."""
 
 _AT_REST = 200 * 2**20
 """Bytes of Python, torch and saft itself, and of counters."""
@@ -74,10 +78,53 @@ class Plan:
         return self.method.parameters() | self.config.varying
 
     @property
+    def scopes(self) -> Sequence[Sequence[str]]:
+        """The names of the tensors that statistics are taken over together: all, or one at a time."""
+        each = self.by_tensor or self.method.statistics_over == "tensor"
+        return [(name,) for name in self.merged] if each else [self.merged]
+
+    @property
     def passes(self) -> int:
-        """How often the task vectors are read: for the statistics, and once to merge."""
+        """How often the task vectors are read: for the statistics, and once to merge.
+
+        Where each tensor has statistics of its own, the largest is meant: a small one is read less often. A
+        sample that misleads makes it once more.
+        """
+        return self._passes(max(map(self.entries, self.scopes)))
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes that all passes read."""
+        sources = [self.base, *self.models.values()]
+        passes_by_size: dict[int, int] = {}
+        total = 0
+        for names in self.scopes:
+            size = self.entries(names)
+            passes_by_size.setdefault(size, self._passes(size))
+            read = sum(source.headers[name].nbytes for source in sources for name in names)
+            total += read * passes_by_size[size]
+        return total
+
+    def entries(self, names: Sequence[str]) -> int:
+        """Return the entries of the tensors called `names`, in one model."""
+        return sum(self.base.headers[name].count for name in names)
+
+    def _passes(self, count: int) -> int:
+        """Return how often tensors of so many entries are read, whose statistics are taken together."""
         for_lines = self.config.lines is not None and self.config.lines.alpha is None
-        return passes_needed(self.method, len(self.models), self.arithmetic) + for_lines
+        ordered = passes_of(self.arithmetic, count, self.is_sampled)
+        return passes_needed(self.method, len(self.models), self.arithmetic, ordered) + for_lines
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a sample tells where order statistics over the model lie, which saves a pass for each.
+
+        It has to be worth its counters; and a tensor that is computed would be computed once more for it.
+        """
+        over_the_model = isinstance(self.method, Elementwise) and self.method.statistics_over == "model"
+        stored = not any(source.computes for source in (self.base, *self.models.values()))
+        large = self.arithmetic == torch.float32 and self.entries(self.merged) >= _SAMPLED_FROM
+        return over_the_model and stored and large and not self.method.calibration
 
     @property
     def arithmetic(self) -> torch.dtype:

@@ -15,9 +15,10 @@ from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import apply
-from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.gathering import prepare
 from saft.merging.stream.reader import one_torch_thread
 from saft.merging.stream.timing import clock, fastest
+from saft.merging.stream.windows import Sample
 
 __all__ = ["seconds"]
 
@@ -57,7 +58,7 @@ def seconds(plan: Plan) -> float:
     sources = [plan.base, *plan.models.values()]
     files = {file for source in sources for file in source.files if remembered(file) is None}
     hashed = hashing * sum(file.stat().st_size for file in files)
-    moved = reading * (plan.bytes_per_pass * plan.passes + plan.bytes_out)
+    moved = reading * (plan.bytes_to_read + plan.bytes_out)
     return max((merging + hashed + moved) / parallel, hashed) + plan.output.seconds(plan)
 
 
@@ -78,6 +79,8 @@ def _seconds_of(plan: Plan, block: Block) -> float:
         spent += time.thread_time() - start
         return [value]
 
-    function = prepare(plan.method, block.tasks, block.base.numel(), timed, plan.device)
+    sample = Sample[Block](lambda function: [function(block)], block.base.numel())
+    known = sample if plan.is_sampled else None
+    function = prepare(plan.method, block.tasks, block.base.numel(), timed, plan.device, known)
     timed(lambda block: apply(block.base, function(block), plan.scaling))
     return spent

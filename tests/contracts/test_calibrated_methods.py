@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from saft.calibration import COLLECTORS
 from saft.merging.method import Elementwise
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import SUM_GRAIN, prepare
+from saft.merging.stream.gathering import SUM_GRAIN, prepare
 from tests.contracts.test_merge_methods import EVERYTHING
 
 COLLECTING = [method for method in EVERYTHING if method.calibration]

@@ -24,7 +24,7 @@ from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import on_device, prepare, run_steps
+from saft.merging.stream.gathering import on_device, prepare, run_steps
 from tests.contracts.test_calibrated_methods import KINDS, statistic
 from tests.contracts.test_merge_methods import EVERYTHING
 

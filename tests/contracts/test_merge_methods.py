@@ -17,7 +17,7 @@ from saft.merging.methods import METHODS, describe, methods
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
-from saft.merging.stream.order_statistics import SUM_GRAIN, passes_needed, prepare
+from saft.merging.stream.gathering import SUM_GRAIN, passes_needed, prepare
 
 
 def variants(name):

@@ -12,7 +12,7 @@ from saft.merging.method import Elementwise, Tensorwise
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
-from saft.merging.stream.order_statistics import SUM_GRAIN, run_steps
+from saft.merging.stream.gathering import SUM_GRAIN, run_steps
 from tests.contracts.test_merge_methods import EVERYTHING, task_vectors
 
 KEEPING = [method for method in EVERYTHING if isinstance(method, PerTaskMethod)]

@@ -23,7 +23,7 @@ def test_a_correct_merge_is_planned_without_reading_a_weight(checkpoints, monkey
     plan = check(MergeConfig("ties", base, models, {"density": 0.1}))
     assert plan.method.density == 0.1
     assert plan.scaling == 1.0
-    assert plan.passes == 4
+    assert plan.passes == 3
     assert list(plan.models) == ["a", "b", "c"]
     assert plan.bytes_per_pass == 4 * 4 * sum(plan.base.headers[name].count for name in plan.merged)
 

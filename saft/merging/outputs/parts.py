@@ -23,7 +23,7 @@ from saft.merging.outputs.output import OUTPUTS, Output, Written
 from saft.merging.outputs.target_folder import file_name_problems
 from saft.merging.per_task import PerTaskMethod, PerTaskParts
 from saft.merging.plan import Plan
-from saft.merging.stream.order_statistics import run_steps
+from saft.merging.stream.gathering import run_steps
 from saft.merging.stream.reader import Progress, Reader, all_finite
 
 __all__ = ["PartPerTask"]

@@ -14,7 +14,7 @@ from saft.merging.layer_scaling import scaled
 from saft.merging.method import Method, OrderStatistics, Tensorwise, last_dropped, magnitudes
 from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import gather, on_device, prepare
+from saft.merging.stream.gathering import gather, on_device, prepare
 from saft.merging.stream.reader import Progress, Reader, all_finite, one_torch_thread
 
 __all__ = ["apply", "merge_task_vectors", "stream", "task_vectors", "thresholds", "weights", "weights_of"]
@@ -100,9 +100,8 @@ def thresholds(plan: Plan, density: float) -> Tensor:
         plan: from `check`; its method does not matter.
         density: fraction of the entries of each task that are kept, in (0, 1].
     """
-    count = sum(plan.base.headers[name].count for name in plan.merged)
     with Reader(plan) as reader:
-        smallest = OrderStatistics(magnitudes, (last_dropped(count, density),))
+        smallest = OrderStatistics(magnitudes, (last_dropped(plan.entries(plan.merged), density),))
         return gather(smallest, reader.blocks(plan.merged))
 
 
@@ -140,21 +139,19 @@ def _functions(
         return [name for name in names if only is None or name in only]
 
     def prepared(names: Sequence[str]) -> Callable[[Block], Tensor]:
-        count = sum(plan.base.headers[name].count for name in names)
         # Sorted, so that a sum of floats does not depend on the order in which the output is written.
         method = plan.by_tensor.get(names[0], plan.method)
-        return prepare(method, len(plan.models), count, reader.blocks(sorted(names)), plan.device)
+        blocks, sample = reader.blocks(sorted(names)), reader.sample(names)
+        return prepare(method, len(plan.models), plan.entries(names), blocks, plan.device, sample)
 
-    each = plan.by_tensor or plan.method.statistics_over == "tensor"
-    parts = [(name,) for name in plan.merged] if each else [plan.merged]
     if plan.config.lines is None:
-        for names in parts:
+        for names in plan.scopes:
             if left := wanted(names):
                 yield left, prepared(names)
         return
     # The norms of the whole merged vector are needed before its first tensor can be scaled.
     by_name: dict[str, Callable[[Block], Tensor]] = {}
-    for names in parts:
+    for names in plan.scopes:
         by_name |= dict.fromkeys(names, prepared(names))
 
     def merge(block: Block) -> Tensor:

@@ -19,7 +19,8 @@ from saft.merging.inputs.factors import Factors
 from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan, Progress
 from saft.merging.stream.block import Block
-from saft.merging.stream.order_statistics import SUM_GRAIN, BlockStream, on_device
+from saft.merging.stream.gathering import SUM_GRAIN, on_device
+from saft.merging.stream.windows import BlockStream, Sample
 
 __all__ = ["Progress", "Reader", "all_finite", "one_torch_thread"]
 
@@ -27,6 +28,13 @@ T = TypeVar("T")
 
 _AHEAD = 4
 """Blocks that wait for each thread, so that none waits for the thread that reads and collects."""
+
+_SAMPLED = 2**21
+"""Entries of a sample, all tasks together, at most."""
+_LEAST_LEFT_OUT = 64
+"""A sample takes at most one entry in so many."""
+_STRETCH = 64
+"""Entries of a sample that follow each other in the tensor."""
 
 _LARGEST_KEPT = 12 * 2**20
 """Bytes, of which glibc keeps twice as many: what the work on a block needs."""
@@ -66,7 +74,7 @@ class Reader:
             raise ValueError(f"{plan.config.method} reads examples; collect them: saft.calibration.collected")
         self._plan = plan
         self._progress = progress
-        self._read, self._to_read = 0, plan.bytes_per_pass * plan.passes
+        self._read, self._to_read = 0, plan.bytes_to_read
         self._threads = plan.threads
         self._pool = ThreadPoolExecutor(self._threads)
         self._whole = isinstance(plan.method, Tensorwise)
@@ -82,35 +90,56 @@ class Reader:
         """Return the blocks of the tensors called `names`, to be gone over as often as one likes."""
         return partial(self.map_blocks, names)
 
+    def sample(self, names: Sequence[str]) -> Sample[Block] | None:
+        """Return an even part of the tensors called `names`, a block each, if a sample is worth its time.
+
+        The entries of such a block do not follow each other in the tensor, and its `start` means nothing.
+        """
+        if not self._plan.is_sampled:
+            return None
+        count = self._plan.entries(names)
+        one_in = max(_LEAST_LEFT_OUT, count * len(self._plan.models) // _SAMPLED)
+
+        def blocks(function: Callable[[Block], T]) -> Iterator[T]:
+            return self._in_order(self._on_blocks(function), self._thinned(names, one_in), counted=False)
+
+        return Sample(blocks, count)
+
     def map_blocks(self, names: Sequence[str], function: Callable[[Block], T]) -> Iterator[T]:
         """Yield the function's result for each block of the tensors called `names`, in their order."""
 
+        return self._in_order(self._on_blocks(function), self._pieces(names))
+
+    def _on_blocks(self, function: Callable[[Block], T]) -> Callable[[_Piece], T]:
         def work(piece: _Piece) -> T:
             with on_device(self._plan.device):
                 return function(self._block(piece))
 
-        return self._in_order(work, self._pieces(names))
+        return work
 
-    def _in_order(self, function: Callable[[_Piece], T], pieces: Iterator[_Piece]) -> Iterator[T]:
+    def _in_order(
+        self, function: Callable[[_Piece], T], pieces: Iterator[_Piece], counted: bool = True
+    ) -> Iterator[T]:
         """Apply `function` to the pieces, several at a time and few ahead, and give the results in order."""
         with one_torch_thread():
             if self._threads == 1:
                 for piece in pieces:
                     yield function(piece)
-                    self._count(piece)
+                    self._count(piece, counted)
                 return
             pending: deque[tuple[_Piece, Future[T]]] = deque()
             for piece in pieces:
                 pending.append((piece, self._pool.submit(function, piece)))
                 if len(pending) >= self._threads * (1 if self._whole else _AHEAD):
                     yield pending[0][1].result()
-                    self._count(pending.popleft()[0])
+                    self._count(pending.popleft()[0], counted)
             for piece, future in pending:
                 yield future.result()
-                self._count(piece)
+                self._count(piece, counted)
 
-    def _count(self, piece: _Piece) -> None:
-        self._read += piece.nbytes
+    def _count(self, piece: _Piece, counted: bool) -> None:
+        self._read += piece.nbytes if counted else 0
+        self._to_read = max(self._to_read, self._read)  # a pass more, where a sample has misled
         if self._progress:
             self._progress(self._read, self._to_read)
 
@@ -133,9 +162,17 @@ class Reader:
                 parts = [tensor[start : start + length] for tensor in flat]
                 yield _Piece(name, start, parts, subtracted)
 
+    def _thinned(self, names: Sequence[str], one_in: int) -> Iterator[_Piece]:
+        """Yield one piece of each tensor: one entry in so many, in stretches, which are quicker to read."""
+        sources = (self._plan.base, *self._plan.models.values())
+        for name in names:
+            flat = [source.tensor(name).reshape(-1) for source in sources]
+            yield _Piece(name, 0, [_stretches(tensor, one_in) for tensor in flat], [False] * len(flat[1:]))
+
     def _block(self, piece: _Piece) -> Block:
         device, dtype = self._plan.device, self._plan.arithmetic
-        base, *models = (part.to(device, non_blocking=True) for part in piece.parts)
+        parts = piece.parts if self._whole else [part.reshape(-1) for part in piece.parts]
+        base, *models = (part.to(device, non_blocking=True) for part in parts)
         base = base.to(dtype)
         task_vectors = torch.empty(len(models), *base.shape, dtype=dtype, device=device)
         for row, model, subtracted in zip(task_vectors, models, piece.subtracted, strict=True):
@@ -180,6 +217,15 @@ class Reader:
                 f"{self._plan.config.arithmetic} can hold"
             ]
         )
+
+
+def _stretches(flat: Tensor, one_in: int) -> Tensor:
+    """Return one element in so many of a flat tensor, as stretches that are evenly apart: a view of it."""
+    step = _STRETCH * one_in + 1  # odd, lest it falls on the same columns of a matrix
+    count = len(flat) // step
+    if not count:
+        return flat[: math.ceil(len(flat) / one_in)]
+    return flat[: count * step].view(count, step)[:, :_STRETCH]
 
 
 def all_finite(tensor: Tensor) -> bool:

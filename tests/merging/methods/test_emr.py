@@ -11,7 +11,7 @@ from saft.merging.methods.emr import Emr
 from saft.merging.per_task import unpack
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
-from saft.merging.stream.order_statistics import prepare, run_steps
+from saft.merging.stream.gathering import prepare, run_steps
 from tests.oracles import parts as oracle
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "small_cases.json").read_text())

@@ -17,7 +17,7 @@ from saft.merging.methods.fisher import Fisher
 from saft.merging.stream.block import Block
 from saft.merging.stream.data_statistics import Collected
 from saft.merging.stream.engine import stream
-from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.gathering import prepare
 from tests.oracles import data as oracle
 
 

@@ -9,7 +9,7 @@ from saft.merging.merge_config import MergeConfig
 from saft.merging.methods.smile import Smile
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
-from saft.merging.stream.order_statistics import run_steps
+from saft.merging.stream.gathering import run_steps
 from tests.oracles import parts as oracle
 
 

@@ -22,7 +22,7 @@ from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import apply
-from saft.merging.stream.order_statistics import prepare
+from saft.merging.stream.gathering import prepare
 from tests.merging.conftest import SHAPES, draw
 from tests.test_merge import KILLED_AT_ANY_CALL, files, kill_at_every_call
 

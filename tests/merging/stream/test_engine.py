@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
+from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import safetensors.torch
@@ -17,7 +19,7 @@ from saft.merging.methods import METHODS
 from saft.merging.outputs.record import write_merge
 from saft.merging.outputs.whole_model import Weights
 from saft.merging.per_task import PerTaskMethod
-from saft.merging.stream import engine
+from saft.merging.stream import engine, order_statistics
 from saft.merging.stream.engine import merge_task_vectors
 from tests.merging.conftest import SHAPES, draw
 
@@ -34,17 +36,24 @@ EVERY_METHOD = [
 ]
 
 
+def counting():
+    """A context in which order statistics of small streams, too, are counted and not sorted."""
+    return mock.patch.object(order_statistics, "_SMALL", 0)
+
+
 def flat(tensors, names):
     return torch.cat([tensors[name].reshape(-1).float() for name in names])
 
 
+@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
 def test_the_stream_equals_the_merge_in_memory_to_the_bit(
-    checkpoints, base_tensors, task_tensors, method, parameters
+    checkpoints, base_tensors, task_tensors, method, parameters, counted
 ):
     base, models = checkpoints
     plan = check(MergeConfig(method, base, models, parameters, block_size=1))  # the smallest blocks
-    found = dict(engine.stream(plan))
+    with counting() if counted else nullcontext():
+        found = dict(engine.stream(plan))
     assert set(found) == set(SHAPES)
     names = sorted(SHAPES)
     scopes = [[name] for name in names] if parameters.get("granularity") == "tensor" else [names]
@@ -139,8 +148,9 @@ def test_progress_counts_the_passes_of_float64(checkpoints):
     base, models = checkpoints
     plan = check(MergeConfig("ties", base, models, arithmetic="float64"))
     seen = []
-    dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
-    assert plan.passes == 6
+    with counting():
+        dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
+        assert plan.passes == 6
     assert seen[-1] == (plan.bytes_per_pass * 6, plan.bytes_per_pass * 6)
 
 
@@ -309,8 +319,9 @@ def test_progress_ends_at_the_whole(checkpoints):
     base, models = checkpoints
     plan = check(MergeConfig("pcb", base, models))
     seen = []
-    dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
-    assert plan.passes == 5
+    with counting():
+        dict(engine.stream(plan, lambda done, whole: seen.append((done, whole))))
+        assert plan.passes == 5
     assert seen[-1] == (plan.bytes_per_pass * 5, plan.bytes_per_pass * 5)
     assert seen == sorted(seen)
 
@@ -374,13 +385,17 @@ STREAMED = [
 ]
 
 
+@pytest.mark.parametrize("small", [0, 1000, 1 << 16])  # the second counts one tensor and sorts the others
 @pytest.mark.parametrize("name", STREAMED)
-def test_as_many_bytes_are_read_as_the_check_promises(name, checkpoints):
+def test_as_many_bytes_are_read_as_the_check_promises(name, small, checkpoints, monkeypatch):
+    monkeypatch.setattr(order_statistics, "_SMALL", small)
     base, models = checkpoints
     plan = check(MergeConfig(name, base, models))
     told = []
     deque(engine.stream(plan, lambda done, whole: told.append((done, whole))), maxlen=0)
-    assert {whole for _, whole in told} == {plan.bytes_per_pass * plan.passes}
+    assert {whole for _, whole in told} == {plan.bytes_to_read}
+    if plan.method.statistics_over != "tensor":
+        assert plan.bytes_to_read == plan.passes * plan.bytes_per_pass
     assert told[-1][0] == told[-1][1]
 
 
@@ -395,3 +410,40 @@ def test_what_varies_for_no_tensor_would_change_a_statistic_of_the_whole_model_a
     value = METHODS.get(name)().parameters()[parameter]
     with pytest.raises(UserError, match=r"varying: what this method does .* whole model"):
         check(MergeConfig(name, base, models, varying={parameter: [value, value]}))
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "passes"),
+    [
+        ("ties", {"density": 0.3}, 3),
+        ("ties", {"density": 0.3, "elect": "normmass"}, 4),
+        ("pcb", {"density": 0.3}, 3),
+        ("pcb", {"density": 0.3, "variant": "paper"}, 6),
+        ("average", {}, 1),
+        ("dare", {}, 1),
+    ],
+)
+@pytest.mark.parametrize("misleads", [False, True])
+def test_a_sample_saves_passes_and_changes_no_bit(save, monkeypatch, method, parameters, passes, misleads):
+    shapes = {"large": (500, 600), "vector": (700,), "small": (3, 5)}
+    base = draw(shapes, 0, 0.1)
+    tasks = [{name: base[name] + move for name, move in draw(shapes, seed, 0.01).items()} for seed in (1, 2)]
+    folders = [save(name, tensors) for name, tensors in zip("bxy", (base, *tasks), strict=True)]
+    config = MergeConfig(method, folders[0], folders[1:], parameters, block_size="256KiB")
+
+    def merged():
+        read = []
+        plan = check(config)
+        found = dict(engine.stream(plan, lambda done, whole: read.append((done, whole))))
+        assert read[-1][0] == read[-1][1]
+        return found, read[-1][0] / plan.bytes_per_pass, plan.passes
+
+    expected, *usual = merged()
+    monkeypatch.setattr("saft.merging.plan._SAMPLED_FROM", 1)
+    monkeypatch.setattr("saft.merging.stream.reader._LEAST_LEFT_OUT", 3)  # of a model so small: enough
+    if misleads:
+        monkeypatch.setattr("saft.merging.stream.reader._stretches", lambda flat, one_in: flat[:0])
+    found, *now = merged()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    assert usual[0] == usual[1] >= passes
+    assert now == [usual[0] if misleads else passes, passes]
