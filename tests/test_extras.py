@@ -17,7 +17,7 @@ PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 def test_the_extra_brings_the_library(library: str, extra: str) -> None:
     lines = PYPROJECT.read_text("utf-8").split("[project.optional-dependencies]")[1].split("\n")
     (line,) = (line for line in lines if line.startswith(f"{extra} = "))
-    assert [named.split(">=")[0] for named in yaml.safe_load(line.split(" = ")[1])] == [library]
+    assert library in [named.split(">=")[0] for named in yaml.safe_load(line.split(" = ")[1])]
 
 
 @pytest.mark.parametrize("library", EXTRAS)

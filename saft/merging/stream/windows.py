@@ -81,10 +81,10 @@ def values_in_windows(
     columns = {0: counting.least, last: counting.greatest}
     for at, rank in enumerate(inner):
         places = range(at, len(windows), len(inner))  # of the rows, in order
-        found = [bits for place in places if (bits := counting.bits_at(place, rank)) is not None]
-        if len(found) < len(drawn):
+        column = [bits for place in places if (bits := counting.bits_at(place, rank)) is not None]
+        if len(column) < len(drawn):
             return None
-        columns[rank] = torch.tensor(found, dtype=torch.int32).view(torch.float32)
+        columns[rank] = torch.tensor(column, dtype=torch.int32).view(torch.float32)
     return torch.stack([columns[rank] for rank in ranks], dim=1)
 
 
