@@ -125,7 +125,7 @@ def _cells(
             place, fill = (x + 0.03, y + 0.03), NAMED[shade]
             panel.add_patch(Rectangle(place, 0.94, 0.94, facecolor=fill, alpha=opacity, linewidth=0))
             if written:
-                text = quantity.format(value)
+                text = _written(value, quantity)
                 panel.text(x + 0.5, y + 0.52, text, ha="center", va="center_baseline", fontsize=7)
     panel.set_xlim(0, len(across.ticks))
     panel.set_ylim(*((0, len(down.ticks)) if down.is_numeric else (len(down.ticks), 0)))
@@ -150,8 +150,14 @@ def _key(scale: ColourScale, quantity: Quantity) -> FigureKey:
         ends = {scale.low, scale.high} | ({0.0} if scale.low < 0 < scale.high else set())
         for end in ends:
             x = left + length * (end - scale.low) / ((scale.high - scale.low) or 1.0)
-            axes.text(x, 0.17, quantity.format(end), ha="center", va="top", fontsize=7, color=NAMED["muted"])
+            axes.text(
+                x, 0.17, _written(end, quantity), ha="center", va="top", fontsize=7, color=NAMED["muted"]
+            )
         if quantity.unit:
             axes.text(left + length + 0.35, 0.24, quantity.unit, fontsize=7, color=NAMED["muted"])
 
     return FigureKey(draw, 0.45)
+
+
+def _written(value: float, quantity: Quantity) -> str:
+    return quantity.format(value).replace("-", "−")

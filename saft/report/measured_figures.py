@@ -144,12 +144,8 @@ class _Pictures:
             f"{heading(name, quantity)}, {axes[0].name} by {axes[1].name}; " + _extremes(shown, quantity),
             plain=own if len(same) == 1 else (),
         )  # fmt: skip
-        caption = (
-            f"{axes[0].name} downwards, {axes[1].name} across{self._over_seeds}. One scale for all arms."
-        )
-        return MeasuredFigure(
-            f"{heading(name, quantity)}, pair by pair", svg, caption[0].upper() + caption[1:]
-        )
+        over = f"{self._over_seeds}. One scale for all arms."
+        return MeasuredFigure(title, svg, f"“{axes[0].name}” downwards, “{axes[1].name}” across{over}")
 
     def curves(self, name: str, shape: Shape) -> MeasuredFigure:
         """Draw a panel for each task, or pair of tasks, over the scale: a line for each arm."""
@@ -181,12 +177,15 @@ class _Pictures:
             for arm, of_arm in parts.items()
             for title, plane in of_arm.items()
         }
+        way = "upwards" if up.is_numeric else "downwards"
         svg = cells_figure(
             shown, (up, across), quantity, self._id(name),
             f"{heading(name, quantity)} over {up.name} and {across.name}; " + _extremes(shown, quantity),
         )  # fmt: skip
-        caption = f"{across.name} to the right, {up.name} upwards{told}{self._over_seeds}. One scale for all."
-        return MeasuredFigure(heading(name, quantity), svg, _sentence(caption))
+        caption = (
+            f"“{across.name}” to the right, “{up.name}” {way}{told}{self._over_seeds}. One scale for all."
+        )
+        return MeasuredFigure(heading(name, quantity), svg, caption)
 
     def _parts(self, name: str, shape: Shape) -> tuple[Mapping[str, Mapping[str, Numbers]], str]:
         """Return arm -> what it is of -> numbers along the scales; and what to tell of means over pairs."""
@@ -230,10 +229,6 @@ def _of_cells(cells: Cells, quantity: Quantity) -> str:
         f"{quantity.format(others[largest])} ({', '.join(largest)}), "
         f"mean {quantity.format(fmean(others.values()))}"
     )
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _shortened(names: Sequence[str]) -> list[str]:

@@ -44,7 +44,7 @@ def test_a_matrix_has_names_numbers_and_a_legend():
     cells = {("news", "tweets"): 0.25, ("tweets", "news"): -0.5, ("news", "news"): 1.0}
     what = Quantity("example", "%", per="pair", scale=100, decimals=1)
     texts = "|".join(drawn({"adamw": cells}, (TASKS, TASKS), what, plain=[("news", "news")]).itertext())
-    for text in ("adamw", "25.0", "-50.0", "100.0", "news", "tweets", "%"):
+    for text in ("adamw", "25.0", "−50.0", "100.0", "news", "tweets", "%"):
         assert f"|{text}|" in texts
     assert (
         texts.count("|25.0|") == 2
