@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ import yaml
 from saft import config
 from saft.errors import UserError
 from saft.files.checkpoint import read_card, read_manifest, write_tensors
+from saft.files.fingerprints import fingerprint
 from saft.merge import MergeConfig, merge
+from saft.merging.outputs import record
 
 
 @pytest.fixture
@@ -172,6 +176,36 @@ def test_a_base_that_is_listed_as_a_model_is_noted(tiny_model, experts):
     models = {"untouched": str(tiny_model), **experts}
     result = merge(MergeConfig("average", str(tiny_model), models), None, check_only=True)
     assert "note: 'untouched' is the base itself" in str(result)
+
+
+def test_digests_are_taken_beside_the_work_in_the_order_in_which_it_reads(
+    tiny_model, experts, tmp_path, monkeypatch
+):
+    begun, taken = threading.Event(), []
+
+    def digest(file):
+        assert begun.wait(60), "the digests came before the work"
+        taken.append(file)
+        return fingerprint(file)
+
+    monkeypatch.setattr(record, "fingerprint", digest)
+    base = tmp_path / "base"
+    transformers.AutoModel.from_pretrained(tiny_model).save_pretrained(base, max_shard_size="20kB")
+    settings = MergeConfig("average", str(base), experts)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = merge(settings, tmp_path / "out", progress=lambda done, whole: begun.set())
+    finally:
+        torch.set_num_threads(threads)
+    read = [result.plan.base.headers[name].file for name in result.plan.merged]
+    assert [file for file in taken if file.parent == base] == list(dict.fromkeys(read))
+    assert len(set(taken)) == len(taken) > 4
+    manifest = read_manifest(tmp_path / "out")
+    for told in (manifest["base"], *manifest["models"]):
+        for name, sha256 in told["sha256"].items():
+            content = (Path(told["location"]) / name).read_bytes()
+            assert sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_an_upload_brings_the_whole_folder_which_does_not_name_it(tiny_model, experts, tmp_path, hub):

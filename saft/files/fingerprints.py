@@ -15,6 +15,7 @@ from saft.files.staging import write_text
 __all__ = ["fingerprint", "quick_fingerprint", "remembered"]
 
 _LARGE = 16 * 2**20  # bytes; a smaller file is read in less time than it is worth
+_PIECE = 2**18  # bytes that are read at a time: few enough to stay in the processor's cache
 _SETTLED_NS = 2 * 10**9  # the clock of a file system may stand still that long, and hide a second change
 
 
@@ -74,10 +75,10 @@ def quick_fingerprint(file: Path) -> str:
 
 
 def _read(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(piece):
+            digest.update(piece[:count])
     return digest.hexdigest()
 
 

@@ -54,14 +54,25 @@ def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
     Yields:
         A function that waits for the digests, to be called when the work is done.
     """
-    files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
     with ThreadPoolExecutor(plan.threads) as hasher:
-        futures = {file: hasher.submit(fingerprint, file) for file in files}
+        futures = {file: hasher.submit(fingerprint, file) for file in _in_order_of_use(plan)}
         try:
             yield lambda: {file: digest.result() for file, digest in futures.items()}
         except BaseException:
             hasher.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _in_order_of_use(plan: Plan) -> list[Path]:
+    """Return the files that a plan reads, those first that its first pass needs first.
+
+    So digests and merge read the same at about the same time, which the system reads once from the disk.
+    """
+    sources = (plan.base, *plan.models.values())
+    files = dict.fromkeys(file for source in sources for file in source.files)
+    names = plan.merged if plan.passes == 1 else sorted(plan.merged)
+    used = dict.fromkeys(source.headers[name].file for name in names for source in sources)
+    return list(dict.fromkeys([*(file for file in used if file in files), *files]))
 
 
 def write_merge(

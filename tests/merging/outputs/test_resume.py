@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from saft.files import fingerprints
 from saft.files.finished_shards import FinishedShards
 from saft.merge import MergeConfig, merge
 from saft.merging.merge_check import check
@@ -103,6 +105,25 @@ def test_another_merge_begins_anew(change, settings, killed, tmp_path):
     merge(settings, tmp_path / "again")
     assert files(tmp_path / "out") == files(tmp_path / "again")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_of_large_inputs_only_what_a_change_would_change_is_looked_at(
+    settings, killed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fingerprints, "_LARGE", 4)
+    monkeypatch.setattr(fingerprints, "_SETTLED_NS", 0)
+    read = []
+    monkeypatch.setattr(fingerprints, "_read", lambda file: read.append(file) or "0" * 64)
+    killed(2)
+    read.clear()
+    assert merge(settings, tmp_path / "out", check_only=True).shards_left[0] == 2
+    assert not read
+    file = Path(settings.models["b"]) / "model.safetensors"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=times)
+    assert merge(settings, tmp_path / "out", check_only=True).shards_left[0] == 0
 
 
 def test_what_has_nothing_finished_before_its_end_does_not_resume(settings, tmp_path):
