@@ -24,23 +24,37 @@ def show(renderable: RenderableType) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     width = console.width if console.is_terminal else max(console.width, PIPED)
     everything = console.options.update(width=10_000)
-    for table in _tables(renderable):
-        for column in table.columns:
-            column.overflow = "fold"
-            if column.justify == "right" and column.width is None:  # a width that is set fits already
-                column.no_wrap = True
-                cells = [column.header, *column.cells]
-                column.min_width = max(Measurement.get(console, everything, cell).maximum for cell in cells)
-        width = max(width, Measurement.get(console, everything, table).minimum)
-    console.width = width
-    console.print(renderable)
+    for part in _parts(renderable):
+        console.width = width
+        for table in _tables(part, width):
+            for column in table.columns:
+                column.overflow = "fold"
+                if column.justify == "right" and column.width is None:  # a width that is set fits already
+                    column.no_wrap = True
+                    cells = [column.header, *column.cells]
+                    column.min_width = max(
+                        Measurement.get(console, everything, cell).maximum for cell in cells
+                    )
+            console.width = max(console.width, Measurement.get(console, everything, table).minimum)
+        console.print(part)
 
 
-def _tables(renderable: object) -> Iterator[Table]:
+def _parts(renderable: RenderableType) -> Iterator[RenderableType]:
+    """Yield what is printed below each other: a table that is too wide leaves the rest as it is."""
+    if isinstance(renderable, Group):
+        for part in renderable.renderables:
+            yield from _parts(part)
+    else:
+        yield renderable
+
+
+def _tables(renderable: object, width: int) -> Iterator[Table]:
     if isinstance(renderable, Table):
         yield renderable
     elif isinstance(renderable, Group):
         for part in renderable.renderables:
-            yield from _tables(part)
+            yield from _tables(part, width)
     elif isinstance(renderable, Padding):
-        yield from _tables(renderable.renderable)
+        yield from _tables(renderable.renderable, width)
+    elif callable(tables := getattr(renderable, "tables", None)):  # as many as this width takes
+        yield from tables(width)

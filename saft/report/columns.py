@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "plain_table", "stacked"]
+__all__ = ["Column", "Stacked", "plain_table", "stacked"]
 
-WIDTH = 80
 BETWEEN = 2  # columns are this far apart
 
 
@@ -37,10 +37,9 @@ class Column:
         return max(map(len, (*self.heading.split(), *lines)), default=1)
 
 
-def stacked(
-    title: str, of: str, rows: Sequence[str], columns: Sequence[Column], always: Sequence[Column] = ()
-) -> list[Table]:
-    """Return tables that hold all columns, each as many as fit into 80 characters.
+@dataclass(frozen=True)
+class Stacked:
+    """Columns as one table, or as several below each other where the terminal is not wide enough for one.
 
     Args:
         title: of the first table.
@@ -49,23 +48,50 @@ def stacked(
         columns: in their order.
         always: columns that every table begins with.
     """
-    if not rows or not (columns or always):
-        return []
-    names = Column(of, {row: Text(row) for row in rows})
-    room = WIDTH - sum(column.needs(rows) + BETWEEN for column in (names, *always))
-    groups: list[list[Column]] = [[]]
-    left = room
-    for column in columns:
-        need = column.needs(rows) + BETWEEN
-        if need > left and groups[-1]:
-            groups.append([])
-            left = room
-        groups[-1].append(column)
-        left -= need
-    return [
-        _table(title if i == 0 else f"{title}, continued", rows, [names, *always, *group])
-        for i, group in enumerate(groups)
-    ]
+
+    title: str
+    of: str
+    rows: Sequence[str]
+    columns: Sequence[Column]
+    always: Sequence[Column] = ()
+
+    def tables(self, width: int) -> list[Table]:
+        """Return the tables, each as many columns as fit; a single column that does not is wider.
+
+        Args:
+            width: of the terminal, in characters.
+        """
+        names = Column(self.of, {row: Text(row) for row in self.rows})
+        first = [names, *self.always]
+        room = width - sum(column.needs(self.rows) + BETWEEN for column in first)
+        groups: list[list[Column]] = [[]]
+        left = room
+        for column in self.columns:
+            need = column.needs(self.rows) + BETWEEN
+            if need > left and groups[-1]:
+                groups.append([])
+                left = room
+            groups[-1].append(column)
+            left -= need
+        titles = [self.title, *[f"{self.title}, continued"] * (len(groups) - 1)]
+        return [
+            _table(title, self.rows, [*first, *group], width)
+            for title, group in zip(titles, groups, strict=True)
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.tables(options.max_width)
+
+
+def stacked(
+    title: str, of: str, rows: Sequence[str], columns: Sequence[Column], always: Sequence[Column] = ()
+) -> list[Stacked]:
+    """Return the columns as tables as wide as the terminal allows; nothing where there is no row or column.
+
+    Args:
+        title, of, rows, columns, always: see `Stacked`.
+    """
+    return [Stacked(title, of, rows, columns, always)] if rows and (columns or always) else []
 
 
 def plain_table(title: str) -> Table:
@@ -82,11 +108,11 @@ def plain_table(title: str) -> Table:
     )
 
 
-def _table(title: str, rows: Sequence[str], columns: Sequence[Column]) -> Table:
+def _table(title: str, rows: Sequence[str], columns: Sequence[Column], room: int) -> Table:
     table = plain_table(title)
     needed = [column.needs(rows) for column in columns]
     whole = [max(need, len(column.heading)) for need, column in zip(needed, columns, strict=True)]
-    widths = whole if sum(width + BETWEEN for width in whole) <= WIDTH else needed
+    widths = whole if sum(width + BETWEEN for width in whole) <= room else needed
     for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
         justify = "left" if i == 0 else "right"
         table.add_column(Text(column.heading), justify=justify, overflow="fold", width=width)  # type: ignore[arg-type]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from saft.interference.quantity import Figure, Measured, Quantity, numbers_of
 from saft.interference.weights import TRIMMED
-from saft.report.columns import Column, stacked
+from saft.report.columns import Column, Stacked, stacked
 from saft.report.over_seeds import OverSeeds
 
 __all__ = ["heading", "legend", "measured_tables", "with_spread"]
@@ -24,7 +23,7 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
         quantities: what each of them is.
     """
     columns: dict[str, list[Column]] = {"task": [], "pair": []}  # by what their rows are
-    of_set, matrices, deep = {}, list[Table](), list[str]()
+    of_set, matrices, deep = {}, list[Stacked](), list[str]()
     for name, value in measured.items():
         quantity = quantities[name]
         if len(quantity.axes) > 2:
@@ -40,7 +39,7 @@ def measured_tables(measured: Mapping[str, Measured], quantities: Mapping[str, Q
         figures = {row: Text(quantity.format(number)) for row, number in each.items()}
         rows = "pair" if quantity.per == "pair" else quantity.axes[0]
         columns.setdefault(rows, []).append(Column(heading(name, quantity), figures))
-    tables = []
+    tables = list[Stacked]()
     for rows, of_rows in columns.items():
         name = {"task": "model"}.get(rows, rows)
         tables += stacked(f"each {name}", name, _rows(of_rows), of_rows)
@@ -79,7 +78,7 @@ def _rows(columns: list[Column]) -> list[str]:
     return list(dict.fromkeys(row for column in columns for row in column.figures))
 
 
-def _matrix(figure: Figure) -> list[Table]:
+def _matrix(figure: Figure) -> list[Stacked]:
     """Return a table of a figure with two axes: the first downwards, the second across."""
     down, across = figure.axes
     by_row = [figure.values[start :: len(across.ticks)] for start in range(len(across.ticks))]

@@ -1,4 +1,4 @@
-"""The results as rich tables for the terminal: 80 columns are enough, plain text where it is not one."""
+"""The results as rich tables for the terminal: 60 columns are enough, plain text where it is not one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saft.report.arm_summary import ArmSummary
-from saft.report.columns import Column, plain_table, stacked
+from saft.report.columns import Column, Stacked, plain_table, stacked
 from saft.report.comparison import Comparison
 from saft.report.expected import ExpectedFigure, expected_figures
 from saft.report.measured import heading, legend, with_spread
@@ -89,13 +89,12 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
     yield from stacked("Measured (mean over tasks, pairs and seeds)", "arm", arms, columns)
     for metric in summary.metrics:
         compared = [c for c in summary.comparisons if c.train_size == size and c.metric == metric]
-        if compared:
-            yield _differences(compared, metric)
+        yield from _differences(compared, metric)
 
 
 def _scores(
     summary: Summary, size: str, metric: Metric, title: str, coefficient: Literal["shared", "per_task"]
-) -> list[Table]:
+) -> list[Stacked]:
     rows = summary.of_size(size)
     columns = []
     for method in summary.methods:
@@ -114,7 +113,7 @@ def _scores(
     return stacked(title, "arm", [row.arm for row in rows], columns, [Column("experts", experts)])
 
 
-def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Table]:
+def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Stacked]:
     facts = {row.arm: results.arms[row.arm] for row in rows}
     columns = [
         Column(
@@ -128,26 +127,22 @@ def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Table]:
     return stacked("Cost of one expert", "arm", list(facts), columns)
 
 
-def _differences(comparisons: Sequence[Comparison], metric: Metric) -> Table:
-    differences = plain_table(
-        f"Merged {metric.name}, mean over methods: {differences_of(metric)}, paired by seed"
-    )
-    for name in ("arm", "against"):
-        differences.add_column(name, overflow="fold")
-    for name in ("merged", "95 % interval", "experts", "outcome"):
-        differences.add_column(name, justify="right", overflow="fold")
-    for comparison in comparisons:
+def _differences(comparisons: Sequence[Comparison], metric: Metric) -> list[Stacked]:
+    of = {f"{c.arm} – {c.baseline}": c for c in comparisons}
+    columns: dict[str, dict[str, str]] = {"merged": {}, "95 % interval": {}, "experts": {}, "outcome": {}}
+    for pair, comparison in of.items():
         values = comparison.merged.values
         spread = "" if values.deviation is None else f" ± {metric.format(values.deviation)}"
-        differences.add_row(
-            Text(comparison.arm),
-            Text(comparison.baseline),
-            points(values.mean, metric) + spread,
-            interval(values.interval, metric),
-            points(comparison.experts.values.mean, metric),
-            comparison.merged.outcome,
-        )
-    return differences
+        columns["merged"][pair] = points(values.mean, metric) + spread
+        columns["95 % interval"][pair] = interval(values.interval, metric)
+        columns["experts"][pair] = points(comparison.experts.values.mean, metric)
+        columns["outcome"][pair] = comparison.merged.outcome
+    return stacked(
+        f"Merged {metric.name}, mean over methods: {differences_of(metric)}, paired by seed",
+        "arm – against",
+        list(of),
+        [Column(name, {pair: Text(text) for pair, text in texts.items()}) for name, texts in columns.items()],
+    )
 
 
 def _base(summary: Summary) -> Iterator[Text]:

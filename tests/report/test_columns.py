@@ -11,9 +11,9 @@ from rich.text import Text
 from saft.report.columns import Column, stacked
 
 
-def printed(tables):
+def printed(tables, width=80):
     file = io.StringIO()
-    Console(file=file, width=80).print(*tables)
+    Console(file=file, width=width).print(*tables)
     return file.getvalue()
 
 
@@ -21,13 +21,14 @@ def columns(n, figure="12.34 ± 0.05"):
     return [Column(f"method {i}", {"adamw": Text(figure)}) for i in range(n)]
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("n", [1, 4, 5, 6, 13])
-def test_each_column_is_there_once_and_whole(n):
-    tables = stacked(
+def test_each_column_is_there_once_and_whole(n, width):
+    (parts,) = stacked(
         "Scores", "arm", ["adamw", "sam"], columns(n), [Column("experts", {"sam": Text("80.0")})]
     )
-    text = printed(tables)
-    assert max(len(line) for line in text.splitlines()) <= 80
+    text, tables = printed([parts], width), parts.tables(width)
+    assert max(len(line) for line in text.splitlines()) <= width
     assert text.count("12.34 ± 0.05") == n
     assert text.count("80.0") == len(tables)  # every table begins with what it always has
     assert text.count("Scores, continued") == len(tables) - 1

@@ -20,7 +20,7 @@ def printed(renderable, width=80):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize(
     "options",
     [
