@@ -190,14 +190,17 @@ def _facts(session: Session, name: str) -> TaskFacts:
 def _arm(session: Session, name: str) -> ArmFacts:
     options = session.resolved.arms[name]
     ascent = options.perturbation
+    made = make_perturbation(**ascent) if ascent else None
+    auto = {"rho": "auto", "rise": made.rise} if made and made.rise is not None else {}
     return ArmFacts(
         description=session.resolved.description(name),
         perturbation=ascent["name"] if ascent else None,
-        rho=make_perturbation(**ascent).rho if ascent else None,
+        rho=made.rho if made and made.rise is None else None,
         steps=options.steps,
         passes=options.passes,
         select_steps=list(options.select_steps),
         extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
+        | auto
         | {
             key: _words(part)
             for key in ("optimizer", "penalty", "parametrization", "averaging")

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim.ascent_options import ADVICE, WHOLE_BATCH, Advice, AscentOptions
+from saft.optim.ascent_state import restored, saved
 from saft.optim.batch_norm import frozen_statistics
 from saft.optim.displacement import in_place
 from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_finite, unscale_again
@@ -116,6 +117,11 @@ class Ascent:
         """Whether this step needs a second pass."""
         return self.perturbation.replays and self.rho != 0
 
+    @property
+    def needs_radius(self) -> bool:
+        """Whether rho is auto, and to be found before this step by `saft.optim.auto_radius.find_radius`."""
+        return self.perturbation.rise is not None and self.perturbation.ascends(self.step)
+
     @not_compiled
     @contextmanager
     def first_pass(self) -> Iterator[None]:
@@ -183,6 +189,8 @@ class Ascent:
                 seen, or a descent gradient that no step was taken along yet.
         """
         self.require_rest("perturbed()")
+        if self.needs_radius:
+            raise UserError(self.advice.radius)
         if not self.options.per_micro_batch:
             self.pairs.require_step(self.advice.accumulate)
         elif self.replays:
@@ -271,8 +279,7 @@ class Ascent:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what the perturbation remembers by position of the parameter."""
-        memory = self._memory.by_position(self.parameter_groups.parameters)
-        return {"perturbation": type(self.perturbation).__name__, "step": self.step, "memory": memory}
+        return saved(self.perturbation, self.step, self._memory.by_position(self.parameter_groups.parameters))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up where `state_dict` was made.
@@ -280,22 +287,15 @@ class Ascent:
         Raises:
             UserError: it is another perturbation's and holds what that one remembered.
         """
-        other, mine = state_dict["perturbation"], type(self.perturbation).__name__
-        if other != mine and state_dict["memory"]:
-            raise UserError(
-                f"the checkpoint holds what {other} remembered, but this optimizer has {mine}: construct it"
-                " with the same perturbation, or load only the base optimizer's state"
-            )
+        self.perturbation = restored(self.perturbation, state_dict)
         self.step = int(state_dict["step"])
         self._memory.load(state_dict["memory"], self.parameter_groups.parameters)
-        self.pairs.forget()
-        self.is_ready = False
+        self.forget()
 
     @property
     def _reuses(self) -> bool:
-        return (
-            self.perturbation.reuses_last_ascent and self.step >= self.perturbation.start and not self.replays
-        )
+        made = self.perturbation
+        return made.reuses_last_ascent and self.step >= made.start and not self.replays
 
     def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
         if self.perturbation.replays:

@@ -74,11 +74,16 @@ class Advice(NamedTuple):
     Args:
         replay: where the optimizer steps without a second pass of the batch.
         first_pass: where it steps without a pass that was perturbed, of perturbations that have only one.
+        radius: where rho is auto, and was not found before the second pass.
         accumulate: where a second ascent comes before the step, and would drop the first one's gradient.
     """
 
     replay: str = "run the batch again inside `with ascent.perturbed():`"
     first_pass: str = "put it inside `with first_pass():`"
+    radius: str = (
+        "rho: auto is found by step(closure) of saft.SAM, by saft train and saft run, or by"
+        " saft.optim.auto_radius.find_radius before the first pass; here give a number"
+    )
     accumulate: str = (
         "to accumulate micro-batches, put each in `with first_pass():`, and then all of them again inside one"
         " `with perturbed():`, each in `with replay_pass():`; or ascend for each with per_micro_batch=True"

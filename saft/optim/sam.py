@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
 from saft.optim.ascent_options import ADVICE, AscentOptions
+from saft.optim.auto_radius import find_radius
 from saft.optim.closure import call_without_backward, require_fresh_gradients, written_by_lightning
 from saft.optim.give_up import give_up
 from saft.optim.grad_scaler import require_unscaled, step_scaled
@@ -51,7 +52,8 @@ class SAM(Optimizer):
         base: the optimizer that takes the step.
         perturbation: a name of `saft.optim.PERTURBATIONS`, or an instance, for example
             `ASAM(rho=0.5, eta=0.01, scope="all")`.
-        rho: radius of the ascent step, at least 0; by default the perturbation's own.
+        rho: radius of the ascent step, at least 0, by default the perturbation's own; or "auto", with `rise`:
+            see `saft.optim.auto_radius.find_radius`, which the first `step(closure)` with an ascent calls.
         model: the models that are trained; needed by perturbations that go by names, and for batch norm in
             compiled models (elsewhere batch norms are found by themselves).
         **options: those of `saft.optim.AscentOptions` (`per_micro_batch`, `fixed_storage`, `low_precision`),
@@ -101,7 +103,7 @@ class SAM(Optimizer):
         base: Optimizer,
         perturbation: str | Perturbation = "sam",
         *,
-        rho: float | None = None,
+        rho: float | Literal["auto"] | None = None,
         model: nn.Module | Iterable[nn.Module] = (),
         **options: Any,
     ) -> None:
@@ -215,6 +217,8 @@ class SAM(Optimizer):
             loss = call_without_backward(self.ascent, closure)
             self._step_along_gradient()
             return loss
+        if self.ascent.needs_radius:
+            find_radius(self.ascent, closure, closure)
         with require_fresh_gradients(self.ascent, by_lightning), self.first_pass():
             loss = closure()
         if self.replays:
@@ -222,10 +226,7 @@ class SAM(Optimizer):
                 closure()
         else:
             self.skip_replay()
-        if scaler is None:
-            self.base.step()
-        else:
-            scaler.step(self.base)
+        self.base.step() if scaler is None else scaler.step(self.base)
         self.ascent.forget()  # a scaler may have skipped the step
         return loss
 

@@ -15,8 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saft.optim import Ascent, make_perturbation
+from saft.optim.auto_radius import find_radius
 from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
+from saft.progress import note
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
 from saft.training.data_parallel import is_divided, sum_gradients, total
@@ -79,6 +81,8 @@ class TaskModule(L.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
         descent = self._terms()
         climbed = descent & self._climbed
+        if self.ascent is not None and self.ascent.needs_radius and climbed:
+            self._find_radius(self.ascent, batch, climbed)
         if self.ascent is None:
             loss = self._backward(batch, descent)
         elif self.ascent.replays and climbed:
@@ -105,6 +109,21 @@ class TaskModule(L.LightningModule):
         schedule.step()
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
+
+    def _find_radius(self, ascent: Ascent, batch: Batch, climbed: frozenset[str]) -> None:
+        """Find the radius of rho: auto on the batch of this step."""
+
+        def loss_in(phase: Literal["in_first_pass", "in_replay"]) -> Tensor:
+            self._ask(phase)
+            return self._backward(batch, climbed)
+
+        rho = find_radius(
+            ascent,
+            at_w=lambda: loss_in("in_first_pass"),
+            above=lambda: loss_in("in_replay"),
+            between=lambda: self._ask("before_replay"),
+        )
+        note(f"rho: auto is {rho:.3g} in this training of {self.task.name}")
 
     def _ask(self, phase: Literal["in_first_pass", "before_replay", "in_replay"]) -> None:
         """Ask for the gradients of a phase, where what SAM perturbs is not what is trained."""

@@ -106,6 +106,13 @@ MISTAKES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     (
         "train",
         TRAIN,
+        {"training": {"perturbation": {"name": "sam", "rise": 0.1}}},
+        "rise: goes with rho: auto",
+    ),
+    ("train", TRAIN, {"training": {"perturbation": {"name": "smat", "rho": "auto"}}}, "rho: cannot be auto"),
+    (
+        "train",
+        TRAIN,
         {"training": {"optimizer": {"name": "torch.optim:SGD", "momentun": 1}}},
         "did you mean 'momentum'",
     ),

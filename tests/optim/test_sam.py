@@ -168,7 +168,7 @@ def test_state_dict_is_the_bases_and_a_small_section() -> None:
     train(optimizer, model, range(3))
     state = optimizer.state_dict()
     assert set(state) == {"state", "param_groups", "saft"}
-    assert state["saft"] == {"perturbation": "PlainSAM", "step": 3, "memory": {}}
+    assert state["saft"] == {"perturbation": "PlainSAM", "step": 3, "memory": {}, "rho": 0.05}
     AdamW(model.parameters()).load_state_dict(state)  # the base optimizer takes it as it is
     fresh = SAM(AdamW(model.parameters()))
     fresh.load_state_dict(base.state_dict())  # and a plain checkpoint can be taken up

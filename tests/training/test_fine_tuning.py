@@ -22,6 +22,8 @@ from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
 from saft.model_config import ModelConfig
 from saft.optim import PERTURBATIONS
+from saft.optim.auto_radius import find_radius
+from saft.optim.perturbations.base import PROBES
 from saft.tasks import TaskModel
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
@@ -156,7 +158,16 @@ class Killed(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", [{}, {"perturbation": None}, {"select_steps": [4, 8, 12]}])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {},
+        {"perturbation": None},
+        {"select_steps": [4, 8, 12]},
+        {"perturbation": {"name": "asam", "rho": "auto", "rise": 0.05}},
+    ],
+    ids=["sam", "plain", "selected", "auto"],
+)
 def test_killed_and_resumed_equals_uninterrupted(
     settings: TrainConfig, arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +416,31 @@ def test_what_fails_before_there_is_a_checkpoint_leaves_nothing(settings: TrainC
     with pytest.raises(UserError, match="matches no tensor"):
         train(wrong)
     assert list(Path(wrong.out).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("parametrization", [None, {"name": "lora", "rank": 2, "rho_space": "weights"}])
+def test_a_radius_that_is_found_trains_as_the_number_does(
+    settings: TrainConfig,
+    parametrization: dict[str, Any] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found: list[float] = []
+
+    def finding(*arguments: Any, **more: Any) -> float:
+        found.append(find_radius(*arguments, **more))
+        return found[-1]
+
+    monkeypatch.setattr("saft.training.module.find_radius", finding)
+    settings = changed(settings, "out", steps=3, parametrization=parametrization)
+    auto = changed(settings, "auto", perturbation={"name": "sam", "rho": "auto", "rise": 0.2})
+    result = train(auto)
+    assert auto.training.passes == 6 + 2 * PROBES
+    assert f"rho: auto is {found[0]:.3g} in this training of colour" in capsys.readouterr().err
+    number = train(changed(settings, "number", perturbation={"name": "sam", "rho": found[0]}))
+    assert len(found) == 1
+    file = "model.safetensors" if parametrization is None else "adapter_model.safetensors"
+    assert equal(load_file(result.folder / file), load_file(number.folder / file))
 
 
 @pytest.mark.parametrize("name", sorted(PERTURBATIONS.names()))

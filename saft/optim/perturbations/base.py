@@ -17,6 +17,8 @@ from saft.registry import Registry
 
 __all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
 
+PROBES = 6  # radii that are tried where rho is auto, each by two passes
+RISE = 0.1  # of the loss, where rho is auto
 MOST = 10**9  # nothing that is counted comes near; a slip of the keyboard does
 
 
@@ -31,6 +33,8 @@ class Perturbation(ABC):
         rho: radius of the ascent step, in the perturbation's own metric, at least 0; 0 turns it off.
         every: ascend on every so many-th step; the other steps are the base optimizer's own.
         start: number of optimizer steps to take before the first ascent (late start).
+        rise: share of the loss by which the ascent is to raise it; rho is found by that at the first ascent,
+            from its own value on. `rho="auto"` is rise 0.1.
         schedule: factor on rho: a function of the number of steps taken, or "learning_rate", which is the
             learning rate over the `initial_lr` that a scheduler noted.
 
@@ -43,6 +47,7 @@ class Perturbation(ABC):
     every: int = 1
     start: int = 0
     schedule: Callable[[int], float] | Literal["learning_rate"] | None = None
+    rise: float | None = None
 
     replays: ClassVar[bool] = True
     """Whether epsilon depends on this step's gradient, so that a second pass is needed."""
@@ -71,6 +76,12 @@ class Perturbation(ABC):
         for name, least in (("rho", 0), ("every", 1), ("start", 0)):
             if not getattr(self, name) >= least:
                 raise UserError(f"{made}: {name}: must be at least {least}, but is {getattr(self, name)}")
+        if self.rise is not None:
+            if (wanted := _wanted("float", self.rise)) is not None or not self.rise > 0:
+                raise UserError(f"{made}: rise: must be {wanted or 'above 0'}, but is {self.rise!r}")
+            if not self.replays or not self.rho:
+                why = "rho is 0" if self.replays else "it has no second pass, in which the rise could be seen"
+                raise UserError(f"{made}: rho: cannot be auto, since {why}; give a number")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and not value <= MOST:
@@ -89,7 +100,8 @@ class Perturbation(ABC):
         r"""Return how many forward and backward passes a number of optimizer steps takes.
 
         $\text{passes} = n + |\{t < n : t \text{ ascends}, \rho_t \ne 0\}|$ where a replay is needed, else n.
-        Where rho follows the learning rate, a learning rate above 0 is assumed.
+        Where rho follows the learning rate, a learning rate above 0 is assumed; where it is auto, the passes
+        that find it are counted.
 
         Args:
             steps: n, number of optimizer steps, at least 0.
@@ -101,7 +113,8 @@ class Perturbation(ABC):
         if not self.replays:
             return float(steps)
         group = {"lr": 1.0}
-        return float(steps + sum(self.ascends(t) and self.radius(t, group) != 0 for t in range(steps)))
+        ascents = sum(self.ascends(t) and self.radius(t, group) != 0 for t in range(steps))
+        return float(steps + ascents + (2 * PROBES if ascents and self.rise is not None else 0))
 
     def radius(self, step: int, group: Mapping[str, Any]) -> float:
         """Return rho at a step.
@@ -192,12 +205,15 @@ def _wanted(kind: Any, value: Any) -> str | None:
     return None
 
 
-def make_perturbation(name: str | Perturbation, rho: float | None = None, **options: Any) -> Perturbation:
+def make_perturbation(
+    name: str | Perturbation, rho: float | Literal["auto"] | None = None, **options: Any
+) -> Perturbation:
     """Return the perturbation registered under a name, with some of its options; or an instance as it is.
 
     Args:
         name: one of `PERTURBATIONS.names()`, or `module:attribute`, or an instance, which takes no options.
-        rho: radius of the ascent step; by default the perturbation's own.
+        rho: radius of the ascent step; by default the perturbation's own. "auto" is the radius that raises
+            the loss by the share `rise`, 0.1 unless it is given.
         **options: of the perturbation, for example `every=10`.
 
     Raises:
@@ -205,10 +221,14 @@ def make_perturbation(name: str | Perturbation, rho: float | None = None, **opti
             beside an instance.
 
     Example:
-        >>> make_perturbation("sam", rho=0.02).rho
-        0.02
+        >>> make_perturbation("sam", rho=0.02).rho, make_perturbation("asam", rho="auto").rise
+        (0.02, 0.1)
     """
-    if rho is not None:
+    if rho == "auto":
+        options = {"rise": RISE, **options}
+    elif options.get("rise") is not None:
+        raise UserError("rise: goes with rho: auto; leave one of the two out, or write rho: auto")
+    elif rho is not None:
         options = {"rho": rho, **options}
     if not isinstance(name, str | Perturbation):
         raise UserError(
