@@ -34,11 +34,21 @@ from rich.table import Table
 import saft
 from saft.merging.dtypes import DTYPES
 from saft.merging.merge_check import check
-from saft.merging.merge_config import MergeConfig
+from saft.merging.merge_config import MergeConfig, size_in_bytes
 from saft.merging.method import Elementwise
 from saft.merging.methods import METHODS
 
 OTHERS = ("karcher", "model_stock")  # methods of whole tensors that are measured too: those without an SVD
+# What `--large` stands for: as many weights as fit in a test, in files as large models have them.
+LARGE = {
+    "model": "llama-1b",
+    "dtype": "bfloat16",
+    "shard_size": "1GB",
+    "methods": ["task_arithmetic", "ties"],
+    "rounds": 1,
+    "check": True,
+}
+ON_PAPER = 70e9  # weights of a model that is merged on paper, with the rate that was measured
 SAMPLED = 0.01  # seconds between two looks at a process's memory
 
 # The methods that mergekit has too, as it is told to do what saft does by default.
@@ -53,12 +63,20 @@ COUNTERPARTS: dict[str, dict[str, Any]] = {
 
 
 def measure(request: Mapping[str, Any], options: argparse.Namespace, out: Path) -> dict[str, float]:
-    """Return what `run_one` does; and, of saft, the seconds of the same merge when it comes again."""
+    """Return what `run_one` does; and, of saft, the seconds of the same merge when it comes again.
+
+    Before it comes what `saft merge --check` says of it, if that is asked for.
+    """
     shutil.rmtree(out.with_name("cache"), ignore_errors=True)
+    if request["tool"] != "saft":
+        return run_one(request, options, out)
+    checked = run_one({**request, "check": True}, options, out) if options.check else {}
     found = run_one(request, options, out)
-    if request["tool"] == "saft":
-        again = run_one(request, options, out)
-        found |= {"again": again["merge"], "private": max(found["private"], again["private"])}
+    again = run_one(request, options, out)
+    found |= {"again": again["merge"], "private": max(found["private"], again["private"])}
+    if checked:
+        found |= {name: checked[name] for name in ("promised_seconds", "promised_private")}
+        found["check"] = checked["merge"]
     return found
 
 
@@ -91,7 +109,8 @@ def run_one(request: Mapping[str, Any], options: argparse.Namespace, out: Path) 
     if process.returncode:
         raise SystemExit(f"{request['tool']}, {request['method']}: failed\n{errors or ''}")
     shutil.rmtree(out, ignore_errors=True)
-    return {"merge": json.loads(answer)["seconds"], "process": whole, "private": peak}
+    told: dict[str, float] = json.loads(answer)
+    return {"merge": told.pop("seconds"), "process": whole, "private": peak, **told}
 
 
 def _private_bytes(process: int) -> int:
@@ -109,6 +128,7 @@ def requests(
     found = {"read and write": {"tool": "copy", "method": "", "models": models}}
     for name in names:
         found[name] = {"tool": "saft", "method": name, "models": models, "device": options.device}
+        found[name] |= {"shard_size": options.shard_size, "check": False}
         if options.mergekit and name in COUNTERPARTS:
             method = {**COUNTERPARTS[name], "dtype": options.dtype}
             found[f"mergekit {name}"] = {"tool": "mergekit", "method": method, "models": models}
@@ -135,6 +155,9 @@ def figures(
         found[f"floors_per_pass_{kind}"] = found[f"merge_seconds_{kind}"] / found["passes"] / floor
         found[f"bytes_per_second_{kind}"] = found["bytes"] / found[f"merge_seconds_{kind}"]
     found["private_bytes"] = max(one["private"] for one in measured)
+    if "check" in measured[0]:
+        for what in ("check", "promised_seconds", "promised_private"):
+            found[what] = statistics.median(one[what] for one in measured)
     if other := results["measured"].get(f"mergekit {name}"):
         for what in ("merge", "process"):
             theirs = min(one[what] for one in other)
@@ -195,10 +218,37 @@ def describe(results: Mapping[str, Any]) -> str:
     return text
 
 
+def in_advance(results: Mapping[str, Any]) -> str:
+    """Return what `saft merge --check` said before each merge, and a merge of a large model on paper."""
+    models, text = results["protocol"]["models"], ""
+    for row in results["figures"]:
+        if "check" not in row:
+            continue
+        read = 2 * ON_PAPER * ((models + 1) * row["passes"] + 1)
+        hours = read / row["bytes_per_second_min"] / 3600
+        promised, took = row["promised_private"] / 2**20, row["private_bytes"] / 2**20
+        text += (
+            f"\n{row['name']}: --check took {row['check']:.1f} s and promised"
+            f" {row['promised_seconds']:.1f} s and at most {promised:.0f} MiB; it took"
+            f" {row['merge_seconds_min']:.1f} s and {took:.0f} MiB. At this rate {models} models of"
+            f" {ON_PAPER / 1e9:.0f} B weights in bfloat16 take {hours:.1f} hours:"
+            f" {read / 1e12:.1f} TB read and written."
+        )
+    return text
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("scripts/bench merge", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="llama-120m")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="4 models of 1.2 B weights in bfloat16, in shards, checked first; needs 17 GB of disk:"
+        + "".join(f" --{name.replace('_', '-')} {value}" for name, value in LARGE.items()),
+    )
+    parser.add_argument("--shard-size", help="of the files of weights, read and written, such as 1GB")
+    parser.add_argument("--check", action="store_true", help="check each merge first, and say what that says")
     parser.add_argument("--models", type=int, default=4, help="fine-tuned models, beside the base")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the models")
     parser.add_argument("--device", default="cpu", help="of saft's merges: cpu, cuda or cuda:1")
@@ -214,6 +264,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=lambda value: value.split(","),
         help="comma-separated; by default every elementwise method, and " + ", ".join(OTHERS),
     )
+    if parser.parse_known_args(arguments)[0].large:
+        parser.set_defaults(**LARGE)
     return parser.parse_args(arguments)
 
 
@@ -239,8 +291,10 @@ def main() -> None:
     console = Console(stderr=True)
     names = methods(options)
     with console.status("making models"):
-        place = options.folder / f"{options.model}-{options.dtype}"
-        folders = make(options.model, options.models, DTYPES[options.dtype], place)
+        shards = options.shard_size and size_in_bytes("--shard-size", options.shard_size)
+        in_shards = f"-{options.shard_size}" if shards else ""
+        place = options.folder / f"{options.model}-{options.dtype}{in_shards}"
+        folders = make(options.model, options.models, DTYPES[options.dtype], place, shards)
     asked = requests(names, folders, options)
     floor, out = asked["read and write"], place / "out"
     run_one(floor, options, out)  # brings the files into the page cache
@@ -266,7 +320,7 @@ def main() -> None:
         "measured": measured,
     }
     results["figures"] = [figures(label, asked[label], results, folders) for label in asked]
-    print(describe(results))
+    print(describe(results) + in_advance(results))
     publish(table(results["figures"]), results, options.json)
 
 

@@ -46,8 +46,12 @@ MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
-def make(name: str, models: int, dtype: torch.dtype, folder: Path) -> list[Path]:
+def make(
+    name: str, models: int, dtype: torch.dtype, folder: Path, shard_size: int | None = None
+) -> list[Path]:
     """Return the folders of the base and of `models` others, which are made where they are not there yet.
+
+    The weights lie in one file, or in shards of at most so many bytes.
 
     What is added to the base is Student's t with 3 degrees of freedom: of a size for all tensors, with heavy
     tails. It has the size of fine-tuning, not its structure.
@@ -64,7 +68,7 @@ def make(name: str, models: int, dtype: torch.dtype, folder: Path) -> list[Path]
     for seed in missing:
         with staged(folders[seed]) as unfinished:
             config.save_pretrained(unfinished)
-            with WeightsWriter(unfinished, layout) as writer:
+            with WeightsWriter(unfinished, layout, shard_size) as writer:
                 for place, tensor in enumerate(writer.names):
                     writer.append(tensor, _weights(layout[tensor][1], seed, place).to(dtype))
     return folders

@@ -16,8 +16,10 @@ from typing import Any
 _PIECE = 1 << 20  # bytes that are read, and written, at a time
 
 
-def saft(method: str, models: list[str], out: str, threads: int, device: str) -> Callable[[], object]:
-    """Merge as `saft merge` does, with the method's defaults."""
+def saft(
+    method: str, models: list[str], out: str, threads: int, device: str, shard_size: str | None, check: bool
+) -> Callable[[], object]:
+    """Merge as `saft merge` does, with the method's defaults; or check, and say what that says."""
     import torch
 
     from saft.merge import MergeConfig, merge
@@ -25,10 +27,18 @@ def saft(method: str, models: list[str], out: str, threads: int, device: str) ->
 
     METHODS.get(method)  # imports the methods
     torch.set_num_threads(threads)
-    config = MergeConfig(method, models[0], models[1:], device=device)
+    config = MergeConfig(method, models[0], models[1:], device=device, shard_size=shard_size)
     if device != "cpu":
         torch.zeros(1, device=device)  # starts CUDA, which takes a second
-    return lambda: merge(config, out)
+
+    def run() -> dict[str, float] | None:
+        result = merge(config, out, check_only=check)
+        if not check:
+            return None
+        assert result.seconds is not None
+        return {"promised_seconds": result.seconds, "promised_private": result.plan.memory}
+
+    return run
 
 
 def mergekit(method: dict[str, Any], models: list[str], out: str, threads: int) -> Callable[[], object]:
@@ -71,8 +81,9 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     run = {"saft": saft, "mergekit": mergekit, "copy": copy}[request.pop("tool")](**request)
     before = time.perf_counter()
-    run()
-    print(json.dumps({"seconds": time.perf_counter() - before}), file=answer, flush=True)
+    more = run()
+    taken = {"seconds": time.perf_counter() - before}
+    print(json.dumps(taken | more if isinstance(more, dict) else taken), file=answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def test_every_elementwise_method_is_measured(merge):
 
 
 def test_mergekit_is_measured_where_it_has_the_method(merge, folders):
-    asked = merge.requests(["ties", "pcb"], folders, Namespace(mergekit=True, dtype="float32", device="cuda"))
+    asked = merge.requests(
+        ["ties", "pcb"], folders, Namespace(mergekit=True, dtype="float32", device="cuda", shard_size=None)
+    )
     assert list(asked) == ["read and write", "ties", "mergekit ties", "pcb"]
     assert asked["mergekit ties"]["method"]["merge_method"] == "ties"
     assert [name for name, of in asked.items() if of.get("device") == "cuda"] == ["ties", "pcb"]
@@ -71,16 +73,48 @@ def test_figures(merge, folders):
     }
     found = merge.figures("ties", {"tool": "saft"}, results, folders)
     size = (folders[0] / "model.safetensors").stat().st_size
-    assert found["passes"] == 4
-    assert found["bytes"] == 4 * 3 * size + size
-    assert found["floors_per_pass_min"] == 8.0 / 4 / 1.0
-    assert found["floors_per_pass_median"] == 10.0 / 4 / 2.0
+    assert found["passes"] == 3  # a model so small is sorted
+    assert found["bytes"] == 3 * 3 * size + size
+    assert found["floors_per_pass_min"] == 8.0 / 3 / 1.0
+    assert found["floors_per_pass_median"] == 10.0 / 3 / 2.0
     assert found["faster_merge"] == 40.0 / 8.0
     assert found["faster_process"] == 41.0 / 9.0
     assert found["again_seconds_min"] == 4.0
     assert found["faster_again"] == 40.0 / 4.0
     assert found["of_its_memory"] == 100 / 300
     assert "faster_merge" not in merge.figures("read and write", {"tool": "copy"}, results, folders)
+
+
+def test_large_is_a_set_of_options_which_others_change(merge):
+    options = merge.parse(["--large", "--model", "tiny"])
+    assert (options.model, options.dtype, options.shard_size, options.check) == (
+        "tiny",
+        "bfloat16",
+        "1GB",
+        True,
+    )
+    assert merge.methods(options) == ["task_arithmetic", "ties"]
+    assert not merge.parse([]).check
+
+
+def test_what_a_check_has_promised_and_a_large_merge_on_paper_are_told(merge):
+    row = {
+        "name": "ties",
+        "check": 0.5,
+        "promised_seconds": 30.0,
+        "promised_private": 2**28,
+        "merge_seconds_min": 40.0,
+        "private_bytes": 2**27,
+        "passes": 3,
+        "bytes_per_second_min": 1e9,
+    }
+    told = merge.in_advance({"protocol": {"models": 4}, "figures": [{"name": "read and write"}, row]})
+    assert (
+        "ties: --check took 0.5 s and promised 30.0 s and at most 256 MiB; it took 40.0 s and 128 MiB" in told
+    )
+    assert (
+        "4 models of 70 B weights in bfloat16 take 0.6 hours: 2.2 TB read and written" in told
+    )  # 16 x 140 GB
 
 
 @pytest.mark.slow
@@ -95,6 +129,9 @@ def test_run(merge, tmp_path, monkeypatch, capsys):
         "1",
         "--methods",
         "average",
+        "--check",
+        "--shard-size",
+        "10kB",
         "--folder",
         str(tmp_path),
         "--json",
@@ -112,4 +149,8 @@ def test_run(merge, tmp_path, monkeypatch, capsys):
         assert ("again_seconds_min" in row) == (row["tool"] == "saft")
         if sys.platform == "linux":
             assert row["private_bytes"] > 0
-    assert not (tmp_path / "tiny-float32" / "out").exists()
+    assert row["promised_seconds"] > 0
+    assert "average: --check took " in printed
+    folder = tmp_path / "tiny-float32-10kB"
+    assert len(list((folder / "base").glob("*.safetensors"))) > 2
+    assert not (folder / "out").exists()
