@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saft.errors import UserError
+from saft.files.staging import telling_a_full_disk
 
 with suppress(ImportError):  # Windows has none, and so no lock
     import fcntl
@@ -29,7 +30,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
         what: what is locked, for messages: "out: runs/a".
 
     Raises:
-        UserError: another process holds it, or one on another machine has left it.
+        UserError: another process holds it, or one on another machine has left it; or the disk is full.
 
     Example:
         >>> import tempfile
@@ -42,14 +43,16 @@ def locked(file: Path, what: str) -> Iterator[None]:
     if os.name != "posix":
         yield
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _opened(file, what)
+    with telling_a_full_disk(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _opened(file, what)
     try:
         _refuse_of_other_machine(file, what)
         holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode(), 0)
         try:
+            with telling_a_full_disk(file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, holder.encode(), 0)
             yield
         finally:
             file.unlink(missing_ok=True)

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from saft.errors import UserError
 
-__all__ = ["left_behind", "refuse", "refuse_file", "replaced", "staged", "sync", "write_text"]
+__all__ = [
+    "left_behind",
+    "refuse",
+    "refuse_file",
+    "replaced",
+    "staged",
+    "sync",
+    "telling_a_full_disk",
+    "write_text",
+]
 
 _ASIDE = "-old"
 _HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
@@ -56,26 +65,22 @@ def staged(
     target = Path(os.path.realpath(target))
     left = _clear_leftovers(target, goes_on_with)
     refuse(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target)
-    if not _renamed(left, temporary):
-        temporary.mkdir()
     try:
-        yield temporary
-        # Some writers make files only for the owner (0600); the folder was made under the user's umask.
-        mode = temporary.stat().st_mode & 0o666
-        for file in _files(temporary):
-            file.chmod(mode)
-        _flush(temporary)
-        refuse(target, overwrite)
-        _exchange(temporary, target)
-    except BaseException as error:
+        with telling_a_full_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not _renamed(left, temporary):
+                temporary.mkdir()
+            yield temporary
+            # Some writers make files only for the owner (0600); the folder was made under the user's umask.
+            mode = temporary.stat().st_mode & 0o666
+            for file in _files(temporary):
+                file.chmod(mode)
+            _flush(temporary)
+            refuse(target, overwrite)
+            _exchange(temporary, target)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise UserError(
-                f"{target}: could not be written: {os.strerror(error.errno)}; nothing of it is left; "
-                "make room, or choose a folder on another disk"
-            ) from error
         raise
 
 
@@ -88,15 +93,40 @@ def replaced(file: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path, to be written by one process.
+
+    Raises:
+        UserError: the disk is full.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.partial")
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(file)
+        with telling_a_full_disk(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_a_full_disk(target: Path) -> Iterator[None]:
+    """Say what could not be written, and what to do, where the disk is full: the system only says that.
+
+    Args:
+        target: what the block writes, and leaves nothing of where it fails.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"{target}: could not be written: {os.strerror(error.errno)}; nothing of it is left; "
+            "make room, or choose a folder on another disk"
+        ) from error
 
 
 def write_text(file: Path, text: str) -> None:

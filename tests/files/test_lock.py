@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -93,3 +94,16 @@ def test_of_the_locks_only_that_of_the_dead_process_is_forgotten(tmp_path: Path)
     assert file.exists()
     lock.forget(file, "elsewhere", 7)
     assert not file.exists()
+
+
+def test_a_lock_on_a_full_disk_is_told_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        pytest.raises(UserError, match=r"a\.lock: could not be written: No space left on device"),
+        locked(tmp_path / "a.lock", "out: x"),
+    ):
+        pytest.fail("the block must not run")
+    assert list(tmp_path.iterdir()) == []

@@ -239,6 +239,14 @@ def test_a_disk_that_becomes_full_is_told_and_nothing_is_left(tmp_path):
         write(errno.ENOSPC)
     with pytest.raises(FileNotFoundError):  # any other error is not the disk's
         write(errno.ENOENT)
+
+    def write_file():
+        with staging.replaced(tmp_path / "a.json") as temporary:
+            temporary.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` does, without the file's name
+
+    with pytest.raises(UserError, match=r"a\.json: could not be written: No space left on device"):
+        write_file()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,6 +35,7 @@ from saft.merging.methods import shown
 from saft.merging.notes import notes
 from saft.merging.outputs.output import Output, Written
 from saft.merging.outputs.resume import can_resume, mark
+from saft.merging.outputs.target_folder import size_in_words
 from saft.merging.plan import Plan
 from saft.merging.stream.reader import Progress
 
@@ -218,14 +219,10 @@ def describe(plan: Plan) -> str:
         f"{plan.config.method}{parameters}, scaling {plan.scaling:g}\n"
         f"  base: {plan.base.location}{models}\n"
         f"{len(plan.merged)} tensors merged{copied}\n"
-        f"reads {_size(plan.bytes_per_pass)} in {passes}, writes {_size(plan.bytes_out)}, "
+        f"reads {size_in_words(plan.bytes_per_pass)} in {passes}, writes {size_in_words(plan.bytes_out)}, "
         f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
         + "".join(f"\nnote: {note}" for note in notes(plan))
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def _body(plan: Plan) -> str:

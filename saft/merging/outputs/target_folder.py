@@ -11,7 +11,7 @@ from saft.errors import UserError
 from saft.files.staging import refuse
 from saft.merging.inputs.source import Source
 
-__all__ = ["check_room", "check_target", "file_name_problems"]
+__all__ = ["check_room", "check_target", "file_name_problems", "size_in_words"]
 
 
 def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
@@ -50,9 +50,20 @@ def check_room(out: Path, size: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < size:
         raise UserError(
-            f"{out}: the result takes {size / 2**20:.0f} MiB, "
-            f"but {free / 2**20:.0f} MiB are left on the disk of {existing}"
+            f"{out}: the result takes {size_in_words(size)}, "
+            f"but {size_in_words(free)} are left on the disk of {existing}; "
+            "make room, or choose a folder on another disk"
         )
+
+
+def size_in_words(count: int) -> str:
+    """Return a number of bytes with its unit.
+
+    Example:
+        >>> size_in_words(3 * 2**20), size_in_words(2**9)
+        ('3.0 MiB', '0.5 KiB')
+    """
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def file_name_problems(tasks: Iterable[str]) -> list[str]:

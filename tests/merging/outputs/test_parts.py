@@ -232,7 +232,7 @@ def test_a_disk_without_room_for_the_parts_is_told_at_once(monkeypatch, checkpoi
     free = shutil._ntuple_diskusage(10**9, 0, one_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     merge(MergeConfig("average", base, models), tmp_path / "average")
-    with pytest.raises(UserError, match=r"the result takes .* MiB, but .* are left on the disk"):
+    with pytest.raises(UserError, match=r"the result takes .* [MK]iB, but .* are left on the disk"):
         merge(MergeConfig("emr", base, models), tmp_path / "out")
 
 

@@ -50,4 +50,4 @@ def test_a_full_disk_is_told_before_the_work(checkpoints, tmp_path, monkeypatch)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(target_folder.shutil, "disk_usage", lambda path: usage)
     (found,) = problems(MergeConfig("average", base, models), tmp_path / "new" / "out")
-    assert "MiB are left on the disk" in found
+    assert "1.0 KiB are left on the disk" in found
