@@ -161,7 +161,7 @@ def test_a_check_writes_nothing(tiny_model, experts, tmp_path):
     assert result.folder is None
     text = str(result)
     assert "ties, density 0.2" in text
-    assert "in each of 4 passes" in text
+    assert "in each of 3 passes" in text
     assert "weights [1]" in text
     once = merge(MergeConfig("average", str(tiny_model), experts), None, check_only=True)
     assert "KiB in one pass, " in str(once)
