@@ -60,7 +60,7 @@ def values_in_windows(
         sample: of the same values.
 
     Returns:
-        float32 [rows, len(ranks)] on the CPU; a zero may be a negative one.
+        float32 [rows, len(ranks)] on the blocks' device; a zero may be a negative one.
 
     Example:
         >>> values = torch.arange(1, 1001.0)[None]
@@ -68,7 +68,8 @@ def values_in_windows(
         >>> values_in_windows(whole, (0, 499), Sample(whole, 1000))
         tensor([[  1., 500.]])
     """
-    drawn = torch.cat([block.cpu() for block in sample.blocks(lambda block: block)], dim=1)
+    blocks_of_sample = list(sample.blocks(lambda block: block))
+    drawn = torch.cat(blocks_of_sample, dim=1).cpu()
     last = sample.count - 1
     inner = [rank for rank in ranks if 0 < rank < last]
     windows = _windows(drawn, inner, sample.count) if inner and drawn.numel() else []
@@ -85,7 +86,7 @@ def values_in_windows(
         if len(column) < len(drawn):
             return None
         columns[rank] = torch.tensor(column, dtype=torch.int32).view(torch.float32)
-    return torch.stack([columns[rank] for rank in ranks], dim=1)
+    return torch.stack([columns[rank] for rank in ranks], dim=1).to(blocks_of_sample[0])
 
 
 @dataclass(frozen=True)

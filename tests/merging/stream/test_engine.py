@@ -165,10 +165,12 @@ def test_a_device_that_is_not_there_is_refused(checkpoints, device, told):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("arithmetic", ["float32", "float64"])
 @pytest.mark.parametrize(("method", "parameters"), EVERY_METHOD)
-def test_a_gpu_gives_the_same_numbers(checkpoints, method, parameters, arithmetic):
+def test_a_gpu_gives_the_same_numbers(checkpoints, method, parameters, arithmetic, sampled, monkeypatch):
     base, models = checkpoints
+    monkeypatch.setattr("saft.merging.plan._SAMPLED_FROM", 1 if sampled else 2**60)
     config = MergeConfig(method, base, models, parameters, arithmetic=arithmetic, block_size="64KiB")
     expected = dict(engine.stream(check(config)))
     for name, found in engine.stream(check(dataclasses.replace(config, device="cuda"))):
