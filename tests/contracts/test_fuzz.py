@@ -314,6 +314,15 @@ def words(command: str, base: Path, copy: Path, inside: Path) -> list[str]:
             return ["merge", str(file), str(inside / "out")]
         case "measure":
             return ["measure", f"--base={base}", f"--checkpoints={{size: {copy}}}", "--examples=2"]
+        case "suggest":
+            twice = f"--checkpoints={{size: {copy}, other: {copy}}}"
+            few = [
+                "--methods={average: {}, ties: {}}",
+                "--budget=2",
+                "--examples=4",
+                f"--out={inside / 'out'}",
+            ]
+            return ["suggest", f"--base={base}", twice, *few]
         case _:
             return ["evaluate", f"--checkpoints=[{copy}]", "--examples=2"]
 
@@ -325,6 +334,7 @@ def words(command: str, base: Path, copy: Path, inside: Path) -> list[str]:
         "base",
         "measure",
         "evaluate",
+        "suggest",
     ],
 )
 def test_a_damaged_checkpoint(
