@@ -49,13 +49,13 @@ class Sample(Generic[B]):
 def values_in_windows(
     blocks: BlockStream[Tensor], ranks: Sequence[int], sample: Sample[Tensor]
 ) -> Tensor | None:
-    """Return the values at `ranks` of each row after one pass; None where the sample has misled.
+    """Return the values at `ranks` of each row after one pass; None where the sample misleads.
 
     The pass counts what lies below a window, and how often each float in it occurs. So a rank that falls into
     its window is found to the bit. The first and the last rank need none: their values are looked for.
 
     Args:
-        blocks: passes over finite blocks, float32 [rows, n].
+        blocks: passes over finite blocks, float32 [rows, n]; of another dtype it returns None.
         ranks: positions in ascending order, from 0.
         sample: of the same values.
 
@@ -73,7 +73,7 @@ def values_in_windows(
     last = sample.count - 1
     inner = [rank for rank in ranks if 0 < rank < last]
     windows = _windows(drawn, inner, sample.count) if inner and drawn.numel() else []
-    if len(windows) < len(inner) * len(drawn):
+    if drawn.dtype != torch.float32 or len(windows) < len(inner) * len(drawn):
         return None
     counting = _Pass(windows, sample.count, bounds=len(inner) < len(ranks))
     deque(blocks(counting.take), maxlen=0)  # goes through them all

@@ -42,6 +42,11 @@ def test_a_sample_of_another_stream_has_no_answer():
         assert values_in_windows(whole(values), (100, count - 1), Sample(whole(values), count)) is None
 
 
+def test_other_floats_have_no_answer():
+    values = torch.rand(2, 5000, generator=torch.manual_seed(0), dtype=torch.float64)
+    assert values_in_windows(whole(values), (100, 4999), Sample(whole(values), 5000)) is None
+
+
 def test_windows_take_no_more_counters_than_they_may(monkeypatch):
     sample = torch.rand(4, 1000, generator=torch.manual_seed(0)) + 1
 
