@@ -49,15 +49,16 @@ def retained_figure(
         return ""
     margin = 0.05 * (max(values) - min(values)) or 0.5
     ends = min(values) - margin, max(values) + margin
+    unit = f", {metric.unit}" if metric.unit else ""
 
     def draw(axes: Any, title: str, leftmost: bool) -> None:
         axes.plot(ends, ends, color=NAMED["rule"], linewidth=1.2)
         _marks(axes, shown[title], colour)
-        axes.set(xlim=ends, ylim=ends, xlabel="single-task models")
+        axes.set(xlim=ends, ylim=ends, xlabel=f"single-task models{unit}")
         axes.locator_params(nbins=5)
         axes.grid()
         if leftmost:
-            axes.set_ylabel("merged model")
+            axes.set_ylabel(f"merged model{unit}")
         else:
             axes.set_yticklabels([])
 
@@ -117,7 +118,7 @@ def lost_figure(
         told = f"rank correlation {signed(related, decimals=2)}"
         axes.annotate(told, (1, 1.02), xycoords="axes fraction", ha="right", fontsize=7, color=NAMED["muted"])
         if leftmost:
-            axes.set_ylabel(f"lost in the merge{', ' * bool(metric.unit)}{metric.unit}")
+            axes.set_ylabel(f"lost in the merge, {metric.unit}" if metric.unit else "lost in the merge")
         else:
             axes.set_yticklabels([])
 

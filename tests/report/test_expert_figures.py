@@ -30,7 +30,7 @@ def drawn(results, draw, *more):
 def test_a_panel_for_each_method_and_one_for_each_quantity_of_an_expert():
     results = made_up(**SMALL)
     words = texts(drawn(results, retained_figure))
-    assert {"average", "ties", "single-task models", "merged model", "adamw", "sam"} <= set(words)
+    assert {"average", "ties", "single-task models, %", "merged model, %", "adamw", "sam"} <= set(words)
     words = texts(drawn(results, lost_figure, results.quantities))
     assert {"norm", "lost in the merge, %"} <= set(words)
     assert len([word for word in words if word.startswith("rank correlation ")]) == 1
