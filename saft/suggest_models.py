@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from saft.checkpoint_tasks import task_of
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.experiment.paired import groups_of
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.weighted_trunk import WeightedTrunk, Weights
@@ -79,7 +80,7 @@ class MergedModels:
             )
             for method, parameters in config.methods.items()
         }
-        plans = {method: check(merge) for method, merge in merges.items()}
+        plans = _checked(merges)
         bound = {name: task_of(name, folder, config.tasks, config.device) for name, folder in folders.items()}
         check_one_trunk(bound, "tasks")
         limits = Limits(train=0, validation=config.examples, test=0)
@@ -168,6 +169,17 @@ class MergedModels:
         bound = self.bound[task]
         model = bound.model(self._trunk.trunk, head_from=self.folders[task])
         return bound.score(model, examples, self.batch_size)
+
+
+def _checked(merges: Mapping[str, MergeConfig]) -> dict[str, Plan]:
+    """Return the plan of each merge; what is wrong is told once, by the key of this verb's config."""
+    plans, problems = dict[str, Plan](), list[str]()
+    for method, merge in merges.items():
+        with collecting(problems):
+            plans[method] = check(merge)
+    if problems:
+        raise UserError(*dict.fromkeys(re.sub(r"^models\b", "checkpoints", text) for text in problems))
+    return plans
 
 
 def _weights(merge: MergeConfig) -> Weights:

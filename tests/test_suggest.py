@@ -175,6 +175,19 @@ def test_a_checkpoint_without_a_task_is_refused(
         suggest(without)
 
 
+def test_a_checkpoint_of_another_shape_is_told_once_by_its_own_key(
+    config: SuggestConfig, experts: dict[str, str], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(experts["size"], tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    weights["pooler.dense.bias"] = torch.zeros(5)
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError) as refused:
+        suggest(dataclasses.replace(config, checkpoints=experts | {"size": str(other)}))
+    (problem,) = refused.value.problems
+    assert problem.startswith("checkpoints.size: ")
+
+
 def test_folders_stand_for_a_config(
     tiny_model: Path, experts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,9 @@ def check(session: Session, trial: bool = False) -> RunCheck:
         cells=len(session.resolved.cells),
         open_cells=len(missing.keys() - {"base"}),
         experts=len(untrained),
-        merges=sum("/merges/" in name and name.endswith("/validation") for name in names),
+        merges=sum(
+            "/merges/" in name and name.endswith("/validation") and "/weights/" not in name for name in names
+        ),
         passes=sum(untrained),
         seconds=_seconds(session, cost) if trial else None,
         bytes_most=most,
