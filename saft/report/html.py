@@ -13,7 +13,7 @@ from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
-from saft.report.searched import searches
+from saft.report.searched import how_searched, searches
 from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
@@ -67,6 +67,7 @@ def page(results: Results) -> str:
             headlines=answers,
             answers=_answers(answers, colour),
             figures=_figures(results, summary, answers, colour),
+            how_searched=how_searched(results),
             searched={size: searches(results, size) for size in summary.train_sizes},
             training=_training(results, summary, colour),
             config=json.dumps(results.config, indent=2, ensure_ascii=False),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from saft.report.cell_result import MergeFigures
 from saft.report.results import Results
 
-__all__ = ["Searched", "searches"]
+__all__ = ["Searched", "how_searched", "searches"]
 
 FEW = 8  # values that are listed; of more, the ends
 
@@ -46,6 +46,23 @@ def searches(results: Results, train_size: str) -> list[Searched]:
             merges.setdefault((cell.arm, method), []).append(merge)
     every = (_searched(arm, method, of_seeds) for (arm, method), of_seeds in merges.items())
     return [searched for searched in every if searched is not None]
+
+
+def how_searched(results: Results) -> str:
+    """Return a sentence on where the candidates came from, of several runs side by side too.
+
+    Args:
+        results: the experiment, whose config says it.
+    """
+    of_runs = results.config.get("folders")
+    configs = list(of_runs.values()) if isinstance(of_runs, dict) else [results.config]
+    selections = [config.get("selection") if isinstance(config, dict) else None for config in configs]
+    sampled = [isinstance(of, dict) and of.get("search") == "tpe" for of in selections]
+    if all(sampled):
+        return "Optuna’s TPE drew the candidates"
+    if not any(sampled):
+        return "Every candidate of a grid was evaluated"
+    return "Every candidate of a grid was evaluated, or those that Optuna’s TPE drew"
 
 
 def _searched(arm: str, method: str, merges: Sequence[MergeFigures]) -> Searched | None:

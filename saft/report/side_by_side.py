@@ -95,11 +95,10 @@ def _differences(first: str, one: Results, second: str, other: Results) -> Itera
         if size in other_sizes and sizes[size] != other_sizes[size]:
             yield told(f"train size {size}", sizes[size], other_sizes[size])
     yield from (told(what, a, b) for what, a, b in _of_model(one, other))
-    merges, other_merges = (run.config.get("merges") or {} for run in (one, other))
+    merges, other_merges = _parameters(one.config), _parameters(other.config)
     for method in merges:
-        a, b = (_parameters(of, method) for of in (merges, other_merges))
-        if method in other_merges and a != b:
-            yield told(f"merges.{method}.parameters", a, b)
+        if method in other_merges and merges[method] != other_merges[method]:
+            yield told(f"merges.{method}.parameters", merges[method], other_merges[method])
 
 
 def _of_task(one: TaskFacts, other: TaskFacts) -> Iterator[tuple[str, object, object]]:
@@ -137,9 +136,11 @@ def _scores_apart(one: BaseResult, other: BaseResult) -> tuple[float, float] | N
     return None
 
 
-def _parameters(merges: Mapping[str, Any], method: str) -> object:
-    options = merges.get(method)
-    return (options.get("parameters") or {}) if isinstance(options, dict) else {}
+def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return merge method -> its parameters, as a run's config has them."""
+    merges = config.get("merges")
+    each = merges.items() if isinstance(merges, dict) else ()
+    return {m: (of.get("parameters") or {}) if isinstance(of, dict) else {} for m, of in each}
 
 
 def _protocol(protocols: Sequence[Protocol]) -> Protocol:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saft.report.searched import searches
+from saft.report.searched import how_searched, searches
 from tests.report.made_up import COEFFICIENTS, mapping, typed
 
 
@@ -49,3 +49,15 @@ def test_what_had_no_choice_was_not_searched():
     merge["curve"] = merge["curve"][2:3]
     merge["per_task"]["coefficients"] = dict.fromkeys(merge["per_task"]["coefficients"], 0.5)
     assert searches(typed(results), "limited") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"selection": {"search": "tpe"}}, "Optuna’s TPE drew the candidates"),
+        ({"selection": "damaged"}, "Every candidate of a grid was evaluated"),
+        ({"folders": {"a": {}, "b": {"selection": {"search": "tpe"}}}}, "grid was evaluated, or those that"),
+    ],
+)
+def test_where_the_candidates_came_from(config, told):
+    assert told in how_searched(typed(mapping(seeds=(0,), arms=("sam",)) | {"config": config}))
