@@ -50,7 +50,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def publish(table: Table, results: Mapping[str, Any], file: Path | None) -> None:
     """Print the table, and write everything that was measured into a JSON file, if one was asked for."""
-    Console(width=160).print(table)
+    wide = Console(width=10**4)
+    Console(width=max(160, wide.measure(table).maximum)).print(table)  # nothing in it is cut
     if file is not None:
         file.write_text(json.dumps(results, indent=1) + "\n")
 
