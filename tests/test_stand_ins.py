@@ -92,6 +92,8 @@ def imported_at_once(body: list[ast.stmt]) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom) and statement.module:
             yield statement.module.partition(".")[0]
+        elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            continue
         elif isinstance(statement, ast.If | ast.Try | ast.ClassDef):
             yield from imported_at_once(statement.body)
 

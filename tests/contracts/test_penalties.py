@@ -131,7 +131,8 @@ def test_in_bfloat16_it_is_about_the_same(name: str) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             bound = penalty(name).bind(model.trunk, setting())
             assert bound.loss(model.trunk, 0).item() == 0
-            moved(model)
+        moved(model)  # outside, where it is between the steps too: autocast keeps what it has cast
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             loss = bound.loss(model.trunk, 8)
         return loss.item(), gradients(model, loss)
 

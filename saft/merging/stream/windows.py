@@ -22,6 +22,8 @@ _STEP = 1 << 16
 """Floats that differ only in the lower half of their bits: windows are made of such steps."""
 _MOST = 256
 """Steps of all windows together, each of which takes a quarter of a mebibyte of counters."""
+_PIECE = 1 << 15
+"""Entries that are added to counters at once on a CPU: many threads, and each keeps the memory that it takes."""
 _DEVIATIONS = (6.0, 4.0, 2.0)
 """Standard deviations of a random sample that a window reaches to both sides: the first that fits."""
 
@@ -170,14 +172,16 @@ class _Pass:
         bits: Any = block.view(torch.int32)
         if block.device.type == "cpu":
             bits = bits.numpy()  # it compares and selects in a third of torch's time
-        counted = [self._counted(bits[window.row], window) for window in self._windows]
         bounds = (block.amin(dim=1).cpu(), block.amax(dim=1).cpu()) if self._looks and block.numel() else None
+        for place, window in enumerate(self._windows):
+            below, inside = self._counted(bits[window.row], window)
+            with self._lock:
+                self._below[place] += below
+                piece = len(inside) if isinstance(inside, Tensor) else _PIECE
+                for start in range(0, len(inside), max(piece, 1)):
+                    self._add(place, torch.as_tensor(inside[start : start + piece]).long())
         with self._lock:
             self.seen += block.shape[1]
-            for place, (below, inside) in enumerate(counted):
-                self._below[place] += below
-                if len(inside):
-                    self._add(place, torch.as_tensor(inside).long())
             if bounds is not None:
                 first = not len(self.least)
                 self.least = bounds[0] if first else torch.minimum(self.least, bounds[0])
