@@ -23,7 +23,7 @@ _STEP = 1 << 16
 _MOST = 256
 """Steps of all windows together, each of which takes a quarter of a mebibyte of counters."""
 _PIECE = 1 << 15
-"""Entries that are added to counters at once on a CPU: many threads, and each keeps the memory that it takes."""
+"""Entries added to the counters at once on a CPU: each of many threads keeps the memory that it takes."""
 _DEVIATIONS = (6.0, 4.0, 2.0)
 """Standard deviations of a random sample that a window reaches to both sides: the first that fits."""
 
