@@ -169,7 +169,8 @@ class RunConfig:
     data_workers: CountOrZero | None = None
     """Processes that make the batches of a training ahead; null is 4 for images on a GPU, and else 0."""
     logger: LoggerName | None = None
-    """Where the logs of the trainings go beside their CSV files: wandb, mlflow or tensorboard."""
+    """Where the logs of the trainings go beside their CSV files; null is nowhere. Each needs an extra:
+    merge-saft[wandb], merge-saft[mlflow] or merge-saft[tensorboard]."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""

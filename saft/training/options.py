@@ -251,8 +251,8 @@ class TrainConfig:
     """Processes that make the batches ahead, at most one a core; 0 makes each when it is needed; null is 4
     for images that are trained on a GPU, and else 0. The batches are the same."""
     logger: LoggerName | None = None
-    """Where the log goes beside its CSV file: wandb, mlflow or tensorboard; null is nowhere. Each needs the
-    extra of its name, such as merge-saft[wandb]."""
+    """Where the log goes beside its CSV file; null is nowhere. Each needs an extra: merge-saft[wandb],
+    merge-saft[mlflow] or merge-saft[tensorboard]."""
     upload: Repository | None = None
     """Repository of the hub that the folder is uploaded to when it is complete, OWNER/NAME; one that is not
     there is made, private. Whether that is allowed is asked before the training."""

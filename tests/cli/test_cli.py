@@ -294,3 +294,11 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr("saft.cli.merge_file.merge", interrupt)
     assert main(["merge", *mapping, "--check"]) == 130
     assert "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_help_names_the_extra_of_each_logger(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name in ("wandb", "mlflow", "tensorboard"):
+        assert f"merge-saft[{name}]" in printed
