@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,21 @@ class TrialLog:
                 return {task: Score(**score) for task, score in trial["validation"].items()}
         return None
 
-    def answering(self, validate: Validate) -> Validate:
+    def answering(self, validate: Validate, answered: Callable[[], None] = lambda: None) -> Validate:
         """Return the function that asks only for what is not known, and keeps the answer.
 
         Args:
             validate: gives the scores of a candidate, at a cost.
+            answered: is called after every answer, also one that was known.
         """
 
         def answer(candidate: Candidate) -> dict[str, Score]:
-            if (scores := self.known(candidate)) is not None:
-                return scores
-            scores = validate(candidate)
-            plain = {task: dataclasses.asdict(score) for task, score in scores.items()}
-            self._trials.append({"candidate": dict(candidate), "validation": plain})
-            write_text(self.file, json.dumps({"rests_on": self.rests_on, "trials": self._trials}) + "\n")
+            if (scores := self.known(candidate)) is None:
+                scores = validate(candidate)
+                plain = {task: dataclasses.asdict(score) for task, score in scores.items()}
+                self._trials.append({"candidate": dict(candidate), "validation": plain})
+                write_text(self.file, json.dumps({"rests_on": self.rests_on, "trials": self._trials}) + "\n")
+            answered()
             return scores
 
         return answer

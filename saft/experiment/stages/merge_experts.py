@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from torch import nn
+
 from saft import calibration
 from saft.errors import UserError
 from saft.experiment.cells import Cell
@@ -32,9 +34,9 @@ from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.stream import engine
 from saft.progress import Bar
-from saft.tasks import Metric, Score, Splits
+from saft.tasks import Examples, Metric, Score
 
-__all__ = ["choice", "expert_values", "merge_name", "merge_steps", "recipe", "write_merge"]
+__all__ = ["choice", "expert_values", "merge_name", "merge_steps", "recipe", "score_of", "write_merge"]
 
 
 def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
@@ -66,13 +68,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
             return _scores(session, cell, scaled, coefficients, "validation")
 
         log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
-        answer = log.answering(evaluate)
-
-        def validate(candidate: Candidate) -> dict[str, Score]:
-            scores = answer(candidate)
-            bar.advance(validation_cost)
-            return scores
-
+        validate = log.answering(evaluate, lambda: bar.advance(validation_cost))
         made = _choice(search.trials(validate), experts(), metrics)
         log.remove()
         return made
@@ -225,10 +221,22 @@ def _scores(
     session: Session, cell: Cell, scaled: ScaledTrunk, coefficients: dict[str, float], split: str
 ) -> dict[str, Score]:
     """Return task -> score of the merged model at the task's coefficient."""
-    scores = {}
-    for task, value in coefficients.items():
-        splits: Splits = session.splits(cell.train_size, cell.seed)[task]
-        bound = session.tasks[task]
-        model = bound.model(scaled.by(value), head_from=session.folder.expert(cell, task))
-        scores[task] = session.score(task, model, getattr(splits, split))
-    return scores
+    splits = session.splits(cell.train_size, cell.seed)
+    return {
+        task: score_of(session, cell, task, scaled.by(value), getattr(splits[task], split))
+        for task, value in coefficients.items()
+    }
+
+
+def score_of(session: Session, cell: Cell, task: str, trunk: nn.Module, examples: Examples) -> Score:
+    """Return the score of a merged trunk on a task, with the head of the task's expert.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        task: the task's name.
+        trunk: set to the merge.
+        examples: of the task.
+    """
+    model = session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task))
+    return session.score(task, model, examples)

@@ -13,7 +13,13 @@ from saft.experiment.paired import groups_of, paired_gain
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.selection import Candidate, Trial, mean_normalized, shared
 from saft.experiment.session import Session
-from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, recipe
+from saft.experiment.stages.merge_experts import (
+    choice,
+    expert_values,
+    merge_name,
+    recipe,
+    score_of,
+)
 from saft.experiment.stages.step import Step
 from saft.experiment.trial_log import TrialLog
 from saft.experiment.weight_search import PLACES, weight_search, weights_of
@@ -51,12 +57,7 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
             return _scores(session, cell, trunk, _examples(session, cell, "validation"))
 
         log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
-        answer = log.answering(evaluate)
-
-        def validate(candidate: Candidate) -> dict[str, Score]:
-            scores = answer(candidate)
-            bar.advance(validation_cost)
-            return scores
+        validate = log.answering(evaluate, lambda: bar.advance(validation_cost))
 
         def worth(trial: Trial) -> float:
             return mean_normalized(trial.values, experts, metrics)
@@ -115,9 +116,4 @@ def _examples(session: Session, cell: Cell, split: str) -> dict[str, Examples]:
 def _scores(
     session: Session, cell: Cell, trunk: nn.Module, examples: Mapping[str, Examples]
 ) -> dict[str, Score]:
-    return {
-        task: session.score(
-            task, session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task)), some
-        )
-        for task, some in examples.items()
-    }
+    return {task: score_of(session, cell, task, trunk, some) for task, some in examples.items()}
