@@ -7,16 +7,24 @@ from typing import Any
 from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.figure_files import (
+    Choice,
     ChoiceTest,
     Measurement,
     Training,
-    ValidatedCandidate,
     WeightsChoice,
     WeightsTest,
 )
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import METHOD, choice, interference_name, measured_name, merge_name, weights_name
+from saft.experiment.stages import (
+    METHOD,
+    choice,
+    expert_values,
+    interference_name,
+    measured_name,
+    merge_name,
+    weights_name,
+)
 from saft.interference.quantity import Quantity
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
@@ -118,18 +126,18 @@ class _Figures:
             curve=[CurvePoint(coefficient, scores[coefficient]) for coefficient in sorted(scores)],
             shared=Chosen(made.shared, test.shared if test else None),
             per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
-            search=[self._searched(cell, point) for point in made.curve],
+            search=self._search(cell, made),
             weighted=self._weighted(cell, method),
         )
 
-    def _searched(self, cell: Cell, point: ValidatedCandidate) -> SearchedCandidate:
-        values = {task: score.value for task, score in point.validation.items()}
-        experts = {
-            task: self._folder.known(f"{cell}/experts/{task}/training", Training).validation.value
-            for task in values
-        }
-        worth = mean_normalized(values, experts, self.session.metrics)
-        return SearchedCandidate({**point.parameters, "scaling": point.candidate}, worth)
+    def _search(self, cell: Cell, made: Choice) -> list[SearchedCandidate]:
+        experts = expert_values(self.session, cell)
+        search = []
+        for point in made.curve:
+            values = {task: score.value for task, score in point.validation.items()}
+            worth = mean_normalized(values, experts, self.session.metrics)
+            search.append(SearchedCandidate({**point.parameters, "scaling": point.candidate}, worth))
+        return search
 
     def _weighted(self, cell: Cell, method: str) -> Weighted | None:
         if self.session.config.selection.weights == "equal" or method != METHOD:
