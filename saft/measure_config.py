@@ -103,9 +103,8 @@ class MeasureConfig:
             method = METHODS.get(self.merge.method)
             with collecting(problems, "merge.parameters: "):
                 method.build(self.merge.parameters)
-        for name, keys in self.tasks.items():
-            with collecting(problems):
-                tasks.build(name, keys, "tasks")
+        with collecting(problems):
+            tasks.check_keys(self.tasks, "tasks")
         if problems:
             raise UserError(*problems)
 

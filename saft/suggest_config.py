@@ -101,9 +101,8 @@ class SuggestConfig:
                     raise UserError(f"{what}; take methods that give one model from weights only")
                 if problem := next(iter(method.problems(len(self.checkpoints))), None):
                     raise UserError(problem)
-        for name, keys in self.tasks.items():
-            with collecting(problems):
-                tasks.build(name, keys, "tasks")
+        with collecting(problems):
+            tasks.check_keys(self.tasks, "tasks")
         if problems:
             raise UserError(*problems)
 

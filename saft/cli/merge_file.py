@@ -91,9 +91,8 @@ def _check_options(settings: MergeConfig, where: str) -> None:
     problems: list[str] = []
     with collecting(problems):
         check_words(settings)
-    for name, keys in settings.data.tasks.items():
-        with collecting(problems):
-            tasks.build(name, keys, "data.tasks")
+    with collecting(problems):
+        tasks.check_keys(settings.data.tasks, "data.tasks")
     if problems:
         raise UserError(*(f"{where}: {problem}" for problem in problems))
 

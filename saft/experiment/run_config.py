@@ -228,9 +228,8 @@ class RunConfig:
         with collecting(problems):
             resolve(self)
         for key, declared in (("tasks", self.tasks), ("reference", self.reference)):
-            for name, keys in declared.items():
-                with collecting(problems):
-                    tasks.build(name, keys, key)
+            with collecting(problems):
+                tasks.check_keys(declared, key)
         with collecting(problems):
             kinds = {f"tasks.{name}": keys["kind"] for name, keys in self.tasks.items() if "kind" in keys}
             arms = {f"arms.{name}": self.training_of(name, "fields") for name in self.arms}

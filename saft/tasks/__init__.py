@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saft import config
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting, did_you_mean
 from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.registry import Registry
 from saft.tasks.examples import Batch, Examples, Limits, Splits
@@ -26,6 +26,7 @@ __all__ = [
     "Task",
     "TaskModel",
     "build",
+    "check_keys",
     "check_one_trunk",
     "declared_in",
 ]
@@ -72,6 +73,24 @@ def build(name: str, mapping: Mapping[str, Any], where: str, trusted: bool = Tru
     if not trusted and (problem := task.distrusted()):
         raise UserError(f"{place}.{problem}; give `tasks:` in your own config if it is meant")
     return task
+
+
+def check_keys(mappings: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Check what the kinds of several tasks know of their keys.
+
+    Args:
+        mappings: name -> the mapping below it, from the user's own config.
+        where: the dotted place of the tasks in the config.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    problems: list[str] = []
+    for name, mapping in mappings.items():
+        with collecting(problems):
+            build(name, mapping, where)
+    if problems:
+        raise UserError(*problems)
 
 
 def check_one_trunk(bound: Mapping[str, BoundTask], where: str) -> None:
