@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import StatisticsError, correlation
 from typing import Any
+
+import torch
 
 from saft.interference.quantity import Quantity
 from saft.report.arm_summary import ArmSummary
@@ -15,6 +16,7 @@ from saft.report.results import Results
 from saft.report.scale_curves import Curve, curves_figure
 from saft.report.verdict import in_words
 from saft.report.with_interval import task_estimate
+from saft.tasks.estimate import spearman
 from saft.tasks.metric import Metric
 
 __all__ = ["lost_figure", "rank_correlation", "retained_figure", "training_figure"]
@@ -168,15 +170,7 @@ def rank_correlation(points: Sequence[tuple[float, float]]) -> float:
         >>> round(rank_correlation([(1.0, 2.0), (2.0, 3.0), (3.0, 9.0), (4.0, 8.0)]), 3)
         0.8
     """
-    x, y = (_ranks(values) for values in zip(*points, strict=True))
-    try:
-        return correlation(x, y)
-    except StatisticsError:
-        return 0.0
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(v < value for v in values) + sum(v == value for v in values) / 2 for value in values]
+    return spearman(*torch.tensor(points, dtype=torch.float64).T).value
 
 
 def _lost(row: ArmSummary, metric: Metric, task: str) -> float | None:
