@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from saft import tasks
 from saft.interference.task_space import BASE, TaskSpace
@@ -17,18 +16,7 @@ from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
-
-
-def moved(base: Path, folder: Path, seed: int) -> Path:
-    """Write a copy of a model that is moved at random."""
-    shutil.copytree(base, folder)
-    generator = torch.Generator().manual_seed(seed)
-    weights = {
-        key: value + 0.05 * torch.randn(value.shape, generator=generator)
-        for key, value in load_file(base / "model.safetensors").items()
-    }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+from tests.moved import moved
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from saft.suggest import SuggestConfig, SuggestResult, suggest
 from saft.suggest_models import MergedModels
 from saft.suggest_result import in_words
 from saft.tasks import Limits
+from tests.moved import moved
 
 METHODS: dict[str, dict[str, Any]] = {"average": {}, "task_arithmetic": {}, "ties": {"density": 0.5}}
 
@@ -35,12 +36,7 @@ def experts(
     """Return the model moved at random for each of two tasks, and the task in its saft.json."""
     folders = {}
     for seed, name in enumerate(tiny_tasks):
-        folder = tmp_path_factory.mktemp("experts") / name
-        shutil.copytree(tiny_model, folder)
-        draw = torch.Generator().manual_seed(seed)
-        weights = load_file(folder / "model.safetensors")
-        moved = {key: x + 0.05 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
-        save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+        folder = moved(tiny_model, tmp_path_factory.mktemp("experts") / name, seed)
         write_manifest(folder, {"tasks": {name: tiny_tasks[name]}})
         folders[name] = str(folder)
     return folders

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from saft.files.checkpoint import write_manifest
+from tests.moved import moved
 
 BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
 
@@ -35,12 +34,7 @@ def folder(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Pa
     """Return what a run of two tasks leaves: the base and its experts."""
     shutil.copytree(tiny_model, tmp_path / "base")
     for seed, name in enumerate(tiny_tasks):
-        expert = tmp_path / "experts/all/adamw/seed0" / name
-        shutil.copytree(tiny_model, expert)
-        draw = torch.Generator().manual_seed(seed)
-        weights = load_file(tiny_model / "model.safetensors")
-        moved = {key: x + 0.05 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
-        save_file(moved, expert / "model.safetensors", metadata={"format": "pt"})
+        expert = moved(tiny_model, tmp_path / "experts/all/adamw/seed0" / name, seed)
         write_manifest(expert, {"tasks": {name: tiny_tasks[name]}})
     return tmp_path
 
