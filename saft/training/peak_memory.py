@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "peak", "reset_peak"]
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -28,24 +28,12 @@ class PeakMemory(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""
-        if pl_module.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(pl_module.device)
-            self._counts = True
-            return
-        with suppress(OSError):
-            _RESET.write_text("5")
-            self._counts = True
+        self._counts = reset_peak(pl_module.device)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the peak, also over an interrupted run before."""
-        if not self._counts:
-            return
-        if pl_module.device.type == "cuda":
-            peak: int | None = torch.cuda.max_memory_allocated(pl_module.device)
-        else:
-            peak = _peak_of_process()
-        if peak is not None:
-            self.bytes = max(peak, self.bytes or 0)
+        if self._counts and (most := peak(pl_module.device)) is not None:
+            self.bytes = max(most, self.bytes or 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the peak until now, for Lightning's checkpoint."""
@@ -56,8 +44,21 @@ class PeakMemory(L.Callback):
         self.bytes = state_dict["bytes"]
 
 
-def _peak_of_process() -> int | None:
-    """Return the largest resident set since the count began, bytes."""
+def reset_peak(device: torch.device) -> bool:
+    """Begin to count the most memory anew; return whether it can be counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with suppress(OSError):
+        _RESET.write_text("5")
+        return True
+    return False
+
+
+def peak(device: torch.device) -> int | None:
+    """Return the most memory since the count began, bytes; on a CPU the largest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
         for line in _STATUS.read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):

@@ -74,9 +74,10 @@ def steps(results: Mapping[str, Any]) -> str:
 
 
 def trainings(results: Mapping[str, Any]) -> str:
-    """Return how many examples a second each trains, and the share of that time that the data take."""
+    """Return how many examples a second each trains, beside the loop, and the share of waiting for data."""
     rows = (
-        f"{row['label']} {row['examples_per_second']:.0f}/s ({100 * row['data_share']:.0f} % data)"
+        f"{row['label']} {row['examples_per_second']:.0f}/s (× {row['ratio']:.2f}, "
+        f"{100 * row['data_share']:.0f} % waiting)"
         for row in results["figures"]
     )
     return ", ".join(rows)
@@ -92,12 +93,16 @@ def parts(installed: Callable[[str], object] = util.find_spec) -> dict[str, Part
     kept = [name for name in COMPETITORS if name != "pytorch-optimizer" or installed("pytorch_optimizer")]
     pytest = ("-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", "gpu or cuda")
     pytest += ("-n", str(min(os.cpu_count() or 1, 12))) if installed("xdist") else ()
-    train = ("scripts/benchmarks/train.py", "--device", "cuda", "--rounds", "2", "--json", JSON)
-    found = {
-        "tests": Part("tests that need CUDA", pytest, 150, tests),
-        "train": Part("trainings, 22 M", train, 100, trainings),
-        **_merges("cuda"),
-    }
+    found = {"tests": Part("tests that need CUDA", pytest, 150, tests)}
+    for model, (title, rounds) in {
+        "minilm": ("22 M", 2),
+        "vit-b32": ("ViT-B/32", 1),
+        "0.5b": ("0.5 B", 1),
+    }.items():
+        train = ("scripts/benchmarks/train.py", "--device", "cuda", "--model", model)
+        train += ("--rounds", str(rounds), "--json", JSON)
+        found[f"train-{model}"] = Part(f"trainings, {title}", train, 100, trainings)
+    found |= _merges("cuda")
     models = {
         "0.5b": ("0.5 B", 3, kept[:1] + kept[2:4]),  # each takes a dozen GB
         "bert": ("22 M", 6, kept),

@@ -116,8 +116,8 @@ def test_one_line_of_the_figures_of_each_kind(bench):
     assert bench.steps(results) == told
     results["figures"].pop()
     assert bench.steps(results).endswith("host waits: none")
-    trained = {"label": "saft train, sam", "examples_per_second": 812.4, "data_share": 0.031}
-    assert bench.trainings({"figures": [trained]}) == "saft train, sam 812/s (3 % data)"
+    trained = {"label": "saft train, sam", "examples_per_second": 812.4, "ratio": 2.0, "data_share": 0.031}
+    assert bench.trainings({"figures": [trained]}) == "saft train, sam 812/s (× 2.00, 3 % waiting)"
     assert bench.merges({"figures": [{"name": "ties", "merge_seconds_min": 1.25}]}) == "ties 1.25 s"
 
 
@@ -125,7 +125,10 @@ def test_an_unknown_part_is_named(bench, capsys):
     assert bench.parse(["--parts", "tests,sam-bert"]).parts == ["tests", "sam-bert"]
     with pytest.raises(SystemExit):
         bench.parse(["--parts", "test"])
-    assert "unknown parts: test; known: tests, train, merge-elementwise-cuda" in capsys.readouterr().err
+    assert (
+        "unknown parts: test; known: tests, train-minilm, train-vit-b32, train-0.5b, merge-elementwise"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_part_is_a_command_that_the_benchmarks_accept(bench, monkeypatch):
