@@ -69,7 +69,7 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
         raise UserError(f"{file}: exists already; replace it with --overwrite")
     task = tasks.build("", config.task, "task").bind(config.name, config.model, "task", config.device)
     examples = task.examples(Limits(config.examples, validation=0, test=0, seed=config.seed)).train
-    source = Unlabelled(task.features, examples)
+    source = Unlabelled.of(task, examples)
     factors = kronecker.summarize(task.load_trunk(), source, config.examples, config.seed)
     factors.write(file)
     return SummarizeResult(file, factors, len(examples))

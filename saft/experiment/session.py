@@ -18,7 +18,7 @@ from saft.files.locations import folder as local_folder
 from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
-from saft.penalties import Unlabelled
+from saft.penalties import Unlabelled, penalty
 from saft.tasks import BoundTask, Examples, Limits, Metric, Score, Splits, TaskModel
 from saft.training.trainer import computing, device_of
 
@@ -54,6 +54,10 @@ class Session:
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
         tasks.check_one_trunk(self.reference | self.tasks, "tasks")
+        for arm, options in resolved.arms.items():
+            if options.penalty is not None:
+                made = penalty(**options.penalty)
+                made.check_tasks(self.reference | self.tasks, f"arms.{arm}.penalty")
         files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
         self.foundations = Foundations(resolved, files)
 
@@ -79,7 +83,7 @@ class Session:
             return self._reference_inputs(cell.train_size, cell.seed)
         splits = self.splits(cell.train_size, cell.seed)
         return {
-            name: Unlabelled(self.tasks[name].features, splits[name].train)
+            name: Unlabelled.of(self.tasks[name], splits[name].train)
             for name in self.resolved.reference(cell.arm, task)
         }
 
@@ -87,8 +91,7 @@ class Session:
     def _reference_inputs(self, train_size: str, seed: int) -> dict[str, Unlabelled]:
         limits = Limits(self.config.regimes[train_size], validation=0, test=0, seed=seed)
         return {
-            name: Unlabelled(task.features, task.examples(limits).train)
-            for name, task in self.reference.items()
+            name: Unlabelled.of(task, task.examples(limits).train) for name, task in self.reference.items()
         }
 
     @functools.cached_property

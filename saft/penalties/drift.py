@@ -1,7 +1,8 @@
-"""Drift: what the trunk makes of other inputs is to stay where the base model put it."""
+"""Drift: what the trunk makes of other inputs is to stay what the base model makes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,21 +15,28 @@ from saft.errors import UserError
 from saft.penalties.cache import cached, digest
 from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
 from saft.penalties.unlabelled import Inputs, Unlabelled, drawn, shuffled, with_random_tokens
+from saft.tasks.task import BoundTask
 
 __all__ = ["Drift"]
+
+LIKELIEST = 64
+"""Tokens whose probabilities are told apart; what is kept of the base does not grow with the vocabulary."""
 
 
 @PENALTIES.register("drift")
 @checked
 @dataclass(frozen=True)
 class Drift(Penalty):
-    r"""How far the features of other inputs have moved from the base's.
+    r"""How far the outputs for other inputs have moved from the base's: features, or predicted tokens.
 
-    .. math:: P = \frac1n \sum_{i=1}^n \left\lVert \frac{h(x_i; w)}{\lVert h(x_i; w) \rVert}
-       - \frac{h(x_i; w_0)}{\lVert h(x_i; w_0) \rVert} \right\rVert^2
+    .. math:: P_h = \frac1n \sum_{i=1}^n \left\lVert \frac{h(x_i; w)}{\lVert h(x_i; w) \rVert}
+       - \frac{h(x_i; w_0)}{\lVert h(x_i; w_0) \rVert} \right\rVert^2, \qquad
+       P_p = \frac1T \sum_{t=1}^T \sum_{v \in V_t} p_v(t; w_0) \ln \frac{p_v(t; w_0)}{p_v(t; w)}
 
-    h is the task's `features` (a text's pooled embedding), computed without dropout. Every step with the
-    penalty draws one of the tasks, and n of its inputs.
+    h is the task's `features` (a text's pooled embedding), and p(t) what a language model expects to follow
+    the t-th of all T tokens of the n texts, both computed without dropout. V are the 64 tokens that the base
+    finds likeliest, and all others as one. Every step with the penalty draws one of the tasks, and n of its
+    inputs.
 
     Args:
         strength: lambda, at least 0; 2 for texts, 0.5 for images were found to work.
@@ -39,6 +47,8 @@ class Drift(Penalty):
             random order; "random_tokens", texts as long as the task's own of uniformly drawn tokens.
         examples: n, inputs of one step, at least 1.
         distinct: inputs of each task that there are to draw from; null takes its whole training split.
+        outputs: what is to stay: "features", or of models that write text "predictions", the probabilities of
+            the next token, in nats, at every token of a text, its completion among them.
 
     Example:
         >>> Drift(strength=2, every=8, examples=12).passes(steps=80, batch_size=16)
@@ -47,7 +57,8 @@ class Drift(Penalty):
     Source: a form of the penalty of Yoshida et al., "Mastering Task Arithmetic: tau-Jp as a Key Indicator for
     Weight Disentanglement", ICLR 2025, which is on the linearised model's outputs $J(x)(w - w_0)$. Differs:
     the model itself is held, by its normalized features, on every k-th step, with its base outputs computed
-    once.
+    once. Predictions are held as in Li and Hoiem, "Learning without Forgetting", ECCV 2016. Differs: of the
+    next token instead of labels, at temperature 1.
     """
 
     strength: NonNegative = 2.0
@@ -55,6 +66,7 @@ class Drift(Penalty):
     inputs: Literal["others", "reference", "own_shuffled", "random_tokens"] = "others"
     examples: Count = 16
     distinct: Count | None = None
+    outputs: Literal["features", "predictions"] = "features"
 
     @property
     def reads(self) -> Literal["others", "reference"] | None:
@@ -69,10 +81,17 @@ class Drift(Penalty):
         """Return the cost of a forward pass at the base, a third of a pass, for each of its steps."""
         return len(self.due_steps(steps)) * self.cost(batch_size) / 3
 
+    def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:
+        """Refuse tasks that predict no tokens, where these are to stay; see `Penalty.check_tasks`."""
+        for name, task in tasks.items() if self.outputs == "predictions" else ():
+            if not hasattr(task, "predictions"):
+                raise UserError(f"{where}: {_without_predictions(name)}")
+
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`."""
         sources = self._reference(setting) if self.reads else {"own": setting.own}
-        return _BoundDrift(self, sources, trunk, setting)
+        kind = _BoundDrift if self.outputs == "features" else _BoundPredictionDrift
+        return kind(self, sources, trunk, setting)
 
 
 class _BoundDrift:
@@ -92,25 +111,29 @@ class _BoundDrift:
         inputs = {step: self._inputs(trunk, step) for step in steps} if setting.cache else {}
 
         def key() -> str:  # with a probe, which tells pooling, precision and device apart
-            probe = {"features": self._base_features(trunk, steps[0])} if steps else {}
-            return digest([trunk.state_dict(), probe, *inputs.values()], "drift", steps)
+            probe = self._at_base(trunk, steps[:1])
+            return digest([trunk.state_dict(), probe, *inputs.values()], "drift", penalty.outputs, steps)
 
-        outputs = cached(
-            setting.cache,
-            key,
-            lambda: {str(step): self._base_features(trunk, step) for step in steps},
-            _device(trunk),
-        )
-        self.base_features = {int(step): features for step, features in outputs.items()}
+        self.base = cached(setting.cache, key, lambda: self._at_base(trunk, steps), _device(trunk))
 
     def loss(self, trunk: nn.Module, step: int) -> Tensor:
-        """Return the mean squared distance of the normalized features, times k lambda."""
-        distance = self._features(trunk, step) - self.base_features[step]
-        return self.penalty.every * self.penalty.strength * distance.square().sum(-1).mean()
+        """Return how far the outputs have moved, times k lambda."""
+        return self.penalty.every * self.penalty.strength * self._moved(trunk, step)
 
     @torch.no_grad()
-    def _base_features(self, trunk: nn.Module, step: int) -> Tensor:
-        return self._features(trunk, step)
+    def _at_base(self, trunk: nn.Module, steps: list[int]) -> dict[str, Tensor]:
+        return {
+            f"{step}.{what}": tensor for step in steps for what, tensor in self._to_keep(trunk, step).items()
+        }
+
+    def _to_keep(self, trunk: nn.Module, step: int) -> dict[str, Tensor]:
+        """Return what is kept of the base's outputs for the inputs of a step."""
+        return {"features": self._features(trunk, step)}
+
+    def _moved(self, trunk: nn.Module, step: int) -> Tensor:
+        """Return the distance of the outputs from those that were kept, 0-dim."""
+        distance = self._features(trunk, step) - self.base[f"{step}.features"]
+        return distance.square().sum(-1).mean()
 
     def _features(self, trunk: nn.Module, step: int) -> Tensor:
         name, _ = self._drawn(step)
@@ -130,6 +153,43 @@ class _BoundDrift:
         if self.penalty.inputs == "random_tokens":
             return with_random_tokens(inputs, _vocabulary(trunk), generator)
         return inputs
+
+
+class _BoundPredictionDrift(_BoundDrift):
+    """The same of the tokens that a language model expects."""
+
+    def _to_keep(self, trunk: nn.Module, step: int) -> dict[str, Tensor]:
+        log_p = self._log_p(trunk, step)
+        likeliest = log_p.topk(min(LIKELIEST, log_p.shape[1] - 1))
+        return {"tokens": likeliest.indices, "log_p": _with_rest(likeliest.values)}
+
+    def _moved(self, trunk: nn.Module, step: int) -> Tensor:
+        tokens, base = self.base[f"{step}.tokens"], self.base[f"{step}.log_p"]
+        now = _with_rest(self._log_p(trunk, step).gather(1, tokens))
+        return (base.exp() * (base - now)).sum(-1).mean()
+
+    def _log_p(self, trunk: nn.Module, step: int) -> Tensor:
+        """Return log p of what follows each token of a step's texts, [tokens, vocabulary]."""
+        name, _ = self._drawn(step)
+        predictions = self.sources[name].predictions
+        if predictions is None:
+            raise UserError(f"penalty: {_without_predictions(name)}")
+        with without_dropout(trunk):
+            logits = predictions(trunk, self._inputs(trunk, step))
+        return logits.float().log_softmax(-1)
+
+
+def _without_predictions(task: str) -> str:
+    return (
+        f"outputs: predictions: task '{task}' predicts no tokens, as language_modeling and text_to_text do; "
+        "leave `outputs` out, which holds the features"
+    )
+
+
+def _with_rest(log_p: Tensor) -> Tensor:
+    """Return log-probabilities of some outcomes with that of all others behind them, [..., outcomes + 1]."""
+    rest = (1 - log_p.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
+    return torch.cat([log_p, rest], -1)
 
 
 def _device(trunk: nn.Module) -> torch.device:

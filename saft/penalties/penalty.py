@@ -16,6 +16,7 @@ from saft.config import Count, NonNegative
 from saft.errors import UserError
 from saft.penalties.unlabelled import Unlabelled
 from saft.registry import Registry
+from saft.tasks.task import BoundTask
 
 __all__ = ["PENALTIES", "BoundPenalty", "Penalty", "Setting", "penalty", "without_dropout"]
 
@@ -107,6 +108,17 @@ class Penalty(ABC):
             batch_size: examples of a training batch.
         """
         return len(self.due_steps(steps)) * self.cost(batch_size) + self.base_cost(steps, batch_size)
+
+    def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:  # noqa: B027 - most take all
+        """Check that it goes with tasks on their model, before anything is trained.
+
+        Args:
+            tasks: whose inputs it may read.
+            where: begins every message: the dotted place of the penalty in its config.
+
+        Raises:
+            UserError: it does not.
+        """
 
     @abstractmethod
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saft.errors import UserError
 from saft.tasks.examples import Examples
+from saft.tasks.task import BoundTask
 
 __all__ = ["Inputs", "Unlabelled", "drawn", "shuffled", "with_random_tokens"]
 
@@ -24,6 +25,8 @@ class Unlabelled:
     Args:
         features: (trunk, inputs) -> [examples, width], differentiable; a task's own `features`.
         examples: of the training split; validation and test never come here.
+        predictions: (trunk, inputs) -> [tokens, vocabulary], differentiable: the logits of what follows each
+            token; None of a model that does not write text.
 
     Example:
         >>> from saft.tasks import Batch
@@ -35,6 +38,12 @@ class Unlabelled:
 
     features: Callable[[nn.Module, Inputs], Tensor]
     examples: Examples
+    predictions: Callable[[nn.Module, Inputs], Tensor] | None = None
+
+    @classmethod
+    def of(cls, task: BoundTask, examples: Examples) -> Unlabelled:
+        """Return some examples of a task, with what the trunk makes of them there."""
+        return cls(task.features, examples, getattr(task, "predictions", None))
 
     def __len__(self) -> int:
         return len(self.examples)

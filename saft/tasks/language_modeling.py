@@ -187,6 +187,9 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
 
         return Examples([sum(lengths[text] for text in row) for row in rows], collate)
 
+    def _places(self, inputs: dict[str, Tensor]) -> Tensor:
+        return inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+
     def _parts(self, batch: Batch) -> list[Parts]:
         return last_turn(batch)
 

@@ -135,6 +135,16 @@ class BoundLanguageTask(BoundToModel[Declared]):
         """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""
         return LanguageModel(trunk).features(inputs)
 
+    def predictions(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the logits of what follows each token, padding left out, [tokens, vocabulary].
+
+        Args:
+            trunk: as it is now, in the mode that it is in.
+            inputs: of a batch, without labels.
+        """
+        logits: Tensor = LanguageModel(trunk)(inputs)[self._places(inputs)]
+        return logits
+
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of what is learned, over the batch's tokens, in nats."""
         return language_model.target_loss(model, batch)
@@ -155,6 +165,10 @@ class BoundLanguageTask(BoundToModel[Declared]):
                     )
                 case name:
                     return language_model.over_tokens(model, examples, batch_size, name)
+
+    @abstractmethod
+    def _places(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return where there are tokens that another follows, and not padding, [batch, tokens]."""
 
     @abstractmethod
     def _parts(self, batch: Batch) -> list[Parts]:

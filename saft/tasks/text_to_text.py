@@ -132,6 +132,12 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         }
         return Batch(inputs, padded(answers, IGNORED))
 
+    def _places(self, inputs: dict[str, Tensor]) -> Tensor:
+        ids = inputs["decoder_input_ids"]
+        places: Tensor = ids != self.tokenizer.pad_token_id
+        places[:, 0] = True  # the token by which the decoder begins may be that of the padding
+        return places
+
     def _parts(self, batch: Batch) -> list[Parts]:
         given = [
             ids[: sum(mask)]

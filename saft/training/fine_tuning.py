@@ -149,7 +149,7 @@ def _ready(
         splits = task.examples(limits)
     if reference is None:
         reference = _reference(config, device)
-    inputs = Unlabelled(task.features, splits.train)
+    inputs = Unlabelled.of(task, splits.train)
     setting = Setting(inputs, reference, config.seed, config.training.steps, cache)
     return _Ready(declared, task, splits, setting, device)
 
@@ -197,7 +197,7 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
     references = {}
     for name, mapping in config.reference.items():
         task = tasks.build(name, mapping, "reference").bind(name, config.model, f"reference.{name}", device)
-        references[name] = Unlabelled(task.features, task.examples(limits).train)
+        references[name] = Unlabelled.of(task, task.examples(limits).train)
     return references
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from saft.errors import UserError
 from saft.penalties import Setting, Unlabelled
+from saft.penalties import drift as drift_file
 from saft.penalties.drift import Drift
 from saft.penalties.unlabelled import drawn
 from saft.tasks.examples import Batch, Examples
@@ -106,3 +109,68 @@ def test_a_task_without_training_examples_is_told_by_its_name() -> None:
     empty = Unlabelled(features, Examples([], lambda indices: Batch({}, torch.zeros(0))))
     with pytest.raises(UserError, match="task 'b' has no training examples"):
         Drift().bind(model_of().trunk, Setting(unlabelled(), {"a": unlabelled(), "b": empty}, steps=9))
+
+
+def logits(trunk: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Return what the trunk makes of each token, as if it were a language model of as many tokens as its width."""
+    return trunk(inputs["input_ids"])[inputs["attention_mask"].bool()]
+
+
+def predicting() -> Setting:
+    plain = setting()
+    others = {key: dataclasses.replace(some, predictions=logits) for key, some in plain.reference.items()}
+    return dataclasses.replace(plain, reference=others)
+
+
+def test_of_predictions_it_is_the_mean_divergence_over_the_tokens() -> None:
+    around, base = predicting(), model_of().eval()
+    model = copy.deepcopy(base).train()
+    bound = Drift(outputs="predictions", strength=3.0, every=8, examples=5).bind(model.trunk, around)
+    at_base = bound.loss(model.trunk, 16)
+    at_base.backward()
+    assert at_base.item() == 0
+    assert max(p.grad.abs().max().item() for p in model.parameters() if p.grad is not None) < 1e-6
+    moved(model)
+    name, indices = drawn({"task0": 40, "task1": 40}, 5, around.seed, 16)
+    model.eval()
+    total, tokens = 0.0, 0
+    for index in indices:  # one text at a time, so that padding is no matter
+        inputs = around.reference[name].inputs([index], torch.device("cpu"))
+        now, then = (logits(m.trunk, inputs).detach().log_softmax(-1) for m in (model, base))
+        total += float(functional.kl_div(now, then, log_target=True, reduction="sum"))
+        tokens += len(now)
+    assert bound.loss(model.train().trunk, 16).item() == pytest.approx(8 * 3.0 * total / tokens, rel=1e-4)
+
+
+def test_tokens_that_the_base_finds_unlikely_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {}
+    for count in (2, 64):
+        monkeypatch.setattr(drift_file, "LIKELIEST", count)
+        model = model_of()
+        bound = Drift(outputs="predictions").bind(model.trunk, predicting())
+        moved(model)
+        values[count] = bound.loss(model.trunk, 8).item()
+        assert bound.base["8.log_p"].exp().sum(-1).numpy() == pytest.approx(1, abs=1e-5)
+    assert 0 < values[2] < values[64]  # what is told apart less differs less
+
+
+def test_what_a_cache_holds_of_predictions_is_what_would_be_computed(tmp_path) -> None:
+    values = []
+    for cache in (None, tmp_path, tmp_path):
+        model = model_of()
+        around = dataclasses.replace(predicting(), cache=cache)
+        bound = Drift(outputs="predictions").bind(model.trunk, around)
+        moved(model)
+        values.append(bound.loss(model.trunk, 8).item())
+    assert values[0] == values[1] == values[2]
+
+
+def test_predictions_are_refused_where_there_are_none() -> None:
+    message = "penalty: outputs: predictions: task 'task[01]' predicts no tokens, as language_modeling and"
+    with pytest.raises(UserError, match=message):
+        Drift(outputs="predictions").bind(model_of().trunk, setting())
+    with pytest.raises(
+        UserError, match=r"arms\.a\.penalty: outputs: predictions: task 'reviews' predicts no"
+    ):
+        Drift(outputs="predictions").check_tasks({"reviews": object()}, "arms.a.penalty")
+    Drift().check_tasks({"reviews": object()}, "arms.a.penalty")

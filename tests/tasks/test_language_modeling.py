@@ -219,6 +219,22 @@ def test_the_features_are_the_mean_over_the_tokens(mapping: dict[str, Any], tiny
     torch.testing.assert_close(together, torch.stack(one_by_one))
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_predictions_are_the_logits_at_every_token(
+    mapping: dict[str, Any], tiny_llama: Path, packing: bool
+) -> None:
+    task = bound(mapping, tiny_llama, packing=packing)
+    examples, trunk = task.examples(Limits(6, 1, 1)).train, task.load_trunk()
+    batch = examples.collate([0, 1])
+    learned = batch.labels[batch.inputs.get("attention_mask", batch.labels != -2).bool()]
+    together = task.predictions(trunk, batch.inputs)
+    loss = torch.nn.functional.cross_entropy(together, learned)
+    torch.testing.assert_close(loss, task.loss(task.model(trunk), batch))
+    one_by_one = [task.predictions(trunk, examples.collate([index]).inputs) for index in range(2)]
+    if not packing:
+        torch.testing.assert_close(together, torch.cat(one_by_one))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

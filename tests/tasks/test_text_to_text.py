@@ -52,6 +52,15 @@ def test_inputs_and_answers_are_the_filled_templates(mapping: dict[str, Any], ti
     assert answers <= {"the rose [END]", "sky [END]", "a moss [END]"}
 
 
+def test_the_predictions_are_the_logits_at_every_token_of_the_answer(
+    mapping: dict[str, Any], tiny_t5: Path
+) -> None:
+    task = bound(mapping, tiny_t5, metric_name="loss")
+    batch, trunk = task.examples(Limits(8, 1, 1)).train.collate(list(range(8))), task.load_trunk()
+    expected = task.model(trunk)(batch.inputs)[batch.labels != IGNORED]
+    torch.testing.assert_close(task.predictions(trunk, batch.inputs), expected)
+
+
 def test_the_loss_is_that_of_transformers(mapping: dict[str, Any], tiny_t5: Path) -> None:
     task = bound(mapping, tiny_t5, metric_name="loss")
     batch, model = task.examples(Limits(8, 1, 1)).train.collate(list(range(8))), task.model(task.load_trunk())
