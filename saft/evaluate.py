@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from saft import tasks
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.evaluate_config import EvaluateConfig
 from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.files.locations import folder as local_folder
@@ -21,7 +21,7 @@ from saft.files.staging import refuse_file, write_text
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar, note
-from saft.tasks import BoundTask, Limits, Metric, Score, Splits
+from saft.tasks import BoundTask, Limits, Metric, Score, Splits, Task
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
 
@@ -84,7 +84,14 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     if config.out is not None:
         refuse_file(Path(config.out))
     folders = {path: local_folder(path, "checkpoints") for path in config.checkpoints}
-    bound = {path: _bound(config, path, folder) for path, folder in folders.items()}
+    given = _checked(config.tasks, "tasks", trusted=True)
+    bound: dict[str, dict[str, BoundTask]] = {}
+    problems: list[str] = []
+    for path, folder in folders.items():
+        with collecting(problems):
+            bound[path] = _bound(given or _own(path, folder), path, config.device)
+    if problems:
+        raise UserError(*problems)
     for path, folder in folders.items():
         if _is_linearized(folder):
             note(f"{path}: was trained linearized; it is evaluated here as the ordinary model of its weights")
@@ -112,17 +119,41 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     return result
 
 
-def _bound(config: EvaluateConfig, path: str, folder: Path) -> Mapping[str, BoundTask]:
-    declared = config.tasks or tasks.declared_in(folder)
+Declared = Mapping[str, tuple[Task, str]]
+"""Name -> task, and its place for messages."""
+
+
+def _checked(mappings: Mapping[str, Mapping[str, Any]], where: str, trusted: bool) -> Declared:
+    """Return tasks whose keys and data are as they should be, or raise with all that is wrong."""
+    declared: dict[str, tuple[Task, str]] = {}
+    problems: list[str] = []
+    for name, mapping in mappings.items():
+        with collecting(problems):
+            task, place = tasks.build(name, mapping, where, trusted), f"{where}.{name}"
+            task.check(place)
+            declared[name] = (task, place)
+    if problems:
+        raise UserError(*problems)
+    return declared
+
+
+def _own(path: str, folder: Path) -> Declared:
+    declared = tasks.declared_in(folder)
     if not declared:
         raise UserError(f"{path}: no saft.json says which tasks this model is for; give `tasks:`")
-    where = "tasks" if config.tasks else f"{folder}/saft.json: tasks"
-    return {
-        name: tasks.build(name, mapping, where, trusted=bool(config.tasks)).bind(
-            name, ModelConfig(path), f"{where}.{name}", config.device
-        )
-        for name, mapping in declared.items()
-    }
+    return _checked(declared, f"{folder}/{MANIFEST}: tasks", trusted=False)
+
+
+def _bound(declared: Declared, path: str, device: str) -> dict[str, BoundTask]:
+    """Return the tasks bound to one checkpoint, or raise with all that do not fit it."""
+    bound: dict[str, BoundTask] = {}
+    problems: list[str] = []
+    for name, (task, place) in declared.items():
+        with collecting(problems):
+            bound[name] = task.bind(name, ModelConfig(path), place, device)
+    if problems:
+        raise UserError(*problems)
+    return bound
 
 
 def _splits(task: BoundTask, config: EvaluateConfig) -> Splits:

@@ -43,8 +43,7 @@ class EvaluateConfig:
         """Check what the kinds of tasks know: their keys."""
         from saft import tasks
 
-        for name, keys in self.tasks.items():
-            tasks.build(name, keys, "tasks")
+        tasks.check_keys(self.tasks, "tasks")
 
     def late_check(self) -> None:
         """Check what only torch knows: the device.

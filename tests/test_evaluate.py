@@ -121,3 +121,28 @@ def test_a_checkpoint_runs_no_code(tiny_model: Path, tiny_tasks: dict[str, Any],
     with pytest.raises(UserError, match="names the file of its head"):
         evaluate(EvaluateConfig([str(tmp_path / "out")]))
     assert not (tmp_path / "ran").exists()
+
+
+def test_every_wrong_task_is_told_at_once(tiny_model: Path, tiny_tasks: dict[str, Any]) -> None:
+    def told(**wrong: dict[str, Any]) -> list[str]:
+        with pytest.raises(UserError) as caught:
+            evaluate(EvaluateConfig([str(tiny_model)], tasks=wrong))
+        return caught.value.problems
+
+    first, second = told(one={"kind": "text_clasification"}, two={"kind": "image_clasification"})
+    assert first.startswith("tasks.one.kind: unknown task kind 'text_clasification'; did you mean")
+    assert second.startswith("tasks.two.kind: unknown task kind 'image_clasification'; did you mean")
+    broken = {"data": tiny_tasks["size"]["data"] | {"text": "txt"}}
+    first, second = told(one=tiny_tasks["size"] | broken, two=tiny_tasks["colour"] | broken)
+    assert first.startswith("tasks.one.data")
+    assert second.startswith("tasks.two.data")
+
+
+def test_every_checkpoint_without_a_task_is_told_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(tiny_model, tmp_path / name)
+    with pytest.raises(UserError) as caught:
+        evaluate(EvaluateConfig([str(tmp_path / "a"), str(tmp_path / "b")]))
+    assert [str(problem).rpartition(": ")[2] for problem in caught.value.problems] == [
+        "no saft.json says which tasks this model is for; give `tasks:`"
+    ] * 2

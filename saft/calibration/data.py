@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from saft import tasks
 from saft.errors import UserError, did_you_mean
-from saft.files.checkpoint import MANIFEST
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
@@ -146,24 +144,14 @@ def model_tasks(plan: Plan) -> dict[str, ModelTask]:
                 task = tasks.build(model, given[model], "data.tasks")
                 declared[model] = ModelTask(model, task, f"data.tasks.{model}")
             else:
-                declared[model] = _own_task(model, source.folder)
+                cure = f"give it: data: {{tasks: {{{model}: {{kind: ...}}}}}}"
+                declared[model] = ModelTask(*tasks.own_task(model, source.folder, cure))
         except UserError as error:
-            problems += error.problems
+            reads = f"models.{model}: this method reads examples of each task: "
+            problems += [problem if model in given else reads + problem for problem in error.problems]
     if problems:
         raise UserError(*problems)
     return declared
-
-
-def _own_task(model: str, folder: Path) -> ModelTask:
-    declared = tasks.declared_in(folder)
-    if len(declared) == 1 or model in declared:
-        name, where = model if model in declared else next(iter(declared)), f"{folder / MANIFEST}: tasks"
-        return ModelTask(name, tasks.build(name, declared[name], where, trusted=False), f"{where}.{name}")
-    why = f"says {len(declared)} tasks, and none is called '{model}'" if declared else "says no task"
-    raise UserError(
-        f"models.{model}: this method reads examples of each task, but {folder}/{MANIFEST} {why}; "
-        f"give it: data: {{tasks: {{{model}: {{kind: ...}}}}}}"
-    )
 
 
 def load_calibration_data(plan: Plan) -> CalibrationData:

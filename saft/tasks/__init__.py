@@ -29,6 +29,7 @@ __all__ = [
     "check_keys",
     "check_one_trunk",
     "declared_in",
+    "own_task",
 ]
 
 TASKS: Registry[type[Task]] = Registry(Task, "task kind", "saft.tasks")
@@ -125,3 +126,25 @@ def declared_in(folder: Path) -> dict[str, Mapping[str, Any]]:
     if not isinstance(tasks, dict) or not all(isinstance(mapping, dict) for mapping in tasks.values()):
         raise UserError(f"{folder / MANIFEST}: tasks: must hold name -> keys of a task, but holds {tasks!r}")
     return tasks
+
+
+def own_task(model: str, folder: Path, cure: str) -> tuple[str, Task, str]:
+    """Return the task of a checkpoint, as its saft.json says: that of the model's name, or the only one.
+
+    Args:
+        model: its name in the config.
+        folder: of the checkpoint.
+        cure: what the user may write where saft.json does not decide it.
+
+    Returns:
+        The task's name, the task, and its place, for messages.
+
+    Raises:
+        UserError: saft.json says no task, or several of other names; or it does not declare it well.
+    """
+    declared = declared_in(folder)
+    if len(declared) != 1 and model not in declared:
+        why = f"{len(declared)} tasks, none of them called '{model}'" if declared else "no task"
+        raise UserError(f"{folder}/{MANIFEST} says {why}; {cure}")
+    name, where = model if model in declared else next(iter(declared)), f"{folder}/{MANIFEST}: tasks"
+    return name, build(name, declared[name], where, trusted=False), f"{where}.{name}"

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from saft import config as configs
 from saft import tasks
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
 from saft.files.upload import uploading
@@ -195,9 +195,14 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
         return {}
     limits = Limits(config.train_examples, validation=0, test=0, seed=config.seed)
     references = {}
+    problems: list[str] = []
     for name, mapping in config.reference.items():
-        task = tasks.build(name, mapping, "reference").bind(name, config.model, f"reference.{name}", device)
-        references[name] = Unlabelled.of(task, task.examples(limits).train)
+        with collecting(problems):
+            declared = tasks.build(name, mapping, "reference")
+            task = declared.bind(name, config.model, f"reference.{name}", device)
+            references[name] = Unlabelled.of(task, task.examples(limits).train)
+    if problems:
+        raise UserError(*problems)
     return references
 
 

@@ -271,10 +271,15 @@ class TrainConfig:
         """
         from saft import tasks
 
-        check_logger(self.logger)
-        tasks.build("", self.task, "task")
-        for name, keys in self.reference.items():
-            tasks.build(name, keys, "reference")
+        problems: list[str] = []
+        with collecting(problems):
+            check_logger(self.logger)
+        with collecting(problems):
+            tasks.build("", self.task, "task")
+        with collecting(problems):
+            tasks.check_keys(self.reference, "reference")
+        if problems:
+            raise UserError(*problems)
         check_sharded(self.trainer, {"training": self.training}, {"task": self.task["kind"]})
         if self.training.reads is not None and not self.reference:
             raise ValueError(

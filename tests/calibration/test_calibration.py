@@ -124,7 +124,7 @@ def test_a_model_without_a_task_is_told_with_the_cure(tiny_model, tiny_tasks, ex
     with pytest.raises(UserError) as caught:
         merge(settings(tiny_model, experts), None, check_only=True)
     first, second = caught.value.problems
-    assert "saft.json says 2 tasks, and none is called 'colour'; give it: data: {tasks: {colour:" in first
+    assert "saft.json says 2 tasks, none of them called 'colour'; give it: data: {tasks: {colour:" in first
     assert "saft.json says no task; give it: data: {tasks: {size: {kind: ...}}}" in second
     merge(settings(tiny_model, experts, tasks=tiny_tasks), tmp_path / "out")
     assert read_manifest(tmp_path / "out")["data"]["examples"] == {"colour": 4, "size": 4}

@@ -260,6 +260,17 @@ def test_mistakes_are_told_before_anything_is_loaded(
     assert message in str(caught.value)
 
 
+def test_every_wrong_task_is_told_at_once(settings: TrainConfig) -> None:
+    wrong = {"task": {"kind": "a"}, "reference": {"one": {"kind": "b"}, "two": {"kind": "c"}}}
+    with pytest.raises(UserError) as caught:
+        config.parse(TrainConfig, config.overridden(dataclasses.asdict(settings), []) | wrong, "")
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
+        "task.kind",
+        "reference.one.kind",
+        "reference.two.kind",
+    ]
+
+
 def test_options_say_their_passes() -> None:
     drift = {"name": "drift", "every": 4, "examples": 8}
     assert TrainingOptions(steps=8, batch_size=8, penalty=drift).passes == 8 + 2 * (1 + 1 / 3)
