@@ -82,7 +82,11 @@ class Drift(Penalty):
         return len(self.due_steps(steps)) * self.cost(batch_size) / 3
 
     def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:
-        """Refuse tasks that predict no tokens, where these are to stay; see `Penalty.check_tasks`."""
+        """Refuse tasks that predict no tokens, where these are to stay; see `Penalty.check_tasks`.
+
+        Raises:
+            UserError: there is one.
+        """
         for name, task in tasks.items() if self.outputs == "predictions" else ():
             if not hasattr(task, "predictions"):
                 raise UserError(f"{where}: {_without_predictions(name)}")
