@@ -21,6 +21,7 @@ from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out
 from saft.experiment.status import RunStatus, status
+from saft.files.upload import check_upload, uploading
 from saft.progress import bar, waiting
 from saft.report.results import Results
 
@@ -38,6 +39,11 @@ class RunResult:
     def page(self) -> Path:
         """The report."""
         return self.folder / "report.html"
+
+    @property
+    def tables(self) -> Path:
+        """The folder of its tables, as CSV and for LaTeX."""
+        return self.folder / "tables"
 
     def table(self) -> RenderableType:
         """Return the table that is printed at the end."""
@@ -79,7 +85,8 @@ def run(
 
     Raises:
         UserError: something in the config does not fit, figures in the folder rest on something else, another
-            `saft run` is at work in it, or a training diverged; every other cell is computed before that.
+            `saft run` is at work in it, the hub refuses the upload, or a training diverged; every other cell
+            is computed before that.
 
     Example:
         >>> from saft.model_config import ModelConfig
@@ -97,12 +104,13 @@ def run(
     executor = EXECUTORS.get(config.executor)(config)
     with waiting("loading model and data ..."):
         session = Session(resolved, folder)
-        checked = check(session, trial=check_only)
-    if check_only:
-        return checked
-    with folder.locked():
         steps = all_steps(session)
-        missing = missing_steps(session, steps)
+        checked = check(session, steps, trial=check_only)
+    if check_only:
+        check_upload(config.upload)
+        return checked
+    with uploading(folder.path, config.upload), folder.locked():
+        missing = missing_steps(session, steps)  # what another call has computed meanwhile is done
         folder.write_config(resolved.plain())
         folder.write_steps({name: [step.name for step in steps[name]] for name in map(str, resolved.cells)})
         session.write_base()

@@ -60,7 +60,7 @@ def _run(words: Words) -> None:
 
 def _print(result: object) -> None:
     """Print a table, or a text as it stands: a command in it can be copied."""
-    page = getattr(result, "page", None)
+    page, tables = getattr(result, "page", None), getattr(result, "tables", None)
     result = result.table() if hasattr(result, "table") else result
     if hasattr(result, "__rich_console__") or hasattr(result, "__rich__"):
         from saft.console import show
@@ -69,7 +69,7 @@ def _print(result: object) -> None:
     else:
         print(result)
     if page is not None:
-        print(f"report: {page}")
+        print(f"report: {page}; tables: {tables}")
 
 
 def _complain(*problems: str) -> int:

@@ -66,6 +66,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "executor": "serial",
         "data_workers": None,
         "logger": None,
+        "upload": None,
         "trainer": {key: value for key, value in config.trainer.items() if key != "devices"},
     }
     return configs.parse(RunConfig, plain, "--tiny")

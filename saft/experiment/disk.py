@@ -9,7 +9,7 @@ from pathlib import Path
 from saft.experiment.cells import Cell
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import choice, expert_values, write_merge
+from saft.experiment.stages import choice, expert_values, keep_merges, weighted_folder, write_merge
 
 __all__ = ["best_merges", "settle"]
 
@@ -26,12 +26,17 @@ def settle(session: Session) -> None:
     best = best_merges(session)
     for cell in session.resolved.cells:
         experts = [session.folder.expert(cell, task) for task in tasks]
-        for method in session.resolved.merges:
-            if "merges" in keep or (cell, method) in best:
-                if all(folder.exists() for folder in experts):
+        can_merge = all(folder.exists() for folder in experts)
+        if "merges" in keep:
+            if can_merge:
+                keep_merges(session, cell)
+        else:
+            _remove(weighted_folder(session, cell))
+            for method in session.resolved.merges:
+                if (cell, method) not in best:
+                    _remove(session.folder.merge(cell, tasks, method))
+                elif can_merge:
                     write_merge(session, cell, method)
-            else:
-                _remove(session.folder.merge(cell, tasks, method))
         for folder in experts if "experts" not in keep else ():
             _remove(folder)
 

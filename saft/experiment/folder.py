@@ -160,26 +160,24 @@ class ExperimentFolder:
         Raises:
             UserError: they are not known yet, or the file is damaged.
         """
-        file, figures = self.figures(name), self._read(name)["figures"]
-        if not isinstance(figures, dict):
-            raise self._damaged(name)
-        try:
-            return configs.parse(kind, figures, str(file))
-        except UserError as error:
-            raise UserError(f"{error.problems[0]}; delete the file, and it is computed again") from None
+        return self._parsed(name, self._read(name), kind)
 
-    def foundation(self, name: str) -> dict[str, Any] | None:
+    def foundation(self, name: str, kind: type[Any] | None = None) -> dict[str, Any] | None:
         """Return what the figures of this name rest on, or None where they are not known yet.
 
         Args:
             name: of the figures.
+            kind: what they are, which is looked at too; None takes no look at them.
 
         Raises:
             UserError: the file is damaged.
         """
         if not self.figures(name).is_file():
             return None
-        match self._read(name)["rests_on"]:
+        content = self._read(name)
+        if kind is not None:
+            self._parsed(name, content, kind)
+        match content["rests_on"]:
             case {"config": dict(), "files": dict(files)} as rests_on if all(
                 isinstance(digests, dict) for digests in files.values()
             ):
@@ -196,6 +194,14 @@ class ExperimentFolder:
         """
         content = {"figures": dataclasses.asdict(figures), "rests_on": dict(rests_on)}
         write_text(self.figures(name), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def _parsed(self, name: str, content: Mapping[str, Any], kind: type[T]) -> T:
+        if not isinstance(content["figures"], dict):
+            raise self._damaged(name)
+        try:
+            return configs.parse(kind, content["figures"], str(self.figures(name)))
+        except UserError as error:
+            raise UserError(f"{error.problems[0]}; delete the file, and it is computed again") from None
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.figures(name)

@@ -164,19 +164,24 @@ def union(*mappings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def refuse_changes(folder: ExperimentFolder, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+def refuse_changes(
+    folder: ExperimentFolder,
+    wanted: Mapping[str, Mapping[str, Any]],
+    kinds: Mapping[str, type[Any]] | None = None,
+) -> None:
     """Refuse to go on where figures that are known already rest on something else than the config says now.
 
     Args:
         folder: of the experiment.
         wanted: name of the figures -> what they rest on now.
+        kinds: name of the figures -> what they are; those that are known are looked at too.
 
     Raises:
-        UserError: naming what has changed, and the files that rest on it.
+        UserError: naming what has changed, and the files that rest on it; or figures are damaged.
     """
     changes: dict[str, list[str]] = {}
     for name, now in wanted.items():
-        before = folder.foundation(name)
+        before = folder.foundation(name, (kinds or {}).get(name))
         for change in () if before is None else _changes(before, now):
             changes.setdefault(change, []).append(name)
     if not changes:

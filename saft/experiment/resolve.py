@@ -69,11 +69,11 @@ class Resolved:
     def plain(self) -> dict[str, Any]:
         """Return the whole config as plain values, as config.yaml holds it.
 
-        It is a config of `saft run` again, without `out`, since a folder may be moved, and without
-        `training`, since each arm says everything.
+        It is a config of `saft run` again, without `out` and `upload`, since a folder may be moved, and
+        without `training`, since each arm says everything.
         """
         plain = dataclasses.asdict(self.config)
-        del plain["out"], plain["training"]
+        del plain["out"], plain["upload"], plain["training"]
         plain["arms"] = {
             name: {"description": self.description(name), **dataclasses.asdict(options)}
             for name, options in self.arms.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from saft.errors import UserError
 from saft.experiment.growth import refuse_changes
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, base_model_steps, cell_steps
+from saft.experiment.stages import Step, base_model_steps, cell_steps, weighted_folder
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
 
@@ -72,10 +72,8 @@ def all_steps(session: Session) -> dict[str, list[Step]]:
     steps = {"base": list(base_model_steps(session))}
     steps |= {str(cell): list(cell_steps(session, cell)) for cell in session.resolved.cells}
     every = [step for part in steps.values() for step in part]
-    refuse_changes(session.folder, {step.name: step.rests_on for step in every})
-    for step in every:
-        if step.is_done(session.folder):
-            session.folder.known(step.name, step.kind)
+    rests_on = {step.name: step.rests_on for step in every}
+    refuse_changes(session.folder, rests_on, {step.name: step.kind for step in every})
     return steps
 
 
@@ -87,11 +85,12 @@ def missing_steps(session: Session, steps: dict[str, list[Step]]) -> dict[str, l
     return {name: part for name, part in missing.items() if part}
 
 
-def check(session: Session, trial: bool = False) -> RunCheck:
+def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -> RunCheck:
     """Find what can be wrong with an experiment, and say what it costs; nothing is written.
 
     Args:
         session: of the experiment.
+        steps: all of its steps.
         trial: try a step, to estimate the time.
 
     Raises:
@@ -102,7 +101,7 @@ def check(session: Session, trial: bool = False) -> RunCheck:
         if session.resolved.reads(cell.arm) == "reference":
             session.inputs(cell, next(iter(session.tasks)))  # reads the data under `reference`, as all others
             break
-    missing = missing_steps(session, all_steps(session))
+    missing = missing_steps(session, steps)
     names = [step.name for part in missing.values() for step in part]
     most, left = _bytes(session)
     free = _free(session.folder.path)
@@ -154,8 +153,11 @@ def _bytes(session: Session) -> tuple[int, int]:
         not folder.figures(f"{cell}/experts/{task}/training").exists() for cell in cells for task in tasks
     )
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in cells]
+    weighted = 0
+    if session.config.selection.weights != "equal":
+        weighted = sum(not weighted_folder(session, cell).exists() for cell in cells)
     if "merges" in keep:
-        merges = sum(not there for row in merged for there in row)
+        merges = weighted + sum(not there for row in merged for there in row)
     else:
         groups = {(cell.train_size, cell.arm) for cell in cells}
         done = {(cell.train_size, cell.arm) for cell, row in zip(cells, merged, strict=True) if any(row)}

@@ -17,6 +17,7 @@ from saft.config import (
     Fraction,
     Name,
     NonNegative,
+    Repository,
     Seed,
     Seeds,
     Target,
@@ -171,6 +172,9 @@ class RunConfig:
     logger: LoggerName | None = None
     """Where the logs of the trainings go beside their CSV files; null is nowhere. Each needs an extra:
     merge-saft[wandb], merge-saft[mlflow] or merge-saft[tensorboard]."""
+    upload: Repository | None = None
+    """Repository of the hub that the folder is uploaded to when all is finished, OWNER/NAME; one that is not
+    there is made, private. Whether that is allowed is asked before the work."""
     keep: list[Literal["experts", "merges"]] = field(default_factory=lambda: ["experts"])
     """What stays on disk once its figures are known: experts, merges, both, or neither ([]). Without merges,
     the best of each arm and train size stays; without experts, a further merge method trains them again."""

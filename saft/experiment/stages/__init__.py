@@ -14,7 +14,13 @@ from saft.experiment.stages.measure_weights import interference_name, measure_we
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
 from saft.experiment.stages.train_expert import expert_steps
-from saft.experiment.stages.weigh_experts import METHOD, weigh_steps, weights_name
+from saft.experiment.stages.weigh_experts import (
+    METHOD,
+    weigh_steps,
+    weighted_folder,
+    weights_name,
+    write_weighted,
+)
 
 __all__ = [
     "METHOD",
@@ -28,7 +34,9 @@ __all__ = [
     "interference_name",
     "measured_name",
     "merge_name",
+    "keep_merges",
     "run_cell",
+    "weighted_folder",
     "weights_name",
     "write_merge",
 ]
@@ -58,8 +66,20 @@ def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
         UserError: something that only the computation could find, such as a weight that is not finite.
     """
     carry_out(session.folder, str(cell), cell_steps(session, cell), tell)
-    for method in session.resolved.merges if "merges" in session.config.keep else ():
+    if "merges" in session.config.keep:
+        keep_merges(session, cell)
+
+
+def keep_merges(session: Session, cell: Cell) -> None:
+    """Write every merge of a cell, the weighted one among them, as checkpoint folders.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose figures are known.
+    """
+    for method in session.resolved.merges:
         write_merge(session, cell, method)
+    write_weighted(session, cell)
 
 
 def run_cell(folder: str | Path, cell: str, tell: Tell = lambda event: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from torch import nn
 
@@ -23,12 +24,13 @@ from saft.experiment.stages.merge_experts import (
 from saft.experiment.stages.step import Step
 from saft.experiment.trial_log import TrialLog
 from saft.experiment.weight_search import PLACES, weight_search, weights_of
-from saft.experiment.weighted_trunk import WeightedTrunk
+from saft.experiment.weighted_trunk import WeightedTrunk, with_weights
+from saft.merge import merge
 from saft.merging.merge_check import check
 from saft.progress import Bar
 from saft.tasks import Examples, Score
 
-__all__ = ["METHOD", "weigh_steps", "weights_name"]
+__all__ = ["METHOD", "weigh_steps", "weighted_folder", "weights_name", "write_weighted"]
 
 METHOD = "task_arithmetic"
 """The merge whose weights are searched: the weighted sum of the task vectors."""
@@ -89,6 +91,30 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
         cost = 3 * session.examples_of("test")
         rests = session.foundations.tested(rests_on)
         yield Step(f"{name}/test", WeightsTest, "test the weights of the tasks", rests, cost, tested)
+
+
+def weighted_folder(session: Session, cell: Cell) -> Path:
+    """Return the checkpoint folder of the merge of a cell with a weight for each task.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
+    name = f"{METHOD}-{session.config.selection.weights}"
+    return session.folder.merge(cell, list(session.tasks), name)
+
+
+def write_weighted(session: Session, cell: Cell) -> None:
+    """Write the merged model with the chosen weights as a checkpoint folder, if they are searched.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
+    out = weighted_folder(session, cell)
+    if session.config.selection.weights != "equal" and not out.exists():
+        made = session.folder.known(f"{weights_name(session, cell)}/validation", WeightsChoice)
+        merge(with_weights(recipe(session, cell, METHOD, {}), made.weights), out)
 
 
 def weights_name(session: Session, cell: Cell) -> str:
