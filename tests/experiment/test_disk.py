@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from saft import config
+from saft.experiment import RunConfig
 from saft.experiment.cells import Cell, grid
 from saft.experiment.disk import _remove, best_merges
-from saft.experiment.figure_files import Choice, Training, ValidatedCandidate
+from saft.experiment.figure_files import Choice, Training, ValidatedCandidate, WeightsChoice
+from saft.experiment.folder import ExperimentFolder
 from saft.experiment.session import Session
 from saft.experiment.stages import merge_name
+from saft.run import run
 from saft.tasks import Metric, Score
 
 CELLS = grid(["full"], ["plain", "sam"], [0, 1])
@@ -69,3 +77,49 @@ def test_folders_that_are_empty_then_go_too(neighbour: bool, tmp_path: Path) -> 
     assert not folder.exists()
     assert (tmp_path / "merges").exists() is neighbour
     assert (tmp_path / "kept").exists()
+
+
+def test_all_merges_are_kept_with_the_weighted_one_and_uploaded_and_figures_are_read_once_before(
+    finished: Path, small: dict[str, Any], tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    settings = small | {"out": str(folder), "keep": ["experts", "merges"], "upload": "anna/run"}
+    settings |= {"selection": {"weights": "per_task", "budget": 3}}
+    known = list(folder.glob("figures/**/*.json"))
+    reads: Counter[str] = Counter()
+    read = ExperimentFolder._read
+
+    def counted(self: ExperimentFolder, name: str) -> dict[str, Any]:
+        reads[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(ExperimentFolder, "_read", counted)
+    checked = run(config.parse(RunConfig, settings, "run.yaml"), check_only=True)
+    assert sorted(reads.values()) == [1] * len(known)
+    assert hub.asked() == ["whoami"]
+    model = (folder / "base" / "model.safetensors").stat().st_size
+    assert checked.bytes_left == pytest.approx(model, rel=0.1)  # the weighted merge
+
+    result = run(config.parse(RunConfig, settings, "run.yaml"))
+    kept = {file.parent.name: load_file(file) for file in folder.glob("merges/**/model.safetensors")}
+    assert kept.keys() == {"task_arithmetic", "task_arithmetic-per_task"}
+    made = ExperimentFolder(folder).known(
+        "all/adamw/seed0/merges/colour+size/task_arithmetic/weights/validation", WeightsChoice
+    )
+    base = load_file(folder / "base" / "model.safetensors")
+    for name, merged in kept["task_arithmetic-per_task"].items():
+        expected = base[name].clone()
+        for task, (weight,) in made.weights.items():
+            expert = load_file(folder / f"experts/all/adamw/seed0/{task}/model.safetensors")
+            expected += weight * (expert[name] - base[name])
+        torch.testing.assert_close(merged, expected)
+    assert hub.asked()[1:] == ["whoami", "create_repo", "auth_check", "upload_folder"]
+    _, (repository, names, _) = hub.calls[-1]
+    assert repository == "anna/run"
+    assert {"report.html", "results.json"} <= set(names)
+    assert "upload" not in (folder / "config.yaml").read_text()
+    assert result.tables.is_dir()
+
+    run(config.parse(RunConfig, settings | {"keep": ["experts"], "upload": None}, "run.yaml"))
+    assert not (folder / "merges/all/adamw/seed0/colour+size/task_arithmetic-per_task").exists()
