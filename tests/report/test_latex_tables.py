@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -55,6 +57,32 @@ def test_the_best_of_a_column_is_bold(tables):
 def test_a_table_for_each_metric(tables):
     assert tables["scores.tex"].count(r"\begin{tabular}") == 2
     assert tables["scores.tex"].count("% limited: test perplexity (lower is better)") == 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_pdflatex_compiles_them_with_booktabs_alone(tables, tmp_path):
+    names = {"a-b.c_d": "sam", "größe": "adamw"}
+    results = mapping(arms=tuple(names.values()), seeds=(0, 1), tasks=("été_1", *TASKS))
+    for name, arm in names.items():
+        results["arms"][name] = results["arms"].pop(arm)
+        for cell in results["cells"]:
+            cell["arm"] = name if cell["arm"] == arm else cell["arm"]
+    results = typed(results)
+    for folder, some in (("odd", tables), ("names", latex_tables(results, summarize(results)))):
+        (tmp_path / folder).mkdir()
+        for name, text in some.items():
+            (tmp_path / folder / name).write_text(text, "utf-8")
+        whole = "\n\n".join(rf"\input{{{name}}}" for name in some)
+        document = (
+            rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{whole}\end{{document}}"
+        )
+        (tmp_path / folder / "paper.tex").write_text(document)
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(
+            command, cwd=tmp_path / folder, capture_output=True, text=True, errors="replace"
+        )
+        assert done.returncode == 0, [line for line in done.stdout.splitlines() if line.startswith("!")]
+        assert "undefined" not in done.stdout
 
 
 def test_a_backslash_is_printed():
