@@ -16,10 +16,10 @@ from saft.experiment.events import Event
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
-from saft.experiment.run_check import RunCheck, all_steps, check, missing_steps
+from saft.experiment.rounds import carry_out_all, write_steps
+from saft.experiment.run_check import RunCheck, all_steps, check, cost_left, missing_steps
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.experiment.session import Session
-from saft.experiment.stages import carry_out
 from saft.experiment.status import RunStatus, status
 from saft.files.upload import check_upload, uploading
 from saft.progress import bar, waiting
@@ -112,15 +112,14 @@ def run(
     with uploading(folder.path, config.upload), folder.locked():
         missing = missing_steps(session, steps)  # what another call has computed meanwhile is done
         folder.write_config(resolved.plain())
-        folder.write_steps({name: [step.name for step in steps[name]] for name in map(str, resolved.cells)})
+        write_steps(session, steps)
         session.write_base()
-        with bar(sum(step.cost for steps in missing.values() for step in steps)) as shown:
+        with bar(cost_left(session, missing)) as shown:
 
             def tell(event: Event) -> None:
                 shown.stage(str(event)) if not event.done else shown.advance(event.done)
 
-            carry_out(folder, "base", missing.get("base", []), tell)
-            executor(session, [cell for cell in resolved.cells if str(cell) in missing], tell)
+            carry_out_all(session, executor, missing, tell)
         results = collect(session)
         report.write(results, folder.path)
         settle(session)  # which may merge once more: the report is not to wait for it

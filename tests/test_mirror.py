@@ -37,6 +37,7 @@ FROM_ABOVE = {
     "experiment/run_config.py": "experiment/test_resolve.py",
     "experiment/session.py": "experiment/test_stages.py",
     "experiment/stages/__init__.py": "experiment/test_stages.py",
+    "experiment/stages/choose_trial.py": "experiment/test_rounds.py",
     "experiment/stages/base_model.py": "experiment/test_stages.py",
     "experiment/stages/train_expert.py": "experiment/test_stages.py",
     "experiment/stages/measure_functions.py": "experiment/test_stages.py",

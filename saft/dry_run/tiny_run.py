@@ -10,6 +10,7 @@ from typing import Any
 from saft import config as configs
 from saft.dry_run.tiny_data import LABELS, ROWS, table_of
 from saft.dry_run.tiny_model import architecture, write_model
+from saft.experiment.arm_trials import dotted
 from saft.experiment.run_config import RunConfig
 
 __all__ = ["tiny_run"]
@@ -56,7 +57,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "training": _training(dataclasses.asdict(config.training)),
         "arms": {name: _training(changes) for name, changes in config.arms.items()},
         "merges": {name: dataclasses.asdict(options) for name, options in merges.items()},
-        "selection": dataclasses.asdict(dataclasses.replace(config.selection, budget=2)),
+        "selection": dataclasses.asdict(dataclasses.replace(config.selection, budget=2, arm_passes=None)),
         "seeds": config.seeds[:1],
         "regimes": {size: 2 * EXAMPLES},
         "validation_examples": EXAMPLES,
@@ -79,6 +80,10 @@ def _training(changes: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: small.get(key, value) for key, value in changes.items()}
     if made.get("penalty"):
         made["penalty"] = {**made["penalty"], "every": 1}
+    if "choices" in made:
+        fixed = {*small, "penalty.every"}
+        options = {key: values[:2] for key, values in dotted(made.pop("choices")) if key not in fixed}
+        made |= {"choices": options} if options else {}
     return made
 
 

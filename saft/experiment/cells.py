@@ -17,7 +17,7 @@ class Cell:
 
     Args:
         train_size: its name in the config's `regimes`.
-        arm: its name in the config.
+        arm: its name in the config; of an arm with `choices`, the name of one of its trials.
         seed: draws the training examples, their order, and dropout.
 
     Example:

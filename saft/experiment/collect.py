@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from saft.errors import UserError
@@ -18,7 +20,9 @@ from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
 from saft.experiment.stages import (
     METHOD,
+    arm_choice,
     choice,
+    chosen_cells,
     expert_values,
     interference_name,
     measured_name,
@@ -38,11 +42,17 @@ from saft.report.cell_result import (
     SearchedCandidate,
     Weighted,
 )
-from saft.report.results import ArmFacts, Protocol, Results, TaskFacts
+from saft.report.chosen_arms import values_in_words
+from saft.report.results import ArmFacts, ArmSearch, Protocol, Results, TaskFacts, TrialFacts
 from saft.tasks import Score
 from saft.training.train_result import versions
 
 __all__ = ["collect"]
+
+_CHOSEN = (
+    " Of an arm with choices, each trial is merged by every method; the one whose merged models have the best"
+    " validation score, mean over tasks, methods and seeds, is the arm at its train size."
+)
 
 
 def collect(session: Session) -> Results:
@@ -52,17 +62,18 @@ def collect(session: Session) -> Results:
         UserError: a file of figures is damaged, or contradicts the others.
     """
     figures = _Figures(session)
-    cells = [figures.cell(cell) for cell in session.resolved.cells]
+    cells = [figures.cell(cell) for cell in chosen_cells(session)]
     try:
         return Results(
             versions=versions(),
             device="; ".join(dict.fromkeys(figures.devices)),
             config=session.resolved.plain(),
             protocol=_protocol(session),
-            arms={name: _arm(session, name) for name in session.resolved.arms},
+            arms={arm: _arm(session, _first_trial(session, arm)) for arm in session.config.arms},
             base={name: figures.base(name) for name in session.tasks},
             cells=cells,
             quantities=figures.quantities,
+            arm_searches=list(_arm_searches(session)),
         )
     except ValueError as error:
         raise UserError(
@@ -94,7 +105,7 @@ class _Figures:
         known = [expert.seconds for expert in experts.values() if expert.seconds is not None]
         return CellResult(
             train_size=cell.train_size,
-            arm=cell.arm,
+            arm=self.session.resolved.arm_of(cell),
             seed=cell.seed,
             experts=experts,
             merges={method: self._merge(cell, method) for method in self.session.resolved.merges},
@@ -171,6 +182,7 @@ def _protocol(session: Session) -> Protocol:
             "The scaling coefficient is chosen on the validation examples only. Shared: one for all tasks,"
             " the one with the best mean normalized validation figure. Per task: for each task the one that"
             " validates best on it, so up to one model per task."
+            + (_CHOSEN if any("choices" in keys for keys in config.arms.values()) else "")
         ),
         test_reads=(
             "The test split is read once: by the experts and the chosen merges, after every choice was made."
@@ -179,6 +191,27 @@ def _protocol(session: Session) -> Protocol:
         ),
         tests=config.test,
     )
+
+
+def _first_trial(session: Session, arm: str) -> str:
+    """Return the trial that is the arm at the first train size."""
+    return next(cell.arm for cell in chosen_cells(session) if session.resolved.arm_of(cell) == arm)
+
+
+def _arm_searches(session: Session) -> Iterator[ArmSearch]:
+    """Yield what was tried of each arm with `choices`, at each train size."""
+    metrics = set(session.metrics.values())
+    searched = [arm for arm, keys in session.config.arms.items() if "choices" in keys]
+    for size, arm in itertools.product(session.config.regimes, searched):
+        made = arm_choice(session, size, arm)
+        if made is not None and made.chosen is not None:
+            trials = {
+                trial.name: TrialFacts(trial.values, _arm(session, trial.name), made.worths[trial.name])
+                for trial in session.resolved.trials_of(arm)
+            }
+            combinations = len(session.config.trials_of(arm))
+            metric = next(iter(metrics)) if len(metrics) == 1 else None
+            yield ArmSearch(size, arm, trials, made.chosen, combinations, metric)
 
 
 def _facts(session: Session, name: str) -> TaskFacts:
@@ -195,13 +228,13 @@ def _facts(session: Session, name: str) -> TaskFacts:
     )
 
 
-def _arm(session: Session, name: str) -> ArmFacts:
-    options = session.resolved.arms[name]
+def _arm(session: Session, trial: str) -> ArmFacts:
+    options, of = session.resolved.arms[trial], session.resolved.trials[trial]
     ascent = options.perturbation
     made = make_perturbation(**ascent) if ascent else None
     auto = {"rho": "auto", "rise": made.rise} if made and made.rise is not None else {}
     return ArmFacts(
-        description=session.resolved.description(name),
+        description=session.resolved.description(of.arm),
         perturbation=ascent["name"] if ascent else None,
         rho=made.rho if made and made.rise is None else None,
         steps=options.steps,
@@ -213,7 +246,8 @@ def _arm(session: Session, name: str) -> ArmFacts:
             key: _words(part)
             for key in ("optimizer", "penalty", "parametrization", "averaging")
             if (part := getattr(options, key))
-        },
+        }
+        | ({"choices": values_in_words(of.values)} if of.values else {}),
     )
 
 

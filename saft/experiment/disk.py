@@ -9,7 +9,14 @@ from pathlib import Path
 from saft.experiment.cells import Cell
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
-from saft.experiment.stages import choice, expert_values, keep_merges, weighted_folder, write_merge
+from saft.experiment.stages import (
+    choice,
+    chosen_cells,
+    expert_values,
+    keep_merges,
+    weighted_folder,
+    write_merge,
+)
 
 __all__ = ["best_merges", "settle"]
 
@@ -17,17 +24,19 @@ __all__ = ["best_merges", "settle"]
 def settle(session: Session) -> None:
     """Leave on disk what the config's `keep` says, now that every figure is known.
 
-    Without merges in it, the best merge of each arm and train size is written, and the others are removed.
+    Without merges in it, the best merge of each arm and train size is written, and the others are removed; of
+    an arm with `choices`, merges of the chosen trial. The experts of its other trials stay as the chosen ones
+    do: with a further seed another trial may be chosen.
     Only what belongs to this config is touched: an arm that was taken out of it keeps its files. Nothing is
     trained again just to be kept.
     """
     tasks, keep = list(session.tasks), session.config.keep
     _remove(session.folder.cache)
-    best = best_merges(session)
+    best, chosen = best_merges(session), set(chosen_cells(session))
     for cell in session.resolved.cells:
         experts = [session.folder.expert(cell, task) for task in tasks]
         can_merge = all(folder.exists() for folder in experts)
-        if "merges" in keep:
+        if "merges" in keep and cell in chosen:
             if can_merge:
                 keep_merges(session, cell)
         else:
@@ -47,7 +56,7 @@ def best_merges(session: Session) -> set[tuple[Cell, str]]:
     The seeds compete with each other too; of equals, the first is taken.
     """
     worth: dict[tuple[str, str], dict[tuple[Cell, str], float]] = defaultdict(dict)
-    for cell in session.resolved.cells:
+    for cell in chosen_cells(session):
         experts = expert_values(session, cell)
         for method in session.resolved.merges:
             validation = choice(session, cell, method).chosen.validation

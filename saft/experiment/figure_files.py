@@ -30,6 +30,7 @@ class Training:
         device: what it was computed on, as reports call it.
         memory: the most that it took, bytes; None where it is not known.
         losses: (step, loss of its batch), as they were logged.
+        diverged: whether the loss became infinite or NaN, so that there is no expert; its score is NaN then.
     """
 
     validation: Score
@@ -38,6 +39,7 @@ class Training:
     device: str
     memory: float | None = None  # figures of earlier versions have neither
     losses: list[tuple[int, float]] = field(default_factory=list)
+    diverged: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Foundations:
 
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
-        arm = {key: value for key, value in self.plain["arms"][cell.arm].items() if key != "description"}
+        arm = self.resolved.plain_training(cell.arm)
         size = self.plain["regimes"][cell.train_size]
         config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}
         key = "reference" if self.resolved.reads(cell.arm) == "reference" else "tasks"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from saft.errors import UserError, collecting
+from saft.experiment.arm_trials import ArmTrial, drawn, without_values
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.interference.chosen_measures import chosen
@@ -27,12 +28,15 @@ class Resolved:
 
     Args:
         config: as the user wrote it.
-        arms: arm -> how it trains, the common options with the arm's own changes.
+        trials: name -> trial of an arm, those of an arm one after the other; an arm without `choices` is its
+            own only trial.
+        arms: name of a trial -> how it trains: the common options with the arm's changes and its own values.
         merges: method -> its parameters, and the coefficients to choose from, at least one.
         measures: name -> measure, beside those of weights and the sharpness.
     """
 
     config: RunConfig
+    trials: dict[str, ArmTrial]
     arms: dict[str, TrainingOptions]
     merges: dict[str, MergeOptions]
     measures: dict[str, Measure]
@@ -45,20 +49,28 @@ class Resolved:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, in the order in which they are run and reported."""
-        return grid(self.config.regimes, self.arms, self.config.seeds)
+        """Every cell, of every trial of every arm, in the order in which they are run."""
+        return grid(self.config.regimes, self.trials, self.config.seeds)
+
+    def trials_of(self, arm: str) -> list[ArmTrial]:
+        """Return the trials of an arm, of which one is reported as the arm."""
+        return [trial for trial in self.trials.values() if trial.arm == arm]
+
+    def arm_of(self, cell: Cell) -> str:
+        """Return the arm that a cell is a trial of."""
+        return self.trials[cell.arm].arm
 
     def description(self, arm: str) -> str:
         """Return the words that the report has for an arm: the user's, or its name."""
         return str(self.config.arms[arm].get("description", arm))
 
-    def reads(self, arm: str) -> Literal["others", "reference"] | None:
-        """Return whose inputs the penalty of an arm reads, if any."""
-        return self.arms[arm].reads
+    def reads(self, trial: str) -> Literal["others", "reference"] | None:
+        """Return whose inputs the penalty of a trial reads, if any."""
+        return self.arms[trial].reads
 
-    def reference(self, arm: str, task: str) -> dict[str, dict[str, Any]]:
-        """Return name -> keys of the tasks whose inputs an arm's penalty reads when it trains on a task."""
-        match self.reads(arm):
+    def reference(self, trial: str, task: str) -> dict[str, dict[str, Any]]:
+        """Return name -> keys of the tasks whose inputs a trial's penalty reads when it trains on a task."""
+        match self.reads(trial):
             case "others":
                 return {name: keys for name, keys in self.config.tasks.items() if name != task}
             case "reference":
@@ -75,13 +87,19 @@ class Resolved:
         plain = dataclasses.asdict(self.config)
         del plain["out"], plain["upload"], plain["training"]
         plain["arms"] = {
-            name: {"description": self.description(name), **dataclasses.asdict(options)}
-            for name, options in self.arms.items()
+            arm: {"description": self.description(arm), **self._plain_arm(arm)} for arm in self.config.arms
         }
         plain["merges"] = {name: dataclasses.asdict(options) for name, options in self.merges.items()}
-        # Through YAML and back, so that it equals what a file holds: lists for tuples.
-        through: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(plain), sort_keys=False))
-        return through
+        return _through_yaml(plain)
+
+    def plain_training(self, trial: str) -> dict[str, Any]:
+        """Return how a trial trains as plain values."""
+        return _through_yaml(dataclasses.asdict(self.arms[trial]))
+
+    def _plain_arm(self, arm: str) -> dict[str, Any]:
+        first = self.trials_of(arm)[0]
+        options = without_values(dataclasses.asdict(self.arms[first.name]), first.values)
+        return options | ({"choices": self.config.arms[arm]["choices"]} if first.values else {})
 
 
 def resolve(config: RunConfig) -> Resolved:
@@ -91,14 +109,16 @@ def resolve(config: RunConfig) -> Resolved:
         UserError: an arm, a method, or one of their values does not exist; all of them at once.
     """
     problems: list[str] = []
-    arms, merges = {}, {}
+    trials: dict[str, ArmTrial] = {}
+    arms: dict[str, TrainingOptions] = {}
+    merges = {}
     for name in config.arms:
         with collecting(problems):
-            arms[name] = config.training_of(name, "options")
-            problems += _without_inputs(config, name, arms[name])
-    for name, options in config.merges.items():
+            for trial, options in _trained(config, name):
+                trials[trial.name], arms[trial.name] = trial, options
+    for name, tried in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
-            merges[name] = _merge(name, options, arms.values())
+            merges[name] = _merge(name, tried, arms.values())
     problems += _without_sum(config)
     measures: dict[str, Measure] = {}
     with collecting(problems):
@@ -108,7 +128,23 @@ def resolve(config: RunConfig) -> Resolved:
         problems.append("measures: need a merge that reads no examples; add task_arithmetic to `merges`")
     if problems:
         raise UserError(*problems)
-    return Resolved(config, arms, merges, measures)
+    return Resolved(config, trials, arms, merges, measures)
+
+
+def _trained(config: RunConfig, arm: str) -> list[tuple[ArmTrial, TrainingOptions]]:
+    """Return the trials of an arm that the budget allows, each with how it trains."""
+    problems: list[str] = []
+    every, options = config.trials_of(arm), dict[str, TrainingOptions]()
+    for trial in every:
+        with collecting(problems):
+            options[trial.name] = config.training_of(trial, "options")
+            problems += _without_inputs(config, arm, options[trial.name])
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+    if config.selection.arm_passes is not None and len(every) > 1:
+        passes = {name: of.passes for name, of in options.items()}
+        every = drawn(every, passes, config.selection.arm_passes, config.selection.seed)
+    return [(trial, options[trial.name]) for trial in every]
 
 
 def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> Iterator[str]:
@@ -161,6 +197,12 @@ def _values(name: str, options: MergeOptions, parameter: str) -> list[float]:
     except UserError as error:
         raise UserError(*(f"choices.{parameter}: {problem}" for problem in error.problems)) from None
     return values
+
+
+def _through_yaml(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file would hold: lists for tuples."""
+    through: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(plain), sort_keys=False))
+    return through
 
 
 def _lists(value: Any) -> Any:

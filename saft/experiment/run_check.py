@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from saft.errors import UserError
 from saft.experiment.growth import refuse_changes
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, base_model_steps, cell_steps, weighted_folder
+from saft.experiment.stages import (
+    Step,
+    base_model_steps,
+    cell_steps,
+    chosen_cells,
+    every_step,
+    is_chosen,
+    weighted_folder,
+)
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
 
-__all__ = ["RunCheck", "all_steps", "check", "missing_steps"]
+__all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps"]
 
 _TOO_LARGE_TO_TRY = 2 * 2**30  # bytes of weights
 _CHECKPOINT = 3  # copies of the weights in the checkpoint of a training: itself and two moments of AdamW
@@ -33,6 +41,7 @@ class RunCheck:
         bytes_most: that are written, all at once on the disk.
         bytes_left: of them, when all is finished.
         bytes_free: on the disk of the folder.
+        trials: arm with `choices` -> number of its trials, and of its combinations.
     """
 
     cells: int
@@ -44,6 +53,7 @@ class RunCheck:
     bytes_most: int
     bytes_left: int
     bytes_free: int
+    trials: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -53,6 +63,7 @@ class RunCheck:
         return "\n".join(
             (
                 f"cells: {self.cells}, {self.open_cells} to do",
+                *(f"trials: {_trials(arm, *counts)}" for arm, counts in self.trials.items()),
                 f"experts: {self.experts} to train, {self.passes:g} passes over a batch in all",
                 f"merges: {self.merges} to make",
                 f"time: {time}",
@@ -83,6 +94,23 @@ def missing_steps(session: Session, steps: dict[str, list[Step]]) -> dict[str, l
         name: [step for step in part if not step.is_done(session.folder)] for name, part in steps.items()
     }
     return {name: part for name, part in missing.items() if part}
+
+
+def cost_left(session: Session, missing: dict[str, list[Step]]) -> float:
+    """Return about how long it takes to compute what is missing, in examples passed forward.
+
+    Args:
+        session: of the experiment.
+        missing: as `missing_steps` gives it; what trials will need that are not chosen yet is added.
+    """
+    later = [
+        step.cost
+        for cell in chosen_cells(session, foreseen=True)
+        if not is_chosen(session, cell)
+        for step in every_step(session, cell)
+        if not step.decides
+    ]
+    return sum(step.cost for part in missing.values() for step in part) + sum(later)
 
 
 def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -> RunCheck:
@@ -116,7 +144,6 @@ def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -
         for task in session.tasks
         if f"{cell}/experts/{task}/training" in set(names)
     ]
-    cost = sum(step.cost for part in missing.values() for step in part)
     return RunCheck(
         cells=len(session.resolved.cells),
         open_cells=len(missing.keys() - {"base"}),
@@ -125,24 +152,29 @@ def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -
             "/merges/" in name and name.endswith("/validation") and "/weights/" not in name for name in names
         ),
         passes=sum(untrained),
-        seconds=_seconds(session, cost) if trial else None,
+        seconds=_seconds(session, cost_left(session, missing)) if trial else None,
         bytes_most=most,
         bytes_left=left,
         bytes_free=free,
+        trials={
+            arm: (len(session.resolved.trials_of(arm)), len(session.config.trials_of(arm)))
+            for arm, keys in session.config.arms.items()
+            if "choices" in keys
+        },
     )
 
 
 def _refuse_large_batches(session: Session) -> None:
     problems = [
-        f"arms.{arm}.batch_size: is {options.batch_size}, but at train size {size} there are {count} "
-        f"training examples of {task}; a batch holds none of them twice"
-        for arm, options in session.resolved.arms.items()
+        f"arms.{session.resolved.trials[trial].arm}.batch_size: is {options.batch_size}, but at train size "
+        f"{size} there are {count} training examples of {task}; a batch holds none of them twice"
+        for trial, options in session.resolved.arms.items()
         for size, counts in session.train_counts.items()
         for task, count in counts.items()
         if options.batch_size > count
     ]
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))
 
 
 def _bytes(session: Session) -> tuple[int, int]:
@@ -152,15 +184,16 @@ def _bytes(session: Session) -> tuple[int, int]:
     experts = sum(
         not folder.figures(f"{cell}/experts/{task}/training").exists() for cell in cells for task in tasks
     )
-    merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in cells]
+    reported = chosen_cells(session, foreseen=True)
+    merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
     weighted = 0
     if session.config.selection.weights != "equal":
-        weighted = sum(not weighted_folder(session, cell).exists() for cell in cells)
+        weighted = sum(not weighted_folder(session, cell).exists() for cell in reported)
     if "merges" in keep:
         merges = weighted + sum(not there for row in merged for there in row)
     else:
-        groups = {(cell.train_size, cell.arm) for cell in cells}
-        done = {(cell.train_size, cell.arm) for cell, row in zip(cells, merged, strict=True) if any(row)}
+        groups = {(cell.train_size, cell.arm) for cell in reported}
+        done = {(cell.train_size, cell.arm) for cell, row in zip(reported, merged, strict=True) if any(row)}
         merges = len(groups - done)
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if experts else 0
@@ -196,6 +229,11 @@ def _seconds(session: Session, cost: float) -> float | None:
 def _free(folder: Path) -> int:
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
+
+
+def _trials(arm: str, count: int, combinations: int) -> str:
+    drawn = f" of {combinations} combinations, drawn" if count < combinations else ""
+    return f"{arm}: {count}{drawn}; the one that merges best on validation data is tested"
 
 
 def _size(count: float) -> str:

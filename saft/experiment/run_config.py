@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from saft.config import (
     distinct,
 )
 from saft.errors import UserError, collecting, did_you_mean
+from saft.experiment.arm_trials import ArmTrial, arm_trials, with_values
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.extras import require
 from saft.model_config import ModelConfig
@@ -62,7 +64,7 @@ class MergeOptions:
 @configs.checked
 @dataclass(frozen=True)
 class SelectionOptions:
-    """How the coefficients of merges, and their `choices`, are searched on validation data.
+    """How the coefficients of merges, and `choices` of merges and arms, are searched on validation data.
 
     Example:
         >>> SelectionOptions(search="tpe", budget=12).seed
@@ -80,7 +82,10 @@ class SelectionOptions:
     """Candidates that `tpe` tries of each merge, and CMA-ES of the weights, each by a pass over the
     validation examples of all tasks."""
     seed: Seed = 0
-    """Seed of `tpe` and CMA-ES."""
+    """Seed of `tpe`, of CMA-ES, and of the trials that are drawn within `arm_passes`."""
+    arm_passes: Count | None = None
+    """Forward and backward passes that the trials of an arm with `choices` may take together, of one expert:
+    so many trials are drawn at random, and each task, seed and train size takes as many; null tries all."""
 
     def check_options(self) -> None:
         """Check that what the search needs is installed.
@@ -122,8 +127,8 @@ class RunConfig:
         >>> arms = {"adamw": {}, "sam": {"perturbation": {"name": "sam", "rho": 0.05}}}
         >>> task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
         >>> config = RunConfig("runs/mine", ModelConfig("base"), {"news": task}, arms)
-        >>> config.training_of("sam").perturbation
-        {'name': 'sam', 'rho': 0.05}
+        >>> [config.training_of(trial).perturbation for trial in config.trials_of("sam")]
+        [{'name': 'sam', 'rho': 0.05}]
     """
 
     out: Target
@@ -133,7 +138,9 @@ class RunConfig:
     tasks: dict[Name, dict[str, Any]]
     """Task name -> `kind` and the keys of that kind; see saft/tasks."""
     arms: dict[Name, dict[str, Any]]
-    """Arm -> what it changes of `training`, and `description`, its words in the report."""
+    """Arm -> what it changes of `training`; `description`, its words in the report; and `choices`, option ->
+    values, dotted within a mapping as perturbation.rho, of which those that merge best on validation data are
+    taken."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """How every arm trains, unless it says otherwise."""
     merges: dict[str, MergeOptions] = field(
@@ -143,7 +150,8 @@ class RunConfig:
     )
     """Method -> its parameters and the coefficients to choose from."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
-    """How they are searched: a grid, or Optuna's TPE in a budget; and whether each task has a weight."""
+    """How they are searched: a grid, or Optuna's TPE in a budget; whether each task has a weight; and in how
+    many passes the `choices` of arms are."""
     seeds: Seeds = field(default_factory=lambda: [0])
     """Every seed draws its own training examples, their order, and dropout."""
     regimes: dict[Name, Count | None] = field(default_factory=lambda: {"all": None})
@@ -209,12 +217,12 @@ class RunConfig:
                 hint = did_you_mean(figure.task, self.tasks)
                 problems.append(f"expected.{name}.task: there is no task '{figure.task}'{hint}")
         for name in self.arms:
-            try:
-                self.training_of(name, "fields")
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(*problems)
+            with collecting(problems):
+                for trial in self.trials_of(name):
+                    with collecting(problems):
+                        self.training_of(trial, "fields")
+        if problems:  # a value that cannot be is told by every trial that has it
+            raise UserError(*dict.fromkeys(problems))
 
     def check_options(self) -> None:
         """Check what arms, merges, tasks and the executor know: their names and options.
@@ -236,7 +244,8 @@ class RunConfig:
                 tasks.check_keys(declared, key)
         with collecting(problems):
             kinds = {f"tasks.{name}": keys["kind"] for name, keys in self.tasks.items() if "kind" in keys}
-            arms = {f"arms.{name}": self.training_of(name, "fields") for name in self.arms}
+            trials = [trial for name in self.arms for trial in self.trials_of(name)]
+            arms = {f"arms.{trial.name}": self.training_of(trial, "fields") for trial in trials}
             check_sharded(self.trainer, arms, kinds)
         with collecting(problems, "executor: "):
             EXECUTORS.get(self.executor)
@@ -250,18 +259,48 @@ class RunConfig:
             UserError: an optimizer cannot be made, or take a step.
         """
         for name in self.arms:
-            self.training_of(name)
+            for trial in self.trials_of(name):
+                self.training_of(trial)
 
-    def training_of(self, arm: str, depth: Depth = "all") -> TrainingOptions:
-        """Return how an arm trains: the common options with its own changes.
+    def trials_of(self, arm: str) -> list[ArmTrial]:
+        """Return every combination of an arm's `choices`; the arm itself where it has none.
 
         Args:
             arm: its name.
+
+        Raises:
+            UserError: `choices` holds something else than lists of values.
+        """
+        return arm_trials(arm, self.arms[arm])
+
+    def training_of(self, trial: ArmTrial, depth: Depth = "all") -> TrainingOptions:
+        """Return how an arm trains: the common options with its own changes, and the values of a trial.
+
+        Args:
+            trial: of the arm.
             depth: how far it is checked; see `saft.config.parse`.
 
         Raises:
             UserError: a change is of no option of a training, or cannot be its value.
         """
-        changes = {key: value for key, value in self.arms[arm].items() if key != "description"}
-        common = dataclasses.asdict(self.training)
-        return configs.parse(TrainingOptions, common | changes, "", f"arms.{arm}", depth)
+        own = {key: of for key, of in self.arms[trial.arm].items() if key not in ("description", "choices")}
+        options = with_values(dataclasses.asdict(self.training) | own, trial.values)
+        place = f"arms.{trial.arm}"
+        try:
+            return configs.parse(TrainingOptions, options, "", place, depth)
+        except UserError as error:
+            problems = (_below_choices(text, place, trial.values) for text in error.problems)
+            raise UserError(*problems) from None
+
+
+def _below_choices(problem: str, place: str, options: Iterable[str]) -> str:
+    """Return what is wrong with an option with the place where the user wrote its values."""
+    for option in options:
+        first = option.split(".")[0]
+        for told, key in (
+            (f"{place}.{first}", first),
+            (f"{place}: {option.replace('.', ': ')}", option),
+        ):
+            if problem.startswith((f"{told}:", f"{told}.")):
+                return f"{place}.choices.{key}{problem.removeprefix(told)}"
+    return problem

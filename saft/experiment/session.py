@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from saft import tasks
+from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.growth import Foundations, files_of
@@ -60,6 +61,7 @@ class Session:
                 made.check_tasks(self.reference | self.tasks, f"arms.{arm}.penalty")
         files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
         self.foundations = Foundations(resolved, files)
+        self.arm_choices: dict[tuple[str, str], ArmChoice] = {}  # once they are known
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -68,23 +68,24 @@ class Comparison:
 
 
 def compare(
-    rows: Iterable[ArmSummary], arms: Mapping[str, ArmFacts], metrics: Iterable[Metric]
+    rows: Iterable[ArmSummary], facts: Callable[[str, str], ArmFacts], metrics: Iterable[Metric]
 ) -> list[Comparison]:
-    """Compare every arm that has a perturbation with every arm of its train size that has none.
+    """Compare every arm that is not plain with every arm of its train size that is.
 
     Args:
         rows: arms, each at one train size.
-        arms: name -> what the arm is.
+        facts: (train size, arm) -> what the arm is.
         metrics: those of the tasks; each is compared by itself.
     """
     rows, metrics = list(rows), list(metrics)
     compared = (
-        _comparison(row, baseline, metric, _relation(row, baseline, arms))
+        _comparison(row, baseline, metric, _relation(row, baseline, facts))
         for row in rows
         for baseline in rows
         for metric in metrics
         if row.train_size == baseline.train_size
-        if not arms[row.arm].is_plain and arms[baseline.arm].is_plain
+        if not facts(row.train_size, row.arm).is_plain
+        if facts(baseline.train_size, baseline.arm).is_plain
     )
     return [comparison for comparison in compared if comparison is not None]
 
@@ -114,9 +115,9 @@ def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
     return f"{arm.passes / baseline.passes:.3g} times the passes"
 
 
-def _relation(arm: ArmSummary, baseline: ArmSummary, arms: Mapping[str, ArmFacts]) -> str:
+def _relation(arm: ArmSummary, baseline: ArmSummary, facts: Callable[[str, str], ArmFacts]) -> str:
     """Return what two arms have in common, and what the one costs in terms of the other, as measured."""
-    words = relation(arms[arm.arm], arms[baseline.arm])
+    words = relation(*(facts(row.train_size, row.arm) for row in (arm, baseline)))
     if arm.seconds is None or baseline.seconds is None or baseline.seconds.mean <= 0:
         return words
     return f"{words}, {arm.seconds.mean / baseline.seconds.mean:.2g} times the seconds"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from saft.report.arm_summary import ArmSummary, ScoreSummary
@@ -22,14 +23,14 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
 
     `scores.csv`: experts, merged models and the pretrained one, by task and over tasks; `gains.csv`: arm
     against arm; `costs.csv`: passes, seconds and bytes; `searches.csv`: what was tried and chosen;
-    `measured.csv`: each measured number.
+    `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them.
     Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
 
     Args:
         results: the experiment.
         summary: of it.
     """
-    return {
+    tables = {
         "scores.csv": _text(
             ("train_size", "arm", "model", "coefficient", "task", "metric", *OVER_SEEDS), _scores(summary)
         ),
@@ -49,6 +50,11 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
             ("train_size", "arm", "quantity", "unit", "scale", "of", *OVER_SEEDS), _measured(results, summary)
         ),
     }
+    if results.arm_searches:
+        options = dict.fromkeys(o for s in results.arm_searches for t in s.trials.values() for o in t.values)
+        heading = "train_size", "arm", *options, "passes", "seed", "merged_validation", "chosen"
+        tables["trials.csv"] = _text(heading, _trials(results, list(options)))
+    return tables
 
 
 def _text(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -94,7 +100,7 @@ def _gains(summary: Summary) -> Iterator[tuple[object, ...]]:
 
 def _costs(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:
     for row in summary.rows.values():
-        facts = results.arms[row.arm]
+        facts = results.facts(row.train_size, row.arm)
         seconds = (None, None) if row.seconds is None else (row.seconds.mean, row.seconds.deviation)
         memory = None if row.memory is None else row.memory.mean
         yield row.train_size, row.arm, facts.passes, facts.steps, *seconds, memory
@@ -105,6 +111,15 @@ def _searches(results: Results, summary: Summary) -> Iterator[tuple[object, ...]
         for search in searches(results, size):
             tried = search.arm, search.method, search.evaluations, search.tried
             yield size, *tried, search.chosen, search.worth
+
+
+def _trials(results: Results, options: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    for search in results.arm_searches:
+        for name, trial in search.trials.items():
+            values = [trial.values.get(option) for option in options]
+            for seed, worth in trial.worth.items():
+                of_trial = search.train_size, search.arm, *values, trial.facts.passes
+                yield *of_trial, seed, worth if math.isfinite(worth) else None, name == search.chosen
 
 
 def _measured(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:

@@ -119,12 +119,16 @@ def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> 
                 of_arms[row.arm] = (of_task[0], of_task[1])
     compared = [c for c in summary.comparisons if (c.train_size, c.metric) == (size, metric)]
     arms = dict.fromkeys(c.arm for c in compared)
-    gains = [_gain([c for c in compared if c.arm == arm], results.arms) for arm in arms]
+    gains = [_gain([c for c in compared if c.arm == arm], results) for arm in arms]
     return Headline(size, metric, experts, merged, by_task, gains)
 
 
-def _gain(comparisons: Sequence[Comparison], arms: dict[str, ArmFacts]) -> Gain:
-    equal = [c for c in comparisons if _equal_passes(arms[c.arm], arms[c.baseline])]
+def _gain(comparisons: Sequence[Comparison], results: Results) -> Gain:
+    equal = [
+        c
+        for c in comparisons
+        if _equal_passes(results.facts(c.train_size, c.arm), results.facts(c.train_size, c.baseline))
+    ]
     return Gain(comparisons[0].arm, _hardest(comparisons), _hardest(equal) if equal else None)
 
 

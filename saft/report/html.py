@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from saft.report.arm_summary import ArmSummary
+from saft.report.chosen_arms import chosen_arms, tried, worth_in_words
 from saft.report.drawing import SIGNS, colours
 from saft.report.expected import expected_figures
 from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread
 from saft.report.over_seeds import OverSeeds
-from saft.report.results import Results
+from saft.report.results import ArmFacts, Results
 from saft.report.searched import how_searched, searches
 from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
@@ -69,6 +70,10 @@ def page(results: Results) -> str:
             figures=_figures(results, summary, answers, colour),
             how_searched=how_searched(results),
             searched={size: searches(results, size) for size in summary.train_sizes},
+            chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
+            tried={size: tried(results, size) for size in summary.train_sizes},
+            trained=_trained(results),
+            worth=next((worth_in_words(search) for search in results.arm_searches), ""),
             training=_training(results, summary, colour),
             config=json.dumps(results.config, indent=2, ensure_ascii=False),
             shown=_shown(results, summary),
@@ -87,6 +92,19 @@ def _question(results: Results) -> str:
     if all(arm.perturbation for arm in others):
         return "Does sharpness-aware fine-tuning merge better?"
     return "Does fine-tuning for the merge make it better?"
+
+
+def _trained(results: Results) -> list[tuple[str, list[str], ArmFacts]]:
+    """Return each arm with how it trains: at all train sizes, or at each where another trial was chosen."""
+    rows = []
+    for arm in results.arms:
+        sizes_of: list[tuple[list[str], ArmFacts]] = []
+        for size in results.protocol.train_sizes:
+            facts = results.facts(size, arm)
+            same = next((sizes for sizes, others in sizes_of if others == facts), None)
+            sizes_of.append(([size], facts)) if same is None else same.append(size)
+        rows += [(arm, sizes, facts) for sizes, facts in sizes_of]
+    return rows
 
 
 def _sign(colour: str) -> str:

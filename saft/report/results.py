@@ -7,15 +7,27 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from saft import config as configs
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.cell_result import BaseResult, CellResult
+from saft.report.cell_result import BaseResult, CellResult, Number
 from saft.tasks.metric import Metric
 
-__all__ = ["ArmFacts", "FORMAT", "Protocol", "Results", "TaskFacts", "from_json", "plain", "to_json"]
+__all__ = [
+    "FORMAT",
+    "ArmFacts",
+    "ArmSearch",
+    "Protocol",
+    "Results",
+    "TaskFacts",
+    "TrialFacts",
+    "from_json",
+    "plain",
+    "to_json",
+]
 
 FORMAT = 2
 
@@ -94,6 +106,53 @@ class ArmFacts:
 
 
 @dataclass(frozen=True)
+class TrialFacts:
+    """One trial of an arm with `choices`.
+
+    Args:
+        values: option of the training, dotted within a mapping -> its value.
+        facts: how it trains.
+        worth: seed -> validation score of its merged models with the shared coefficient, mean over tasks and
+            merge methods; NaN where a training diverged.
+    """
+
+    values: dict[str, str | bool | int | float | None]
+    facts: ArmFacts
+    worth: dict[int, Number]
+
+    @property
+    def mean(self) -> float:
+        """The worth, mean over the seeds: what trials are chosen by."""
+        return fmean(self.worth.values())
+
+
+@dataclass(frozen=True)
+class ArmSearch:
+    """What was tried of an arm with `choices`, and what was chosen.
+
+    Args:
+        train_size, arm: of which.
+        trials: name -> trial.
+        chosen: name of the one that is reported as the arm.
+        combinations: of the values, of which the trials are all, or those that were drawn in a budget.
+        metric: what the worths are; None where the tasks have several metrics: shares of the scores of the
+            best experts of all trials.
+    """
+
+    train_size: str
+    arm: str
+    trials: dict[str, TrialFacts]
+    chosen: str
+    combinations: int
+    metric: Metric | None
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes of one expert of every trial together."""
+        return sum(trial.facts.passes for trial in self.trials.values())
+
+
+@dataclass(frozen=True)
 class Results:
     """A whole experiment, or as much of it as is there.
 
@@ -102,10 +161,11 @@ class Results:
         device: what the models ran on.
         config: the resolved config, plain values.
         protocol: what was read of the data, and how.
-        arms: arm -> how it trains.
+        arms: arm -> how it trains; of one with `choices`, as it was chosen at the first train size.
         base: task -> the pretrained model's scores.
         cells: in the order of the grid; an unfinished grid has fewer.
         quantities: what the measured numbers of the cells are, by name.
+        arm_searches: of each arm with `choices`, at each train size.
         format: version of this shape.
     """
 
@@ -117,12 +177,20 @@ class Results:
     base: dict[str, BaseResult]
     cells: list[CellResult]
     quantities: dict[str, Quantity] = field(default_factory=dict)
+    arm_searches: list[ArmSearch] = field(default_factory=list)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         problems = sorted(set(self._problems()))
         if problems:
             raise ValueError("; ".join(problems))
+
+    def facts(self, train_size: str, arm: str) -> ArmFacts:
+        """Return how an arm trains at one train size: of one with `choices`, the trial that was chosen."""
+        for search in self.arm_searches:
+            if (search.train_size, search.arm) == (train_size, arm):
+                return search.trials[search.chosen].facts
+        return self.arms[arm]
 
     def _problems(self) -> Iterator[str]:
         """Yield what would make a table say something else than it means."""
@@ -141,6 +209,16 @@ class Results:
                 yield f"{place}: arms has no '{cell.arm}'"
             problems = cell.problems(set(self.protocol.tasks), self.protocol.tests, self.quantities)
             yield from (f"{place}: {problem}" for problem in problems)
+        for search in self.arm_searches:
+            place = f"arm_searches: {search.train_size}, {search.arm}"
+            if search.train_size not in self.protocol.train_sizes:
+                yield f"{place}: protocol.train_sizes has no '{search.train_size}'"
+            if search.arm not in self.arms:
+                yield f"{place}: arms has no '{search.arm}'"
+            if search.chosen not in search.trials:
+                yield f"{place}: trials has no '{search.chosen}'"
+            if not all(trial.worth for trial in search.trials.values()):
+                yield f"{place}: a trial has no worth"
 
 
 def to_json(results: Results) -> str:

@@ -47,6 +47,11 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
             for name, run in runs.items()
             for quantity, what in run.quantities.items()
         },
+        arm_searches=[
+            dataclasses.replace(search, arm=f"{search.arm} ({name})")
+            for name, run in runs.items()
+            for search in run.arm_searches
+        ],
     )
 
 

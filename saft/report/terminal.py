@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saft.report.arm_summary import ArmSummary
+from saft.report.chosen_arms import chosen_arms
 from saft.report.columns import Column, Stacked, plain_table, stacked
 from saft.report.comparison import Comparison
 from saft.report.expected import ExpectedFigure, expected_figures
@@ -79,6 +80,8 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
             yield from _scores(summary, size, metric, title, coefficient)
     for sentence in weighted_sentences(results, size):
         yield Text(f"A weight for each task: {sentence}")
+    for sentence in chosen_arms(results, size):
+        yield Text(f"Chosen: {sentence}")
     yield from _cost(results, rows)
     arms, columns = [row.arm for row in rows], []
     for name, quantity in results.quantities.items():
@@ -114,7 +117,7 @@ def _scores(
 
 
 def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Stacked]:
-    facts = {row.arm: results.arms[row.arm] for row in rows}
+    facts = {row.arm: results.facts(row.train_size, row.arm) for row in rows}
     columns = [
         Column(
             "steps", {a: Text(", ".join(map(str, f.select_steps or [f.steps]))) for a, f in facts.items()}

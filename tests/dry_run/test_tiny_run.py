@@ -67,3 +67,27 @@ def test_the_sets_of_clip_are_parts_of_the_largest() -> None:
     largest = config.read(CONFIGS / "clip-20.yaml")["tasks"]
     for name, count in (("clip-8", 8), ("clip-14", 14)):
         assert config.read(CONFIGS / f"{name}.yaml")["tasks"] == dict(list(largest.items())[:count])
+
+
+def test_an_arm_with_choices_keeps_two_values_of_each_and_few_steps(tmp_path: Path) -> None:
+    recipe = short(CONFIGS / "glue-gpt2.yaml", tmp_path)
+    choices = {
+        "steps": [300, 400],
+        "learning_rate": [1e-5, 2e-5, 4e-5],
+        "schedule": ["linear"],
+        "perturbation": {"rho": [1]},
+    }
+    more = {
+        "arms": {
+            "sam": {"perturbation": {"name": "sam"}, "choices": choices},
+            "longer": {"choices": {"steps": [300, 400]}},
+        },
+        "selection": {"arm_passes": 900},
+    }
+    plain = dataclasses.asdict(recipe) | more
+    made = tiny_run(config.parse(RunConfig, plain, ""))
+    assert [trial.values for trial in made.trials_of("sam")] == [
+        {"learning_rate": 1e-5, "schedule": "linear", "perturbation.rho": 1},
+        {"learning_rate": 2e-5, "schedule": "linear", "perturbation.rho": 1},
+    ]
+    assert [made.training_of(trial).steps for trial in made.trials_of("longer")] == [2]

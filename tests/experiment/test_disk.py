@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from saft import config
 from saft.experiment import RunConfig
+from saft.experiment.arm_trials import ArmTrial
 from saft.experiment.cells import Cell, grid
 from saft.experiment.disk import _remove, best_merges
 from saft.experiment.figure_files import Choice, Training, ValidatedCandidate, WeightsChoice
@@ -32,7 +33,12 @@ def session_of(values: dict[tuple[str, int, str], float], metric: Metric) -> Ses
     made: Any = SimpleNamespace(
         tasks={"t": None},
         metrics={"t": metric},
-        resolved=SimpleNamespace(cells=CELLS, merges={"average": None, "ties": None}),
+        resolved=SimpleNamespace(
+            cells=CELLS,
+            merges={"average": None, "ties": None},
+            arm_of=lambda cell: cell.arm,
+            trials_of=lambda arm: [ArmTrial(arm)],
+        ),
         folder=SimpleNamespace(known=lambda name, kind: figures[name]),
     )
     session = cast(Session, made)

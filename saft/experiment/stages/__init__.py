@@ -9,6 +9,7 @@ from saft.experiment.cells import Cell, find
 from saft.experiment.events import Tell
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
+from saft.experiment.stages.choose_trial import arm_choice, chosen_cells, is_chosen
 from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
@@ -25,13 +26,17 @@ from saft.experiment.stages.weigh_experts import (
 __all__ = [
     "METHOD",
     "Step",
+    "arm_choice",
     "base_model_steps",
     "carry_out",
     "carry_out_cell",
     "cell_steps",
     "choice",
+    "chosen_cells",
+    "every_step",
     "expert_values",
     "interference_name",
+    "is_chosen",
     "measured_name",
     "merge_name",
     "keep_merges",
@@ -43,7 +48,23 @@ __all__ = [
 
 
 def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield every step of a cell: each expert, the interference, each merge and its weights, each measure."""
+    """Yield the steps of a cell, as far as is known: of a trial that is not chosen only those that decide.
+
+    Args:
+        session: the experiment in this process.
+        cell: of an arm, or of one of its trials.
+    """
+    chosen = is_chosen(session, cell)
+    return (step for step in every_step(session, cell) if chosen or step.decides)
+
+
+def every_step(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield every step of a cell: each expert, the interference, each merge and its weights, each measure.
+
+    Args:
+        session: the experiment in this process.
+        cell: of an arm, or of one of its trials.
+    """
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)
@@ -66,7 +87,7 @@ def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
         UserError: something that only the computation could find, such as a weight that is not finite.
     """
     carry_out(session.folder, str(cell), cell_steps(session, cell), tell)
-    if "merges" in session.config.keep:
+    if "merges" in session.config.keep and is_chosen(session, cell):
         keep_merges(session, cell)
 
 

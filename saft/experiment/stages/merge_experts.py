@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
@@ -61,6 +62,9 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     search = _search(session, method, lambda trial: mean_normalized(trial.values, experts(), metrics))
 
     def searched(bar: Bar) -> Choice:
+        if any(training.diverged for training in _trainings(session, cell).values()):
+            return _no_choice(session, method)
+
         def evaluate(candidate: Candidate) -> dict[str, Score]:
             bar.stage(f"{method}, {', '.join(f'{key} {value:g}' for key, value in candidate.items())}")
             coefficients = dict.fromkeys(session.tasks, candidate["scaling"])
@@ -84,7 +88,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     foundations = session.foundations
     rests_on = foundations.merge(cell, method)
     cost = search.evaluations * validation_cost
-    yield Step(f"{name}/validation", Choice, f"merge by {method}", rests_on, cost, searched)
+    yield Step(f"{name}/validation", Choice, f"merge by {method}", rests_on, cost, searched, decides=True)
     if session.config.test:
         cost = 2 * session.examples_of("test")  # at most: once shared, once per task
         rests_on = foundations.tested(rests_on)
@@ -146,8 +150,7 @@ def expert_values(session: Session, cell: Cell) -> dict[str, float]:
         session: the experiment in this process.
         cell: whose experts they are.
     """
-    training = (session.folder.known(f"{cell}/experts/{task}/training", Training) for task in session.tasks)
-    return {task: of_task.validation.value for task, of_task in zip(session.tasks, training, strict=True)}
+    return {task: training.validation.value for task, training in _trainings(session, cell).items()}
 
 
 def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, float]) -> MergeConfig:
@@ -166,6 +169,11 @@ def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, f
         parameters=session.resolved.merges[method].parameters | dict(parameters),
         data=_data(session, method),
     )
+
+
+def _trainings(session: Session, cell: Cell) -> dict[str, Training]:
+    names = {task: f"{cell}/experts/{task}/training" for task in session.tasks}
+    return {task: session.folder.known(name, Training) for task, name in names.items()}
 
 
 def _data(session: Session, method: str) -> DataConfig:
@@ -206,6 +214,15 @@ def _choice(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mapp
     ]
     own = {task: trial.candidate["scaling"] for task, trial in of_tasks.items()}
     return Choice(curve, best.candidate["scaling"], own, dict(parameters))
+
+
+def _no_choice(session: Session, method: str) -> Choice:
+    """Return what there is of a merge one of whose experts diverged: a candidate without a score."""
+    options = session.resolved.merges[method]
+    nothing = {t: Score(math.nan, None, sizes["validation"]) for t, sizes in session.sizes.items()}
+    coefficient, parameters = options.scaling[0], {key: of[0] for key, of in options.choices.items()}
+    curve = [ValidatedCandidate(coefficient, nothing, parameters)]
+    return Choice(curve, coefficient, dict.fromkeys(session.tasks, coefficient), dict(parameters))
 
 
 @functools.lru_cache(maxsize=1)

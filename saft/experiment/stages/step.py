@@ -27,6 +27,8 @@ class Step:
         rests_on: the part of the config, and the fingerprints of the files, that decide the figures.
         cost: about how long it takes, in examples passed forward.
         compute: gives the figures; may advance the bar it is given, by `cost` in all.
+        decides: whether the choice among the trials of an arm rests on it. All others are taken by the trial
+            that was chosen only.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Step:
     rests_on: dict[str, Any]
     cost: float
     compute: Callable[[Bar], DataclassInstance]
+    decides: bool = False
 
     def is_done(self, folder: ExperimentFolder) -> bool:
         """Return whether the figures are known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from saft.interference.quantity import quantities_of
 from saft.measure import sharpness
 from saft.progress import Bar
 from saft.tasks import Score
+from saft.training.callbacks import Diverged
 from saft.training.fine_tuning import fine_tune, training_cost
 from saft.training.options import TrainConfig
 from saft.training.train_result import TrainResult, inputs
@@ -45,7 +47,13 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     _train_config(session, cell, task)  # which checks what only training knows
 
     def trained(bar: Bar) -> Training:
-        result = _trained(session, cell, task, bar)
+        try:
+            result = _trained(session, cell, task, bar)
+        except Diverged:
+            if len(session.resolved.trials_of(session.resolved.arm_of(cell))) == 1:
+                raise
+            nothing = Score(math.nan, None, sizes["validation"])  # another trial is chosen
+            return Training(nothing, options.steps, None, device_name(session.device), diverged=True)
         return Training(
             result.validation,
             result.steps,
@@ -70,7 +78,8 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
 
     where = f"{cell}/experts/{task}"
     rests_on = foundations.expert(cell, task)
-    yield Step(f"{where}/training", Training, f"train on {task}", rests_on, training_cost(options), trained)
+    words, cost = f"train on {task}", training_cost(options)
+    yield Step(f"{where}/training", Training, words, rests_on, cost, trained, decides=True)
     batch = float(min(session.config.sharpness_examples, sizes["validation"]))
     measured = foundations.sharpness(cell, task)
     words = f"measure the sharpness on {task}"

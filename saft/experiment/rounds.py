@@ -1,0 +1,68 @@
+"""All cells of an experiment, in two rounds: what choices among trials rest on, then the chosen trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from saft.errors import UserError, collecting
+from saft.experiment.events import Tell
+from saft.experiment.executors import Executor
+from saft.experiment.run_check import all_steps
+from saft.experiment.session import Session
+from saft.experiment.stages import Step, arm_choice, carry_out, is_chosen
+
+__all__ = ["carry_out_all", "write_steps"]
+
+
+def carry_out_all(
+    session: Session, executor: Executor, missing: Mapping[str, list[Step]], tell: Tell
+) -> None:
+    """Compute what is missing of the base and of all cells.
+
+    An arm without `choices` has one trial, which is the chosen one from the beginning: the first round does
+    all of its cells. Of all other trials the test split is read in the second round, by the chosen one.
+
+    Args:
+        session: of this process; config.yaml and `base` are written.
+        executor: computes the cells of a round.
+        missing: "base", or a cell -> its steps whose figures are not known.
+        tell: is told of every step that begins or ends.
+
+    Raises:
+        UserError: with what went wrong in each cell that cannot be computed; all others are computed.
+    """
+    problems: list[str] = []
+    carry_out(session.folder, "base", missing.get("base", []), tell)
+    cells = session.resolved.cells
+    undecided = [cell for cell in cells if not is_chosen(session, cell)]
+    with collecting(problems):
+        executor(session, [cell for cell in cells if str(cell) in missing], tell)
+    if second := [cell for cell in undecided if is_chosen(session, cell)]:
+        write_steps(session, all_steps(session))
+        with collecting(problems):
+            executor(session, second, tell)
+    problems += _all_diverged(session)
+    if problems:
+        raise UserError(*problems)
+
+
+def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:
+    """Write down which figures each cell will have, as far as is known, for `saft run --status`.
+
+    Args:
+        session: of this process.
+        steps: cell -> its steps.
+    """
+    names = {str(cell): [step.name for step in steps[str(cell)]] for cell in session.resolved.cells}
+    session.folder.write_steps(names)
+
+
+def _all_diverged(session: Session) -> Iterator[str]:
+    for arm in session.resolved.config.arms:
+        for size in session.config.regimes if len(session.resolved.trials_of(arm)) > 1 else ():
+            made = arm_choice(session, size, arm)
+            if made is not None and made.chosen is None:
+                yield (
+                    f"{size}, {arm}: training diverged in every trial, so there is none to choose; add lower "
+                    f"values of learning_rate or rho to arms.{arm}.choices"
+                )
