@@ -28,7 +28,7 @@ def test_the_config_is_valid(file: Path) -> None:
     else:
         run = config.parse(RunConfig, config.read(file), str(file))
         resolved = resolve(run)
-        assert set(resolved.arms) == set(run.arms)
+        assert {trial.arm for trial in resolved.trials.values()} == set(run.arms)
         assert all(merge.scaling for merge in resolved.merges.values())
         for figure in run.expected.values():
             assert figure.of in {"base", "experts", *run.merges}

@@ -63,7 +63,8 @@ def arms(name: str | None = None) -> RenderableType:
             "saft arms NAME gives its options and source. In a config: training: {perturbation: {name:"
             " NAME}}, or penalty, parametrization, averaging, optimizer, with the options beside the name; an"
             " arm with none of them is plain AdamW on all weights. An optimizer is any module:Class of"
-            " torch's form.",
+            " torch's form. Several values are tried by choices: {perturbation.rho: [0.01, 0.02]}"
+            " in an arm of saft run, which takes those that merge best on validation data.",
         )
     for parts in ARMS.values():
         if name in parts:
