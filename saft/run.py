@@ -119,7 +119,7 @@ def run(
             def tell(event: Event) -> None:
                 shown.stage(str(event)) if not event.done else shown.advance(event.done)
 
-            carry_out_all(session, executor, missing, tell)
+            carry_out_all(session, executor, steps, tell)
         results = collect(session)
         report.write(results, folder.path)
         settle(session)  # which may merge once more: the report is not to wait for it
