@@ -31,7 +31,7 @@ class ArmTrial:
 
     Example:
         >>> ArmTrial("sam", {"steps": 67, "perturbation.rho": 0.01}).name
-        'sam,perturbation.rho=0.01,steps=67'
+        'sam--perturbation.rho=0.01--steps=67'
         >>> ArmTrial("adamw").name
         'adamw'
     """
@@ -43,7 +43,7 @@ class ArmTrial:
     def name(self) -> str:
         """What its cells and folders are called: the same whatever else is tried, and in whichever order."""
         values = (f"{quote(key, safe='')}={_written(value)}" for key, value in sorted(self.values.items()))
-        return ",".join((self.arm, *values))
+        return "--".join((self.arm, *values))  # a comma would part it in a list of the command line
 
 
 def arm_trials(arm: str, keys: Mapping[str, Any]) -> list[ArmTrial]:
@@ -59,7 +59,7 @@ def arm_trials(arm: str, keys: Mapping[str, Any]) -> list[ArmTrial]:
 
     Example:
         >>> [trial.name for trial in arm_trials("sam", {"choices": {"perturbation.rho": [0.01, 0.02]}})]
-        ['sam,perturbation.rho=0.01', 'sam,perturbation.rho=0.02']
+        ['sam--perturbation.rho=0.01', 'sam--perturbation.rho=0.02']
     """
     if "choices" not in keys:
         return [ArmTrial(arm)]
@@ -222,7 +222,9 @@ def _written(value: Value) -> str:
     """Return a value as a part of a name of a folder."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return quote(value, safe="") if isinstance(value, str) else f"{value:.15g}"
+    if isinstance(value, float):
+        return f"{value:.15g}"  # 5.0 is 5
+    return quote(str(value), safe="")
 
 
 def _order(seed: int, trial: ArmTrial) -> bytes:

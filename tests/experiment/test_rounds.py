@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # a whole run each
 
 TEST, VALIDATION = 10, 6  # examples, by which a split is known
 RATES = [1e-5, 3e-3]
-TRIALS = [f"adamw,learning_rate={rate:g}" for rate in RATES]
+TRIALS = [f"adamw--learning_rate={rate:g}" for rate in RATES]
 CHOSEN, OTHER = TRIALS[1], TRIALS[0]
 
 
@@ -180,8 +180,9 @@ def test_an_interrupted_search_ends_with_the_same_figures(
 def test_several_processes_find_the_same(
     whole: tuple[Path, int], searching: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(load(searching, tmp_path / "run", executor="local", seeds=[0]))
-    wanted = {name: text for name, text in figures(whole[0]).items() if "seed1" not in name}
+    arms = {"adamw": searching["arms"]["adamw"]}
+    run(load(searching, tmp_path / "run", executor="local", seeds=[0], arms=arms))
+    wanted = {n: text for n, text in figures(whole[0]).items() if "seed1" not in n and "/sam/" not in n}
     assert figures(tmp_path / "run") == wanted
     assert not (tmp_path / "run/claims").exists()
 
@@ -189,22 +190,19 @@ def test_several_processes_find_the_same(
 def test_a_further_value_adds_a_trial_and_may_be_chosen(
     whole: tuple[Path, int], searching: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arms = {"adamw": {"description": "tuned", "choices": {"learning_rate": RATES[:1]}}, "sam": {"steps": 2}}
     folder = tmp_path / "run"
-    run(load(searching, folder, arms=arms))
+    fewer, all_ = ({"adamw": {"choices": {"learning_rate": rates}}} for rates in (RATES[:1], RATES))
+    run(load(searching, folder, arms=fewer, seeds=[0]))
     assert results_of(folder)[1].chosen == OTHER
     before, reads = figures(folder), Reads(monkeypatch)
-    run(load(searching, folder))
+    run(load(searching, folder, arms=all_, seeds=[0]))
     after = figures(folder)
     assert before.items() <= after.items()
     assert all(CHOSEN in name for name in after.keys() - before.keys())
     assert reads.count > 0
     results, search = results_of(folder)
     assert search.chosen == CHOSEN
-    whole_results, _ = results_of(whole[0])
-    assert [cell.merges for cell in results.cells] == [cell.merges for cell in whole_results.cells]
-    run(load(searching, folder))
-    assert figures(folder) == after
+    assert results.cells[0].merges == results_of(whole[0])[0].cells[0].merges
 
 
 def test_a_trial_that_diverges_is_not_chosen_and_where_all_do_it_is_told(
@@ -215,7 +213,9 @@ def test_a_trial_that_diverges_is_not_chosen_and_where_all_do_it_is_told(
     run(load(searching, folder, arms=arms, seeds=[0]))
     _, search = results_of(folder)
     assert search.chosen == CHOSEN
-    assert search.trials["adamw,learning_rate=1e+30"].mean != search.trials["adamw,learning_rate=1e+30"].mean
+    assert (
+        search.trials["adamw--learning_rate=1e+30"].mean != search.trials["adamw--learning_rate=1e+30"].mean
+    )
     assert "best of 3 trials on merged validation accuracy" in (folder / "report.html").read_text()
     assert "1 diverged" in (folder / "report.html").read_text()
     wild = {"adamw": {"choices": {"learning_rate": [1e29, 1e30]}}}

@@ -19,7 +19,7 @@ from saft.report.summary import summarize
 from saft.report.terminal import table
 from tests.report.made_up import ACCURACY, ARMS, mapping, typed
 
-SLOW, FAST = "adamw,learning_rate=0.0001,steps=157", "adamw,learning_rate=0.0002,steps=134"
+SLOW, FAST = "adamw--learning_rate=0.0001--steps=157", "adamw--learning_rate=0.0002--steps=134"
 
 
 def trial(rate, steps, worth):
@@ -138,7 +138,7 @@ def test_results_are_read_as_they_were_written():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chosen": "adamw,steps=1"}, "limited, adamw: trials has no 'adamw,steps=1'"),
+        ({"chosen": "adamw--steps=1"}, "limited, adamw: trials has no 'adamw--steps=1'"),
         ({"arm": "adam"}, "limited, adam: arms has no 'adam'"),
         ({"train_size": "few"}, "few, adamw: protocol.train_sizes has no 'few'"),
     ],
