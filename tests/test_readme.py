@@ -115,11 +115,11 @@ def test_sentence_transformers_are_merged(
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_the_yaml_fits(block: str) -> None:
     from saft import config, tasks
+    from saft.experiment import RunConfig
     from saft.merge import MergeConfig
     from saft.merging.mergekit import file as mergekit
     from saft.merging.mergekit.keys import is_mergekit
     from saft.model_config import ModelConfig
-    from saft.training.options import TrainingOptions
 
     mapping = yaml.safe_load(block)
     if is_mergekit(mapping):
@@ -127,8 +127,14 @@ def test_the_yaml_fits(block: str) -> None:
     elif "method" in mapping:
         config.parse(MergeConfig, mapping, "README")
     elif "arms" in mapping:
-        for arm in mapping["arms"].values():
-            config.parse(TrainingOptions, arm, "README")
+        task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
+        rest = {
+            "out": "run",
+            "model": {"path": "m"},
+            "tasks": {"a": task, "b": task},
+            "reference": {"c": task},
+        }
+        config.parse(RunConfig, rest | mapping, "README")
     else:
         config.parse(ModelConfig, mapping["model"], "README")
         for name, task in mapping["tasks"].items():
