@@ -114,7 +114,9 @@ def with_trainer(task: BoundTask, splits: Splits, settings: TrainConfig) -> None
         logging_strategy="no",
     )  # fmt: skip
     model = WithLoss(model_of(task, settings), task)
-    Trainer(model, arguments, data_collator=collate_for_trainer, train_dataset=chosen).train()
+    trainer = Trainer(model, arguments, data_collator=collate_for_trainer, train_dataset=chosen)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
 
 
 def with_saft(task: BoundTask, splits: Splits, settings: TrainConfig) -> None:

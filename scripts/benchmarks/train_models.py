@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from saft import config
+from saft.models import without_bars
 from saft.train import TrainConfig
 
 __all__ = ["MODELS", "Size", "Workload", "is_mixed", "settings_of", "workers_of"]
@@ -180,7 +181,10 @@ _ATTENTION = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj",
 _TRIAL = Size(4, 2, 5, rounds=1)
 MODELS = {
     "minilm": Workload(
-        "MiniLM (22 M), 64 tokens", _texts(384, 6, 12, 1536, 30522), cpu=Size(8, 10, 50), gpu=Size(64, 10, 50)
+        "MiniLM (22 M), 64 tokens",
+        _texts(384, 6, 12, 1536, 30522),
+        cpu=Size(8, 4, 20, rounds=2),
+        gpu=Size(64, 10, 50),
     ),
     "vit-b32": Workload(
         "ViT-B/32 (88 M), images of 224 px",
@@ -192,7 +196,7 @@ MODELS = {
     "0.5b": Workload(
         "0.5 B in Qwen2.5's shape by LoRA (rank 16, attention), 256 tokens",
         _language(256, 151936, num_key_value_heads=2, **_QWEN),
-        cpu=Size(4, 2, 4, rounds=1),
+        cpu=Size(1, 2, 4, rounds=1),
         gpu=Size(16, 5, 25),
         lora=_ATTENTION,
     ),
@@ -209,7 +213,8 @@ def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[str | No
     workload = MODELS[options.model]
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    task = workload.write(folder)
+    with without_bars():
+        task = workload.write(folder)
     on_gpu = options.device != "cpu"
 
     def settings(perturbation: str | None) -> TrainConfig:
