@@ -100,8 +100,8 @@ def test_each_train_size_has_the_facts_of_its_own_trial():
     assert "& 134 &" in (tex := latex_tables(results, summarize(results))["costs.tex"])
     assert "& 157 &" in tex
     text = page(results)
-    assert "<small>limited</small>" in text
-    assert "<small>full</small>" in text
+    assert "adamw, limited</th>" in text
+    assert "adamw, full</th>" in text
 
 
 def test_the_terminal_has_a_line_for_each_arm():
