@@ -123,7 +123,7 @@ def drawn(
         >>> trials = arm_trials("adamw", {"choices": {"learning_rate": [1e-5, 2e-5, 4e-5]}})
         >>> passes = {trial.name: 100 for trial in trials}
         >>> [trial.values["learning_rate"] for trial in drawn(trials, passes, budget=250, seed=0)]
-        [2e-05, 4e-05]
+        [1e-05, 2e-05]
 
     Source:
         Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization". Differs: combinations of
