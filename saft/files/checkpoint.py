@@ -57,6 +57,7 @@ PARTS = "parts"
 
 # transformers makes every layer that a config asks for: 10^9 of them until the memory is full.
 _COUNTS_MODULES, _MOST_MODULES = re.compile(r"(^|_)(layers?|experts|blocks)$"), 10_000
+_IS_PROBABILITY = re.compile(r"drop(out|_path|$)|layerdrop")  # attention_dropout, resid_pdrop, drop_path_rate
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -176,8 +177,8 @@ def model_config(folder: Path) -> dict[str, Any]:
     """Return what config.json says of a model; an empty mapping where there is no such file.
 
     Raises:
-        UserError: it is not readable as JSON, is not an object, names a model's type by no text, or asks for
-            more layers than any memory holds.
+        UserError: it is not readable as JSON, is not an object, names a model's type by no text, or holds a
+            number that no model can be made of, or none can compute with.
     """
     file = folder / CONFIG
     config = read_json_object(folder, CONFIG) if file.is_file() else {}
@@ -187,12 +188,22 @@ def model_config(folder: Path) -> dict[str, Any]:
                 f"{file}: model_type: must be a text, but is {kind!r:.100}; copy or download it again"
             )
         for key, value in part.items():
-            if _COUNTS_MODULES.search(key) and isinstance(value, int | float) and value > _MOST_MODULES:
-                raise UserError(
-                    f"{file}: {key}: must be at most {_MOST_MODULES}, but is {value}: no model has so many; "
-                    "copy or download it again"
-                )
+            if problem := _impossible(key, value):
+                raise UserError(f"{file}: {key}: {problem}; copy or download it again")
     return config
+
+
+def _impossible(key: str, value: object) -> str | None:
+    """Return what is wrong with a number that transformers would take, and fail on later, or never end."""
+    if not isinstance(value, int | float):
+        return None
+    if math.isnan(value):
+        return "must be a number, but is NaN"
+    if _COUNTS_MODULES.search(key) and value > _MOST_MODULES:
+        return f"must be at most {_MOST_MODULES}, but is {value}: no model has so many"
+    if _IS_PROBABILITY.search(key) and not 0 <= value <= 1:
+        return f"must be a probability from 0 to 1, but is {value}"
+    return None
 
 
 def config_parts(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -292,6 +294,28 @@ def test_a_damaged_config_is_told(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         checkpoint.model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("hidden_dropout_prob", math.nan, "must be a number, but is NaN"),
+        ("layer_norm_eps", math.nan, "must be a number, but is NaN"),
+        ("attention_dropout", 2.0, "must be a probability from 0 to 1, but is 2.0"),
+        ("resid_pdrop", -0.5, "must be a probability from 0 to 1, but is -0.5"),
+        ("drop_path_rate", math.inf, "must be a probability from 0 to 1, but is inf"),
+        ("decoder_layerdrop", 3, "must be a probability from 0 to 1, but is 3"),
+    ],
+)
+def test_a_number_that_no_model_computes_with_is_told(
+    tmp_path: Path, key: str, value: float, problem: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {key: value}}))
+    with pytest.raises(UserError, match=rf"config\.json: {key}: {problem}; copy or download it again"):
+        checkpoint.model_config(tmp_path)
+    fine = {"dropout": 0, "classifier_dropout": None, "drop_path_rate": 1, "time_step_limit": math.inf}
+    (tmp_path / "config.json").write_text(json.dumps(fine))
+    assert checkpoint.model_config(tmp_path) == fine
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "encoder_layers", "num_local_experts"])
