@@ -197,7 +197,7 @@ def _impossible(key: str, value: object) -> str | None:
     """Return what is wrong with a number that transformers would take, and fail on later, or never end."""
     if not isinstance(value, int | float):
         return None
-    if math.isnan(value):
+    if isinstance(value, float) and math.isnan(value):
         return "must be a number, but is NaN"
     if _COUNTS_MODULES.search(key) and value > _MOST_MODULES:
         return f"must be at most {_MOST_MODULES}, but is {value}: no model has so many"
