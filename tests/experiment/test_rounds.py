@@ -20,6 +20,7 @@ from saft.experiment.stages import chosen_cells, is_chosen
 from saft.experiment.status import status
 from saft.report.results import ArmSearch, Results, from_json
 from saft.run import run
+from tests.interrupted import interrupted_at_score
 
 pytestmark = pytest.mark.slow  # a whole run each
 
@@ -159,18 +160,8 @@ def test_an_interrupted_search_ends_with_the_same_figures(
     for file in (folder / "figures").rglob("*.json"):
         if file.name != "training.json":
             file.unlink()
-    computed, original = [], Session.score
-
-    def interrupted(session: Session, *arguments: Any) -> Any:
-        computed.append(arguments[0])
-        if len(computed) == score:
-            raise KeyboardInterrupt
-        return original(session, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "score", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(load(searching, folder))
+    with interrupted_at_score(score, monkeypatch):
+        run(load(searching, folder))
     run(load(searching, folder))
     assert figures(folder) == figures(whole[0])
     assert (folder / "report.html").read_text() == (whole[0] / "report.html").read_text()

@@ -14,7 +14,6 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.experiment import RunConfig
-from saft.experiment.cells import Cell
 from saft.experiment.collect import collect
 from saft.experiment.events import Event
 from saft.experiment.figure_files import Choice, ChoiceTest, WeightsChoice
@@ -24,6 +23,7 @@ from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
 from saft.interference.quantity import Figure
 from saft.report import read
+from tests.interrupted import interrupted_at_score
 
 pytestmark = pytest.mark.slow  # a whole run each
 
@@ -152,29 +152,14 @@ def searched(finished: Path, small: dict[str, Any], place: Path) -> Session:
     return Session(resolved, place)
 
 
-def interrupt_at_score(number: int, session: Session, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Carry out a cell, and interrupt it when the score of this number is to be computed."""
-    scored, score = [], Session.score
-
-    def interrupted(self: Session, *arguments: Any) -> Any:
-        scored.append(arguments[0])
-        if len(scored) == number:
-            raise KeyboardInterrupt
-        return score(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "score", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            carry_out_cell(session, cell, lambda event: None)
-
-
 def test_a_search_of_coefficient_and_density_goes_on_after_an_interrupt_to_the_same_choice(
     finished: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, halved = (searched(finished, small, tmp_path / name) for name in ("whole", "halved"))
     (cell,) = whole.resolved.cells
     carry_out_cell(whole, cell, lambda event: None)
-    interrupt_at_score(8, halved, cell, monkeypatch)  # of the fourth candidate of two tasks
+    with interrupted_at_score(8, monkeypatch):  # of the fourth candidate of two tasks
+        carry_out_cell(halved, cell, lambda event: None)
     assert len(list(halved.folder.path.rglob("*.trials"))) == 1
     carry_out_cell(halved, cell, lambda event: None)
     assert not list(halved.folder.path.rglob("*.trials"))
@@ -208,7 +193,8 @@ def test_each_task_gets_a_weight_after_an_interrupt_too_and_no_other_figure_is_c
     name = "all/adamw/seed0/merges/colour+size/task_arithmetic/weights"
     assert missing == [f"{name}/validation", f"{name}/test"]
     carry_out_cell(whole, cell, lambda event: None)
-    interrupt_at_score(6, halved, cell, monkeypatch)  # of the third candidate of two tasks
+    with interrupted_at_score(6, monkeypatch):  # of the third candidate of two tasks
+        carry_out_cell(halved, cell, lambda event: None)
     assert len(list(halved.folder.path.rglob("*.trials"))) == 1
     carry_out_cell(halved, cell, lambda event: None)
     assert figures(halved.folder.path) == figures(whole.folder.path)
