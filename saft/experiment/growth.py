@@ -66,6 +66,9 @@ class Foundations:
     def __init__(self, resolved: Resolved, files: Files) -> None:
         self.resolved = resolved
         self.plain = resolved.plain()
+        self.trainings = {
+            trial: resolved.plain_training(trial) for trial in resolved.arms
+        }  # each asked often
         self.files = files
 
     def base(self, task: str) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class Foundations:
 
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
-        arm = self.resolved.plain_training(cell.arm)
+        arm = self.trainings[cell.arm]
         size = self.plain["regimes"][cell.train_size]
         config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}
         key = "reference" if self.resolved.reads(cell.arm) == "reference" else "tasks"
