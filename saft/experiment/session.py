@@ -55,10 +55,10 @@ class Session:
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
         tasks.check_one_trunk(self.reference | self.tasks, "tasks")
-        for arm, options in resolved.arms.items():
+        for name, options in resolved.arms.items():
             if options.penalty is not None:
-                made = penalty(**options.penalty)
-                made.check_tasks(self.reference | self.tasks, f"arms.{arm}.penalty")
+                where = f"arms.{resolved.trials[name].arm}.penalty"
+                penalty(**options.penalty).check_tasks(self.reference | self.tasks, where)
         files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
         self.foundations = Foundations(resolved, files)
         self.arm_choices: dict[tuple[str, str], ArmChoice] = {}  # once they are known
