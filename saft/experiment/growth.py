@@ -66,9 +66,7 @@ class Foundations:
     def __init__(self, resolved: Resolved, files: Files) -> None:
         self.resolved = resolved
         self.plain = resolved.plain()
-        self.trainings = {
-            trial: resolved.plain_training(trial) for trial in resolved.arms
-        }  # each asked often
+        self.trainings = {trial: resolved.plain_training(trial) for trial in resolved.arms}
         self.files = files
 
     def base(self, task: str) -> dict[str, Any]:
