@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,7 +58,10 @@ for _name, (_pattern, _letters) in _RESOLVED.items():
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = node.value
-    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    number = int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    if abs(number) > sys.float_info.max:
+        raise ValueError(f"{text:.20}... is too large a number")
+    return number
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(f"{number} is not a number")
+    return value
+
+
+def _within_floats(number: str) -> int:
+    value = int(number)
+    if abs(value) > sys.float_info.max:
+        raise ValueError(f"{number:.20}... is too large a number")
     return value
 
 
@@ -36,7 +44,7 @@ def read_json(folder: Path, name: str, finite: bool = False) -> Any:
     """
     try:
         text = inside(folder, name).read_text("utf-8")
-        return json.loads(text, **_ONLY_FINITE) if finite else json.loads(text)
+        return json.loads(text, parse_int=_within_floats, **(_ONLY_FINITE if finite else {}))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{folder / name}: is not readable as JSON: {error}; copy or download it again"

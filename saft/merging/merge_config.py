@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -187,6 +188,8 @@ def size_in_bytes(what: str, size: int | str) -> int:
         1610612736
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(size).strip())
-    if not match or match[2].upper() not in _UNITS or float(match[1]) * _UNITS[match[2].upper()] < 1:
+    unit = _UNITS.get(match[2].upper(), 0) if match else 0
+    number = float(match[1]) * unit if match else 0.0
+    if not 1 <= number <= sys.maxsize:
         raise UserError(f"{what}: '{size}' is not a size; write a number and MB, GB, MiB or GiB, such as 1GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(number)

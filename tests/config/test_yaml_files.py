@@ -60,6 +60,8 @@ def test_read_as_people_mean_it(text: str, value: object) -> None:
         ("a: !!int x", "f.yaml: not valid YAML: invalid literal"),
         ("a: !!bool x", "f.yaml: not valid YAML: 'x' is neither true nor false"),
         ("a: " + "9" * 5000, "f.yaml: not valid YAML: Exceeds the limit"),
+        ("a: " + "9" * 400, "f.yaml: not valid YAML: 99999999999999999999... is too large a number"),
+        ("a: 0x" + "f" * 400, "f.yaml: not valid YAML: 0xffffffffffffffffff... is too large a number"),
         ("[a]: 1", "f.yaml: line 1: a key must be a word"),
         ('a: "\\0"', "f.yaml: line 1: holds a character"),
         ('a: "\\ud800"', "f.yaml: line 1: holds a character"),

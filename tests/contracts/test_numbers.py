@@ -1,4 +1,4 @@
-"""Every number of every config has its range: 0, -1, NaN, infinity and 10^12 are refused, or meant as told here."""
+"""Every number of every config has its range: 0, -1, NaN, infinity, 10^12 and 10^400 are refused, or meant as told here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from saft.merging.methods import METHODS
 from saft.optim.perturbations.base import PERTURBATIONS, make_perturbation
 from saft.registry import Registry
 
-VALUES = {"0": 0, "-1": -1, "NaN": math.nan, "infinity": math.inf, "10^12": 10**12}
+VALUES = {"0": 0, "-1": -1, "NaN": math.nan, "infinity": math.inf, "10^12": 10**12, "10^400": 10**400}
 # Options that are no fields of a config: the first two are walked below, a measure's are set by a config's own.
 APART = (PERTURBATIONS, METHODS, MEASURES)
 SIZES = {"MergeConfig.shard_size", "MergeConfig.block_size"}  # "1.5 GiB" or bytes: read by size_in_bytes

@@ -23,6 +23,7 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
         (b'{"a"', "config.json: is not readable as JSON: Expecting ':'"),
         (b"\xff\xfe", "config.json: is not readable as JSON: 'utf-8' codec"),
         (b"[" * 100_000, "config.json: is not readable as JSON: maximum recursion"),
+        (b'{"a": -1' + b"0" * 400 + b"}", "config.json: .*: -1000000000000000000... is too large a number"),
         (b"[1]", "config.json: is not a JSON object"),
     ],
 )

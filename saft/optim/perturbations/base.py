@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -197,7 +197,7 @@ def _wanted(kind: Any, value: Any) -> str | None:
         return None if isinstance(value, Integral) and not is_flag else "a whole number"
     if name == "float":
         if isinstance(value, Real) and not is_flag:
-            return None if math.isfinite(value) else "a finite number"
+            return None if abs(value) <= sys.float_info.max else "a finite number"
         return "a number"
     if name == "tuple[float, float]":
         is_pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
