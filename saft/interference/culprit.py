@@ -9,7 +9,7 @@ from typing import Any
 
 from saft.interference.quantity import Measured, Quantity
 
-__all__ = ["SHARE", "verdict"]
+__all__ = ["SHARE", "hurting_pairs", "verdict"]
 
 SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
 
@@ -73,34 +73,46 @@ def _error_of_mean(measured: Mapping[str, Any], tasks: list[str]) -> float:
     return math.sqrt(2 * math.fsum(errors[task] ** 2 for task in tasks)) / len(tasks)
 
 
+def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return who is said to lose by whom: pairs of a task and the model whose vector hurts it.
+
+    A loss counts that is larger than its error and than `SHARE` of what fine-tuning gained on the task.
+
+    Args:
+        measured: quantity -> value; `pair_harm`, and what is there of `score_error` and of scores.
+
+    Example:
+        >>> hurting_pairs({"pair_harm": {"a": {"b": 0.2}, "b": {"a": -0.1}}})
+        [('a', 'b')]
+    """
+    gains, errors = _gains(measured), measured.get("score_error", {})
+    return [
+        (task, other)
+        for task, row in measured.get("pair_harm", {}).items()
+        for other, loss in row.items()
+        if loss > max(math.sqrt(2) * errors.get(task, 0.0), SHARE * gains.get(task, 0.0))
+    ]
+
+
 def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
     losses = measured.get("pair_harm")
     if not losses:
         return
-    quantity, gains = quantities["pair_harm"], _gains(measured)
+    quantity = quantities["pair_harm"]
+    together: dict[frozenset[str], list[tuple[str, str]]] = {}
+    for pair in hurting_pairs(measured):
+        together.setdefault(frozenset(pair), []).append(pair)
 
-    def hurts(task: str, other: str) -> bool:
-        loss, gain = losses[task][other], gains.get(task)
-        error = math.sqrt(2) * measured.get("score_error", {}).get(task, 0.0)
-        return bool(loss > error and (gain is None or loss > SHARE * gain))
+    def worst(losers: list[tuple[str, str]]) -> float:
+        return float(max(losses[a][b] for a, b in losers))
 
-    seen = set()
-    together = []
-    for task, row in losses.items():
-        for other in row:
-            if (other, task) in seen:
-                continue
-            seen.add((task, other))
-            losers = [pair for pair in ((task, other), (other, task)) if hurts(*pair)]
-            if losers:
-                together.append((max(losses[a][b] for a, b in losers), losers, (task, other)))
-    for _, losers, (task, other) in sorted(together, reverse=True):
+    for losers in sorted(together.values(), key=worst, reverse=True):
         lost = ", ".join(f"{a} loses {_with_unit(losses[a][b], quantity)}" for a, b in losers)
+        task, other = losers[0]
         if len(losers) == 2:
             yield f"these two will hurt each other: {task} and {other} (by the other's vector {lost})."
         else:
-            ((victim, by),) = losers
-            yield f"{by} will hurt {victim} (by its vector {lost})."
+            yield f"{other} will hurt {task} (by its vector {lost})."
     if not together:
         yield (
             f"no pair is seen to hurt: as a pair, none loses more than {100 * SHARE:.0f} % of what "

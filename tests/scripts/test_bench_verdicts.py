@@ -1,0 +1,86 @@
+"""scripts/bench verdicts: what is measured on validation examples is judged by the same merges on test examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.files.checkpoint import write_manifest
+from tests.moved import moved
+
+BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("bench_verdicts", BENCHMARKS / "verdicts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench_verdicts", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
+    """Return what a run of two tasks leaves: the base and its experts."""
+    shutil.copytree(tiny_model, tmp_path / "base")
+    for seed, name in enumerate(tiny_tasks):
+        expert = moved(tiny_model, tmp_path / "experts/all/adamw/seed0" / name, seed)
+        write_manifest(expert, {"tasks": {name: tiny_tasks[name]}})
+    return tmp_path
+
+
+def test_every_guess_is_judged_on_test_examples(
+    bench: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "verdicts.json"
+    words = [str(folder), "--cells", "all/adamw/seed0", "--examples", "6", "--test-examples", "20"]
+    words += ["--scaling", "0.5", "--out", str(folder / "figures"), "--json", str(out)]
+    options = bench.parse(words)
+    monkeypatch.setattr(bench, "parse", lambda: options)
+    bench.main()
+    made = json.loads(out.read_text())
+    (cell,) = made["cells"]
+    assert cell["scaling"] == 0.5
+    assert all(count > 6 for count in cell["examples"]["test"].values())
+    assert cell["validation"]["pair_harm"].keys() == cell["test"]["pair_harm"].keys()
+    assert {row["names"] for row in made["rows"]} == {"pair", "model"}
+    assert made["claims"]["pairs"] == 2
+    assert "drift of features" in capsys.readouterr().out
+
+    def again(*_: object) -> None:
+        raise AssertionError("the figures are there")
+
+    monkeypatch.setattr(bench, "Bench", again)
+    bench.main()
+
+
+def test_a_guess_is_right_by_the_worst_and_by_the_order(bench: Any) -> None:
+    truth = {"ab": 0.1, "ac": 0.4, "bc": -0.1, "cb": 0.0}
+    right = bench.judged({key: 2 * value for key, value in truth.items()}, truth)
+    assert (right["hit"], right["chance"], right["named"]) == (1.0, 0.25, 0.4)
+    assert right["rank correlation"] == pytest.approx(1)
+    wrong = bench.judged({key: -value for key, value in truth.items()}, truth)
+    assert (wrong["hit"], wrong["named"]) == (0.0, -0.1)
+    assert wrong["rank correlation"] == pytest.approx(-1)
+    assert bench.judged(dict.fromkeys(truth, 1.0), truth)["rank correlation"] == 0.0
+
+
+def test_equal_values_share_their_rank(bench: Any) -> None:
+    assert bench.ranks([3.0, 1.0, 3.0]) == [1.5, 0.0, 1.5]
+
+
+def test_a_claim_is_right_where_the_task_loses_on_test(bench: Any) -> None:
+    harm = {"a": {"b": 0.3, "c": 0.2}, "b": {"a": 0.0, "c": -0.1}, "c": {"a": 0.1, "b": 0.0}}
+    truth = {"a": {"b": 0.1, "c": 0.0}, "b": {"a": 0.2, "c": 0.0}, "c": {"a": 0.1, "b": 0.0}}
+    cell = {"validation": {"pair_harm": harm}, "test": {"pair_harm": truth}}
+    assert bench.claims([cell]) == {"claimed": 3, "claimed and worse": 2, "pairs": 6, "worse": 3}
