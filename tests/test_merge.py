@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from blake3 import blake3
 
 from saft import config
 from saft.errors import UserError
@@ -98,7 +98,7 @@ def test_the_folder_holds_side_files_heads_manifest_and_card(tiny_model, experts
     assert manifest["tensors"]["tied, written once"] == {}
     assert [model["task"] for model in manifest["models"]] == ["colours", "sizes"]
     assert all(
-        len(model["sha256"]["model.safetensors"]) == 64 for model in [manifest["base"], *manifest["models"]]
+        len(model["blake3"]["model.safetensors"]) == 64 for model in [manifest["base"], *manifest["models"]]
     )
     assert manifest["tensors"]["copied from the base"] == ["pooler.dense.bias", "pooler.dense.weight"]
     assert manifest["formula"].startswith("base + 1 × (of each task vector the largest 0.3 of the entries")
@@ -144,7 +144,7 @@ def test_shards_load_in_transformers_and_hold_the_same_bits(tiny_model, experts,
     for name, tensor in found.state_dict().items():
         assert tensor.equal(whole[name])
     again = merge(MergeConfig("average", str(tiny_model), [str(tmp_path / "shards")]), tmp_path / "again")
-    digests = read_manifest(again.folder)["models"][0]["sha256"]
+    digests = read_manifest(again.folder)["models"][0]["blake3"]
     assert set(digests) == names, "every shard that was read is in the record"
 
 
@@ -183,10 +183,10 @@ def test_digests_are_taken_beside_the_work_in_the_order_in_which_it_reads(
 ):
     begun, taken = threading.Event(), []
 
-    def digest(file):
+    def digest(file, algorithm):
         assert begun.wait(60), "the digests came before the work"
         taken.append(file)
-        return fingerprint(file)
+        return fingerprint(file, algorithm)
 
     monkeypatch.setattr(record, "fingerprint", digest)
     base = tmp_path / "base"
@@ -203,9 +203,9 @@ def test_digests_are_taken_beside_the_work_in_the_order_in_which_it_reads(
     assert len(set(taken)) == len(taken) > 4
     manifest = read_manifest(tmp_path / "out")
     for told in (manifest["base"], *manifest["models"]):
-        for name, sha256 in told["sha256"].items():
+        for name, digest_of_file in told["blake3"].items():
             content = (Path(told["location"]) / name).read_bytes()
-            assert sha256 == hashlib.sha256(content).hexdigest()
+            assert digest_of_file == blake3(content).hexdigest()
 
 
 def test_an_upload_brings_the_whole_folder_which_does_not_name_it(tiny_model, experts, tmp_path, hub):

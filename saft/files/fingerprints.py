@@ -1,4 +1,4 @@
-"""SHA-256 of files; that of a large file is remembered as long as the file stays what it is."""
+"""Digests of files; that of a large file is remembered as long as the file stays what it is."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
 
 from saft.files.locations import cache_folder
 from saft.files.staging import write_text
 
-__all__ = ["fingerprint", "quick_fingerprint", "remembered"]
+__all__ = ["Algorithm", "fingerprint", "quick_fingerprint", "remembered"]
+
+Algorithm = Literal["sha256", "blake3"]
+"""BLAKE3 takes a quarter of the time, SHA-256 is what the hub shows of a file."""
 
 _LARGE = 16 * 2**20  # bytes; a smaller file is read in less time than it is worth
 _PIECE = 2**18  # bytes that are read at a time: few enough to stay in the processor's cache
 _SETTLED_NS = 2 * 10**9  # the clock of a file system may stand still that long, and hide a second change
 
 
-def fingerprint(file: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits.
+def fingerprint(file: Path, algorithm: Algorithm = "sha256") -> str:
+    """Return the digest of a file, as 64 hexadecimal digits.
 
     A large file is read once, and again when it has changed: as long as its path, inode, size and both of its
     times are the same (that of its content, and that of any change, which no program can set back), the
@@ -29,35 +35,35 @@ def fingerprint(file: Path) -> str:
 
     Args:
         file: any.
+        algorithm: of the digest.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "abc"
         >>> _ = file.write_text("abc")
-        >>> fingerprint(file)[:16]
-        'ba7816bf8f01cfea'
+        >>> fingerprint(file)[:16], fingerprint(file, "blake3")[:16]
+        ('ba7816bf8f01cfea', '6437b3ac38465133')
     """
-    if (known := remembered(file)) is not None:
+    if (known := remembered(file, algorithm)) is not None:
         return known
     begun, before = time.time_ns(), _identity(file)
-    digest = _read(file)
+    digest = _read(file, algorithm)
     if _is_settled(before, begun) and before["size"] >= _LARGE and _identity(file) == before:
+        noted = _noted(file) | {"file": before, algorithm: digest}
         with suppress(OSError):  # a home that cannot be written to
-            write_text(_memory(file), json.dumps({"file": before, "sha256": digest}) + "\n")
+            write_text(_memory(file), json.dumps(noted) + "\n")
     return digest
 
 
-def remembered(file: Path) -> str | None:
-    """Return the SHA-256 of a file if it is known without reading the file.
+def remembered(file: Path, algorithm: Algorithm = "sha256") -> str | None:
+    """Return the digest of a file if it is known without reading the file.
 
     Args:
         file: any.
+        algorithm: of the digest.
     """
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        noted = json.loads(_memory(file).read_text("utf-8"))
-        if noted["file"] == _identity(file):
-            return str(noted["sha256"])
-    return None
+    digest = _noted(file).get(algorithm)
+    return digest if isinstance(digest, str) else None
 
 
 def quick_fingerprint(file: Path) -> str:
@@ -74,7 +80,9 @@ def quick_fingerprint(file: Path) -> str:
     return json.dumps(identity)
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, algorithm: Algorithm) -> str:
+    if algorithm == "blake3":
+        return blake3().update_mmap(file).hexdigest()
     digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
     with file.open("rb", buffering=0) as stream:
         while count := stream.readinto(piece):
@@ -82,8 +90,17 @@ def _read(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _noted(file: Path) -> dict[str, Any]:
+    """Return what is remembered of a file that has stayed what it was; empty where nothing is."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        noted: dict[str, Any] = json.loads(_memory(file).read_text("utf-8"))
+        if noted["file"] == _identity(file):
+            return noted
+    return {}
+
+
 def _memory(file: Path) -> Path:
-    """Return the file that remembers the digest of `file`: one each, so that processes do not meet."""
+    """Return the file that remembers the digests of `file`: one each, so that processes do not meet."""
     folder = cache_folder("digests")
     name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
     return folder / f"{name}.json"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
+from saft.files.write_behind import WriteBehind
 
 __all__ = ["Layout", "TensorHeader", "TensorWriter", "file_order", "read_headers", "view"]
 
@@ -248,6 +249,7 @@ class TensorWriter:
         text += b" " * (-len(text) % _LENGTH_BYTES)
         self._stream = self.file.open("wb")
         self._stream.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        self._behind = WriteBehind(self._stream)
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
@@ -279,6 +281,7 @@ class TensorWriter:
             return
         flat = part.detach().cpu().contiguous().reshape(-1)
         self._stream.write(flat.view(torch.uint8).numpy().data)
+        self._behind.wrote(flat.nbytes)
         self._elements = there % count
         if there == count:
             self._missing.popleft()
@@ -287,6 +290,7 @@ class TensorWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._stream is not None
-        self._stream.close()
+        with self._stream:
+            self._behind.close()
         if kind is None and self._missing:
             raise ValueError(f"{self.file}: '{self._missing[0]}' was never written, or not whole")

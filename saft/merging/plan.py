@@ -154,6 +154,11 @@ class Plan:
         return min(torch.get_num_threads(), _MOST_THREADS)
 
     @property
+    def hashing_threads(self) -> int:
+        """Threads that take digests beside them: more would keep those that work from a core they need."""
+        return max(self.threads // 2, 1)
+
+    @property
     def memory(self) -> int:
         r"""Bytes of private memory that the merge is expected to need at most.
 

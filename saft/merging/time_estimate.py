@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from blake3 import blake3
 
 from saft.files.fingerprints import remembered
 from saft.merging.method import Tensorwise
@@ -53,13 +53,15 @@ def seconds(plan: Plan) -> float:
         largest = plan.base.tensor(max(counts, key=lambda name: counts[name]))
         sample = largest.reshape(-1)[: 2**20].contiguous()
         raw = sample.view(torch.uint8).numpy()
-        hashing = fastest(lambda: clock(lambda: hashlib.sha256(raw.data))) / max(raw.nbytes, 1)
+        hashing = fastest(lambda: clock(lambda: blake3(raw.data))) / max(raw.nbytes, 1)
         reading = fastest(lambda: clock(sample.clone)) / max(raw.nbytes, 1)
     sources = [plan.base, *plan.models.values()]
-    files = {file for source in sources for file in source.files if remembered(file) is None}
+    files = {file for source in sources for file in source.files if remembered(file, "blake3") is None}
     hashed = hashing * sum(file.stat().st_size for file in files)
     moved = reading * (plan.bytes_to_read + plan.bytes_out)
-    return max((merging + hashed + moved) / parallel, hashed) + plan.output.seconds(plan)
+    return max(
+        (merging + hashed + moved) / parallel, hashed / max(plan.threads // 2, 1)
+    ) + plan.output.seconds(plan)
 
 
 def _block(plan: Plan, *shape: int) -> Block:

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from blake3 import blake3
 
 from saft.files import fingerprints
 from saft.files.fingerprints import fingerprint, remembered
@@ -24,9 +25,9 @@ def reads(monkeypatch):
     """Return the files that were read, as they are read."""
     found, read = [], fingerprints._read
 
-    def counted(file):
+    def counted(file, algorithm):
         found.append(file.name)
-        return read(file)
+        return read(file, algorithm)
 
     monkeypatch.setattr(fingerprints, "_read", counted)
     return found
@@ -37,9 +38,22 @@ def written(path, content=b"some weights"):
     return path
 
 
-def test_it_is_the_sha256(tmp_path):
-    for content in (b"", b"abc", b"x" * 3_000_000):
-        assert fingerprint(written(tmp_path / "f", content)) == hashlib.sha256(content).hexdigest()
+@pytest.mark.parametrize("content", [b"", b"abc", b"x" * 3_000_000])
+def test_it_is_the_digest_of_the_content(tmp_path, content):
+    file = written(tmp_path / "f", content)
+    assert fingerprint(file) == hashlib.sha256(content).hexdigest()
+    assert fingerprint(file, "blake3") == blake3(content).hexdigest()
+
+
+def test_each_algorithm_has_a_digest_of_its_own_that_is_remembered(tmp_path, reads):
+    file = written(tmp_path / "f")
+    digests = [fingerprint(file), fingerprint(file, "blake3")]
+    assert [remembered(file), remembered(file, "blake3")] == digests
+    assert [fingerprint(file), fingerprint(file, "blake3")] == digests
+    assert reads == ["f", "f"]
+    written(file, b"others")
+    assert fingerprint(file, "blake3") == blake3(b"others").hexdigest()
+    assert remembered(file) is None, "what was remembered is of another file"
 
 
 def test_a_large_file_is_read_once(tmp_path, reads):
@@ -85,8 +99,8 @@ def test_a_file_that_has_just_changed_is_not_remembered(tmp_path, reads, monkeyp
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
     file, read = written(tmp_path / "f", b"one1"), fingerprints._read
 
-    def changed(path):
-        digest = read(path)
+    def changed(path, algorithm):
+        digest = read(path, algorithm)
         written(path, b"two2!")
         return digest
 
@@ -96,7 +110,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkey
     assert fingerprint(file) == hashlib.sha256(b"two2!").hexdigest()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"file": {}}', '{"sha256": "0"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"file": {}}', '{"sha256": "0"}', "null"])
 def test_a_damaged_memory_is_no_answer(tmp_path, content):
     file = written(tmp_path / "f")
     right = fingerprint(file)

@@ -44,10 +44,10 @@ __all__ = ["describe", "digests", "formula", "manifest", "write_merge"]
 
 @contextmanager
 def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
-    """Take the SHA-256 of every file that a plan reads, beside the work in the block, which reads the same.
+    """Take the BLAKE3 of every file that a plan reads, beside the work in the block, which reads the same.
 
-    Of large files that were read before, and have not changed, it is remembered. What is left when the work
-    ends takes every core; where it fails, the rest is given up.
+    Of large files that were read before, and have not changed, it is remembered. Where the work fails, the
+    rest is given up.
 
     Args:
         plan: of the merge.
@@ -55,8 +55,8 @@ def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
     Yields:
         A function that waits for the digests, to be called when the work is done.
     """
-    with ThreadPoolExecutor(plan.threads) as hasher:
-        futures = {file: hasher.submit(fingerprint, file) for file in _in_order_of_use(plan)}
+    with ThreadPoolExecutor(plan.hashing_threads) as hasher:
+        futures = {file: hasher.submit(fingerprint, file, "blake3") for file in _in_order_of_use(plan)}
         try:
             yield lambda: {file: digest.result() for file, digest in futures.items()}
         except BaseException:
@@ -153,7 +153,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
         alike = Counter(file.name for file in source.files)  # two adapters have files of the same names
         return {
             "location": source.location,
-            "sha256": {
+            "blake3": {
                 file.name if alike[file.name] == 1 else str(file): digests[file] for file in source.files
             },
         }
@@ -241,7 +241,8 @@ Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
 {rows}
 
 {_data(plan)}{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json`
-holds the SHA-256 of every input, and the versions. Heads that belong to one task are in `heads/`, unmerged.
+holds the BLAKE3 digest of every input, and the versions. Heads that belong to one task are in `heads/`,
+unmerged.
 """
 
 

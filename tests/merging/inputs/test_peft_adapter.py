@@ -125,7 +125,7 @@ def test_an_adapter_alone_is_of_the_base_and_merges_as_a_model_does(base, tmp_pa
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
     manifest = json.loads((tmp_path / "out" / "saft.json").read_text())
     read = {"model.safetensors", "adapter_model.safetensors", "adapter_config.json"}  # its alpha counts too
-    assert set(manifest["models"][0]["sha256"]) == read
+    assert set(manifest["models"][0]["blake3"]) == read
 
 
 def test_of_two_adapters_on_each_other_every_file_has_its_digest(base, tmp_path):
@@ -133,7 +133,7 @@ def test_of_two_adapters_on_each_other_every_file_has_its_digest(base, tmp_path)
     adapt(llama(), tmp_path / "two", seed=2, target_modules=["up_proj"])
     stacked = f"{base}+{tmp_path / 'one'}+{tmp_path / 'two'}"
     write_merge(check(MergeConfig("average", base, [stacked])), tmp_path / "out")
-    digests = json.loads((tmp_path / "out" / "saft.json").read_text())["models"][0]["sha256"]
+    digests = json.loads((tmp_path / "out" / "saft.json").read_text())["models"][0]["blake3"]
     files = {f"{tmp_path / name}/adapter_model.safetensors" for name in ("one", "two")}
     assert files < set(digests)
     assert len(digests) == 5

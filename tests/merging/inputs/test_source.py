@@ -52,7 +52,7 @@ def test_pickles_merge_to_the_bits_of_safetensors(
     write_merge(plan, tmp_path / "out")
     expected, found = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("expected", "out"))
     assert found == expected
-    assert len(read_manifest(tmp_path / "out")["models"][0]["sha256"]) == shards
+    assert len(read_manifest(tmp_path / "out")["models"][0]["blake3"]) == shards
     assert not list((tmp_path / "out").glob("*.bin*"))
 
 
