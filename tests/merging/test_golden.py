@@ -127,7 +127,7 @@ def test_pcb_ignores_a_task_of_zeros_where_the_authors_code_gives_nan(variant):
 
 def test_dare_with_a_mask_that_is_given(monkeypatch):
     kept = torch.tensor(CASES["small_3x5"]["inputs"]["dare_keep_mask"])
-    monkeypatch.setattr(Block, "uniform", lambda block: 1 - kept)
+    monkeypatch.setattr(Block, "kept", lambda block, probability: kept.clone())
     assert merged(Dare(density=0.5, rescale="probability")) == ((TASK_VECTORS * kept * 2).sum(dim=0).tolist())
     delta = merge_task_vectors(Dare(density=0.5), TASK_VECTORS) * 0.3
     assert delta.tolist() == SMALL["dare_ta.lambda0.3.delta"]

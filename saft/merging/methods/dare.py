@@ -22,7 +22,8 @@ class Dare(Trimming):
 
     With `rescale: probability` an entry that is kept is divided by `density`, so that its expectation stays;
     with `norm` all that is kept is scaled until the sum of its magnitudes is what it was; with `none` it
-    stays. The numbers drawn depend on the seed of the merge, the tensor, the task and the entry's place.
+    stays. What is dropped depends only on the seed of the merge, the tensor's name, the task's place and the
+    entry's: a word of BLAKE3's output decides (see `Block.uniform`).
 
     `merger: ties` trims the rescaled vectors again, as the authors do, to the fraction `trim` of all entries,
     the dropped ones included: where `density` is smaller than `trim` it changes nothing, and `trim: 1` leaves
@@ -32,7 +33,7 @@ class Dare(Trimming):
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(Dare(density=0.5), torch.ones(2, 6), seed=1)
-        tensor([2., 2., 4., 0., 2., 4.])
+        tensor([2., 2., 2., 4., 0., 0.])
     """
 
     density: float = parameter(
@@ -70,7 +71,7 @@ class Dare(Trimming):
         """Ask for the norms if they rescale, and for what TIES asks for; return the merge of a block."""
 
         def drop(block: Block) -> Tensor:
-            return block.uniform().lt_(self.density).mul_(block.task_vectors)
+            return block.kept(self.density).mul_(block.task_vectors)
 
         factor = torch.ones(tasks, 1, dtype=torch.float64)
         if self.rescale == "norm":

@@ -94,12 +94,14 @@ class Pcb(Trimming):
         low, high = (yield OrderStatistics(magnitudes, ranks)).chunk(2, dim=1)
 
         def clip(block: Block) -> Tensor:
-            return block.task_vectors.abs().maximum(low).minimum(high)
+            magnitude = block.task_vectors.abs()
+            torch.maximum(magnitude, low, out=magnitude)
+            return torch.minimum(magnitude, high, out=magnitude)
 
         def scores(block: Block) -> Tensor:
             magnitude = _norm(clip(block), low, high)
-            intra = magnitude.square().mul_(tasks).exp_()
-            return intra.mul_(self._agreement(block.task_vectors, magnitude))
+            agreement = self._agreement(block.task_vectors, magnitude)
+            return magnitude.square_().mul_(tasks).exp_().mul_(agreement)
 
         cut = min(int(count * (1 - self.density)), count - 1)
         least, greatest = (yield OrderStatistics(scores, (cut, count - 1))).chunk(2, dim=1)
@@ -108,9 +110,10 @@ class Pcb(Trimming):
 
         def merge(block: Block) -> Tensor:
             score = scores(block)
-            weights = _norm(score.maximum(least), least, greatest)
-            if any_best_alone:
-                weights += score.ge_(greatest).mul_(best_alone)
+            alone = score.ge(greatest).mul(best_alone) if any_best_alone else None
+            weights = _norm(torch.maximum(score, least, out=score), least, greatest)
+            if alone is not None:
+                weights += alone
             return _weighted_mean(block.task_vectors.sign().mul_(clip(block)), weights)
 
         return merge
@@ -120,7 +123,7 @@ class Pcb(Trimming):
             return (task_vectors * total(task_vectors)).tanh_()
         signed = task_vectors.sign().mul_(magnitude)
         if self.variant == "vision":
-            return (task_vectors * total(signed)).tanh_()
+            return torch.mul(task_vectors, total(signed), out=signed).tanh_()
         result = torch.zeros_like(task_vectors)
         for other in signed:
             result += (signed * other).tanh_()
@@ -146,15 +149,15 @@ class Pcb(Trimming):
         def merge(block: Block) -> Tensor:
             score = scores(block)
             masked = score.ge(to_beat).float().mul_(score)
-            return _weighted_mean(block.task_vectors, _norm(masked, least, greatest))
+            return _weighted_mean(block.task_vectors.clone(), _norm(masked, least, greatest))
 
         return merge
 
 
 def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return (values − low) / (high − low), and zero for a row without a range."""
+    """Make values (values − low) / (high − low), and zero in a row without a range; return them."""
     span = high - low
-    return (values - low).div_(span + (span == 0))
+    return values.sub_(low).div_(span + (span == 0))
 
 
 def _softmax(
@@ -171,4 +174,5 @@ def _softmax(
 
 
 def _weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
-    return total(rows * weights).div_(total(weights).clamp_(min=1e-12))
+    """Return Σₜ rowsₜ weightsₜ / Σₜ weightsₜ, [n]; the rows are changed."""
+    return total(rows.mul_(weights)).div_(total(weights).clamp_(min=1e-12))

