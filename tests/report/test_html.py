@@ -270,3 +270,9 @@ def test_what_two_arms_have_in_common_and_what_they_cost():
 def test_figures_are_loaded_by_the_page_only():
     program = "import saft.report, sys; sys.exit('saft.report.figures' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_choice_of_steps_is_told_where_there_was_one():
+    told = "Several numbers of steps are candidates"
+    assert told in page(made_up(arms=("adamw_selected", "sam"), methods=("ties",)))
+    assert told not in page(made_up(arms=("adamw", "sam"), methods=("ties",)))
