@@ -80,6 +80,8 @@ def _training(changes: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: small.get(key, value) for key, value in changes.items()}
     if made.get("penalty"):
         made["penalty"] = {**made["penalty"], "every": 1}
+    if made.get("first_round"):
+        made["first_round"] = _training(made["first_round"])
     if "choices" in made:
         fixed = {*small, "penalty.every"}
         options = {key: values[:2] for key, values in dotted(made.pop("choices")) if key not in fixed}

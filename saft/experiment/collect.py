@@ -117,11 +117,15 @@ class _Figures:
         name = f"{cell}/experts/{task}"
         training = self._folder.known(f"{name}/training", Training)
         self.devices.append(training.device)
+        seconds = training.seconds
+        if seconds is not None and self.session.resolved.arms[cell.arm].first_round is not None:
+            first = self._folder.known(f"{name}/first_round", Training).seconds
+            seconds = None if first is None else first + seconds
         return ExpertResult(
             validation=training.validation,
             test=self._test(name),
             steps=training.steps,
-            seconds=training.seconds,
+            seconds=seconds,
             passes=self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,
@@ -244,7 +248,7 @@ def _arm(session: Session, trial: str) -> ArmFacts:
         | auto
         | {
             key: _words(part)
-            for key in ("optimizer", "penalty", "parametrization", "averaging")
+            for key in ("optimizer", "penalty", "parametrization", "averaging", "first_round")
             if (part := getattr(options, key))
         }
         | ({"choices": values_in_words(of.values)} if of.values else {}),
@@ -252,6 +256,7 @@ def _arm(session: Session, trial: str) -> ArmFacts:
 
 
 def _words(options: dict[str, Any]) -> str:
-    """Return what a penalty or an average is, as one cell of a table."""
+    """Return what a penalty, an average or a first round is, as one cell of a table."""
     rest = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
-    return f"{options['name']} ({rest})" if rest else str(options["name"])
+    name = options.get("name")
+    return (f"{name} ({rest})" if rest else str(name)) if name else rest

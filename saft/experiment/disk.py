@@ -48,6 +48,8 @@ def settle(session: Session) -> None:
                     write_merge(session, cell, method)
         for folder in experts if "experts" not in keep else ():
             _remove(folder)
+        for task in tasks:
+            _remove(session.folder.first_round(cell, task))
 
 
 def best_merges(session: Session) -> set[tuple[Cell, str]]:

@@ -71,6 +71,10 @@ class ExperimentFolder:
         """Return the checkpoint folder of one fine-tuned model."""
         return self.path / "experts" / str(cell) / task
 
+    def first_round(self, cell: Cell, task: str) -> Path:
+        """Return the checkpoint folder of one model of an arm's first round; gone at the end of a run."""
+        return self.path / "first_rounds" / str(cell) / task
+
     def merge(self, cell: Cell, tasks: Sequence[str], method: str) -> Path:
         """Return the checkpoint folder of one merged model of these tasks.
 

@@ -153,6 +153,13 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
         yield f"arms.{arm}.penalty: reads the inputs of the other tasks, but there is one task; add a task"
     if options.reads == "reference" and not config.reference:
         yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
+    if options.needs_vectors and options.first_round is None:
+        yield (
+            f"arms.{arm}.first_round: is missing: perturbation: task_vectors needs the other tasks' experts; "
+            "write how they are trained first, such as first_round: {steps: 67}"
+        )
+    if options.needs_vectors and len(config.tasks) < 2:
+        yield f"arms.{arm}.perturbation: task_vectors are the other tasks', but there is one; add a task"
 
 
 def _without_sum(config: RunConfig) -> Iterator[str]:

@@ -195,11 +195,17 @@ def _bytes(session: Session) -> tuple[int, int]:
         groups = {(cell.train_size, cell.arm) for cell in reported}
         done = {(cell.train_size, cell.arm) for cell, row in zip(reported, merged, strict=True) if any(row)}
         merges = len(groups - done)
+    rounds = sum(
+        not folder.figures(f"{cell}/experts/{task}/training").exists()
+        for cell in cells
+        for task in tasks
+        if session.resolved.arms[cell.arm].first_round is not None
+    )
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if experts else 0
     model = _model_bytes(session)
     left = base + merges + (experts if "experts" in keep else 0)
-    return (base + merges + experts + training) * model, left * model
+    return (base + merges + experts + rounds + training) * model, left * model
 
 
 def _model_bytes(session: Session) -> int:

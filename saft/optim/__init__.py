@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from saft.optim.perturbations.sam import PlainSAM
     from saft.optim.perturbations.sampled_shift import SampledShift
     from saft.optim.perturbations.smat import SMAT
+    from saft.optim.perturbations.task_vectors import TaskVectors
 
 __all__ = [
     "SAM",
@@ -39,6 +40,7 @@ __all__ = [
     "PlainSAM",
     "SMAT",
     "SampledShift",
+    "TaskVectors",
 ]
 
 # Imported when first asked for: a perturbation's file imports this package, which must not import it back.
@@ -52,6 +54,7 @@ _FILES = {
     "PlainSAM": "sam",
     "SMAT": "smat",
     "SampledShift": "sampled_shift",
+    "TaskVectors": "task_vectors",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
 
 from saft import config as configs
 from saft import tasks
@@ -37,6 +38,7 @@ from saft.training.data_parallel import Replicas
 from saft.training.loggers import loggers
 from saft.training.module import TaskModule
 from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.other_experts import sum_of_task_vectors
 from saft.training.peak_memory import PeakMemory
 from saft.training.ranks import Order, launch
 from saft.training.train_result import TrainResult, inputs, write
@@ -174,8 +176,10 @@ def _train(
 ) -> TrainResult | None:
     """Load, fit, score, and write the checkpoint folder, in the first of the processes."""
     config, task, splits = order.config, ready.task, ready.splits
-    model = task.model(task.load_trunk())
-    steps, cost, validation = _fit(model, ready, order, progress, strategy)
+    trunk = task.load_trunk()
+    vectors = sum_of_task_vectors(task, trunk, config.others) if config.others else None
+    model = task.model(trunk)
+    steps, cost, validation = _fit(model, ready, order, progress, strategy, vectors)
     if validation is None:
         return None
     result = TrainResult(Path(config.out), validation, task.metric, steps, device=str(ready.device), **cost)
@@ -207,8 +211,9 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
 
 
 def _fit(
-    model: TaskModel, ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None
-) -> tuple[int, dict[str, Any], Score | None]:
+    model: TaskModel, ready: _Ready, order: Order, progress: Bar, strategy: Replicas | None,
+    vectors: Mapping[str, Tensor] | None,
+) -> tuple[int, dict[str, Any], Score | None]:  # fmt: skip
     """Train the model in place.
 
     Returns:
@@ -221,7 +226,7 @@ def _fit(
     with torch.random.fork_rng(), quiet_lightning(), loggers(config, work) as logs:
         torch.manual_seed(config.seed)
         workers = _workers(config, splits, ready.device)
-        module = TaskModule(model, task, splits.train, options, config.seed, workers).train()
+        module = TaskModule(model, task, splits.train, options, config.seed, workers, vectors).train()
 
         def score() -> Score:
             with computing(config.trainer, ready.device):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import lightning as L
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from saft.optim import Ascent, make_perturbation
+from saft.optim import Ascent, TaskVectors, make_perturbation
 from saft.optim.auto_radius import find_radius
 from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
@@ -43,11 +44,13 @@ class TaskModule(L.LightningModule):
         options: see `TrainingOptions`.
         seed: of the order of the examples and of dropout.
         workers: processes that make the batches ahead; 0 makes each when it is needed.
+        vectors: name of a parameter of the trunk -> the sum of the other tasks' task vectors, for a
+            perturbation that needs them.
     """
 
     def __init__(
         self, model: TaskModel, task: BoundTask, examples: Examples, options: TrainingOptions, seed: int,
-        workers: int = 0,
+        workers: int = 0, vectors: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.after_step = options.trained.wrap(
@@ -61,6 +64,7 @@ class TaskModule(L.LightningModule):
         self.options = options
         self.seed = seed
         self.workers = workers
+        self.vectors = {f"trunk.{name}": vector for name, vector in (vectors or {}).items()}
         self.ascent: Ascent | None = None
         self.penalty = None if options.penalty is None else penalty(**options.penalty)
         self.bound_penalty: BoundPenalty | None = None
@@ -175,6 +179,8 @@ class TaskModule(L.LightningModule):
         )
         if self.options.perturbation is not None:
             perturbation = make_perturbation(**self.options.perturbation)
+            if isinstance(perturbation, TaskVectors):
+                perturbation = dataclasses.replace(perturbation, vectors=self.vectors)
             self.ascent = Ascent(self._ascended(optimizer), perturbation, modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,6 +86,9 @@ class TrainingOptions:
     """What of the trunk is trained, for example {name: attention}; null is all of it, as {name: full}."""
     averaging: dict[str, Any] | None = None
     """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
+    first_round: dict[str, Any] | None = None
+    """Of an arm with perturbation: {name: task_vectors}: what a training before it, of every task and from
+    the base too, changes of these options, for example {steps: 67}; its task vectors are the others'."""
 
     def __post_init__(self) -> None:
         if any(candidate > self.steps for candidate in self.select_steps):
@@ -129,6 +134,7 @@ class TrainingOptions:
                     build(**options)
         if problems:
             raise UserError(*problems)
+        self._check_rounds()
         ascent = (self.perturbation or {}).get("name", "sam")
         if self.trained.climbs_weights and ascent != "sam":
             raise ValueError(
@@ -158,6 +164,44 @@ class TrainingOptions:
                 " select_steps"
             )
 
+    def _check_rounds(self) -> None:
+        first = self.first
+        if first is not None:
+            if first.needs_vectors or first.first_round is not None:
+                raise ValueError(
+                    "first_round: is the first, so there are no task vectors to shift by; leave them out"
+                )
+            if not self.needs_vectors:
+                raise ValueError(
+                    "first_round: is only read by perturbation: {name: task_vectors}; leave it out"
+                )
+            first.check_options()
+        if self.needs_vectors and (self.trained.is_adapter or self.trained.is_linear):
+            raise ValueError(
+                "perturbation: task_vectors shifts the trunk's own weights, which parametrization: "
+                f"{(self.parametrization or {}).get('name')} does not train; take full or attention"
+            )
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether the perturbation needs the other tasks' task vectors."""
+        from saft.optim import make_perturbation
+
+        return self.perturbation is not None and make_perturbation(**self.perturbation).needs_vectors
+
+    @functools.cached_property
+    def first(self) -> TrainingOptions | None:
+        """How every task is trained before, for the others' task vectors; None without a first round."""
+        if self.first_round is None:
+            return None
+        plain = dataclasses.asdict(self) | {"perturbation": None, "first_round": None} | self.first_round
+        return config.parse(TrainingOptions, plain, "", "first_round", "fields")
+
+    @property
+    def last(self) -> TrainingOptions:
+        """How a task is trained itself, without the round before."""
+        return dataclasses.replace(self, first_round=None)
+
     @property
     def trained(self) -> Parametrization:
         """What of the trunk is trained."""
@@ -181,6 +225,8 @@ class TrainingOptions:
         ascent = None if self.perturbation is None else make_perturbation(**self.perturbation)
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
         total += self.trained.passes(self.batch_size)
+        if (first := self.first) is not None:
+            total += first.passes
         if self.penalty is None:
             return total
         added = penalty(**self.penalty)
@@ -243,6 +289,8 @@ class TrainConfig:
     """Use at most this many validation examples; null uses all."""
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
+    others: list[str] = field(default_factory=list)
+    """Other tasks' experts, fine-tuned from the same model, for perturbation: {name: task_vectors}."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, precision (of the steps and of evaluation;
     bf16-mixed where a GPU has bfloat16, else 32-true), devices (of this machine, which share every batch;
@@ -281,6 +329,20 @@ class TrainConfig:
         if problems:
             raise UserError(*problems)
         check_sharded(self.trainer, {"training": self.training}, {"task": self.task["kind"]})
+        if self.training.first_round is not None:
+            raise ValueError(
+                "training.first_round: is for an arm of `saft run`; train the other tasks, and list their "
+                "folders under `others`"
+            )
+        if self.training.needs_vectors and not self.others:
+            raise ValueError(
+                "others: is missing: training.perturbation is task_vectors; list the checkpoints of other "
+                "tasks that this one is to be merged with"
+            )
+        if self.others and not self.training.needs_vectors:
+            raise ValueError(
+                "others: is only read by training.perturbation: {name: task_vectors}; leave it out"
+            )
         if self.training.reads is not None and not self.reference:
             raise ValueError(
                 f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"

@@ -33,6 +33,7 @@ from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
 from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.other_experts import fingerprints
 
 __all__ = ["TrainResult", "inputs", "versions", "write"]
 
@@ -132,6 +133,7 @@ def write(
                 "tasks": {config.name: config.task | dict(task.resolved)},
                 "base": {"location": config.model.path, "sha256": read["model"]},
                 "data": {"sha256": read["data"]},
+                **({"others": {"sha256": read["others"]}} if config.others else {}),
                 "metrics": {
                     "validation": dataclasses.asdict(result.validation),
                     "metric": dataclasses.asdict(result.metric),
@@ -166,7 +168,7 @@ def versions() -> dict[str, str]:
 
 
 def inputs(task: Task, config: TrainConfig) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of what a fine-tuning reads: the model's weights, and the task's local files."""
+    """Return the SHA-256 of what a fine-tuning reads: the model's weights, local files, others' experts."""
     base = local_folder(config.model.path, "model.path")
     data = dict(task.files("task"))
     for name, mapping in config.reference.items():
@@ -174,6 +176,7 @@ def inputs(task: Task, config: TrainConfig) -> dict[str, dict[str, str]]:
     return {
         "model": {file.name: fingerprint(file) for file in weight_files(base)},
         "data": {location: fingerprint(file) for location, file in data.items()},
+        "others": fingerprints(config.others),
     }
 
 

@@ -125,6 +125,8 @@ def _undivided(training: TrainingOptions) -> Iterator[str]:
         yield f"penalty: {training.penalty['name']} {told}: penalties read whole layers"
     if training.averaging is not None:
         yield f"averaging: {training.averaging['name']} {told}"
+    if training.needs_vectors:
+        yield f"perturbation: task_vectors {told}"
     name = (training.parametrization or {"name": "full"})["name"]
     if name not in DIVIDED:
         yield f"parametrization: {name} {told}; these do: {', '.join(DIVIDED)}"

@@ -82,6 +82,7 @@ NEGATIVE = {  # factors, where the other direction has a meaning
     "sampled_shift.coefficients",
     "sampled_shift.seed",
     "smat.seed",
+    "task_vectors.seed",
 }
 
 

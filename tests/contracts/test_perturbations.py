@@ -56,7 +56,18 @@ def batch_of(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def sam_of(name: str, model: nn.Module, **options: Any) -> SAM:
+    options |= vectors_of(name, model)
     return SAM(AdamW(model.named_parameters(), lr=1e-2, weight_decay=0.1), name, model=model, **options)
+
+
+def vectors_of(name: str, model: nn.Module) -> dict[str, Any]:
+    """Return the task vectors of others, where the perturbation needs them."""
+    if not PERTURBATIONS.get(name).needs_vectors:
+        return {}
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "vectors": {key: torch.randn(w.shape, generator=generator) for key, w in model.named_parameters()}
+    }
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -209,7 +220,13 @@ def test_rho_zero_is_the_base_optimizer_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("name", REPLAYING)
 def test_a_zero_gradient_leaves_the_weights_in_place(name: str, storage: dict[str, Any]) -> None:
     model = model_of()
-    optimizer = SAM(SGD(model.named_parameters(), lr=0.1, momentum=0.9), name, model=model, **storage)
+    optimizer = SAM(
+        SGD(model.named_parameters(), lr=0.1, momentum=0.9),
+        name,
+        model=model,
+        **storage,
+        **vectors_of(name, model),
+    )
     loss_of(model, batch_of(0)).backward()
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -376,7 +393,8 @@ def test_frozen_parameters_are_left_alone(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_works_as_a_core_over_plain_groups(name: str) -> None:
     model = model_of()
-    ascent = Ascent(lambda: [{"params": list(model.parameters()), "lr": 0.1}], name, modules=model)
+    perturbation = make_perturbation(name, **vectors_of(name, model))
+    ascent = Ascent(lambda: [{"params": list(model.parameters()), "lr": 0.1}], perturbation, modules=model)
     for step in range(3):
         with ascent.first_pass():
             loss_of(model, batch_of(step)).backward()

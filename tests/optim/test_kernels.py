@@ -119,7 +119,10 @@ def test_the_path_of_other_devices_agrees_and_waits_for_nothing(
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 2)).double()
         base = torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9)
-        optimizer = SAM(base, name, model=model, fixed_storage=fixed_storage)
+        vectors = {}
+        if PERTURBATIONS.get(name).needs_vectors:
+            vectors["vectors"] = {key: torch.ones_like(weight) for key, weight in model.named_parameters()}
+        optimizer = SAM(base, name, model=model, fixed_storage=fixed_storage, **vectors)
         inputs = randn(7, 6, 4)
 
         def closure(optimizer: SAM = optimizer, model: nn.Module = model, inputs: Tensor = inputs) -> None:

@@ -14,7 +14,7 @@ from saft.experiment.stages.measure_functions import measure_functions_steps, me
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
-from saft.experiment.stages.train_expert import expert_steps
+from saft.experiment.stages.train_expert import expert_steps, first_round_steps
 from saft.experiment.stages.weigh_experts import (
     METHOD,
     weigh_steps,
@@ -65,6 +65,8 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
         session: the experiment in this process.
         cell: of an arm, or of one of its trials.
     """
+    for task in session.tasks:
+        yield from first_round_steps(session, cell, task)
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -25,12 +25,32 @@ from saft.progress import Bar
 from saft.tasks import Score
 from saft.training.callbacks import Diverged
 from saft.training.fine_tuning import fine_tune, training_cost
-from saft.training.options import TrainConfig
+from saft.training.options import TrainConfig, TrainingOptions
 from saft.training.train_result import TrainResult, inputs
 
-__all__ = ["expert_folder", "expert_steps"]
+__all__ = ["expert_folder", "expert_steps", "first_round_steps"]
 
 MOST_LOSSES = 200  # of a training that are kept for its curve
+
+
+def first_round_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
+    """Yield the training whose task vectors the other tasks' experts read, if the arm has a first round.
+
+    Args:
+        session: the experiment in this process.
+        cell: the arm, train size and seed.
+        task: the task's name.
+    """
+    options = session.resolved.arms[cell.arm].first
+    if options is None:
+        return
+
+    def trained(bar: Bar) -> Training:
+        return _training(session, cell, task, lambda: _first_trained(session, cell, task, bar), options)
+
+    name, rests_on = f"{cell}/experts/{task}/first_round", session.foundations.first_round(cell, task)
+    words = f"train on {task}, first round"
+    yield Step(name, Training, words, rests_on, training_cost(options), trained, decides=True)
 
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
@@ -43,25 +63,11 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     """
     foundations = session.foundations
     bound, sizes = session.tasks[task], session.sizes[task]
-    options = session.resolved.arms[cell.arm]
+    options = session.resolved.arms[cell.arm].last
     _train_config(session, cell, task)  # which checks what only training knows
 
     def trained(bar: Bar) -> Training:
-        try:
-            result = _trained(session, cell, task, bar)
-        except Diverged:
-            if len(session.resolved.trials_of(session.resolved.arm_of(cell))) == 1:
-                raise
-            nothing = Score(math.nan, None, sizes["validation"])  # another trial is chosen
-            return Training(nothing, options.steps, None, device_name(session.device), diverged=True)
-        return Training(
-            result.validation,
-            result.steps,
-            result.seconds,
-            device_name(session.device),
-            result.memory,
-            result.losses[:: -(-len(result.losses) // MOST_LOSSES) or 1],
-        )
+        return _training(session, cell, task, lambda: _trained(session, cell, task, bar), options)
 
     def sharp(_: Bar) -> Measurement:
         model = session.model(task, expert_folder(session, cell, task), cell.arm)
@@ -108,27 +114,72 @@ def device_name(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
+def _training(
+    session: Session, cell: Cell, task: str, train: Callable[[], TrainResult], options: TrainingOptions
+) -> Training:
+    """Return the figures of a training; of one that diverged, where the arm has other trials, that it did."""
+    try:
+        result = train()
+    except Diverged:
+        if len(session.resolved.trials_of(session.resolved.arm_of(cell))) == 1:
+            raise
+        nothing = Score(math.nan, None, session.sizes[task]["validation"])  # another trial is chosen
+        return Training(nothing, options.steps, None, device_name(session.device), diverged=True)
+    return Training(
+        result.validation,
+        result.steps,
+        result.seconds,
+        device_name(session.device),
+        result.memory,
+        result.losses[:: -(-len(result.losses) // MOST_LOSSES) or 1],
+    )
+
+
 def _train_config(session: Session, cell: Cell, task: str) -> TrainConfig:
+    options, others = session.resolved.arms[cell.arm], []
+    if options.first_round is not None:
+        others = [str(session.folder.first_round(cell, name)) for name in session.tasks if name != task]
+    return _config(session, cell, task, options.last, session.folder.expert(cell, task), others)
+
+
+def _config(
+    session: Session, cell: Cell, task: str, options: TrainingOptions, out: Path, others: list[str]
+) -> TrainConfig:
     config = session.config
     return TrainConfig(
         model=session.base,
         task=config.tasks[task],
-        out=str(session.folder.expert(cell, task)),
+        out=str(out),
         name=task,
-        training=session.resolved.arms[cell.arm],
+        training=options,
         seed=cell.seed,
         train_examples=config.regimes[cell.train_size],
         validation_examples=config.validation_examples,
         reference=session.resolved.reference(cell.arm, task),
+        others=others,
         trainer=config.trainer,
         data_workers=config.data_workers,
         logger=config.logger,
     )
 
 
+def _first_trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
+    options = session.resolved.arms[cell.arm].first
+    assert options is not None
+    folder = session.folder.first_round(cell, task)
+    return _fine_tuned(session, cell, _config(session, cell, task, options, folder, []), bar)
+
+
 def _trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
     config = _train_config(session, cell, task)
-    folder = Path(config.out)
+    if not Path(config.out).exists():
+        for name in session.tasks if config.others else ():
+            _first_trained(session, cell, name, Bar(0))  # again, where it was not kept
+    return _fine_tuned(session, cell, config, bar)
+
+
+def _fine_tuned(session: Session, cell: Cell, config: TrainConfig, bar: Bar) -> TrainResult:
+    task, folder = config.name, Path(config.out)
     if folder.exists():
         _refuse_another(session, folder, config)
         return TrainResult.read(folder)
@@ -140,7 +191,7 @@ def _refuse_another(session: Session, folder: Path, config: TrainConfig) -> None
     """Refuse an expert that was trained in another way, before its figures could show it."""
     manifest = read_manifest(folder)
     before, now = dict(manifest["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
-    for unessential in ("out", "upload", "model", "logger", "checkpoint_every", "data_workers"):
+    for unessential in ("out", "upload", "model", "others", "logger", "checkpoint_every", "data_workers"):
         before.pop(unessential, None)
         now.pop(unessential, None)
     before["data files"] = manifest["data"]["sha256"]

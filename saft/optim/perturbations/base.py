@@ -55,6 +55,9 @@ class Perturbation(ABC):
     needs_labels: ClassVar[bool] = False
     """Whether the labels of parameters are read."""
 
+    needs_vectors: ClassVar[bool] = False
+    """Whether the other tasks' task vectors are needed, which `saft train` and `saft run` give."""
+
     has_memory: ClassVar[bool] = False
     """Whether something is kept from step to step."""
 
@@ -196,7 +199,8 @@ def _wanted(kind: Any, value: Any) -> str | None:
     if name == "int":
         return None if isinstance(value, Integral) and not is_flag else "a whole number"
     if name == "float":
-        if isinstance(value, Real) and not is_flag:
+        is_number = isinstance(value, Real) and not is_flag  # an integer may be too large for a float
+        if is_number:
             return None if abs(value) <= sys.float_info.max else "a finite number"
         return "a number"
     if name == "tuple[float, float]":
