@@ -350,7 +350,9 @@ def test_what_is_right_is_not_told(tmp_path: Path) -> None:
     right += [
         [
             "train",
-            TRAIN | {"reference": {"b": TASK}, "training": {part: {"name": name} | REQUIRED.get(name, {})}},
+            TRAIN
+            | {"reference": {"b": TASK}, "others": ["a"] if name == "task_vectors" else []}
+            | {"training": {part: {"name": name} | REQUIRED.get(name, {})}},
         ]
         for part, registry in ARMS.items()
         for name in registry.names()
