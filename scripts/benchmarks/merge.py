@@ -2,7 +2,7 @@
 
 Every merge is a process of its own. In each round all of them run once, one after the other, in a random
 order, so that whatever else the machine does meets all alike. mergekit runs between them when asked for.
-saft merges twice: the second time it remembers the SHA-256 of the inputs. Prints a table for a README, and
+saft merges twice: the second time it remembers the digests of the inputs. Prints a table for a README, and
 writes a JSON of every figure.
 """
 
@@ -206,7 +206,7 @@ def describe(results: Mapping[str, Any]) -> str:
         f"{protocol['rounds']} rounds in random order: minimum (median). "
         f"{load_average(results)} The inputs are in the page cache. What is written is synced by"
         " saft and by the floor, not by mergekit.\ns: only the merge, from the check to the folder under"
-        " its name, the SHA-256 of every input included; again: the same merge once more, when the SHA-256 of"
+        " its name, the BLAKE3 of every input included; again: the same merge once more, when the BLAKE3 of"
         " its inputs is remembered; with imports: the whole process of the first. GB/s: bytes read in all"
         " passes, and written. Floors: reading every model's bytes once and writing the base's, by one"
         f" thread. Private MiB: greatest RssAnon, looked at every {1000 * SAMPLED:.0f} ms, imports included;"
