@@ -22,7 +22,7 @@ from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file, write_text
 from saft.interference.adapter_products import adapter_products
 from saft.interference.chosen_measures import chosen
-from saft.interference.culprit import verdict
+from saft.interference.culprit import HOW_RIGHT, verdict
 from saft.interference.loss import LossMeasure
 from saft.interference.quantity import Figure, Measured, Quantity
 from saft.interference.weights import (
@@ -52,7 +52,7 @@ class MeasureResult:
         measured: quantity -> number, checkpoint -> number, or checkpoint -> checkpoint -> number; deeper
             where the quantity has more axes.
         quantities: what each of them is.
-        verdict: sentences on who will hurt whom.
+        verdict: sentences on who will hurt whom, the last on how far such verdicts were right.
     """
 
     measured: dict[str, Measured]
@@ -120,7 +120,8 @@ def measure(config: MeasureConfig) -> MeasureResult:
         measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
         raise UserError("measures: there is nothing to measure: no checkpoint has a task; give `tasks:`")
-    result = MeasureResult(measured, quantities, verdict(measured, quantities))
+    said = verdict(measured, quantities)
+    result = MeasureResult(measured, quantities, [*said, HOW_RIGHT] if said else [])
     if config.out is not None:
         write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")
     return result

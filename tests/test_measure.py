@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from saft import tasks
 from saft.errors import UserError
 from saft.files.checkpoint import write_manifest
+from saft.interference.culprit import HOW_RIGHT
 from saft.measure import MeasureConfig, measure, weight_interference
 from saft.measure_config import MergeToMeasure
 from saft.model_config import ModelConfig
@@ -224,7 +225,8 @@ def test_all_measures_are_figures_in_one_file_and_a_verdict(
     assert written["measured"] == result.measured
     assert written["quantities"]["harm"]["axes"] == ["without", "task"]
     assert written["verdict"] == result.verdict
-    assert len(result.verdict) >= 2
+    assert len(result.verdict) >= 3
+    assert result.verdict[-1] == HOW_RIGHT
     some = dataclasses.replace(config, out=None, measures=["others_shift", "hessian_trace"])
     assert measure(some).measured.items() <= result.measured.items()
 

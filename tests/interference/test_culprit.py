@@ -46,11 +46,11 @@ def test_a_loss_within_its_error_is_no_hurt():
     assert "no pair is seen to hurt" in sentence
 
 
-def test_without_a_merge_it_is_a_guess_and_says_so():
+def test_without_a_merge_nobody_is_said_to_be_hurt():
     shifts = {"a": {"b": 0.5, "c": 0.1}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}
     quantity = Quantity("rise of a loss", "nats", per="pair")
     (sentence,) = verdict({"shift_by_other": shifts}, {"shift_by_other": quantity})
-    assert sentence.startswith("b is the likeliest to hurt a: rise of a loss: 0.500 nats. Nothing was merged")
+    assert sentence.startswith("b disturbs a most: rise of a loss: 0.500 nats. Nothing was merged")
     cosines = {"a": {"a": 1.0, "b": -0.2}, "b": {"a": -0.2, "b": 1.0}}
     (sentence,) = verdict({"cosine": cosines}, {"cosine": Quantity("c", per="pair", decimals=2)})
     assert sentence.startswith("a and b overlap most in their weights (cosine -0.20). Weights do not tell")
