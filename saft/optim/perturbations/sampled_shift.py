@@ -17,6 +17,9 @@ from saft.optim.slots import AscentSlots
 __all__ = ["SampledShift"]
 
 
+_BELOW_ONE = 1 - 2**-24  # whose logarithm of what is left is finite
+
+
 @PERTURBATIONS.register("sampled_shift")
 @dataclass(frozen=True)
 class SampledShift(Perturbation):
@@ -65,11 +68,11 @@ class SampledShift(Perturbation):
             if device not in generators:
                 generators[device] = torch.Generator(device)
                 generators[device].manual_seed(self._seed(slots.step, *slot.shard))
-            # The difference of two exponential variables is a Laplace variable.
-            slot.buffer.exponential_(generator=generators[device])
-        for block in slots.blocks():
-            for buffer, other in zip(block.buffers, block.scratch(), strict=True):
-                buffer.sub_(other.exponential_(generator=generators[other.device]))
+            slot.buffer.uniform_(-1, 1, generator=generators[device])
+        for block in slots.blocks():  # by the inverse of Laplace's distribution function
+            for buffer, size in zip(block.buffers, block.scratch(), strict=True):
+                torch.abs(buffer, out=size).clamp_(max=_BELOW_ONE).neg_().log1p_()
+                buffer.sign_().mul_(size)
         scale = rho * self.factor(slots.step) / self._mean_magnitude(slots, slots.buffers)
         slots.ascend(torch.nan_to_num(scale))
 
