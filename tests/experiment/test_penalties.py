@@ -67,7 +67,7 @@ def test_each_expert_reads_the_inputs_that_its_arm_names(serial: Path) -> None:
 def test_the_report_has_the_penalty_and_its_passes(serial: Path) -> None:
     arms = json.loads((serial / "results.json").read_text())["arms"]
     assert arms["drift"]["extras"] == {"penalty": "drift (every 1)"}
-    assert arms["drift"]["passes"] == pytest.approx(2 + 2 * 16 / 4 * 4 / 3)
+    assert arms["drift"]["passes"] == pytest.approx(2 + 2 * 2 / 4 * 4 / 3)
     assert not (serial / "cache").exists()
 
 

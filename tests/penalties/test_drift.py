@@ -76,7 +76,7 @@ def test_made_up_texts_need_no_other_task_and_keep_first_and_last_tokens(kind: s
     model = model_of()
     model.trunk.get_input_embeddings = lambda: model.trunk.embed
     own = Unlabelled(watching, unlabelled().examples)
-    penalty = Drift(inputs=kind)  # type: ignore[arg-type]
+    penalty = Drift(inputs=kind, examples=16)  # type: ignore[arg-type]
     assert penalty.reads is None
     bound = penalty.bind(model.trunk, Setting(own, steps=1))
     moved(model)
