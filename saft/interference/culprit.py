@@ -12,7 +12,7 @@ from saft.interference.quantity import Measured, Quantity
 __all__ = ["HOW_RIGHT", "SHARE", "hurting_pairs", "verdict"]
 
 HOW_RIGHT = (
-    "How far such verdicts were right: on 3 sets of 4 experts (configs/quickstart.yaml, and four tasks of "
+    "How far such verdicts were right: on 3 sets of 4 experts (of an earlier quickstart, and four tasks of "
     "configs/minilm-eight.yaml) they named nobody, and on test examples no task lost more than 2.8 points by "
     "another's vector, 0.3 on average. Which of such small harms is the largest was not foretold: the rank "
     "correlation with test was 0.02 over pairs, and 0.16 over models left out."
