@@ -13,7 +13,7 @@ import pytest
 from saft.stand_ins import SLOW, are_in, stand_ins
 
 SAFT = Path(__file__).parent.parent / "saft"
-QUICK = {"pydantic", "pydantic_core", "rich", "yaml", "jinja2"}
+QUICK = {"blake3", "pydantic", "pydantic_core", "rich", "yaml", "jinja2"}
 
 
 REFUSE = f"""

@@ -445,7 +445,11 @@ def test_a_radius_that_is_found_trains_as_the_number_does(
 
 @pytest.mark.parametrize("name", sorted(PERTURBATIONS.names()))
 def test_every_perturbation_trains(settings: TrainConfig, tiny_model: Path, name: str) -> None:
-    result = train(changed(settings, "out", steps=3, perturbation={"name": name}))
+    others = []
+    if PERTURBATIONS.get(name).needs_vectors:
+        others = [str(train(changed(settings, "other", steps=3, perturbation=None)).folder)]
+    training = dataclasses.replace(settings.training, steps=3, perturbation={"name": name})
+    result = train(dataclasses.replace(settings, training=training, others=others))
     assert not equal(weights(result), load_file(tiny_model / "model.safetensors"))
 
 

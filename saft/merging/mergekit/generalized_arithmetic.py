@@ -165,7 +165,7 @@ class MergekitDare(GeneralizedArithmetic, Trimming):
         >>> import torch
         >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(MergekitDare(densities=(0.5,)), torch.ones(1, 6), seed=1)
-        tensor([2., 0., 2., 0., 0., 2.])
+        tensor([0., 3., 0., 3., 0., 0.])
     """
 
     densities: tuple[float, ...] = parameter(

@@ -31,7 +31,7 @@ class MergekitDella(GeneralizedArithmetic, Tensorwise):
     Example:
         >>> from saft.merging.stream.engine import merge_task_vectors
         >>> merge_task_vectors(MergekitDella(densities=(0.5,)), torch.arange(1.0, 7.0).view(1, 6), seed=3)
-        tensor([0.0000, 0.0000, 4.5000, 0.0000, 7.5000, 9.0000])
+        tensor([ 0.0000,  0.0000,  0.0000,  9.3333, 11.6667,  0.0000])
     """
 
     densities: tuple[float, ...] = parameter(
