@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from saft.config import Range
 from saft.interference.quantity import Quantity, numbers_of
 from saft.tasks.metric import Score
 
@@ -197,6 +198,9 @@ class CellResult:
             chosen = {merge.shared.coefficient, *merge.per_task.coefficients.values()}
             if not chosen <= {point.coefficient for point in merge.curve}:
                 yield f"merges.{method}: its curve lacks a coefficient that was chosen"
+            for name in {name for candidate in merge.search for name in candidate.values} - {"scaling"}:
+                if problem := Range().problem(merge.parameters.get(name)):
+                    yield f"merges.{method}.parameters.{name}: {problem}"
             scored = [set(merge.per_task.coefficients), *(set(point.validation) for point in merge.curve)]
             for test in (merge.shared.test, merge.per_task.test):
                 if (test is not None) != tests:

@@ -219,6 +219,29 @@ class Results:
                 yield f"{place}: trials has no '{search.chosen}'"
             if not all(trial.worth for trial in search.trials.values()):
                 yield f"{place}: a trial has no worth"
+        yield from _wrong_expectations(self.config, self)
+
+
+def _wrong_expectations(config: Mapping[str, Any], results: Results) -> Iterator[str]:
+    """Yield what is wrong with the figures under `expected` of a run's config, which the page shows."""
+    expected = config.get("expected") or {}
+    if not isinstance(expected, dict):
+        yield "config.expected: must be a mapping"
+        return
+    for name, keys in expected.items():
+        place = f"config.expected.{name}"
+        if not isinstance(keys, dict):
+            yield f"{place}: must be a mapping"
+            continue
+        for key in ("value", "tolerance"):
+            if problem := configs.Range().problem(keys.get(key)):
+                yield f"{place}.{key}: {problem}"
+        for key in ("of", "source"):
+            if not isinstance(keys.get(key), str):
+                yield f"{place}.{key}: must be a text"
+        for key, known in (("arm", results.arms), ("task", results.protocol.tasks)):
+            if keys.get(key) is not None and keys[key] not in list(known):
+                yield f"{place}.{key}: there is no '{keys[key]}'"
 
 
 def to_json(results: Results) -> str:
@@ -249,7 +272,7 @@ def from_json(text: str, where: str = "results.json") -> Results:
     """
     try:
         mapping = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not valid JSON: {error}") from None
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: must hold an object, but holds {type(mapping).__name__}")

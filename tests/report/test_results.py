@@ -88,9 +88,13 @@ def test_what_is_not_finite_is_null_and_comes_back_as_not_a_number():
     assert math.isnan(from_json(lost).base["reviews"].validation.value)
 
 
+EXPECTED = {"of": "base", "value": 50.0, "tolerance": 1.0, "source": "a paper"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[" * 10**5, "r.json: is not valid JSON"),
         ("{", "r.json: is not valid JSON"),
         ("[]", "r.json: must hold an object, but holds list"),
         ('{"cells": []}', "r.json: format: is 1, but this saft reads 2"),
@@ -122,6 +126,17 @@ def test_a_file_that_does_not_fit_is_told_by_its_key(text, message):
         (("cells", 0, "measured", "norm"), 0.5, "measured.norm: is not nested as quantities says: task"),
         (("cells", 0, "measured", "sign_conflict"), {"a": 1}, "is not nested as quantities says: no axes"),
         (("protocol", "seeds"), [0, 0], "a seed appears twice"),
+        (("config", "expected"), 5, "config.expected: must be a mapping"),
+        (("config", "expected"), {"a": 5}, "config.expected.a: must be a mapping"),
+        (("config", "expected"), {"a": EXPECTED | {"value": "x"}}, "a.value: must be a number, but is 'x'"),
+        (("config", "expected"), {"a": EXPECTED | {"source": None}}, "a.source: must be a text"),
+        (("config", "expected"), {"a": EXPECTED | {"task": "b"}}, "a.task: there is no 'b'"),
+        (("config", "expected"), {"a": EXPECTED | {"arm": []}}, "a.arm: there is no '[]'"),
+        (
+            ("cells", 0, "merges", "average", "search"),
+            [{"values": {"density": 0.1}, "worth": 0.5}],
+            "merges.average.parameters.density: must be a number, but is None",
+        ),
     ],
 )
 def test_parts_that_contradict_each_other_are_told(path, value, message):
