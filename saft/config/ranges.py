@@ -43,6 +43,7 @@ __all__ = [
     "Target",
     "distinct",
     "name_problem",
+    "within_floats",
 ]
 
 S = TypeVar("S", bound=Sequence[Any])
@@ -140,6 +141,26 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)
+
+
+def within_floats(number: int, text: str) -> int:
+    """Return a whole number that a float can hold, as whoever computes with it will want it to.
+
+    Args:
+        number: as read from a file.
+        text: as the file has it.
+
+    Raises:
+        ValueError: it is too large.
+
+    Example:
+        >>> within_floats(10**400, "1" + 400 * "0")
+        Traceback (most recent call last):
+        ValueError: 10000000000000000000... is too large a number
+    """
+    if abs(number) > sys.float_info.max:
+        raise ValueError(f"{text:.20}... is too large a number")
+    return number
 
 
 def _number(text: str) -> float | str:

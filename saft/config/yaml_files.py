@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from saft.config.ranges import within_floats
 from saft.errors import UserError
 
 __all__ = ["dump", "load", "read"]
@@ -58,10 +58,7 @@ for _name, (_pattern, _letters) in _RESOLVED.items():
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = node.value
-    number = int(text, 0) if text[:2] in ("0x", "0o") else int(text)
-    if abs(number) > sys.float_info.max:
-        raise ValueError(f"{text:.20}... is too large a number")
-    return number
+    return within_floats(int(text, 0) if text[:2] in ("0x", "0o") else int(text), text)
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:

@@ -77,18 +77,14 @@ class Foundations:
         }
         return union(model, self._keys("validation_examples"), self._data("tasks", task))
 
-    def first_round(self, cell: Cell, task: str) -> dict[str, Any]:
-        """Return what a fine-tuned model of an arm's first round rests on."""
-        return self._alone(cell, task)
-
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
         if self.resolved.arms[cell.arm].first_round is None:
-            return self._alone(cell, task)
-        return union(*(self._alone(cell, name) for name in (task, *self.plain["tasks"])))
+            return self.training(cell, task)
+        return union(*(self.training(cell, name) for name in (task, *self.plain["tasks"])))
 
-    def _alone(self, cell: Cell, task: str) -> dict[str, Any]:
-        """Return what one training rests on, but for the task vectors of others."""
+    def training(self, cell: Cell, task: str) -> dict[str, Any]:
+        """Return what a training rests on, but for the others' task vectors: all that a first round does."""
         arm = self.trainings[cell.arm]
         size = self.plain["regimes"][cell.train_size]
         config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}

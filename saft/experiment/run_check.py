@@ -181,9 +181,14 @@ def _bytes(session: Session) -> tuple[int, int]:
     """Return the bytes that will be written: at most at a time, and of them when all is finished."""
     folder, cells, keep = session.folder, session.resolved.cells, session.config.keep
     tasks, methods = list(session.tasks), session.resolved.merges
-    experts = sum(
-        not folder.figures(f"{cell}/experts/{task}/training").exists() for cell in cells for task in tasks
-    )
+    untrained = [
+        session.resolved.arms[cell.arm]
+        for cell in cells
+        for task in tasks
+        if not folder.figures(f"{cell}/experts/{task}/training").exists()
+    ]
+    experts = len(untrained)
+    rounds = sum(arm.first_round is not None for arm in untrained)
     reported = chosen_cells(session, foreseen=True)
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
     weighted = 0
@@ -195,12 +200,6 @@ def _bytes(session: Session) -> tuple[int, int]:
         groups = {(cell.train_size, cell.arm) for cell in reported}
         done = {(cell.train_size, cell.arm) for cell, row in zip(reported, merged, strict=True) if any(row)}
         merges = len(groups - done)
-    rounds = sum(
-        not folder.figures(f"{cell}/experts/{task}/training").exists()
-        for cell in cells
-        for task in tasks
-        if session.resolved.arms[cell.arm].first_round is not None
-    )
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if experts else 0
     model = _model_bytes(session)

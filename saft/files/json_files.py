@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
+from saft.config import within_floats
 from saft.errors import UserError
 from saft.files.links import inside
 
@@ -18,13 +18,6 @@ def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(f"{number} is not a number")
-    return value
-
-
-def _within_floats(number: str) -> int:
-    value = int(number)
-    if abs(value) > sys.float_info.max:
-        raise ValueError(f"{number:.20}... is too large a number")
     return value
 
 
@@ -44,7 +37,11 @@ def read_json(folder: Path, name: str, finite: bool = False) -> Any:
     """
     try:
         text = inside(folder, name).read_text("utf-8")
-        return json.loads(text, parse_int=_within_floats, **(_ONLY_FINITE if finite else {}))
+        return json.loads(
+            text,
+            parse_int=lambda number: within_floats(int(number), number),
+            **(_ONLY_FINITE if finite else {}),
+        )
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{folder / name}: is not readable as JSON: {error}; copy or download it again"

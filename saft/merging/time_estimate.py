@@ -59,9 +59,8 @@ def seconds(plan: Plan) -> float:
     files = {file for source in sources for file in source.files if remembered(file, "blake3") is None}
     hashed = hashing * sum(file.stat().st_size for file in files)
     moved = reading * (plan.bytes_to_read + plan.bytes_out)
-    return max(
-        (merging + hashed + moved) / parallel, hashed / max(plan.threads // 2, 1)
-    ) + plan.output.seconds(plan)
+    slowest = max((merging + hashed + moved) / parallel, hashed / plan.hashing_threads)
+    return slowest + plan.output.seconds(plan)
 
 
 def _block(plan: Plan, *shape: int) -> Block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from saft.optim import Ascent, TaskVectors, make_perturbation
+from saft.optim import Ascent, make_perturbation
 from saft.optim.auto_radius import find_radius
 from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
@@ -178,9 +177,8 @@ class TaskModule(L.LightningModule):
             groups, options.learning_rate, options.weight_decay, options.betas, options.optimizer
         )
         if self.options.perturbation is not None:
-            perturbation = make_perturbation(**self.options.perturbation)
-            if isinstance(perturbation, TaskVectors):
-                perturbation = dataclasses.replace(perturbation, vectors=self.vectors)
+            vectors: dict[str, Any] = {"vectors": self.vectors} if self.options.needs_vectors else {}
+            perturbation = make_perturbation(**self.options.perturbation, **vectors)
             self.ascent = Ascent(self._ascended(optimizer), perturbation, modules=self.model)
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -38,6 +38,7 @@ from saft.measure_probe import TaskProbe, task_space
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.tasks import BoundTask, Limits
+from saft.tasks.estimate import spearman
 
 Matrix = Mapping[str, Mapping[str, float]]
 
@@ -150,19 +151,6 @@ def flat(matrix: Matrix) -> dict[tuple[str, str], float]:
     return {(t, s): value for t, row in matrix.items() for s, value in row.items() if s != t}
 
 
-def ranks(values: Sequence[float]) -> list[float]:
-    """Return the rank of each value; equal ones share the mean of theirs."""
-    return [sum(o < v for o in values) + (sum(o == v for o in values) - 1) / 2 for v in values]
-
-
-def rank_correlation(guess: Sequence[float], truth: Sequence[float]) -> float:
-    """Return Spearman's rank correlation; 0 where one of the two says nothing."""
-    x, y = (torch.tensor(ranks(values), dtype=torch.float64) for values in (guess, truth))
-    x, y = x - x.mean(), y - y.mean()
-    size = float(x.norm() * y.norm())
-    return float(x @ y) / size if size else 0.0
-
-
 def judged(guesses: Mapping[Any, float], truth: Mapping[Any, float]) -> dict[str, float]:
     """Return how right one guess is: hit, what its first choice costs on test, the rank correlation."""
     keys = list(truth)
@@ -173,7 +161,7 @@ def judged(guesses: Mapping[Any, float], truth: Mapping[Any, float]) -> dict[str
         "named": truth[named],
         "mean": fmean(truth.values()),
         "worst": worst,
-        "rank correlation": rank_correlation([guesses[k] for k in keys], [truth[k] for k in keys]),
+        "rank correlation": spearman(*(torch.tensor([of[k] for k in keys]) for of in (guesses, truth))).value,
     }
 
 

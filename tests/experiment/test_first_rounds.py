@@ -74,7 +74,7 @@ def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_p
     cells = {cell.arm: cell for cell in session.resolved.cells}
     found = session.foundations
     assert set(found.expert(cells["two_rounds"], "colour")["config"]["tasks"]) == {"colour", "size"}
-    assert set(found.first_round(cells["two_rounds"], "colour")["config"]["tasks"]) == {"colour"}
+    assert set(found.training(cells["two_rounds"], "colour")["config"]["tasks"]) == {"colour"}
     assert set(found.expert(cells["adamw"], "colour")["config"]["tasks"]) == {"colour"}
 
 

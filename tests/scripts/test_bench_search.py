@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saft.files.checkpoint import write_manifest
-from tests.moved import moved
-
-BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("bench_search", BENCHMARKS / "search.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_search", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def folder(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
-    """Return what a run of two tasks leaves: the base and its experts."""
-    shutil.copytree(tiny_model, tmp_path / "base")
-    for seed, name in enumerate(tiny_tasks):
-        expert = moved(tiny_model, tmp_path / "experts/all/adamw/seed0" / name, seed)
-        write_manifest(expert, {"tasks": {name: tiny_tasks[name]}})
-    return tmp_path
+def bench(load_bench: Callable[[str], Any]) -> Any:
+    return load_bench("search")
 
 
 @pytest.mark.slow
 def test_every_search_stands_in_the_table(
-    bench: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = folder / "search.json"
-    words = [str(folder), "--cell", "all/adamw/seed0", "--examples", "6", "--test-examples", "20"]
+    out = finished_run / "search.json"
+    words = [str(finished_run), "--cell", "all/adamw/seed0", "--examples", "6", "--test-examples", "20"]
     words += ["--budget", "6", "--weights", "4", "--methods", "average,task_arithmetic", "--json", str(out)]
     options = bench.parse(words)
     monkeypatch.setattr(bench, "parse", lambda: options)

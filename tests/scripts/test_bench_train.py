@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch):
+def bench(load_bench):
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("bench_train", BENCHMARKS / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_train", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_bench("train")
 
 
 class Doubles:

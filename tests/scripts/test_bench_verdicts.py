@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saft.files.checkpoint import write_manifest
-from tests.moved import moved
-
-BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("bench_verdicts", BENCHMARKS / "verdicts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_verdicts", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def folder(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
-    """Return what a run of two tasks leaves: the base and its experts."""
-    shutil.copytree(tiny_model, tmp_path / "base")
-    for seed, name in enumerate(tiny_tasks):
-        expert = moved(tiny_model, tmp_path / "experts/all/adamw/seed0" / name, seed)
-        write_manifest(expert, {"tasks": {name: tiny_tasks[name]}})
-    return tmp_path
+def bench(load_bench: Callable[[str], Any]) -> Any:
+    return load_bench("verdicts")
 
 
 def test_every_guess_is_judged_on_test_examples(
-    bench: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = folder / "verdicts.json"
-    words = [str(folder), "--cells", "all/adamw/seed0", "--examples", "6", "--test-examples", "20"]
-    words += ["--scaling", "0.5", "--out", str(folder / "figures"), "--json", str(out)]
+    out = finished_run / "verdicts.json"
+    words = [str(finished_run), "--cells", "all/adamw/seed0", "--examples", "6", "--test-examples", "20"]
+    words += ["--scaling", "0.5", "--out", str(finished_run / "figures"), "--json", str(out)]
     options = bench.parse(words)
     monkeypatch.setattr(bench, "parse", lambda: options)
     bench.main()
@@ -76,7 +52,8 @@ def test_a_guess_is_right_by_the_worst_and_by_the_order(bench: Any) -> None:
 
 
 def test_equal_values_share_their_rank(bench: Any) -> None:
-    assert bench.ranks([3.0, 1.0, 3.0]) == [1.5, 0.0, 1.5]
+    tied = bench.judged({"a": 3.0, "b": 1.0, "c": 3.0}, {"a": 1.0, "b": 0.0, "c": 2.0})  # ranks 1.5, 0, 1.5
+    assert tied["rank correlation"] == pytest.approx(0.75**0.5)
 
 
 def test_a_claim_is_right_where_the_task_loses_on_test(bench: Any) -> None:

@@ -48,7 +48,7 @@ def first_round_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]
     def trained(bar: Bar) -> Training:
         return _training(session, cell, task, lambda: _first_trained(session, cell, task, bar), options)
 
-    name, rests_on = f"{cell}/experts/{task}/first_round", session.foundations.first_round(cell, task)
+    name, rests_on = f"{cell}/experts/{task}/first_round", session.foundations.training(cell, task)
     words = f"train on {task}, first round"
     yield Step(name, Training, words, rests_on, training_cost(options), trained, decides=True)
 

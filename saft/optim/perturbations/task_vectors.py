@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from saft.errors import UserError
@@ -64,27 +65,23 @@ class TaskVectors(Perturbation):
         Raises:
             UserError: no task vectors are given, or they are those of another model.
         """
-        share = rho * self._share(slots.step)
-        for slot in slots:
-            vector = self._vector(slot)
-            if vector is None:
-                slot.buffer.zero_()
-            else:
-                slot.buffer.copy_(vector)
-            slot.buffer.mul_(share).add_(slot.weight)
-        if not any(self._vector(slot) is not None for slot in slots):
+        share, vectors = rho * self._share(slots.step), [self._vector(slot) for slot in slots]
+        if all(vector is None for vector in vectors):
             names = ", ".join(list(self.vectors or {})[:3])
             raise UserError(
                 "TaskVectors: vectors: are of none of the trained parameters, but of "
                 f"{names or 'nothing'}; name them as the model's named_parameters() does"
             )
+        for slot, vector in zip(slots, vectors, strict=True):
+            slot.buffer.zero_() if vector is None else slot.buffer.copy_(vector)
+            slot.buffer.mul_(share).add_(slot.weight)
 
     def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
         """Return the length of epsilon over that of the task vectors' sum, as c is uniform in [0, rho]."""
-        known = [self._vector(slot) for slot in slots]
+        vectors = [self._vector(slot) for slot in slots]
         whole = [
-            epsilon.new_zeros(epsilon.shape) if vector is None else vector.to(epsilon)
-            for vector, epsilon in zip(known, epsilon, strict=True)
+            torch.zeros_like(part) if vector is None else vector.to(part)
+            for vector, part in zip(vectors, epsilon, strict=True)
         ]
         return slots.norm(epsilon) / slots.norm(whole) / self._share(slots.step)
 
