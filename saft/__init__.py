@@ -28,7 +28,7 @@ _LAZY = {
     "run": "saft.run",
     "RunConfig": "saft.experiment.run_config",
     "train": "saft.train",
-    "TrainConfig": "saft.training.options",
+    "TrainConfig": "saft.training.train_config",
     "merge": "saft.merge",
     "MergeConfig": "saft.merging.merge_config",
     "merge_models": "saft.merging.merge_models",

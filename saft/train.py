@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saft.training.fine_tuning import fine_tune
-from saft.training.options import TrainConfig
+from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult
 
 __all__ = ["TrainConfig", "TrainResult", "train"]

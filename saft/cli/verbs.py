@@ -86,7 +86,7 @@ VERBS = {
     "train": Verb(
         "fine-tune on one task -> one checkpoint folder",
         "saft.train:train",
-        "saft.training.options:TrainConfig",
+        "saft.training.train_config:TrainConfig",
         flags=("overwrite",),
         kinds={"task": "saft.tasks:TASKS"},
         interrupted=RESUMES,

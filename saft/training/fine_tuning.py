@@ -37,10 +37,11 @@ from saft.training.callbacks import (
 from saft.training.data_parallel import Replicas
 from saft.training.loggers import loggers
 from saft.training.module import TaskModule
-from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.options import TrainingOptions
 from saft.training.other_experts import sum_of_task_vectors
 from saft.training.peak_memory import PeakMemory
 from saft.training.ranks import Order, launch
+from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, inputs, write
 from saft.training.trainer import (
     computing,

@@ -15,7 +15,7 @@ from saft.extras import require
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-    from saft.training.options import TrainConfig
+    from saft.training.train_config import TrainConfig
 
 __all__ = ["LoggerName", "check_logger", "loggers"]
 

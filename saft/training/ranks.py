@@ -22,7 +22,7 @@ from saft.errors import UserError
 from saft.files.staging import write_text
 from saft.progress import Bar
 from saft.training.callbacks import Diverged
-from saft.training.options import TrainConfig
+from saft.training.train_config import TrainConfig
 from saft.training.trainer import interruptible
 
 __all__ = ["Order", "launch", "main"]

@@ -32,8 +32,9 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
-from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.options import TrainingOptions
 from saft.training.other_experts import fingerprints
+from saft.training.train_config import TrainConfig
 
 __all__ = ["TrainResult", "inputs", "versions", "write"]
 

@@ -26,7 +26,7 @@ from saft.cli.verbs import imported
 from saft.experiment.run_config import RunConfig
 from saft.run import run
 from saft.train import train
-from saft.training.options import TrainConfig
+from saft.training.train_config import TrainConfig
 
 pytestmark = pytest.mark.slow  # hundreds of commands
 

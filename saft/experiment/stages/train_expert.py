@@ -25,7 +25,8 @@ from saft.progress import Bar
 from saft.tasks import Score
 from saft.training.callbacks import Diverged
 from saft.training.fine_tuning import fine_tune, training_cost
-from saft.training.options import TrainConfig, TrainingOptions
+from saft.training.options import TrainingOptions
+from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, inputs
 
 __all__ = ["expert_folder", "expert_steps", "first_round_steps"]
