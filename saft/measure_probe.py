@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
-from saft.interference.task_space import Response, TaskSpace
+from saft.interference.task_space import Response, Scored, TaskSpace
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.tensor_names import match
 from saft.merging.merge_check import check
@@ -66,10 +66,11 @@ class TaskProbe:
         loss = sum(value * targets for value, targets in losses) / max(count, 1)
         return Response(loss, torch.cat(predictions), torch.cat(features))
 
-    def score(self) -> tuple[float, float | None]:
-        """Return the task's metric on the examples, and its standard error where it is known."""
-        score = self.task.score(self.module, self.examples, self.batch_size)
-        return score.value, score.standard_error
+    def score(self) -> Scored:
+        """Return the task's metric on the examples."""
+        outcomes = self.task.outcomes(self.module, self.examples, self.batch_size)
+        score = outcomes.score()
+        return Scored(score.value, score.standard_error, outcomes.by_example())
 
     @torch.no_grad()
     def outputs(self) -> Tensor:

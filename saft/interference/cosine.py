@@ -54,6 +54,8 @@ class Cosine(WeightMeasure):
             decimals=3,
             definition="cos_st = ⟨τ_s, τ_t⟩ / (‖τ_s‖ ‖τ_t‖)",
             source="Ilharco et al. 2023, arXiv 2212.04089",
+            cell="cosine of the two tasks' vectors, the same both ways: 0 is orthogonal, below 0 they pull "
+            "against each other",
         )
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any
 
 from saft.interference.quantity import Measured, Quantity
@@ -22,11 +22,18 @@ SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of i
 
 
 def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]) -> list[str]:
-    """Return sentences on which models hurt each other in a merge, from whatever was measured.
+    r"""Return sentences on which models hurt each other in a merge, from whatever was measured.
 
     The merges themselves decide where they were made: leaving each model out names the culprit, and each pair
     by itself says who does not go together. Without them it is told who disturbs or overlaps most, by the
     functions or else by the weights, which has not foretold who is hurt: see `HOW_RIGHT`.
+
+    Nobody is named whose harm is not larger than chance makes the largest of as many harms that are none:
+
+    .. math:: h > z_{1 - 0.025 / m}\, e
+
+    e is the standard error of h over the same examples, and m the number of models, or of ordered pairs. The
+    intervals in the sentences, :math:`h \pm z e`, hold for all of them together at 95 %.
 
     Args:
         measured: quantity -> value.
@@ -37,9 +44,10 @@ def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]
 
     Example:
         >>> harm = {"a": {"b": 0.04, "c": 0.02}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": -0.01, "b": 0.0}}
+        >>> error = {"a": {"b": 0.01, "c": 0.01}, "b": {"a": 0.01, "c": 0.01}, "c": {"a": 0.01, "b": 0.01}}
         >>> what = {"harm": Quantity("example", "%", per="pair", scale=100, decimals=1)}
-        >>> verdict({"harm": harm}, what)
-        ['a hurts the merge most: without it the others gain 3.0 % on average (b +4.0, c +2.0).']
+        >>> verdict({"harm": harm, "harm_error": error}, what)
+        ['a hurts the merge most: without it the others gain 3.0 % on average (95 % interval 1.3 to 4.7; ...']
     """
     sentences = [*_culprit(measured, quantities), *_pairs(measured, quantities)]
     return sentences or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
@@ -52,52 +60,48 @@ def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) ->
     quantity = quantities["harm"]
     means = {j: fmean(row.values()) for j, row in harm.items()}
     worst = max(means, key=lambda j: means[j])
+    errors = _errors(measured, "harm", worst)
+    half = (
+        _points(len(harm))
+        * math.hypot(*(errors.get(task, math.nan) for task in harm[worst]))
+        / len(harm[worst])
+    )
     gain = _with_unit(means[worst], quantity)
     each = ", ".join(f"{task} {_signed(change, quantity)}" for task, change in harm[worst].items())
-    error = _error_of_mean(measured, list(harm[worst]))
+    detail = f"({_interval(means[worst], half, quantity)}; {each})"
     if means[worst] <= 0:
         yield (
             f"no model hurts the others: even without {worst} they gain nothing on average, {gain} ({each})."
         )
-    elif means[worst] < 2 * error:
+    elif means[worst] > half:
+        yield f"{worst} hurts the merge most: without it the others gain {gain} on average {detail}."
+    else:
         yield (
             f"no model is seen to hurt the others: without {worst} they gain most, {gain} on average "
-            f"({each}), which so few examples do not tell from chance (standard error "
-            f"{quantity.format(error)})."
+            f"{detail}, which so few examples do not tell from chance."
         )
-    else:
-        yield (f"{worst} hurts the merge most: without it the others gain {gain} on average ({each}).")
-
-
-def _error_of_mean(measured: Mapping[str, Any], tasks: list[str]) -> float:
-    """Return the standard error of a mean of differences of scores, as if the two were of other examples.
-
-    They are of the same, so that the true error is smaller; 0 where an error is not known.
-    """
-    errors = measured.get("score_error", {})
-    if not all(task in errors for task in tasks):
-        return 0.0
-    return math.sqrt(2 * math.fsum(errors[task] ** 2 for task in tasks)) / len(tasks)
 
 
 def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return who is said to lose by whom: pairs of a task and the model whose vector hurts it.
 
-    A loss counts that is larger than its error and than `SHARE` of what fine-tuning gained on the task.
+    A loss counts that is larger than chance makes it (see `verdict`) and than `SHARE` of what fine-tuning
+    gained on the task.
 
     Args:
-        measured: quantity -> value; `pair_harm`, and what is there of `score_error` and of scores.
+        measured: quantity -> value; `pair_harm`, its errors, and what is there of scores.
 
     Example:
-        >>> hurting_pairs({"pair_harm": {"a": {"b": 0.2}, "b": {"a": -0.1}}})
+        >>> error = {"a": {"b": 0.05}, "b": {"a": 0.05}}
+        >>> hurting_pairs({"pair_harm": {"a": {"b": 0.2}, "b": {"a": -0.1}}, "pair_harm_error": error})
         [('a', 'b')]
     """
-    gains, errors = _gains(measured), measured.get("score_error", {})
+    gains, halves = _gains(measured), _halves_of_pairs(measured)
     return [
         (task, other)
         for task, row in measured.get("pair_harm", {}).items()
         for other, loss in row.items()
-        if loss > max(math.sqrt(2) * errors.get(task, 0.0), SHARE * gains.get(task, 0.0))
+        if loss > halves[task, other] and loss > SHARE * gains.get(task, 0.0)
     ]
 
 
@@ -105,7 +109,7 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
     losses = measured.get("pair_harm")
     if not losses:
         return
-    quantity = quantities["pair_harm"]
+    quantity, halves = quantities["pair_harm"], _halves_of_pairs(measured)
     together: dict[frozenset[str], list[tuple[str, str]]] = {}
     for pair in hurting_pairs(measured):
         together.setdefault(frozenset(pair), []).append(pair)
@@ -114,7 +118,11 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
         return float(max(losses[a][b] for a, b in losers))
 
     for losers in sorted(together.values(), key=worst, reverse=True):
-        lost = ", ".join(f"{a} loses {_with_unit(losses[a][b], quantity)}" for a, b in losers)
+        each = ((a, losses[a][b], halves[a, b]) for a, b in losers)
+        lost = ", ".join(
+            f"{a} loses {_with_unit(loss, quantity)}, {_interval(loss, half, quantity)}"
+            for a, loss, half in each
+        )
         task, other = losers[0]
         if len(losers) == 2:
             yield f"these two will hurt each other: {task} and {other} (by the other's vector {lost})."
@@ -123,8 +131,36 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
     if not together:
         yield (
             f"no pair is seen to hurt: as a pair, none loses more than {100 * SHARE:.0f} % of what "
-            "fine-tuning gained, and more than the error of its score."
+            f"fine-tuning gained, and more than chance makes the worst of {len(halves)}."
         )
+
+
+def _halves_of_pairs(measured: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """Return half the width of the interval of each ordered pair's harm; NaN where its error is not known."""
+    losses = measured.get("pair_harm", {})
+    several = _points(sum(map(len, losses.values())))
+    return {
+        (task, other): several * _errors(measured, "pair_harm", task).get(other, math.nan)
+        for task, row in losses.items()
+        for other in row
+    }
+
+
+def _errors(measured: Mapping[str, Any], name: str, row: str) -> Mapping[str, float]:
+    errors: Mapping[str, Mapping[str, float]] = measured.get(f"{name}_error", {})
+    return errors.get(row, {})
+
+
+def _points(count: int) -> float:
+    """Return by how many standard errors one of so many harms must differ from none (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / max(count, 1))
+
+
+def _interval(value: float, half: float, quantity: Quantity) -> str:
+    if not math.isfinite(half):
+        return "its error is not known"
+    low, high = (quantity.format(end).replace("-", "−") for end in (value - half, value + half))
+    return f"95 % interval {low} to {high}"
 
 
 def _by_functions(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:

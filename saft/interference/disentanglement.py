@@ -58,6 +58,8 @@ class Disentanglement(FunctionMeasure):
             scale=100,
             decimals=1,
             definition="mean of ξ(a, b) over a and b",
+            cell="share of the two tasks' predictions that adding the other's vector changes, mean over the "
+            "coefficients; the same both ways, and more is worse",
             source="Ortiz-Jimenez et al. 2023, arXiv 2305.12827",
         ),
     }

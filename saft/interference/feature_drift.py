@@ -40,6 +40,8 @@ class FeatureDrift(FunctionMeasure):
             decimals=3,
             axes=AXES,
             definition="d_st = mean over x of D_t of ‖ĥ(x; θ_s) − ĥ(x; θ₀)‖²",
+            cell="how far the row's model turns the features of the column's inputs from the base's, 0 to 4; "
+            "0 cannot hurt that task",
             source="Yoshida et al. 2025, Mastering Task Arithmetic",
         ),
         "changed_predictions": Quantity(
@@ -50,6 +52,8 @@ class FeatureDrift(FunctionMeasure):
             decimals=1,
             axes=AXES,
             definition="share of x of D_t with argmax f_t(x; θ_s) ≠ argmax f_t(x; θ₀)",
+            cell="share of the column's inputs whose prediction the row's model changes from the base's; 0 "
+            "cannot hurt that task",
         ),
     }
 

@@ -50,6 +50,7 @@ class HessianTrace(LossMeasure):
             per="task",
             definition="standard deviation of zᵀ ∇²L(w) z / √n",
             source="Hutchinson 1990",
+            error_of="hessian_trace",
         ),
     }
 

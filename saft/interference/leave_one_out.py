@@ -12,6 +12,23 @@ from saft.interference.task_space import TaskSpace
 __all__ = ["LeaveOneOut"]
 
 
+HARM = Quantity(
+    "by how much a task is better when one of the other models is left out of the merge",
+    IN_METRIC,
+    per="pair",
+    axes=("without", "task"),
+    definition="h_jt = score_t(merge without j) − score_t(merge of all), j ≠ t",
+    cell="by how much the column's task is better when the row's model is left out of the merge; above 0 "
+    "that model hurts it",
+)
+CONTRIBUTION = Quantity(
+    "by how much a task is worse when its own model is left out of the merge",
+    IN_METRIC,
+    per="task",
+    definition="c_t = score_t(merge of all) − score_t(merge without t)",
+)
+
+
 @MEASURES.register("leave_one_out")
 @dataclass(frozen=True)
 class LeaveOneOut(MergeMeasure):
@@ -29,19 +46,10 @@ class LeaveOneOut(MergeMeasure):
 
     standard = True
     quantities: ClassVar[dict[str, Quantity]] = {
-        "harm": Quantity(
-            "by how much a task is better when one of the other models is left out of the merge",
-            IN_METRIC,
-            per="pair",
-            axes=("without", "task"),
-            definition="h_jt = score_t(merge without j) − score_t(merge of all), j ≠ t",
-        ),
-        "contribution": Quantity(
-            "by how much a task is worse when its own model is left out of the merge",
-            IN_METRIC,
-            per="task",
-            definition="c_t = score_t(merge of all) − score_t(merge without t)",
-        ),
+        "harm": HARM,
+        "harm_error": HARM.paired_error("harm"),
+        "contribution": CONTRIBUTION,
+        "contribution_error": CONTRIBUTION.paired_error("contribution"),
     }
 
     def cost(self, tasks: int) -> Passes:
@@ -49,15 +57,23 @@ class LeaveOneOut(MergeMeasure):
         return Passes(forward=tasks + tasks * tasks, merges=tasks + 1)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return both; nothing of a single task, of which no merge is left."""
+        """Return both with their errors; nothing of a single task, of which no merge is left."""
         if len(space.tasks) < 2:
             return {}
-        whole = {t: space.score(t, space.merged()) for t in space.tasks}
+        every = space.merged()
+        whole = {t: space.score(t, every) for t in space.tasks}
         harm: dict[str, dict[str, float]] = {}
-        contribution = {}
+        harm_error: dict[str, dict[str, float]] = {}
+        contribution, contribution_error = {}, {}
         for j in space.tasks:
             rest = space.merged([task for task in space.tasks if task != j])
             changes = {t: space.better(t, space.score(t, rest), whole[t]) for t in space.tasks}
-            contribution[j] = -changes.pop(j)
-            harm[j] = changes
-        return {"harm": harm, "contribution": contribution}
+            errors = {t: space.paired_error(t, rest, every) for t in space.tasks}
+            contribution[j], contribution_error[j] = -changes.pop(j), errors.pop(j)
+            harm[j], harm_error[j] = changes, errors
+        return {
+            "harm": harm,
+            "harm_error": harm_error,
+            "contribution": contribution,
+            "contribution_error": contribution_error,
+        }

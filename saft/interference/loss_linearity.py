@@ -51,6 +51,8 @@ class LossLinearity(FunctionMeasure):
             "nats",
             per="pair",
             definition="max over α of g(α)",
+            cell="by how much the joint loss of the two tasks rises at most above the straight line between "
+            "their models; the same both ways, and more is worse",
             source="Frankle et al. 2020, arXiv 1912.05671",
         ),
     }

@@ -51,6 +51,8 @@ class OthersShift(FunctionMeasure):
             per="pair",
             axes=("task", "vector of"),
             definition="L_t(θ_t + c τ_s) − L_t(θ_t)",
+            cell="rise of the loss of the row's task when the column's vector is added to its own model; "
+            "above 0 that vector hurts it",
         ),
         "shift_by_others": Quantity(
             "rise of a task's loss when all other vectors are added to its own model",

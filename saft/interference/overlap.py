@@ -53,6 +53,8 @@ class Overlap(WeightMeasure):
             scale=100,
             decimals=1,
             definition="|S_s ∩ S_t| / min(|S_s|, |S_t|), S_t the weights that t moves",
+            cell="of the weights that one of the two tasks moves, whichever moves fewer, the share that both "
+            "move; the same both ways",
         )
     }
 

@@ -12,6 +12,26 @@ from saft.interference.task_space import Point, TaskSpace
 __all__ = ["Pairwise"]
 
 
+LOSS = Quantity(
+    "by how much a task is worse in the merge with one other model than in its own",
+    IN_METRIC,
+    per="pair",
+    axes=("task", "merged with"),
+    definition="ℓ_ts = score_t(θ_t) − score_t(merge of t and s)",
+    cell="by how much the row's task is worse merged with the column's model than in its own; above 0 it "
+    "loses by the merge",
+)
+HARM = Quantity(
+    "by how much a task is worse in the merge with one other model than with its own vector scaled",
+    IN_METRIC,
+    per="pair",
+    axes=("task", "merged with"),
+    definition="h_ts = score_t(θ₀ + λ τ_t) − score_t(merge of t and s)",
+    cell="by how much the row's task is worse merged with the column's model than with its own vector "
+    "scaled; above 0 that model hurts it",
+)
+
+
 @MEASURES.register("pairwise")
 @dataclass(frozen=True)
 class Pairwise(MergeMeasure):
@@ -30,20 +50,10 @@ class Pairwise(MergeMeasure):
 
     standard = True
     quantities: ClassVar[dict[str, Quantity]] = {
-        "pair_loss": Quantity(
-            "by how much a task is worse in the merge with one other model than in its own",
-            IN_METRIC,
-            per="pair",
-            axes=("task", "merged with"),
-            definition="ℓ_ts = score_t(θ_t) − score_t(merge of t and s)",
-        ),
-        "pair_harm": Quantity(
-            "by how much a task is worse in the merge with one other model than with its own vector scaled",
-            IN_METRIC,
-            per="pair",
-            axes=("task", "merged with"),
-            definition="h_ts = score_t(θ₀ + λ τ_t) − score_t(merge of t and s)",
-        ),
+        "pair_loss": LOSS,
+        "pair_loss_error": LOSS.paired_error("pair_loss"),
+        "pair_harm": HARM,
+        "pair_harm_error": HARM.paired_error("pair_harm"),
     }
 
     def cost(self, tasks: int) -> Passes:
@@ -51,14 +61,24 @@ class Pairwise(MergeMeasure):
         return Passes(forward=tasks * tasks + tasks, merges=tasks * (tasks - 1) / 2)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return both matrices without their diagonals; nothing of a single task."""
-        own = {t: space.score(t, space.expert(t)) for t in space.tasks}
-        alone = {t: space.score(t, Point.of({t: space.scaling})) for t in space.tasks}
-        losses: dict[str, dict[str, float]] = {t: {} for t in space.tasks}
-        harms: dict[str, dict[str, float]] = {t: {} for t in space.tasks}
+        """Return both matrices, without their diagonals, and their errors; nothing of a single task."""
+        if len(space.tasks) < 2:
+            return {}
+        own = {t: space.expert(t) for t in space.tasks}
+        scaled = {t: Point.of({t: space.scaling}) for t in space.tasks}
+        before = {"pair_loss": own, "pair_harm": scaled}
+        for points in before.values():  # first, so that each is gone to once
+            for t in space.tasks:
+                space.score(t, points[t])
+        values: dict[str, dict[str, dict[str, float]]] = {
+            name: {t: {} for t in space.tasks} for name in self.quantities
+        }
         for s, t in pairs(space.tasks):
+            pair = space.merged([s, t])
             for task, other in ((s, t), (t, s)):
-                score = space.score(task, space.merged([s, t]))
-                losses[task][other] = space.better(task, own[task], score)
-                harms[task][other] = space.better(task, alone[task], score)
-        return {"pair_loss": losses, "pair_harm": harms} if len(space.tasks) > 1 else {}
+                score = space.score(task, pair)
+                for name, points in before.items():
+                    was = space.score(task, points[task])
+                    values[name][task][other] = space.better(task, was, score)
+                    values[f"{name}_error"][task][other] = space.paired_error(task, pair, points[task])
+        return dict(values)

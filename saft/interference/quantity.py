@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from saft.registry import Registry
@@ -48,6 +48,9 @@ class Quantity:
             "examples of"); empty takes those of `per`.
         definition: the equation.
         source: where it comes from; empty where it is saft's own.
+        error_of: name of the quantity whose standard error it is; tables print it behind that one.
+        cell: of a pair, what one number of the matrix says, in words of its row and its column, and which
+            way hurts; empty takes the meaning.
 
     Example:
         >>> Quantity("share of weights in conflict", unit="%", scale=100, decimals=1).format(0.5)
@@ -64,10 +67,22 @@ class Quantity:
     axes: tuple[str, ...] = ()
     definition: str = ""
     source: str = ""
+    error_of: str = field(default="", compare=False)  # these two say how it is shown, not what it is
+    cell: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         default = {"set": (), "task": ("task",), "pair": ("task", "task"), "grid": ()}[self.per]
         object.__setattr__(self, "axes", tuple(self.axes) or default)
+
+    def paired_error(self, name: str) -> Quantity:
+        """Return what the standard error of this quantity is, a difference of scores on the same examples.
+
+        Args:
+            name: of this quantity.
+        """
+        meaning = f"standard error of {name.replace('_', ' ')}, from the finite number of examples"
+        definition = "√(Σ_i (d_i − d̄)² / (n (n − 1))), d_i the difference that example i makes"
+        return replace(self, meaning=meaning, definition=definition, source="", error_of=name, cell="")
 
     def format(self, value: float) -> str:
         """Return the number as tables print it, without its unit; a dash where it is not finite.

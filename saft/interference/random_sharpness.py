@@ -57,6 +57,7 @@ class RandomSharpness(LossMeasure):
                 per="task",
                 definition="standard deviation over the directions / √n",
                 source=source,
+                error_of="random_sharpness",
             ),
         }
 

@@ -13,6 +13,14 @@ from saft.interference.task_space import BASE, TaskSpace
 __all__ = ["Recovered"]
 
 
+ROOM = Quantity(
+    "by how much the task's own model is better than the merge: what could be won at all",
+    IN_METRIC,
+    per="task",
+    definition="expert − merged, its sign turned where lower is better",
+)
+
+
 @MEASURES.register("recovered")
 @dataclass(frozen=True)
 class Recovered(MergeMeasure):
@@ -43,6 +51,7 @@ class Recovered(MergeMeasure):
             IN_METRIC,
             per="task",
             definition="√(a (1 − a) / n) of an accuracy a; of other metrics as their task knows it",
+            error_of="expert_score",
         ),
         "recovered": Quantity(
             "share of what fine-tuning gained that the merge keeps: 100 is the task's own model, 0 the base",
@@ -52,12 +61,8 @@ class Recovered(MergeMeasure):
             decimals=0,
             definition="(merged − base) / (expert − base)",
         ),
-        "room": Quantity(
-            "by how much the task's own model is better than the merge: what could be won at all",
-            IN_METRIC,
-            per="task",
-            definition="expert − merged, its sign turned where lower is better",
-        ),
+        "room": ROOM,
+        "room_error": ROOM.paired_error("room"),
     }
 
     def cost(self, tasks: int) -> Passes:
@@ -65,7 +70,7 @@ class Recovered(MergeMeasure):
         return Passes(forward=3 * tasks, merges=1)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return all six; no share where fine-tuning changed nothing, and no error that is not known."""
+        """Return all seven; no share where fine-tuning changed nothing, and no error that is not known."""
         base = {t: space.score(t, BASE) for t in space.tasks}
         expert = {t: space.score(t, space.expert(t)) for t in space.tasks}
         merged = {t: space.score(t, space.merged()) for t in space.tasks}
@@ -78,4 +83,5 @@ class Recovered(MergeMeasure):
             "score_error": {t: error for t, error in errors.items() if error is not None},
             "recovered": {t: share for t, share in shares.items() if share is not None},
             "room": {t: space.better(t, expert[t], merged[t]) for t in space.tasks},
+            "room_error": {t: space.paired_error(t, space.expert(t), space.merged()) for t in space.tasks},
         }

@@ -44,6 +44,7 @@ class Subspaces(MatrixMeasure):
             axes=("matrices of", "directions of"),
             definition="‖U_k U_kᵀ Δ_s‖ / ‖Δ_s‖, U_k the first left singular vectors of Δ_t",
             source="Marczak et al. 2025, arXiv 2502.04959",
+            cell="share of the row's matrices that lies in the dominant output directions of the column's",
         ),
         "singular_interference": Quantity(
             "singular task interference, mean over matrices: 0 where the tasks' directions are orthogonal",

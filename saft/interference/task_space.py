@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.merging.inputs.factors import Factors
 
-__all__ = ["BASE", "Point", "Probe", "Response", "TaskSpace"]
+__all__ = ["BASE", "Point", "Probe", "Response", "Scored", "TaskSpace"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,22 @@ class Response:
     features: Tensor
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A task's metric on its examples.
+
+    Args:
+        value: the metric.
+        error: its standard error, from the finite number of examples; None where it is not known.
+        by_example: what each example adds to it, [examples]: of a mean over examples the example's own
+            value. Those of two models on the same examples are compared example by example.
+    """
+
+    value: float
+    error: float | None
+    by_example: Tensor
+
+
 class Probe(Protocol):
     """The examples of one task, the task's model on the shared trunk, and what they give at its weights.
 
@@ -76,8 +93,8 @@ class Probe(Protocol):
     def response(self) -> Response:
         """Pass the examples forward."""
 
-    def score(self) -> tuple[float, float | None]:
-        """Return the task's metric on the examples, and its standard error where it is known."""
+    def score(self) -> Scored:
+        """Return the task's metric on the examples."""
 
     def outputs(self) -> Tensor:
         """Return every output of the head for the first batch, [...], in float32."""
@@ -128,7 +145,7 @@ class TaskSpace:
         self._merge = merge
         self._at: Point | None = None
         self._responses: dict[tuple[str, Point], Response] = {}
-        self._scores: dict[tuple[str, Point], tuple[float, float | None]] = {}
+        self._scores: dict[tuple[str, Point], Scored] = {}
         self._merged = functools.lru_cache(maxsize=1)(self._merge_of)
 
     def expert(self, task: str) -> Point:
@@ -172,11 +189,31 @@ class TaskSpace:
 
     def score(self, task: str, point: Point) -> float:
         """Return the task's metric at a point."""
-        return self._scored(task, point)[0]
+        return self._scored(task, point).value
 
     def score_error(self, task: str, point: Point) -> float | None:
         """Return the standard error of that score, from the finite number of examples."""
-        return self._scored(task, point)[1]
+        return self._scored(task, point).error
+
+    def paired_error(self, task: str, point: Point, other: Point) -> float:
+        r"""Return the standard error of the difference of two scores, which are of the same examples.
+
+        .. math:: e = \sqrt{\frac{1}{n (n - 1)} \sum_i (d_i - \bar d)^2}
+
+        d_i is what example i adds to the one score, less what it adds to the other. What makes an example
+        easy or hard moves both models alike, so that it is smaller than the error of two scores of different
+        examples.
+
+        Args:
+            task: one of `probes`.
+            point: of the one score.
+            other: of the other.
+
+        Returns:
+            NaN where it is not known, as of a single example.
+        """
+        apart = self._scored(task, point).by_example - self._scored(task, other).by_example
+        return float(apart.std() / math.sqrt(len(apart))) if len(apart) > 1 else math.nan
 
     def layers(self, task: str, point: Point) -> dict[str, Tensor]:
         """Return what every layer gives for the examples of a task at a point.
@@ -227,7 +264,7 @@ class TaskSpace:
         """
         return value - other if self.probes[task].higher_is_better else other - value
 
-    def _scored(self, task: str, point: Point) -> tuple[float, float | None]:
+    def _scored(self, task: str, point: Point) -> Scored:
         if (task, point) not in self._scores:
             self.move(point)
             self._scores[task, point] = self.probes[task].score()

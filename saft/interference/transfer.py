@@ -14,6 +14,17 @@ __all__ = ["Transfer"]
 AXES = ("model of", "examples of")
 
 
+GAIN = Quantity(
+    "by how much one task's model is better than the base on the examples of another",
+    IN_METRIC,
+    per="pair",
+    axes=AXES,
+    definition="g_st = score_t(θ_s) − score_t(θ₀), its sign turned where lower is better",
+    cell="by how much the row's model is better than the base on the column's examples; below 0 it has taken "
+    "something from that task",
+)
+
+
 @MEASURES.register("transfer")
 @dataclass(frozen=True)
 class Transfer(FunctionMeasure):
@@ -37,14 +48,10 @@ class Transfer(FunctionMeasure):
             per="pair",
             axes=AXES,
             definition="a_st = score_t(θ_s)",
+            cell="score of the row's model on the column's examples, with the head of the column's task",
         ),
-        "transfer_gain": Quantity(
-            "by how much one task's model is better than the base on the examples of another",
-            IN_METRIC,
-            per="pair",
-            axes=AXES,
-            definition="g_st = score_t(θ_s) − score_t(θ₀), its sign turned where lower is better",
-        ),
+        "transfer_gain": GAIN,
+        "transfer_gain_error": GAIN.paired_error("transfer_gain"),
     }
 
     def cost(self, tasks: int) -> Passes:
@@ -52,10 +59,13 @@ class Transfer(FunctionMeasure):
         return Passes(forward=tasks * tasks + tasks)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return both matrices, the diagonal included."""
+        """Return both matrices, the diagonal included, and the errors of the gains."""
         scores = {s: {t: space.score(t, space.expert(s)) for t in space.tasks} for s in space.tasks}
         gains = {
             s: {t: space.better(t, score, space.score(t, BASE)) for t, score in row.items()}
             for s, row in scores.items()
         }
-        return {"transfer": scores, "transfer_gain": gains}
+        errors = {
+            s: {t: space.paired_error(t, space.expert(s), BASE) for t in space.tasks} for s in space.tasks
+        }
+        return {"transfer": scores, "transfer_gain": gains, "transfer_gain_error": errors}

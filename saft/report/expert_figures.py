@@ -10,7 +10,7 @@ import torch
 from saft.interference.quantity import Quantity
 from saft.report.arm_summary import ArmSummary
 from saft.report.drawing import NAMED, arms_key, at_least, mark_of, panels
-from saft.report.measured import heading
+from saft.report.measured import heading, without_errors
 from saft.report.over_seeds import complete_mean, finite_over_seeds, signed
 from saft.report.results import Results
 from saft.report.scale_curves import Curve, curves_figure
@@ -92,7 +92,7 @@ def lost_figure(
         if (loss := _lost(row, metric, task)) is not None
     }
     shown: dict[str, tuple[Quantity, Points, float]] = {}
-    for quantity, what in quantities.items():
+    for quantity, what in without_errors(quantities).items():
         points: Points = {}
         for row in rows:
             numbers = row.measured[quantity].numbers

@@ -11,7 +11,7 @@ from saft.report.chosen_arms import chosen_arms, tried, worth_in_words
 from saft.report.drawing import SIGNS, colours
 from saft.report.expected import expected_figures
 from saft.report.headline import Headline, headlines
-from saft.report.measured import heading, with_spread
+from saft.report.measured import heading, with_spread, without_errors
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmFacts, Results
 from saft.report.searched import how_searched, searches
@@ -201,12 +201,12 @@ def _measured_figures(
 
 def _shown(results: Results, summary: Summary) -> dict[str, list[str]]:
     """Return "mean" -> quantities of which an arm has a mean, "task" -> those that each task has."""
-    rows = summary.rows.values()
+    rows, quantities = summary.rows.values(), without_errors(results.quantities)
     return {
-        "mean": [n for n in results.quantities if any(row.measured[n].mean is not None for row in rows)],
+        "mean": [n for n in quantities if any(row.measured[n].mean is not None for row in rows)],
         "task": [
             name
-            for name, quantity in results.quantities.items()
+            for name, quantity in quantities.items()
             if quantity.per == "task" and any(row.measured[name].numbers for row in rows)
         ],
     }

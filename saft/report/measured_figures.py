@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from saft.interference.quantity import Quantity
+from saft.interference.quantity import Axis, Quantity
 from saft.report.arm_summary import ArmSummary
 from saft.report.coloured_cells import Cells, cells_figure
 from saft.report.combinations import Numbers, by_combination, mean_of_parts
 from saft.report.drawing import arms_key, at_least, mark_of, panels, text_width
-from saft.report.measured import heading
+from saft.report.measured import heading, without_errors
 from saft.report.scale_curves import Curve, curves_figure
 from saft.report.shape import Kind, Shape, shape_of
 
@@ -53,7 +53,7 @@ def measured_figures(
         name: begins the identifiers of the figures.
     """
     of_kind: dict[Kind, dict[str, Shape]] = {}
-    for quantity, what in quantities.items():
+    for quantity, what in without_errors(quantities).items():
         keys = [key for row in rows for key in row.measured[quantity].numbers]
         if keys:
             shape = shape_of(what, keys, tasks)
@@ -141,11 +141,29 @@ class _Pictures:
             return MeasuredFigure(title, "", f"{others.pop()} for every pair and arm.")
         svg = cells_figure(
             shown, (axes[0], axes[1]), quantity, self._id(name),
-            f"{heading(name, quantity)}, {axes[0].name} by {axes[1].name}; " + _extremes(shown, quantity),
+            f"{heading(name, quantity)}; {_sides(axes)}; " + _extremes(shown, quantity),
             plain=own if len(same) == 1 else (),
         )  # fmt: skip
-        over = f"{self._over_seeds}. One scale for all arms."
-        return MeasuredFigure(title, svg, f"“{axes[0].name}” downwards, “{axes[1].name}” across{over}")
+        each = f"Each cell{f', in {quantity.unit}' if quantity.unit else ''}{self._over_seeds}"
+        caption = f"{_sides(axes)}. {each}: {quantity.cell or quantity.meaning}.{self._errors(name)}"
+        return MeasuredFigure(title, svg, f"{caption} One scale for all arms.")
+
+    def _errors(self, name: str) -> str:
+        """Return a sentence on the standard errors of a quantity's numbers; empty where there are none."""
+        of_cells = [
+            error
+            for other, what in self.quantities.items()
+            for row in self.rows
+            if what.error_of == name
+            for values in row.measured[other].numbers.values()
+            for error in values.by_seed.values()
+        ]
+        if not of_cells:
+            return ""
+        quantity = self.quantities[name]
+        low, high = (quantity.format(end(of_cells)) for end in (min, max))
+        seed = " with one seed" if self._several_seeds else ""
+        return f" The standard error of a cell{seed} is {low if low == high else f'{low} to {high}'}."
 
     def curves(self, name: str, shape: Shape) -> MeasuredFigure:
         """Draw a panel for each task, or pair of tasks, over the scale: a line for each arm."""
@@ -206,6 +224,12 @@ class _Pictures:
     @property
     def _over_seeds(self) -> str:
         return ", mean over seeds" if self._several_seeds else ""
+
+
+def _sides(axes: Sequence[Axis]) -> str:
+    """Return what the rows and the columns of a matrix are."""
+    down, across = (axis.name for axis in axes)
+    return f"Rows and columns: “{down}”" if down == across else f"Rows: “{down}”; columns: “{across}”"
 
 
 def _rows(axes: Any, names: Sequence[str], leftmost: bool) -> None:

@@ -15,7 +15,7 @@ from saft.report.chosen_arms import chosen_arms
 from saft.report.columns import Column, Stacked, plain_table, stacked
 from saft.report.comparison import Comparison
 from saft.report.expected import ExpectedFigure, expected_figures
-from saft.report.measured import heading, legend, with_spread
+from saft.report.measured import heading, legend, with_spread, without_errors
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.report.summary import Summary, summarize
@@ -84,7 +84,7 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
         yield Text(f"Chosen: {sentence}")
     yield from _cost(results, rows)
     arms, columns = [row.arm for row in rows], []
-    for name, quantity in results.quantities.items():
+    for name, quantity in without_errors(results.quantities).items():
         means = {row.arm: mean for row in rows if (mean := row.measured[name].mean) is not None}
         if means:
             figures = {arm: Text(with_spread(mean, quantity)) for arm, mean in means.items()}
@@ -177,5 +177,5 @@ def _legend(results: Results, summary: Summary) -> str:
     return (
         f"{spread}; in parentheses: normalized, the merged model's score over the expert's (the other way "
         f"round where lower is better), in percent. Coefficients were chosen on validation data.{several}\n"
-        f"{legend({name: what for name, what in results.quantities.items() if what.per != 'grid'})}"
+        f"{legend({n: q for n, q in without_errors(results.quantities).items() if q.per != 'grid'})}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch import nn
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.tasks.examples import Examples, Limits, Splits, limited
+from saft.tasks.metric import Score
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import Task, TaskModel
 
 __all__ = ["BoundToModel", "Declared"]
@@ -64,6 +67,28 @@ class BoundToModel(ABC, Generic[Declared]):
     @abstractmethod
     def _examples(self, rows: list[Any], training: bool) -> Examples:
         """Return the rows of a split as examples; `training`: they are learned, not measured on."""
+
+    @abstractmethod
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return what a model makes of each example; see `saft.tasks.task.BoundTask`.
+
+        Args:
+            model: put into evaluation mode for the duration, then back.
+            examples: one split.
+            batch_size: examples per forward pass.
+        """
+
+    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
+        """Return the metric of a model on examples; NaN of none.
+
+        Args:
+            model: put into evaluation mode for the duration, then back.
+            examples: one split.
+            batch_size: examples per forward pass.
+        """
+        if not len(examples):
+            return Score(math.nan, None, 0)
+        return self.outcomes(model, examples, batch_size).score()
 
     def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
         """Load a trunk in float32, on the device."""

@@ -1,19 +1,21 @@
-"""What kinds of classification share: their metrics, and how a model is scored by them."""
+"""What kinds of classification share: their metrics, and what a model makes of each example."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torchmetrics
+from torch import Tensor
 
+from saft.tasks import estimate
 from saft.tasks.examples import Examples
 from saft.tasks.metric import Metric, Score
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import TaskModel
 
-__all__ = ["METRICS", "check_labels_and_prompts", "descriptions", "score"]
+__all__ = ["METRICS", "check_labels_and_prompts", "descriptions", "outcomes"]
 
 METRICS = {
     "accuracy": Metric("accuracy", "%"),
@@ -51,15 +53,17 @@ def descriptions(prompts: Sequence[str], labels: Mapping[str, str]) -> list[list
 
 
 @torch.inference_mode()
-def score(
+def outcomes(
     model: TaskModel,
     examples: Examples,
     labels: int,
     metric_name: str,
     batch_size: int,
     several_labels: bool = False,
-) -> Score:
-    """Return a metric; of accuracy with its binomial standard error, of the others it is not known.
+) -> Outcomes:
+    """Return prediction and label of each example, for accuracy whether they agree.
+
+    The standard error of accuracy is binomial, of the other metrics it is not known.
 
     Args:
         model: gives logits, [batch, labels]; put into evaluation mode for the duration, then back.
@@ -72,30 +76,26 @@ def score(
     was_training = model.training
     model.eval()
     device = next(model.trunk.parameters()).device
-    metric = _measured(labels, metric_name, several_labels).to(device)
+    predicted, right = list[Tensor](), list[Tensor]()
     for batch in examples.batches(batch_size):
-        batch = batch.to(device)
-        logits = model(batch.inputs)
-        if several_labels:
-            metric.update((logits > 0).int(), batch.labels.int())
-        else:
-            metric.update(logits, batch.labels)
+        logits = model(batch.to(device).inputs)
+        predicted.append(((logits > 0).int() if several_labels else logits.argmax(-1)).cpu())
+        right.append(batch.labels.int() if several_labels else batch.labels)
     model.train(was_training)
-    value, count = float(metric.compute()), len(examples)
-    known = metric_name == "accuracy" and count > 0
-    return Score(value, math.sqrt(value * (1 - value) / count) if known else None, count)
+    if metric_name == "accuracy":
+        pairs = zip(predicted, right, strict=True)
+        same = [told == label for told, label in pairs]
+        each = [rows.all(-1) if several_labels else rows for rows in same]
+        return Outcomes((torch.cat(each),), estimate.share)
+    measured = functools.partial(_measured, labels=labels, name=metric_name, several_labels=several_labels)
+    return Outcomes((torch.cat(predicted), torch.cat(right)), measured)
 
 
-def _measured(labels: int, metric_name: str, several_labels: bool) -> torchmetrics.Metric:
-    one: dict[str, Any] = {"task": "multiclass", "num_classes": labels}
-    several: dict[str, Any] = {"task": "multilabel", "num_labels": labels}
-    match metric_name:
-        case "accuracy" if several_labels:
-            return torchmetrics.ExactMatch(**several)
-        case "accuracy":
-            return torchmetrics.Accuracy(**one, average="micro")
-        case "matthews":
-            return torchmetrics.MatthewsCorrCoef(**one)
-        case _:
-            options = several if several_labels else one
-            return torchmetrics.F1Score(**options, average="macro" if metric_name == "macro_f1" else "micro")
+def _measured(predicted: Tensor, right: Tensor, labels: int, name: str, several_labels: bool) -> Score:
+    of = torchmetrics.functional.classification
+    if name == "matthews":
+        value = of.multiclass_matthews_corrcoef(predicted, right, labels)
+    else:
+        f1 = of.multilabel_f1_score if several_labels else of.multiclass_f1_score
+        value = f1(predicted, right, labels, average="macro" if name == "macro_f1" else "micro")
+    return Score(float(value), None, len(right))

@@ -12,15 +12,19 @@ from saft.tasks.metric import Score
 __all__ = ["pearson", "ratio", "share", "spearman"]
 
 
-def share(right: int, examples: int) -> Score:
+def share(right: Tensor) -> Score:
     r"""Return the share p of examples that are right; its error is :math:`\sqrt{p(1 - p) / n}`.
 
+    Args:
+        right: [examples], truth values; at least one.
+
     Example:
-        >>> share(8, 10)
-        Score(value=0.8, standard_error=0.126..., examples=10)
+        >>> share(torch.tensor([True, True, False, True]))
+        Score(value=0.75, standard_error=0.216..., examples=4)
     """
-    value = right / examples if examples else math.nan
-    return Score(value, math.sqrt(value * (1 - value) / examples) if examples else None, examples)
+    examples = len(right)
+    value = int(right.sum()) / examples
+    return Score(value, math.sqrt(value * (1 - value) / examples), examples)
 
 
 def ratio(parts: Tensor, counts: Tensor) -> Score:

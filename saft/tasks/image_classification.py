@@ -16,7 +16,7 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import TASKS, heads
 from saft.tasks.bound_with_head import BoundWithHead
-from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, score
+from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, outcomes
 from saft.tasks.examples import Batch, Examples, permutation
 from saft.tasks.heads import LinearHead, PrototypeHead, StoredHead, ZeroShotHead
 from saft.tasks.image_examples import Pixels, Variation, image_examples
@@ -24,7 +24,8 @@ from saft.tasks.image_model import ImageClassifier, ImagePooling, TextTower, Vis
 from saft.tasks.image_processor import load_preprocessing
 from saft.tasks.image_source import ImageSource, Labelled, pictures
 from saft.tasks.labels import labelled_splits
-from saft.tasks.metric import Metric, Score
+from saft.tasks.metric import Metric
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import Task, TaskModel
 
 __all__ = ["BoundImageClassification", "ImageClassification"]
@@ -136,9 +137,9 @@ class BoundImageClassification(BoundWithHead[ImageClassification]):
         """Return the mean cross-entropy of a batch, in nats."""
         return functional.cross_entropy(model(batch.inputs), batch.labels)
 
-    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
-        """Return accuracy, with its binomial standard error, or macro F1, whose error is not known."""
-        return score(model, examples, len(self.task.labels), self.task.metric_name, batch_size)
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return what is right, or prediction and label of each example; see `saft.tasks.classification`."""
+        return outcomes(model, examples, len(self.task.labels), self.task.metric_name, batch_size)
 
     def facts(self) -> dict[str, Any]:
         """Return the head, the number of labels, and the size of what the model sees."""

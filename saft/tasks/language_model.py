@@ -17,6 +17,7 @@ from torch.nn import functional
 from saft.tasks import estimate
 from saft.tasks.examples import IGNORED, Batch, Examples
 from saft.tasks.metric import Metric, Score
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.pooling import pool
 from saft.tasks.task import TaskModel
 
@@ -102,8 +103,8 @@ def target_loss(model: TaskModel, batch: Batch) -> Tensor:
     )
 
 
-def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name: str) -> Score:
-    """Return loss, perplexity or token accuracy over all targets, each given those before it.
+def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name: str) -> Outcomes:
+    """Return the sums for loss, perplexity or token accuracy over all targets, each given those before it.
 
     Args:
         model: in evaluation mode.
@@ -114,27 +115,22 @@ def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name:
     sums = [_sums(model, batch) for batch in _batches(model, examples, batch_size)]
     log_p, right, counts = (torch.cat(part) for part in zip(*sums, strict=True))
     if name == "token_accuracy":
-        return estimate.ratio(right, counts)
-    loss = estimate.ratio(-log_p, counts)
-    if name == "loss":
-        return loss
-    value = float(torch.tensor(loss.value).exp())
-    error = None if loss.standard_error is None else value * loss.standard_error
-    return Score(value, error, loss.examples)
+        return Outcomes((right, counts), estimate.ratio)
+    return Outcomes((-log_p, counts), estimate.ratio if name == "loss" else _perplexity)
 
 
 def choice(
     model: LanguageModel, examples: Examples, batch_size: int, parts: Callable[[Batch], list[Parts]],
     make_batch: MakeBatch, options: Sequence[list[int]],
-) -> Score:  # fmt: skip
-    """Return how often the right one of some targets is the likeliest, by the sum of its tokens' log p.
+) -> Outcomes:  # fmt: skip
+    """Return whether the right one of some targets is the likeliest, by the sum of its tokens' log p.
 
     Args:
         parts: gives what a batch was made of.
         make_batch: makes a batch of such parts.
         options: the targets to choose among.
     """
-    right = 0
+    right = list[bool]()
     for batch in examples.batches(batch_size):
         made_of = parts(batch)
         columns = []
@@ -142,30 +138,30 @@ def choice(
             continued = make_batch([(given, option) for given, _ in made_of]).to(_device(model))
             columns.append(torch.cat([_sums(model, part)[0] for part in _small(model, continued)]))
         chosen = torch.stack(columns).argmax(0).tolist()
-        right += sum(options[at] == target for at, (_, target) in zip(chosen, made_of, strict=True))
-    return estimate.share(right, len(examples))
+        right += [options[at] == target for at, (_, target) in zip(chosen, made_of, strict=True)]
+    return Outcomes((torch.tensor(right),), estimate.share)
 
 
-def exact_match(pairs: Sequence[tuple[str, str]]) -> Score:
-    """Return how often what was generated is the target, white space at both ends left out.
+def exact_match(pairs: Sequence[tuple[str, str]]) -> Outcomes:
+    """Return whether what was generated is the target, white space at both ends left out.
 
     Example:
-        >>> exact_match([(" yes", "yes"), ("yes or no", "no")]).value
+        >>> exact_match([(" yes", "yes"), ("yes or no", "no")]).score().value
         0.5
     """
-    right = sum(generated.strip() == target.strip() for generated, target in pairs)
-    return estimate.share(right, len(pairs))
+    right = [generated.strip() == target.strip() for generated, target in pairs]
+    return Outcomes((torch.tensor(right),), estimate.share)
 
 
-def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Score:
-    """Return Spearman's correlation of the numbers that were generated; what holds none counts as 0.
+def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Outcomes:
+    """Return the numbers that were generated, for Spearman's correlation; what holds none counts as 0.
 
     Example:
-        >>> generated_numbers([("3.2", "3"), ("about 1", "1"), ("none", "0.5")]).value
+        >>> generated_numbers([("3.2", "3"), ("about 1", "1"), ("none", "0.5")]).score().value
         1.0
     """
     read = torch.tensor([[_number(text) for text in pair] for pair in pairs], dtype=torch.float64)
-    return estimate.spearman(read[:, 0], read[:, 1])
+    return Outcomes((read[:, 0], read[:, 1]), estimate.spearman)
 
 
 def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, tokenizer: Any) -> list[list[int]]:
@@ -249,6 +245,13 @@ def _sums(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     log_p = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
     right = (logits.argmax(-1) == labels) & counted
     return (log_p * counted).sum(1).cpu(), right.sum(1).cpu(), counted.sum(1).cpu()
+
+
+def _perplexity(nats: Tensor, counts: Tensor) -> Score:
+    loss = estimate.ratio(nats, counts)
+    value = float(torch.tensor(loss.value).exp())
+    error = None if loss.standard_error is None else value * loss.standard_error
+    return Score(value, error, loss.examples)
 
 
 def _device(model: LanguageModel) -> torch.device:

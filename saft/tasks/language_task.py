@@ -18,7 +18,8 @@ from saft.tasks import language_model
 from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.language_model import LanguageModel, Parts
-from saft.tasks.metric import Metric, Score
+from saft.tasks.metric import Metric
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import Task, TaskModel
 from saft.tasks.template import Words, fields, wordings
 
@@ -149,8 +150,8 @@ class BoundLanguageTask(BoundToModel[Declared]):
         """Return the mean cross-entropy of what is learned, over the batch's tokens, in nats."""
         return language_model.target_loss(model, batch)
 
-    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
-        """Return the metric, with its standard error from the number of examples."""
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return what is right of each example, its tokens' log p, or the numbers that were generated."""
         assert isinstance(model, LanguageModel)
         with language_model.evaluating(model):
             match self.task.metric_name:

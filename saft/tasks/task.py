@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saft.model_config import ModelConfig
 from saft.tasks.examples import Batch, Examples, Limits, Splits
 from saft.tasks.metric import Metric, Score
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.table_source import TableSource
 
 __all__ = ["BoundTask", "Task", "TaskModel"]
@@ -122,7 +123,7 @@ class BoundTask(Protocol):
 
     @property
     def metric(self) -> Metric:
-        """What `score` measures."""
+        """What is measured of `outcomes`."""
 
     @property
     def trunk_kind(self) -> str:
@@ -182,6 +183,15 @@ class BoundTask(Protocol):
 
         Returns:
             A scalar, with its gradient.
+        """
+
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return what a model makes of each example, and the metric of them.
+
+        Args:
+            model: put into evaluation mode for the duration, then back.
+            examples: one split.
+            batch_size: examples per forward pass; the outcomes do not depend on it beyond round-off.
         """
 
     def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:

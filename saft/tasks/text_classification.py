@@ -15,10 +15,11 @@ from saft.config import Positive
 from saft.config.ranges import MOST, Range
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, heads
-from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, score
+from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, outcomes
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.heads import ZeroShotHead
-from saft.tasks.metric import Metric, Score
+from saft.tasks.metric import Metric
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import Rows, TableConfig, read
 from saft.tasks.task import Task, TaskModel
 from saft.tasks.text_reader import BoundTextTask, TextReader
@@ -100,10 +101,10 @@ class BoundTextClassification(BoundTextTask[TextClassification]):
             return functional.binary_cross_entropy_with_logits(logits, batch.labels)
         return functional.cross_entropy(logits, batch.labels)
 
-    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
-        """Return accuracy, with its binomial standard error, or macro F1, whose error is not known."""
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return what is right, or prediction and label of each example; see `saft.tasks.classification`."""
         labels, several = len(self.task.labels), self.task.several_labels
-        return score(model, examples, labels, self.task.metric_name, batch_size, several)
+        return outcomes(model, examples, labels, self.task.metric_name, batch_size, several)
 
     def facts(self) -> dict[str, Any]:
         """Return the head, the number of labels, the pooling, and where texts are cut."""

@@ -15,7 +15,8 @@ from saft.config.ranges import MOST, Range
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, estimate
 from saft.tasks.examples import Batch, Examples
-from saft.tasks.metric import Metric, Score
+from saft.tasks.metric import Metric
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import TableConfig, Text, read_numbers
 from saft.tasks.task import Task, TaskModel
 from saft.tasks.text_reader import BoundTextTask, TextReader
@@ -81,8 +82,8 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
         return functional.mse_loss(model(batch.inputs).squeeze(-1), wanted)
 
     @torch.inference_mode()
-    def score(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Score:
-        """Return the correlation of predictions and labels, with its standard error."""
+    def outcomes(self, model: TaskModel, examples: Examples, batch_size: int = 64) -> Outcomes:
+        """Return prediction and label of each example; their correlation has a standard error."""
         was_training = model.training
         model.eval()
         device, told, right = next(model.trunk.parameters()).device, [], []
@@ -91,7 +92,7 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
             right.append(batch.labels)
         model.train(was_training)
         measure = estimate.pearson if self.task.metric_name == "pearson" else estimate.spearman
-        return measure(torch.cat(told), torch.cat(right))
+        return Outcomes((torch.cat(told), torch.cat(right)), measure)
 
     def _examples(self, rows: list[tuple[Text, float]], training: bool) -> Examples:
         labels = torch.tensor([number for _, number in rows])

@@ -30,7 +30,7 @@ from saft.interference.leave_one_out import LeaveOneOut
 from saft.interference.others_shift import OthersShift
 from saft.interference.pairwise import Pairwise
 from saft.interference.recovered import Recovered
-from saft.interference.task_space import Point, TaskSpace
+from saft.interference.task_space import Point, Scored, TaskSpace
 from saft.measure import weight_interference
 from saft.measure_config import MergeToMeasure
 from saft.measure_models import best_scaling, merge_to_measure
@@ -49,9 +49,9 @@ class TwoSplits(TaskSpace):
     def __init__(self, space: TaskSpace, tests: Mapping[str, TaskProbe]) -> None:
         self.__dict__.update(space.__dict__)
         self.tests, self.on_test = tests, False
-        self._on_test: dict[tuple[str, Point], tuple[float, float | None]] = {}
+        self._on_test: dict[tuple[str, Point], Scored] = {}
 
-    def _scored(self, task: str, point: Point) -> tuple[float, float | None]:
+    def _scored(self, task: str, point: Point) -> Scored:
         value = super()._scored(task, point)
         if (task, point) not in self._on_test:
             self.move(point)

@@ -56,8 +56,8 @@ FILES = {
             def loss(self, model, batch):
                 return functional.cross_entropy(model(batch.inputs), batch.labels)
 
-            def score(self, model, examples, batch_size=64):
-                return classification.score(model, examples, 2, "accuracy", batch_size)
+            def outcomes(self, model, examples, batch_size=64):
+                return classification.outcomes(model, examples, 2, "accuracy", batch_size)
 
             def _examples(self, rows, training):
                 labels = torch.tensor([int(len(text.split()) >= self.task.words) for text, _ in rows])

@@ -16,6 +16,7 @@ def test_agrees_with_the_dense_models(space, dense):
         assert measured["expert_score"][t] == pytest.approx(expert)
         assert measured["merged_score"][t] == pytest.approx(merged)
         assert measured["room"][t] == pytest.approx(expert - merged)
+        assert measured["room_error"][t] == pytest.approx(dense.paired_error(t, {t: 1.0}, every))
         if expert == base:
             assert t not in measured["recovered"]
         else:

@@ -14,6 +14,8 @@ def test_agrees_with_the_dense_models(space, dense):
             assert measured["transfer"][s][t] == pytest.approx(dense.score(t, {s: 1.0}))
             gain = dense.score(t, {s: 1.0}) - dense.score(t, {})
             assert measured["transfer_gain"][s][t] == pytest.approx(gain)
+            error = dense.paired_error(t, {s: 1.0}, {})
+            assert measured["transfer_gain_error"][s][t] == pytest.approx(error)
 
 
 def test_where_lower_is_better_a_gain_is_a_fall(space, dense):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from saft.interference.task_space import Response, TaskSpace
+from saft.interference.task_space import Response, Scored, TaskSpace
 
 TASKS = ["a", "b", "c"]
 SCALING = 0.4
@@ -43,9 +45,10 @@ class ToyProbe:
         return Response(float(functional.cross_entropy(logits, self.y)), logits.argmax(-1), features)
 
     @torch.no_grad()
-    def score(self) -> tuple[float, float | None]:
+    def score(self) -> Scored:
         self.forwards += 1
-        return float(((self.trunk(self.x) @ self.head.T).argmax(-1) == self.y).double().mean()), 0.1
+        right = ((self.trunk(self.x) @ self.head.T).argmax(-1) == self.y).double()
+        return Scored(float(right.mean()), 0.1, right)
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
@@ -89,8 +92,16 @@ class Dense:
         return -float(log_p[torch.arange(12), self.space.probes[task].y].mean())
 
     def score(self, task: str, coefficients: Mapping[str, float]) -> float:
+        return sum(self.right(task, coefficients)) / 12
+
+    def right(self, task: str, coefficients: Mapping[str, float]) -> list[int]:
         pairs = zip(self.predictions(task, coefficients), self.space.probes[task].y.tolist(), strict=True)
-        return sum(told == right for told, right in pairs) / 12
+        return [int(told == right) for told, right in pairs]
+
+    def paired_error(self, task: str, one: Mapping[str, float], other: Mapping[str, float]) -> float:
+        """The standard error of a mean difference, written out."""
+        pairs = zip(self.right(task, one), self.right(task, other), strict=True)
+        return statistics.stdev(a - b for a, b in pairs) / math.sqrt(12)
 
 
 def toy_space() -> TaskSpace:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -49,10 +51,40 @@ def test_one_set_of_models():
     assert "only in the JSON file, --out=FILE: plane" in text
     # Drift has a direction, cosine has none.
     assert re.search(r"drift: task ↓,\s+task →\s+a\[b\]\s+b\s+─+\s+a\[b\]\s+–\s+0\.50\s+b\s+0\.75\s+–", text)
+    assert "±" not in text
     assert re.search(r"sign conflict, %\s+50\.0", text)
     assert "sign conflict: signs" in text
     assert "sign conflict trimmed: " not in text
     assert "trimmed: the same" in text
+
+
+def test_a_standard_error_stands_behind_its_number():
+    """Whatever the number is of: a matrix, a task, a pair in both orders, or all together."""
+    harm = Quantity("harm of", "%", per="pair", scale=100, decimals=1)
+    room, even, loss = replace(harm, per="task", axes=()), replace(harm), Quantity("loss", decimals=2)
+    of = {"harm": harm, "room": replace(room, axes=("task",)), "even": even, "loss": loss}
+    measured = {
+        "harm": {"a": {"b": 0.04}, "b": {"a": -0.02}},
+        "room": {"a": 0.1, "b": 0.2},
+        "even": {"a": {"b": 0.5}, "b": {"a": 0.5}},
+        "loss": 1.5,
+    }
+    quantities = of | {f"{name}_error": quantity.paired_error(name) for name, quantity in of.items()}
+    errors = {
+        "harm_error": {"a": {"b": 0.012}, "b": {"a": math.nan}},
+        "room_error": {"a": 0.031},
+        "even_error": {"a": {"b": 0.002}, "b": {"a": 0.002}},
+        "loss_error": 0.25,
+    }
+    text = printed(measured_tables(measured | errors, quantities))
+    assert re.search(r"a\s+–\s+4\.0 ± 1\.2\s+b\s+-2\.0\s+–", text)
+    assert re.search(r"a\s+10\.0 ± 3\.1\s+b\s+20\.0\n", text)
+    assert re.search(r"a – b\s+50\.0 ± 0\.2", text)
+    assert "1.50 ± 0.25" in text
+    assert " error, %" not in text
+    assert "harm: harm of\n" in text
+    assert "±: the standard error; of a difference of scores, over the same examples" in text
+    assert "trimmed: " not in text
 
 
 def test_a_spread_has_the_decimals_of_its_mean():

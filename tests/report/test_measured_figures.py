@@ -18,8 +18,16 @@ GRID = ("0", "0.5", "1")
 SHAPES = {
     "count": ({"per": "set"}, 3.0),
     "harm": (
-        {"per": "pair", "axes": ["without", "task"]},
+        {"per": "pair", "axes": ["without", "task"], "unit": "nats", "cell": "by how much it hurts"},
         {s: {t: 0.1 * i for i, t in enumerate(NAMES) if t != s} for s in NAMES},
+    ),
+    "harm_error": (
+        {"per": "pair", "axes": ["without", "task"], "error_of": "harm"},
+        {s: {t: 0.01 + 0.01 * i for i, t in enumerate(NAMES) if t != s} for s in NAMES},
+    ),
+    "angle": (
+        {"per": "pair"},
+        {s: {t: 0.1 * i * j for i, t in enumerate(NAMES)} for j, s in enumerate(NAMES)},
     ),
     "same": ({"per": "pair"}, {s: dict.fromkeys(NAMES, 0.5) for s in NAMES}),
     "line": (
@@ -56,17 +64,27 @@ def texts(figure):
 
 def test_every_shape_has_a_picture_and_what_has_none_is_left_out(figures):
     assert list(figures) == [
-        "All tasks together", "harm, pair by pair", "same, pair by pair", "line, nats", "by layer", "plane"
+        "All tasks together", "harm, nats, pair by pair", "angle, pair by pair", "same, pair by pair", "line, nats", "by layer", "plane"
     ]  # fmt: skip
 
 
 def test_a_matrix_for_each_arm_with_its_axes(figures):
-    words = texts(figures["harm, pair by pair"])
+    words = texts(figures["harm, nats, pair by pair"])
     assert words.count("adamw") == words.count("sam") == 1
     assert words.count("without") == 1  # left of the first
     assert words.count("task") == 2
-    label = ElementTree.fromstring(figures["harm, pair by pair"].svg).get("aria-label")
+    label = ElementTree.fromstring(figures["harm, nats, pair by pair"].svg).get("aria-label")
     assert "sam: from 0.00 (newsgroups, reuters) to 0.300 (reuters, reviews)" in label
+
+
+def test_a_matrix_says_what_rows_columns_and_a_cell_are(figures):
+    assert figures["harm, nats, pair by pair"].caption == (
+        "Rows: “without”; columns: “task”. Each cell, in nats, mean over seeds: by how much it hurts. The "
+        "standard error of a cell with one seed is 0.0100 to 0.0400. One scale for all arms."
+    )
+    assert figures["angle, pair by pair"].caption == (
+        "Rows and columns: “task”. Each cell, mean over seeds: example. One scale for all arms."
+    )
 
 
 def test_numbers_that_are_all_the_same_are_told(figures):

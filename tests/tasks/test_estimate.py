@@ -12,13 +12,13 @@ def test_standard_errors_are_the_spread_of_repeated_draws() -> None:
     generator = torch.Generator().manual_seed(0)
     draws: dict[str, list[tuple[float, float]]] = {"share": [], "ratio": [], "pearson": [], "spearman": []}
     for _ in range(2000):
-        right = int((torch.rand(100, generator=generator) < 0.7).sum())
+        right = torch.rand(100, generator=generator) < 0.7
         counts = torch.randint(1, 20, (100,), generator=generator)
         parts = counts * (1 + 0.3 * torch.randn(100, generator=generator))
         x = torch.randn(100, generator=generator)
         y = 0.6 * x + 0.8 * torch.randn(100, generator=generator)
         scores = {
-            "share": share(right, 100),
+            "share": share(right),
             "ratio": ratio(parts, counts),
             "pearson": pearson(x, y),
             "spearman": spearman(x, y),
