@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,15 +14,9 @@ BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
 WHERE = {"device": "a GPU", "torch": "2"}
 
 
-@pytest.fixture(scope="module")
-def bench():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("bench_gpu", BENCHMARKS / "gpu.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_gpu"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_gpu"]
+@pytest.fixture
+def bench(load_bench):
+    return load_bench("gpu")
 
 
 @pytest.fixture
@@ -131,13 +124,11 @@ def test_an_unknown_part_is_named(bench, capsys):
     )
 
 
-def test_every_part_is_a_command_that_the_benchmarks_accept(bench, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_every_part_is_a_command_that_the_benchmarks_accept(bench, load_bench):
     for name, of in bench.parts(lambda package: False).items():
         script, *options = of.command
         assert "pytorch-optimizer" not in of.command
         if script != "-m":
-            spec = importlib.util.spec_from_file_location("bench_part", bench.ROOT / script)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            assert bench.ROOT / script == BENCHMARKS / Path(script).name
+            module = load_bench(Path(script).stem)
             assert module.parse(options).device == ("cpu" if name.endswith("cpu") else "cuda")

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    """A file of the benchmarks as a module."""
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name.replace("-", "_"), BENCHMARKS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return load
-
-
-def test_all_are_asked_for_the_same_work(script, tmp_path):
-    bench = script("memory-merge")
+def test_all_are_asked_for_the_same_work(load_bench, tmp_path):
+    bench = load_bench("memory-merge")
     asked = bench.requests(["b", "m1", "m2"], bench.parse(["--methods", "ties,linear"]), tmp_path)
     tools = ["saft", "mergekit", "sentence-transformers"]
     assert list(asked) == [(method, tool) for method in ("ties", "linear") for tool in tools]
@@ -42,12 +23,12 @@ def test_all_are_asked_for_the_same_work(script, tmp_path):
     assert len({request["out"] for request in asked.values()}) == 6
 
 
-def test_figures(script):
+def test_figures(load_bench):
     def took(*seconds, beyond):
         return [{"seconds": one, "beyond": beyond} for one in seconds]
 
     key = ("ties", "mergekit")
-    rows = script("memory-merge").figures(
+    rows = load_bench("memory-merge").figures(
         {
             ("ties", "saft"): took(2.0, 4.0, 3.0, beyond=10),
             key: took(9.0, 5.0, 8.0, beyond=None),
@@ -65,8 +46,8 @@ def test_figures(script):
     assert rows[1]["beyond_bytes"] is None
 
 
-def test_the_largest_difference_is_that_of_any_tensor(script, tmp_path):
-    bench, one, other, third = script("memory-merge"), *(tmp_path / name for name in "abc")
+def test_the_largest_difference_is_that_of_any_tensor(load_bench, tmp_path):
+    bench, one, other, third = load_bench("memory-merge"), *(tmp_path / name for name in "abc")
     save_file({"x": torch.ones(2), "y": torch.zeros(2)}, one)
     save_file({"x": torch.ones(2), "y": torch.tensor([0.0, -0.5])}, other)
     save_file({"x": torch.ones(2)}, third)
@@ -82,16 +63,16 @@ def test_the_largest_difference_is_that_of_any_tensor(script, tmp_path):
         (["--competitors", "numpy"], "unknown competitors: numpy; known: mergekit, sentence-transformers"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(script, capsys, options, told):
+def test_what_cannot_be_measured_is_refused(load_bench, capsys, options, told):
     with pytest.raises(SystemExit):
-        script("memory-merge").parse(options)
+        load_bench("memory-merge").parse(options)
     assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_what_saft_is_measured_at(script, tmp_path):
+def test_what_saft_is_measured_at(load_bench, tmp_path):
     """mergekit is not among what tests need; what is saft's part is done here."""
-    worker, make = script("memory_merge_worker"), script("merge_models").make
+    worker, make = load_bench("memory_merge_worker"), load_bench("merge_models").make
     models = {
         str(folder): worker.load(str(folder)) for folder in make("tiny", 2, torch.float32, tmp_path)[1:]
     }

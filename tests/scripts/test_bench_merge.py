@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,18 +13,10 @@ from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.stream import engine
 
-BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
-
 
 @pytest.fixture
-def merge(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("merge", "merge_models"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import merge
-
-    return merge
+def merge(load_bench):
+    return load_bench("merge")
 
 
 @pytest.fixture

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "threads.py"
 
 
 @pytest.mark.slow
 def test_both_figures_of_each_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    load_bench: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "threads.json"
-    spec = importlib.util.spec_from_file_location("bench_threads", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = load_bench("threads")
     words = ["--rounds=1", "--steps=1", "--settings", "saft", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["threads", *words])
     monkeypatch.setattr(bench, "measure", functools.cache(bench.measure))  # one process is enough here
