@@ -44,6 +44,7 @@ FROM_ABOVE = {
     "experiment/stages/measure_weights.py": "experiment/test_stages.py",
     "experiment/stages/merge_experts.py": "experiment/test_stages.py",
     "experiment/stages/step.py": "experiment/test_stages.py",
+    "experiment/stages/trained_models.py": "experiment/test_first_rounds.py",
     "experiment/worker.py": "experiment/test_overseer.py",
     "integrations/lightning_passes.py": "integrations/test_lightning.py",
     "interventions.py": "calibration/test_intervmerge.py",

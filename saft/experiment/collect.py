@@ -251,6 +251,7 @@ def _arm(session: Session, trial: str) -> ArmFacts:
             for key in ("optimizer", "penalty", "parametrization", "averaging", "first_round")
             if (part := getattr(options, key))
         }
+        | ({"start": f"merged by {options.start.describe()}"} if options.start else {})
         | ({"choices": values_in_words(of.values)} if of.values else {}),
     )
 

@@ -46,7 +46,7 @@ def settle(session: Session) -> None:
                     _remove(session.folder.merge(cell, tasks, method))
                 elif can_merge:
                     write_merge(session, cell, method)
-        for folder in experts if "experts" not in keep else ():
+        for folder in [*experts, session.folder.start(cell)] if "experts" not in keep else ():
             _remove(folder)
         for task in tasks:
             _remove(session.folder.first_round(cell, task))

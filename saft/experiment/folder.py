@@ -75,6 +75,10 @@ class ExperimentFolder:
         """Return the checkpoint folder of one model of an arm's first round; gone at the end of a run."""
         return self.path / "first_rounds" / str(cell) / task
 
+    def start(self, cell: Cell) -> Path:
+        """Return the checkpoint folder of a first round's merge, from which the experts of the cell start."""
+        return self.path / "starts" / str(cell)
+
     def merge(self, cell: Cell, tasks: Sequence[str], method: str) -> Path:
         """Return the checkpoint folder of one merged model of these tasks.
 

@@ -158,6 +158,13 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
             f"arms.{arm}.first_round: is missing: perturbation: task_vectors needs the other tasks' experts; "
             "write how they are trained first, such as first_round: {steps: 67}"
         )
+    if options.start is not None:
+        method, count = METHODS.get(options.start.method), len(config.tasks)
+        if not method.min_models <= count <= method.max_models:
+            few = count < method.min_models
+            bound = f"at least {method.min_models}" if few else f"at most {method.max_models:.0f}"
+            place = f"arms.{arm}.start.method"
+            yield f"{place}: {options.start.method} merges {bound} models, but there are {count} tasks"
     if options.needs_vectors and len(config.tasks) < 2:
         yield f"arms.{arm}.perturbation: task_vectors are the other tasks', but there is one; add a task"
 

@@ -189,6 +189,7 @@ def _bytes(session: Session) -> tuple[int, int]:
     ]
     experts = len(untrained)
     rounds = sum(arm.first_round is not None for arm in untrained)
+    starts = sum(session.start(cell) != folder.base and not session.start(cell).exists() for cell in cells)
     reported = chosen_cells(session, foreseen=True)
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
     weighted = 0
@@ -203,8 +204,8 @@ def _bytes(session: Session) -> tuple[int, int]:
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if experts else 0
     model = _model_bytes(session)
-    left = base + merges + (experts if "experts" in keep else 0)
-    return (base + merges + experts + rounds + training) * model, left * model
+    left = base + merges + (experts + starts if "experts" in keep else 0)
+    return (base + merges + experts + rounds + starts + training) * model, left * model
 
 
 def _model_bytes(session: Session) -> int:

@@ -14,13 +14,14 @@ from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.growth import Foundations, files_of
 from saft.experiment.resolve import Resolved, resolve
-from saft.files.checkpoint import HEADS, read_manifest, staged, write_manifest
+from saft.files.checkpoint import read_manifest, staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
 from saft.tasks import BoundTask, Examples, Limits, Metric, Score, Splits, TaskModel
+from saft.tasks.heads import head_file
 from saft.training.trainer import computing, device_of
 
 __all__ = ["Session", "open_session"]
@@ -119,15 +120,15 @@ class Session:
         return float(sum(sizes[split] for sizes in self.sizes.values()))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def model(self, task: str, folder: Path, arm: str | None = None) -> TaskModel:
-        """Load the model of a task from a checkpoint folder, of an arm's; the last one is held.
+    def model(self, task: str, folder: Path, cell: Cell | None = None) -> TaskModel:
+        """Load the model of a task from a checkpoint folder; the last one is held.
 
         Args:
             task: the task's name.
             folder: the checkpoint folder, whose head is taken too.
-            arm: that the checkpoint was trained by; None for a model that is not linearized.
+            cell: that the checkpoint is an expert of; None for the base.
         """
-        return self.tasks[task].model(self.trunk(folder, arm), head_from=folder)
+        return self.tasks[task].model(self.trunk(folder, cell), head_from=folder)
 
     def score(self, task: str, model: TaskModel, examples: Examples) -> Score:
         """Return a model's score on examples of a task, computed in the precision of the trainings.
@@ -140,23 +141,36 @@ class Session:
         with computing(self.config.trainer, self.device):
             return self.tasks[task].score(model, examples)
 
-    def trunk(self, folder: Path | None = None, arm: str | None = None) -> nn.Module:
-        """Load a trunk of the experiment: of a checkpoint folder, or the base's; linearized if the arm is."""
-        if arm is not None and (trained := self.resolved.arms[arm].trained).is_linear:
-            trunk = self.trunk()
+    def start(self, cell: Cell) -> Path:
+        """Return the folder that a cell's experts start from: the base, or the merge of its first round."""
+        merged = self.resolved.arms[cell.arm].start is not None
+        return self.folder.start(cell) if merged else self.folder.base
+
+    def trunk(self, folder: Path | None = None, cell: Cell | None = None) -> nn.Module:
+        """Load a trunk of the experiment: of a checkpoint folder, or what a cell's experts start from.
+
+        Args:
+            folder: the checkpoint folder; None for the start.
+            cell: that the checkpoint is an expert of, linearized where its arm is; None for the base's.
+        """
+        start = self.folder.base if cell is None else self.start(cell)
+        if cell is not None and (trained := self.resolved.arms[cell.arm].trained).is_linear:
+            trunk = self._trunk(str(start))
             trained.wrap(trunk, lambda count: iter(()))
             if folder is not None:
-                trunk.load_state_dict(self.trunk(folder).state_dict())
+                trunk.load_state_dict(self._trunk(str(folder)).state_dict())
             return trunk
-        location = str(folder or self.base.path)
-        if folder is not None and is_adapter(folder):  # of this base, wherever the experiment lies by now
-            location = f"{self.base.path}+{folder}"
+        if folder is not None and is_adapter(folder):  # of this start, wherever the experiment lies by now
+            return self._trunk(f"{start}+{folder}")
+        return self._trunk(str(folder or start))
+
+    def _trunk(self, location: str) -> nn.Module:
         return next(iter(self.tasks.values())).load_trunk(location)
 
     def write_base(self) -> None:
         """Write the pretrained trunk and every task's first head to `base`, if one of them is missing."""
         base = self.folder.base
-        if base.exists() and all((base / HEADS / f"{name}.safetensors").exists() for name in self.tasks):
+        if base.exists() and all(head_file(base, name).exists() for name in self.tasks):
             return
         source = base if base.exists() else local_folder(self.config.model.path, "model.path")
         known = (

@@ -25,6 +25,7 @@ __all__ = [
     "PrototypeHead",
     "StoredHead",
     "ZeroShotHead",
+    "head_file",
     "load",
     "missing_trained_head",
     "note_made_anew",
@@ -244,9 +245,23 @@ def load(folder: Path, task: str, labels: Sequence[str]) -> StoredHead | None:
     return StoredHead(head, own, _pooling(file, made_for), folder)
 
 
+def head_file(folder: Path, task: str) -> Path:
+    """Return where a checkpoint folder holds the head of a task, if it holds one.
+
+    Args:
+        folder: the checkpoint folder.
+        task: the task's name.
+
+    Example:
+        >>> head_file(Path("runs/news"), "news").as_posix()
+        'runs/news/heads/news.safetensors'
+    """
+    return folder / HEADS / f"{task}.safetensors"
+
+
 def missing_trained_head(folder: Path, task: str) -> UserError:
     """Return the error that a checkpoint folder lacks the head of a task, which cannot be made again."""
-    file = folder / HEADS / f"{task}.safetensors"
+    file = head_file(folder, task)
     return UserError(f"there is no {file}, and the head of this task is a trained one")
 
 
@@ -259,14 +274,14 @@ def note_made_anew(folder: Path, task: str, kind: str) -> None:
         kind: of the head, for the message.
     """
     if (folder / MANIFEST).is_file():
-        file = folder / HEADS / f"{task}.safetensors"
+        file = head_file(folder, task)
         note(f"there is no {file}; its {kind} head is made by the weights of {folder} itself")
 
 
 def _file(folder: Path, task: str) -> Path:
     if Path(task).name != task or task in ("", ".", ".."):
         raise UserError(f"task '{task}': names the file of its head; write it without '/'")
-    return inside(folder, Path(HEADS) / f"{task}.safetensors")
+    return inside(folder, head_file(Path(), task))
 
 
 def _made_for(file: Path, metadata: dict[str, str]) -> dict[str, Any]:

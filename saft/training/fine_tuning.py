@@ -179,7 +179,7 @@ def _train(
     config, task, splits = order.config, ready.task, ready.splits
     trunk = task.load_trunk()
     vectors = sum_of_task_vectors(task, trunk, config.others) if config.others else None
-    model = task.model(trunk)
+    model = task.model(trunk, head_from=config.head_from)
     steps, cost, validation = _fit(model, ready, order, progress, strategy, vectors)
     if validation is None:
         return None

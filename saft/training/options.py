@@ -18,6 +18,7 @@ from saft.config import (
     Range,
 )
 from saft.errors import UserError, collecting
+from saft.training.merged_start import MergedStart
 
 if TYPE_CHECKING:
     from saft.parametrizations import Parametrization
@@ -80,8 +81,13 @@ class TrainingOptions:
     averaging: dict[str, Any] | None = None
     """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
     first_round: dict[str, Any] | None = None
-    """Of an arm with perturbation: {name: task_vectors}: what a training before it, of every task and from
-    the base too, changes of these options, for example {steps: 67}; its task vectors are the others'."""
+    """Of an arm of `saft run`: what a training before it, of every task from the base, changes of these
+    options, for example {steps: 67}. `start` merges its experts, or perturbation: {name: task_vectors} reads
+    their task vectors."""
+    start: MergedStart | None = None
+    """Of an arm with a first round: how its experts are merged into the weights that this training starts
+    from, and that its task vectors are counted from, for example {method: tsv_m}; null starts from the base.
+    Each task goes on with its head of the first round."""
 
     def __post_init__(self) -> None:
         if any(candidate > self.steps for candidate in self.select_steps):
@@ -158,17 +164,28 @@ class TrainingOptions:
             )
 
     def _check_rounds(self) -> None:
-        first = self.first
-        if first is not None:
-            if first.needs_vectors or first.first_round is not None:
+        if self.start is not None and self.first_round is None:
+            raise ValueError(
+                "start: merges the experts of a first round; write how they are trained, such as "
+                "first_round: {steps: 67}"
+            )
+        if self.first is not None:
+            if self.first.needs_vectors or self.first.first_round is not None:
                 raise ValueError(
-                    "first_round: is the first, so there are no task vectors to shift by; leave them out"
+                    "first_round: is the first, so there is nothing before it; leave out its own first_round "
+                    "and perturbation: {name: task_vectors}"
                 )
-            if not self.needs_vectors:
+            if self.needs_vectors and self.start is not None:
                 raise ValueError(
-                    "first_round: is only read by perturbation: {name: task_vectors}; leave it out"
+                    "start: is at the merge of the others' experts already; leave it out, or "
+                    "perturbation: {name: task_vectors}"
                 )
-            first.check_options()
+            if not self.needs_vectors and self.start is None:
+                raise ValueError(
+                    "first_round: is read by nothing; add start: {method: ...}, which merges its experts, or "
+                    "perturbation: {name: task_vectors}"
+                )
+            self._first("options")
         if self.needs_vectors and (self.trained.is_adapter or self.trained.is_linear):
             raise ValueError(
                 "perturbation: task_vectors shifts the trunk's own weights, which parametrization: "
@@ -184,16 +201,18 @@ class TrainingOptions:
 
     @functools.cached_property
     def first(self) -> TrainingOptions | None:
-        """How every task is trained before, for the others' task vectors; None without a first round."""
-        if self.first_round is None:
-            return None
-        plain = dataclasses.asdict(self) | {"perturbation": None, "first_round": None} | self.first_round
-        return config.parse(TrainingOptions, plain, "", "first_round", "fields")
+        """How every task is trained before; None without a first round. Its ascent is what it says itself."""
+        return None if self.first_round is None else self._first("fields")
+
+    def _first(self, depth: config.Depth) -> TrainingOptions:
+        alone = {"perturbation": None, "first_round": None, "start": None}
+        plain = dataclasses.asdict(self) | alone | (self.first_round or {})
+        return config.parse(TrainingOptions, plain, "", "first_round", depth)
 
     @property
     def last(self) -> TrainingOptions:
         """How a task is trained itself, without the round before."""
-        return dataclasses.replace(self, first_round=None)
+        return dataclasses.replace(self, first_round=None, start=None)
 
     @property
     def trained(self) -> Parametrization:

@@ -48,6 +48,9 @@ class TrainConfig:
     """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
     others: list[str] = field(default_factory=list)
     """Other tasks' experts, fine-tuned from the same model, for perturbation: {name: task_vectors}."""
+    head_from: str | None = None
+    """Checkpoint folder whose head of this task the training goes on with; null takes the head that the task
+    starts with, made from the model."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, precision (of the steps and of evaluation;
     bf16-mixed where a GPU has bfloat16, else 32-true), devices (of this machine, which share every batch;
@@ -88,8 +91,8 @@ class TrainConfig:
         check_sharded(self.trainer, {"training": self.training}, {"task": self.task["kind"]})
         if self.training.first_round is not None:
             raise ValueError(
-                "training.first_round: is for an arm of `saft run`; train the other tasks, and list their "
-                "folders under `others`"
+                "training.first_round: is for an arm of `saft run`; train all tasks, and list the others' "
+                "folders under `others`, or merge them into the `model` of this training"
             )
         if self.training.needs_vectors and not self.others:
             raise ValueError(

@@ -32,6 +32,7 @@ from saft.files.fingerprints import fingerprint
 from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import BoundTask, Metric, Score, Splits, Task, TaskModel
+from saft.tasks.heads import head_file
 from saft.training.options import TrainingOptions
 from saft.training.other_experts import fingerprints
 from saft.training.train_config import TrainConfig
@@ -169,16 +170,36 @@ def versions() -> dict[str, str]:
 
 
 def inputs(task: Task, config: TrainConfig) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of what a fine-tuning reads: the model's weights, local files, others' experts."""
+    """Return the SHA-256 of what a fine-tuning reads: the model's weights, data, others' experts, a head.
+
+    Raises:
+        UserError: one of them is missing.
+    """
     base = local_folder(config.model.path, "model.path")
+    return {
+        "model": {file.name: fingerprint(file) for file in weight_files(base)},
+        "data": data_files(task, config),
+        "others": fingerprints(config.others),
+        "head": {} if config.head_from is None else _head(config.head_from, config.name),
+    }
+
+
+def data_files(task: Task, config: TrainConfig) -> dict[str, str]:
+    """Return the SHA-256 of the local files that the examples of a fine-tuning are read from."""
     data = dict(task.files("task"))
     for name, mapping in config.reference.items():
         data |= tasks.build(name, mapping, "reference").files(f"reference.{name}")
-    return {
-        "model": {file.name: fingerprint(file) for file in weight_files(base)},
-        "data": {location: fingerprint(file) for location, file in data.items()},
-        "others": fingerprints(config.others),
-    }
+    return {location: fingerprint(file) for location, file in data.items()}
+
+
+def _head(location: str, name: str) -> dict[str, str]:
+    file = head_file(local_folder(location, "head_from"), name)
+    if not file.is_file():
+        raise UserError(
+            f"head_from: {location}: has no head of {name} ({HEADS}/{file.name}); leave it out, or name a "
+            "checkpoint of this task"
+        )
+    return {f"{location}/{file.name}": fingerprint(file)}
 
 
 def _parts(options: TrainingOptions) -> dict[str, dict[str, Any]]:
@@ -209,10 +230,10 @@ def _weights_told(folder: Path, config: TrainConfig) -> str:
             "J (w - w0).\nRead as an ordinary model, as by `saft evaluate`, they give other outputs."
         )
     if config.training.trained.is_adapter:
-        head = folder / HEADS / f"{name}.safetensors"
+        head = head_file(folder, name)
         own = f" The task's head is in `{HEADS}/{name}.safetensors`." if head.is_file() else ""
         return f"The folder holds the change from the base as a LoRA adapter, which peft loads.{own}"
-    if (folder / HEADS / f"{name}.safetensors").is_file():
+    if head_file(folder, name).is_file():
         return f"The weights are the trunk only; the task's head is in `{HEADS}/{name}.safetensors`."
     return "The weights are those of the whole model."
 

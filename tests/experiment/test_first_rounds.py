@@ -1,4 +1,4 @@
-"""Arms whose experts are shifted by the others' task vectors of a first round."""
+"""Arms with a first round: whose experts are shifted by the others' task vectors, or start from the merge."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from saft import config
 from saft.dry_run.tiny_run import tiny_run
 from saft.errors import UserError
 from saft.experiment import RunConfig
+from saft.experiment.stages.trained_models import expert_config
+from saft.merge import merge
+from saft.merging.merge_config import MergeConfig
+from saft.model_config import ModelConfig
 from saft.run import run
+from saft.training.fine_tuning import fine_tune
+from saft.training.train_config import TrainConfig
 
 COMMON = {"batch_size": 4, "learning_rate": 3e-3}
 ARMS = {
@@ -69,6 +77,68 @@ def test_experts_that_are_not_kept_are_trained_again_with_their_first_round(
     assert manifest(tmp_path / "run", "two_rounds", "colour")["config"]["training"]["first_round"] is None
 
 
+START = COMMON | {"steps": 2, "first_round": {"steps": 1}, "start": {"method": "task_arithmetic"}}
+
+
+def load(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow  # two runs
+def test_a_merged_start_is_the_base_of_training_and_merging(
+    small: dict[str, Any], tmp_path: Path, forked_workers: None
+) -> None:
+    """Against the round made by hand: train, merge, train on from the merge with the same head, merge."""
+    folder, again = tmp_path / "run", tmp_path / "again"
+    rounds = small | {"arms": {"rounds": START}, "regimes": {"few": 12}, "keep": ["experts", "merges"]}
+    rounds |= {"merges": {"task_arithmetic": {"scaling": [0.5]}}}
+    made = config.parse(RunConfig, rounds | {"out": str(folder)}, "run.yaml")
+    run(made)
+    run(config.parse(RunConfig, rounds | {"out": str(again), "executor": "local", "workers": 2}, "run.yaml"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["arms"]["rounds"]["passes"] == 3
+    assert results["arms"]["rounds"]["extras"] == {
+        "first_round": "steps 1",
+        "start": "merged by task_arithmetic",
+    }
+    assert not (folder / "first_rounds").exists()
+
+    hand, arms = tmp_path / "hand", {"first": COMMON | {"steps": 1}}
+    run(config.parse(RunConfig, rounds | {"arms": arms, "out": str(hand)}, "run.yaml"))
+    first = {task: str(hand / f"experts/few/first/seed0/{task}") for task in ("colour", "size")}
+    merge(MergeConfig("task_arithmetic", str(hand / "base"), first), tmp_path / "start")
+    start = load(folder / "starts/few/rounds/seed0")
+    assert start.keys() == load(tmp_path / "start").keys()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in load(tmp_path / "start").items())
+    for task in first:
+        name = f"experts/few/rounds/seed0/{task}"
+        own = TrainConfig(
+            model=ModelConfig(str(tmp_path / "start"), made.model.pooling),
+            task=made.tasks[task],
+            out=str(tmp_path / task),
+            name=task,
+            training=made.training_of(made.trials_of("rounds")[0]).last,
+            train_examples=12,
+            validation_examples=made.validation_examples,
+            head_from=first[task],
+        )
+        fine_tune(own)
+        for weights in ("model.safetensors", f"heads/{task}.safetensors"):
+            assert (tmp_path / task / weights).read_bytes() == (folder / name / weights).read_bytes()
+            assert (again / name / weights).read_bytes() == (folder / name / weights).read_bytes()
+    merged = load(folder / "merges/few/rounds/seed0/colour+size/task_arithmetic")
+    vectors = [load(tmp_path / task) for task in first]
+    for name, tensor in start.items():
+        expected = tensor + 0.5 * sum(vector[name] - tensor for vector in vectors)
+        torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-6)
+
+    more = rounds | {"merges": {"task_arithmetic": {"scaling": [0.5]}, "average": {}}, "keep": []}
+    run(config.parse(RunConfig, more | {"out": str(folder)}, "run.yaml"))  # whose first round is gone
+    assert not any((folder / name).exists() for name in ("starts", "experts"))
+    again_more = more | {"merges": {**more["merges"], "ties": {}}}
+    run(config.parse(RunConfig, again_more | {"out": str(folder)}, "run.yaml"))  # whose experts are gone
+
+
 def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_path: Path) -> None:
     session = _session(two_rounds, tmp_path)
     cells = {cell.arm: cell for cell in session.resolved.cells}
@@ -76,6 +146,25 @@ def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_p
     assert set(found.expert(cells["two_rounds"], "colour")["config"]["tasks"]) == {"colour", "size"}
     assert set(found.training(cells["two_rounds"], "colour")["config"]["tasks"]) == {"colour"}
     assert set(found.expert(cells["adamw"], "colour")["config"]["tasks"]) == {"colour"}
+
+
+def test_the_last_round_reads_what_the_first_left(small: dict[str, Any], tmp_path: Path) -> None:
+    arms = {**ARMS, "rounds": START}
+    session = _session(small | {"arms": arms, "regimes": {"few": 12}}, tmp_path)
+    cells = {cell.arm: cell for cell in session.resolved.cells}
+    of = {arm: expert_config(session, cell, "colour") for arm, cell in cells.items()}
+    folder = tmp_path / "run"
+    assert [Path(config.model.path) for config in of.values()] == [
+        folder / "base",
+        folder / "base",
+        folder / "starts/few/rounds/seed0",
+    ]
+    assert [config.others for config in of.values()] == [
+        [],
+        [str(folder / "first_rounds/few/two_rounds/seed0/size")],
+        [],
+    ]
+    assert all(config.training.first_round is None for config in of.values())
 
 
 def _session(mapping: dict[str, Any], tmp_path: Path) -> Any:
@@ -96,7 +185,40 @@ def test_the_tiny_run_has_a_tiny_first_round(two_rounds: dict[str, Any], tmp_pat
     ("arm", "message"),
     [
         ({"perturbation": {"name": "task_vectors"}}, "arms.two_rounds.first_round: is missing"),
-        ({"first_round": {"steps": 1}}, "first_round: is only read by perturbation"),
+        ({"first_round": {"steps": 1}}, "arms.two_rounds: first_round: is read by nothing; add start"),
+        ({"start": {"method": "average"}}, "start: merges the experts of a first round; write how"),
+        (
+            {
+                "perturbation": {"name": "task_vectors"},
+                "first_round": {"steps": 1},
+                "start": {"method": "ties"},
+            },
+            "start: is at the merge of the others' experts already",
+        ),
+        (
+            {"first_round": {"steps": 1}, "start": {"method": "tsvm"}},
+            "arms.two_rounds.start: method: unknown merge method 'tsvm'; did you mean 'tsv_m'",
+        ),
+        (
+            {"first_round": {"steps": 1}, "start": {"method": "ties", "parameters": {"densty": 1}}},
+            "arms.two_rounds.start: parameters: unknown parameter 'densty'; did you mean 'density'",
+        ),
+        (
+            {"first_round": {"steps": 1}, "start": {"method": "average", "scaling": 0.5}},
+            "arms.two_rounds.start: scaling: average has no scaling coefficient",
+        ),
+        (
+            {"first_round": {"steps": 1}, "start": {"method": "fisher"}},
+            "arms.two_rounds.start: method: fisher reads examples",
+        ),
+        (
+            {"first_round": {"steps": 1}, "start": {"method": "emr"}},
+            "arms.two_rounds.start: method: emr gives no single model",
+        ),
+        (
+            {"first_round": {"steps": 1, "penalty": {"name": "drft"}}, "start": {"method": "ties"}},
+            "first_round: penalty: name: unknown penalty 'drft'",
+        ),
         (
             {"perturbation": {"name": "task_vectors"}, "first_round": {"stepps": 1}},
             "first_round.stepps: unknown key; did you mean 'steps'",
@@ -106,7 +228,7 @@ def test_the_tiny_run_has_a_tiny_first_round(two_rounds: dict[str, Any], tmp_pat
                 "perturbation": {"name": "task_vectors"},
                 "first_round": {"perturbation": {"name": "task_vectors"}},
             },
-            "first_round: is the first, so there are no task vectors",
+            "first_round: is the first, so there is nothing before it",
         ),
     ],
 )

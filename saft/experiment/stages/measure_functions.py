@@ -11,7 +11,7 @@ from saft.experiment.folder import team
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, recipe
 from saft.experiment.stages.step import Step
-from saft.experiment.stages.train_expert import expert_folder
+from saft.experiment.stages.trained_models import expert_folder
 from saft.interference.task_space import TaskSpace
 from saft.measure_models import in_metric, values_of
 from saft.measure_probe import task_space
@@ -76,5 +76,5 @@ def _space(session: Session, cell: Cell) -> TaskSpace:
         folders,
         BATCH_SIZE,
         merge,
-        session.trunk(arm=cell.arm),
+        session.trunk(cell=cell),
     )

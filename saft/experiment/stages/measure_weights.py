@@ -9,7 +9,7 @@ from saft.experiment.figure_files import Measurement
 from saft.experiment.folder import team
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
-from saft.experiment.stages.train_expert import expert_folder
+from saft.experiment.stages.trained_models import expert_folder, start_folder
 from saft.measure import weight_interference
 from saft.progress import Bar
 
@@ -21,7 +21,7 @@ def measure_weights_steps(session: Session, cell: Cell) -> Iterator[Step]:
 
     def measured(_: Bar) -> Measurement:
         folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
-        interference = weight_interference(session.base.path, folders, session.config.density)
+        interference = weight_interference(str(start_folder(session, cell)), folders, session.config.density)
         return Measurement(interference.measured, interference.quantities)
 
     rests_on = session.foundations.interference(cell)

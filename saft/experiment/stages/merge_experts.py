@@ -27,7 +27,7 @@ from saft.experiment.selection import (
 )
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
-from saft.experiment.stages.train_expert import expert_folder
+from saft.experiment.stages.trained_models import expert_folder, start_folder
 from saft.experiment.trial_log import TrialLog
 from saft.merge import merge
 from saft.merging.merge_check import check
@@ -164,7 +164,7 @@ def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, f
     """
     return MergeConfig(
         method=method,
-        base=session.base.path,
+        base=str(start_folder(session, cell)),
         models={task: str(expert_folder(session, cell, task)) for task in session.tasks},
         parameters=session.resolved.merges[method].parameters | dict(parameters),
         data=_data(session, method),
@@ -231,7 +231,7 @@ def _merged(
 ) -> ScaledTrunk:
     """Merge the task vectors; the last merge is held, since one follows the other at other coefficients."""
     with calibration.collected(check(recipe(session, cell, method, dict(parameters)))) as ready:
-        return ScaledTrunk(session.trunk(arm=cell.arm), dict(engine.stream(ready)))
+        return ScaledTrunk(session.trunk(cell=cell), dict(engine.stream(ready)))
 
 
 def _scores(

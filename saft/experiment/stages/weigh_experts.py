@@ -131,7 +131,7 @@ def weights_name(session: Session, cell: Cell) -> str:
 def _weighted(session: Session, cell: Cell) -> WeightedTrunk:
     """Read the task vectors of a cell; the last ones are held."""
     plan = check(recipe(session, cell, METHOD, {}))
-    return WeightedTrunk(ScaledTrunk(session.trunk(arm=cell.arm), {}), plan)
+    return WeightedTrunk(ScaledTrunk(session.trunk(cell=cell), {}), plan)
 
 
 def _examples(session: Session, cell: Cell, split: str) -> dict[str, Examples]:
