@@ -245,7 +245,7 @@ class RunConfig:
         with collecting(problems):
             kinds = {f"tasks.{name}": keys["kind"] for name, keys in self.tasks.items() if "kind" in keys}
             trials = [trial for name in self.arms for trial in self.trials_of(name)]
-            arms = {f"arms.{trial.name}": self.training_of(trial, "fields") for trial in trials}
+            arms = [(f"arms.{trial.arm}", self.training_of(trial, "fields")) for trial in trials]
             check_sharded(self.trainer, arms, kinds)
         with collecting(problems, "executor: "):
             EXECUTORS.get(self.executor)

@@ -88,7 +88,7 @@ class TrainConfig:
             tasks.check_keys(self.reference, "reference")
         if problems:
             raise UserError(*problems)
-        check_sharded(self.trainer, {"training": self.training}, {"task": self.task["kind"]})
+        check_sharded(self.trainer, [("training", self.training)], {"task": self.task["kind"]})
         if self.training.first_round is not None:
             raise ValueError(
                 "training.first_round: is for an arm of `saft run`; train all tasks, and list the others' "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from saft.config import in_words
@@ -88,13 +88,13 @@ def is_sharded(trainer: Mapping[str, Any]) -> bool:
 
 
 def check_sharded(
-    trainer: Mapping[str, Any], trainings: Mapping[str, TrainingOptions], kinds: Mapping[str, str]
+    trainer: Mapping[str, Any], trainings: Iterable[tuple[str, TrainingOptions]], kinds: Mapping[str, str]
 ) -> None:
     """Check that what is trained goes with weights that are divided among devices, if they are to be.
 
     Args:
         trainer: arguments for lightning.Trainer.
-        trainings: place in the config -> how a model is trained.
+        trainings: a place in the config, and how a model is trained by it: a place with several is told once.
         kinds: place in the config -> kind of the task there.
 
     Raises:
@@ -108,14 +108,14 @@ def check_sharded(
         for place, kind in kinds.items()
         if kind not in LANGUAGE
     ]
-    for place, training in trainings.items():
+    for place, training in trainings:
         problems += [f"{place}.{text}" for text in _undivided(training)]
     if trainer.get("devices", 1) in (1, "1"):
         problems.append(
             "trainer.devices: is 1, but strategy: fsdp divides a model among several; write 2 or more"
         )
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))
 
 
 def _undivided(training: TrainingOptions) -> Iterator[str]:

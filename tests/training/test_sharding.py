@@ -175,11 +175,16 @@ def test_one_device_and_models_of_other_kinds_are_refused(
     assert "trainer.devices: is 1, but strategy: fsdp divides a model among several" in devices
 
 
-def test_an_experiment_names_the_arm(mapping: dict[str, Any], tmp_path: Path) -> None:
+def test_an_experiment_names_the_arm_once_whatever_its_choices(
+    mapping: dict[str, Any], tmp_path: Path
+) -> None:
     run = {key: mapping[key] for key in ("model", "out")} | {
         "tasks": {"colour": mapping["task"]},
         "training": mapping["training"],
-        "arms": {"adamw": {"perturbation": None}, "ema": {"averaging": {"name": "ema", "decay": 0.9}}},
+        "arms": {
+            "adamw": {"perturbation": None},
+            "ema": {"averaging": {"name": "ema", "decay": 0.9}, "choices": {"learning_rate": [1e-4, 2e-4]}},
+        },
         "trainer": SHARED,
     }
     with pytest.raises(UserError, match=r"arms\.ema\.averaging: ema does not go with trainer") as caught:
