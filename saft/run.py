@@ -17,7 +17,7 @@ from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
 from saft.experiment.rounds import carry_out_all, write_steps
-from saft.experiment.run_check import RunCheck, all_steps, check, cost_left, missing_steps
+from saft.experiment.run_check import RunCheck, all_steps, check, cost_left, missing_steps, refuse_unfit
 from saft.experiment.run_config import MergeOptions, RunConfig
 from saft.experiment.session import Session
 from saft.experiment.status import RunStatus, status
@@ -105,8 +105,9 @@ def run(
     with waiting("loading model and data ..."):
         session = Session(resolved, folder)
         steps = all_steps(session)
-        checked = check(session, steps, trial=check_only)
-    if check_only:
+        refuse_unfit(session)
+        checked = check(session, steps) if check_only else None
+    if checked is not None:
         check_upload(config.upload)
         return checked
     with uploading(folder.path, config.upload), folder.locked():
@@ -119,7 +120,7 @@ def run(
             def tell(event: Event) -> None:
                 shown.stage(str(event)) if not event.done else shown.advance(event.done)
 
-            carry_out_all(session, executor, steps, tell)
+            carry_out_all(session, executor, steps, missing, tell)
         results = collect(session)
         report.write(results, folder.path)
         settle(session)  # which may merge once more: the report is not to wait for it

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,6 +29,7 @@ from saft import config
 from saft.errors import UserError
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.session import Session
+from saft.experiment.stages import Step
 from saft.report.results import from_json
 from saft.run import RunConfig, run
 
@@ -168,10 +170,20 @@ def test_the_test_scores_are_those_of_the_merge_that_saft_merge_writes(
     assert scores[str(tmp_path / method)] == merged.shared.test
 
 
-def test_a_second_call_changes_nothing(copy: Path, mapping: dict[str, Any]) -> None:
-    before = files(copy)
+def test_a_second_call_changes_nothing_and_looks_once_for_each_figure(
+    copy: Path, mapping: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, looked = files(copy), Counter[str]()
+    is_done = Step.is_done
+
+    def counted(step: Step, folder: ExperimentFolder) -> bool:
+        looked[step.name] += 1
+        return is_done(step, folder)
+
+    monkeypatch.setattr(Step, "is_done", counted)
     run(load(mapping, copy))
     assert files(copy) == before
+    assert set(looked.values()) == {1}
 
 
 # --- interrupted ----------------------------------------------------------------------------------------------

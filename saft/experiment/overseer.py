@@ -13,7 +13,7 @@ from saft.experiment.claims import Claim, ClaimFolder, Witness
 from saft.experiment.events import Event, Tell
 from saft.experiment.left_behind import clear_after
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, cell_steps
+from saft.experiment.stages import Step, steps_of_cells
 from saft.progress import note
 
 __all__ = ["Crew", "oversee"]
@@ -94,8 +94,8 @@ class _Watch:
         self._witness = Witness()
         self._claims = ClaimFolder(session.folder.path)
         self._steps: dict[str, list[Step]] = {
-            str(cell): [step for step in cell_steps(session, cell) if not step.is_done(session.folder)]
-            for cell in cells
+            cell: [step for step in steps if not step.is_done(session.folder)]
+            for cell, steps in steps_of_cells(session, cells).items()
         }
         self._seen: dict[str, Claim] = {}
         self._told = dict.fromkeys(self._steps, 0.0)

@@ -7,14 +7,20 @@ from collections.abc import Iterator, Mapping
 from saft.errors import UserError, collecting
 from saft.experiment.events import Tell
 from saft.experiment.executors import Executor
-from saft.experiment.run_check import all_steps, missing_steps
+from saft.experiment.run_check import all_steps
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, arm_choice, carry_out, is_chosen
+from saft.experiment.stages import Step, arm_choice, carry_out, chosen_cells
 
 __all__ = ["carry_out_all", "write_steps"]
 
 
-def carry_out_all(session: Session, executor: Executor, steps: dict[str, list[Step]], tell: Tell) -> None:
+def carry_out_all(
+    session: Session,
+    executor: Executor,
+    steps: Mapping[str, list[Step]],
+    missing: Mapping[str, list[Step]],
+    tell: Tell,
+) -> None:
     """Compute what is missing of the base and of all cells.
 
     An arm without `choices` has one trial, which is the chosen one from the beginning: the first round does
@@ -24,18 +30,19 @@ def carry_out_all(session: Session, executor: Executor, steps: dict[str, list[St
         session: of this process; config.yaml and `base` are written.
         executor: computes the cells of a round.
         steps: "base", or a cell -> its steps, as far as is known.
+        missing: of them, as `saft.experiment.run_check.missing_steps` gives it.
         tell: is told of every step that begins or ends.
 
     Raises:
         UserError: with what went wrong in each cell that cannot be computed; all others are computed.
     """
     problems: list[str] = []
-    cells, missing = session.resolved.cells, missing_steps(session, steps)
+    cells = session.resolved.cells
     undecided = [cell for cell in cells if all(step.decides for step in steps[str(cell)])]
     carry_out(session.folder, "base", missing.get("base", []), tell)
     with collecting(problems):
         executor(session, [cell for cell in cells if str(cell) in missing], tell)
-    if second := [cell for cell in undecided if is_chosen(session, cell)]:
+    if second := chosen_cells(session, undecided):
         write_steps(session, all_steps(session))
         with collecting(problems):
             executor(session, second, tell)

@@ -14,16 +14,15 @@ from saft.experiment.session import Session
 from saft.experiment.stages import (
     Step,
     base_model_steps,
-    cell_steps,
     chosen_cells,
     every_step,
-    is_chosen,
+    steps_of_cells,
     weighted_folder,
 )
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
 
-__all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps"]
+__all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps", "refuse_unfit"]
 
 _TOO_LARGE_TO_TRY = 2 * 2**30  # bytes of weights
 _CHECKPOINT = 3  # copies of the weights in the checkpoint of a training: itself and two moments of AdamW
@@ -37,7 +36,8 @@ class RunCheck:
         cells: of the whole grid; `open_cells` of them lack something.
         experts, merges: to train, and to make and test.
         passes: forward and backward passes over a batch that the trainings take.
-        seconds: that it takes, by a trial step, without the merging itself; None where none was tried.
+        seconds: that it takes, by a trial step, without the merging itself; None where the model is too large
+            to try one.
         bytes_most: that are written, all at once on the disk.
         bytes_left: of them, when all is finished.
         bytes_free: on the disk of the folder.
@@ -81,7 +81,7 @@ def all_steps(session: Session) -> dict[str, list[Step]]:
         UserError: figures that are known are damaged, or rest on something else than the config says now.
     """
     steps = {"base": list(base_model_steps(session))}
-    steps |= {str(cell): list(cell_steps(session, cell)) for cell in session.resolved.cells}
+    steps |= steps_of_cells(session, session.resolved.cells)
     every = [step for part in steps.values() for step in part]
     rests_on = {step.name: step.rests_on for step in every}
     refuse_changes(session.folder, rests_on, {step.name: step.kind for step in every})
@@ -103,41 +103,47 @@ def cost_left(session: Session, missing: dict[str, list[Step]]) -> float:
         session: of the experiment.
         missing: as `missing_steps` gives it; what trials will need that are not chosen yet is added.
     """
+    decided = set(chosen_cells(session))
     later = [
         step.cost
         for cell in chosen_cells(session, foreseen=True)
-        if not is_chosen(session, cell)
+        if cell not in decided
         for step in every_step(session, cell)
         if not step.decides
     ]
     return sum(step.cost for part in missing.values() for step in part) + sum(later)
 
 
-def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -> RunCheck:
-    """Find what can be wrong with an experiment, and say what it costs; nothing is written.
-
-    Args:
-        session: of the experiment.
-        steps: all of its steps.
-        trial: try a step, to estimate the time.
+def refuse_unfit(session: Session) -> None:
+    """Refuse an experiment that its data or the disk have no room for; nothing is written.
 
     Raises:
-        UserError: something does not fit, or the disk has no room for it.
+        UserError: a batch is larger than the training examples, an input under `reference` cannot be read, or
+            the disk is too full.
     """
     _refuse_large_batches(session)
     for cell in session.resolved.cells:
         if session.resolved.reads(cell.arm) == "reference":
             session.inputs(cell, next(iter(session.tasks)))  # reads the data under `reference`, as all others
             break
-    missing = missing_steps(session, steps)
-    names = [step.name for part in missing.values() for step in part]
-    most, left = _bytes(session)
-    free = _free(session.folder.path)
+    (most, _), free = _bytes(session), _free(session.folder.path)
     if most > free:
         raise UserError(
             f"{session.folder.path}: needs {_size(most)}, but the disk has {_size(free)} left; "
             "make room, or choose an `out` on another disk"
         )
+
+
+def check(session: Session, steps: dict[str, list[Step]]) -> RunCheck:
+    """Say what an experiment in which nothing is wrong costs, after a trial step; nothing is written.
+
+    Args:
+        session: of the experiment.
+        steps: all of its steps.
+    """
+    missing = missing_steps(session, steps)
+    names = [step.name for part in missing.values() for step in part]
+    most, left = _bytes(session)
     untrained = [
         session.resolved.arms[cell.arm].passes
         for cell in session.resolved.cells
@@ -152,10 +158,10 @@ def check(session: Session, steps: dict[str, list[Step]], trial: bool = False) -
             "/merges/" in name and name.endswith("/validation") and "/weights/" not in name for name in names
         ),
         passes=sum(untrained),
-        seconds=_seconds(session, cost_left(session, missing)) if trial else None,
+        seconds=_seconds(session, cost_left(session, missing)),
         bytes_most=most,
         bytes_left=left,
-        bytes_free=free,
+        bytes_free=_free(session.folder.path),
         trials={
             arm: (len(session.resolved.trials_of(arm)), len(session.config.trials_of(arm)))
             for arm, keys in session.config.arms.items()

@@ -16,7 +16,7 @@ from saft.experiment import RunConfig
 from saft.experiment.figure_files import Choice
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.session import Session, open_session
-from saft.experiment.stages import chosen_cells, is_chosen
+from saft.experiment.stages import cell_steps, choose_trial, chosen_cells, is_chosen, steps_of_cells
 from saft.experiment.status import status
 from saft.report.results import ArmSearch, Results, from_json
 from saft.run import run
@@ -255,3 +255,23 @@ def test_until_it_is_chosen_a_trial_has_only_the_steps_that_decide(
     assert [is_chosen(session, cells[arm]) for arm in (OTHER, CHOSEN, "sam")] == [False, False, True]
     assert {cell.arm for cell in chosen_cells(session)} == {"sam"}
     assert {cell.arm for cell in chosen_cells(session, foreseen=True)} == {OTHER, "sam"}
+
+
+def test_while_nothing_is_chosen_an_arm_is_asked_once_for_all_its_cells(
+    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(whole[0], tmp_path / "run"))
+    (folder / f"figures/all/{OTHER}/seed1/merges/colour+size/task_arithmetic/validation.json").unlink()
+    session, asked = open_session(folder), list[str]()
+    look = choose_trial._arm_choice
+
+    def counted(session: Session, train_size: str, arm: str) -> Any:
+        asked.append(arm)
+        return look(session, train_size, arm)
+
+    monkeypatch.setattr(choose_trial, "_arm_choice", counted)
+    steps = steps_of_cells(session, session.resolved.cells)
+    assert {name: len(of) for name, of in steps.items()} == {
+        str(cell): len(cell_steps(session, cell)) for cell in session.resolved.cells
+    }
+    assert asked == ["adamw"] * 5  # for all, and for each of its four cells

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from saft.experiment.cells import Cell, find
@@ -41,21 +41,38 @@ __all__ = [
     "merge_name",
     "keep_merges",
     "run_cell",
+    "steps_of_cells",
     "weighted_folder",
     "weights_name",
     "write_merge",
 ]
 
 
-def cell_steps(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield the steps of a cell, as far as is known: of a trial that is not chosen only those that decide.
+def cell_steps(session: Session, cell: Cell) -> list[Step]:
+    """Return the steps of a cell, as far as is known: of a trial that is not chosen only those that decide.
 
     Args:
         session: the experiment in this process.
         cell: of an arm, or of one of its trials.
     """
-    chosen = is_chosen(session, cell)
-    return (step for step in every_step(session, cell) if chosen or step.decides)
+    return steps_of_cells(session, [cell])[str(cell)]
+
+
+def steps_of_cells(session: Session, cells: Sequence[Cell]) -> dict[str, list[Step]]:
+    """Return what `cell_steps` does of several cells; which trials are chosen is looked up once an arm.
+
+    Args:
+        session: the experiment in this process.
+        cells: of arms, or of their trials.
+
+    Returns:
+        Name of the cell -> its steps, in order.
+    """
+    chosen = set(chosen_cells(session, cells))
+    return {
+        str(cell): [step for step in every_step(session, cell) if cell in chosen or step.decides]
+        for cell in cells
+    }
 
 
 def every_step(session: Session, cell: Cell) -> Iterator[Step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from saft.experiment.arm_choice import ArmChoice, best_trial, merged_worth
 from saft.experiment.cells import Cell
@@ -41,29 +42,34 @@ def is_chosen(session: Session, cell: Cell) -> bool:
         session: the experiment in this process.
         cell: of a trial.
     """
-    arm = session.resolved.arm_of(cell)
-    if len(session.resolved.trials_of(arm)) == 1:
-        return True
-    made = arm_choice(session, cell.train_size, arm)
-    return made is not None and made.chosen == cell.arm
+    return bool(chosen_cells(session, [cell]))
 
 
-def chosen_cells(session: Session, foreseen: bool = False) -> list[Cell]:
+def chosen_cells(session: Session, cells: Sequence[Cell] | None = None, foreseen: bool = False) -> list[Cell]:
     """Return the cells that are reported: those of the chosen trials.
+
+    What an arm's choice rests on is looked at once, however many cells it has.
 
     Args:
         session: the experiment in this process.
+        cells: among these; None: all.
         foreseen: take an arm's first trial as long as none is chosen; every other one costs as much.
     """
+    cells = session.resolved.cells if cells is None else cells
+    of_arms = {cell: (cell.train_size, session.resolved.arm_of(cell)) for cell in cells}
+    reported = {place: _reported(session, *place, foreseen) for place in dict.fromkeys(of_arms.values())}
+    return [cell for cell, place in of_arms.items() if cell.arm == reported[place]]
 
-    def counts(cell: Cell) -> bool:
-        if is_chosen(session, cell):
-            return True
-        arm = session.resolved.arm_of(cell)
-        undecided = foreseen and arm_choice(session, cell.train_size, arm) is None
-        return undecided and session.resolved.trials_of(arm)[0].name == cell.arm
 
-    return [cell for cell in session.resolved.cells if counts(cell)]
+def _reported(session: Session, train_size: str, arm: str, foreseen: bool) -> str | None:
+    """Return the trial that is the arm, or that stands for it; None where there is none."""
+    trials = session.resolved.trials_of(arm)
+    if len(trials) == 1:
+        return trials[0].name
+    made = arm_choice(session, train_size, arm)
+    if made is not None:
+        return made.chosen
+    return trials[0].name if foreseen else None
 
 
 def _arm_choice(session: Session, train_size: str, arm: str) -> ArmChoice | None:
