@@ -148,6 +148,27 @@ def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_p
     assert set(found.expert(cells["adamw"], "colour")["config"]["tasks"]) == {"colour"}
 
 
+@pytest.mark.slow  # a run each
+@pytest.mark.parametrize(
+    "parametrization",
+    [{"name": "lora", "rank": 2}, {"name": "linearized"}],
+    ids=lambda options: options["name"],
+)
+def test_what_no_weight_is_given_stays_the_merged_start(
+    parametrization: dict[str, Any], small: dict[str, Any], tmp_path: Path
+) -> None:
+    arms = {"rounds": START | {"parametrization": parametrization}}
+    rounds = small | {"arms": arms, "regimes": {"few": 12}, "keep": ["experts", "merges"]}
+    rounds |= {"merges": {"task_arithmetic": {"scaling": [0.0]}}, "out": str(tmp_path)}
+    run(config.parse(RunConfig, rounds, "run.yaml"))
+    start, base = load(tmp_path / "starts/few/rounds/seed0"), load(tmp_path / "base")
+    merged = load(tmp_path / "merges/few/rounds/seed0/colour+size/task_arithmetic")
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in start.items())
+    assert any(not torch.equal(tensor, base[name]) for name, tensor in start.items())
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert all(norm > 0 for norm in results["cells"][0]["measured"]["norm"].values())
+
+
 def test_the_last_round_reads_what_the_first_left(small: dict[str, Any], tmp_path: Path) -> None:
     arms = {**ARMS, "rounds": START}
     session = _session(small | {"arms": arms, "regimes": {"few": 12}}, tmp_path)
