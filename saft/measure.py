@@ -119,7 +119,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
         weights = _of_weights(plan, config.density, of_weights, merge)
         measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
-        raise UserError("measures: there is nothing to measure: no checkpoint has a task; give `tasks:`")
+        raise UserError(f"measures: there is nothing to measure: {_why_nothing(measurement)}")
     said = verdict(measured, quantities)
     result = MeasureResult(measured, quantities, [*said, HOW_RIGHT] if said else [])
     if config.out is not None:
@@ -227,6 +227,17 @@ def sharpness(
     for measure in measures:
         measured |= measure.values(model, lambda part: task.loss(model, part), batches, moved)
     return measured
+
+
+def _why_nothing(measurement: ModelMeasurement | None) -> str:
+    if measurement is None:
+        return "no checkpoint has a task; give `tasks:`"
+    if len(measurement.space.tasks) == 1:
+        (task,) = measurement.space.tasks
+        return f"these are measures of several models, and only {task} has a task; give more `checkpoints`"
+    return (
+        f"seconds: {measurement.config.seconds:g} leaves no room for any of them; give more, or leave it out"
+    )
 
 
 def _same_folder(folders: Mapping[str, Path]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typing import cast
 from saft.errors import UserError
 from saft.interference.functions import FunctionMeasure
 from saft.interference.loss import LossMeasure
-from saft.interference.quantity import IN_METRIC, Measure, Measured, Passes, Quantity
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, Measure, Measured, Passes, Quantity
 from saft.interference.retained import normalized
 from saft.interference.task_space import TaskSpace
 from saft.measure_config import MeasureConfig, MergeToMeasure
@@ -134,8 +134,9 @@ class ModelMeasurement:
             inside[name] = measure
             spent += takes
         passes = sum((costs[name] for name in inside), Passes())
+        models = "1 model" if tasks == 1 else f"{tasks} models"
         note(
-            f"measures of {tasks} models: at most {passes.forward:.0f} passes forward and "
+            f"measures of {models}: at most {passes.forward:.0f} passes forward and "
             f"{passes.backward:.0f} forward and backward over up to {self.config.examples} examples, and "
             f"{passes.merges:.0f} merges: about {max(spent, 1):.0f} s"
         )
@@ -223,9 +224,10 @@ def best_scaling(space: TaskSpace, grid: list[float]) -> float:
 
 def in_metric(quantity: Quantity, metrics: Mapping[str, Metric]) -> Quantity:
     """Return a quantity of the tasks' metric in that metric's unit; raw where they have several."""
-    if quantity.unit != IN_METRIC:
+    if quantity.unit not in (IN_METRIC, DIFFERENCE):
         return quantity
     if len(set(metrics.values())) > 1:
         return replace(quantity, unit="")
     metric = next(iter(metrics.values()))
-    return replace(quantity, unit=metric.unit, scale=metric.scale, decimals=metric.digits)
+    unit = "points" if quantity.unit == DIFFERENCE and metric.unit == "%" else metric.unit
+    return replace(quantity, unit=unit, scale=metric.scale, decimals=metric.digits)

@@ -255,6 +255,17 @@ def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: d
         measure(MeasureConfig(str(tiny_model), models, ["transfer"]))
 
 
+def test_why_there_is_nothing_to_measure_is_told(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str]
+) -> None:
+    named = dict(zip(models, tiny_tasks.values(), strict=False))
+    first = next(iter(models))
+    with pytest.raises(UserError, match=f"measures of several models, and only {first} has a task"):
+        measure(MeasureConfig(str(tiny_model), models, ["recovered"], tasks={first: named[first]}))
+    with pytest.raises(UserError, match=r"seconds: 1e-09 leaves no room for any of them"):
+        measure(MeasureConfig(str(tiny_model), models, ["transfer"], tasks=named, seconds=1e-9))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saft.interference.chosen_measures import chosen
-from saft.interference.quantity import IN_METRIC, Quantity
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, Quantity
 from saft.interference.transfer import Transfer
 from saft.measure_config import MeasureConfig
 from saft.measure_models import ModelMeasurement, best_scaling, in_metric, values_of
@@ -54,11 +54,18 @@ def test_everything_measured_says_what_it_is_in_the_unit_of_the_metric():
     assert {"transfer", "sharpness", "feature_drift"} <= set(measured)
     assert quantities["transfer"].unit == "%"
     assert quantities["transfer"].format(0.5) == "50.0"
+    assert quantities["transfer_gain"].unit == quantities["transfer_gain_error"].unit == "points"
 
 
 def test_metrics_that_differ_leave_raw_numbers():
     raw = in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": Metric("loss", "nats", False, 1.0, 3)})
     assert (raw.unit, raw.format(0.5)) == ("", "0.500")
+
+
+def test_a_difference_of_percents_is_in_points_and_of_nats_in_nats():
+    difference = Quantity("difference of scores", DIFFERENCE)
+    assert in_metric(difference, {"a": ACCURACY}).unit == "points"
+    assert in_metric(difference, {"a": Metric("loss", "nats", False, 1.0, 3)}).unit == "nats"
 
 
 def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from saft import config
 from saft.errors import UserError, did_you_mean
-from saft.interference.quantity import IN_METRIC, MEASURES
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES
 from saft.optim.perturbations.base import PERTURBATIONS
 from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
@@ -77,13 +77,18 @@ def arms(name: str | None = None) -> RenderableType:
 
 
 def measures(name: str | None = None) -> RenderableType:
-    """Return what can be measured, or everything about the measure called `name`, to be printed by rich.
+    """Return what can be measured, or everything about one measure, to be printed by rich.
+
+    Args:
+        name: of a measure, or of a figure that one gives, as tables print it or with underscores.
 
     Raises:
         UserError: there is no measure of this name.
     """
     if name is not None:
-        return Text("\n".join(_measure_in_full(name)))
+        figure = name.replace(" ", "_")
+        gives = (m for m, kind in MEASURES.items() if m not in (name, figure) and figure in kind().quantities)
+        return Text("\n".join(_measure_in_full(name if name in MEASURES.names() else next(gives, name))))
     groups = [(needs, words, dict[str, Any]()) for needs, words in NEEDS.items()]
     for known, kind in MEASURES.items():
         next(of for needs, _, of in groups if needs == kind.needs)[known] = kind
@@ -101,7 +106,8 @@ def _measure_in_full(name: str) -> Iterator[str]:
     measure = MEASURES.get(name)()
     yield "\nFigures:"
     for figure, quantity in measure.quantities.items():
-        unit = {"": "", IN_METRIC: ", in the metric of the tasks"}.get(quantity.unit, f", {quantity.unit}")
+        in_metric = dict.fromkeys((IN_METRIC, DIFFERENCE), ", in the metric of the tasks")
+        unit = {"": "", **in_metric}.get(quantity.unit, f", {quantity.unit}")
         yield f"  {figure}{unit}: {quantity.meaning}"
         if quantity.axes:
             yield f"      axes: {', '.join(quantity.axes)}"

@@ -72,7 +72,8 @@ def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) ->
     detail = f"({_interval(means[worst], half, quantity)}; {each})"
     if means[worst] <= 0:
         yield (
-            f"no model hurts the others: even without {worst} they gain nothing on average, {gain} ({each})."
+            f"no model is seen to hurt the others: even without {worst} they gain nothing on average, {gain} "
+            f"({each})."
         )
     elif means[worst] > half:
         yield f"{worst} hurts the merge most: without it the others gain {gain} on average {detail}."
@@ -131,8 +132,8 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
             yield f"{other} will hurt {task} (by its vector {lost})."
     if not together:
         yield (
-            f"no pair is seen to hurt: as a pair, none loses more than {100 * SHARE:.0f} % of what "
-            f"fine-tuning gained, and more than chance makes the worst of {len(halves)}."
+            f"no pair is seen to hurt: as a pair, none loses both more than {100 * SHARE:.0f} % of what "
+            f"fine-tuning gained and more than chance makes the worst of {len(halves)}."
         )
 
 

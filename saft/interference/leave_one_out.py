@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from saft.interference.functions import MergeMeasure
-from saft.interference.quantity import IN_METRIC, MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import DIFFERENCE, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import TaskSpace
 
 __all__ = ["LeaveOneOut"]
@@ -14,7 +14,7 @@ __all__ = ["LeaveOneOut"]
 
 HARM = Quantity(
     "by how much a task is better when one of the other models is left out of the merge",
-    IN_METRIC,
+    DIFFERENCE,
     per="pair",
     axes=("without", "task"),
     definition="h_jt = score_t(merge without j) − score_t(merge of all), j ≠ t",
@@ -23,7 +23,7 @@ HARM = Quantity(
 )
 CONTRIBUTION = Quantity(
     "by how much a task is worse when its own model is left out of the merge",
-    IN_METRIC,
+    DIFFERENCE,
     per="task",
     definition="c_t = score_t(merge of all) − score_t(merge without t)",
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from saft.interference.functions import MergeMeasure, pairs
-from saft.interference.quantity import IN_METRIC, MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import DIFFERENCE, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
 __all__ = ["Pairwise"]
@@ -14,7 +14,7 @@ __all__ = ["Pairwise"]
 
 LOSS = Quantity(
     "by how much a task is worse in the merge with one other model than in its own",
-    IN_METRIC,
+    DIFFERENCE,
     per="pair",
     axes=("task", "merged with"),
     definition="ℓ_ts = score_t(θ_t) − score_t(merge of t and s)",
@@ -23,7 +23,7 @@ LOSS = Quantity(
 )
 HARM = Quantity(
     "by how much a task is worse in the merge with one other model than with its own vector scaled",
-    IN_METRIC,
+    DIFFERENCE,
     per="pair",
     axes=("task", "merged with"),
     definition="h_ts = score_t(θ₀ + λ τ_t) − score_t(merge of t and s)",

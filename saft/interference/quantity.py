@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from saft.registry import Registry
 
 __all__ = [
+    "DIFFERENCE",
     "IN_METRIC",
     "MEASURES",
     "Axis",
@@ -31,6 +32,8 @@ Measured: TypeAlias = "float | dict[str, float] | dict[str, dict[str, float]] | 
 
 IN_METRIC = "metric"
 """The unit of a quantity that is measured by the tasks' own metric."""
+DIFFERENCE = "metric, difference"
+"""The unit of a difference of two values of the tasks' own metric: points, where that is in percent."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Quantity:
 
     Args:
         meaning: one line, for the legend of a table.
-        unit: of the printed number: "%", "nats"; empty for a pure number; `IN_METRIC` for the tasks' own.
+        unit: of the printed number: "%", "nats"; empty for a pure number; `IN_METRIC` for the tasks' own,
+            `DIFFERENCE` for a difference in it.
         per: "set" for one number of all tasks together, "task" for one of each, "pair" for one of each pair,
             "grid" where `axes` are others.
         scale: the printed number is scale times the value; 100 for shares in percent.
@@ -90,7 +94,10 @@ class Quantity:
         Args:
             value: as the measure gave it, not scaled.
         """
-        return f"{self.scale * value:.{self.decimals_of(value)}f}" if math.isfinite(value) else "–"
+        if not math.isfinite(value):
+            return "–"
+        text = f"{self.scale * value:.{self.decimals_of(value)}f}"
+        return text if float(text) else text.removeprefix("-")  # zero has no sign
 
     def decimals_of(self, value: float) -> int:
         """Return how many decimals this value is printed with."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from saft.interference.functions import MergeMeasure
-from saft.interference.quantity import IN_METRIC, MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES, Measured, Passes, Quantity
 from saft.interference.retained import gain_kept
 from saft.interference.task_space import BASE, TaskSpace
 
@@ -15,7 +15,7 @@ __all__ = ["Recovered"]
 
 ROOM = Quantity(
     "by how much the task's own model is better than the merge: what could be won at all",
-    IN_METRIC,
+    DIFFERENCE,
     per="task",
     definition="expert − merged, its sign turned where lower is better",
 )

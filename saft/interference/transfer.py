@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from saft.interference.functions import FunctionMeasure
-from saft.interference.quantity import IN_METRIC, MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import BASE, TaskSpace
 
 __all__ = ["Transfer"]
@@ -16,7 +16,7 @@ AXES = ("model of", "examples of")
 
 GAIN = Quantity(
     "by how much one task's model is better than the base on the examples of another",
-    IN_METRIC,
+    DIFFERENCE,
     per="pair",
     axes=AXES,
     definition="g_st = score_t(θ_s) − score_t(θ₀), its sign turned where lower is better",

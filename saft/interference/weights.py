@@ -315,8 +315,11 @@ def _layer(name: str) -> str:
 
 def _of_layer(quantity: Quantity) -> Quantity:
     meaning = f"{quantity.meaning}; of each layer"
-    return dataclasses.replace(quantity, meaning=meaning, per="grid", axes=("layer", *quantity.axes))
+    axes = ("layer", *quantity.axes)
+    return dataclasses.replace(quantity, meaning=meaning, per="grid", axes=axes, cell="")
 
 
 def _of_trimmed(quantity: Quantity) -> Quantity:
-    return dataclasses.replace(quantity, meaning=f"{quantity.meaning}; of trimmed task vectors")
+    trimmed = "; of trimmed task vectors"
+    cell = quantity.cell and f"{quantity.cell}{trimmed}"
+    return dataclasses.replace(quantity, meaning=f"{quantity.meaning}{trimmed}", cell=cell)

@@ -147,8 +147,7 @@ def _key(scale: ColourScale, quantity: Quantity) -> FigureKey:
             axes.add_patch(
                 Rectangle(corner, length / steps, 0.13, facecolor=NAMED[shade], alpha=opacity, linewidth=0)
             )
-        ends = {scale.low, scale.high} | ({0.0} if scale.low < 0 < scale.high else set())
-        for end in ends:
+        for end in _labelled(scale, quantity, length):
             x = left + length * (end - scale.low) / ((scale.high - scale.low) or 1.0)
             axes.text(
                 x, 0.17, _written(end, quantity), ha="center", va="top", fontsize=7, color=NAMED["muted"]
@@ -157,6 +156,19 @@ def _key(scale: ColourScale, quantity: Quantity) -> FigureKey:
             axes.text(left + length + 0.35, 0.24, quantity.unit, fontsize=7, color=NAMED["muted"])
 
     return FigureKey(draw, 0.45)
+
+
+def _labelled(scale: ColourScale, quantity: Quantity, length: float) -> list[float]:
+    """Return the numbers below the legend, `length` inches long: its ends, and zero where there is room."""
+    ends = [scale.low, scale.high]
+    if not scale.low < 0 < scale.high:
+        return ends
+    span = length / (scale.high - scale.low)
+    room = min(
+        span * abs(end) - (text_width(_written(end, quantity)) + text_width(_written(0.0, quantity))) / 2
+        for end in ends
+    )
+    return [*ends, 0.0] if room > 0 else ends
 
 
 def _written(value: float, quantity: Quantity) -> str:

@@ -61,6 +61,7 @@ class OverSeeds:
     def written(self, scale: float = 1.0, decimals: int = 1) -> str:
         """Return `mean ± deviation`, each times `scale`; the mean only for one seed."""
         text = f"{scale * self.mean:.{decimals}f}"
+        text = text if float(text) else text.removeprefix("-")  # zero has no sign
         return text if self.deviation is None else f"{text} ± {scale * self.deviation:.{decimals}f}"
 
 

@@ -137,6 +137,12 @@ def test_tasks_arms_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"did you mean '{name}'" in capsys.readouterr().err
 
 
+def test_a_figure_of_a_measure_is_looked_up_by_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for figure in ("pair_harm", "pair harm"):
+        assert main(["measures", figure]) == 0
+        assert capsys.readouterr().out.startswith("pairwise: What every task loses")
+
+
 @pytest.mark.parametrize(("verb", "place"), [("train", "task"), ("run", "tasks.NAME")])
 def test_help_has_the_keys_of_a_task_by_kind(
     verb: str, place: str, capsys: pytest.CaptureFixture[str]

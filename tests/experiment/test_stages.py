@@ -111,7 +111,7 @@ def test_measures_are_of_the_experts_and_of_the_merge_at_the_coefficient_that_wa
         assert cell.measured["harm"][other][task] == pytest.approx(without - score.value)  # type: ignore[index,call-overload]
     figure = Figure.of("harm", results.quantities["harm"], cell.measured["harm"])
     assert [axis.name for axis in figure.axes] == ["without", "task"]
-    assert results.quantities["harm"].unit == "%"
+    assert results.quantities["harm"].unit == "points"
 
 
 def test_a_further_measure_is_made_without_training_again(finished: Path, small: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def test_the_worst_of_many_is_not_taken_for_a_harm():
 
 def test_where_nobody_gains_nobody_is_blamed():
     (sentence,) = verdict({"harm": {"a": {"b": -0.02}, "b": {"a": -0.01}}}, WHAT)
-    assert "no model hurts the others: even without b" in sentence
+    assert "no model is seen to hurt the others: even without b" in sentence
 
 
 def test_pairs_are_told_worst_first_and_by_who_loses():

@@ -31,6 +31,11 @@ def test_scale_and_decimals():
     assert Quantity("a share", "%", scale=100).format(0.0012345) == "0.123"
 
 
+def test_zero_has_no_sign():
+    share = Quantity("a share", "%", scale=100, decimals=1)
+    assert [share.format(value) for value in (-0.0, -0.0001, -0.001)] == ["0.0", "0.0", "-0.1"]
+
+
 def test_numbers_come_with_the_tasks_that_they_are_of():
     assert list(numbers_of(None)) == []
     assert list(numbers_of(0.5)) == [((), 0.5)]

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from saft.interference.quantity import Axis, Quantity
-from saft.report.coloured_cells import STRONGEST, ColourScale, cells_figure
+from saft.report.coloured_cells import STRONGEST, ColourScale, _labelled, cells_figure
 
 TASKS = Axis("task", ("news", "tweets"))
 
@@ -33,6 +33,13 @@ def test_noise_does_not_take_the_whole_scale():
     scale = ColourScale.of([100.0, 100.1])
     assert abs(scale.shade(100.0)[1] - scale.shade(100.1)[1]) < 0.05
     assert ColourScale.of([0.0]).shade(0.0)[1] < 0.1
+
+
+def test_zero_is_labelled_where_it_does_not_lie_on_an_end():
+    what = Quantity("example", decimals=1)
+    assert _labelled(ColourScale(-5.0, 8.0), what, 2.4) == [-5.0, 8.0, 0.0]
+    assert _labelled(ColourScale(-0.6, 7.8), what, 2.4) == [-0.6, 7.8]
+    assert _labelled(ColourScale(2.0, 8.0), what, 2.4) == [2.0, 8.0]
 
 
 def drawn(*args, **options):

@@ -77,7 +77,7 @@ def test_a_standard_error_stands_behind_its_number():
         "loss_error": 0.25,
     }
     text = printed(measured_tables(measured | errors, quantities))
-    assert re.search(r"a\s+–\s+4\.0 ± 1\.2\s+b\s+-2\.0\s+–", text)
+    assert re.search(r"a\s+–\s+4\.0 ± 1\.2\s+b\s+−2\.0\s+–", text)
     assert re.search(r"a\s+10\.0 ± 3\.1\s+b\s+20\.0\n", text)
     assert re.search(r"a – b\s+50\.0 ± 0\.2", text)
     assert "1.50 ± 0.25" in text
