@@ -175,6 +175,12 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
         case "string_type" if isinstance(error["input"], (bool, int, float)):
             return f"{place}: must be a text, but is {error['input']}; put it in quotes"
+        case "dict_type":
+            listed = error["input"] if isinstance(error["input"], list) else []
+            key = next((name for name in listed if isinstance(name, str)), "KEY")
+            return f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}"
+        case "list_type":
+            return f"{place}: must be a list, [..., ...], but is {error['input']!r}"
         case "value_error" | "assertion_error":
             return ": ".join(part for part in (place, str(error["ctx"]["error"])) if part)
         case _:

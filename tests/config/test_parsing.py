@@ -75,6 +75,9 @@ def test_values_are_typed_and_nested() -> None:
         ({"path": "a", "size": [1]}, "f.yaml: size: input should be int or str, but it is [1]"),
         ({"path": "a", "many": {"int": {"densty": 1}}}, "f.yaml: many.int.densty: unknown key"),
         ({"path": "a", "seeds": [0.5]}, "f.yaml: seeds.0: input should be a valid integer"),
+        ({"path": "a", "seeds": 3}, "f.yaml: seeds: must be a list, [..., ...], but is 3"),
+        ({"path": "a", "many": ["x"]}, "f.yaml: many: must be a mapping, {x: ...}, but is ['x']"),
+        ({"path": "a", "many": 3}, "f.yaml: many: must be a mapping, {KEY: ...}, but is 3"),
     ],
 )
 def test_each_mistake_names_its_place(mapping: dict[str, Any], message: str) -> None:

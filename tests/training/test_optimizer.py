@@ -164,7 +164,10 @@ def test_every_optimizer_of_torch_that_is_listed_can_take_a_step(name: str) -> N
         ({"optimizer": {"name": "torch.optim:LBFGS"}, "weight_decay": 0}, "cannot take a step"),
         ({"optimizer": {"name": "torch.optim:SparseAdam"}, "weight_decay": 0}, "cannot take a step"),
         ({"optimizer": {"name": "torch.optim:SGD"}, "betas": [0.8, 0.9]}, "betas: are AdamW's"),
-        ({"optimizer": "torch.optim:SGD"}, "optimizer: input should be a valid dictionary"),
+        (
+            {"optimizer": "torch.optim:SGD"},
+            "optimizer: must be a mapping, {KEY: ...}, but is 'torch.optim:SGD'",
+        ),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(training: dict[str, Any], message: str) -> None:
