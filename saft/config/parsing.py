@@ -153,7 +153,8 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
             result += furthest
         elif len(furthest[0]["loc"]) == len(place) + 1:
             kinds = (_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type)
-            result.append(furthest[0] | {"loc": place, "msg": f"input should be {' or '.join(kinds)}"})
+            message = f"input should be {' or '.join(kinds)}"
+            result.append(furthest[0] | {"loc": place, "msg": message, "type": "no type"})
         else:
             result += [error | {"loc": (*place, *error["loc"][len(place) + 1 :])} for error in furthest]
     return result
