@@ -80,7 +80,7 @@ def outcomes(
     for batch in examples.batches(batch_size):
         logits = model(batch.to(device).inputs)
         predicted.append(((logits > 0).int() if several_labels else logits.argmax(-1)).cpu())
-        right.append(batch.labels.int() if several_labels else batch.labels)
+        right.append((batch.labels.int() if several_labels else batch.labels).cpu())
     model.train(was_training)
     if metric_name == "accuracy":
         pairs = zip(predicted, right, strict=True)
