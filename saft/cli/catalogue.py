@@ -64,7 +64,9 @@ def arms(name: str | None = None) -> RenderableType:
             " NAME}}, or penalty, parametrization, averaging, optimizer, with the options beside the name; an"
             " arm with none of them is plain AdamW on all weights. An optimizer is any module:Class of"
             " torch's form. Several values are tried by choices: {perturbation.rho: [0.01, 0.02]}"
-            " in an arm of saft run, which takes those that merge best on validation data.",
+            " in an arm of saft run, which takes those that merge best on validation data. An arm with"
+            " first_round: {steps: 67} and start: {method: tsv_m} trains every task, merges, and trains on"
+            " from the merge.",
         )
     for parts in ARMS.values():
         if name in parts:

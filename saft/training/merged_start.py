@@ -31,7 +31,8 @@ class MergedStart:
     """
 
     method: str
-    """Name of a merge method that reads no examples; `saft methods` lists them."""
+    """How the experts of `first_round` are merged into the weights that the training starts from: the name of a
+    merge method that reads no examples; `saft methods` lists them."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; `saft methods NAME` lists them."""
     scaling: FiniteFloat | None = None
