@@ -31,7 +31,7 @@ class MergedStart:
     """
 
     method: str
-    """How the experts of `first_round` are merged into the weights that the training starts from: the name of a
+    """How the experts of `first_round` are merged into the weights that the training starts from: name of a
     merge method that reads no examples; `saft methods` lists them."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; `saft methods NAME` lists them."""
