@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 
-from saft.tasks.classification import METRICS, score
+from saft.tasks.classification import METRICS, outcomes
 from saft.tasks.examples import Batch, Examples
 
 
@@ -64,7 +64,8 @@ def test_a_score_is_that_of_scikit_learn(name: str, several: bool) -> None:
     logits, labels = drawn(several)
     guess = (logits > 0).numpy().astype(int) if several else logits.argmax(1).numpy()
     expected = ORACLES[name](np.asarray(labels, dtype=int), guess)
-    result = score(Given(), examples_of(logits, labels), 3, name, 7, several)  # type: ignore[arg-type]
+    of_each = outcomes(Given(), examples_of(logits, labels), 3, name, 7, several)  # type: ignore[arg-type]
+    result = of_each.score()
     assert result.value == pytest.approx(expected, abs=1e-6)
     assert result.examples == 40
     error = math.sqrt(result.value * (1 - result.value) / 40) if name == "accuracy" else None
@@ -74,6 +75,6 @@ def test_a_score_is_that_of_scikit_learn(name: str, several: bool) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_evaluated_and_put_back(training: bool) -> None:
     model = Given().train(training)
-    score(model, examples_of(*drawn(False)), 3, "accuracy", 16)  # type: ignore[arg-type]
+    outcomes(model, examples_of(*drawn(False)), 3, "accuracy", 16)  # type: ignore[arg-type]
     assert model.training is training
     assert not any(model.modes)

@@ -122,7 +122,7 @@ def test_an_expert_of_another_model_is_told(
         ({"training": TRAINING}, "others: is only read by training.perturbation"),
         (
             {"training": TRAINING | {"first_round": {"steps": 2}}},
-            "training: first_round: is only read by perturbation",
+            "training: first_round: is read by nothing",
         ),
         (
             {"training": TRAINING | {"perturbation": {"name": "task_vectors"}, "first_round": {"steps": 2}}},

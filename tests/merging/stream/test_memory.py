@@ -26,11 +26,13 @@ LAYOUT = dict.fromkeys(("a.weight", "b.weight"), (torch.float32, (LARGEST // 409
 LAYOUT |= {"bias": (torch.float32, (1024,))}
 
 MEASURE = """
-import json, sys, tempfile, threading, time
+import ctypes, json, sys, tempfile, threading, time
 import torch
 from saft.merging.merge_config import MergeConfig
 from saft.merging.merge_check import check
 from saft.merging.outputs.record import write_merge
+
+trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of what earlier cases have freed; glibc's
 
 def private():
     lines = open("/proc/self/status").read().splitlines()
@@ -46,6 +48,8 @@ for line in sys.stdin:
     case = json.loads(line)
     torch.set_num_threads(case.pop("threads"))
     plan = check(MergeConfig(**case))
+    if trim is not None:
+        trim(0)
     peak, done = private(), False
     sampler = threading.Thread(target=sample)
     sampler.start()
