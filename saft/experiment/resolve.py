@@ -159,12 +159,8 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
             "write how they are trained first, such as first_round: {steps: 67}"
         )
     if options.start is not None:
-        method, count = METHODS.get(options.start.method), len(config.tasks)
-        if not method.min_models <= count <= method.max_models:
-            few = count < method.min_models
-            bound = f"at least {method.min_models}" if few else f"at most {method.max_models:.0f}"
-            place = f"arms.{arm}.start.method"
-            yield f"{place}: {options.start.method} merges {bound} models, but there are {count} tasks"
+        method = METHODS.get(options.start.method).build(options.start.parameters)
+        yield from (f"arms.{arm}.start: {problem}" for problem in method.problems(len(config.tasks)))
     if options.needs_vectors and len(config.tasks) < 2:
         yield f"arms.{arm}.perturbation: task_vectors are the other tasks', but there is one; add a task"
 

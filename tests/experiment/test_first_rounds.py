@@ -225,6 +225,13 @@ def test_the_tiny_run_has_a_tiny_first_round(two_rounds: dict[str, Any], tmp_pat
             "arms.two_rounds.start: parameters: unknown parameter 'densty'; did you mean 'density'",
         ),
         (
+            {
+                "first_round": {"steps": 1},
+                "start": {"method": "task_arithmetic", "parameters": {"weights": [1, 2, 3]}},
+            },
+            "arms.two_rounds.start: weights: has 3 numbers, but there are 2 models",
+        ),
+        (
             {"first_round": {"steps": 1}, "start": {"method": "average", "scaling": 0.5}},
             "arms.two_rounds.start: scaling: average has no scaling coefficient",
         ),
