@@ -174,12 +174,14 @@ class Neighbourhood:
             with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 value = loss(batch)  # type: ignore[arg-type]
                 first = torch.autograd.grad(value, self.parameters, create_graph=True, allow_unused=True)
-                inner = [(g * v).sum() for g, v in zip(first, vector, strict=True) if g is not None]
-                # A loss that is linear in the weights has no graph to differentiate again: its Hessian is 0.
-                along = torch.stack(inner).sum() if inner else value.new_zeros(())
-                if not along.requires_grad:
+                # Where the loss is linear in a weight there is no graph to differentiate again: zero.
+                bent = [
+                    (g, v) for g, v in zip(first, vector, strict=True) if g is not None and g.requires_grad
+                ]
+                if not bent:
                     continue
-                second = torch.autograd.grad(along, self.parameters, allow_unused=True)
+                gradients, along = zip(*bent, strict=True)
+                second = torch.autograd.grad(gradients, self.parameters, along, allow_unused=True)
             for total, part in zip(product, second, strict=True):
                 if part is not None:
                     total.add_(part, alpha=1 / len(self.batches))

@@ -163,7 +163,7 @@ class TaskSpace:
         self._at = None  # in case that the move is interrupted
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(self._value(name, point))
+                self._set(name, parameter, point)
         self._at = point
 
     def task_vector(self, task: str) -> dict[str, Tensor]:
@@ -270,18 +270,19 @@ class TaskSpace:
             self._scores[task, point] = self.probes[task].score()
         return self._scores[task, point]
 
-    def _value(self, name: str, point: Point) -> Tensor:
-        base = self.base[name].to(self.parameters[name])
-        match point:
-            case Point(coefficients=((task, 1.0),), merged=()):
-                return self.experts[task][name].to(base)
-        value = base
-        for task, coefficient in point.coefficients:
-            value = value + coefficient * (self.experts[task][name].to(base) - base)
-        if point.merged:
-            vector = self._merged(point.merged).get(name)
-            value = value if vector is None else value + point.scaling * vector.to(base)
-        return value
+    def _set(self, name: str, parameter: Tensor, point: Point) -> None:
+        """Set one parameter, in place: grids of points take longer to move to than anything that is held."""
+        base = self.base[name].to(parameter)
+        (task, first), *others = point.coefficients or (("", 0.0),)
+        if first:
+            torch.lerp(base, self.experts[task][name].to(base), first, out=parameter)
+        else:
+            parameter.copy_(base)
+        for task, coefficient in others:
+            parameter.add_(self.experts[task][name].to(base), alpha=coefficient)
+            parameter.sub_(base, alpha=coefficient)
+        if point.merged and (vector := self._merged(point.merged).get(name)) is not None:
+            parameter.add_(vector.to(base), alpha=point.scaling)
 
     def _merge_of(self, tasks: tuple[str, ...]) -> Mapping[str, Tensor]:
         if self._merge is None:
