@@ -65,8 +65,9 @@ class MeasureConfig:
     """The merge whose harm is measured."""
     rho: NonNegative = 0.02
     """Radius of the worst-case sharpness, in weight space."""
-    grid: Annotated[int, Range(whole=True, at_least=3, at_most=101)] = 5
-    """Coefficients along a line, and on each side of a plane, where an entry of `measures` gives no other."""
+    grid: Annotated[int, Range(whole=True, at_least=3, at_most=101)] | None = None
+    """Coefficients along a line, and on each side of a plane, where an entry of `measures` gives no other;
+    null leaves each measure its own, see `saft measures`."""
     examples: Count = 64
     """Validation examples of each task."""
     batch_size: Count = 64

@@ -25,7 +25,8 @@ def chosen(entries: Sequence[str | Mapping[str, Any]], where: str, **common: Any
         entries: names, of measures or of `GROUPS`, or `module:Name`; or {name: ..., option: ...}. An entry
             with options takes the place of the same name in a group.
         where: the place of the entries in the config, for messages.
-        **common: options of every measure that has a field of this name, unless its entry says otherwise.
+        **common: options of every measure that has a field of this name, unless its entry says otherwise;
+            None leaves each its default.
 
     Raises:
         UserError: a name or an option does not exist, or a value is out of range; everything at once.
@@ -78,5 +79,6 @@ def _made(name: str, options: Mapping[str, Any], where: str, common: Mapping[str
         raise UserError(
             *(f"{where}: {name}: unknown option '{key}'{did_you_mean(key, fields)}" for key in wrong)
         )
-    given = {key: value for key, value in common.items() if key in fields} | dict(options)
+    given = {key: value for key, value in common.items() if key in fields and value is not None}
+    given |= options
     return cast(Measure, configs.parse(kind, given, where, name) if given else kind())

@@ -36,8 +36,8 @@ class Disentanglement(FunctionMeasure):
         Differs: the mean of the two tasks instead of their sum, so that 100 % is the worst there is.
     """
 
-    grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 5
-    low: FiniteFloat = -0.5
+    grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 4
+    low: FiniteFloat = 0.0
     high: FiniteFloat = 1.5
 
     quantities: ClassVar[dict[str, Quantity]] = {

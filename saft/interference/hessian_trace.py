@@ -106,7 +106,8 @@ def hessian_trace(
     with Neighbourhood(module, batches, 0.0, False, parameters).visited() as near:
         for _ in range(n_samples):
             signs = [
-                torch.randint(0, 2, w.shape, generator=generator).mul_(2).sub_(1).to(w) for w in near.weights
+                torch.randint(0, 2, w.shape, generator=generator, dtype=w.dtype).mul_(2).sub_(1).to(w)
+                for w in near.weights
             ]
             samples.append(inner_product(near.hessian_product(loss, signs), signs))
     error = stdev(samples) / math.sqrt(n_samples) if n_samples > 1 else None

@@ -19,6 +19,9 @@ from saft.interference.quantity import MEASURES, Measure, Measured
 __all__ = ["Batch", "LossMeasure", "Neighbourhood", "inner_product", "length_of", "loss_measures"]
 
 Batch = TypeVar("Batch")
+_PIECE = (
+    1 << 18
+)  # numbers that are widened at a time: float64 copies of whole tensors cost more than the sums
 
 
 class LossMeasure(Measure):
@@ -213,7 +216,8 @@ def length_of(tensors: Sequence[Tensor]) -> float:
         >>> length_of([torch.tensor([3.0]), torch.tensor([[4.0]])])
         5.0
     """
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))
+    pieces = (piece for tensor in tensors for piece in _pieces(tensor))
+    return math.hypot(*(float(torch.linalg.vector_norm(piece.double())) for piece in pieces))
 
 
 def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
@@ -227,4 +231,9 @@ def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
         >>> inner_product([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
         11.0
     """
-    return math.fsum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))
+    pieces = (zip(_pieces(a), _pieces(b), strict=True) for a, b in zip(first, second, strict=True))
+    return math.fsum(float(a.double().dot(b.double())) for piece in pieces for a, b in piece)
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    return tensor.reshape(-1).tensor_split([*range(_PIECE, tensor.numel(), _PIECE)])

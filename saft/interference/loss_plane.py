@@ -34,8 +34,8 @@ class LossPlane(FunctionMeasure):
     Source: Garipov et al. 2018, "Loss Surfaces, Mode Connectivity", arXiv 1802.10026, for planes of weights.
     """
 
-    grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 5
-    low: FiniteFloat = -0.5
+    grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 4
+    low: FiniteFloat = 0.0
     high: FiniteFloat = 1.5
 
     quantities: ClassVar[dict[str, Quantity]] = {

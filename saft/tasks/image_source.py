@@ -172,7 +172,7 @@ def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelle
     if isinstance(rows.features[source.label], datasets.Image):
         raise UserError(f"{where}.data.label: the column '{source.label}' holds images, not labels")
     if source.numbered:
-        labels = ["" if value is None else str(int(value)) for value in rows[source.label]]
+        labels = ["" if value is None else str(int(value)) for value in rows[source.label][:]]
     else:
         labels = values_as_texts(rows, source.label)
     if isinstance(rows.features[source.image], datasets.Image):

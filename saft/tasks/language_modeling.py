@@ -121,7 +121,7 @@ class LanguageModeling(LanguageTask):
         read: dict[str, list[Row]] = {}
         for split, content in load(self.data, where).items():
             check_columns(content, [("messages", self.messages)], where)
-            values = list(content[self.messages])
+            values = content[self.messages][:]
             used = present({f"messages.{self.messages}": values}, self.data, split, where)
             read[split] = [(f"row {row + 1} of the {split} split", values[row]) for row in used]
         return divide(read, self.data)

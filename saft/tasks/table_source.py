@@ -160,10 +160,11 @@ def values_as_texts(rows: Any, column: str) -> list[str]:
     feature = rows.features[column]
     single = getattr(feature, "feature", feature)
     names = getattr(single, "names", None)
+    values = rows[column][:]  # in one piece: a column that is walked is decoded a row at a time
     if getattr(single, "dtype", None) in ("float16", "float32"):  # 3.8, not the 3.7999999523 next to it
         short = getattr(numpy, single.dtype)
-        return ["" if value is None else str(short(value)) for value in rows[column]]
-    return [_as_text(value, names) for value in rows[column]]
+        return ["" if value is None else str(short(value)) for value in values]
+    return [_as_text(value, names) for value in values]
 
 
 def present(values: Mapping[str, Sequence[Any]], source: TableSource, split: str, where: str) -> list[int]:

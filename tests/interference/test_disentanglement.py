@@ -36,7 +36,7 @@ def test_agrees_with_the_dense_models(space, dense):
 
 def test_a_vector_of_zeros_disturbs_nothing(space):
     space.experts["b"].update({name: value.clone() for name, value in space.base.items()})
-    error = Disentanglement(grid=3).values(space)["disentanglement_error"]["a"]["b"]
+    error = Disentanglement(grid=3, low=-0.5).values(space)["disentanglement_error"]["a"]["b"]
     # What b is told at a task vector of a is another matter: b's own line stays at the base.
     assert error["-0.5"]["1.5"] == error["-0.5"]["0.5"]
 
