@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,7 +18,7 @@ from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import apply
 from saft.merging.stream.gathering import prepare
-from saft.merging.stream.reader import one_torch_thread
+from saft.merging.stream.reader import Reader, one_torch_thread
 from saft.merging.stream.timing import clock, fastest
 from saft.merging.stream.windows import Sample
 
@@ -34,9 +36,9 @@ _SIDE = 128
 def seconds(plan: Plan) -> float:
     """Return about how long a merge will take on an idle machine, from a fifth of a second of trying.
 
-    The method is timed on one block of random numbers, hashing and copying on a part of the base. Files are
-    taken to be in the system's cache: a disk that is slower than the memory takes longer. A method of whole
-    tensors is taken to cost as many multiplications as a product of matrices.
+    The method is timed on one block of random numbers, reading, hashing and writing on a part of the models.
+    Files are taken to be in the system's cache: a disk that is slower than the memory takes longer. A method
+    of whole tensors is taken to cost as many multiplications as a product of matrices.
     """
     parallel = min(plan.threads, os.cpu_count() or 1)
     counts = {name: plan.base.headers[name].count for name in plan.merged}
@@ -50,15 +52,21 @@ def seconds(plan: Plan) -> float:
             block, sides = _block(plan, length), dict.fromkeys(counts, 1.0)
         merging = sum(count * sides[name] for name, count in counts.items()) / length
         merging *= fastest(lambda: _seconds_of(plan, block))
-        largest = plan.base.tensor(max(counts, key=lambda name: counts[name]))
-        sample = largest.reshape(-1)[: 2**20].contiguous()
-        raw = sample.view(torch.uint8).numpy()
-        hashing = fastest(lambda: clock(lambda: blake3(raw.data))) / max(raw.nbytes, 1)
-        reading = fastest(lambda: clock(sample.clone)) / max(raw.nbytes, 1)
+        largest = max(counts, key=lambda name: counts[name])
+        with Reader(plan) as reader, tempfile.TemporaryFile() as file:
+            entries = min(counts[largest], _LONGEST)
+            # Of other entries each time: those that were just read are in the processor's cache.
+            starts = itertools.cycle(range(0, counts[largest] - entries + 1, entries))
+            reading = fastest(lambda: clock(lambda: reader.part(largest, next(starts), entries))) / entries
+            raw = plan.base.tensor(largest).reshape(-1)[:entries].contiguous().view(torch.uint8).numpy()
+            hashing = fastest(lambda: clock(lambda: blake3(raw.data))) / max(raw.nbytes, 1)
+            writing = fastest(lambda: clock(lambda: file.write(raw.data))) / max(raw.nbytes, 1)
     sources = [plan.base, *plan.models.values()]
     files = {file for source in sources for file in source.files if remembered(file, "blake3") is None}
     hashed = hashing * sum(file.stat().st_size for file in files)
-    moved = reading * (plan.bytes_to_read + plan.bytes_out)
+    in_a_pass = sum(source.headers[name].nbytes for source in sources for name in counts)
+    read = sum(counts.values()) * plan.bytes_to_read / max(in_a_pass, 1)
+    moved = reading * read + writing * plan.bytes_out
     slowest = max((merging + hashed + moved) / parallel, hashed / plan.hashing_threads)
     return slowest + plan.output.seconds(plan)
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, TypeVar
 
@@ -105,6 +105,18 @@ class Reader:
 
         return Sample(blocks, count)
 
+    def part(self, name: str, start: int, count: int) -> Block:
+        """Return some entries of a tensor, made as any block is: to see how long that takes.
+
+        Args:
+            name: of the tensor.
+            start: of the entries.
+            count: how many, at least 1.
+        """
+        piece = next(self._pieces([name], whole=True))
+        parts = [part.reshape(-1)[start : start + count] for part in piece.parts]
+        return self._block(replace(piece, start=start, parts=parts))
+
     def map_blocks(self, names: Sequence[str], function: Callable[[Block], T]) -> Iterator[T]:
         """Yield the function's result for each block of the tensors called `names`, in their order."""
 
@@ -143,7 +155,7 @@ class Reader:
         if self._progress:
             self._progress(self._read, self._to_read)
 
-    def _pieces(self, names: Sequence[str]) -> Iterator[_Piece]:
+    def _pieces(self, names: Sequence[str], whole: bool = False) -> Iterator[_Piece]:
         base, models = self._plan.base, self._plan.models.values()
         elements = self._plan.block_size // self._plan.arithmetic.itemsize
         length = max(elements // len(self._plan.models) // SUM_GRAIN, 1) * SUM_GRAIN
@@ -154,7 +166,7 @@ class Reader:
                 change = factors.change(base.headers[name].shape) if factors else None
                 tensors.append(model.tensor(name) if change is None else change)
                 subtracted.append(change is not None)
-            if self._whole:
+            if whole or self._whole:
                 yield _Piece(name, 0, tensors, subtracted)
                 continue
             flat = [tensor.reshape(-1) for tensor in tensors]
