@@ -12,6 +12,7 @@ from saft.experiment.figure_files import (
     Choice,
     ChoiceTest,
     Measurement,
+    StartMerge,
     Training,
     WeightsChoice,
     WeightsTest,
@@ -102,7 +103,10 @@ class _Figures:
                 measured.setdefault(quantity, {})[task] = value
         for name in self.session.resolved.measures:
             measured |= self._measured(measured_name(self.session, cell, name))
-        known = [expert.seconds for expert in experts.values() if expert.seconds is not None]
+        spent = [expert.seconds for expert in experts.values()]
+        if self.session.resolved.arms[cell.arm].start is not None:
+            spent.append(self._folder.known(f"{cell}/start", StartMerge).seconds)
+        known = [seconds for seconds in spent if seconds is not None]
         return CellResult(
             train_size=cell.train_size,
             arm=self.session.resolved.arm_of(cell),
@@ -110,7 +114,7 @@ class _Figures:
             experts=experts,
             merges={method: self._merge(cell, method) for method in self.session.resolved.merges},
             measured=measured,
-            seconds=sum(known) if len(known) == len(experts) else None,
+            seconds=sum(known) if len(known) == len(spent) else None,
         )
 
     def _expert(self, cell: Cell, task: str) -> ExpertResult:

@@ -12,6 +12,7 @@ __all__ = [
     "Choice",
     "ChoiceTest",
     "Measurement",
+    "StartMerge",
     "Training",
     "ValidatedCandidate",
     "WeightsChoice",
@@ -40,6 +41,17 @@ class Training:
     memory: float | None = None  # figures of earlier versions have neither
     losses: list[tuple[int, float]] = field(default_factory=list)
     diverged: bool = False
+
+
+@dataclass(frozen=True)
+class StartMerge:
+    """The merge of an arm's first round, which its experts start from.
+
+    Args:
+        seconds: wall time; None where it is not known.
+    """
+
+    seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def test_a_merged_start_is_the_base_of_training_and_merging(
         "start": "merged by task_arithmetic",
     }
     assert not (folder / "first_rounds").exists()
+    (cell,) = results["cells"]
+    of_merge = json.loads((folder / "figures/few/rounds/seed0/start.json").read_text())["figures"]["seconds"]
+    assert of_merge > 0
+    of_experts = sum(expert["seconds"] for expert in cell["experts"].values())
+    assert cell["seconds"] == pytest.approx(of_experts + of_merge)
 
     hand, arms = tmp_path / "hand", {"first": COMMON | {"steps": 1}}
     run(config.parse(RunConfig, rounds | {"arms": arms, "out": str(hand)}, "run.yaml"))

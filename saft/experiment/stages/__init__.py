@@ -14,7 +14,7 @@ from saft.experiment.stages.measure_functions import measure_functions_steps, me
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
-from saft.experiment.stages.train_expert import expert_steps, first_round_steps
+from saft.experiment.stages.train_expert import expert_steps, first_round_steps, start_steps
 from saft.experiment.stages.weigh_experts import (
     METHOD,
     weigh_steps,
@@ -76,7 +76,8 @@ def steps_of_cells(session: Session, cells: Sequence[Cell]) -> dict[str, list[St
 
 
 def every_step(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield every step of a cell: each expert, the interference, each merge and its weights, each measure.
+    """Yield every step of a cell: its start, each expert, the interference, each merge and its weights, and
+    each measure.
 
     Args:
         session: the experiment in this process.
@@ -84,6 +85,7 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
     """
     for task in session.tasks:
         yield from first_round_steps(session, cell, task)
+    yield from start_steps(session, cell)
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)

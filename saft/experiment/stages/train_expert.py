@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 
 from saft.experiment.cells import Cell
-from saft.experiment.figure_files import Measurement, Training
+from saft.experiment.figure_files import Measurement, StartMerge, Training
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
 from saft.experiment.stages.trained_models import (
     expert_config,
     expert_folder,
     first_trained,
+    start_folder,
     trained_expert,
 )
 from saft.interference.loss import loss_measures
@@ -27,7 +29,7 @@ from saft.training.fine_tuning import training_cost
 from saft.training.options import TrainingOptions
 from saft.training.train_result import TrainResult
 
-__all__ = ["expert_steps", "first_round_steps"]
+__all__ = ["expert_steps", "first_round_steps", "start_steps"]
 
 MOST_LOSSES = 200  # of a training that are kept for its curve
 
@@ -50,6 +52,30 @@ def first_round_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]
     name, rests_on = f"{cell}/experts/{task}/first_round", session.foundations.training(cell, task)
     words = f"train on {task}, first round"
     yield Step(name, Training, words, rests_on, training_cost(options), trained, decides=True)
+
+
+def start_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield the merge of the first round, if the arm starts from it.
+
+    Args:
+        session: the experiment in this process.
+        cell: the arm, train size and seed.
+    """
+    if session.resolved.arms[cell.arm].start is None:
+        return
+
+    def merged(_: Bar) -> StartMerge:
+        begin, is_there = time.perf_counter(), session.start(cell).exists()
+        try:
+            start_folder(session, cell)
+        except Diverged:
+            if _is_only_trial(session, cell):
+                raise
+            return StartMerge(None)
+        return StartMerge(None if is_there else time.perf_counter() - begin)
+
+    rests_on, cost = session.foundations.experts(cell), float(len(session.tasks))
+    yield Step(f"{cell}/start", StartMerge, "merge the first round", rests_on, cost, merged, decides=True)
 
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
@@ -109,7 +135,7 @@ def _training(
     try:
         result = train()
     except Diverged:
-        if len(session.resolved.trials_of(session.resolved.arm_of(cell))) == 1:
+        if _is_only_trial(session, cell):
             raise
         nothing = Score(math.nan, None, session.sizes[task]["validation"])  # another trial is chosen
         return Training(nothing, options.steps, None, device_name(session.device), diverged=True)
@@ -121,3 +147,7 @@ def _training(
         result.memory,
         result.losses[:: -(-len(result.losses) // MOST_LOSSES) or 1],
     )
+
+
+def _is_only_trial(session: Session, cell: Cell) -> bool:
+    return len(session.resolved.trials_of(session.resolved.arm_of(cell))) == 1
