@@ -8,6 +8,7 @@ from typing import Any
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.errors_between_arms import paired_errors
 from saft.experiment.figure_files import (
     Choice,
     ChoiceTest,
@@ -44,7 +45,7 @@ from saft.report.cell_result import (
     Weighted,
 )
 from saft.report.chosen_arms import values_in_words
-from saft.report.results import ArmFacts, ArmSearch, Protocol, Results, TaskFacts, TrialFacts
+from saft.report.results import ArmFacts, ArmSearch, PairedError, Protocol, Results, TaskFacts, TrialFacts
 from saft.tasks import Score
 from saft.training.train_result import versions
 
@@ -64,17 +65,19 @@ def collect(session: Session) -> Results:
     """
     figures = _Figures(session)
     cells = [figures.cell(cell) for cell in chosen_cells(session)]
+    arms = {arm: _arm(session, _first_trial(session, arm)) for arm in session.config.arms}
     try:
         return Results(
             versions=versions(),
             device="; ".join(dict.fromkeys(figures.devices)),
             config=session.resolved.plain(),
             protocol=_protocol(session),
-            arms={arm: _arm(session, _first_trial(session, arm)) for arm in session.config.arms},
+            arms=arms,
             base={name: figures.base(name) for name in session.tasks},
             cells=cells,
             quantities=figures.quantities,
             arm_searches=list(_arm_searches(session)),
+            paired_errors=list(figures.paired_errors([arm for arm, facts in arms.items() if facts.is_plain])),
         )
     except ValueError as error:
         raise UserError(
@@ -91,6 +94,7 @@ class _Figures:
         self._folder = session.folder
         self.devices: list[str] = []
         self.quantities: dict[str, Quantity] = {}
+        self._by_example: dict[str, dict[str, dict[int, dict[str, dict[str, list[float]]]]]] = {}
 
     def base(self, task: str) -> BaseResult:
         return BaseResult(self._score(f"base/{task}/validation"), self._test(f"base/{task}"))
@@ -139,6 +143,11 @@ class _Figures:
         made = choice(self.session, cell, method)
         name = f"{merge_name(self.session, cell, method)}/test"
         test = self._folder.known(name, ChoiceTest) if self.tests else None
+        if test is not None:
+            of_arm = self._by_example.setdefault(cell.train_size, {}).setdefault(
+                self.session.resolved.arm_of(cell), {}
+            )
+            of_arm.setdefault(cell.seed, {})[method] = test.by_example
         scores = {point.candidate: point.validation for point in made.of_the_chosen}
         return MergeFigures(
             parameters=self.session.resolved.merges[method].parameters | made.parameters,
@@ -148,6 +157,14 @@ class _Figures:
             search=self._search(cell, made),
             weighted=self._weighted(cell, method),
         )
+
+    def paired_errors(self, baselines: list[str]) -> Iterator[PairedError]:
+        """Yield the errors of differences between arms whose cells were asked for."""
+        tasks_of: dict[str, list[str]] = {}
+        for task, metric in self.session.metrics.items():
+            tasks_of.setdefault(metric.name, []).append(task)
+        for train_size, by_arm in self._by_example.items():
+            yield from paired_errors(train_size, by_arm, baselines, tasks_of)
 
     def _search(self, cell: Cell, made: Choice) -> list[SearchedCandidate]:
         experts = expert_values(self.session, cell)

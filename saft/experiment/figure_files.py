@@ -140,10 +140,13 @@ class ChoiceTest:
     Args:
         shared: task -> score at the coefficient of all tasks.
         per_task: task -> score at its own.
+        by_example: task -> what each example adds to the shared score; empty of figures of earlier versions
+            and of tasks with very many examples.
     """
 
     shared: dict[str, Score]
     per_task: dict[str, Score]
+    by_example: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

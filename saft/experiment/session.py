@@ -20,7 +20,7 @@ from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
-from saft.tasks import BoundTask, Examples, Limits, Metric, Score, Splits, TaskModel
+from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, TaskModel
 from saft.tasks.heads import head_file
 from saft.training.trainer import computing, device_of
 
@@ -140,6 +140,17 @@ class Session:
         """
         with computing(self.config.trainer, self.device):
             return self.tasks[task].score(model, examples)
+
+    def outcomes(self, task: str, model: TaskModel, examples: Examples) -> Outcomes:
+        """Return what a model makes of each example of a task, computed in the precision of the trainings.
+
+        Args:
+            task: the task's name.
+            model: on the session's device.
+            examples: of one split.
+        """
+        with computing(self.config.trainer, self.device):
+            return self.tasks[task].outcomes(model, examples)
 
     def start(self, cell: Cell) -> Path:
         """Return the folder that a cell's experts start from: the base, or the merge of its first round."""

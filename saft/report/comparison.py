@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Literal
 
 from saft.report.arm_summary import ArmSummary
 from saft.report.over_seeds import OverSeeds
-from saft.report.results import ArmFacts
+from saft.report.results import ArmFacts, PairedError
 from saft.report.with_interval import Estimate, experts_estimate, merged_estimate
 from saft.tasks.metric import Metric
 
@@ -26,8 +27,9 @@ class Difference:
     Attributes:
         arm, baseline: the two raw values, mean over the common seeds.
         values: the difference, raw: below 0 is better where lower is better.
-        standard_error: of the difference, from the finite number of examples, the two arms taken as
-            independent (they share their examples, so it is rather too large); None where it is not known.
+        standard_error: of the difference, from the finite number of examples: paired example by example
+            where each one's part is known, as of merged models; else the two arms are taken as independent
+            (they share their examples, so it is rather too large). None where it is not known.
         outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
             With one seed: "ahead" or "behind" when it is outside two standard errors.
     """
@@ -53,6 +55,8 @@ class Comparison:
         methods: the merge methods that both have, which `merged` is the mean over.
         merged: with the shared coefficient, mean over tasks and `methods`.
         by_method: merge method -> the difference with it.
+        errors: merge method -> the standard error of its difference, paired example by example, where it is
+            known.
         experts: of the single-task models.
     """
 
@@ -64,11 +68,15 @@ class Comparison:
     methods: list[str]
     merged: Difference
     by_method: dict[str, OverSeeds]
+    errors: dict[str, float]
     experts: Difference
 
 
 def compare(
-    rows: Iterable[ArmSummary], facts: Callable[[str, str], ArmFacts], metrics: Iterable[Metric]
+    rows: Iterable[ArmSummary],
+    facts: Callable[[str, str], ArmFacts],
+    metrics: Iterable[Metric],
+    paired: Iterable[PairedError] = (),
 ) -> list[Comparison]:
     """Compare every arm that is not plain with every arm of its train size that is.
 
@@ -76,10 +84,20 @@ def compare(
         rows: arms, each at one train size.
         facts: (train size, arm) -> what the arm is.
         metrics: those of the tasks; each is compared by itself.
+        paired: standard errors of differences between merged models, paired example by example.
     """
     rows, metrics = list(rows), list(metrics)
+    errors = {
+        (e.train_size, e.arm, e.baseline, e.metric, frozenset(e.methods)): e.standard_error for e in paired
+    }
+
+    def error(row: ArmSummary, baseline: ArmSummary, metric: Metric, methods: Iterable[str]) -> float | None:
+        return errors.get((row.train_size, row.arm, baseline.arm, metric.name, frozenset(methods)))
+
     compared = (
-        _comparison(row, baseline, metric, _relation(row, baseline, facts))
+        _comparison(
+            row, baseline, metric, _relation(row, baseline, facts), partial(error, row, baseline, metric)
+        )
         for row in rows
         for baseline in rows
         for metric in metrics
@@ -123,7 +141,13 @@ def _relation(arm: ArmSummary, baseline: ArmSummary, facts: Callable[[str, str],
     return f"{words}, {arm.seconds.mean / baseline.seconds.mean:.2g} times the seconds"
 
 
-def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common: str) -> Comparison | None:
+def _comparison(
+    arm: ArmSummary,
+    baseline: ArmSummary,
+    metric: Metric,
+    in_common: str,
+    error: Callable[[Iterable[str]], float | None],
+) -> Comparison | None:
     one, other = arm.by_metric[metric], baseline.by_metric[metric]
     by_method = {
         method: difference
@@ -133,12 +157,15 @@ def _comparison(arm: ArmSummary, baseline: ArmSummary, metric: Metric, in_common
         is not None
     }
     methods = list(by_method)
-    merged = _difference(merged_estimate(one, methods), merged_estimate(other, methods), metric)
+    merged = _difference(
+        merged_estimate(one, methods), merged_estimate(other, methods), metric, error(methods)
+    )
     experts = _difference(experts_estimate(one), experts_estimate(other), metric)
     if merged is None or experts is None:
         return None
+    errors = {method: of for method in methods if (of := error([method])) is not None}
     return Comparison(
-        arm.train_size, arm.arm, baseline.arm, metric, in_common, methods, merged, by_method, experts
+        arm.train_size, arm.arm, baseline.arm, metric, in_common, methods, merged, by_method, errors, experts
     )
 
 
@@ -146,11 +173,14 @@ def _minus(one: OverSeeds | None, other: OverSeeds | None) -> OverSeeds | None:
     return None if one is None or other is None else one.minus(other)
 
 
-def _difference(one: Estimate | None, other: Estimate | None, metric: Metric) -> Difference | None:
+def _difference(
+    one: Estimate | None, other: Estimate | None, metric: Metric, paired: float | None = None
+) -> Difference | None:
     if one is None or other is None or (values := one.values.minus(other.values)) is None:
         return None
     known = None not in (one.error, other.error)
     standard_error = math.hypot(one.error or 0.0, other.error or 0.0) if known else None
+    standard_error = standard_error if paired is None else paired
     return Difference(
         arm=fmean(one.values.by_seed[seed] for seed in values.by_seed),
         baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),

@@ -95,7 +95,7 @@ def _gains(summary: Summary) -> Iterator[tuple[object, ...]]:
                 *names, of, compared.metric.name, *_values(gain.values), gain.standard_error, gain.outcome
             )  # fmt: skip
         for method, values in compared.by_method.items():
-            yield *names, method, compared.metric.name, *_values(values), None, None
+            yield *names, method, compared.metric.name, *_values(values), compared.errors.get(method), None
 
 
 def _costs(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:

@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT",
     "ArmFacts",
     "ArmSearch",
+    "PairedError",
     "Protocol",
     "Results",
     "TaskFacts",
@@ -101,8 +102,9 @@ class ArmFacts:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is added to fine-tuning for the merge's sake: no ascent, penalty or average."""
-        return self.perturbation is None and not self.extras.keys() & {"penalty", "averaging"}
+        """Whether nothing is added to fine-tuning for the merge's sake: no ascent, penalty, average or merged
+        start."""
+        return self.perturbation is None and not self.extras.keys() & {"penalty", "averaging", "start"}
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,25 @@ class ArmSearch:
 
 
 @dataclass(frozen=True)
+class PairedError:
+    """What the finite number of test examples leaves open of a difference between two arms.
+
+    Args:
+        train_size, arm, baseline: of which.
+        metric: name of that of the tasks.
+        methods: merge methods whose differences, with the shared coefficient, are averaged.
+        standard_error: of the mean over methods, tasks and seeds, the two arms paired example by example.
+    """
+
+    train_size: str
+    arm: str
+    baseline: str
+    metric: str
+    methods: list[str]
+    standard_error: Number
+
+
+@dataclass(frozen=True)
 class Results:
     """A whole experiment, or as much of it as is there.
 
@@ -166,6 +187,8 @@ class Results:
         cells: in the order of the grid; an unfinished grid has fewer.
         quantities: what the measured numbers of the cells are, by name.
         arm_searches: of each arm with `choices`, at each train size.
+        paired_errors: of the differences between merged models of two arms, where each example's part in
+            their scores is known.
         format: version of this shape.
     """
 
@@ -178,6 +201,7 @@ class Results:
     cells: list[CellResult]
     quantities: dict[str, Quantity] = field(default_factory=dict)
     arm_searches: list[ArmSearch] = field(default_factory=list)
+    paired_errors: list[PairedError] = field(default_factory=list)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

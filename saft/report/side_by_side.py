@@ -52,6 +52,11 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
             for name, run in runs.items()
             for search in run.arm_searches
         ],
+        paired_errors=[
+            dataclasses.replace(error, arm=f"{error.arm} ({name})", baseline=f"{error.baseline} ({name})")
+            for name, run in runs.items()
+            for error in run.paired_errors
+        ],
     )
 
 

@@ -98,7 +98,7 @@ def summarize(results: Results) -> Summary:
         if (row := arm_summary(results, size, arm, tasks_of, split)) is not None
     }
     base = {task: score.value for task, of in results.base.items() if (score := of.on(split)) is not None}
-    comparisons = compare(rows.values(), results.facts, tasks_of)
+    comparisons = compare(rows.values(), results.facts, tasks_of, results.paired_errors)
     return Summary(
         split=split,
         tasks=list(protocol.tasks),

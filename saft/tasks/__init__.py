@@ -12,6 +12,7 @@ from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.registry import Registry
 from saft.tasks.examples import Batch, Examples, Limits, Splits
 from saft.tasks.metric import Metric, Score
+from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import BoundTask, Task, TaskModel
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Examples",
     "Limits",
     "Metric",
+    "Outcomes",
     "Score",
     "Splits",
     "Task",

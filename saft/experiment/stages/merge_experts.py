@@ -35,9 +35,12 @@ from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.stream import engine
 from saft.progress import Bar
-from saft.tasks import Examples, Metric, Score
+from saft.tasks import Examples, Metric, Outcomes, Score, TaskModel
 
 __all__ = ["choice", "expert_values", "merge_name", "merge_steps", "recipe", "score_of", "write_merge"]
+
+_MOST_BY_EXAMPLE = 10_000
+"""Test examples of a task whose parts in its score are kept: what they take grows with the square."""
 
 
 def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
@@ -80,10 +83,15 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     def tested(bar: Bar) -> ChoiceTest:
         made = choice(session, cell, method)
         scaled = _merged(session, cell, method, tuple(made.parameters.items()))
-        one = _scores(session, cell, scaled, dict.fromkeys(session.tasks, made.shared), "test")
+        trunk, splits = scaled.by(made.shared), session.splits(cell.train_size, cell.seed)
+        outcomes = {
+            task: session.outcomes(task, _model(session, cell, task, trunk), splits[task].test)
+            for task in session.tasks
+        }
+        one = {task: of.score() for task, of in outcomes.items()}
         others = {task: value for task, value in made.per_task.items() if value != made.shared}
         own = one | _scores(session, cell, scaled, others, "test")
-        return ChoiceTest(one, {task: own[task] for task in session.tasks})
+        return ChoiceTest(one, {task: own[task] for task in session.tasks}, _by_example(outcomes))
 
     foundations = session.foundations
     rests_on = foundations.merge(cell, method)
@@ -255,5 +263,17 @@ def score_of(session: Session, cell: Cell, task: str, trunk: nn.Module, examples
         trunk: set to the merge.
         examples: of the task.
     """
-    model = session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task))
-    return session.score(task, model, examples)
+    return session.score(task, _model(session, cell, task, trunk), examples)
+
+
+def _model(session: Session, cell: Cell, task: str, trunk: nn.Module) -> TaskModel:
+    return session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task))
+
+
+def _by_example(outcomes: Mapping[str, Outcomes]) -> dict[str, list[float]]:
+    """Return task -> what each example adds to the score, of the tasks that have not too many."""
+    return {
+        task: [round(value, 6) for value in of.by_example().tolist()]
+        for task, of in outcomes.items()
+        if 2 <= len(of.rows[0]) <= _MOST_BY_EXAMPLE
+    }
