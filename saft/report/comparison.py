@@ -30,6 +30,7 @@ class Difference:
         standard_error: of the difference, from the finite number of examples: paired example by example
             where each one's part is known, as of merged models; else the two arms are taken as independent
             (they share their examples, so it is rather too large). None where it is not known.
+        is_paired: whether that error is of pairs.
         outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
             With one seed: "ahead" or "behind" when it is outside two standard errors.
     """
@@ -38,7 +39,15 @@ class Difference:
     baseline: float
     values: OverSeeds
     standard_error: float | None
+    is_paired: bool
     outcome: Outcome
+
+    @property
+    def over_examples(self) -> tuple[float, float] | None:
+        """95 % interval over the test examples, for these seeds; None where they are not paired."""
+        if self.standard_error is None or not self.is_paired:
+            return None
+        return self.values.mean - 1.96 * self.standard_error, self.values.mean + 1.96 * self.standard_error
 
     @property
     def below_evaluation_error(self) -> bool:
@@ -186,6 +195,7 @@ def _difference(
         baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),
         values=values,
         standard_error=standard_error,
+        is_paired=paired is not None,
         outcome=_outcome(values, standard_error, metric),
     )
 

@@ -161,6 +161,8 @@ def _certainty(difference: Difference, metric: Metric) -> str:
         errors = f"two standard errors of the evaluation, {metric.format(error)} each"
     if values.interval is not None:
         seeds = f"{values.n} seeds, 95 % interval {interval(values.interval, metric)}"
+        if difference.over_examples is not None:
+            seeds += f"; over the examples {interval(difference.over_examples, metric)}"
         yet = difference.outcome != "within the noise" and difference.below_evaluation_error
         return f"{seeds}; yet less than {errors}" if yet else seeds
     if error is None:

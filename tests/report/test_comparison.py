@@ -53,6 +53,22 @@ def test_every_arm_with_ascent_meets_every_arm_without():
     assert pairs == [(arm, baseline) for arm in ("sam", "asam") for baseline in plain]
 
 
+def test_a_paired_error_takes_the_place_of_two_independent_ones():
+    results = mapping(seeds=(0, 1), arms=TWO_ARMS)
+    methods = list(results["cells"][0]["merges"])
+    error = {"train_size": results["cells"][0]["train_size"], "arm": "sam", "baseline": "adamw"}
+    error |= {"metric": "accuracy", "methods": methods[::-1], "standard_error": 0.002}
+    results["paired_errors"] = [error, error | {"methods": methods[:1], "standard_error": 0.004}]
+    (comparison,) = summarize(typed(results)).comparisons
+    mean = comparison.merged.values.mean
+    assert comparison.merged.standard_error == 0.002
+    assert comparison.merged.over_examples == pytest.approx((mean - 0.00392, mean + 0.00392))
+    assert comparison.errors == {methods[0]: 0.004}
+    assert comparison.experts.over_examples is None, "of experts no example's part is kept"
+    (finding,) = summarize(typed(results)).verdict[comparison.train_size]
+    assert f"; over the examples {100 * mean - 0.392:+.1f} to" in finding.figures[0].replace("−", "-")
+
+
 def test_the_error_is_that_of_the_scores():
     (comparison,) = summarize(made_up(seeds=(0,), arms=TWO_ARMS, gain=0.0, noise=0.0)).comparisons
     results = mapping(seeds=(0,), arms=TWO_ARMS, gain=0.0, noise=0.0)
