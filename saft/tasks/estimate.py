@@ -15,15 +15,22 @@ __all__ = ["pearson", "ratio", "share", "spearman"]
 def share(right: Tensor) -> Score:
     r"""Return the share p of examples that are right; its error is :math:`\sqrt{p(1 - p) / n}`.
 
+    Where all are right, or none, that would be 0, as if no number of examples could show otherwise. The error
+    is then what it would be with one example more, of the other kind.
+
     Args:
         right: [examples], truth values; at least one.
 
     Example:
         >>> share(torch.tensor([True, True, False, True]))
         Score(value=0.75, standard_error=0.216..., examples=4)
+        >>> share(torch.tensor([True, True, True, True]))
+        Score(value=1.0, standard_error=0.178..., examples=4)
     """
     examples = len(right)
     value = int(right.sum()) / examples
+    if value in (0.0, 1.0):
+        return Score(value, math.sqrt(examples / (examples + 1) ** 3), examples)
     return Score(value, math.sqrt(value * (1 - value) / examples), examples)
 
 

@@ -39,3 +39,11 @@ def test_equal_values_share_their_rank() -> None:
 
 def test_one_example_has_no_known_error() -> None:
     assert ratio(torch.tensor([2.0]), torch.tensor([4])).standard_error is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_examples_that_are_all_alike_leave_an_error_that_more_of_them_make_smaller(right: bool) -> None:
+    few, many = (share(torch.full((n,), right)).standard_error for n in (9, 99))
+    assert few == pytest.approx(share(torch.tensor([not right] + [right] * 9)).standard_error)
+    assert many is not None
+    assert 0 < many == pytest.approx(few / 10, rel=0.06)
