@@ -25,6 +25,7 @@ from saft.files.locations import folder as local_folder
 __all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps", "refuse_unfit"]
 
 _TOO_LARGE_TO_TRY = 2 * 2**30  # bytes of weights
+_BYTES = 4  # of a weight in a checkpoint: float32
 _CHECKPOINT = 3  # copies of the weights in the checkpoint of a training: itself and two moments of AdamW
 
 
@@ -193,8 +194,12 @@ def _bytes(session: Session) -> tuple[int, int]:
         for task in tasks
         if not folder.figures(f"{cell}/experts/{task}/training").exists()
     ]
-    experts = len(untrained)
-    rounds = sum(arm.first_round is not None for arm in untrained)
+    shapes = _shapes(session)
+    whole = _BYTES * sum(map(math.prod, shapes.values()))
+    experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
+    rounds = _BYTES * sum(
+        arm.first.trained.saved_weights(shapes) for arm in untrained if arm.first is not None
+    )
     starts = sum(session.start(cell) != folder.base and not session.start(cell).exists() for cell in cells)
     reported = chosen_cells(session, foreseen=True)
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
@@ -208,22 +213,21 @@ def _bytes(session: Session) -> tuple[int, int]:
         done = {(cell.train_size, cell.arm) for cell, row in zip(reported, merged, strict=True) if any(row)}
         merges = len(groups - done)
     base = 0 if folder.base.exists() else 1
-    training = _CHECKPOINT + 1 if experts else 0
-    model = _model_bytes(session)
-    left = base + merges + (experts + starts if "experts" in keep else 0)
-    return (base + merges + experts + rounds + starts + training) * model, left * model
+    training = _CHECKPOINT + 1 if untrained else 0
+    left = (base + merges) * whole + (experts + starts * whole if "experts" in keep else 0)
+    return (base + merges + starts + training) * whole + experts + rounds, left
 
 
-def _model_bytes(session: Session) -> int:
-    """Return the bytes of one checkpoint, whose weights are float32."""
+def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of the base model."""
     location = session.folder.base if session.folder.base.exists() else session.config.model.path
     headers = tensor_headers(local_folder(location, "model.path"))
-    return 4 * sum(header.count for header in headers.values())
+    return {name: tuple(header.shape) for name, header in headers.items()}
 
 
 def _seconds(session: Session, cost: float) -> float | None:
     """Return the time of this many examples passed forward, by a trial pass over one batch."""
-    if _model_bytes(session) > _TOO_LARGE_TO_TRY:
+    if _BYTES * sum(map(math.prod, _shapes(session).values())) > _TOO_LARGE_TO_TRY:
         return None
     cell, (name, task) = session.resolved.cells[0], next(iter(session.tasks.items()))
     size = session.resolved.arms[cell.arm].batch_size

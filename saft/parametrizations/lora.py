@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -111,6 +112,20 @@ class LoRA(Parametrization):
         layers: Any = [module for module in trunk.modules() if hasattr(module, "base_layer")]
         factors = [p for name, p in trunk.named_parameters() if ".lora_" in name]
         return Climbed([layer.base_layer.weight for layer in layers], factors)
+
+    def saved_weights(self, shapes: Mapping[str, Sequence[int]]) -> int:
+        """Return how many weights the two factors of each matrix hold; embeddings count as matrices here.
+
+        Args:
+            shapes: name of a tensor of the base model -> its shape.
+        """
+        matrices = [
+            shape
+            for name, shape in shapes.items()
+            if len(shape) == 2
+            if not self.targets or name.removesuffix(".weight").rpartition(".")[2] in self.targets
+        ]
+        return sum(self.rank * (rows + columns) for rows, columns in matrices)
 
     def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
         """Write the factors and their config as peft does, and what the base has beside its weights."""

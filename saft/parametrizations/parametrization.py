@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -107,6 +108,14 @@ class Parametrization(ABC):
     def passes(self, batch_size: int) -> float:
         """Return what `wrap` costs, in forward and backward passes over a batch of this many examples."""
         return 0.0
+
+    def saved_weights(self, shapes: Mapping[str, Sequence[int]]) -> int:
+        """Return about how many weights `save` writes, for who must know before a training.
+
+        Args:
+            shapes: name of a tensor of the base model -> its shape.
+        """
+        return sum(math.prod(shape) for shape in shapes.values())
 
     def save(self, trunk: nn.Module, base: Path, folder: Path, location: str) -> None:
         """Write what came out of a training, and beside it what the base model has, which readers need.

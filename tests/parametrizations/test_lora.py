@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from saft import tasks
 from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
-from saft.files.checkpoint import read_card
+from saft.files.checkpoint import read_card, tensor_headers
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.parametrizations import parametrization
@@ -185,3 +186,17 @@ def test_a_penalty_on_weights_is_refused() -> None:
     with pytest.raises(UserError, match="penalty: l2_base looks at the trunk's weights"):
         TrainingOptions(penalty={"name": "l2_base"}, parametrization={"name": "lora"})
     TrainingOptions(penalty={"name": "drift"}, parametrization={"name": "lora"})
+
+
+@pytest.mark.parametrize("targets", [["query", "value"], None])
+def test_what_will_be_saved_is_known_before(
+    tiny_model: Path, tmp_path: Path, targets: list[str] | None
+) -> None:
+    """A disk is refused only where it is too small: an adapter takes far less than its base."""
+    shapes = {name: tuple(header.shape) for name, header in tensor_headers(tiny_model).items()}
+    expected = LoRA(rank=1, targets=targets).saved_weights(shapes)
+    trunk = wrapped(tiny_model, None, rank=1, targets=targets)
+    LoRA(rank=1, targets=targets).save(trunk, tiny_model, tmp_path, str(tiny_model))
+    written = sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
+    assert written == expected if targets else written <= expected
+    assert expected < sum(math.prod(shape) for shape in shapes.values()) / 4
