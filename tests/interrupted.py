@@ -14,7 +14,7 @@ from saft.experiment.session import Session
 @contextmanager
 def interrupted_at_score(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Interrupt what is within, as Ctrl-C does, when the score of this number is to be computed."""
-    scored, score = [], Session.score
+    scored, score = [], Session.outcomes
 
     def interrupted(self: Session, *arguments: Any) -> Any:
         scored.append(arguments[0])
@@ -23,6 +23,6 @@ def interrupted_at_score(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterat
         return score(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "score", interrupted)
+        patch.setattr(Session, "outcomes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,15 +132,16 @@ class Session:
         return self.tasks[task].model(self.trunk(folder, cell), head_from=folder)
 
     def score(self, task: str, model: TaskModel, examples: Examples) -> Score:
-        """Return a model's score on examples of a task, computed in the precision of the trainings.
+        """Return a model's score on examples of a task, NaN of none; see `outcomes`.
 
         Args:
             task: the task's name.
             model: on the session's device.
             examples: of one split.
         """
-        with computing(self.config.trainer, self.device):
-            return self.tasks[task].score(model, examples)
+        if not len(examples):
+            return Score(math.nan, None, 0)
+        return self.outcomes(task, model, examples).score()
 
     def outcomes(self, task: str, model: TaskModel, examples: Examples) -> Outcomes:
         """Return what a model makes of each example of a task, computed in the precision of the trainings.

@@ -126,7 +126,7 @@ def test_tasks_arms_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
         ("arms", "kfac_drift", "summaries"),
         ("arms", "tail", "share_of_steps"),
         ("arms", "torch.optim:Adagrad", "lr_decay"),
-        ("measures", "disentanglement", "grid: 5"),
+        ("measures", "disentanglement", "grid: 4"),
         ("measures", "cosine", "‖τ_s‖"),
     ):
         assert main([verb]) == 0

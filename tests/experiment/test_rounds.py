@@ -51,13 +51,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        score = Session.score
+        score = Session.outcomes
 
         def counted(session: Session, task: str, model: Any, examples: Any) -> Any:
             self.count += len(examples) == TEST
             return score(session, task, model, examples)
 
-        monkeypatch.setattr(Session, "score", counted)
+        monkeypatch.setattr(Session, "outcomes", counted)
 
 
 @pytest.fixture(scope="module")
