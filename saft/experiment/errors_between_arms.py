@@ -33,7 +33,7 @@ def paired_error(
         tasks: that are averaged.
 
     Returns:
-        In the metric's own size; None where an example's part is not known.
+        In the metric's own size; None where an example's part is not known or not finite.
 
     Example:
         >>> one = {0: {"ties": {"news": [1.0, 1.0, 0.0, 1.0]}}}
@@ -52,9 +52,10 @@ def paired_error(
         if count < 2 or any(len(a) != count or len(b) != count for a, b in parts):
             return None
         differences = [fmean(a[i] - b[i] for a, b in parts) for i in range(count)]
+        if not all(map(math.isfinite, differences)):  # a merge may ruin a model: an infinite loss
+            return None
         squares.append(stdev(differences) ** 2 / count)
-    error = math.sqrt(math.fsum(squares)) / len(squares) if squares else math.nan
-    return error if math.isfinite(error) else None
+    return math.sqrt(math.fsum(squares)) / len(squares) if squares else None
 
 
 def paired_errors(

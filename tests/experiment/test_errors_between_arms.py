@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def test_what_is_not_known_of_every_example_gives_none() -> None:
         assert paired_error(whole, lacking, ["ties"], ["news"]) is None
         assert paired_error(lacking, whole, ["ties"], ["news"]) is None
     assert paired_error(whole, whole, ["ties"], []) is None
+    for ruined in (math.nan, math.inf, -math.inf):
+        lost = {0: {"ties": {"news": [1.0, ruined, 1.0]}}}
+        assert paired_error(whole, lost, ["ties"], ["news"]) is None
+        assert paired_error(lost, lost, ["ties"], ["news"]) is None
 
 
 def test_every_arm_meets_every_baseline_with_each_method_and_with_all() -> None:
