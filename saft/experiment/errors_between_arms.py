@@ -51,9 +51,9 @@ def paired_error(
         count = len(parts[0][0]) if parts else 0
         if count < 2 or any(len(a) != count or len(b) != count for a, b in parts):
             return None
+        if not all(math.isfinite(value) for pair in parts for values in pair for value in values):
+            return None  # a merge may ruin a model: an infinite loss
         differences = [fmean(a[i] - b[i] for a, b in parts) for i in range(count)]
-        if not all(map(math.isfinite, differences)):  # a merge may ruin a model: an infinite loss
-            return None
         squares.append(stdev(differences) ** 2 / count)
     return math.sqrt(math.fsum(squares)) / len(squares) if squares else None
 

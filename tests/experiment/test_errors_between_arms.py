@@ -52,6 +52,10 @@ def test_what_is_not_known_of_every_example_gives_none() -> None:
         lost = {0: {"ties": {"news": [1.0, ruined, 1.0]}}}
         assert paired_error(whole, lost, ["ties"], ["news"]) is None
         assert paired_error(lost, lost, ["ties"], ["news"]) is None
+    up, down = (
+        {0: {"ties": {"news": [end, 1.0]}}, 1: {"ties": {"news": [-end, 1.0]}}} for end in (math.inf, 1.0)
+    )
+    assert paired_error(up, down, ["ties"], ["news"]) is None
 
 
 def test_every_arm_meets_every_baseline_with_each_method_and_with_all() -> None:
