@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from saft.experiment.stages import (
 )
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
+from saft.parametrizations.full import Full
 
 __all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps", "refuse_unfit"]
 
@@ -195,7 +197,7 @@ def _bytes(session: Session) -> tuple[int, int]:
         if not folder.figures(f"{cell}/experts/{task}/training").exists()
     ]
     shapes = _shapes(session)
-    whole = _BYTES * sum(map(math.prod, shapes.values()))
+    whole = _whole(shapes)
     experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
     rounds = _BYTES * sum(
         arm.first.trained.saved_weights(shapes) for arm in untrained if arm.first is not None
@@ -225,9 +227,14 @@ def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
     return {name: tuple(header.shape) for name, header in headers.items()}
 
 
+def _whole(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return the bytes of a checkpoint of all weights."""
+    return _BYTES * Full().saved_weights(shapes)
+
+
 def _seconds(session: Session, cost: float) -> float | None:
     """Return the time of this many examples passed forward, by a trial pass over one batch."""
-    if _BYTES * sum(map(math.prod, _shapes(session).values())) > _TOO_LARGE_TO_TRY:
+    if _whole(_shapes(session)) > _TOO_LARGE_TO_TRY:
         return None
     cell, (name, task) = session.resolved.cells[0], next(iter(session.tasks.items()))
     size = session.resolved.arms[cell.arm].batch_size

@@ -57,7 +57,8 @@ def seconds(plan: Plan) -> float:
             entries = min(counts[largest], _LONGEST)
             # Of other entries each time: those that were just read are in the processor's cache.
             starts = itertools.cycle(range(0, counts[largest] - entries + 1, entries))
-            reading = fastest(lambda: clock(lambda: reader.part(largest, next(starts), entries))) / entries
+            part = reader.parts(largest)
+            reading = fastest(lambda: clock(lambda: part(next(starts), entries))) / entries
             raw = plan.base.tensor(largest).reshape(-1)[:entries].contiguous().view(torch.uint8).numpy()
             hashing = fastest(lambda: clock(lambda: blake3(raw.data))) / max(raw.nbytes, 1)
             writing = fastest(lambda: clock(lambda: file.write(raw.data))) / max(raw.nbytes, 1)

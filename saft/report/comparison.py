@@ -187,9 +187,9 @@ def _difference(
 ) -> Difference | None:
     if one is None or other is None or (values := one.values.minus(other.values)) is None:
         return None
-    known = None not in (one.error, other.error)
-    standard_error = math.hypot(one.error or 0.0, other.error or 0.0) if known else None
-    standard_error = standard_error if paired is None else paired
+    standard_error = paired
+    if paired is None and one.error is not None and other.error is not None:
+        standard_error = math.hypot(one.error, other.error)
     return Difference(
         arm=fmean(one.values.by_seed[seed] for seed in values.by_seed),
         baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),

@@ -105,17 +105,22 @@ class Reader:
 
         return Sample(blocks, count)
 
-    def part(self, name: str, start: int, count: int) -> Block:
-        """Return some entries of a tensor, made as any block is: to see how long that takes.
+    def parts(self, name: str) -> Callable[[int, int], Block]:
+        """Return what makes a block of some entries of a tensor, as any is made: to see how long that takes.
 
         Args:
             name: of the tensor.
-            start: of the entries.
-            count: how many, at least 1.
+
+        Returns:
+            Start of the entries, and how many, at least 1 -> their block.
         """
-        piece = next(self._pieces([name], whole=True))
-        parts = [part.reshape(-1)[start : start + count] for part in piece.parts]
-        return self._block(replace(piece, start=start, parts=parts))
+        piece = next(self._pieces([name], whole=True))  # of an adapter its change, computed once a tensor
+
+        def part(start: int, count: int) -> Block:
+            parts = [whole.reshape(-1)[start : start + count] for whole in piece.parts]
+            return self._block(replace(piece, start=start, parts=parts))
+
+        return part
 
     def map_blocks(self, names: Sequence[str], function: Callable[[Block], T]) -> Iterator[T]:
         """Yield the function's result for each block of the tensors called `names`, in their order."""
