@@ -79,11 +79,10 @@ class Displacement:
         scale = scale.to(weight)
         if weight.dim() == 0:  # which has no indices
             weight, direction = weight.view(1), direction.view(1)
-        for block in kernels.blocks([weight], [direction]):
-            for piece, along in zip(block.weights, block.buffers, strict=True):
-                displaced, undo = _sum(piece, along, scale)
-                self._undo.append(undo)
-                piece.copy_(displaced)
+        for piece, along in kernels.pieces(weight, direction):
+            displaced, undo = _sum(piece, along, scale)
+            self._undo.append(undo)
+            piece.copy_(displaced)
 
     def _overwrite(self, weight: Tensor, displaced: Tensor) -> None:
         original = weight.clone()

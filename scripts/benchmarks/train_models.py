@@ -183,13 +183,13 @@ MODELS = {
     "minilm": Workload(
         "MiniLM (22 M), 64 tokens",
         _texts(384, 6, 12, 1536, 30522),
-        cpu=Size(8, 4, 20, rounds=2),
+        cpu=Size(32, 2, 8, rounds=4),
         gpu=Size(64, 10, 50),
     ),
     "vit-b32": Workload(
         "ViT-B/32 (88 M), images of 224 px",
         _images(224, 32),
-        cpu=Size(4, 2, 8, rounds=1),
+        cpu=Size(16, 2, 6, rounds=1),
         gpu=Size(128, 5, 25),
         is_costly=True,
     ),
