@@ -84,9 +84,7 @@ class SMAT(Perturbation):
             noisy.sub_(kept)
         return self._root_mean_square(slots, noise)
 
-    def _beside_kept(
-        self, slots: AscentSlots, tensors: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _beside_kept(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pieces of the tensors, one a slot, each with its w0 + s m / (1 - q) (w - w0)."""
         scale = random.Random(repr((self.seed, slots.step, "scale"))).uniform(*self.scale)
         masks = _Generators(self.seed, slots, "mask")

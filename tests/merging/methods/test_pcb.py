@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from saft.merging.methods.pcb import Pcb
+from saft.merging.methods.pcb import Pcb, _tanh_
 from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import merging as oracle
 
@@ -20,6 +22,21 @@ def test_the_programs_of_the_authors_equal_their_equations(variant, density, tas
     found = merge_task_vectors(Pcb(density=density, variant=variant), task_vectors)
     expected = oracle.pcb(task_vectors.numpy(), density, variant)
     torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])
+def test_tanh_is_right_for_small_and_large_task_vectors(variant, size):
+    task_vectors = drawn(3, 400) * size
+    found = merge_task_vectors(Pcb(density=0.3, variant=variant), task_vectors)
+    expected = oracle.pcb(task_vectors.numpy(), 0.3, variant)
+    torch.testing.assert_close(found.double() / size, torch.from_numpy(expected) / size, rtol=2e-3, atol=1e-5)
+
+
+@given(values=st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=9))
+def test_tanh_is_that_of_the_library_to_rounding(values):
+    expected = torch.tensor(values, dtype=torch.float64).tanh()
+    torch.testing.assert_close(_tanh_(torch.tensor(values)).double(), expected, rtol=4e-7, atol=1e-37)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.37, 1.0])
