@@ -13,8 +13,9 @@ from torch.nn import functional
 from saft.config import Count, NonNegative, checked
 from saft.errors import UserError
 from saft.penalties.cache import cached, digest
+from saft.penalties.draws import Draws, InputsOf
 from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
-from saft.penalties.unlabelled import Inputs, Unlabelled, drawn, shuffled, with_random_tokens
+from saft.penalties.unlabelled import Unlabelled
 from saft.tasks.task import BoundTask
 
 __all__ = ["Drift"]
@@ -64,7 +65,7 @@ class Drift(Penalty):
 
     strength: NonNegative = 0.5
     every: Count = 1
-    inputs: Literal["others", "reference", "own_shuffled", "random_tokens"] = "others"
+    inputs: InputsOf = "others"
     examples: Count = 2
     distinct: Count | None = None
     outputs: Literal["features", "predictions"] = "features"
@@ -106,14 +107,9 @@ class _BoundDrift:
         self, penalty: Drift, sources: dict[str, Unlabelled], trunk: nn.Module, setting: Setting
     ) -> None:
         self.penalty = penalty
-        self.sources = sources
-        self.seed = setting.seed
-        self.sizes = {name: min(penalty.distinct or len(some), len(some)) for name, some in sources.items()}
-        empty = [name for name, size in self.sizes.items() if not size]
-        if empty:
-            raise UserError(f"penalty: inputs: task '{empty[0]}' has no training examples")
+        self.draws = Draws(sources, penalty.inputs, penalty.examples, penalty.distinct, setting.seed)
         steps = penalty.due_steps(setting.steps)
-        inputs = {step: self._inputs(trunk, step) for step in steps} if setting.cache else {}
+        inputs = {step: self.draws.of_step(trunk, step)[1] for step in steps} if setting.cache else {}
 
         def key() -> str:  # with a probe, which tells pooling, precision and device apart
             probe = self._at_base(trunk, steps[:1])
@@ -141,23 +137,10 @@ class _BoundDrift:
         return distance.square().sum(-1).mean()
 
     def _features(self, trunk: nn.Module, step: int) -> Tensor:
-        name, _ = self._drawn(step)
+        source, inputs = self.draws.of_step(trunk, step)
         with without_dropout(trunk):
-            features = self.sources[name].features(trunk, self._inputs(trunk, step))
+            features = source.features(trunk, inputs)
         return functional.normalize(features.float(), dim=-1)
-
-    def _drawn(self, step: int) -> tuple[str, list[int]]:
-        return drawn(self.sizes, self.penalty.examples, self.seed, step)
-
-    def _inputs(self, trunk: nn.Module, step: int) -> Inputs:
-        name, indices = self._drawn(step)
-        inputs = self.sources[name].inputs(indices, _device(trunk))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        if self.penalty.inputs == "own_shuffled":
-            return shuffled(inputs, generator)
-        if self.penalty.inputs == "random_tokens":
-            return with_random_tokens(inputs, _vocabulary(trunk), generator)
-        return inputs
 
 
 class _BoundPredictionDrift(_BoundDrift):
@@ -175,12 +158,11 @@ class _BoundPredictionDrift(_BoundDrift):
 
     def _log_p(self, trunk: nn.Module, step: int) -> Tensor:
         """Return log p of what follows each token of a step's texts, [tokens, vocabulary]."""
-        name, _ = self._drawn(step)
-        predictions = self.sources[name].predictions
-        if predictions is None:
-            raise UserError(f"penalty: {_without_predictions(name)}")
+        source, inputs = self.draws.of_step(trunk, step)
+        if source.predictions is None:
+            raise UserError(f"penalty: {_without_predictions(self.draws.task(step))}")
         with without_dropout(trunk):
-            logits = predictions(trunk, self._inputs(trunk, step))
+            logits = source.predictions(trunk, inputs)
         return logits.float().log_softmax(-1)
 
 
@@ -199,11 +181,3 @@ def _with_rest(log_p: Tensor) -> Tensor:
 
 def _device(trunk: nn.Module) -> torch.device:
     return next(trunk.parameters()).device
-
-
-def _vocabulary(trunk: nn.Module) -> int:
-    """Return how many tokens the trunk knows."""
-    embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
-    if not isinstance(embeddings, nn.Embedding):
-        raise UserError("penalty: inputs: random_tokens: needs a model of texts, with token embeddings")
-    return embeddings.num_embeddings

@@ -86,7 +86,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 def test_the_registry_holds_what_is_promised() -> None:
-    assert {"drift", "kfac_drift", "l2_base"} <= set(NAMES)
+    assert {"drift", "kfac_drift", "l2_base", "tau_jp"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,9 +206,12 @@ def test_it_leaves_the_random_stream_the_modes_and_the_gradients_alone(name: str
 def test_passes_are_those_that_are_run(name: str) -> None:
     model, steps, batch_size = model_of(), 13, 32
     passed: list[float] = []
-    model.trunk.register_forward_hook(
-        lambda _module, _inputs, output: passed.append(len(output) * (1 if output.requires_grad else 1 / 3))
-    )
+
+    def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        with_derivative = name == "tau_jp"  # which the output carries with it
+        passed.append(len(output) * (2 if with_derivative else 1 if output.requires_grad else 1 / 3))
+
+    model.trunk.register_forward_hook(note)
     some = penalty(name, every=4)
     bound = some.bind(model.trunk, setting(steps, tasks=1))
     for step in range(steps):

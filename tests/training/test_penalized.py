@@ -157,7 +157,7 @@ def test_passes_are_those_that_are_run(
     assert sum(passes) - first_head == pytest.approx(options.training.passes)
 
 
-@pytest.mark.parametrize("name", ["drift", "kfac_drift", "l2_base"])
+@pytest.mark.parametrize("name", ["drift", "kfac_drift", "l2_base", "tau_jp"])
 @pytest.mark.parametrize("averaging", [None, {"name": "ema"}, {"name": "tail"}])
 def test_an_interrupted_training_ends_with_the_same_bits(
     settings: TrainConfig, name: str, averaging: Any, interrupted_after: Any
@@ -178,8 +178,9 @@ def test_without_strength_it_is_the_plain_training_to_the_bit(settings: TrainCon
     assert not equal(weights(plain), weights(some))
 
 
+@pytest.mark.parametrize("name", ["drift", "tau_jp"])
 def test_in_mixed_precision_the_penalty_is_zero_at_the_base(
-    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    settings: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saft.training.module import TaskModule
 
@@ -193,7 +194,8 @@ def test_in_mixed_precision_the_penalty_is_zero_at_the_base(
         return backward(self, batch, terms)
 
     monkeypatch.setattr(TaskModule, "_backward", watch)
-    train(dataclasses.replace(settings, trainer={"accelerator": "cpu", "precision": "bf16-mixed"}))
+    mixed = changed(settings, "mixed", penalty={"name": name, "every": 1})
+    train(dataclasses.replace(mixed, trainer={"accelerator": "cpu", "precision": "bf16-mixed"}))
     assert values[0] == 0
     assert values[1] > 0
 

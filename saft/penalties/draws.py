@@ -1,0 +1,77 @@
+"""Which inputs each step of a penalty reads, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from saft.errors import UserError
+from saft.penalties.unlabelled import Inputs, Unlabelled, drawn, shuffled, with_random_tokens
+
+__all__ = ["Draws", "InputsOf"]
+
+InputsOf = Literal["others", "reference", "own_shuffled", "random_tokens"]
+"""The training inputs of the experiment's other tasks; those under `reference:`; the task's own with their
+tokens in random order; as many uniformly drawn tokens."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One task, and some of its inputs, for every step; they depend on the seed and the step alone.
+
+    Args:
+        sources: task -> what there is to draw from.
+        kind: whose inputs these are, and what is made of them.
+        examples: inputs of one step, at least 1.
+        distinct: the first so many of each task are drawn from; None takes all.
+        seed: of every draw.
+
+    Raises:
+        UserError: a task has no training examples.
+    """
+
+    sources: Mapping[str, Unlabelled]
+    kind: InputsOf
+    examples: int
+    distinct: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        empty = [name for name, source in self.sources.items() if not len(source)]
+        if empty:
+            raise UserError(f"penalty: inputs: task '{empty[0]}' has no training examples")
+
+    def task(self, step: int) -> str:
+        """Return the task whose inputs a step reads."""
+        return self._drawn(step)[0]
+
+    def of_step(self, trunk: nn.Module, step: int) -> tuple[Unlabelled, Inputs]:
+        """Return what the inputs of a step come from, and the inputs on the trunk's device.
+
+        Raises:
+            UserError: made-up texts are asked for, and the task or the trunk is none of texts.
+        """
+        name, indices = self._drawn(step)
+        inputs = self.sources[name].inputs(indices, next(trunk.parameters()).device)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        if self.kind == "own_shuffled":
+            inputs = shuffled(inputs, generator)
+        elif self.kind == "random_tokens":
+            inputs = with_random_tokens(inputs, _vocabulary(trunk), generator)
+        return self.sources[name], inputs
+
+    def _drawn(self, step: int) -> tuple[str, list[int]]:
+        sizes = {name: min(self.distinct or len(some), len(some)) for name, some in self.sources.items()}
+        return drawn(sizes, self.examples, self.seed, step)
+
+
+def _vocabulary(trunk: nn.Module) -> int:
+    """Return how many tokens the trunk knows."""
+    embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
+    if not isinstance(embeddings, nn.Embedding):
+        raise UserError("penalty: inputs: random_tokens: needs a model of texts, with token embeddings")
+    return embeddings.num_embeddings
