@@ -35,6 +35,7 @@ from saft.training.callbacks import (
     Stopwatch,
 )
 from saft.training.data_parallel import Replicas
+from saft.training.execution import executed
 from saft.training.loggers import loggers
 from saft.training.module import TaskModule
 from saft.training.options import TrainingOptions
@@ -260,7 +261,7 @@ def _fit(
         with trainer.precision_plugin.forward_context():
             module.bind_penalty(ready.setting)
         unfinished = work / LAST
-        with interruptible():
+        with interruptible(), executed(model.trunk, options):
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if average is not None:
             average.put_into(module)

@@ -56,6 +56,12 @@ class TrainingOptions:
     """Examples per optimizer step, over all devices; at most as many as there are training examples."""
     micro_batch_size: Count | None = None
     """Examples per forward pass; null takes the batch at once. Both passes see the whole batch either way."""
+    gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: less memory, more
+    time, the same bits."""
+    compile: bool = False
+    """Compile the trunk by torch.compile: takes a minute first, pays on long trainings, above all on GPUs;
+    needs a C++ compiler. Sums may be taken in another order, and dropout draws other masks than without."""
     learning_rate: NonNegative = 1e-5
     """Peak learning rate."""
     layer_decay: Fraction = 1.0
@@ -145,6 +151,12 @@ class TrainingOptions:
                 f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"
                 " they are; take {name: drift}, which looks at outputs"
             )
+
+        for key in ("gradient_checkpointing", "compile"):
+            if getattr(self, key) and self.trained.is_linear:
+                raise ValueError(
+                    f"{key}: does not go with parametrization: linearized; leave one of them out"
+                )
 
     def late_check(self) -> None:
         """Check what only torch knows: that the optimizer can be made, and take a step.

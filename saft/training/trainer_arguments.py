@@ -125,6 +125,8 @@ def _undivided(training: TrainingOptions) -> Iterator[str]:
         yield f"penalty: {training.penalty['name']} {told}: penalties read whole layers"
     if training.averaging is not None:
         yield f"averaging: {training.averaging['name']} {told}"
+    if training.compile:
+        yield f"compile: {told}"
     if training.needs_vectors:
         yield f"perturbation: task_vectors {told}"
     name = (training.parametrization or {"name": "full"})["name"]
