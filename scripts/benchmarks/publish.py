@@ -19,12 +19,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="where to write every figure")
 
 
-def add_competitors(parser: argparse.ArgumentParser, known: Collection[str], always: str) -> None:
-    """Add the option that chooses among competitors; `always` says which are there without being asked."""
+def add_competitors(
+    parser: argparse.ArgumentParser, known: Collection[str], always: str, asked: Collection[str] = ()
+) -> None:
+    """Add the option that chooses among competitors; `always` says which are there without being asked.
+
+    Those of `asked` are there only if they are asked for.
+    """
     parser.add_argument(
         "--competitors",
         type=lambda value: value.split(","),
-        default=list(known),
+        default=[name for name in known if name not in asked],
         help=f"comma-separated, beside {always}: " + ", ".join(known),
     )
 

@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
-from train_competitors import COMPETITORS, PLAIN
+from train_competitors import ASKED, COMPETITORS, PLAIN
 from train_models import MODELS, settings_of, workers_of
 
 import saft
@@ -158,7 +158,7 @@ def summarized(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict
         row |= {"peak_bytes": rounds[-1]["peak_bytes"], "loss": rounds[-1]["losses"][-1]}
         rows[name] = row
     for row in rows.values():
-        ours = COMPETITORS[row["name"]].perturbation is not None
+        ours = bool(COMPETITORS[row["name"]].training)
         for key, beside in (("ratio", "loop"), ("ratio_adamw", "adamw" if ours else "")):
             other = rows.get(beside)
             row[key] = other and other["examples_per_second"] / row["examples_per_second"]
@@ -187,7 +187,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="examples of a batch")
     add_options(parser)
-    add_competitors(parser, COMPETITORS, always="loop")
+    add_competitors(parser, COMPETITORS, always="loop", asked=ASKED)
     options = parser.parse_args(arguments)
     check_competitors(parser, options, COMPETITORS)
     workload, on_gpu = MODELS[options.model], options.device != "cpu"
@@ -234,11 +234,11 @@ def main() -> int:
         os.environ["XDG_CACHE_HOME"] = work  # saft keeps decoded images there: these are of no use to anybody
         settings = settings_of(options, Path(work) / "base")
         begun = time.perf_counter()
-        splits = bound(settings(None), device).examples(Limits(validation=4, test=0))
+        splits = bound(settings({}), device).examples(Limits(validation=4, test=0))
         read = time.perf_counter() - begun
         for _ in track(range(options.rounds), "rounds", console=console, transient=True):
             for name in order.sample(names, len(names)):
-                config = settings(COMPETITORS[name].perturbation)
+                config = settings(COMPETITORS[name].training)
                 measured[name].append(once(name, config, splits, options))
     where, furthest = machine(device), apart(measured)
     print(told(options, where, len(splits.train), read))

@@ -6,8 +6,8 @@ with the same weights, and clip the gradient to a norm of 1. So all with AdamW h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from saft.tasks import Batch, BoundTask, Splits, TaskModel
 from saft.train import TrainConfig
 from saft.training.fine_tuning import fine_tune
 
-__all__ = ["COMPETITORS", "PLAIN", "Competitor", "Train"]
+__all__ = ["ASKED", "COMPETITORS", "PLAIN", "Competitor", "Train"]
 
 Train = Callable[[BoundTask, Splits, TrainConfig], None]
 Example = tuple[int, int]
@@ -131,22 +131,33 @@ class Competitor:
     Args:
         label: for people.
         train: one training.
-        perturbation: of saft's.
+        training: what saft's options of a training differ in.
     """
 
     label: str
     train: Train
-    perturbation: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _perturbed(label: str, name: str) -> Competitor:
+    return Competitor(f"saft train, {label}", with_saft, {"perturbation": {"name": name}})
 
 
 COMPETITORS = {
     "loop": Competitor("torch loop, AdamW", with_loop),
     "trainer": Competitor("Hugging Face Trainer, AdamW", with_trainer),
     "adamw": Competitor("saft train, AdamW", with_saft),
-    "sam": Competitor("saft train, sam (two passes)", with_saft, "sam"),
-    "momentum_sam": Competitor("saft train, momentum_sam", with_saft, "momentum_sam"),
-    "sampled_shift": Competitor("saft train, sampled_shift", with_saft, "sampled_shift"),
-    "smat": Competitor("saft train, smat", with_saft, "smat"),
+    "sam": _perturbed("sam (two passes)", "sam"),
+    "momentum_sam": _perturbed("momentum_sam", "momentum_sam"),
+    "sampled_shift": _perturbed("sampled_shift", "sampled_shift"),
+    "smat": _perturbed("smat", "smat"),
+    "recomputed": Competitor(
+        "saft train, AdamW, gradient_checkpointing", with_saft, {"gradient_checkpointing": True}
+    ),
+    "compiled": Competitor("saft train, AdamW, compile", with_saft, {"compile": True}),
 }
-PLAIN = ("loop", "trainer", "adamw")
+ASKED = ("recomputed", "compiled")
+"""Those that train only if they are asked for."""
+
+PLAIN = ("loop", "trainer", "adamw", "recomputed")
 """Those that compute the same: AdamW without a perturbation."""

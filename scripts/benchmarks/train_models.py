@@ -8,7 +8,7 @@ import json
 import os
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,8 @@ MODELS = {
 }
 
 
-def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[str | None], TrainConfig]:
-    """Write the model and the data; return what makes the config of a training with a perturbation."""
+def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[Mapping[str, Any]], TrainConfig]:
+    """Write the model and the data; return what makes the config of one that differs in some."""
     workload = MODELS[options.model]
     folder.mkdir(parents=True)
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[str | No
         task = workload.write(folder)
     on_gpu = options.device != "cpu"
 
-    def settings(perturbation: str | None) -> TrainConfig:
+    def settings(differs: Mapping[str, Any]) -> TrainConfig:
         training: dict[str, Any] = {
             "steps": options.steps,
             "batch_size": options.batch,
@@ -227,8 +227,7 @@ def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[str | No
         }
         if workload.lora:
             training["parametrization"] = {"name": "lora", **workload.lora}
-        if perturbation is not None:
-            training["perturbation"] = {"name": perturbation}
+        training |= differs
         mapping = {
             "model": {"path": str(folder)},
             "task": task,
