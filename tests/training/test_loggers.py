@@ -151,3 +151,26 @@ def test_a_training_writes_to_both(
     written = (result.folder / "logs/metrics.csv").read_text("utf-8")
     assert str(losses[0])[:6] in written
     assert recorder.finished == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own dependencies
+def test_tensorboard_reads_what_a_training_has_written(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    mapping = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["size"],
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 4},
+        "train_examples": 16,
+        "validation_examples": 8,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+        "logger": "tensorboard",
+    }
+    folder = train(config.parse(TrainConfig, mapping, "test")).folder
+    (file,) = folder.rglob("events.out.tfevents*")
+    events = accumulator.EventAccumulator(str(file.parent)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [0, 1, 2, 3]
+    assert all(event.value > 0 for event in events.Scalars("loss"))
