@@ -59,7 +59,7 @@ class MergeWith:
         Raises:
             UserError: with every problem that was found.
         """
-        plan_of(self.base, {self.name: model, **self.others}, self.method, **self.options)
+        plan_of(self.base, {self.name: model, **self.others}, self.method, self.options)
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:

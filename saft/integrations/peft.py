@@ -75,7 +75,7 @@ def merge_adapters(
     elif by == "change":
         rank = rank or max(model.peft_config[adapter].r for adapter in chosen)
         pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
-        tensors, fit = low_rank(plan_of(model, pieces, method, adapter_rank=rank, **options), rank)
+        tensors, fit = low_rank(plan_of(model, pieces, method, options, adapter_rank=rank), rank)
     else:
         raise UserError(f"by: unknown '{by}'" + did_you_mean(str(by), ["change", "factors"]))
     _add(model, name, tensors)
@@ -111,7 +111,7 @@ def merge_into_base(
         )
     """
     pieces = {adapter: OneAdapter(model, adapter) for adapter in _chosen(model, adapters)}
-    merged = merged_tensors(plan_of(model, pieces, method, **options))
+    merged = merged_tensors(plan_of(model, pieces, method, options))
     base: nn.Module = model.unload()
     with torch.no_grad():
         for name, tensor in base.state_dict(keep_vars=True).items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -18,7 +19,8 @@ from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
-from saft.merging.outputs.whole_model import Weights
+from saft.merging.methods import METHODS
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 
@@ -28,8 +30,9 @@ Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
 M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
 T = TypeVar("T")
 
-
 Models: TypeAlias = Mapping[str, Model] | Sequence[Model]
+
+_OF_A_FOLDER = ("adapter_rank", "interventions", "output", "shard_size", "upload")
 
 
 @overload
@@ -79,10 +82,7 @@ def merge_models(
         >>> merge_models(base, {"a": a, "b": b}, "task_arithmetic", scaling=1.0).weight.item()
         2.5
     """
-    plan = plan_of(base, models, method, **options)
-    if not isinstance(plan.output, Weights) or plan.reads_examples:
-        why = "reads examples of each task" if plan.reads_examples else "gives more than one model"
-        raise UserError(f"method: '{method}' {why}; merge folders by it, with saft.merge")
+    plan = plan_of(base, models, method, options)
     if out is None and has_adapters(base):
         raise UserError(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
@@ -110,18 +110,27 @@ def by_task(models: Mapping[str, T] | Sequence[T]) -> dict[str, T]:
     return dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
 
 
-def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
+def plan_of(
+    base: Model,
+    models: Models,
+    method: str,
+    options: Mapping[str, Any],
+    adapter_rank: int | None = None,
+) -> Plan:
     """Return the plan of a merge of models in memory, once all that can be wrong has been looked for.
 
     Args:
         base: see `merge_models`, as for the others.
         models: the fine-tuned ones.
         method: its name.
-        **options: further keys of a merge file.
+        options: further keys of a merge file.
+        adapter_rank: of the adapter that the caller makes of the plan; None is for whole weights.
 
     Raises:
         UserError: with every problem that was found.
     """
+    if problems := list(_for_folders(method, options)):
+        raise UserError(*problems)
     given = by_task(models)
     named: dict[str, Model] = {"base": base, **{f"models.{task}": model for task, model in given.items()}}
 
@@ -129,16 +138,30 @@ def plan_of(base: Model, models: Models, method: str, **options: Any) -> Plan:
         return _source(named[what], what, base)
 
     locations = {what: _location(model) for what, model in named.items()}
-    settings = {"device": str(_device(base)), **options}
+    settings = {"device": str(_device(base)), **options, "adapter_rank": adapter_rank}
     try:
         config = MergeConfig(
             method, locations["base"], {task: locations[f"models.{task}"] for task in given}, **settings
         )
     except TypeError as error:
         raise UserError(f"merge_models: {error}; `saft merge --help` lists the keys") from None
-    if config.upload is not None:
-        raise UserError("upload: is of a folder, and here is none; write one with saft.merge")
     return check(config, read=read)
+
+
+def _for_folders(method: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what only a merge of folders does."""
+    with suppress(UserError):  # there is no such method: `check` tells it, with all else that is wrong
+        kind = METHODS.get(method)
+        if kind.calibration or issubclass(kind, PerTaskMethod):
+            why = "reads examples of each task" if kind.calibration else "gives more than one model"
+            yield (
+                f"method: '{method}' {why}; merge folders by it, with saft.merge, or take a method that "
+                "`saft methods` lists under 'Needs base, models; gives one model', such as ties"
+            )
+    for key in _OF_A_FOLDER:
+        if options.get(key) is not None:
+            or_else = ", or an adapter with saft.integrations.peft" if key == "adapter_rank" else ""
+            yield f"{key}: is of a folder, and here is none; write one with saft.merge{or_else}"
 
 
 def _source(model: Model, what: str, base: Source | None) -> Source:

@@ -83,6 +83,13 @@ def test_the_adapters_of_a_peft_model_are_merged_and_off_meanwhile() -> None:
         assert torch.equal(model(DATA)["logits"], expected)
 
 
+@pytest.mark.parametrize("method", ["emr", "fisher"])
+def test_a_method_that_needs_folders_is_told_before_the_training(method: str) -> None:
+    base = Network()
+    with pytest.raises(UserError, match=f"method: '{method}' .*; merge folders by it"):
+        MergeWith(base, {"b": other_of(base)}, method).check(base)
+
+
 class Module(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import peft
 import pytest
@@ -158,6 +159,21 @@ def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
         saft.merge_models(model, {"x": model}, "average")
     with pytest.raises(UserError, match=r"models.x: there is no adapter 'tow'"):
         saft.merge_models(model.base_model.model, {"x": OneAdapter(model, "tow")}, "average", out={})
+    assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean", "adamerging", "emr", "smile", "tall_masks"])
+def test_methods_that_need_folders_are_refused_as_for_models(method, tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj"])
+    before = state(model)
+    for merge in (merge_adapters, merge_into_base, partial(merge_adapters, by="factors")):
+        with pytest.raises(
+            UserError, match=f"method: '{method}' .*; merge folders by it.*such as ties"
+        ) as caught:
+            merge(model, method)
+        assert len(caught.value.problems) == 1
+        with pytest.raises(UserError, match="adapter_rank: is of a folder"):
+            merge(model, "ties", adapter_rank=2)
     assert_same(state(model), before)
 
 

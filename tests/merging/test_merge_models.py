@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import saft
+from saft.cli import main
 from saft.errors import UserError
 from saft.merging.inputs.in_memory import OneAdapter
 from saft.merging.methods import METHODS
@@ -164,7 +165,19 @@ def test_buffers_are_the_base_s(berts):
         ),
         ("ties", {"paramters": {}}, "merge_models: .*paramters"),
         ("emr", {}, "method: 'emr' gives more than one model; merge folders by it, with saft.merge"),
-        ("fisher", {}, "method: 'fisher' reads examples of each task"),
+        (
+            "fisher",
+            {},
+            "method: 'fisher' reads examples of each task; .* under 'Needs base, models; gives one model'",
+        ),
+        (
+            "ties",
+            {"adapter_rank": 2},
+            "adapter_rank: is of a folder.*, or an adapter with saft.integrations.peft",
+        ),
+        ("ties", {"shard_size": "1MB"}, "shard_size: is of a folder, and here is none"),
+        ("ties", {"output": {"name": "adapter", "rank": 2}}, "output: is of a folder, and here is none"),
+        ("ties", {"interventions": {}}, "interventions: is of a folder, and here is none"),
         ("robust_merge", {}, "is not a LoRA adapter of the base <BertModel in memory>"),
     ],
 )
@@ -172,6 +185,11 @@ def test_mistakes_are_told_before_anything_is_computed(berts, method, options, m
     base, a, b = berts
     with pytest.raises(UserError, match=message):
         saft.merge_models(base, {"a": a, "b": b}, method, **options)
+
+
+def test_the_heading_that_names_the_methods_is_there(capsys):
+    assert main(["methods"]) == 0
+    assert "Needs base, models; gives one model:" in capsys.readouterr().out
 
 
 def test_a_model_that_does_not_fit_is_named(berts, tiny_gpt2):
