@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.merge_models import merge_models, merged_tensors, plan_of
@@ -63,17 +64,21 @@ def merge_adapters(
     Source: by factors as peft's `add_weighted_adapter`, which weighs each factor by √(weight · s). Differs:
     any method, and weights without a root.
     """
-    chosen = _chosen(model, adapters)
-    if name in model.peft_config:
-        raise UserError(
-            f"name: the model has an adapter '{name}' already; choose another, or delete it first"
-        )
+    problems: list[str] = []
+    with collecting(problems):
+        chosen = _chosen(model, adapters)
+        problems += _name_problems(name, model)
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        problems.append(f"rank: must be a whole number of at least 1, but is {rank!r}")
+    if problems:
+        raise UserError(*problems)
     if by == "factors":
         if rank is not None:
             raise UserError("rank: by factors it is that of the adapters; leave it out")
         tensors, fit = _merged_factors(model, method, chosen, options), None
     elif by == "change":
-        rank = rank or max(model.peft_config[adapter].r for adapter in chosen)
+        if rank is None:
+            rank = max(model.peft_config[adapter].r for adapter in chosen)
         pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
         tensors, fit = low_rank(plan_of(model, pieces, method, options, adapter_rank=rank), rank)
     else:
@@ -120,12 +125,36 @@ def merge_into_base(
 
 
 def _chosen(model: PeftModel, adapters: Sequence[str] | None) -> list[str]:
+    """Return the names of the adapters to merge, or raise."""
+    if not isinstance(model, PeftModel):
+        raise UserError(f"model: is a {type(model).__name__}; give a model of peft's, a PeftModel")
     known = model.peft_config
+    if isinstance(adapters, str) or not isinstance(adapters, Iterable | None):
+        raise UserError(f"adapters: is {adapters!r}; give a list of names, such as {list(known)[:2]}")
     chosen = list(known if adapters is None else adapters)
-    problems = [f"adapters: there is no '{x}'{did_you_mean(x, known)}" for x in chosen if x not in known]
-    if problems or not chosen:
-        raise UserError(*problems or ["adapters: there is none to merge"])
+    if not chosen:
+        raise UserError("adapters: there is none to merge")
+    problems = [f"adapters: {x!r} is not a name" for x in chosen if not isinstance(x, str)]
+    for adapter, count in Counter(x for x in chosen if isinstance(x, str)).items():
+        if adapter not in known:
+            problems.append(f"adapters: there is no '{adapter}'{did_you_mean(adapter, known)}")
+        elif not isinstance(known[adapter], LoraConfig):
+            kind = str(known[adapter].peft_type).rpartition(".")[2]
+            problems.append(f"adapters: '{adapter}' is of the kind {kind}; only those of LoRA can be merged")
+        if count > 1:
+            problems.append(f"adapters: '{adapter}' is given {count} times; name each once")
+    if problems:
+        raise UserError(*problems)
     return chosen
+
+
+def _name_problems(name: object, model: PeftModel) -> Iterator[str]:
+    if not isinstance(name, str):
+        yield f"name: must be a text, but is {name!r}"
+    elif name in model.peft_config:
+        yield f"name: the model has an adapter '{name}' already; choose another, or delete it first"
+    elif not name or "." in name or hasattr(nn.ModuleDict(), name):
+        yield f"name: torch takes no module called '{name}'; choose another, without a dot"
 
 
 def _merged_factors(

@@ -148,7 +148,18 @@ def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
     before = state(model)
     for arguments, message in (
         ({"adapters": ["one", "tow"]}, "adapters: there is no 'tow'; did you mean 'two'"),
+        ({"adapters": ["one", "one"]}, "adapters: 'one' is given 2 times; name each once"),
+        ({"adapters": "one"}, r"adapters: is 'one'; give a list of names, such as \['one', 'two'\]"),
+        ({"adapters": 1}, "adapters: is 1; give a list of names"),
+        ({"adapters": [1]}, "adapters: 1 is not a name"),
+        ({"adapters": []}, "adapters: there is none to merge"),
         ({"name": "two"}, "name: the model has an adapter 'two' already"),
+        ({"name": "a.b"}, "name: torch takes no module called 'a.b'; choose another, without a dot"),
+        ({"name": ""}, "name: torch takes no module called ''"),
+        ({"name": "keys"}, "name: torch takes no module called 'keys'"),
+        ({"name": 3}, "name: must be a text, but is 3"),
+        ({"rank": 0}, "rank: must be a whole number of at least 1, but is 0"),
+        ({"rank": 1.5}, "rank: must be a whole number of at least 1, but is 1.5"),
         ({"by": "factor"}, "by: unknown 'factor'; did you mean 'factors'"),
         ({"by": "factors", "rank": 2}, "rank: by factors it is that of the adapters"),
         ({"parameters": {"density": 2}}, "parameters of ties: density"),
@@ -160,6 +171,18 @@ def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
     with pytest.raises(UserError, match=r"models.x: there is no adapter 'tow'"):
         saft.merge_models(model.base_model.model, {"x": OneAdapter(model, "tow")}, "average", out={})
     assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("merge", [merge_adapters, merge_into_base, partial(merge_adapters, by="factors")])
+def test_only_lora_adapters_of_a_peft_model_are_merged(merge, tiny_llama):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with pytest.raises(UserError, match="model: is a LlamaForCausalLM; give a model of peft's, a PeftModel"):
+        merge(base, "ties")
+    settings = peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    with pytest.raises(
+        UserError, match="adapters: 'one' is of the kind IA3; only those of LoRA can be merged"
+    ):
+        merge(peft.PeftModel(base, settings, "one"), "ties")
 
 
 @pytest.mark.parametrize("method", ["fisher", "regmean", "adamerging", "emr", "smile", "tall_masks"])
