@@ -48,7 +48,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
-from saft.errors import UserError
+from saft.errors import UserError, did_you_mean
 from saft.integrations.lightning_passes import TwoPasses
 from saft.integrations.merge_in_training import MergeWith
 from saft.merging.merge_models import Model
@@ -281,7 +281,7 @@ class EvaluateMerge(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell all that is wrong with the merge, before anything is trained."""
-        self.merge.check(pl_module.get_submodule(self.module))
+        self.merge.check(self._merged(pl_module))
         self._done = trainer.global_step
 
     def on_train_batch_end(
@@ -292,7 +292,15 @@ class EvaluateMerge(L.Callback):
         if step == self._done or step % self.every:
             return
         self._done = step
-        model = pl_module.get_submodule(self.module)
+        model = self._merged(pl_module)
         with self.merge.in_place_of(model):
             figures = self.evaluate(model)
         pl_module.log_dict({f"merged/{name}": figure for name, figure in figures.items()})
+
+    def _merged(self, pl_module: L.LightningModule) -> nn.Module:
+        """Return the part of the module that is merged, or raise."""
+        try:
+            return pl_module.get_submodule(self.module)
+        except AttributeError:
+            near = did_you_mean(str(self.module), [name for name, _ in pl_module.named_modules() if name])
+            raise UserError(f"module: {type(pl_module).__name__} has no '{self.module}'{near}") from None
