@@ -12,7 +12,7 @@ from torch import nn
 
 from saft.errors import UserError
 from saft.merging.inputs.in_memory import has_adapters, tensors_of
-from saft.merging.merge_models import Model, merge_models, plan_of
+from saft.merging.merge_models import Model, by_task, merge_models, plan_of
 from saft.optim.random_streams import RandomStreams
 
 __all__ = ["MergeWith"]
@@ -30,7 +30,7 @@ class MergeWith:
         name: of the model that is trained.
 
     Raises:
-        UserError: one of the others has that name.
+        UserError: one of the others has that name, or they are a single model.
 
     Example:
         >>> base, model, other = (nn.Linear(1, 1, bias=False) for _ in range(3))
@@ -50,7 +50,7 @@ class MergeWith:
     name: str = "current"
 
     def __post_init__(self) -> None:
-        if self.name in self.others:
+        if self.name in by_task(self.others, "others"):
             raise UserError(f"others: '{self.name}' is the model that is trained; rename the other")
 
     def check(self, model: nn.Module) -> None:
@@ -59,7 +59,7 @@ class MergeWith:
         Raises:
             UserError: with every problem that was found.
         """
-        plan_of(self.base, {self.name: model, **self.others}, self.method, self.options)
+        plan_of(self.base, self._with(model), self.method, self.options)
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
@@ -76,8 +76,7 @@ class MergeWith:
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         modes = [(module, module.training) for module in model.modules()]
         try:
-            models = {self.name: model, **self.others}
-            merge_models(self.base, models, self.method, out=model, **self.options)
+            merge_models(self.base, self._with(model), self.method, out=model, **self.options)
             model.eval()
             with torch.no_grad(), _without_adapters(model):
                 yield
@@ -88,6 +87,9 @@ class MergeWith:
             for module, training in modes:
                 module.training = training
             streams.rewind()
+
+    def _with(self, model: nn.Module) -> dict[str, Model]:
+        return {self.name: model, **by_task(self.others)}
 
 
 @contextmanager

@@ -50,8 +50,16 @@ def merge_sentence_transformers(
         >>> merged[0].linear.weight.allclose(mean)
         True
     """
-    start, loaded = _loaded(base), {task: _loaded(model) for task, model in by_task(models).items()}
-    problems: list[str] = []
+    tasks = by_task(models)
+    given = {"base": base, **{f"models.{task}": model for task, model in tasks.items()}}
+    problems = [
+        f"{what}: is a {type(model).__name__}; give a SentenceTransformer or a folder"
+        for what, model in given.items()
+        if not isinstance(model, (SentenceTransformer, str, Path))
+    ]
+    if problems:
+        raise UserError(*problems)
+    start, loaded = _loaded(base), {task: _loaded(model) for task, model in tasks.items()}
     for task, model in loaded.items():
         problems += _differences(f"models.{task}", start, model)
     if problems:

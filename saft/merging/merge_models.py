@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from saft.errors import UserError, abbreviated
+from saft.errors import UserError, abbreviated, collecting
 from saft.files.tensorfile import Layout
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
 from saft.merging.inputs.peft_adapter import read_input
@@ -87,7 +87,7 @@ def merge_models(
         raise UserError(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
-    target = None if out is None else _fitting(plan.layout, tensors_of(out))
+    target = None if out is None else _fitting(plan.layout, out)
     merged = merged_tensors(plan)
     if target is not None:
         with torch.no_grad():
@@ -97,16 +97,30 @@ def merge_models(
     return _copy_with(base, merged) if isinstance(base, nn.Module) else merged
 
 
-def by_task(models: Mapping[str, T] | Sequence[T]) -> dict[str, T]:
+def by_task(models: Mapping[str, T] | Sequence[T], what: str = "models") -> dict[str, T]:
     """Return task -> model; those of a list are called by their places, from 1.
 
     Args:
         models: as for `merge_models`.
+        what: they are called in messages.
+
+    Raises:
+        UserError: it is a single model, or none.
 
     Example:
         >>> by_task(["one", "two"])
         {'1': 'one', '2': 'two'}
+        >>> by_task(nn.Sequential(nn.Linear(1, 1)))
+        Traceback (most recent call last):
+        saft.errors.UserError: models: is a single model, a Sequential; give [model], or {task: model}
     """
+    given: object = models  # whatever the user has written
+    is_state = isinstance(given, Mapping) and any(isinstance(entry, Tensor) for entry in given.values())
+    if is_state or isinstance(given, nn.Module | OneAdapter | str | Path):
+        kind = "state dict" if is_state else type(given).__name__
+        raise UserError(f"{what}: is a single model, a {kind}; give [model], or {{task: model}}")
+    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+        raise UserError(f"{what}: is {given!r:.60}; give {{task: model}}, or a list of models")
     return dict(models) if isinstance(models, Mapping) else {str(at): x for at, x in enumerate(models, 1)}
 
 
@@ -182,7 +196,9 @@ def _location(model: Model) -> str:
 
 def _device(base: Model) -> torch.device:
     """Return where the base is, on which it is merged."""
-    tensors = {} if isinstance(base, (str, Path, OneAdapter)) else tensors_of(base)
+    tensors: dict[str, Tensor] = {}
+    with suppress(UserError):  # it is no model, which `check` tells with all else that is wrong
+        tensors = {} if isinstance(base, (str, Path, OneAdapter)) else tensors_of(base)
     on_gpu = (tensor.device for tensor in tensors.values() if tensor.device.type == "cuda")
     return next(on_gpu, torch.device("cpu"))
 
@@ -224,8 +240,13 @@ def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(base, taken)
 
 
-def _fitting(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _fitting(layout: Layout, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return name of a merged tensor -> the tensor to fill, or raise."""
+    problems: list[str] = []
+    with collecting(problems, "out: "):
+        tensors = tensors_of(out)
+    if problems:
+        raise UserError(*problems)
     names = rename(list(tensors), layout.keys())
     missing = [name for name in layout if name not in names]
     if missing:

@@ -90,6 +90,13 @@ def test_a_method_that_needs_folders_is_told_before_the_training(method: str) ->
         MergeWith(base, {"b": other_of(base)}, method).check(base)
 
 
+def test_the_others_may_be_a_list_and_not_a_single_model() -> None:
+    base = Network()
+    MergeWith(base, [other_of(base)], "average").check(base)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="others: is a single model, a Network; give"):
+        MergeWith(base, other_of(base), "average")  # type: ignore[arg-type]
+
+
 class Module(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -138,6 +145,9 @@ def test_lightning_logs_the_figures_of_the_merge_and_trains_as_without() -> None
     wrong = lightning.EvaluateMerge(base, {"b": other}, "teis", evaluate)
     with pytest.raises(UserError, match="unknown merge method 'teis'"):
         fit(wrong)
+    misspelt = lightning.EvaluateMerge(base, {"b": other}, "average", evaluate, module="netwrok")
+    with pytest.raises(UserError, match=r"module: Module has no 'netwrok'; did you mean 'network'"):
+        fit(misspelt)
     with pytest.raises(UserError, match="every: must be at least 1"):
         lightning.EvaluateMerge(base, {}, "average", evaluate, every=0)
 

@@ -139,3 +139,14 @@ def test_modules_that_are_set_otherwise_are_refused(tiny_model: Path, tmp_path: 
     shorter = st.SentenceTransformer(modules=list(base)[:2], device="cpu")
     with pytest.raises(UserError, match=r"models.x: has the modules Transformer, Pooling, the base"):
         merge_sentence_transformers(base, {"x": shorter}, "average")
+
+
+def test_what_is_no_list_of_models_of_sentence_transformers_is_refused(tiny_model: Path) -> None:
+    from saft.errors import UserError
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    base: Any = sentence_model(tiny_model, 0)
+    with pytest.raises(UserError, match=r"models: is a single model, a SentenceTransformer; give \[model\]"):
+        merge_sentence_transformers(base, base, "average")
+    with pytest.raises(UserError, match=r"models.x: is a NoneType; give a SentenceTransformer or a folder"):
+        merge_sentence_transformers(base, {"x": None}, "average")  # type: ignore[dict-item]

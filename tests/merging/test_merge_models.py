@@ -205,3 +205,38 @@ def test_a_model_that_does_not_fit_is_named(berts, tiny_gpt2):
 def test_an_adapter_by_itself_is_no_base(berts):
     with pytest.raises(UserError, match="base: is an adapter"):
         saft.merge_models(OneAdapter(berts[0], "a"), [berts[1]], "average")
+
+
+LIST = r"give \[model\], or \{task: model\}"
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), f"models: is a single model, a Sequential; {LIST}"),
+        (nn.Linear(2, 2).state_dict(), f"models: is a single model, a state dict; {LIST}"),
+        (OneAdapter(nn.Linear(2, 2), "a"), f"models: is a single model, a OneAdapter; {LIST}"),
+        ("runs", f"models: is a single model, a str; {LIST}"),
+        (None, r"models: is None; give \{task: model\}, or a list of models"),
+        (torch.ones(2), r"models: is tensor.*; give \{task: model\}, or a list of models"),
+        ({"a": None}, r"models.a: is None, and neither a module nor a state dict, \{name: tensor\}"),
+        ([nn.Linear(2, 2), 7], "models.2: is 7, and neither a module nor a state dict"),
+        ([{"weight": [1.0]}], r"models.1: 'weight': is \[1.0\], and not a tensor"),
+        ([], "models: is empty"),
+    ],
+)
+def test_what_is_no_list_of_models_is_refused(models, message):
+    with pytest.raises(UserError, match=message):
+        saft.merge_models(nn.Linear(2, 2), models, "average")
+
+
+def test_what_is_no_model_is_refused_as_base_and_to_fill():
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"^base: is None, and neither .*\nmodels.2: is 3, and neither"):
+        saft.merge_models(None, [b, 3], "average")
+    with pytest.raises(UserError, match=r"^base: 'weight': is 3, and not a tensor"):
+        saft.merge_models({"weight": 3}, [b], "average")
+    with pytest.raises(UserError, match=r"^out: is 'folder', and neither a module nor a state dict"):
+        saft.merge_models(a, [b], "average", out="folder")
+    with pytest.raises(UserError, match=r"^out: dict has no tensor"):
+        saft.merge_models(a, [b], "average", out={})

@@ -163,6 +163,8 @@ def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return name -> tensor, with those of adapters."""
+    if not isinstance(model, (nn.Module, Mapping)):
+        raise UserError(f"is {model!r:.60}, and neither a module nor a state dict, {{name: tensor}}")
     whole = isinstance(model, nn.Module)
     state: Mapping[str, Any] = model.state_dict(keep_vars=True) if isinstance(model, nn.Module) else model
     by_name: dict[str, Tensor] = {}
