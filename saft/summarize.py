@@ -21,18 +21,19 @@ class SummarizeResult:
 
     Args:
         file: the safetensors file.
-        factors: what is in it.
+        factors: what it was made of.
         examples: training inputs that it was made from.
+        numbers: how many it holds.
     """
 
     file: Path
     factors: kronecker.KroneckerFactors
     examples: int
+    numbers: int
 
     def __str__(self) -> str:
-        numbers = sum(tensor.numel() for tensor in self.factors.tensors().values())
         return (
-            f"{self.file}: {len(self.factors.layers)} layers, {numbers / 1e6:.1f} million numbers, from "
+            f"{self.file}: {len(self.factors.layers)} layers, {self.numbers / 1e6:.1f} million numbers, from "
             f"{self.examples} inputs\n"
             "what it reveals of them: which tokens occur and how often; of activations and gradients only "
             "second moments over all inputs\n"
@@ -71,5 +72,5 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
     examples = task.examples(Limits(config.examples, validation=0, test=0, seed=config.seed)).train
     source = Unlabelled.of(task, examples)
     factors = kronecker.summarize(task.load_trunk(), source, config.examples, config.seed)
-    factors.write(file)
-    return SummarizeResult(file, factors, len(examples))
+    numbers = factors.write(file, config.rank)
+    return SummarizeResult(file, factors, len(examples), numbers)

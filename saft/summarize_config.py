@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saft import config as configs
-from saft.config import Count, Name, Seed, Target
+from saft.config import Count, CountOrZero, Name, Seed, Target
 from saft.model_config import Device, ModelConfig, check_device
 
 __all__ = ["SummarizeConfig"]
@@ -33,6 +33,8 @@ class SummarizeConfig:
     """The task's name, for messages."""
     examples: Count = 192
     """Training inputs that the summary is made from; 128 to 256 suffice."""
+    rank: CountOrZero | None = None
+    """How many eigenvectors of each matrix are kept beside its diagonal: 0 or more; null takes all."""
     seed: Seed = 0
     """Draws the inputs, and the random projections."""
     device: Device = "cpu"

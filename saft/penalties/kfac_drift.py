@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from saft.config import Count, NonNegative, checked
+from saft.config import Count, CountOrZero, NonNegative, checked
 from saft.errors import UserError
 from saft.penalties.cache import cached, digest
 from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
@@ -37,6 +37,8 @@ class KFACDrift(Penalty):
         inputs: whose factors: "others", the experiment's other tasks'; "reference", those of the tasks under
             `reference:`.
         examples: training inputs, unlabelled, that a task's factors are made from; 128 to 256 suffice.
+        rank: how many eigenvectors of each matrix count beside its diagonal, at least 0; null takes it whole.
+            What is in `summaries` is as it was written.
         summaries: files that `summarize` wrote, instead of inputs: experts can be trained apart, and see
             nothing else of each other.
 
@@ -53,6 +55,7 @@ class KFACDrift(Penalty):
     every: Count = 4
     inputs: Literal["others", "reference"] = "others"
     examples: Count = 192
+    rank: CountOrZero | None = None
     summaries: list[str] = field(default_factory=list)
     of_weights: ClassVar[bool] = True
 
@@ -95,12 +98,12 @@ class KFACDrift(Penalty):
             inputs = source.inputs(range(min(self.examples, len(source))), device)
             with torch.no_grad(), without_dropout(trunk):
                 probe = source.features(trunk, {name: value[:1] for name, value in inputs.items()})
-            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac")
+            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac", self.rank)
 
         tensors = cached(
-            setting.cache, key, lambda: summarize(trunk, source, self.examples).tensors(), device
+            setting.cache, key, lambda: summarize(trunk, source, self.examples).packed(self.rank), device
         )
-        return KroneckerFactors.of(tensors)
+        return KroneckerFactors.unpacked(tensors)
 
 
 class _BoundKFACDrift:

@@ -111,11 +111,55 @@ class KroneckerFactors:
                     total[name] = tensor.clone()
         return cls.of({name: tensor / count for name, tensor in total.items()})
 
-    def write(self, file: Path) -> None:
-        """Write a safetensors file: complete, or absent."""
+    def packed(self, rank: int | None = None) -> dict[str, Tensor]:
+        """Return what is written of them: all, or of each square matrix a part of low rank and a diagonal.
+
+        Args:
+            rank: how many eigenvectors of each square matrix are kept, the largest, times the root of their
+                eigenvalues, LAYER.inputs.vectors [inputs, rank]; of what is left its diagonal,
+                LAYER.inputs.rest. At least 0, which keeps the diagonal alone; None keeps all.
+        """
+        result: dict[str, Tensor] = {}
+        for name, tensor in self.tensors().items():
+            if rank is None or tensor.dim() == 1 or rank + 1 >= len(tensor):
+                result[name] = tensor
+            else:
+                vectors = _largest(tensor, rank)
+                rest = (tensor.diagonal() - vectors.square().sum(1)).clamp_min(0)
+                result |= {f"{name}.vectors": vectors, f"{name}.rest": rest}
+        return result
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor]) -> KroneckerFactors:
+        """Return the factors of what `packed` returned, whole or as near as its rank allows.
+
+        Example:
+            >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+            >>> factors = KroneckerFactors({"layer": Matrices(matrix, matrix)})
+            >>> KroneckerFactors.unpacked(factors.packed(rank=0)).layers["layer"].inputs
+            tensor([[2., 0.],
+                    [0., 2.]])
+        """
+        whole = dict(tensors)
+        for name in [name.removesuffix(".rest") for name in tensors if name.endswith(".rest")]:
+            vectors, rest = whole.pop(f"{name}.vectors"), whole.pop(f"{name}.rest")
+            whole[name] = vectors @ vectors.T + torch.diag(rest)
+        return cls.of(whole)
+
+    def write(self, file: Path, rank: int | None = None) -> int:
+        """Write a safetensors file: complete, or absent.
+
+        Args:
+            file: to write.
+            rank: see `packed`.
+
+        Returns:
+            How many numbers it holds.
+        """
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.packed(rank).items()}
         with replaced(file) as temporary:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
             save_file(tensors, temporary, metadata={"format": "pt", "base": self.base})
+        return sum(tensor.numel() for tensor in tensors.values())
 
     @classmethod
     def read(cls, file: Path, device: torch.device | str = "cpu") -> KroneckerFactors:
@@ -132,17 +176,12 @@ class KroneckerFactors:
             raise UserError(f"{file}: there is no such file") from None
         except SafetensorError as error:
             raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
-        factors = (
-            cls.of(tensors)
-            if {name.rpartition(".")[2] for name in tensors} == {"inputs", "outputs"}
-            else None
-        )
-        if factors is None or factors.tensors().keys() != tensors.keys():
+        if not _are_factors(set(tensors)):
             raise UserError(f"{file}: holds no Kronecker factors, but {sorted(tensors)[:3]}")
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
-        return replace(factors, base=base)
+        return replace(cls.unpacked(tensors), base=base)
 
 
 def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
@@ -175,6 +214,26 @@ def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: i
             torch.autograd.grad((projection * features).sum(), parameters, allow_unused=True)
     layers = {name: Matrices(a / tokens.clamp_min(1), b / count) for name, (a, b, tokens) in sums.items()}
     return KroneckerFactors(layers, digest([trunk.state_dict()]))
+
+
+def _largest(matrix: Tensor, rank: int) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues, each times the root of its own, [size, rank]."""
+    if not rank:
+        return matrix.new_empty(len(matrix), 0)
+    values, vectors = torch.linalg.eigh(matrix)
+    scaled: Tensor = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
+    return scaled
+
+
+def _are_factors(names: set[str]) -> bool:
+    """Return whether tensors of these names are both matrices of some layers, whole or packed."""
+    vectors, rest = (
+        {name.removesuffix(part) for name in names if name.endswith(part)} for part in (".vectors", ".rest")
+    )
+    matrices = vectors | {name for name in names if not name.endswith((".vectors", ".rest"))}
+    layers = {name.rpartition(".")[0] for name in matrices}
+    both = {f"{layer}.{which}" for layer in layers for which in ("inputs", "outputs")}
+    return bool(layers) and vectors == rest and matrices == both
 
 
 def flat_weight(layer: nn.Module) -> Tensor:

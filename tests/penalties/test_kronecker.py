@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Conv1D
@@ -91,3 +94,38 @@ def test_the_mean_is_over_tasks() -> None:
 def test_without_inputs_it_says_so() -> None:
     with pytest.raises(UserError, match="there are no training inputs"):
         summarize(model_of().trunk, unlabelled(0), 8)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5, 50, None])
+def test_a_small_summary_keeps_the_diagonal_and_the_largest_directions(
+    rank: int | None, tmp_path: Path
+) -> None:
+    factors = summarize(model_of().trunk, unlabelled(), 40)
+    numbers = factors.write(tmp_path / "a.safetensors", rank)
+    read = KroneckerFactors.read(tmp_path / "a.safetensors")
+    assert read.base == factors.base
+    assert numbers <= sum(tensor.numel() for tensor in factors.tensors().values())
+    for name, tensor in factors.tensors().items():
+        near = read.tensors()[name]
+        if rank is None or tensor.dim() == 1 or rank + 1 >= len(tensor):
+            assert torch.equal(near, tensor)
+            continue
+        torch.testing.assert_close(near.diagonal(), tensor.diagonal())
+        values = torch.linalg.eigvalsh(tensor.double())
+        assert torch.linalg.eigvalsh(near.double()).min() >= -1e-6 * values.max()
+        if rank:  # what is off the diagonal is that of the best matrix of this rank
+            largest, vectors = torch.linalg.eigh(tensor.double())
+            best = (vectors[:, -rank:] * largest[-rank:]) @ vectors[:, -rank:].T
+            off = ~torch.eye(len(tensor), dtype=torch.bool)
+            torch.testing.assert_close(near.double()[off], best[off], rtol=1e-3, atol=1e-6)
+        else:
+            assert near.equal(torch.diag(tensor.diagonal()))
+
+
+def test_a_file_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
+    packed = summarize(model_of().trunk, unlabelled(), 40).packed(2)
+    for name in ("hidden.inputs.vectors", "hidden.inputs.rest", "embed.inputs"):
+        part = {key: tensor.contiguous() for key, tensor in packed.items() if key != name}
+        save_file(part, tmp_path / "a.safetensors")
+        with pytest.raises(UserError, match="holds no Kronecker factors"):
+            KroneckerFactors.read(tmp_path / "a.safetensors")
