@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from saft.errors import UserError, collecting
+from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.arm_trials import ArmTrial, drawn, without_values
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
@@ -119,7 +119,7 @@ def resolve(config: RunConfig) -> Resolved:
     for name, tried in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
             merges[name] = _merge(name, tried, arms.values())
-    problems += _without_sum(config)
+    problems += [*_without_sum(config), *_expected_of_nothing(config)]
     measures: dict[str, Measure] = {}
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
@@ -163,6 +163,19 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
         yield from (f"arms.{arm}.start: {problem}" for problem in method.problems(len(config.tasks)))
     if options.needs_vectors and len(config.tasks) < 2:
         yield f"arms.{arm}.perturbation: task_vectors are the other tasks', but there is one; add a task"
+
+
+def _expected_of_nothing(config: RunConfig) -> Iterator[str]:
+    """Yield what is wrong where a figure is expected of what is no method, and could never come out.
+
+    One of a method that is not among `merges` is told as not run: it may be left out of a recipe's.
+    """
+    methods = (name for name, method in METHODS.items() if not issubclass(method, PerTaskMethod))
+    known = {"base", "experts", *config.merges, *methods}
+    for name, figure in config.expected.items():
+        if figure.of not in known:
+            hint = did_you_mean(figure.of, known)
+            yield f"expected.{name}.of: '{figure.of}' is not base, experts or a merge method{hint}"
 
 
 def _without_sum(config: RunConfig) -> Iterator[str]:

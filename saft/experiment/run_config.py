@@ -216,6 +216,9 @@ class RunConfig:
             if figure.task is not None and figure.task not in self.tasks:
                 hint = did_you_mean(figure.task, self.tasks)
                 problems.append(f"expected.{name}.task: there is no task '{figure.task}'{hint}")
+            if figure.arm is not None and figure.arm not in self.arms:
+                hint = did_you_mean(figure.arm, self.arms)
+                problems.append(f"expected.{name}.arm: there is no arm '{figure.arm}'{hint}")
         for name in self.arms:
             with collecting(problems):
                 for trial in self.trials_of(name):

@@ -13,6 +13,7 @@ DATA = {"path": "csv", "files": {"train": "a.csv"}}
 A = {"kind": "text_to_text", "data": DATA, "input": "{a}", "target": "{b}"}
 B = {"kind": "language_modeling", "data": DATA, "text": "{b}"}
 MAPPING: dict[str, Any] = {"out": "run", "model": {"path": "m"}, "tasks": {"a": A}, "arms": {"adamw": {}}}
+EXPECTED = {"of": "ties", "value": 1, "tolerance": 1, "source": "s"}
 
 
 def test_an_arm_has_the_common_options_with_its_own() -> None:
@@ -70,8 +71,20 @@ def test_mistakes_of_arms_are_told_by_the_config_itself() -> None:
         ({"keep": ["everything"]}, "keep"),
         ({"arms": {"a": {"description": ["x"]}}}, "arms.a.description: must be a text"),
         (
-            {"expected": {"x": {"of": "ties", "value": 1, "tolerance": 1, "source": "s", "task": "b"}}},
+            {"expected": {"x": EXPECTED | {"task": "b"}}},
             "expected.x.task: there is no task 'b'",
+        ),
+        (
+            {"expected": {"x": EXPECTED | {"arm": "admw"}}},
+            "expected.x.arm: there is no arm 'admw'; did you mean 'adamw'?",
+        ),
+        (
+            {"expected": {"x": EXPECTED | {"of": "tiez"}}},
+            "expected.x.of: 'tiez' is not base, experts or a merge method; did you mean 'ties'?",
+        ),
+        (
+            {"expected": {"x": EXPECTED | {"of": "expert"}}},
+            "did you mean 'experts'?",
         ),
         ({"executor": "local", "trainer": {"devices": 2}}, "executor: local gives every cell one device"),
     ],
@@ -80,6 +93,11 @@ def test_values_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config.parse(RunConfig, MAPPING | changes, "run.yaml")
     assert message in str(caught.value)
+
+
+def test_a_figure_of_a_method_that_is_left_out_of_a_recipe_is_not_refused() -> None:
+    mapping = MAPPING | {"merges": {"average": {}}, "expected": {"x": EXPECTED}}
+    assert config.parse(RunConfig, mapping, "run.yaml").expected["x"].of == "ties"
 
 
 def test_a_penalty_reads_the_other_tasks_or_those_under_reference() -> None:
