@@ -103,7 +103,7 @@ def computing(options: Mapping[str, Any], device: torch.device) -> Iterator[None
         torch.bfloat16
     """
     precision = str((_precision(options) | dict(options)).get("precision"))
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision in ("bf16-mixed", "bf16")):
         yield
 
 
@@ -159,7 +159,8 @@ def quiet_lightning() -> Iterator[None]:
     levels = [talker.level for talker in talkers]
     with warnings.catch_warnings():
         # The last is Lightning 2.6's own, about torch 2.13's pytree.
-        for pattern in (".*many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+        talk = (".*many workers.*", ".*exists and is not empty.*", ".*historical reasons.*", ".*LeafSpec.*")
+        for pattern in talk:
             warnings.filterwarnings("ignore", pattern)
         for talker in talkers:
             talker.setLevel(logging.ERROR)

@@ -58,6 +58,7 @@ def test_an_exit_of_lightning_is_the_callers_interrupt() -> None:
         (True, {"precision": "32-true"}, torch.float32),
         (False, {}, torch.float32),
         (False, {"precision": "bf16-mixed"}, torch.bfloat16),
+        (False, {"precision": "bf16"}, torch.bfloat16),
     ],
 )
 def test_a_gpu_that_has_bfloat16_computes_in_it_unless_told_otherwise(

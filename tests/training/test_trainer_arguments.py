@@ -13,8 +13,10 @@ from saft.training.trainer_arguments import check_trainer
     [
         ({"max_steps": 3}, "trainer.max_steps: is set by saft; use training.steps"),
         ({"devcies": 1}, "trainer.devcies: unknown argument; did you mean 'devices'?"),
-        ({"precision": "16-mixed"}, "trainer.precision: float16 is not supported here"),
-        ({"precision": 16}, "trainer.precision: float16 is not supported here"),
+        *(
+            ({"precision": value}, f"trainer.precision: {value} is not supported, since weights are float32")
+            for value in ("16-mixed", "16-true", 16, "bf16-true", "64-true", 64, "64", "transformer-engine")
+        ),
         ({"precision": "bf17"}, "trainer.precision: unknown value 'bf17'; did you mean 'bf16'?"),
         ({"accelerator": "gpuu"}, "trainer.accelerator: unknown value 'gpuu'; did you mean 'gpu'?"),
         (
