@@ -67,9 +67,10 @@ def _texts(task: Mapping[str, Any]) -> list[str]:
     """Return the columns of texts: those of a table's keys, or those that templates name."""
     data = task["data"]
     named = [data.get(key) for key in ("text", "pair")] if task["kind"].startswith("text_") else []
+    columns = [column for given in named for column in ([given] if isinstance(given, str) else given or ())]
     templates = [task.get(key) for key in ("text", "prompt", "completion", "input", "target")]
     in_templates = [column for template in templates if template for column in fields(template)]
-    return [*filter(None, named), *in_templates]
+    return [*columns, *in_templates]
 
 
 def _image_column(task: Mapping[str, Any]) -> str | None:

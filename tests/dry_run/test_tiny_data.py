@@ -46,3 +46,8 @@ def test_images_templates_and_conversations_have_their_columns(tmp_path: Path) -
     assert set(features(prompt, tmp_path)) == {"question", "answer"}
     chat = {"kind": "language_modeling", "data": {}, "messages": "conversation"}
     assert set(features(chat, tmp_path)) == {"conversation"}
+
+
+def test_a_text_may_be_of_several_columns(tmp_path: Path) -> None:
+    task = {"kind": "text_regression", "data": {"text": ["title", "body"], "label": "score"}}
+    assert set(features(task, tmp_path)) == {"title", "body", "score"}
