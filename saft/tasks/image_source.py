@@ -18,15 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from saft import config
 from saft.errors import UserError, as_user_error, did_you_mean
 from saft.files.locations import resolve
-from saft.tasks.table_source import (
-    TableSource,
-    check_columns,
-    load,
-    local_file,
-    local_files,
-    present,
-    values_as_texts,
-)
+from saft.tasks.table_source import TableSource, load, local_file, local_files
+from saft.tasks.table_split import LabelledRow, TableSplit
 
 __all__ = ["ImageSource", "Picture", "pictures"]
 
@@ -138,7 +131,7 @@ class Picture:
         return as_user_error(f"{where}.data: {self.place}: is not an image that can be read")
 
 
-Labelled = list[tuple[Picture, str]]
+Labelled = list[LabelledRow[Picture, str]]
 
 
 def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
@@ -156,7 +149,7 @@ def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
     """
     if source.path not in OWN:
         content = load(source, where)
-        return {split: _of_table(rows, split, source, where) for split, rows in content.items()}
+        return {name: _of_table(split, source) for name, split in content.items()}
     read = {"folder": _of_folder, "idx": _of_idx, "npz": _of_npz}[source.path]
     wanted = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
     for split in wanted.values():
@@ -165,27 +158,48 @@ def pictures(source: ImageSource, where: str) -> dict[str, Labelled]:
     return {name: read(source, split, f"{where}.data.files.{split}") for name, split in wanted.items()}
 
 
-def _of_table(rows: Any, split: str, source: ImageSource, where: str) -> Labelled:
+def _of_table(split: TableSplit, source: ImageSource) -> Labelled:
     import datasets
 
-    check_columns(rows, [("data.image", source.image), ("data.label", source.label)], where)
+    split.check_columns([("data.image", source.image), ("data.label", source.label)])
+    rows = split.rows
     if isinstance(rows.features[source.label], datasets.Image):
-        raise UserError(f"{where}.data.label: the column '{source.label}' holds images, not labels")
-    if source.numbered:
-        labels = ["" if value is None else str(int(value)) for value in rows[source.label][:]]
-    else:
-        labels = values_as_texts(rows, source.label)
+        raise UserError(f"{split.where}.data.label: the column '{source.label}' holds images, not labels")
+    labels = _numbers(split, source) if source.numbered else split.texts("data.label", source.label)
     if isinstance(rows.features[source.image], datasets.Image):
         rows = rows.cast_column(source.image, datasets.Image(decode=False))
     column = rows.select_columns([source.image])
-    used = present({"data.label": labels}, source, split, where)
-    file = source.files.get(source.train if split == "train" else source.test or "")
-    beside = local_file(file, f"{where}.data.files").parent if file else Path()
-    place = file or source.path
+    beside = local_file(split.origin, f"{split.where}.data.files").parent if source.files else Path()
     return [
-        (Picture(f"{place}, row {row + 1}", partial(_cell, column, row, source.image, beside)), labels[row])
-        for row in used
+        _labelled(split.place(row), partial(_cell, column, row, source.image, beside), labels[row])
+        for row in split.present({"data.label": labels})
     ]
+
+
+def _labelled(place: str, opened: Callable[[], Any], label: str) -> LabelledRow[Picture, str]:
+    return LabelledRow(Picture(place, opened), label, place)
+
+
+def _numbers(split: TableSplit, source: ImageSource) -> list[str]:
+    """Return the numbers of the classes as texts; "" where a row has none, for which the hub has -1.
+
+    Raises:
+        UserError: a label is no whole number.
+    """
+    numbers = []
+    for row, value in enumerate(split.values(source.label)):
+        try:
+            number = -1 if value is None or value == "" else int(value)
+            whole = isinstance(value, str) or value is None or number == value
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{split.where}.data.numbered: {split.place(row)} has the label {value!r:.60}, which is no "
+                "whole number; set numbered: false"
+            )
+        numbers.append(str(number) if number >= 0 else "")
+    return numbers
 
 
 def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
@@ -204,12 +218,9 @@ def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
 def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     location = source.files[split]
     folder = _folder(location, where)
-    images: Labelled = [
-        (
-            Picture(f"{location}/{file.relative_to(folder)}", partial(Path, file)),
-            file.relative_to(folder).parts[0],
-        )
-        for file in _in_folders(folder)
+    images = [
+        _labelled(f"{location}/{inside}", partial(Path, folder / inside), inside.parts[0])
+        for inside in (file.relative_to(folder) for file in _in_folders(folder))
     ]
     if not images:
         raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
@@ -273,7 +284,7 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str
     if colour and images.shape[-1] == 1:
         images = images[..., 0]
     return [
-        (Picture(f"{location}, row {row + 1}", partial(images.__getitem__, row)), str(label))
+        _labelled(f"{location}, row {row + 1}", partial(images.__getitem__, row), str(label))
         for row, label in enumerate(labels.tolist())
     ]
 

@@ -24,7 +24,7 @@ from saft.tasks.examples import Batch, Examples
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
-from saft.tasks.table_source import TableSource, check_columns, divide, load, present
+from saft.tasks.table_source import TableSource, divide, load
 from saft.tasks.template import read_templates
 from saft.tasks.text_examples import cut_length
 from saft.tasks.tokenizer import load_tokenizer
@@ -114,17 +114,27 @@ class LanguageModeling(LanguageTask):
         return BoundLanguageModeling(self, name, model, where, at, tokenizer, longest, positions)
 
     def rows(self, where: str) -> dict[str, list[Row]]:
-        """Return the rows of each split."""
+        """Return the rows of each split.
+
+        Raises:
+            UserError: the data lack something, or a row holds no conversation where one is meant.
+        """
         if self.messages is None:
             filled = read_templates(self.data, self.templates, self.words, where)
             return {split: [(row.place, row.texts) for row in rows] for split, rows in filled.items()}
         read: dict[str, list[Row]] = {}
-        for split, content in load(self.data, where).items():
-            check_columns(content, [("messages", self.messages)], where)
-            values = content[self.messages][:]
-            used = present({f"messages.{self.messages}": values}, self.data, split, where)
-            read[split] = [(f"row {row + 1} of the {split} split", values[row]) for row in used]
-        return divide(read, self.data)
+        for split, part in load(self.data, where).items():
+            part.check_columns([("messages", self.messages)])
+            values = part.values(self.messages)
+            for row, value in enumerate(values):
+                if not (value is None or value == "" or isinstance(value, list)):
+                    raise UserError(
+                        f"{where}.messages: {part.place(row)} holds {value!r:.60}, which is no list; name a "
+                        "column of lists of messages, {role, content}"
+                    )
+            used = part.present({f"messages.{self.messages}": values})
+            read[split] = [(part.place(row), values[row]) for row in used]
+        return divide(read, self.data, where)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from saft import config
 from saft.errors import UserError
 from saft.tasks.labels import check_labels, divide_labelled, labelled_splits
-from saft.tasks.table_source import TableSource, check_columns, divide, load, present, values_as_texts
+from saft.tasks.table_source import TableSource, divide, load
+from saft.tasks.table_split import LabelledRow, TableSplit
 
 __all__ = ["Rows", "TableConfig", "Text", "read", "read_numbers"]
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
-Rows = list[tuple[Text, str]]
+Rows = list[LabelledRow[Text, str]]
 
 
 @config.checked
@@ -51,7 +51,7 @@ def read(
         UserError: a file, split, column, text or label is missing, or a row has a label that is not in the
             list.
     """
-    rows = {split: _rows(part, split, table, where, several) for split, part in load(table, where).items()}
+    rows = {split: _rows(part, table, several) for split, part in load(table, where).items()}
     if not several:
         return labelled_splits(rows, table, labels, drop_other_labels, where)
     checked = {
@@ -60,46 +60,52 @@ def read(
     return divide_labelled(checked, table, where)
 
 
-def read_numbers(table: TableConfig, where: str) -> dict[str, list[tuple[Text, float]]]:
+def read_numbers(table: TableConfig, where: str) -> dict[str, list[LabelledRow[Text, float]]]:
     """Read a table whose labels are numbers, and split it into train, validation and test rows.
 
     Raises:
-        UserError: a file, split, column, text or label is missing, or a label is not a finite number.
+        UserError: a file, split, column, text or label is missing, a label is not a finite number, or a split
+            is empty.
     """
-    rows: dict[str, list[tuple[Text, float]]] = {}
+    rows: dict[str, list[LabelledRow[Text, float]]] = {}
     for split, part in load(table, where).items():
         rows[split] = []
-        for text, label in _rows(part, split, table, where):
+        for row in _rows(part, table):
+            text, label = row
             try:
                 number = float(label)
             except ValueError:
                 number = math.nan
             if not math.isfinite(number):
                 raise UserError(
-                    f"{where}.data.label: column '{table.label}' of the {split} split holds '{label}', which "
-                    "is not a number"
+                    f"{where}.data.label: {row.place} holds '{label}' in column '{table.label}', which is no "
+                    "number; write one, empty the cell and set drop_missing: true, or name another column"
                 )
-            rows[split].append((text, number))
-    return divide(rows, table)
+            rows[split].append(LabelledRow(text, number, row.place))
+    return divide(rows, table, where)
 
 
-def _rows(content: Any, split: str, table: TableConfig, where: str, several: bool = False) -> Rows:
+def _rows(part: TableSplit, table: TableConfig, several: bool = False) -> Rows:
     columns = [table.text] if isinstance(table.text, str) else table.text
     named = [("data.text", column) for column in columns] + [("data.label", table.label)]
-    check_columns(content, named + ([("data.pair", table.pair)] if table.pair else []), where)
-    parts = zip(*(values_as_texts(content, column) for column in columns), strict=True)
+    part.check_columns(named + ([("data.pair", table.pair)] if table.pair else []))
+    parts = zip(*(part.texts("data.text", column) for column in columns), strict=True)
     texts = ["\n".join(filter(None, filled)) for filled in parts]
-    labels = values_as_texts(content, table.label)
+    labels = part.texts("data.label", table.label)
     needed = {"data.text": texts} | ({} if several else {"data.label": labels})
     if table.pair is None:
-        return [(texts[row], labels[row]) for row in present(needed, table, split, where)]
-    seconds = values_as_texts(content, table.pair)
-    rows = present(needed | {"data.pair": seconds}, table, split, where)
-    return [((texts[row], seconds[row]), labels[row]) for row in rows]
+        return [LabelledRow(texts[row], labels[row], part.place(row)) for row in part.present(needed)]
+    seconds = part.texts("data.pair", table.pair)
+    rows = part.present(needed | {"data.pair": seconds})
+    return [LabelledRow((texts[row], seconds[row]), labels[row], part.place(row)) for row in rows]
 
 
 def _checked_several(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:
     """Return the rows with the labels of the task; those with none of them are examples of none."""
-    split = [(text, [part.strip() for part in label.split(",") if part.strip()]) for text, label in rows]
-    check_labels([part for _, parts in split for part in parts], labels, drop_other_labels, where)
-    return [(text, ",".join(part for part in parts if part in labels)) for text, parts in split]
+    parts = [[part.strip() for part in row[1].split(",") if part.strip()] for row in rows]
+    each = ((label, row.place) for row, own in zip(rows, parts, strict=True) for label in own)
+    check_labels(each, labels, drop_other_labels, where)
+    return [
+        LabelledRow(row[0], ",".join(label for label in own if label in labels), row.place)
+        for row, own in zip(rows, parts, strict=True)
+    ]

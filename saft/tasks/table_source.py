@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy
 
 from saft import config
 from saft.config import OpenFraction, Seed
 from saft.errors import UserError, did_you_mean
 from saft.files.locations import is_hub_id, resolve
 from saft.tasks.examples import permutation
+from saft.tasks.table_split import TableSplit
 
 __all__ = [
     "TableSource",
-    "check_columns",
     "divide",
     "load",
     "local_file",
     "local_files",
-    "present",
-    "values_as_texts",
 ]
 
 T = TypeVar("T")
@@ -108,7 +104,7 @@ def local_files(locations: Mapping[str, str], where: str) -> dict[str, Path]:
     return {location: local_file(location, f"{where}.{split}") for split, location in locations.items()}
 
 
-def load(source: TableSource, where: str) -> dict[str, Any]:
+def load(source: TableSource, where: str) -> dict[str, TableSplit]:
     """Read a table.
 
     Args:
@@ -116,7 +112,7 @@ def load(source: TableSource, where: str) -> dict[str, Any]:
         where: the place in front of every message, for example "quickstart.yaml: tasks.reuters".
 
     Returns:
-        "train", and "test" where the source names a split for it -> a `datasets.Dataset`.
+        "train", and "test" where the source names a split for it -> its rows.
 
     Raises:
         UserError: a file or split is missing, or `datasets` cannot read it.
@@ -126,85 +122,40 @@ def load(source: TableSource, where: str) -> dict[str, Any]:
     for split in wanted.values():
         if split not in content:
             raise UserError(f"{where}.data: there is no split '{split}'{did_you_mean(split, content)}")
-    return {name: content[split] for name, split in wanted.items()}
+    return {
+        name: TableSplit(
+            content[split], name, source.files.get(split, source.path), source.drop_missing, where
+        )
+        for name, split in wanted.items()
+    }
 
 
-def check_columns(rows: Any, columns: Sequence[tuple[str, str]], where: str) -> None:
-    """Find columns that are not there.
-
-    Args:
-        rows: a `datasets.Dataset`.
-        columns: (key of the config that names the column, column).
-        where: the place in front of every message.
-
-    Raises:
-        UserError: a column is missing.
-    """
-    for key, column in columns:
-        if column not in rows.column_names:
-            raise UserError(
-                f"{where}.{key}: there is no column '{column}' in the {rows.split or 'given'} split"
-                + did_you_mean(column, rows.column_names)
-            )
-
-
-def values_as_texts(rows: Any, column: str) -> list[str]:
-    """Return a column as the user writes it: a class's name, true, 1.5; "" where a value is missing.
-
-    Of a list the values stand with commas between them.
-
-    Args:
-        rows: a `datasets.Dataset` that has the column.
-        column: its name.
-    """
-    feature = rows.features[column]
-    single = getattr(feature, "feature", feature)
-    names = getattr(single, "names", None)
-    values = rows[column][:]  # in one piece: a column that is walked is decoded a row at a time
-    if getattr(single, "dtype", None) in ("float16", "float32"):  # 3.8, not the 3.7999999523 next to it
-        short = getattr(numpy, single.dtype)
-        return ["" if value is None else str(short(value)) for value in values]
-    return [_as_text(value, names) for value in values]
-
-
-def present(values: Mapping[str, Sequence[Any]], source: TableSource, split: str, where: str) -> list[int]:
-    """Return the numbers of the rows that lack nothing.
-
-    Args:
-        values: key of the config -> the value of every row; "" or an empty list is missing.
-        source: says whether rows may be left out.
-        split: for messages.
-        where: the place in front of every message.
-
-    Raises:
-        UserError: a value is missing, and `drop_missing` is false.
-    """
-    for key, column in values.items():
-        missing = [number for number, value in enumerate(column, start=1) if not value]
-        if missing and not source.drop_missing:
-            raise UserError(
-                f"{where}.{key}: {len(missing)} row(s) of the {split} split have no "
-                f"{key.rpartition('.')[2]}, the first is row {missing[0]}; fix the file, or leave them out "
-                "by drop_missing: true"
-            )
-    return [number for number, row in enumerate(zip(*values.values(), strict=True)) if all(row)]
-
-
-def divide(rows: Mapping[str, list[T]], source: TableSource) -> dict[str, list[T]]:
+def divide(
+    rows: Mapping[str, list[T]], source: TableSource, where: str, why_empty: str = ""
+) -> dict[str, list[T]]:
     """Hold out the validation rows, and the test rows where the table has none.
 
     Args:
         rows: "train", and "test" where the table has it -> its rows.
         source: says how many are held out.
+        where: the place in front of every message.
+        why_empty: ends the message of an empty split.
 
     Returns:
         {"train", "validation", "test"} -> rows, disjoint, in an order fixed by `split_seed`.
+
+    Raises:
+        UserError: a split is empty.
     """
     train, test = rows["train"], rows.get("test")
     if test is None:
         test, train = _held_out(train, source.test_fraction, source.split_seed, stream=0)
     validation, train = _held_out(train, source.validation_fraction, source.split_seed, stream=1)
-    return {"train": train, "validation": validation, "test": test}
+    divided = {"train": train, "validation": validation, "test": test}
+    for split, part in divided.items():
+        if not part:
+            raise UserError(f"{where}.data: the {split} split is empty{why_empty}")
+    return divided
 
 
 def _load(source: TableSource, where: str) -> Mapping[str, Any]:
@@ -244,16 +195,6 @@ def _as_spelled(files: Mapping[str, str], options: Mapping[str, Any]) -> dict[st
     header_only = {key: value for key, value in options.items() if key in taken} | {"nrows": 0}
     columns = [name for file in files.values() for name in pandas.read_csv(file, **header_only).columns]
     return {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
-
-
-def _as_text(value: Any, names: Sequence[str] | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return ",".join(_as_text(item, names) for item in value)
-    if names is not None:  # a ClassLabel column stores numbers, -1 for none
-        return names[value] if value >= 0 else ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _held_out(rows: list[T], fraction: float, seed: int, stream: int) -> tuple[list[T], list[T]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from saft.errors import UserError, did_you_mean
-from saft.tasks.table_source import TableSource, check_columns, divide, load, present, values_as_texts
+from saft.tasks.table_source import TableSource, divide, load
+from saft.tasks.table_split import TableSplit
 
 __all__ = ["TemplateRow", "Words", "fields", "read_templates", "wordings"]
 
@@ -21,7 +21,7 @@ class TemplateRow:
     """The templates of a task, filled with one row.
 
     Args:
-        place: of the row, for messages: "row 17 of the train split".
+        place: of the row, for messages: "row 17 of the train split of a.csv".
         texts: template's key -> text.
     """
 
@@ -106,43 +106,33 @@ def read_templates(
             raise UserError(
                 f"{where}.words: no template holds {{{column}}}{did_you_mean(column, list(columns))}"
             )
-    rows = {
-        split: _filled(content, columns, templates, words, source, split, where)
-        for split, content in load(source, where).items()
-    }
-    divided = divide(rows, source)
-    for split, part in divided.items():
-        if not part:
-            raise UserError(f"{where}.data: the {split} split is empty")
-    return divided
+    rows = {split: _filled(part, columns, templates, words) for split, part in load(source, where).items()}
+    return divide(rows, source, where)
 
 
 def _filled(
-    content: Any, columns: Mapping[str, str], templates: Mapping[str, str], words: Words,
-    source: TableSource, split: str, where: str,
-) -> list[TemplateRow]:  # fmt: skip
-    check_columns(content, [(key, column) for column, key in columns.items()], where)
-    values = {column: values_as_texts(content, column) for column in columns}
-    rows = present(
-        {f"{key}.{column}": values[column] for column, key in columns.items()}, source, split, where
-    )
+    part: TableSplit, columns: Mapping[str, str], templates: Mapping[str, str], words: Words
+) -> list[TemplateRow]:
+    part.check_columns([(key, column) for column, key in columns.items()])
+    values = {column: part.texts(key, column) for column, key in columns.items()}
+    rows = part.present({f"{key}.{column}": values[column] for column, key in columns.items()})
     for column, known in words.items():
-        values[column] = _in_words(values[column], rows, column, known, split, where)
+        values[column] = _in_words(values[column], rows, column, known, part)
     filled = []
     for row in rows:
         of_row = {column: cells[row] for column, cells in values.items()}
         texts = {key: template.format_map(of_row) for key, template in templates.items()}
-        filled.append(TemplateRow(f"row {row + 1} of the {split} split", texts))
+        filled.append(TemplateRow(part.place(row), texts))
     return filled
 
 
 def _in_words(
-    values: Sequence[str], rows: Sequence[int], column: str, known: Mapping[str, str], split: str, where: str
+    values: Sequence[str], rows: Sequence[int], column: str, known: Mapping[str, str], part: TableSplit
 ) -> list[str]:
     unknown = next((row for row in rows if values[row] not in known), None)
     if unknown is not None:
         raise UserError(
-            f"{where}.words.{column}: row {unknown + 1} of the {split} split holds '{values[unknown]}', "
-            f"which has no words{did_you_mean(values[unknown], list(known))}"
+            f"{part.where}.words.{column}: {part.place(unknown)} holds '{values[unknown]}', which has no "
+            f"words{did_you_mean(values[unknown], list(known))}; add it to words.{column}"
         )
     return [known.get(value, "") for value in values]

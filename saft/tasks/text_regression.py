@@ -18,6 +18,7 @@ from saft.tasks.examples import Batch, Examples
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import TableConfig, Text, read_numbers
+from saft.tasks.table_split import LabelledRow
 from saft.tasks.task import Task, TaskModel
 from saft.tasks.text_reader import BoundTextTask, TextReader
 
@@ -52,7 +53,7 @@ class TextRegression(Task):
         reader = TextReader.of(model, self.max_length, self.pooling, where)
         return BoundTextRegression(self, name, model, where, torch.device(device), reader)
 
-    def rows(self, where: str) -> dict[str, list[tuple[Text, float]]]:
+    def rows(self, where: str) -> dict[str, list[LabelledRow[Text, float]]]:
         """Return the rows of each split; see `saft.tasks.table.read_numbers`."""
         return read_numbers(self.data, where)
 
@@ -94,6 +95,6 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
         measure = estimate.pearson if self.task.metric_name == "pearson" else estimate.spearman
         return Outcomes((torch.cat(told), torch.cat(right)), measure)
 
-    def _examples(self, rows: list[tuple[Text, float]], training: bool) -> Examples:
+    def _examples(self, rows: list[LabelledRow[Text, float]], training: bool) -> Examples:
         labels = torch.tensor([number for _, number in rows])
         return self.reader.examples([text for text, _ in rows], labels)

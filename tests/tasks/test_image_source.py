@@ -96,7 +96,7 @@ def test_a_column(form: str, tmp_path: Path) -> None:
         given = source(path="parquet", files={"train": str(tmp_path / "a.parquet")}, test=None)
     found = pictures(given, "t")
     assert read(found) == expected(6, names=True)
-    assert found["train"][1][0].place.endswith(", row 2")
+    assert found["train"][1][0].place.startswith("row 2 of the train split of /")
 
 
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
@@ -144,7 +144,50 @@ def test_a_file_that_is_no_image_and_a_label_that_is_one_are_told(tmp_path: Path
     rows.to_parquet(tmp_path / "a.parquet")
     given = {"path": "parquet", "files": {"train": str(tmp_path / "a.parquet")}, "test": None}
     [(picture, _)] = pictures(source(**given), "t")["train"]
-    with pytest.raises(UserError, match=r"a\.parquet, row 1: is not an image .*: it is none of PNG, JPEG"):
+    with pytest.raises(
+        UserError,
+        match=r"row 1 of the train split of .*a\.parquet: is not an image .*: it is none of PNG, JPEG",
+    ):
         picture.rgb("t")
     with pytest.raises(UserError, match=r"data\.label: the column 'image' holds images, not labels"):
         pictures(source(**given, label="image"), "t")
+
+
+def numbered(folder: Path, labels: list[Any]) -> dict[str, Any]:
+    rows = {"image": [{"bytes": b"", "path": None}] * len(labels), "label": labels}
+    datasets.Dataset.from_dict(rows).to_parquet(folder / "a.parquet")
+    files = {"train": str(folder / "a.parquet")}
+    return pictures(source(path="parquet", files=files, test=None, numbered=True), "t")
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(["0", "cat"], "'cat'"), ([0.0, 1.5], r"1\.5")])
+def test_labels_that_are_no_numbers_are_told_where_numbers_are_meant(
+    labels: list[Any], shown: str, tmp_path: Path
+) -> None:
+    message = (
+        rf"^t\.data\.numbered: row 2 of the train split of .*a\.parquet has the label {shown}, which is no"
+    )
+    with pytest.raises(UserError, match=f"{message} whole number; set numbered: false$"):
+        numbered(tmp_path, labels)
+
+
+def test_whole_numbers_of_any_type_are_numbers(tmp_path: Path) -> None:
+    for labels in ([0, 2], [0.0, 2.0], ["0", "2"]):
+        assert [label for _, label in numbered(tmp_path, labels)["train"]] == ["0", "2"]
+    with pytest.raises(UserError, match=r"1 row\(s\) have no label, the first is row 2 of"):
+        numbered(tmp_path, [0, -1])  # as the hub's test splits have it
+
+
+def test_images_of_a_table_without_files_are_told_apart_by_their_split(tmp_path: Path) -> None:
+    """Decoded images are kept by their place: those of the test must not be taken for those of training."""
+    for split, seed in (("train", 0), ("test", 1)):
+        pixels, labels = images(6, seed)
+        columns = {"image": [Image.fromarray(image) for image in pixels], "label": labels.tolist()}
+        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        (tmp_path / "owner").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=kinds).to_parquet(
+            tmp_path / "owner" / f"{split}.parquet"
+        )
+    found = pictures(source(path=str(tmp_path / "owner")), "t")
+    places = [picture.place for part in found.values() for picture, _ in part]
+    assert len(set(places)) == len(places) == 12

@@ -7,12 +7,13 @@ import pytest
 from saft.errors import UserError
 from saft.tasks.labels import check_labels, divide_labelled, labelled_splits
 from saft.tasks.table_source import TableSource
+from saft.tasks.table_split import LabelledRow
 
 SOURCE = TableSource("csv", validation_fraction=0.25)
 
 
-def rows_of(labels: str, count: int = 8) -> list[tuple[int, str]]:
-    return [(number, labels[number % len(labels)]) for number in range(count)]
+def rows_of(labels: str, count: int = 8) -> list[LabelledRow[int, str]]:
+    return [LabelledRow(at, labels[at % len(labels)], f"row {at + 1}") for at in range(count)]
 
 
 def test_rows_with_other_labels_are_left_out_where_that_is_asked_for() -> None:
@@ -24,7 +25,7 @@ def test_rows_with_other_labels_are_left_out_where_that_is_asked_for() -> None:
 
 def test_they_are_refused_otherwise_with_both_cures() -> None:
     with pytest.raises(
-        UserError, match=r"tasks\.t\.labels: 1 label.*'x'; add them, or set drop_other_labels"
+        UserError, match=r"tasks\.t\.labels: 1 label.*'x'; row 3 has 'x'; add them, or set drop_other_labels"
     ):
         labelled_splits(
             {"train": rows_of("abx")}, SOURCE, ["a", "b"], drop_other_labels=False, where="tasks.t"
@@ -33,12 +34,20 @@ def test_they_are_refused_otherwise_with_both_cures() -> None:
 
 def test_of_many_other_labels_three_are_shown() -> None:
     with pytest.raises(UserError, match=r"4 label\(s\).*: 'b', 'c', 'd' \.\.\.;"):
-        check_labels("abcde", ["a"], False, "t")
+        check_labels(zip("abcde", "12345", strict=True), ["a"], False, "t")
 
 
 def test_a_label_without_a_row_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no row has the label 'sprot'.*sport"):
-        check_labels(["sport", "world"], ["sprot", "world"], True, "t")
+        check_labels([("sport", "row 1"), ("world", "row 2")], ["sprot", "world"], True, "t")
+
+
+def test_a_number_that_the_list_spells_in_another_way_is_told() -> None:
+    of_data = [("0.0", "row 1"), ("1.0", "row 2")]
+    with pytest.raises(UserError, match=r"row 1 has '0\.0'; write '0' as the data do, '0\.0'; else add them"):
+        check_labels(of_data, ["0", "1"], False, "t")
+    with pytest.raises(UserError, match=r"row 1 has 'no'; add them"):
+        check_labels([("no", "row 1")], ["0", "1"], False, "t")
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,12 @@ def test_mistakes_are_named(mapping: dict[str, Any], changes: dict[str, Any], me
         ({"words": {"lable": {"a": "b"}}}, r"t.words: no template holds {lable}; did you mean 'label'"),
         (
             {"words": {"label": {"red": "r", "blue": "b"}}},
-            r"t.words.label: row \d+ of the train split holds 'green', which has no words",
+            r"t.words.label: row \d+ of the train split of .*csv holds 'green', which has no words",
         ),
-        ({"max_length": 4}, r"t.max_length: row \d+ of the train split has \d+ tokens, and nothing to learn"),
+        (
+            {"max_length": 4},
+            r"t.max_length: row \d+ of the train split of .*csv has \d+ tokens, and nothing to learn",
+        ),
     ],
 )
 def test_mistakes_in_the_data_are_named(
@@ -318,5 +321,20 @@ def test_a_conversation_that_cannot_be_learned_is_named(
         ([{"from": "human", "value": "sky"}], "message 1 lacks `role` or `content`"),
     ):
         file.write_text((json.dumps({"messages": messages}) + "\n") * 9)
-        with pytest.raises(UserError, match=rf"t.messages: row \d of the train split: {message}"):
+        with pytest.raises(UserError, match=rf"t.messages: row \d of the train split of .*jsonl: {message}"):
             task.examples(Limits())
+
+
+@pytest.mark.parametrize(("values", "row"), [([0, 1], 1), ([3, 4], 1), (["", "a text"], 2)])
+def test_a_column_that_holds_no_conversations_is_told(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path, values: list[Any], row: int
+) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps({"messages": value}) + "\n" for value in values * 6))
+    data = {"path": "json", "files": {"train": str(file)}, "test": None}
+    task = bound(mapping, tiny_llama, data=data, prompt=None, completion=None, messages="messages")
+    message = (
+        rf"^t\.messages: row {row} of the train split of .*chat\.jsonl holds .*, which is no list; name a"
+    )
+    with pytest.raises(UserError, match=message):
+        task.examples(Limits())

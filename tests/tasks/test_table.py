@@ -11,7 +11,7 @@ import pytest
 from saft import config
 from saft.errors import UserError
 from saft.tasks.table import TableConfig, read
-from saft.tasks.table_source import values_as_texts
+from saft.tasks.table_split import TableSplit
 
 LABELS = ["red", "blue", "green"]
 
@@ -78,7 +78,10 @@ def test_mistakes_are_named(table: TableConfig, changes: dict[str, Any], message
 
 
 def test_labels_must_match(table: TableConfig) -> None:
-    with pytest.raises(UserError, match=r"t.labels: 1 label\(s\) of the data are not in the list: 'green'"):
+    with pytest.raises(
+        UserError,
+        match=r"t.labels: 1 label\(s\) of the data are not in the list: 'green'; row \d+ of the train",
+    ):
         read(table, ["red", "blue"], False, "t")
     with pytest.raises(UserError, match=r"t.labels: no row has the label 'gren'; did you mean 'green'"):
         read(table, ["red", "blue", "gren"], True, "t")
@@ -147,14 +150,15 @@ def test_labels_of_json_have_one_spelling(tmp_path: Path, values: list[Any], lab
 def test_a_missing_value_is_told_and_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     text = "text,label\n" + "a,x\n,x\nb,\nc,y\n" * 4
     with pytest.raises(
-        UserError, match=r"t.data.text: 4 row\(s\) of the train split have no text, the first is row 2"
+        UserError,
+        match=r"t.data.text: 4 row\(s\) have no text, the first is row 2 of the train split of .*\.csv;",
     ):
         all_rows(of_csv(tmp_path, text), ["x", "y"])
     rows = all_rows(of_csv(tmp_path, text, drop_missing=True), ["x", "y"])
     assert set(rows) == {("a", "x"), ("c", "y")}
     (tmp_path / "data.json").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n' * 4)
     table = TableConfig("json", "text", "label", files={"train": str(tmp_path / "data.json")}, test=None)
-    with pytest.raises(UserError, match=r"t.data.label: 4 row\(s\) of the train split have no label"):
+    with pytest.raises(UserError, match=r"t.data.label: 4 row\(s\) have no label"):
         all_rows(table, ["x", "None"])
 
 
@@ -169,7 +173,7 @@ def test_an_unlabelled_row_of_a_hub_split_is_missing_and_not_the_last_class(tmp_
     made.to_parquet(tmp_path / "data.parquet")
     files = {"train": str(tmp_path / "data.parquet")}
     table = TableConfig("parquet", "text", "label", files=files, test=None)
-    with pytest.raises(UserError, match=r"1 row\(s\) of the train split have no label, the first is row 7"):
+    with pytest.raises(UserError, match=r"1 row\(s\) have no label, the first is row 7 of the train"):
         all_rows(table, ["x", "y"])
     dropped = dataclasses.replace(table, drop_missing=True)
     assert [label for _, label in all_rows(dropped, ["x", "y"])] == ["x", "y"] * 3 + ["y"]
@@ -200,4 +204,5 @@ def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: 
     numbers = [3.8, 0.1, 5.0, 2.6]
     features = datasets.Features({"text": datasets.Value("string"), "score": datasets.Value("float32")})
     rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "score": numbers}, features=features)
-    assert values_as_texts(rows, "score") == ["3.8", "0.1", "5.0", "2.6"]
+    part = TableSplit(rows, "train", "a.parquet", False, "t")
+    assert part.texts("data.text", "score") == ["3.8", "0.1", "5.0", "2.6"]

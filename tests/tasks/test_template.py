@@ -23,7 +23,10 @@ def test_templates_are_filled_with_each_row_and_its_place(source: TableSource) -
     filled = read_templates(source, templates, {"a": {"yes": "yea", "no": "nay"}}, "t")
     assert {split: len(rows) for split, rows in filled.items()} == {"train": 14, "validation": 2, "test": 4}
     seen = {row.place: dict(row.texts) for rows in filled.values() for row in rows}
-    assert seen["row 4 of the train split"] == {"prompt": "is 3 even? {yes or no}", "completion": " nay"}
+    assert seen[f"row 4 of the train split of {source.files['train']}"] == {
+        "prompt": "is 3 even? {yes or no}",
+        "completion": " nay",
+    }
     assert len(seen) == 20
 
 
@@ -40,9 +43,7 @@ def test_a_missing_value_is_told_or_left_out(tmp_path: Path) -> None:
     file = tmp_path / "d.csv"
     file.write_text("a,b\n" + "x,y\n" * 5 + ",y\n")
     files = {"train": str(file)}
-    with pytest.raises(
-        UserError, match=r"t.text.a: 1 row\(s\) of the train split have no a, the first is row 6"
-    ):
+    with pytest.raises(UserError, match=r"t.text.a: 1 row\(s\) have no a, the first is row 6 of the train"):
         read_templates(TableSource("csv", files=files, test=None), {"text": "{a} {b}"}, {}, "t")
     rest = TableSource("csv", files=files, test=None, drop_missing=True)
     assert sum(map(len, read_templates(rest, {"text": "{a} {b}"}, {}, "t").values())) == 5

@@ -105,7 +105,7 @@ def test_mistakes_are_named(mapping: dict[str, Any], tiny_model: Path) -> None:
     for changes, message in (
         (
             {"label": "one"},
-            r"t.data.label: column 'one' of the train split holds '\w+', which is not a number",
+            r"t.data.label: row 1 of the train split of .* holds '\w+' in column 'one', which is no number;",
         ),
         ({"pair": "tow"}, r"t.data.pair: there is no column 'tow' in the train split; did you mean 'two'"),
     ):

@@ -1,0 +1,151 @@
+"""A split of a table as it was read: its columns as texts, and where each row stands, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy
+
+from saft.errors import UserError, did_you_mean
+
+__all__ = ["LabelledRow", "TableSplit"]
+
+T = TypeVar("T")
+L = TypeVar("L")
+
+
+class LabelledRow(tuple[T, L]):
+    """An input and its label, as a pair that knows where it comes from.
+
+    Args:
+        given: the input.
+        label: its label.
+        place: where it stands, for messages.
+
+    Example:
+        >>> row = LabelledRow("a text", "spam", "row 3 of the train split of mail.csv")
+        >>> text, label = row
+        >>> label, row.place
+        ('spam', 'row 3 of the train split of mail.csv')
+    """
+
+    place: str
+
+    def __new__(cls, given: T, label: L, place: str) -> LabelledRow[T, L]:
+        """Return a row."""
+        row = super().__new__(cls, (given, label))
+        row.place = place
+        return row
+
+    def __getnewargs__(self) -> tuple[T, L, str]:
+        """Return what copies are made of."""
+        return (self[0], self[1], self.place)
+
+
+@dataclass(frozen=True)
+class TableSplit:
+    """A split of a table; columns are named with the key of the config that names them.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        name: train or test.
+        origin: the file that it comes from, or the hub's name of the table.
+        drop_missing: whether rows may be left out in which a value is missing.
+        where: the place in front of every message.
+    """
+
+    rows: Any
+    name: str
+    origin: str
+    drop_missing: bool
+    where: str
+
+    def place(self, row: int) -> str:
+        """Return where a row stands, for messages.
+
+        Args:
+            row: its number, from 0.
+
+        Example:
+            >>> TableSplit([], "train", "mail.csv", False, "t").place(2)
+            'row 3 of the train split of mail.csv'
+        """
+        return f"row {row + 1} of the {self.name} split of {self.origin}"
+
+    def check_columns(self, columns: Sequence[tuple[str, str]]) -> None:
+        """Find columns that are not there.
+
+        Args:
+            columns: (key of the config that names the column, column).
+
+        Raises:
+            UserError: a column is missing.
+        """
+        for key, column in columns:
+            if column not in self.rows.column_names:
+                raise UserError(
+                    f"{self.where}.{key}: there is no column '{column}' in the {self.rows.split or 'given'} "
+                    "split" + did_you_mean(column, self.rows.column_names)
+                )
+
+    def values(self, column: str) -> list[Any]:
+        """Return a column as it is."""
+        values: list[Any] = self.rows[column][:]  # in one piece: walked, it is decoded a row at a time
+        return values
+
+    def texts(self, key: str, column: str) -> list[str]:
+        """Return a column as the user writes it: a class's name, true, 1.5; "" where a value is missing.
+
+        Of a list the values stand with commas between them.
+
+        Args:
+            key: of the config, that names the column.
+            column: its name; `check_columns` has found it.
+
+        Raises:
+            UserError: a value is made of named parts.
+        """
+        feature = self.rows.features[column]
+        single = getattr(feature, "feature", feature)
+        names = getattr(single, "names", None)
+        values = self.values(column)
+        if getattr(single, "dtype", None) in ("float16", "float32"):  # 3.8, not the 3.7999999523 next to it
+            short = getattr(numpy, single.dtype)
+            return ["" if value is None else str(short(value)) for value in values]
+        for row, value in enumerate(values):
+            if isinstance(next(iter(value), None) if isinstance(value, list) else value, Mapping):
+                raise UserError(
+                    f"{self.where}.{key}: {self.place(row)} holds parts with names in column '{column}', "
+                    f"{value!r:.60}; write what is meant into a column of its own"
+                )
+        return [_as_text(value, names) for value in values]
+
+    def present(self, values: Mapping[str, Sequence[Any]]) -> list[int]:
+        """Return the numbers of the rows that lack nothing, from 0.
+
+        Args:
+            values: key of the config -> the value of every row; "", None or an empty list is missing.
+
+        Raises:
+            UserError: a value is missing, and `drop_missing` is false.
+        """
+        for key, column in values.items():
+            missing = [row for row, value in enumerate(column) if not value]
+            if missing and not self.drop_missing:
+                raise UserError(
+                    f"{self.where}.{key}: {len(missing)} row(s) have no {key.rpartition('.')[2]}, the first "
+                    f"is {self.place(missing[0])}; fix the file, or leave them out by drop_missing: true"
+                )
+        return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
+
+
+def _as_text(value: Any, names: Sequence[str] | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ",".join(_as_text(item, names) for item in value)
+    if names is not None:  # a ClassLabel column stores numbers, -1 for none
+        return names[value] if value >= 0 else ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
