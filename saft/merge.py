@@ -92,19 +92,61 @@ def merge(
         ...
     """
     plan = check(config, out, overwrite)
+    if check_only:
+        return checked(plan, out)
+    if out is None:
+        raise TypeError("merge() needs the folder to write, unless it only checks")
+    return carried_out(plan, out, overwrite, progress)
+
+
+def check_surroundings(plan: Plan) -> None:
+    """Check what a plan needs beside its folders: examples, and a place to upload to.
+
+    Args:
+        plan: from `check`.
+
+    Raises:
+        UserError: they are not to be had.
+    """
+    if calibration := _calibration(plan):
+        calibration.check(plan)
+    check_upload(plan.config.upload)
+
+
+def checked(plan: Plan, out: str | Path | None) -> MergeResult:
+    """Check what a plan needs beside its folders, and estimate what it takes.
+
+    Args:
+        plan: from `check`.
+        out: the folder that it will be written to, as far as it is known.
+
+    Raises:
+        UserError: the examples or the upload are not to be had.
+    """
+    check_surroundings(plan)
+    if calibration := _calibration(plan):
+        return MergeResult(None, plan, examples_memory=calibration.memory(plan))
+    left = shards_left(plan, Path(out)) if out is not None else (0, 0)
+    return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left)
+
+
+def carried_out(
+    plan: Plan, out: str | Path, overwrite: bool = False, progress: Progress | None = None
+) -> MergeResult:
+    """Carry out a plan: read its examples, merge, write and upload.
+
+    Args:
+        plan: from `check`.
+        out, overwrite, progress: as for `merge`.
+
+    Raises:
+        UserError: as `merge`.
+    """
     calibration = _calibration(plan)
     if calibration:
         calibration.check(plan)
-    if check_only:
-        check_upload(config.upload)
-        if calibration:
-            return MergeResult(None, plan, examples_memory=calibration.memory(plan))
-        left = shards_left(plan, Path(out)) if out is not None else (0, 0)
-        return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left)
-    if out is None:
-        raise TypeError("merge() needs the folder to write, unless it only checks")
     collected = calibration.collected(plan, progress) if calibration else nullcontext(plan)
-    with uploading(Path(out), config.upload), collected as ready:
+    with uploading(Path(out), plan.config.upload), collected as ready:
         written = write_merge(ready, out, overwrite, progress)
     return MergeResult(Path(out), ready, written=written)
 

@@ -11,9 +11,7 @@ import torch
 
 from saft import config as configs
 from saft.errors import UserError, collecting, did_you_mean
-from saft.files.checkpoint import HEADS
 from saft.files.fingerprints import fingerprint
-from saft.files.links import inside
 from saft.files.sentence_modules import module_of
 from saft.files.side_files import side_files
 from saft.files.weights_writer import write_order
@@ -98,6 +96,7 @@ def check(
     for task, location in config.by_task().items():
         with collecting(problems, f"models.{task}: "):
             models[task] = read(location, f"models.{task}", base)
+    heads = _heads(models, problems)
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
@@ -112,7 +111,6 @@ def check(
     if base is not None and base.folder.is_dir() and output and output.is_model:
         with collecting(problems):
             side_files(base.folder)  # a link out of the folder is told before the merge, not behind it
-    heads = _heads(models, problems)
     if out is not None:
         with collecting(problems):
             check_target(Path(out), [*([base] if base else []), *models.values()], overwrite)
@@ -254,8 +252,7 @@ def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list
 def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]:
     heads: dict[str, Path] = {}
     for task, source in models.items():
-        for path in sorted((source.folder / HEADS).glob("*.safetensors")):
-            file = inside(source.folder, path.relative_to(source.folder))
+        for file in source.heads:
             other = heads.setdefault(file.name, file)
             if other is not file and fingerprint(other) != fingerprint(file):
                 problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")

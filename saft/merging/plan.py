@@ -19,7 +19,7 @@ from saft.merging.stream.data_statistics import Collected
 from saft.merging.stream.gathering import passes_needed
 from saft.merging.stream.order_statistics import passes_of
 
-__all__ = ["Plan", "Progress", "Trainer"]
+__all__ = ["Earlier", "Plan", "Progress", "Trainer"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
@@ -38,6 +38,21 @@ _AT_REST = 200 * 2**20
 """Bytes of Python, torch and saft itself, and of counters."""
 _PER_THREAD = 56 * 2**20
 """Bytes that the allocator keeps for each thread."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A merge of the same file whose result is an input, and is not kept.
+
+    Args:
+        name: by which it is an input.
+        folder: where its result is as long as it is needed.
+        mark: what tells it from any other merge; see `saft.merging.outputs.resume.mark`.
+    """
+
+    name: str
+    folder: Path
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class Plan:
     """What was read of data, for a method that collects; `check` leaves it empty."""
     train: Trainer | None = None
     """Trains what an output adds to the weights; `check` leaves it None, `saft.calibration` sets it."""
+    earlier: Sequence[Earlier] = ()
+    """The merges that this one rests on, in the order in which they are done; `check` leaves it empty."""
 
     @property
     def bytes_per_pass(self) -> int:

@@ -6,13 +6,15 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from blake3 import blake3
 
 from saft.files.fingerprints import remembered
+from saft.merging.inputs.source import Source
 from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan
 from saft.merging.stream.block import Block
@@ -64,12 +66,20 @@ def seconds(plan: Plan) -> float:
             writing = fastest(lambda: clock(lambda: file.write(raw.data))) / max(raw.nbytes, 1)
     sources = [plan.base, *plan.models.values()]
     files = {file for source in sources for file in source.files if remembered(file, "blake3") is None}
-    hashed = hashing * sum(file.stat().st_size for file in files)
+    hashed = hashing * sum(_size(file, sources) for file in files)
     in_a_pass = sum(source.headers[name].nbytes for source in sources for name in counts)
     read = sum(counts.values()) * plan.bytes_to_read / max(in_a_pass, 1)
     moved = reading * read + writing * plan.bytes_out
     slowest = max((merging + hashed + moved) / parallel, hashed / plan.hashing_threads)
     return slowest + plan.output.seconds(plan)
+
+
+def _size(file: Path, sources: Sequence[Source]) -> int:
+    """Return the bytes of a file; of one that an earlier merge has yet to write, those of its tensors."""
+    if file.exists():
+        return file.stat().st_size
+    tensors = {header for source in sources for header in source.headers.values() if header.file == file}
+    return sum(header.nbytes for header in tensors)
 
 
 def _block(plan: Plan, *shape: int) -> Block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from saft.errors import UserError, did_you_mean
@@ -20,7 +21,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def read_input(location: str, what: str, base: Source | None = None) -> Source:
+def read_input(
+    location: str, what: str, base: Source | None = None, known: Mapping[str, Source] | None = None
+) -> Source:
     r"""Return an input of a merge: a checkpoint, or a base with an adapter merged in.
 
     .. math:: W + s B A, \qquad s = \alpha / r \text{ or, for rsLoRA, } \alpha / \sqrt r
@@ -32,13 +35,16 @@ def read_input(location: str, what: str, base: Source | None = None) -> Source:
         location: a checkpoint; an adapter, of `base`; or `CHECKPOINT+ADAPTER`.
         what: its place in the merge file, for messages.
         base: of an adapter that is given by itself.
+        known: checkpoints that are not looked for in folders: location -> input.
 
     Raises:
         UserError: there is no such folder, the adapter is more than LoRA, or does not fit its base.
     """
+    if known and location in known:
+        return known[location]
     if "+" in location and not Path(location).exists():
         before, _, adapter = location.rpartition("+")
-        whole = read_input(before, what, base)
+        whole = read_input(before, what, base, known)
         both = _adapted(location, folder(adapter, what), whole)
         # Config and tokenizer of a merge are copied from the folder of its base, where they are whole.
         return both if base else dataclasses.replace(both, folder=whole.folder, config=whole.config)

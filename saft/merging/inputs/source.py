@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.files.checkpoint import CONFIG, config_parts, model_config, tensor_headers, weight_files
+from saft.files.checkpoint import CONFIG, HEADS, config_parts, model_config, tensor_headers, weight_files
+from saft.files.links import inside
 from saft.files.sentence_modules import module_files, module_tensors
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.factors import Factors
@@ -47,6 +48,12 @@ class Source:
     def config_place(self) -> str:
         """Return where its config is, for messages."""
         return str(self.folder / CONFIG) if self.files else f"config of {self.folder}"
+
+    @property
+    def heads(self) -> Sequence[Path]:
+        """Return the files of its heads, which are carried along."""
+        paths = sorted((self.folder / HEADS).glob("*.safetensors"))
+        return [inside(self.folder, path.relative_to(self.folder)) for path in paths]
 
     @property
     def computes(self) -> bool:

@@ -179,6 +179,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
             "copied from the base": list(plan.copied),
             "tied, written once": dict(plan.base.tied),
         },
+        **({"stages": _stages(plan)} if plan.earlier else {}),
         **_inherited(plan),
         "versions": {
             "python": platform.python_version(),
@@ -186,6 +187,15 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
             "torch": torch.__version__,
         },
     }
+
+
+def _stages(plan: Plan) -> list[dict[str, Any]]:
+    """Return what the saft.json of each earlier merge says, since their folders are not kept."""
+    return [
+        {"name": earlier.name}
+        | {key: value for key, value in read_manifest(earlier.folder).items() if key != "stages"}
+        for earlier in plan.earlier
+    ]
 
 
 def _inherited(plan: Plan) -> dict[str, Any]:
@@ -240,10 +250,26 @@ Base: `{plan.base.location}`. Fine-tuned models, in the order of summation:
 |---|---|
 {rows}
 
-{_data(plan)}{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json`
+{_stages_in_words(plan)}{_data(plan)}\
+{len(plan.merged)} tensors were merged, {len(plan.copied)} copied from the base. `saft.json`
 holds the BLAKE3 digest of every input, and the versions. Heads that belong to one task are in `heads/`,
 unmerged.
 """
+
+
+def _stages_in_words(plan: Plan) -> str:
+    """Return the lines that say what the inputs are that are results of earlier merges."""
+    if not plan.earlier:
+        return ""
+    lines = ["Results of earlier merges of the same file, which are not kept:\n"]
+    for stage in _stages(plan):
+        models = ", ".join(f"`{model['location']}`" for model in stage["models"])
+        values = ", ".join(f"{name} {shown(value)}" for name, value in stage["parameters"].items()) or "none"
+        lines.append(
+            f"- `{stage['name']}` = {stage['formula']}. Method: {stage['method']}. Parameters: {values}. "
+            f"Base: `{stage['base']['location']}`. Fine-tuned models: {models}."
+        )
+    return "\n".join(lines) + "\n\n"
 
 
 def _data(plan: Plan) -> str:
@@ -261,10 +287,11 @@ def _data(plan: Plan) -> str:
 def _hub_ids(plan: Plan) -> list[str]:
     """Return the hub ids that the inputs are or come from; a local path is not one."""
     hub_ids: list[str] = []
+    made = {earlier.name for earlier in plan.earlier}
     for source in (plan.base, *plan.models.values()):
         stated = (
             [source.location]
-            if is_hub_id(source.location)
+            if source.location not in made and is_hub_id(source.location)
             else read_card(source.folder).get("base_model", [])
         )
         several = stated if isinstance(stated, list) else [stated]

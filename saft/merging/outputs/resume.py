@@ -17,7 +17,7 @@ from saft.files.weights_writer import shard_layouts
 from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
 
-__all__ = ["can_resume", "mark", "shards_left"]
+__all__ = ["can_resume", "is_repeatable", "mark", "shards_left"]
 
 
 def can_resume(plan: Plan) -> bool:
@@ -29,8 +29,17 @@ def can_resume(plan: Plan) -> bool:
     Args:
         plan: from `check`.
     """
+    return plan.shard_size is not None and is_repeatable(plan)
+
+
+def is_repeatable(plan: Plan) -> bool:
+    """Return whether a merge of this plan gives weights that its mark tells all of.
+
+    Args:
+        plan: from `check`.
+    """
     ours = ":" not in plan.config.method and type(plan.output) is Weights
-    return plan.shard_size is not None and ours and not plan.reads_examples
+    return ours and not plan.reads_examples
 
 
 def mark(plan: Plan) -> str:
@@ -40,12 +49,15 @@ def mark(plan: Plan) -> str:
         plan: from `check`.
     """
     files = dict.fromkeys(file for source in (plan.base, *plan.models.values()) for file in source.files)
+    # Of what an earlier merge has made, or will make, its own mark tells.
+    made = {earlier.folder for earlier in plan.earlier}
     settings = {
         "config": {key: value for key, value in dataclasses.asdict(plan.config).items() if key != "upload"},
         "scaling": plan.scaling,
         "merged": plan.merged,
         "layout": {name: (str(dtype), shape) for name, (dtype, shape) in plan.layout.items()},
-        "files": {str(file): quick_fingerprint(file) for file in files},
+        "files": {str(file): quick_fingerprint(file) for file in files if not made & {*file.parents}},
+        "earlier": {earlier.name: earlier.mark for earlier in plan.earlier},
         "versions": [saft.__version__, torch.__version__],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -36,12 +36,13 @@ def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
     refuse(target, overwrite)
 
 
-def check_room(out: Path, size: int) -> None:
+def check_room(out: Path, size: int, what: str = "the result takes") -> None:
     """Refuse a folder whose disk is too full.
 
     Args:
         out: where the result will go.
         size: of the result, in bytes.
+        what: is so large, for the message.
 
     Raises:
         UserError: with both sides.
@@ -50,7 +51,7 @@ def check_room(out: Path, size: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < size:
         raise UserError(
-            f"{out}: the result takes {size_in_words(size)}, "
+            f"{out}: {what} {size_in_words(size)}, "
             f"but {size_in_words(free)} are left on the disk of {existing}; "
             "make room, or choose a folder on another disk"
         )
