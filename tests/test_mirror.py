@@ -51,6 +51,7 @@ FROM_ABOVE = {
     "measure_config.py": "test_measure.py",
     "merging/merge_config.py": "merging/test_merge_check.py",
     "merging/dtypes.py": "merging/stream/test_engine.py",
+    "merging/expected_result.py": "cli/test_merge_stages.py",
     "merging/inputs/adapted_model.py": "parametrizations/test_lora.py",
     "merging/inputs/alignment.py": "merging/test_merge_check.py",
     "merging/inputs/in_memory.py": "merging/test_merge_models.py",

@@ -6,10 +6,8 @@ A file's keys are checked before anything that is slow to import.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saft import config
@@ -19,6 +17,7 @@ from saft.merging.mergekit.keys import check_keys, is_mergekit
 from saft.merging.mergekit.multi_merge import Stage, stages
 
 if TYPE_CHECKING:
+    from saft.cli.merge_stages import MergesResult
     from saft.merge import MergeResult
 
 __all__ = ["SeveralMerges", "merge", "read"]
@@ -26,10 +25,19 @@ __all__ = ["SeveralMerges", "merge", "read"]
 
 @dataclass(frozen=True)
 class SeveralMerges:
-    """The merges of a file of mergekit's that has several, in the order in which they are done."""
+    """The merges of a file of mergekit's that has several, in the order in which they are done.
 
-    merges: tuple[Stage, ...]
+    Args:
+        merges: each with its config, in which the results of others are locations, by their names.
+        where: the file, for messages.
+    """
+
+    merges: tuple[tuple[Stage, MergeConfig], ...]
     where: str
+
+    def place(self, stage: Stage) -> str:
+        """Return what begins the messages about a merge."""
+        return _place(self.where, stage)
 
 
 def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") -> MergeConfig | SeveralMerges:
@@ -47,6 +55,8 @@ def read(mapping: Mapping[str, Any], where: str, depth: config.Depth = "all") ->
     """
     if "stages" in mapping:
         return _read_stages(mapping, where, depth)
+    if is_mergekit(mapping) and "name" in mapping:
+        mapping = stages([mapping], where)[0].mapping
     return _read_one(mapping, where, depth)
 
 
@@ -55,16 +65,20 @@ def _read_stages(mapping: Mapping[str, Any], where: str, depth: config.Depth) ->
         raise UserError(
             f"{where}: {surplus[0]}: has several merges; write the key into the document it is for"
         )
-    several = SeveralMerges(tuple(stages(mapping["stages"], where)), where)
-    for stage in several.merges:
+    problems: list[str] = []
+    merges: list[tuple[Stage, MergeConfig]] = []
+    for stage in stages(mapping["stages"], where):
         if not is_mergekit(stage.mapping):
             raise UserError(f"{where}: has several documents, but one is not mergekit's: {[*stage.mapping]}")
-        _read_one(stage.mapping, _place(where, stage), depth)
-    return several
+        with collecting(problems):
+            merges.append((stage, _read_one(stage.mapping, _place(where, stage), depth)))
+    if problems:
+        raise UserError(*problems)
+    return SeveralMerges(tuple(merges), where)
 
 
 def _place(where: str, stage: Stage) -> str:
-    return f"{where}: {stage.name or 'last merge'}"
+    return f"{where}: {stage.label}"
 
 
 def _read_one(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> MergeConfig:
@@ -99,11 +113,8 @@ def _check_options(settings: MergeConfig, where: str) -> None:
 
 def merge(
     settings: MergeConfig | SeveralMerges, out: str | None, check_only: bool = False, overwrite: bool = False
-) -> MergeResult:
+) -> MergeResult | MergesResult:
     """Merge, and show how far it is.
-
-    Of several merges all are checked before the first, each with its base for what it takes of others; what
-    is in between is written to a folder beside `out`, which is removed at the end.
 
     Args:
         settings: what to merge, and how.
@@ -114,37 +125,16 @@ def merge(
     Raises:
         UserError: as `saft.merge`.
     """
+    from saft.cli.merge_stages import clear, merge_stages
+
     if isinstance(settings, SeveralMerges):
-        return _merge_stages(settings, out, check_only, overwrite)
+        return merge_stages(settings, out, check_only, overwrite)
     from saft.merge import merge as merge_checkpoints
     from saft.progress import bar
 
     with bar(total=1) as shown:
         shown.stage(f"{'check' if check_only else 'merge by'} {settings.method}")
-        return merge_checkpoints(settings, out, overwrite, check_only, shown.at)
-
-
-def _merge_stages(several: SeveralMerges, out: str | None, check_only: bool, overwrite: bool) -> MergeResult:
-    from saft.merging.mergekit import file as mergekit
-
-    *inner, last = several.merges
-
-    def config_of(stage: Stage, folders: Mapping[str, str]) -> MergeConfig:
-        return mergekit.read(stage.at(folders), _place(several.where, stage))[0]
-
-    bases: dict[str, str] = {}
-    for stage in inner:
-        checked = merge(config_of(stage, bases), None, check_only=True)
-        bases[str(stage.name)] = checked.plan.config.base
-    checked = merge(config_of(last, bases), out, check_only=True, overwrite=overwrite)
-    if check_only or out is None:
-        return checked
-    target = Path(out).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.stages-", dir=target.parent) as between:
-        folders: dict[str, str] = {}
-        for stage in inner:
-            folder = str(Path(between, str(stage.name)))
-            merge(config_of(stage, folders), folder)
-            folders[str(stage.name)] = folder
-        return merge(config_of(last, folders), out, overwrite=overwrite)
+        result = merge_checkpoints(settings, out, overwrite, check_only, shown.at)
+    if out is not None and not check_only:
+        clear(out)
+    return result

@@ -17,7 +17,7 @@ class Stage:
     """One of the merges of a file.
 
     Args:
-        name: by which others ask for its result; None of the last, whose result is the file's.
+        name: by which others ask for its result; None where nobody can.
         mapping: what its document holds, without the name.
         needs: names of the stages whose results it takes.
     """
@@ -26,32 +26,24 @@ class Stage:
     mapping: Mapping[str, Any]
     needs: tuple[str, ...]
 
-    def at(self, folders: Mapping[str, str]) -> dict[str, Any]:
-        """Return the mapping with folders in the place of the names of stages.
-
-        Args:
-            folders: name of a stage -> where its result is.
-        """
-        given = dict(self.mapping)
-        if isinstance(given.get("base_model"), str):
-            given["base_model"] = _at(given["base_model"], folders)
-        if isinstance(given.get("models"), list):
-            given["models"] = [
-                entry | {"model": _at(entry["model"], folders)} if _is_model(entry) else entry
-                for entry in given["models"]
-            ]
-        return given
+    @property
+    def label(self) -> str:
+        """What messages call it, and its result where others take it."""
+        return self.name or "last merge"
 
 
 def stages(documents: Sequence[Any], where: str) -> list[Stage]:
-    """Return the merges of a file in the order in which they can be done, the unnamed one last.
+    """Return the merges of a file in the order in which they can be done, the one whose result is kept last.
+
+    That is the one without a name or, where all have one, the one that no other takes.
 
     Args:
         documents: of the file.
         where: the file, for messages.
 
     Raises:
-        UserError: not exactly one is without a name, a name is given twice, or two need each other.
+        UserError: a name cannot be one or is given twice, two merges need each other, or several results
+            would be kept.
 
     Example:
         >>> last = {"merge_method": "linear", "models": [{"model": "first"}, {"model": "c"}]}
@@ -67,12 +59,15 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
     mappings = [dict(document) for document in documents if isinstance(document, Mapping)]
     names = [mapping.pop("name", None) for mapping in mappings]
     named = [name for name in names if name is not None]
-    problems += [f"{where}: name: {text}" for name in named if (text := name_problem(name))]
-    problems += [f"{where}: name: '{name}' is given twice" for name in {*named} if named.count(name) > 1]
-    if names.count(None) != 1:
+    problems += [f"{where}: name: {text}" for name in named if (text := _name_problem(name))]
+    texts = [name for name in named if isinstance(name, str)]
+    problems += [
+        f"{where}: name: '{name}' is given twice" for name in dict.fromkeys(texts) if texts.count(name) > 1
+    ]
+    if names.count(None) > 1:
         problems.append(
-            f"{where}: {names.count(None)} of its merges are without `name:`, but one must be: the one whose "
-            "result is written to OUT"
+            f"{where}: {names.count(None)} of its merges are without `name:`, but only one may be: the one "
+            "whose result is written to OUT"
         )
     if problems:
         raise UserError(*problems)
@@ -89,7 +84,27 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
             raise UserError(f"{where}: the merges {circle} need each other's results")
         ordered += ready
         waiting = [stage for stage in waiting if stage not in ready]
-    return sorted(ordered, key=lambda stage: stage.name is None)
+    taken = {name for stage in ordered for name in stage.needs}
+    *surplus, last = sorted(
+        (stage for stage in ordered if stage.name not in taken), key=lambda stage: stage.name is None
+    )
+    if surplus:
+        kept = f"'{last.name}'" if last.name else "the one without a name"
+        raise UserError(
+            *(
+                f"{where}: no other merge takes the result of '{stage.name}', and OUT holds only that of "
+                f"{kept}; write it into a file of its own"
+                for stage in surplus
+            )
+        )
+    return [*(stage for stage in ordered if stage is not last), last]
+
+
+def _name_problem(name: Any) -> str | None:
+    if isinstance(name, str):
+        return name_problem(name)
+    quoted = f'; put it in quotes: name: "{name}"' if isinstance(name, (int, float)) else ""
+    return f"{name!r} is not a word{quoted}"
 
 
 def _needs(mapping: Mapping[str, Any], names: set[str]) -> set[str]:
@@ -101,8 +116,3 @@ def _needs(mapping: Mapping[str, Any], names: set[str]) -> set[str]:
 
 def _is_model(entry: Any) -> bool:
     return isinstance(entry, Mapping) and isinstance(entry.get("model"), str)
-
-
-def _at(location: str, folders: Mapping[str, str]) -> str:
-    model, plus, adapter = location.partition("+")
-    return folders.get(model, model) + plus + adapter

@@ -64,7 +64,13 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
         ),
         (FILE.replace("{model: b", "{model: bb"), "bb"),
         (FILE.replace("name: first", "name: 2nd/../x"), "name:"),
-        (FILE.replace("dtype: float32\n---", "name: other\n---"), "0 of its merges are without `name:`"),
+        (FILE.replace("name: first\n", ""), "2 of its merges are without `name:`, but only one may be"),
+        (FILE.replace("name: first", "name: 3"), 'name: 3 is not a word; put it in quotes: name: "3"'),
+        (FILE.replace("name: first", "name: [x]"), "name: ['x'] is not a word"),
+        (
+            FILE + "---\n" + FILE.split("---")[1].replace("first", "other"),
+            "no other merge takes the result of",
+        ),
         (FILE.replace("base_model: base", "base_model: first"), "need each other's results"),
         (FILE.replace("dtype: float32\n---", "dtype: [\n---"), "not valid YAML"),
     ):
@@ -72,6 +78,27 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
         assert main(["merge", str(file), str(tmp_path / "out")]) == 2, message
         assert message in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["merges.yaml"]
+
+
+def test_all_of_them_may_have_names(file, tmp_path):
+    assert main(["merge", str(file), str(tmp_path / "out")]) == 0
+    file.write_text(FILE.replace("# the last", "name: last\n# the last"))
+    assert main(["merge", str(file), str(tmp_path / "named")]) == 0
+    for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert tensor.equal(load_file(tmp_path / "named" / "model.safetensors")[name])
+
+
+def test_a_file_of_one_merge_may_have_a_name(file, tmp_path, capsys):
+    document = FILE.split("---\n")[1]
+    for text, code, message in (
+        (document, 0, ""),
+        (document.replace("first", "3"), 2, 'name: 3 is not a word; put it in quotes: name: "3"'),
+        (document.replace("model: a", "model: first"), 2, "need each other's results"),
+        (document.replace("merge_method", "method"), 2, "name: unknown key"),
+    ):
+        file.write_text(text)
+        assert main(["merge", str(file), str(tmp_path / "out"), "--dtype=bfloat16"]) == code, text
+        assert message in capsys.readouterr().err
 
 
 def test_a_check_writes_nothing(file, tmp_path, capsys):
