@@ -23,6 +23,7 @@ from saft.tasks.stored_names import stored_names
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
 from tests.tasks.tiny_vision import model, task
+from tests.training.hugging_face import losses_of, train_by_trainer
 
 pytestmark = pytest.mark.slow  # trainings
 
@@ -37,7 +38,7 @@ def settings(kind: str, folder: Path, dropout: float = 0.0, **training: Any) -> 
         "name": "shade",
         "out": str(folder / "out"),
         "training": options | training,
-        "trainer": {"accelerator": "cpu"},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
     }
     return config.parse(TrainConfig, mapping, "test")
 
@@ -88,6 +89,26 @@ def test_the_training_is_a_loop_of_torch(kind: str, tmp_path: Path) -> None:
     assert any(not torch.equal(trained[name], base[name]) for name in trained)
     figures = saft.evaluate(saft.EvaluateConfig([str(result.folder)], split="validation")).figures
     assert figures[str(result.folder)]["shade"] == result.validation.value
+
+
+def test_the_hugging_face_trainer_gives_the_same_losses_and_weights(tmp_path: Path) -> None:
+    given = settings("vit", tmp_path, schedule="linear")
+    ours = train(given)
+    model = transformers.ViTForImageClassification.from_pretrained(given.model.path, num_labels=3)
+    torch.nn.init.zeros_(model.classifier.weight)  # as our linear heads begin
+    torch.nn.init.zeros_(model.classifier.bias)
+    losses = train_by_trainer(
+        model, given, lambda batch: batch.inputs | {"labels": batch.labels}, tmp_path / "theirs"
+    )
+    assert losses_of(ours) == pytest.approx(losses, rel=1e-5)
+    assert losses[-1] < losses[0]
+    trained, names = weights(ours.folder), stored_names(model.vit)
+    for name, value in model.vit.state_dict().items():
+        if not name.endswith("k_proj.bias"):  # see above
+            torch.testing.assert_close(trained[names[name]], value, rtol=1e-4, atol=1e-6, msg=name)
+    head = load_file(ours.folder / "heads" / "shade.safetensors")
+    for name, value in model.classifier.state_dict().items():
+        torch.testing.assert_close(head[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["vit", "convnext"])

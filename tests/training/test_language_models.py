@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -14,14 +13,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 
 import saft
-from saft import config, tasks
+from saft import config
 from saft.model_config import ModelConfig
-from saft.tasks import Batch, Limits
+from saft.tasks import Batch
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
+from tests.training.hugging_face import losses_of, train_by_trainer
 
 KINDS = {
     "tiny_llama": {
@@ -74,20 +73,6 @@ def without_dropout(settings: TrainConfig) -> TrainConfig:
     return dataclasses.replace(settings, model=ModelConfig(str(folder)))
 
 
-class Recorded(transformers.Trainer):
-    """Takes the examples as they come, and keeps each step's loss."""
-
-    losses: list[float]
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return SequentialSampler(self.train_dataset)
-
-    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
-        loss = super().compute_loss(*arguments, **options)
-        self.losses.append(float(loss.detach()))
-        return loss
-
-
 def as_transformers_takes_it(batch: Batch, causal: bool) -> dict[str, Tensor]:
     """Return the inputs with the labels where transformers expects them: at the token itself, if causal."""
     labels = torch.cat([torch.full_like(batch.labels[:, :1], -100), batch.labels[:, :-1]], 1)
@@ -99,38 +84,13 @@ def test_the_hugging_face_trainer_gives_the_same_losses_and_weights(
     settings: TrainConfig, tmp_path: Path
 ) -> None:
     settings = without_dropout(settings)
-    ours = train(settings)
-    task = tasks.build("colour", settings.task, "tasks").bind("colour", settings.model, "t")
-    options, examples = settings.training, task.examples(Limits()).train
-    causal = settings.task["kind"] == "language_modeling"
+    ours, causal = train(settings), settings.task["kind"] == "language_modeling"
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
     model = kind.from_pretrained(settings.model.path, use_cache=False)
-    order = examples.training_order(options.batch_size, options.steps, settings.seed)
-    trainer = Recorded(
-        model,
-        transformers.TrainingArguments(
-            output_dir=str(tmp_path / "theirs"),
-            per_device_train_batch_size=options.batch_size,
-            max_steps=options.steps,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            adam_beta2=options.betas[1],
-            max_grad_norm=options.gradient_clip,
-            lr_scheduler_type="linear",
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
-            remove_unused_columns=False,
-        ),
-        train_dataset=[index for indices in order for index in indices],
-        data_collator=lambda indices: as_transformers_takes_it(examples.collate(indices), causal),
+    losses = train_by_trainer(
+        model, settings, lambda batch: as_transformers_takes_it(batch, causal), tmp_path / "theirs"
     )
-    trainer.losses = []
-    trainer.train()
-    with (ours.folder / "logs" / "metrics.csv").open() as stream:
-        losses = [float(row["loss"]) for row in csv.DictReader(stream) if row["loss"]]
-    assert losses == pytest.approx(trainer.losses, rel=1e-4)
+    assert losses_of(ours) == pytest.approx(losses, rel=1e-4)
     theirs = model.state_dict()
     for name, value in weights(ours).items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
