@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -24,6 +25,8 @@ class Full(Parametrization):
         >>> layer.weight.requires_grad
         True
     """
+
+    has_vectors: ClassVar[bool] = True
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
         """Leave the trunk as it is; see `Parametrization.wrap`."""

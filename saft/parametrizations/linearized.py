@@ -43,6 +43,7 @@ class Linearized(Parametrization):
     """
 
     is_linear: ClassVar[bool] = True
+    has_vectors: ClassVar[bool] = True
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
         """Replace the trunk's forward by that of its tangent here; see `Parametrization.wrap`."""

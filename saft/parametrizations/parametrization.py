@@ -79,6 +79,9 @@ class Parametrization(ABC):
     is_linear: ClassVar[bool] = False
     """Whether what is trained is the model's tangent at the base, which is what its weights stand for."""
 
+    has_vectors: ClassVar[bool] = False
+    """Whether vectors, such as biases, are trained of every trunk that has some."""
+
     @property
     def climbs_weights(self) -> bool:
         """Whether SAM perturbs weights that are not trained themselves; see `climbed`."""

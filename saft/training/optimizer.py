@@ -112,27 +112,50 @@ def _refuse_unknown(name: str, options: Iterable[str], known: Collection[str]) -
             raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, known)}")
 
 
-def try_optimizer(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> Optimizer:
+def try_optimizer(
+    weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any], vectors: bool = False
+) -> Optimizer:
     """Take a step of one small matrix, so that what does not fit is known before a model is loaded.
 
     Args:
         weight_decay, betas, options: as for `make_optimizer`.
+        vectors: whether it is to take steps of vectors too, such as biases.
 
     Returns:
         The optimizer, which has taken the step.
 
     Raises:
         UserError: there is no such optimizer, it does not take these options, or it cannot take a step along
-            a dense gradient without a closure.
+            a dense gradient without a closure, or not of vectors.
 
     Example:
         >>> _ = try_optimizer(0.0, (0.9, 0.999), {"name": "torch.optim:LBFGS"})
         Traceback (most recent call last):
         saft.errors.UserError: optimizer: torch.optim:LBFGS cannot take a step: TypeError: ...
     """
-    matrix = nn.Parameter(torch.ones(2, 2))
-    matrix.grad = torch.ones(2, 2)
-    made = make_optimizer([{"params": [matrix]}], 0.1, weight_decay, betas, options)
+    made = _stepped([(2, 2)], weight_decay, betas, options)
+    if vectors:
+        try:
+            _stepped([(2, 2), (2,)], weight_decay, betas, options)
+        except UserError:
+            raise UserError(
+                f"optimizer: {options['name']} takes matrices, but no vectors such as biases; train "
+                "matrices only: parametrization: {name: attention} or {name: lora}, and a frozen head"
+            ) from None
+    return made
+
+
+def _stepped(
+    shapes: Iterable[tuple[int, ...]],
+    weight_decay: float,
+    betas: tuple[float, float],
+    options: Mapping[str, Any],
+) -> Optimizer:
+    """Return an optimizer that has taken a step of weights of these shapes."""
+    weights = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    made = make_optimizer([{"params": weights}], 0.1, weight_decay, betas, options)
     with as_user_error(f"optimizer: {options['name']} cannot take a step"):
         if averages_by_itself(made):
             made.train()  # type: ignore[attr-defined]

@@ -168,7 +168,7 @@ class TrainingOptions:
             return
         from saft.training.optimizer import averages_by_itself, try_optimizer
 
-        made = try_optimizer(self.weight_decay, self.betas, self.optimizer)
+        made = try_optimizer(self.weight_decay, self.betas, self.optimizer, self.trained.has_vectors)
         if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
             raise UserError(
                 f"optimizer: {self.optimizer['name']} averages the weights by itself; leave out averaging and"

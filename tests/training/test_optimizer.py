@@ -143,6 +143,43 @@ def test_every_optimizer_of_torch_that_is_listed_can_take_a_step(name: str) -> N
     try_optimizer(0.0, (0.9, 0.999), {"name": f"torch.optim:{name}"})
 
 
+class Matrices(torch.optim.SGD):
+    """SGD that takes matrices alone, as torch.optim.Muon does, which an older torch has not."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        if any(parameter.ndim != 2 for group in self.param_groups for parameter in group["params"]):
+            raise ValueError("only supports 2D parameters")
+
+
+MATRICES = {"optimizer": {"name": f"{__name__}:Matrices"}}
+
+
+@pytest.mark.parametrize("name", ["full", "linearized"])
+def test_an_optimizer_of_matrices_alone_is_refused_where_biases_are_trained(name: str) -> None:
+    options = MATRICES | {"parametrization": {"name": name}}
+    with pytest.raises(UserError, match=r"no vectors such as biases.*parametrization: \{name: attention}"):
+        config.parse(TrainingOptions, options, "f.yaml", "training")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parametrization",
+    [{"name": "attention"}, {"name": "lora", "rank": 2}, {"name": "sparse", "density": 0.2, "examples": 2}],
+    ids=lambda options: options["name"],
+)
+@pytest.mark.parametrize("optimizer", ["Matrices", "torch.optim:Muon"])
+def test_an_optimizer_of_matrices_alone_trains_what_has_no_biases(
+    settings: TrainConfig, parametrization: dict[str, Any], optimizer: str
+) -> None:
+    if optimizer == "torch.optim:Muon" and "Muon" not in torch_optimizers():
+        pytest.skip("this torch has no Muon")
+    name = f"{__name__}:Matrices" if optimizer == "Matrices" else optimizer
+    options = {"optimizer": {"name": name}, "parametrization": parametrization, "steps": 2}
+    config.parse(TrainingOptions, options, "")
+    assert train(with_optimizer(settings, **options)).steps == 2
+
+
 @pytest.mark.parametrize(
     ("training", "message"),
     [
