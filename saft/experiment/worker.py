@@ -31,9 +31,9 @@ ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(si
 def work(folder: str | Path, threads: int | None = None, every: float = 10.0) -> None:
     """Compute free cells of an experiment, one after the other, until none is free.
 
-    The model and the data are loaded once. A cell that cannot be computed is said to have failed, and the
-    next one is begun. SIGTERM, or an interrupt, releases the cell; what is known of it stays for the next
-    claimant.
+    The data are read once; each training reads the model's weights from the disk, on a CPU a thousandth of
+    its time. A cell that cannot be computed is said to have failed, and the next one is begun. SIGTERM, or an
+    interrupt, releases the cell; what is known of it stays for the next claimant.
 
     Args:
         folder: of the experiment, which `saft run` has begun.
