@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from saft.cli import main, merge_stages
 from saft.files.fingerprints import fingerprint
+from saft.files.lock import locked
 from saft.merging.outputs import target_folder
 
 MODELS = Path(__file__).parents[1] / "golden" / "mergekit"
@@ -310,6 +311,21 @@ def test_a_single_merge_into_the_same_folder_removes_what_is_left():
     assert hidden() == [".out.stages", ".out.stages.lock"]
     assert merge(FILE.split("---")[0].replace("name: first\n", "")) == 0
     assert hidden() == []
+
+
+def test_one_process_at_a_time_works_towards_a_folder(capsys, begun):
+    with locked(Path(".out.stages.lock"), "out"):
+        assert merge(FILE) == 2
+    assert "out: another saft works in it" in capsys.readouterr().err
+    assert not begun
+    assert merge(FILE) == 0
+
+
+def test_what_is_finished_needs_no_room_again(monkeypatch):
+    killed("out")
+    usage = shutil.disk_usage(".")._replace(free=10_000)  # one takes 6.8 KiB, all three 20.5
+    monkeypatch.setattr(target_folder.shutil, "disk_usage", lambda _: usage)
+    assert merge(FILE) == 0
 
 
 def test_an_interrupt_leaves_nothing(monkeypatch):

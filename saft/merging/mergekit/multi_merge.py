@@ -103,8 +103,8 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
 def _name_problem(name: Any) -> str | None:
     if isinstance(name, str):
         return name_problem(name)
-    quoted = f'; put it in quotes: name: "{name}"' if isinstance(name, (int, float)) else ""
-    return f"{name!r} is not a word{quoted}"
+    cure = "put it in quotes" if isinstance(name, (int, float)) else "write a word"
+    return f"{name!r} is not a word, by which others ask for the result; {cure}"
 
 
 def _needs(mapping: Mapping[str, Any], names: set[str]) -> set[str]:

@@ -65,7 +65,11 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
         (FILE.replace("{model: b", "{model: bb"), "bb"),
         (FILE.replace("name: first", "name: 2nd/../x"), "name:"),
         (FILE.replace("name: first\n", ""), "2 of its merges are without `name:`, but only one may be"),
-        (FILE.replace("name: first", "name: 3"), 'name: 3 is not a word; put it in quotes: name: "3"'),
+        (
+            FILE.replace("name: first", "name: 3"),
+            "name: 3 is not a word, by which others ask for the result; put it in quotes",
+        ),
+        (FILE.replace("name: first", "name: true"), "name: True is not a word"),
         (FILE.replace("name: first", "name: [x]"), "name: ['x'] is not a word"),
         (
             FILE + "---\n" + FILE.split("---")[1].replace("first", "other"),
@@ -92,7 +96,11 @@ def test_a_file_of_one_merge_may_have_a_name(file, tmp_path, capsys):
     document = FILE.split("---\n")[1]
     for text, code, message in (
         (document, 0, ""),
-        (document.replace("first", "3"), 2, 'name: 3 is not a word; put it in quotes: name: "3"'),
+        (
+            document.replace("first", "3"),
+            2,
+            "name: 3 is not a word, by which others ask for the result; put it in quotes",
+        ),
         (document.replace("model: a", "model: first"), 2, "need each other's results"),
         (document.replace("merge_method", "method"), 2, "name: unknown key"),
     ):
