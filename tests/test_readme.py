@@ -28,6 +28,24 @@ class Model(torch.nn.Linear):
         return y if labels is None else {"loss": (y - labels).square().mean()}
 
 
+def module_of(model: torch.nn.Module) -> Any:
+    """Return a module of Lightning's that trains a model."""
+    import lightning as L
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+            return self.model(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Module()
+
+
 def adapted(model: torch.nn.Module) -> Any:
     """Return a model of peft's with two adapters."""
     import peft
@@ -40,7 +58,11 @@ def adapted(model: torch.nn.Module) -> Any:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in blocks("python") if not re.search("SFT|SentenceTransformer|merge_sentence", block)],
+    [
+        block
+        for block in blocks("python")
+        if not re.search("SFT|DPO|SentenceTransformer|merge_sentence", block)
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, through Lightning
 @pytest.mark.filterwarnings("ignore:.*many workers", "ignore:'pin_memory'")
@@ -58,10 +80,21 @@ def test_the_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         return loss
 
     before = model.weight.detach().clone()
-    given = {"torch": torch, "model": model, "x": x, "closure": closure, "loader": loader, "dataset": dataset}
+    given: dict[str, Any] = {
+        "torch": torch,
+        "model": model,
+        "x": x,
+        "closure": closure,
+        "loader": loader,
+        "dataset": dataset,
+    }
     given |= {"adapted": adapted(model)} if "adapted" in block else {}
-    exec(block, given | {name: Model(3, 1) for name in ("base", "a", "b")})
+    given |= {"module": module_of(model)} if ".fit(module" in block else {}
+    given |= {name: Model(3, 1) for name in ("base", "a", "b")}
+    exec(block, given)
     assert not torch.equal(before, model.weight)
+    if "merged/loss" in block:
+        assert given["trainer"].logged_metrics["merged/loss"] > 0
 
 
 @pytest.mark.slow
@@ -81,6 +114,23 @@ def test_adapters_of_trl_are_trained_and_merged(tmp_path: Path, monkeypatch: pyt
     exec(block, {"datasets": {"a": texts, "b": texts}})
     base, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
     assert any(not torch.equal(base[name], tensor) for name, tensor in merged.items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dpo_of_trl_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    from safetensors.torch import load_file
+
+    from tests.integrations.test_trl import data_of, model_of, tokenizer_of
+
+    (block,) = [block for block in blocks("python") if "DPOTrainer" in block]
+    monkeypatch.chdir(tmp_path)
+    model_of(tmp_path / "base")
+    tokenizer_of().save_pretrained(tmp_path / "base")
+    exec(block, {"preferences": data_of("DPO").select(range(8))})
+    base, trained = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "trained"))
+    assert any(not torch.equal(base[name], tensor) for name, tensor in trained.items())
 
 
 @pytest.mark.slow
