@@ -87,5 +87,6 @@ def _told(repository: str, cure: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub's, the network's, and those of the library below
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first.partition(". ")[0].rstrip(".:")  # further sentences are cures, of which there is one
         raise UserError(f"upload: {repository}: {reason}; {cure}") from error

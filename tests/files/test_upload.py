@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.utils._headers import get_token_to_send
 
 from saft.errors import UserError
 from saft.files.upload import check_upload, uploading
@@ -45,6 +46,18 @@ def test_work_that_fails_uploads_nothing(hub: Any, tmp_path: Path, failure: Base
     with pytest.raises(type(failure)):
         work()
     assert "upload_folder" not in hub.asked()
+
+
+def test_a_token_that_is_not_there_is_told_in_one_sentence(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LocalTokenNotFoundError) as theirs:
+        get_token_to_send(True)
+    hub.refuses["whoami"] = theirs.value
+    with pytest.raises(UserError) as caught:
+        check_upload("anna/merged")
+    assert str(caught.value) == (
+        "upload: anna/merged: Token is required (`token=True`), but no token found; log in by `hf auth login`, or "
+        "set HF_TOKEN"
+    )
 
 
 @pytest.mark.parametrize(
