@@ -9,6 +9,9 @@ from enum import IntEnum
 
 __all__ = ["ExitCode", "NotYet", "UserError", "abbreviated", "as_user_error", "collecting", "did_you_mean"]
 
+_LISTED = 12
+"""Names that a message lists at most, of those that there are."""
+
 
 class ExitCode(IntEnum):
     """What the command line ends with; a signal ends it with 128 and the signal's number."""
@@ -101,7 +104,7 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return a clause that suggests the nearest of `options`, or lists them when none is near.
+    """Return a clause that suggests the nearest of `options`, or lists the first when none is near.
 
     Args:
         name: what the user wrote.
@@ -121,7 +124,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     near = get_close_matches(name.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{lowered[near[0]]}'?"
-    return "; choose from: " + ", ".join(options) if options else ""
+    more = f" and {len(options) - _LISTED} more" if len(options) > _LISTED else ""
+    return f"; choose from: {', '.join(options[:_LISTED])}{more}" if options else ""
 
 
 def abbreviated(names: Collection[str], quote: str = "'") -> str:

