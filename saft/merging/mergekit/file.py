@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from saft import config
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, collecting, did_you_mean
 from saft.merging.merge_config import MergeConfig
-from saft.merging.mergekit.keys import NOT_HERE, OWN_KEYS, check_keys
+from saft.merging.mergekit.keys import OWN_KEYS, check_keys
 from saft.merging.mergekit.method_table import MERGE_METHODS, MergeMethod, Parameter
+from saft.merging.mergekit.references import NOT_HERE, location
 from saft.merging.methods import METHODS
 from saft.merging.parameters import validate
 from saft.merging.varying import is_constant, setting_problem
@@ -76,7 +77,7 @@ def _models(
         problems.append("models: must be a list of `model:` with `parameters:`")
         given = []
     for at, entry in enumerate(given):
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
+        if not isinstance(entry, Mapping) or "model" not in entry:
             problems.append(f"models[{at}]: must be `model: FOLDER`, and `parameters:` if there are any")
             continue
         for key in entry:
@@ -84,11 +85,13 @@ def _models(
                 problems.append(
                     f"models[{at}]: unknown key '{key}'" + did_you_mean(key, ["model", "parameters"])
                 )
-        models.append(entry)
+        with collecting(problems, f"models[{at}].model: "):
+            models.append({**entry, "model": location(entry["model"])})
     base = mapping.get("base_model")
-    if base is not None and not isinstance(base, str):
-        problems.append(f"base_model: must be a folder or a hub id, but is {base!r}")
-    elif base is None and method.needs_base:
+    if base is not None:
+        with collecting(problems, "base_model: "):
+            base = location(base)
+    elif method.needs_base:
         problems.append(f"base_model: {mapping['merge_method']} needs it: the model that all were made from")
     if base is None:
         return (models[0]["model"] if models else ""), models

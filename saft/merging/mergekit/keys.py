@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from saft.errors import UserError, did_you_mean
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.method_table import MERGE_METHODS
+from saft.merging.mergekit.references import NOT_HERE, location
 
-__all__ = ["NOT_HERE", "OWN_KEYS", "check_keys", "is_mergekit"]
+__all__ = ["OWN_KEYS", "check_keys", "is_mergekit"]
 
-NOT_HERE = "mergekit can do this; saft does not"
 _ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
 _OTHER_METHODS = ("passthrough",)
 _KEYS = (
@@ -87,10 +88,17 @@ def _tokenizer_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
                 yield f"tokenizer.{key}: {NOT_HERE}"
     elif tokenizer is not None:
         yield f"tokenizer: must hold `source:`, but is {tokenizer!r}"
-    if source not in (None, "base", mapping.get("base_model")):
+    if source not in (None, "base", mapping.get("base_model")) and not _is_base(source, mapping):
         yield (
             f"tokenizer_source: {source}: {NOT_HERE}; it copies the tokenizer of the base: leave it out, or "
             "write base, if the models' vocabularies are the same"
         )
     if mapping.get("chat_template") is not None:
         yield f"chat_template: {NOT_HERE}; it copies the base's: leave it out"
+
+
+def _is_base(source: Any, mapping: Mapping[str, Any]) -> bool:
+    """Return whether a tokenizer's source is the base, written in whatever way."""
+    with suppress(UserError):
+        return location(source) == location(mapping.get("base_model"))
+    return False

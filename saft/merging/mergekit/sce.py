@@ -37,8 +37,8 @@ class MergekitSce(Trimming):
 
     density: float = parameter(
         1.0,
-        "fraction of the entries with a variance that is kept, mergekit's `select_topk`",
-        above=0,
+        "fraction of the entries with a variance that is kept, mergekit's `select_topk`; 0 gives the base",
+        at_least=0,
         at_most=1,
     )
     granularity: Literal["model", "tensor"] = parameter(

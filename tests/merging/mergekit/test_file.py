@@ -68,7 +68,7 @@ REFUSED = [
     ({"merge_method": "passthrough"}, "passthrough: mergekit can do this; saft does not"),
     ({"merge_method": "pcb"}, "it is a method of saft's own: write `method: pcb`, `base: FOLDER`"),
     ({"merge_method": "nearswap", "parameters": {}}, "parameters.t: is required by nearswap"),
-    ({"merge_method": "sce", "parameters": {"select_topk": 0}}, "parameters.select_topk: must be in"),
+    ({"merge_method": "sce", "parameters": {"select_topk": 2}}, "parameters.select_topk: must be in"),
     ({"slices": []}, "slices: mergekit can do this; saft does not"),
     ({"modules": {}}, "modules: mergekit can do this; saft does not"),
     ({"experts": []}, "experts: mergekit can do this; saft does not"),
@@ -79,6 +79,11 @@ REFUSED = [
     ({"chat_template": "auto"}, "chat_template: mergekit can do this"),
     ({"base_model": None}, "base_model: ties needs it"),
     ({"models": []}, "models: must be a list"),
+    (
+        {"base_model": "org/m@v1"},
+        "base_model: the version 'v1' of 'org/m': mergekit can do this; saft does not; fetch it by `hf download",
+    ),
+    ({"models": [{"model": 3}]}, r"models\[0\].model: must be a folder, a hub id, or a mapping"),
     ({"models": ["a"]}, r"models\[0\]: must be `model: FOLDER`"),
     ({"models": [{"model": "a", "weight": 1}]}, r"models\[0\]: unknown key 'weight'"),
     (
@@ -128,6 +133,22 @@ def test_values_out_of_range_are_refused_by_the_files_own_name():
     settings, _ = mergekit.read(TIES | {"parameters": {"weight": filtered}}, "ties.yaml")
     with pytest.raises(UserError, match=r"varying, at 'lm_head\.weight': weights"):
         check(settings)
+
+
+def test_a_model_may_be_a_mapping_of_its_parts():
+    models = [{"model": {"model": {"path": "a"}}}, {"model": {"model": "b", "lora": {"path": "c"}}}]
+    source = {"model": {"path": "base", "revision": None}}
+    case = TIES | {"models": models, "base_model": {"model": "base"}, "tokenizer": {"source": source}}
+    settings, _ = mergekit.read(case, "ties.yaml")
+    assert (settings.base, settings.models) == ("base", ["a", "b+c"])
+    linear = case | {"merge_method": "linear", "parameters": {"weight": 1}, "models": [{"model": source}, models[0]]}
+    assert mergekit.read(linear, "linear.yaml")[0].models == ["base", "a"]  # the base is found among them
+
+
+def test_of_no_entry_sce_gives_the_base():
+    base = load_file(GOLDEN / "base" / "model.safetensors")
+    found = merged(TIES | {"merge_method": "sce", "parameters": {"select_topk": 0}})
+    assert all(torch.equal(found[name], tensor) for name, tensor in base.items())
 
 
 def test_what_changes_nothing_is_accepted_and_said():
