@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from saft.config.ranges import name_problem
 from saft.errors import UserError
+from saft.merging.mergekit.references import location
 
 __all__ = ["Stage", "stages"]
 
@@ -109,10 +111,10 @@ def _name_problem(name: Any) -> str | None:
 
 def _needs(mapping: Mapping[str, Any], names: set[str]) -> set[str]:
     models = mapping.get("models")
-    listed = [entry["model"] for entry in models if _is_model(entry)] if isinstance(models, list) else []
-    asked = [*listed, *([mapping["base_model"]] if isinstance(mapping.get("base_model"), str) else [])]
-    return {location.partition("+")[0] for location in asked} & names
-
-
-def _is_model(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and isinstance(entry.get("model"), str)
+    listed = models if isinstance(models, list) else []
+    asked = [entry.get("model") for entry in listed if isinstance(entry, Mapping)]
+    needed = set()
+    for reference in [*asked, mapping.get("base_model")]:
+        with suppress(UserError):  # what is no name of a model is told when the merge is read
+            needed.add(location(reference).partition("+")[0])
+    return needed & names

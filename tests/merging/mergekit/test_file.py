@@ -141,7 +141,11 @@ def test_a_model_may_be_a_mapping_of_its_parts():
     case = TIES | {"models": models, "base_model": {"model": "base"}, "tokenizer": {"source": source}}
     settings, _ = mergekit.read(case, "ties.yaml")
     assert (settings.base, settings.models) == ("base", ["a", "b+c"])
-    linear = case | {"merge_method": "linear", "parameters": {"weight": 1}, "models": [{"model": source}, models[0]]}
+    linear = case | {
+        "merge_method": "linear",
+        "parameters": {"weight": 1},
+        "models": [{"model": source}, models[0]],
+    }
     assert mergekit.read(linear, "linear.yaml")[0].models == ["base", "a"]  # the base is found among them
 
 

@@ -44,7 +44,9 @@ def file(tmp_path):
     return tmp_path / "merges.yaml"
 
 
-def test_the_result_of_one_is_the_input_of_the_next(file, tmp_path, capsys):
+@pytest.mark.parametrize("written", ["first", "{model: {path: first}}"])
+def test_the_result_of_one_is_the_input_of_the_next(written, file, tmp_path, capsys):
+    file.write_text(FILE.replace("model: first", f"model: {written}"))
     assert main(["merge", str(file), str(tmp_path / "out")]) == 0
     base, a, b, c, found = (
         load_file(Path(name) / "model.safetensors") for name in ("base", "a", "b", "c", tmp_path / "out")
