@@ -45,6 +45,7 @@ from saft.report.cell_result import (
     Weighted,
 )
 from saft.report.chosen_arms import values_in_words
+from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts, ArmSearch, PairedError, Protocol, Results, TaskFacts, TrialFacts
 from saft.tasks import Score
 from saft.training.train_result import versions
@@ -77,7 +78,7 @@ def collect(session: Session) -> Results:
             cells=cells,
             quantities=figures.quantities,
             arm_searches=list(_arm_searches(session)),
-            paired_errors=list(figures.paired_errors([arm for arm, facts in arms.items() if facts.is_plain])),
+            paired_errors=list(figures.paired_errors(plain_arms(arms))),
         )
     except ValueError as error:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -84,6 +84,7 @@ class Comparison:
 def compare(
     rows: Iterable[ArmSummary],
     facts: Callable[[str, str], ArmFacts],
+    plain: Mapping[str, Collection[str]],
     metrics: Iterable[Metric],
     paired: Iterable[PairedError] = (),
 ) -> list[Comparison]:
@@ -92,6 +93,7 @@ def compare(
     Args:
         rows: arms, each at one train size.
         facts: (train size, arm) -> what the arm is.
+        plain: train size -> the arms that are plain.
         metrics: those of the tasks; each is compared by itself.
         paired: standard errors of differences between merged models, paired example by example.
     """
@@ -111,8 +113,8 @@ def compare(
         for baseline in rows
         for metric in metrics
         if row.train_size == baseline.train_size
-        if not facts(row.train_size, row.arm).is_plain
-        if facts(baseline.train_size, baseline.arm).is_plain
+        if row.arm not in plain[row.train_size]
+        if baseline.arm in plain[row.train_size]
     )
     return [comparison for comparison in compared if comparison is not None]
 

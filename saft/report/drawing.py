@@ -9,6 +9,7 @@ from html import escape
 from io import StringIO
 from typing import Any, Literal
 
+from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts
 
 __all__ = [
@@ -69,9 +70,9 @@ def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
         {'adamw': 'plain-0', 'sam': 'sharp-0'}
     """
     counts = {"plain": 0, "sharp": 0}
-    named = {}
-    for arm, facts in arms.items():
-        sort = "plain" if facts.is_plain else "sharp"
+    named, plain = {}, plain_arms(arms)
+    for arm in arms:
+        sort = "plain" if arm in plain else "sharp"
         named[arm] = f"{sort}-{counts[sort] % N_COLOURS}"
         counts[sort] += 1
     return named

@@ -30,7 +30,7 @@ class Gain:
     """What an arm that is not plain gains when merged.
 
     Attributes:
-        arm: with an ascent, a penalty or an average.
+        arm: one that is not plain; see `plain_arms`.
         over_best: against the arm without that has the best merged score of all.
         equal_passes: against the best that takes as many passes; None where none does.
     """

@@ -13,6 +13,7 @@ from saft.report.expected import expected_figures
 from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread, without_errors
 from saft.report.over_seeds import OverSeeds
+from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts, Results
 from saft.report.searched import how_searched, searches
 from saft.report.summary import Summary, summarize
@@ -86,7 +87,8 @@ def page(results: Results) -> str:
 
 def _question(results: Results) -> str:
     """Return what the experiment asks: of its arms, since these are what it compares."""
-    others = [arm for arm in results.arms.values() if not arm.is_plain]
+    plain = plain_arms(results.arms)
+    others = [facts for arm, facts in results.arms.items() if arm not in plain]
     if not others:
         return "Which fine-tuning merges best?"
     if all(arm.perturbation for arm in others):

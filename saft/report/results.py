@@ -100,12 +100,6 @@ class ArmFacts:
     select_steps: list[int] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is added to fine-tuning for the merge's sake: no ascent, penalty, average or merged
-        start."""
-        return self.perturbation is None and not self.extras.keys() & {"penalty", "averaging", "start"}
-
 
 @dataclass(frozen=True)
 class TrialFacts:

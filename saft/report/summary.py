@@ -10,6 +10,7 @@ from typing import Literal
 from saft.report.arm_summary import ArmSummary, arm_summary
 from saft.report.cell_result import Split
 from saft.report.comparison import Comparison, compare
+from saft.report.plain_arms import plain_arms
 from saft.report.results import Results
 from saft.report.verdict import Finding, verdict
 from saft.tasks.metric import Metric
@@ -98,7 +99,11 @@ def summarize(results: Results) -> Summary:
         if (row := arm_summary(results, size, arm, tasks_of, split)) is not None
     }
     base = {task: score.value for task, of in results.base.items() if (score := of.on(split)) is not None}
-    comparisons = compare(rows.values(), results.facts, tasks_of, results.paired_errors)
+    plain = {
+        size: plain_arms({arm: results.facts(size, arm) for arm in results.arms})
+        for size in protocol.train_sizes
+    }
+    comparisons = compare(rows.values(), results.facts, plain, tasks_of, results.paired_errors)
     return Summary(
         split=split,
         tasks=list(protocol.tasks),

@@ -32,8 +32,8 @@ def verdict(comparisons: Sequence[Comparison], metrics: Sequence[Metric], split:
     if not comparisons:
         return [
             Finding(
-                "Nothing to compare: it takes an arm with an ascent, a penalty or an average, a plain one, "
-                "and a common seed."
+                "Nothing to compare: it takes an arm with an ascent, a penalty, an average or the like, a "
+                "plain one, and a common seed."
             )
         ]
     findings = []

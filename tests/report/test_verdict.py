@@ -61,13 +61,14 @@ def test_a_gain_smaller_than_the_error_of_the_evaluation_says_so():
     assert "yet less" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
 
 
-def test_an_arm_with_a_penalty_or_an_average_is_compared_with_the_plain_ones():
+def test_an_arm_with_more_than_fine_tuning_is_compared_with_the_plain_ones():
     results = mapping(arms=TWO_ARMS, gain=0.03, noise=0.0)
     no_ascent = results["arms"]["sam"] | {"perturbation": None, "rho": None}
     for extra, expected in (
         ("penalty", "sam: it helps: the merged model is better"),
         ("averaging", "sam: it helps: the merged model is better"),
-        ("optimizer", "Nothing to compare"),
+        ("optimizer", "sam: it helps: the merged model is better"),
+        ("choices", "Nothing to compare"),
     ):
         results["arms"] = results["arms"] | {"sam": no_ascent | {"extras": {extra: "drift"}}}
         assert expected in said(summarize(typed(results)))
