@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from saft.config.yaml_files import without_blank
 from saft.errors import UserError, collecting, did_you_mean
 
 __all__ = ["Depth", "checked", "parse"]
@@ -179,7 +180,12 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
         case "dict_type":
             listed = error["input"] if isinstance(error["input"], list) else []
             key = next((name for name in listed if isinstance(name, str)), "KEY")
-            return f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}"
+            cure = without_blank(error["input"]) if isinstance(error["input"], str) else ""
+            return "; ".join(
+                part
+                for part in (f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}", cure)
+                if part
+            )
         case "list_type":
             return f"{place}: must be a list, [..., ...], but is {error['input']!r}"
         case "value_error" | "assertion_error":

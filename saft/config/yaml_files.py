@@ -19,7 +19,7 @@ import yaml
 from saft.config.ranges import within_floats
 from saft.errors import UserError
 
-__all__ = ["dump", "load", "read"]
+__all__ = ["dump", "load", "read", "without_blank"]
 
 BYTES = 4 * 2**20
 VALUES = 10**6
@@ -160,6 +160,9 @@ def load(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         words = " ".join((error.problem or error.context or "").split())
+        around = text.splitlines()[max(mark.line - 1, 0) : mark.line + 1] if mark else []
+        cures = [cure for written in around if (cure := without_blank(written))]
+        words = "; ".join([words, *cures])
         raise UserError(f"{where}: {line}not valid YAML: {words}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
@@ -170,6 +173,20 @@ def load(text: str, where: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def without_blank(text: str) -> str:
+    """Return what to do about a text that looks like a key and a value; empty if it does not.
+
+    Example:
+        >>> without_blank("name:drift")
+        "a blank is missing after the colon in 'name:drift'; write name: drift"
+    """
+    found = re.fullmatch(r"\s*(?:- )?([A-Za-z]\w*):([^\s:/\\].*)", text)
+    if found is None:
+        return ""
+    key, value = found.groups()
+    return f"a blank is missing after the colon in '{key}:{value}'; write {key}: {value}"
 
 
 def dump(config: Any, in_one_line: bool = False) -> str:
@@ -248,9 +265,16 @@ class _Check:
                 first = own[key.value][0].start_mark.line + 1
                 self._refuse(key, f"the key '{key.value}' is given twice; its first is in line {first}")
             else:
+                self._blank_after_colon(key, value)
                 text = yaml.ScalarNode(_STRING, key.value, key.start_mark, key.end_mark)
                 own[key.value] = (text, value)
         return {name: pair for name, pair in merged.items() if name not in own} | own
+
+    def _blank_after_colon(self, key: yaml.ScalarNode, value: yaml.Node) -> None:
+        """Refuse {name:drift}, which YAML reads as a key without a value; nobody means that."""
+        has_no_value = key.style is None and value.start_mark.index == key.end_mark.index
+        if has_no_value and (cure := without_blank(key.value)):
+            self._refuse(key, cure)
 
     def _text(self, node: yaml.Node) -> None:
         if "\0" in node.value or re.search("[\ud800-\udfff]", node.value):

@@ -23,6 +23,10 @@ def test_command_line_wins_over_the_file() -> None:
         (["--density"], "command line: --density needs a value; write --density=value"),
         (["--a", "--b=1"], "command line: --a needs a value"),
         (["--a=[1"], "command line: --a: line 1: not valid YAML"),
+        (
+            ["--arms={a:{penalty:{name:drift}}}"],
+            "command line: --arms: line 1: a blank is missing after the colon in 'name:drift'; write name: drift",
+        ),
         (["--a={b: 1, b: 2}"], "command line: --a: line 1: the key 'b' is given twice"),
         (["--" + "a." * 200 + "a=1"], "is nested too deeply"),
     ],

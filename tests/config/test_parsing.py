@@ -77,6 +77,10 @@ def test_values_are_typed_and_nested() -> None:
         ({"path": "a", "seeds": [0.5]}, "f.yaml: seeds.0: input should be a valid integer"),
         ({"path": "a", "seeds": 3}, "f.yaml: seeds: must be a list, [..., ...], but is 3"),
         ({"path": "a", "many": ["x"]}, "f.yaml: many: must be a mapping, {x: ...}, but is ['x']"),
+        (
+            {"path": "a", "many": "name:drift"},
+            "f.yaml: many: must be a mapping, {KEY: ...}, but is 'name:drift'; a blank is missing after the colon in 'name:drift'; write name: drift",
+        ),
         ({"path": "a", "many": 3}, "f.yaml: many: must be a mapping, {KEY: ...}, but is 3"),
     ],
 )

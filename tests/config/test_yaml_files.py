@@ -24,6 +24,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: 1e-5\nb: 1.0e-5\nc: 2.\nd: .5\ne: -3\nf: 010\ng: 0x10\nh: 1E3", None),
         ("a: 2026-11-26\nb: 12:30\nc: 1_000", {"a": "2026-11-26", "b": "12:30", "c": "1_000"}),
         ("a: .inf\nb: -.inf", {"a": math.inf, "b": -math.inf}),
+        (
+            "{a:b: 1, c:d: , 'e:f', torch.optim:SGD: 2}",
+            {"a:b": 1, "c:d": None, "e:f": None, "torch.optim:SGD": 2},
+        ),
+        ("a: [torch.optim:SGD, c:d]", {"a": ["torch.optim:SGD", "c:d"]}),
         ("a:\nb: ~\nc: null", {"a": None, "b": None, "c": None}),
         ("x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}", {"x": {"a": 1, "b": 2}, "y": {"a": 1, "b": 3}}),
         ("x: &x {<<: {a: 1}, a: 2}\ny: {<<: *x}\nz: *x", {"x": {"a": 2}, "y": {"a": 2}, "z": {"a": 2}}),
@@ -71,6 +76,19 @@ def test_read_as_people_mean_it(text: str, value: object) -> None:
         ("a: 1\n\tb: 1", "f.yaml: line 2: not valid YAML: found character '\\t'"),
         ("a: 1\n---\nb: 1", "f.yaml: line 2: not valid YAML: but found another document"),
         ("a: \x01", "f.yaml: not valid YAML: unacceptable character"),
+        (
+            "{a:{penalty:{name:drift}}}",
+            "f.yaml: line 1: a blank is missing after the colon in 'name:drift'; write name: drift",
+        ),
+        ("a:\n  {seed:0, b: 1}", "f.yaml: line 2: a blank is missing after the colon in 'seed:0'"),
+        (
+            "a:\n  x: 2\n  name:drift",
+            "f.yaml: line 3: not valid YAML: could not find expected ':'; a blank is",
+        ),
+        (
+            "a:\n  name:drift\n  x: 2",
+            "; a blank is missing after the colon in 'name:drift'; write name: drift",
+        ),
         ("{<<: 5}", "f.yaml: line 1: << takes over the keys of a mapping"),
         ("a: &a {<<: *a}", "f.yaml: line 1: an alias holds itself"),
     ],
