@@ -108,7 +108,7 @@ def mapping(
             "test_reads": "The test split is read once, after every choice.",
             "tests": test,
         },
-        "arms": {arm: ARMS[arm] for arm in arms},
+        "arms": {arm: dict(ARMS[arm]) for arm in arms},
         "base": {
             task: {
                 "validation": score(task, 0.5 + i / 20, 400),
