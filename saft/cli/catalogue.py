@@ -13,7 +13,7 @@ from rich.text import Text
 
 from saft import config
 from saft.errors import UserError, did_you_mean
-from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES
+from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES, Measure
 from saft.optim.perturbations.base import PERTURBATIONS
 from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
@@ -89,7 +89,7 @@ def measures(name: str | None = None) -> RenderableType:
     """
     if name is not None:
         figure = name.replace(" ", "_")
-        gives = (m for m, kind in MEASURES.items() if m not in (name, figure) and figure in kind().quantities)
+        gives = (m for m, kind in MEASURES.items() if m not in (name, figure) and _gives(kind(), figure))
         return Text("\n".join(_measure_in_full(name if name in MEASURES.names() else next(gives, name))))
     groups = [(needs, words, dict[str, Any]()) for needs, words in NEEDS.items()]
     for known, kind in MEASURES.items():
@@ -103,6 +103,10 @@ def measures(name: str | None = None) -> RenderableType:
     return Group(*tables, after)
 
 
+def _gives(measure: Measure, figure: str) -> bool:
+    return figure in measure.quantities or figure in measure.variants
+
+
 def _measure_in_full(name: str) -> Iterator[str]:
     yield from _in_full(MEASURES, name)
     measure = MEASURES.get(name)()
@@ -114,6 +118,10 @@ def _measure_in_full(name: str) -> Iterator[str]:
         if quantity.axes:
             yield f"      axes: {', '.join(quantity.axes)}"
         yield f"      {quantity.definition}" + (f"  ({quantity.source})" if quantity.source else "")
+    if measure.variants:
+        yield "\nTold besides, trimmed to the largest entries (density), and of each layer:"
+    for figure, quantity in measure.variants.items():
+        yield f"  {figure}: {quantity.meaning}"
     cost = measure.cost(4)
     yield (
         f"\nOf 4 tasks at most: {cost.forward:g} passes forward and {cost.backward:g} forward and backward "

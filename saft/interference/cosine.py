@@ -37,7 +37,7 @@ def cosine(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("cosine")
 class Cosine(WeightMeasure):
-    """Cosine of every pair of task vectors, over a stream of blocks.
+    """Cosine of every pair of task vectors.
 
     Example:
         >>> import torch

@@ -33,7 +33,7 @@ def norm(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("norm")
 class Norm(WeightMeasure):
-    """L2 norm of every task vector, over a stream of blocks.
+    """L2 norm of every task vector.
 
     ``norm_t = sqrt(sum_i x_ti^2)``
 

@@ -14,7 +14,7 @@ __all__ = ["L1Norm"]
 
 @MEASURES.register("norm_l1")
 class L1Norm(WeightMeasure):
-    """L1 norm of every task vector, over a stream of blocks.
+    """L1 norm of every task vector.
 
     ``norm_l1_t = sum_i |x_ti|``
 

@@ -234,6 +234,11 @@ class Measure(ABC):
     def quantities(self) -> Mapping[str, Quantity]:
         """Name -> what the number of this name is. Tables print it by this name."""
 
+    @property
+    def variants(self) -> Mapping[str, Quantity]:
+        """Name -> what is told of its quantities besides: trimmed, of each layer."""
+        return {}
+
     def cost(self, tasks: int) -> Passes:
         """Return the passes that it takes at most, of this many tasks together; none of examples here."""
         return Passes()

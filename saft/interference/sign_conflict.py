@@ -46,7 +46,7 @@ def sign_conflict(task_vectors: Tensor) -> dict[str, float]:
 
 @MEASURES.register("sign_conflict")
 class SignConflict(WeightMeasure):
-    """How often task vectors pull a weight in opposite directions, over a stream of blocks.
+    """How often task vectors pull a weight in opposite directions.
 
     Example:
         >>> SignConflict().sums(torch.tensor([[1.0, 2.0, 0.0], [-1.0, 2.0, 5.0]])).tolist()

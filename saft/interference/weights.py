@@ -56,6 +56,14 @@ class WeightMeasure(Measure):
     by_layer: ClassVar[tuple[str, ...]] = ()
     of_products: ClassVar[bool] = False
 
+    @property
+    def variants(self) -> dict[str, Quantity]:
+        """Name -> what is told besides; see `InterferenceResult`."""
+        trimmed = self.quantities if self.takes == "parts" else {}
+        return {name + TRIMMED: _of_trimmed(quantity) for name, quantity in trimmed.items()} | {
+            name + BY_LAYER: _of_layer(self.quantities[name]) for name in self.by_layer
+        }
+
     @abstractmethod
     def sums(self, block: Tensor) -> Tensor:
         """Return what a float64 block `[n_tasks, n]` adds to the sums, of a shape free of n.

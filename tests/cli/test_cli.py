@@ -143,6 +143,29 @@ def test_a_figure_of_a_measure_is_looked_up_by_its_own_name(capsys: pytest.Captu
         assert capsys.readouterr().out.startswith("pairwise: What every task loses")
 
 
+@pytest.mark.parametrize(
+    ("measure", "figures"),
+    [
+        (
+            "sign_conflict",
+            ["sign_conflict_trimmed", "sign_conflict_weighted_trimmed", "sign_conflict_by_layer"],
+        ),
+        ("norm", ["norm_trimmed", "norm_by_layer"]),
+        ("cosine", ["cosine_trimmed", "cosine_by_layer"]),
+    ],
+)
+def test_what_is_measured_besides_is_in_the_catalogue(
+    measure: str, figures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (measure, *figures, figures[-1].replace("_", " ")):
+        assert main(["measures", name]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{measure}: ")
+        assert all(f"  {figure}: " in printed for figure in figures)
+    assert main(["measures", "survival"]) == 0
+    assert "besides" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("verb", "place"), [("train", "task"), ("run", "tasks.NAME")])
 def test_help_has_the_keys_of_a_task_by_kind(
     verb: str, place: str, capsys: pytest.CaptureFixture[str]

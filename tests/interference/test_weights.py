@@ -11,6 +11,7 @@ import torch
 from saft.errors import UserError
 from saft.interference import InterferenceAccumulator
 from saft.interference import weights as module
+from saft.interference.quantity import MEASURES
 from tests.oracles import interference as oracles
 
 TASKS = ["task0", "task1", "task2", "task3"]
@@ -116,3 +117,14 @@ def test_layers_add_up_to_the_whole(vectors):
     assert result.measured["cosine_by_layer"]["encoder.layer.1"]["task0"]["task1"] == pytest.approx(cosine)
     assert result.quantities["cosine_by_layer"].axes == ("layer", "task", "task")
     assert set(result.measured) == set(result.quantities)
+
+
+@pytest.mark.parametrize("name", ["norm", "cosine", "sign_conflict", "overlap"])
+def test_what_is_told_besides_is_what_a_measure_says_of_itself(name, vectors):
+    accumulator = InterferenceAccumulator(TASKS, [0.1] * len(TASKS), [name])
+    for layer in range(2):
+        accumulator.update(vectors, f"encoder.layer.{layer}.a")
+    measure = MEASURES.get(name)()
+    result = accumulator.compute()
+    assert set(result.measured) == {"kept", *measure.quantities, *measure.variants}
+    assert all(result.quantities[figure] == quantity for figure, quantity in measure.variants.items())
