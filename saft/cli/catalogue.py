@@ -14,7 +14,7 @@ from rich.text import Text
 from saft import config
 from saft.errors import UserError, did_you_mean
 from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES, Measure
-from saft.optim.perturbations.base import PERTURBATIONS
+from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
 from saft.registry import Registry
@@ -171,6 +171,8 @@ def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:
     if source:
         yield f"\n{source.rstrip()}"
     keys = list(config.describe(kind)) if is_dataclass(kind) and isinstance(kind, type) else []
+    if issubclass(kind, Perturbation):
+        keys = [key for key in keys if key.name not in kind.not_for_configs()]
     if keys:
         yield "\nKeys:"
     for key in keys:

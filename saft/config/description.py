@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -83,7 +83,8 @@ def in_words(hint: Any) -> str:
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
-        return " | ".join(map(in_words, arguments))
+        written = [item for item in arguments if get_origin(item) is not Callable]  # YAML writes none
+        return " | ".join(map(in_words, written))
     if _is_a(origin, Mapping):
         return "mapping" if arguments[1] is Any else f"mapping to {in_words(arguments[1])}"
     if _is_a(origin, Sequence):

@@ -161,7 +161,7 @@ def load(text: str, where: str) -> Any:
         line = f"line {mark.line + 1}: " if mark else ""
         words = " ".join((error.problem or error.context or "").split())
         around = text.splitlines()[max(mark.line - 1, 0) : mark.line + 1] if mark else []
-        cures = [cure for written in around if (cure := without_blank(written))]
+        cures = [cure for line in around if (cure := without_blank(line))]
         words = "; ".join([words, *cures])
         raise UserError(f"{where}: {line}not valid YAML: {words}") from None
     except yaml.YAMLError as error:
@@ -182,10 +182,10 @@ def without_blank(text: str) -> str:
         >>> without_blank("name:drift")
         "a blank is missing after the colon in 'name:drift'; write name: drift"
     """
-    found = re.fullmatch(r"\s*(?:- )?([A-Za-z]\w*):([^\s:/\\].*)", text)
-    if found is None:
+    written = re.fullmatch(r"\s*(?:- )?([A-Za-z]\w*):([^\s:/\\].*)", text)
+    if written is None:
         return ""
-    key, value = found.groups()
+    key, value = written.groups()
     return f"a blank is missing after the colon in '{key}:{value}'; write {key}: {value}"
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from saft.cli import VERBS, main
 from saft.cli.verbs import imported
+from saft.errors import UserError
+from saft.optim import PERTURBATIONS, make_perturbation
 
 
 def python(code: str) -> str:
@@ -141,6 +143,19 @@ def test_a_figure_of_a_measure_is_looked_up_by_its_own_name(capsys: pytest.Captu
     for figure in ("pair_harm", "pair harm"):
         assert main(["measures", figure]) == 0
         assert capsys.readouterr().out.startswith("pairwise: What every task loses")
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS.names())
+def test_arms_lists_the_keys_that_a_config_can_give(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["arms", name]) == 0
+    listed = re.findall(r"^  (\w+): ", capsys.readouterr().out.partition("\nKeys:\n")[2], re.MULTILINE)
+    assert {"rho", "every", "start", "schedule"} <= set(listed)
+    assert "vectors" not in listed
+    if "rise" in listed:
+        assert make_perturbation(name, rho="auto", rise=0.2).rise == 0.2
+    else:
+        with pytest.raises(UserError, match="rho: cannot be auto"):
+            make_perturbation(name, rho="auto", rise=0.2)
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,7 @@ class Perturbation(ABC):
 
     Args:
         rho: radius of the ascent step, in the perturbation's own metric, at least 0; 0 turns it off.
-        every: ascend on every so many-th step; the other steps are the base optimizer's own.
-        start: number of optimizer steps to take before the first ascent (late start).
-        rise: share of the loss by which the ascent is to raise it; rho is found by that at the first ascent,
-            from its own value on. `rho="auto"` is rise 0.1.
-        schedule: factor on rho: a function of the number of steps taken, or "learning_rate", which is the
-            learning rate over the `initial_lr` that a scheduler noted.
+        every, start, schedule, rise: see below.
 
     Example:
         >>> [step for step in range(6) if make_perturbation("sam", every=2, start=1).ascends(step)]
@@ -45,9 +40,15 @@ class Perturbation(ABC):
 
     rho: float = 0.05
     every: int = 1
+    """Ascend on every so many-th step; the other steps are the base optimizer's own."""
     start: int = 0
+    """Number of optimizer steps to take before the first ascent (late start)."""
     schedule: Callable[[int], float] | Literal["learning_rate"] | None = None
+    """Factor on rho: `learning_rate`, which is the learning rate over the `initial_lr` that a scheduler
+    noted; in Python also a function of the number of steps taken."""
     rise: float | None = None
+    """Share of the loss by which the ascent is to raise it; rho is found by that at the first ascent, from
+    its own value on. `rho: auto` is rise 0.1."""
 
     replays: ClassVar[bool] = True
     """Whether epsilon depends on this step's gradient, so that a second pass is needed."""
@@ -94,6 +95,11 @@ class Perturbation(ABC):
                 f"{made}: schedule: must be 'learning_rate' or a function of the step, but is"
                 f" {self.schedule!r}"
             )
+
+    @classmethod
+    def not_for_configs(cls) -> set[str]:
+        """Return the fields that no config can give a value, so that `saft arms` does not list them."""
+        return set() if cls.replays else {"rise"}
 
     def ascends(self, step: int) -> bool:
         """Return whether optimizer step number `step` (from 0) is one with an ascent."""

@@ -59,6 +59,11 @@ class TaskVectors(Perturbation):
                 f"{self.vectors!r}; in a config `others` or `first_round` stands for them"
             )
 
+    @classmethod
+    def not_for_configs(cls) -> set[str]:
+        """Return the fields that no config can give a value: the vectors among them."""
+        return super().not_for_configs() | {"vectors"}
+
     def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`.
 
