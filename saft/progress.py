@@ -97,10 +97,15 @@ def _minutes(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def note(text: str) -> None:
-    """Print on standard error what a user should know though it is not an error; each text once a process."""
-    if text not in _noted:
-        _noted.add(text)
+def note(text: str, about: str | None = None) -> None:
+    """Print on standard error what a user should know though it is not an error; each text once a process.
+
+    Args:
+        text: the note.
+        about: what it is about, where only the first note about that is wanted.
+    """
+    if (about or text) not in _noted:
+        _noted.add(about or text)
         print(f"saft: note: {text}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from saft.tasks.examples import IGNORED, Batch
 from saft.tasks.language_model import Parts, padded
 
-__all__ = ["Encoded", "causal_batch", "continued", "last_turn", "prompts", "with_labels"]
+__all__ = ["Encoded", "causal_batch", "continued", "last_turn", "prompts", "whole_turn", "with_labels"]
 
 Encoded = tuple[list[int], list[int]]
 """Token ids, and for each the label: the token that follows it, or `IGNORED`."""
@@ -56,6 +56,27 @@ def last_turn(batch: Batch) -> list[Parts]:
         start = max((at + 1 for at, label in enumerate(labels[:end]) if label == IGNORED), default=0)
         turns.append((ids[: start + 1], labels[start:end]))
     return turns
+
+
+def whole_turn(tokens: Sequence[int], learned: Sequence[bool], length: int) -> list[int]:
+    """Return all of what is learned last in a text that is cut, with what of it is behind the cut.
+
+    Args:
+        tokens: of the whole text.
+        learned: whether each is; one of the first `length` is, but for the very first.
+        length: tokens that are kept.
+
+    Example:
+        >>> whole_turn([5, 6, 7, 8, 9], [False, True, True, True, False], length=2)
+        [6, 7, 8]
+    """
+    start = max(at for at in range(1, length) if learned[at])
+    end = start + 1
+    while start > 1 and learned[start - 1]:
+        start -= 1
+    while end < len(tokens) and learned[end]:
+        end += 1
+    return list(tokens[start:end])
 
 
 def continued(parts: Sequence[Parts], pad: int, longest: int) -> Batch:

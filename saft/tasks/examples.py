@@ -71,12 +71,14 @@ class Examples:
         varied: the same for a training batch, of inputs that vary from step to step: (indices, step, seed) ->
             batch, by draws that depend on nothing else; None where they do not.
         is_costly: whether a batch takes so long that processes of their own should make it, as of images.
+        whole: index of an example -> the tokens of its whole answer, where its batch has it cut.
     """
 
     lengths: list[int]
     collate: Callable[[list[int]], Batch]
     varied: Callable[[list[int], int, int], Batch] | None = None
     is_costly: bool = False
+    whole: Mapping[int, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -91,13 +93,18 @@ class Examples:
             [self.lengths[index] for index in indices],
             lambda chosen: self.collate([indices[place] for place in chosen]),
             is_costly=self.is_costly,
+            whole={place: self.whole[index] for place, index in enumerate(indices) if index in self.whole},
         )
+
+    def order(self, batch_size: int) -> Iterator[list[int]]:
+        """Yield the indices of each of `batches`."""
+        order = sorted(range(len(self)), key=lambda index: (-self.lengths[index], index))
+        for start in range(0, len(order), batch_size):
+            yield order[start : start + batch_size]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every example once, longest first, so that little is padded; the order never changes."""
-        order = sorted(range(len(self)), key=lambda index: (-self.lengths[index], index))
-        for start in range(0, len(order), batch_size):
-            yield self.collate(order[start : start + batch_size])
+        yield from map(self.collate, self.order(batch_size))
 
     def training_batch(self, indices: list[int], step: int, seed: int) -> Batch:
         """Return the batch that a training step learns from.

@@ -17,7 +17,15 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.models import max_tokens
 from saft.tasks import TASKS
-from saft.tasks.causal_batch import Encoded, causal_batch, continued, last_turn, prompts, with_labels
+from saft.tasks.causal_batch import (
+    Encoded,
+    causal_batch,
+    continued,
+    last_turn,
+    prompts,
+    whole_turn,
+    with_labels,
+)
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
 from saft.tasks.examples import Batch, Examples
@@ -26,7 +34,7 @@ from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_f
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, divide, load
 from saft.tasks.template import read_templates
-from saft.tasks.text_examples import cut_length
+from saft.tasks.text_examples import cut_length, note_cut
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundLanguageModeling", "LanguageModeling"]
@@ -178,12 +186,13 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         return {"learned": learned, **self.resolved, "packing": self.task.packing}
 
     def _examples(self, rows: list[Row], training: bool) -> Examples:
-        texts = self._encoded(rows)
+        texts, whole = self._encoded(rows)
         if training and self.task.packing:
             return self._packed(texts)
         return Examples(
             [len(tokens) for tokens, _ in texts],
             lambda indices: causal_batch([texts[index] for index in indices], self.pad),
+            whole=whole,
         )
 
     def _packed(self, texts: list[Encoded]) -> Examples:
@@ -226,15 +235,20 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
             return segments(self.tokenizer, messages, f"{self.where}.chat: {place}")
         return [(content["prompt"], False), (content["completion"], True)]
 
-    def _encoded(self, rows: Sequence[Row]) -> list[Encoded]:
-        encoded = []
+    def _encoded(self, rows: Sequence[Row]) -> tuple[list[Encoded], dict[int, list[int]]]:
+        """Return texts, cut with a note, and the whole answers of those whose last one is cut."""
+        encoded, whole, cut = list[Encoded](), dict[int, list[int]](), list[str]()
         for place, content in rows:
             tokens, learned = self.text.encode(self._pieces(place, content))
             if any(learned[1 : self.max_length]):
+                if len(tokens) > self.max_length:
+                    cut.append(place)
+                    whole[len(encoded)] = whole_turn(tokens, learned, self.max_length)
                 encoded.append(with_labels(tokens[: self.max_length], learned[: self.max_length]))
             elif not self.task.drop_long:
                 raise UserError(
                     f"{self.where}.max_length: {place} has {len(tokens)} tokens, and nothing to learn in the "
                     f"first {self.max_length}; raise max_length, or leave such rows out by drop_long: true"
                 )
-        return encoded
+        note_cut(f"{self.where}.max_length", self.max_length, cut, len(rows))
+        return encoded, whole

@@ -194,8 +194,10 @@ class BoundLanguageTask(BoundToModel[Declared]):
     def _generated(self, model: LanguageModel, examples: Examples, batch_size: int) -> list[tuple[str, str]]:
         """Return the answer to each example, as generated and as it is in the data."""
         pairs = []
-        for batch in examples.batches(batch_size):
+        for indices in examples.order(batch_size):
+            batch = examples.collate(indices)
             rows = language_model.generate(model, self._given(batch), self.new_tokens, self.tokenizer)
-            for row, (_, answer) in zip(rows, self._parts(batch), strict=True):
-                pairs.append((self._decoded(row), self._decoded(answer)))
+            for index, row, (_, answer) in zip(indices, rows, self._parts(batch), strict=True):
+                whole = examples.whole.get(index, answer)  # else a part of the answer would be right
+                pairs.append((self._decoded(row), self._decoded(whole)))
         return pairs

@@ -50,7 +50,8 @@ class TextClassification(Task):
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     pooling: Pooling | None = None
-    """How token features become one vector per text; null takes that of the model or of its head."""
+    """How token features become one vector per text; null takes that of `model`, or of a
+    head that is there, else last of a decoder-only model and mean of another."""
     drop_other_labels: bool = False
     """Leave out rows whose label is not in `labels`, instead of refusing them."""
 
@@ -144,4 +145,4 @@ class BoundTextClassification(BoundTextTask[TextClassification]):
                 labels[row, [number[label] for label in own.split(",") if label]] = 1.0
         else:
             labels = torch.tensor([number[label] for _, label in rows])
-        return self.reader.examples([text for text, _ in rows], labels)
+        return self.reader.examples([text for text, _ in rows], labels, [row.place for row in rows])

@@ -14,7 +14,7 @@ from saft.progress import note
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.table import Text
 
-__all__ = ["cut_length", "text_examples"]
+__all__ = ["cut_length", "cut_rows", "note_cut", "text_examples"]
 
 
 def cut_length(model: ModelConfig, wanted: int, where: str) -> int:
@@ -37,19 +37,63 @@ def cut_length(model: ModelConfig, wanted: int, where: str) -> int:
     return longest
 
 
-def text_examples(tokenizer: Any, texts: Sequence[Text], labels: Tensor, max_length: int) -> Examples:
-    """Return examples of texts or pairs, tokenized; of a pair the longer text is cut first.
+def note_cut(key: str, tokens: int, places: Sequence[str], rows: int) -> None:
+    """Say, once for each split of a task's data, that some of its rows are cut.
+
+    Args:
+        key: of the config, that says how long they may be, with the place in front of it.
+        tokens: that are kept.
+        places: of the rows that are cut.
+        rows: how many there are, the others among them.
+    """
+    if places:
+        note(
+            f"{key}: {len(places)} of {rows} rows have more than {tokens} tokens and are cut, such as "
+            + places[0],
+            about=f"{key}: {places[0].partition(' of ')[2]}",
+        )
+
+
+def cut_rows(tokenizer: Any, columns: Sequence[list[str]], encoded: Any, max_length: int) -> list[int]:
+    """Return which texts a tokenizer has cut, from 0.
+
+    Args:
+        tokenizer: of transformers.
+        columns: the texts, or the first and the second of each pair.
+        encoded: what the tokenizer made of them, cut to max_length.
+        max_length: tokens that are kept.
+    """
+    full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == max_length]
+    if encoded.encodings is not None:  # fast tokenizers keep what they cut off
+        return [row for row in full if encoded.encodings[row].overflowing]
+    if not full:
+        return []
+    whole = tokenizer(*([column[row] for row in full] for column in columns), verbose=False)["input_ids"]
+    return [row for row, ids in zip(full, whole, strict=True) if len(ids) > max_length]
+
+
+def text_examples(
+    tokenizer: Any, texts: Sequence[Text], labels: Tensor, max_length: int, key: str = "max_length",
+    places: Sequence[str] = (),
+) -> Examples:  # fmt: skip
+    """Return examples of texts or pairs, tokenized; of a pair the longer text is cut first, with a note.
 
     Args:
         tokenizer: of transformers.
         texts: one for each example, all single or all pairs.
         labels: [texts] or [texts, labels].
         max_length: tokens of an example at most.
+        key: of the config, that says so, with the place in front of it.
+        places: of the texts, for the note; none are numbered.
     """
-    columns = zip(*([text] if isinstance(text, str) else text for text in texts), strict=True)
     encoded: Any = {"input_ids": []}
     if texts:
-        encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length)
+        pairs = ([text] if isinstance(text, str) else text for text in texts)
+        columns = [list(column) for column in zip(*pairs, strict=True)]
+        made = tokenizer(*columns, truncation=True, max_length=max_length)
+        cut = cut_rows(tokenizer, columns, made, max_length)
+        note_cut(key, max_length, [places[row] if places else f"text {row + 1}" for row in cut], len(texts))
+        encoded = dict(made)
 
     def collate(indices: list[int]) -> Batch:
         part = {name: [values[index] for index in indices] for name, values in encoded.items()}

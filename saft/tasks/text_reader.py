@@ -35,11 +35,13 @@ class TextReader:
         tokenizer: the model's.
         max_length: texts are cut to this many tokens.
         pooling: as the task or the model says; None where both leave it to the head.
+        where: the place in front of every message.
     """
 
     tokenizer: Any
     max_length: int
     pooling: Pooling | None
+    where: str
 
     @classmethod
     def of(cls, model: ModelConfig, max_length: int, pooling: Pooling | None, where: str) -> TextReader:
@@ -61,21 +63,24 @@ class TextReader:
                 "kind: image_classification takes it"
             )
         tokenizer = load_tokenizer(model.path)
-        return cls(tokenizer, cut_length(model, max_length, where), pooling or model.pooling)
+        longest = cut_length(model, max_length, where)
+        return cls(tokenizer, longest, pooling or model.pooling, where)
 
     @property
     def resolved(self) -> dict[str, Any]:
         """The pooling and the length that the model decided."""
         return {"pooling": self.pooling or "mean", "max_length": self.max_length}
 
-    def examples(self, texts: Sequence[Text], labels: Tensor) -> Examples:
+    def examples(self, texts: Sequence[Text], labels: Tensor, places: Sequence[str] = ()) -> Examples:
         """Return examples of texts or pairs, tokenized; see `text_examples`.
 
         Args:
             texts: one for each example, all single or all pairs.
             labels: [texts] or [texts, labels].
+            places: of the texts, for a note if some are cut.
         """
-        return text_examples(self.tokenizer, texts, labels, self.max_length)
+        key = f"{self.where}.max_length"
+        return text_examples(self.tokenizer, texts, labels, self.max_length, key, places)
 
     def headless(self, trunk: nn.Module, stored: StoredHead | None, where: str) -> TextClassifier:
         """Return the trunk with the pooling of its features, and no head yet.

@@ -44,7 +44,8 @@ class TextRegression(Task):
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     pooling: Pooling | None = None
-    """How token features become one vector per text; null takes that of the model or of its head."""
+    """How token features become one vector per text; null takes that of `model`, or of a
+    head that is there, else last of a decoder-only model and mean of another."""
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"
@@ -97,4 +98,4 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
 
     def _examples(self, rows: list[LabelledRow[Text, float]], training: bool) -> Examples:
         labels = torch.tensor([number for _, number in rows])
-        return self.reader.examples([text for text, _ in rows], labels)
+        return self.reader.examples([text for text, _ in rows], labels, [row.place for row in rows])

@@ -21,7 +21,7 @@ from saft.tasks.language_model import Parts, padded
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.table_source import TableSource
 from saft.tasks.template import TemplateRow, read_templates
-from saft.tasks.text_examples import cut_length
+from saft.tasks.text_examples import cut_length, cut_rows, note_cut
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundTextToText", "TextToText"]
@@ -47,7 +47,7 @@ class TextToText(LanguageTask):
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 512
     """Inputs are cut to this many tokens, or to as many as the model has positions."""
     max_target_length: Count = 32
-    """Answers are cut to this many tokens, and no more are generated."""
+    """Answers are learned up to this many tokens, and no more are generated; all of one is compared."""
 
     answer = "target"
 
@@ -65,7 +65,8 @@ class TextToText(LanguageTask):
         """Bind the task to an encoder-decoder: load its tokenizer; no input is longer than its positions.
 
         Raises:
-            UserError: the model is not an encoder-decoder, or its config or tokenizer lacks something.
+            UserError: the model is not an encoder-decoder, its config or tokenizer lacks something, or two
+                answers to choose among are cut to the same.
         """
         folder = language_folder(model, "encoder-decoder", where)
         settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -76,7 +77,9 @@ class TextToText(LanguageTask):
             )
         longest = cut_length(model, self.max_length, where)
         tokenizer = load_tokenizer(model.path)
-        return BoundTextToText(self, name, model, where, torch.device(device), tokenizer, longest, start)
+        bound = BoundTextToText(self, name, model, where, torch.device(device), tokenizer, longest, start)
+        bound.check_options()
+        return bound
 
     def rows(self, where: str) -> dict[str, list[TemplateRow]]:
         """Return the rows of each split; see `saft.tasks.template.read_templates`."""
@@ -100,25 +103,56 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         """As many as an answer has at most."""
         return self.task.max_target_length
 
+    def check_options(self) -> None:
+        """Check that the answers to choose among, if there are some, are told apart by what is left of them.
+
+        Raises:
+            UserError: two are the same once they are cut.
+        """
+        if self.task.metric_name == "choice":
+            left = [tuple(ids) for ids in self._tokens(self.task.options())]
+            if len(set(left)) < len(left):
+                raise UserError(
+                    f"{self.where}.max_target_length: {self.task.max_target_length} token(s) do not tell the "
+                    "answers to choose among apart; raise it"
+                )
+
     def facts(self) -> dict[str, Any]:
         """Return where inputs and answers are cut."""
         return {**self.resolved, "max_target_length": self.task.max_target_length}
 
     def _examples(self, rows: list[TemplateRow], training: bool) -> Examples:
-        options = {"truncation": True, "max_length": self.max_length}
+        given, answers = self._inputs(rows), self._whole([row.texts["target"] for row in rows])
+        longest = self.task.max_target_length
+        whole = {row: ids for row, ids in enumerate(answers) if len(ids) > longest}
+        places = [rows[row].place for row in whole]
+        note_cut(f"{self.where}.max_target_length", longest, places, len(rows))
+        pairs = [(ids, answer[:longest]) for ids, answer in zip(given, answers, strict=True)]
+        return Examples(
+            list(map(len, given)), lambda indices: self._batch([pairs[at] for at in indices]), whole=whole
+        )
+
+    def _inputs(self, rows: list[TemplateRow]) -> list[list[int]]:
+        """Return the tokens of what is given in each row, cut with a note."""
+        if not rows:
+            return []
         texts = [row.texts["input"] for row in rows]
-        given: list[list[int]] = self.tokenizer(texts, **options)["input_ids"] if texts else []
-        pairs = list(zip(given, self._tokens([row.texts["target"] for row in rows]), strict=True))
-        return Examples(list(map(len, given)), lambda indices: self._batch([pairs[at] for at in indices]))
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)
+        cut = cut_rows(self.tokenizer, [texts], encoded, self.max_length)
+        note_cut(f"{self.where}.max_length", self.max_length, [rows[row].place for row in cut], len(rows))
+        return list(encoded["input_ids"])
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return the tokens of answers, each with its end, unless it is cut before."""
+        return [ids[: self.task.max_target_length] for ids in self._whole(answers)]
+
+    def _whole(self, answers: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of answers, each with its end."""
         if not answers:
             return []
         encoded = self.tokenizer(text_target=list(answers), verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        whole = [ids if ids[-1:] == [end] or end is None else [*ids, end] for ids in encoded]
-        return [ids[: self.task.max_target_length] for ids in whole]
+        return [ids if ids[-1:] == [end] or end is None else [*ids, end] for ids in encoded]
 
     def _batch(self, parts: Sequence[Parts]) -> Batch:
         """Return a batch of inputs and answers; the decoder reads each answer one token late."""

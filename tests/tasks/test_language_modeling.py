@@ -338,3 +338,28 @@ def test_a_column_that_holds_no_conversations_is_told(
     )
     with pytest.raises(UserError, match=message):
         task.examples(Limits())
+
+
+def test_a_completion_that_is_cut_is_compared_as_a_whole_and_told(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("saft.progress._noted", set())
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\n" + "sky,blue\nrose,a red red red\n" * 9)
+    data = {"path": "csv", "files": {"train": str(file)}, "test": None}
+    task = bound(mapping, tiny_llama, data=data, max_length=4, metric_name="exact_match")
+    examples, model = task.examples(Limits(0, 1, None)).test, task.model(task.load_trunk())
+    notes = [line for line in capsys.readouterr().err.splitlines() if "t.max_length" in line]
+    assert len(notes) == 1
+    assert " rows have more than 4 tokens and are cut, such as row " in notes[0]
+    learned = [label[label != IGNORED] for batch in examples.batches(1) for label in batch.labels]
+    batches = iter(learned)
+
+    def cut_answers(model: Any, given: dict[str, torch.Tensor], *_: Any) -> list[list[int]]:
+        return [next(batches).tolist() for _ in given["input_ids"]]
+
+    monkeypatch.setattr("saft.tasks.language_model.generate", cut_answers)
+    right = sum(words(tiny_llama, tokens).startswith("blue") for tokens in learned)
+    assert 0 < right < len(examples)
+    assert task.score(model, examples, 1).value == pytest.approx(right / len(examples))

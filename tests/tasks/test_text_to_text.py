@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,44 @@ def test_a_model_of_another_kind_is_told_which_kind_takes_it(
         bound(mapping, tiny_llama)
     with pytest.raises(UserError, match=r"kind: text_classification takes it"):
         bound(mapping, tiny_model)
+
+
+def test_an_answer_that_is_cut_is_compared_as_a_whole_and_told(
+    mapping: dict[str, Any],
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("saft.progress._noted", set())
+    task = bound(mapping, tiny_t5, max_target_length=1)
+    examples, model = task.examples(Limits(0, None, 30)).test, task.model(task.load_trunk())
+    assert isinstance(model, LanguageModel)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "t.max_target_length" in line]
+    assert len(notes) == 2, "one of the training rows, which validation is of, and one of the test's"
+    assert re.search(
+        r"30 of 30 rows have more than 1 tokens and are cut, such as row \d+ of the test", notes[1]
+    )
+    batches = examples.batches(8)
+
+    def cut_answers(*_: Any) -> list[list[int]]:
+        return [[row[0]] for row in next(batches).labels.tolist()]
+
+    monkeypatch.setattr("saft.tasks.language_model.generate", cut_answers)
+    part = examples.only(range(30))
+    whole = [
+        load_tokenizer(str(tiny_t5)).decode(part.whole[at], skip_special_tokens=True) for at in range(30)
+    ]
+    assert set(whole) == {"the rose", "sky", "a moss"}
+    assert task.score(model, part, 8).value == pytest.approx(whole.count("sky") / 30)
+
+
+def test_answers_to_choose_among_that_are_alike_once_they_are_cut_are_refused(
+    mapping: dict[str, Any], tiny_t5: Path
+) -> None:
+    words = {"label": {"red": "the rose", "blue": "the sky", "green": "a moss"}}
+    changes = {"words": words, "metric_name": "choice"}
+    bound(mapping, tiny_t5, **changes, max_target_length=2)
+    with pytest.raises(
+        UserError, match=r"^t\.max_target_length: 1 token\(s\) do not tell .* apart; raise it$"
+    ):
+        bound(mapping, tiny_t5, **changes, max_target_length=1)
