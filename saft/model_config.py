@@ -28,7 +28,7 @@ class ModelConfig:
     """A local folder, a hub id, or package://DISTRIBUTION/path/inside."""
     pooling: Pooling | None = None
     """How token features become one vector per text: mean over the tokens, the first token, or the last; null
-    takes what the head was trained with, else the mean."""
+    takes what the head was trained with, else the last of a decoder-only model and the mean of another."""
 
 
 def _device(text: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
-from saft.models import sees_only
+from saft.models import language_kind, sees_only
 from saft.tasks import heads
 from saft.tasks.bound_to_model import Declared
 from saft.tasks.bound_with_head import BoundWithHead
@@ -36,12 +36,15 @@ class TextReader:
         max_length: texts are cut to this many tokens.
         pooling: as the task or the model says; None where both leave it to the head.
         where: the place in front of every message.
+        usual: the pooling where nobody says one: of a decoder-only model the last token, whose features alone
+            have seen the whole text.
     """
 
     tokenizer: Any
     max_length: int
     pooling: Pooling | None
     where: str
+    usual: Pooling = "mean"
 
     @classmethod
     def of(cls, model: ModelConfig, max_length: int, pooling: Pooling | None, where: str) -> TextReader:
@@ -63,13 +66,14 @@ class TextReader:
                 "kind: image_classification takes it"
             )
         tokenizer = load_tokenizer(model.path)
+        decodes = (folder / "config.json").is_file() and language_kind(folder) == "causal"
         longest = cut_length(model, max_length, where)
-        return cls(tokenizer, longest, pooling or model.pooling, where)
+        return cls(tokenizer, longest, pooling or model.pooling, where, "last" if decodes else "mean")
 
     @property
     def resolved(self) -> dict[str, Any]:
         """The pooling and the length that the model decided."""
-        return {"pooling": self.pooling or "mean", "max_length": self.max_length}
+        return {"pooling": self.pooling or self.usual, "max_length": self.max_length}
 
     def examples(self, texts: Sequence[Text], labels: Tensor, places: Sequence[str] = ()) -> Examples:
         """Return examples of texts or pairs, tokenized; see `text_examples`.
@@ -94,7 +98,7 @@ class TextReader:
             UserError: the head was made for another pooling than the task asks for.
         """
         own = None if stored is None else stored.pooling
-        pooling = self.pooling or own or "mean"
+        pooling = self.pooling or own or self.usual
         if stored is not None and own not in (None, pooling):
             raise UserError(
                 f"{where}.pooling: is {pooling}, but the head in {stored.folder} was made for {own}"

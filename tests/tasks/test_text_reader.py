@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from saft.errors import UserError
 from saft.model_config import ModelConfig
@@ -51,3 +54,57 @@ def test_a_model_of_images_is_refused_with_the_kind_that_takes_it(kind: str, tmp
         TextReader.of(model, 8, None, "t")
     with pytest.raises(UserError, match="kind: image_classification takes it"):
         language_folder(model, "causal", "t")
+
+
+def test_a_decoder_is_read_by_its_last_token_unless_something_else_is_said(
+    tiny_gpt2: Path, tiny_t5: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    usual = {
+        folder: TextReader.of(ModelConfig(str(folder)), 8, None, "t").resolved["pooling"]
+        for folder in (tiny_gpt2, tiny_t5, tiny_model)
+    }
+    assert usual == {tiny_gpt2: "last", tiny_t5: "mean", tiny_model: "mean"}
+    decoder = ModelConfig(str(tiny_gpt2))
+    assert TextReader.of(decoder, 8, "mean", "t").resolved["pooling"] == "mean"
+    trunk, reader = load_trunk(decoder), TextReader.of(decoder, 8, None, "t")
+    assert reader.headless(trunk, None, "t").pooling == "last"
+    heads.save(LinearHead(32, 2), tmp_path, "a", ["x", "y"], "mean")  # as heads were that are there already
+    assert reader.headless(trunk, heads.load(tmp_path, "a", ["x", "y"]), "t").pooling == "mean"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_texts_that_are_cut_are_told_once_a_split(
+    tiny_model: Path,
+    fast: bool,
+    pairs: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("saft.progress._noted", set())
+    reader = TextReader.of(ModelConfig(str(tiny_model)), 6, None, "tasks.a")
+    if not fast:
+        reader = dataclasses.replace(reader, tokenizer=Slow(reader.tokenizer))
+    singles = ["red", "red red red red", "red red red red red", "blue " * 9]
+    texts = [("sky", text[4:]) for text in singles] if pairs else singles
+    several = torch.zeros(4)
+    for split in ("train", "train", "test"):
+        places = [f"row {row + 1} of the {split} split of a.csv" for row in range(4)]
+        assert reader.examples(texts, several, places).lengths[1:] == [6, 6, 6]
+    cut = 3 if pairs else 2
+    first = 2 if pairs else 3
+    assert capsys.readouterr().err == "".join(
+        f"saft: note: tasks.a.max_length: {cut} of 4 rows have more than 6 tokens and are cut, such as row "
+        f"{first} of the {split} split of a.csv\n"
+        for split in ("train", "test")
+    )
+
+
+class Slow:
+    """A tokenizer that does not keep what it cuts off."""
+
+    def __init__(self, fast: Any) -> None:
+        self.fast = fast
+
+    def __call__(self, *texts: Any, **options: Any) -> transformers.BatchEncoding:
+        return transformers.BatchEncoding(dict(self.fast(*texts, **options)))
