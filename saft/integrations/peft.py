@@ -15,6 +15,7 @@ from saft.errors import UserError, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.merge_models import merge_models, merged_tensors, plan_of
+from saft.merging.methods import METHODS
 from saft.merging.outputs.adapter import LowRankFit, low_rank, peft_settings
 
 __all__ = ["merge_adapters", "merge_into_base"]
@@ -75,6 +76,8 @@ def merge_adapters(
     if by == "factors":
         if rank is not None:
             raise UserError("rank: by factors it is that of the adapters; leave it out")
+        if method in METHODS and METHODS.get(method).needs_adapters:
+            raise UserError(f"by: '{method}' merges adapters by their changes; leave by='factors' out")
         tensors, fit = _merged_factors(model, method, chosen, options), None
     elif by == "change":
         if rank is None:

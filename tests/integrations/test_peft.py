@@ -166,6 +166,8 @@ def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
     ):
         with pytest.raises(UserError, match=message):
             merge_adapters(model, "ties", **arguments)
+    with pytest.raises(UserError, match="by: 'robust_merge' merges adapters by their changes; leave by="):
+        merge_adapters(model, "robust_merge", by="factors")
     with pytest.raises(UserError, match="base: holds adapters, which would stay"):
         saft.merge_models(model, {"x": model}, "average")
     with pytest.raises(UserError, match=r"models.x: there is no adapter 'tow'"):
