@@ -89,13 +89,13 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
         progress.advance(1)
         return tried[-1]
 
-    def worth(method: str, coefficient: float) -> float:
-        merge = models.merges[method]
-        if len(METHODS.get(method).scaling_grid) > 1:
+    def worth(name: str, coefficient: float) -> float:
+        merge = models.merges[name]
+        if len(METHODS.get(merge.method).scaling_grid) > 1:
             merge = dataclasses.replace(merge, scaling=coefficient)
         return evaluated(merge).worth
 
-    kinds = {name: METHODS.get(name) for name in models.merges}
+    kinds = {name: METHODS.get(merge.method) for name, merge in models.merges.items()}
     of_weights = 0 if config.weights == "equal" else config.budget // 2
     grids = {name: (kind.scaling, kind.scaling_grid) for name, kind in kinds.items()}
     halving(grids, worth, config.budget - of_weights)

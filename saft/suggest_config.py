@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,9 @@ class SuggestConfig:
     methods: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {"average": {}, "task_arithmetic": {}, "ties": {}, "pcb": {}}
     )
-    """Methods to try -> their parameters: those that give one model from weights only."""
+    """Methods to try -> their parameters: those that give one model from weights only. Values to choose from
+    stand under `choices`, as {ties: {choices: {density: [0.1, 0.2]}}}; each combination is tried as a method
+    of its own."""
     weights: Literal["equal", "per_task", "per_layer"] = "equal"
     """Whether half of the budget goes to task arithmetic with weights instead of one coefficient, found by
     CMA-ES from the best one on: `per_task` one for each task, `per_layer` three for each, at the first, the
@@ -65,10 +68,11 @@ class SuggestConfig:
             raise ValueError("methods: must not be empty")
         if self.weights != "equal" and "task_arithmetic" not in self.methods:
             raise ValueError("weights: are those of task_arithmetic, which is not among `methods`; add it")
-        least = len(self.methods) * (1 if self.weights == "equal" else 2)
+        merges = len(self.variants)
+        least = merges * (1 if self.weights == "equal" else 2)
         if self.budget < least:
             raise ValueError(
-                f"budget: is {self.budget}, but {len(self.methods)} methods need an evaluation each"
+                f"budget: is {self.budget}, but {merges} methods need an evaluation each"
                 f"{', and the weights as many' if self.weights != 'equal' else ''}; "
                 f"give {least} or more, or fewer `methods`"
             )
@@ -77,6 +81,36 @@ class SuggestConfig:
             if name not in paths:
                 hint = did_you_mean(name, paths)
                 raise ValueError(f"tasks.{name}: there is no checkpoint of this name{hint}")
+
+    @property
+    def variants(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Name -> method and its parameters, for each combination of its `choices`.
+
+        Raises:
+            ValueError: `choices` holds something else than lists of values.
+
+        Example:
+            >>> methods = {"average": {}, "ties": {"choices": {"density": [0.1, 0.2]}}}
+            >>> list(SuggestConfig("base", ["runs/news", "runs/tweets"], methods=methods).variants)
+            ['average', 'ties (density 0.1)', 'ties (density 0.2)']
+        """
+        made = {}
+        for method, keys in self.methods.items():
+            own = {name: value for name, value in keys.items() if name != "choices"}
+            choices = keys.get("choices", {})
+            lists = choices.values() if isinstance(choices, dict) else [None]
+            if not all(isinstance(values, list) and values for values in lists):
+                raise ValueError(
+                    f"methods.{method}.choices: must be lists of values, such as {{density: [0.1, 0.2]}}, "
+                    f"but is {choices!r}"
+                )
+            if both := [name for name in choices if name in own]:
+                raise ValueError(f"methods.{method}.choices.{both[0]}: has a value beside it; leave one out")
+            for values in itertools.product(*lists):
+                chosen = dict(zip(choices, values, strict=True))
+                words = ", ".join(f"{name} {value}" for name, value in chosen.items())
+                made[f"{method} ({words})" if words else method] = (method, own | chosen)
+        return made
 
     def check_options(self) -> None:
         """Check what the methods and the kinds of tasks know: their names and options.
@@ -93,9 +127,9 @@ class SuggestConfig:
                 require("cmaes", f"weights: {self.weights}")
             if "weights" in self.methods["task_arithmetic"]:
                 problems.append("methods.task_arithmetic.weights: are searched by `weights`; leave one out")
-        for name, parameters in self.methods.items():
+        for name, (kind, parameters) in self.variants.items():
             with collecting(problems, f"methods.{name}: "):
-                method = METHODS.get(name).build(parameters)
+                method = METHODS.get(kind).build(parameters)
                 if method.calibration or method.gives != "one model":
                     what = "reads examples" if method.calibration else f"gives {method.gives}"
                     raise UserError(f"{what}; take methods that give one model from weights only")

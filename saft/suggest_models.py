@@ -37,8 +37,9 @@ class MergedModels:
         folders: task -> checkpoint folder.
         bound: task -> task of the checkpoint.
         examples: task -> its validation examples, at least two.
-        merges: method -> its merge of the checkpoints, without a coefficient.
-        plans: method -> the same, checked.
+        merges: method, with what was chosen of its parameters -> its merge of the checkpoints, without a
+            coefficient.
+        plans: the same, checked.
         batch_size: examples of a forward pass.
     """
 
@@ -75,10 +76,10 @@ class MergedModels:
         paths = by_name(config.checkpoints)
         folders = {name: local_folder(path, f"checkpoints.{name}") for name, path in paths.items()}
         merges = {
-            method: MergeConfig(
+            name: MergeConfig(
                 method, config.base, paths, parameters, exclude=config.exclude, seed=config.seed
             )
-            for method, parameters in config.methods.items()
+            for name, (method, parameters) in config.variants.items()
         }
         plans = _checked(merges)
         bound = {name: task_of(name, folder, config.tasks, config.device) for name, folder in folders.items()}

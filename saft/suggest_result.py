@@ -94,16 +94,18 @@ class SuggestResult:
 
 
 def in_words(merge: MergeConfig) -> str:
-    """Return the method of a merge, and its coefficient or weights, where it has any.
+    """Return the method of a merge, with its parameters, coefficient or weights, where it has any.
 
     Example:
-        >>> in_words(MergeConfig("ties", "base", ["a", "b"], scaling=0.9))
-        'ties at 0.9'
+        >>> in_words(MergeConfig("ties", "base", ["a", "b"], {"density": 0.1}, scaling=0.9))
+        'ties (density 0.1) at 0.9'
     """
     if weights := merge.varying.get("weights") or merge.parameters.get("weights"):
         each = (" → ".join(f"{x:g}" for x in own) if isinstance(own, list) else f"{own:g}" for own in weights)
         return f"{merge.method}, weights {', '.join(each)}"
-    return merge.method if merge.scaling is None else f"{merge.method} at {merge.scaling:g}"
+    parameters = ", ".join(f"{name} {value}" for name, value in merge.parameters.items())
+    method = f"{merge.method} ({parameters})" if parameters else merge.method
+    return method if merge.scaling is None else f"{method} at {merge.scaling:g}"
 
 
 def merge_file(result: SuggestResult) -> str:

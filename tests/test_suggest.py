@@ -150,6 +150,8 @@ def test_a_file_that_is_there_stays(config: SuggestConfig) -> None:
         ({"methods": {"slerp": {}, "fisher": {}}}, "methods.fisher: reads examples"),
         ({"methods": {"emr": {}}}, "methods.emr: gives a shared part"),
         ({"methods": {"robust_merge": {}}}, "adapter"),
+        ({"methods": {"ties": {"choices": {"densty": [0.1, 0.2]}}}}, "densty"),
+        ({"methods": {"ties": {"choices": {"density": [0.1, 2]}}}}, "methods.ties (density 2): density: "),
         ({"exclude": ["no.such.*"]}, "exclude: 'no.such.*' matches no tensor"),
     ],
 )
@@ -161,6 +163,40 @@ def test_what_does_not_fit_is_told_before_anything_is_evaluated(
         suggest(dataclasses.replace(config, **changes))
     assert message in str(refused.value)
     assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"choices": {"density": 0.1}}, "methods.ties.choices: must be lists of values, such as {density: "),
+        ({"choices": {"density": []}}, "methods.ties.choices: must be lists of values"),
+        ({"choices": [0.1]}, "methods.ties.choices: must be lists of values"),
+        (
+            {"density": 0.1, "choices": {"density": [0.2]}},
+            "methods.ties.choices.density: has a value beside it",
+        ),
+        ({"choices": {"density": [i / 10 for i in range(1, 9)]}}, "budget: is 7, but 8 methods need"),
+    ],
+)
+def test_choices_that_cannot_be_tried_are_refused(
+    config: SuggestConfig, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        dataclasses.replace(config, methods={"ties": keys})
+    assert message in str(refused.value)
+
+
+def test_every_choice_of_a_parameter_is_tried_and_what_is_suggested_is_written(config: SuggestConfig) -> None:
+    methods: dict[str, dict[str, Any]] = {"average": {}, "ties": {"choices": {"density": [0.1, 0.9]}}}
+    result = suggest(dataclasses.replace(config, methods=methods, budget=8))
+    tried = {one.merge.parameters.get("density") for one in result.tried}
+    assert tried == {None, 0.1, 0.9}
+    words = [in_words(one.merge) for one in result.tried]
+    assert any(word.startswith("ties (density 0.1) at ") for word in words)
+    assert len(set(words)) == len(words) <= 8
+    written = yaml.safe_load(Path(config.out).read_text())
+    assert written.get("parameters", {}) == result.best.merge.parameters
+    assert "choices" not in written
 
 
 def test_a_checkpoint_without_a_task_is_refused(
