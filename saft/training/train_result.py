@@ -118,6 +118,8 @@ def write(
     base = local_folder(config.model.path, "model.path")
     trained = config.training.trained
     settings = dataclasses.asdict(config)
+    # A head that was taken over decides too: its pooling is the model's.
+    resolved = {key: getattr(model, key, value) for key, value in task.resolved.items()}
     for place in ("out", "upload"):  # a folder may be moved; what is written in it stays true
         del settings[place]
     with staged(result.folder, overwrite) as folder:
@@ -132,7 +134,7 @@ def write(
             {
                 "kind": "fine-tuned",
                 "config": settings,
-                "tasks": {config.name: config.task | dict(task.resolved)},
+                "tasks": {config.name: config.task | resolved},
                 "base": {"location": config.model.path, "sha256": read["model"]},
                 "data": {"sha256": read["data"]},
                 **({"others": {"sha256": read["others"]}} if config.others else {}),

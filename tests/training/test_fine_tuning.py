@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import saft
-from saft import config
+from saft import config, tasks
 from saft.errors import UserError
 from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
@@ -24,7 +24,8 @@ from saft.model_config import ModelConfig
 from saft.optim import PERTURBATIONS
 from saft.optim.auto_radius import find_radius
 from saft.optim.perturbations.base import PROBES
-from saft.tasks import TaskModel
+from saft.tasks import TaskModel, heads
+from saft.tasks.heads import LinearHead
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
@@ -526,3 +527,15 @@ def test_models_that_people_have_are_trained_and_read_back(
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert moved
     assert not any("decoder." in name for name in moved)
+
+
+def test_the_pooling_of_a_head_that_is_taken_over_is_kept_with_it(
+    settings: TrainConfig, tmp_path: Path
+) -> None:
+    heads.save(LinearHead(32, 3), tmp_path, "colour", list(settings.task["labels"]), "cls")
+    task = settings.task | {"head": "linear"}
+    result = train(dataclasses.replace(settings, task=task, head_from=str(tmp_path)))
+    name, own, where = tasks.own_task("colour", result.folder, "")
+    bound = own.bind(name, ModelConfig(str(result.folder)), where)
+    assert bound.resolved["pooling"] == "cls"
+    bound.model(bound.load_trunk(), result.folder)  # mean was written, and the head was refused
