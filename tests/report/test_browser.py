@@ -1,4 +1,7 @@
-"""The page in a real browser, headless Chromium: nothing leaves it, nothing fails in it, its tables sort."""
+"""The page in a real browser, headless Chromium: nothing leaves it, nothing fails in it, its tables sort.
+
+It is read at 1280 and at 400 pixels, drawn at three widths and in the dark, and printed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import json
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from saft.report.html import page
 from tests.report.made_up import mapping, typed
@@ -45,22 +50,43 @@ setTimeout(() => {
   const told = document.createElement("pre");
   told.id = "came";
   told.textContent = JSON.stringify(came);
-  document.body.append(told);
+  (window.frameElement ? parent.document : document).body.append(told);
 }, 2000);
 </script>
 """
 
 
+LEAST = 500  # pixels: Chromium opens no narrower window, so a narrower page is shown in a frame
+
+
+def browsed(html, folder, width, *what):
+    """Return the finished browser, which has shown the page at a width, and done one thing with it."""
+    if width < LEAST:
+        style = f"body {{ margin: 0 }} iframe {{ border: 0; width: {width}px; height: 900px }}"
+        html = f'<!doctype html><style>{style}</style><body><iframe srcdoc="{escape(html)}"></iframe></body>'
+    file = folder / "page.html"
+    file.write_text(html, "utf-8")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        f"--window-size={max(width, LEAST)},900", "--disable-background-networking",
+        "--disable-component-update", f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr",
+        "--virtual-time-budget=6000", *what, file.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def drawn(html, folder, width):
+    """Return the grey values of a screenshot, 0 is black, [rows, columns]: the page's own columns."""
+    file = folder / "page.png"
+    done = browsed(html, folder, width, f"--screenshot={file}")
+    assert file.exists(), done.stderr[-2000:]
+    with Image.open(file) as image:
+        return np.asarray(image.convert("L"))[:, :width]
+
+
 def opened(html, folder, width):
     """Return what came of reading the page, and what the browser's console said."""
-    file = folder / "page.html"
-    file.write_text(html.replace("</body>", f"{READER}</body>"), "utf-8")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--window-size={width},900",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}",
-        "--enable-logging=stderr", "--virtual-time-budget=6000", "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = browsed(html.replace("</body>", f"{READER}</body>"), folder, width, "--dump-dom")
     told = re.search(r'<pre id="came">(.*?)</pre>', done.stdout, re.DOTALL)
     assert told, done.stderr[-2000:]
     return json.loads(unescape(told[1])), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
@@ -78,7 +104,7 @@ def html():
     return page(typed(results))
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
     came, console = opened(html, tmp_path, width)
     assert console == []
@@ -91,6 +117,30 @@ def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
     assert came["saved"] == ["answer0-figure.svg", "answer0-figure.png"]
     assert came["unlabelled"] == 0
     assert came["wide"] == 0  # the page itself is never scrolled sideways, only what is wide in it
+
+
+@pytest.mark.parametrize("width", [1280, 800, 400])
+def test_a_screenshot_shows_a_light_page_that_is_not_empty(html, tmp_path, width):
+    grey = drawn(html, tmp_path, width)
+    assert grey.shape[1] == width
+    assert np.median(grey) > 200
+    assert (grey < 100).mean() > 0.005  # its text
+
+
+def test_a_dark_page_is_dark_and_its_text_light(html, tmp_path):
+    dark = "@media (prefers-color-scheme: dark)"
+    assert dark in html
+    grey = drawn(html.replace(dark, "@media all"), tmp_path, 800)
+    assert np.median(grey) < 60
+    assert (grey > 150).mean() > 0.005
+
+
+def test_it_prints(html, tmp_path):
+    file = tmp_path / "page.pdf"
+    done = browsed(html, tmp_path, 1280, f"--print-to-pdf={file}", "--no-pdf-header-footer")
+    assert file.exists(), done.stderr[-2000:]
+    assert file.read_bytes().startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type /Page\b", file.read_bytes())) > 1
 
 
 def test_a_request_and_an_error_would_be_seen(html, tmp_path):
