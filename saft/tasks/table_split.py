@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import numpy
@@ -11,6 +13,9 @@ import numpy
 from saft.errors import UserError, did_you_mean
 
 __all__ = ["LabelledRow", "TableSplit"]
+
+# What has one spelling; the first item of a list, which may be a list again, stands for all.
+_WRITTEN = (str, int, float, Decimal, date, time, timedelta, list, type(None))
 
 T = TypeVar("T")
 L = TypeVar("L")
@@ -105,7 +110,7 @@ class TableSplit:
             column: its name; `check_columns` has found it.
 
         Raises:
-            UserError: a value is made of named parts.
+            UserError: a value is neither text nor number, such as a mapping or an image.
         """
         feature = self.rows.features[column]
         single = getattr(feature, "feature", feature)
@@ -115,10 +120,10 @@ class TableSplit:
             short = getattr(numpy, single.dtype)
             return ["" if value is None else str(short(value)) for value in values]
         for row, value in enumerate(values):
-            if isinstance(next(iter(value), None) if isinstance(value, list) else value, Mapping):
+            if not isinstance(next(iter(value), None) if isinstance(value, list) else value, _WRITTEN):
                 raise UserError(
-                    f"{self.where}.{key}: {self.place(row)} holds parts with names in column '{column}', "
-                    f"{value!r:.60}; write what is meant into a column of its own"
+                    f"{self.where}.{key}: {self.place(row)} holds {value!r:.60} in column '{column}', which "
+                    "is neither text nor number; write what is meant into a column of its own"
                 )
         return [_as_text(value, names) for value in values]
 

@@ -36,13 +36,13 @@ def test_values_are_texts_as_the_user_writes_them(values: list[Any], texts: list
     assert split(values).texts("text", "a") == texts
 
 
-@pytest.mark.parametrize("value", [{"z": 1}, [{"z": 1}]])
-def test_parts_with_names_are_no_text(value: Any) -> None:
+@pytest.mark.parametrize("value", [{"z": 1}, [{"z": 1}], b"bytes"])
+def test_what_is_neither_text_nor_number_is_refused(value: Any) -> None:
     with pytest.raises(UserError) as caught:
         split([None, value]).texts("data.text", "a")
     assert str(caught.value) == (
-        f"t.data.text: row 2 of the test split of mail.csv holds parts with names in column 'a', {value}; "
-        "write what is meant into a column of its own"
+        f"t.data.text: row 2 of the test split of mail.csv holds {value} in column 'a', which is neither text nor "
+        "number; write what is meant into a column of its own"
     )
 
 
