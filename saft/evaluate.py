@@ -22,6 +22,7 @@ from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar, note
 from saft.tasks import BoundTask, Limits, Metric, Score, Splits, Task
+from saft.training.precision import computing
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
 
@@ -106,7 +107,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
                 trunk = shared.get(type(task)) or task.load_trunk()
                 if is_one_model(folder):  # else every task has a trunk of its own
                     shared[type(task)] = trunk
-                scores[path][name] = task.score(task.model(trunk, folder), examples, config.batch_size)
+                model = task.model(trunk, folder)
+                with computing(config.precision, task.device):
+                    scores[path][name] = task.score(model, examples, config.batch_size)
                 if metrics.setdefault(name, task.metric) != task.metric:
                     raise UserError(
                         f"{path}: task '{name}' is measured by {task.metric.name}, but in another "

@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from saft import config as configs
 from saft.config import Count, Location, Name, Target, distinct
-from saft.model_config import Device, check_device
+from saft.model_config import Device, Precision, check_device
 
 __all__ = ["EvaluateConfig"]
 
@@ -36,6 +36,9 @@ class EvaluateConfig:
     """Examples per forward pass; the result does not depend on it beyond round-off."""
     device: Device = "cpu"
     """The torch device to run on: cpu, cuda, cuda:1, mps."""
+    precision: Precision | None = None
+    """Of the scores: 32-true or bf16-mixed; null is what `saft train` takes on this device, bf16-mixed on
+    a GPU that has bfloat16."""
     out: Target | None = None
     """A JSON file to write the figures to."""
 

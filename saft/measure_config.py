@@ -19,7 +19,7 @@ from saft.config import (
     Target,
 )
 from saft.errors import UserError, collecting
-from saft.model_config import Device, check_device
+from saft.model_config import Device, Precision, check_device
 
 __all__ = ["MeasureConfig", "MergeToMeasure"]
 
@@ -79,6 +79,9 @@ class MeasureConfig:
     before the first; null makes all of them."""
     device: Device = "cpu"
     """The torch device for losses and functions: cpu, cuda, cuda:1, mps."""
+    precision: Precision | None = None
+    """Of scores: 32-true or bf16-mixed; null is what `saft train` takes on this device, bf16-mixed on a GPU
+    that has bfloat16. Losses and functions are in float32."""
     out: Target | None = None
     """A JSON file to write the figures to."""
 

@@ -79,7 +79,9 @@ class ModelMeasurement:
         if empty := [name for name, some in examples.items() if not len(some)]:
             raise UserError(f"tasks.{empty[0]}: has no validation example to measure on")
         recipe = None if merge is None else merge.config
-        space = task_space(plan, bound, examples, folders, config.batch_size, recipe)
+        space = task_space(
+            plan, bound, examples, folders, config.batch_size, recipe, precision=config.precision
+        )
         metrics = {name: task.metric for name, task in bound.items()}
         if merge is None:
             measures = {name: made for name, made in measures.items() if made.needs != "merge"}

@@ -23,6 +23,7 @@ from saft.merging.stream import engine
 from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
 from saft.tasks.examples import IGNORED
 from saft.tasks.stored_names import stored_names
+from saft.training.precision import computing
 
 __all__ = ["TaskProbe", "task_space"]
 
@@ -38,9 +39,18 @@ class TaskProbe:
         model: trunk and head, in evaluation mode.
         examples: at least one.
         batch_size: examples of a forward pass.
+        precision: of the score; None for the usual one of the device. All else is computed in float32.
     """
 
-    def __init__(self, task: BoundTask, model: TaskModel, examples: Examples, batch_size: int) -> None:
+    def __init__(
+        self,
+        task: BoundTask,
+        model: TaskModel,
+        examples: Examples,
+        batch_size: int,
+        precision: str | int | None = None,
+    ) -> None:
+        self.precision = precision
         self.task, self.module, self.examples, self.batch_size = task, model.eval(), examples, batch_size
         self.higher_is_better = task.metric.higher_is_better
         device = next(model.trunk.parameters()).device
@@ -68,7 +78,8 @@ class TaskProbe:
 
     def score(self) -> Scored:
         """Return the task's metric on the examples."""
-        outcomes = self.task.outcomes(self.module, self.examples, self.batch_size)
+        with computing(self.precision, self.task.device):
+            outcomes = self.task.outcomes(self.module, self.examples, self.batch_size)
         score = outcomes.score()
         return Scored(score.value, score.standard_error, outcomes.by_example())
 
@@ -114,6 +125,7 @@ def task_space(
     batch_size: int,
     merge: MergeConfig | None = None,
     trunk: nn.Module | None = None,
+    precision: str | int | None = None,
 ) -> TaskSpace:
     """Return the space of a base and its experts, with one trunk that is moved in place.
 
@@ -125,6 +137,7 @@ def task_space(
         batch_size: examples of a forward pass.
         merge: how the experts are merged, whichever of them; None where nothing is.
         trunk: that is moved, in float32; None loads the base's.
+        precision: of the scores, as lightning.Trainer has it; None for the usual one of the device.
 
     Raises:
         UserError: the tasks load the model in different ways, or a tensor of the base is none of the model's.
@@ -145,7 +158,8 @@ def task_space(
     )
     for task, some in bound.items():
         space.move(space.expert(task))  # a head that the folder does not hold is made by the expert
-        probes[task] = TaskProbe(some, some.model(trunk, folders[task]), examples[task], batch_size)
+        model = some.model(trunk, folders[task])
+        probes[task] = TaskProbe(some, model, examples[task], batch_size, precision)
     return space
 
 

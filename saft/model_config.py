@@ -42,6 +42,10 @@ Device = Annotated[str, AfterValidator(_device)]
 """The name of a device of torch; whether this machine has it, `check_device` says."""
 
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""The precision that scores are computed in, in the words of lightning.Trainer."""
+
+
 def check_device(name: str) -> None:
     """Check that torch can compute on a device of this machine; for the `late_check` of a config.
 

@@ -11,7 +11,7 @@ from saft.config import Count, Location, Name, Range, Seed, Target
 from saft.errors import UserError, collecting, did_you_mean
 from saft.extras import require
 from saft.files.locations import by_name
-from saft.model_config import Device, check_device
+from saft.model_config import Device, Precision, check_device
 
 __all__ = ["SuggestConfig"]
 
@@ -56,6 +56,9 @@ class SuggestConfig:
     """Seed of methods that draw random numbers, and of CMA-ES."""
     device: Device = "cpu"
     """The torch device to evaluate on: cpu, cuda, cuda:1, mps."""
+    precision: Precision | None = None
+    """Of the scores: 32-true or bf16-mixed; null is what `saft train` takes on this device, bf16-mixed on
+    a GPU that has bfloat16."""
     out: Target = "merge.yaml"
     """The file to write, a config of `saft merge`."""
     trials: Target | None = None

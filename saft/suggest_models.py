@@ -22,8 +22,10 @@ from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
+from saft.model_config import Precision
 from saft.suggest_config import SuggestConfig
 from saft.tasks import BoundTask, Examples, Limits, Metric, Score, check_one_trunk
+from saft.training.precision import computing
 
 __all__ = ["Half", "MergedModels"]
 
@@ -41,6 +43,7 @@ class MergedModels:
             coefficient.
         plans: the same, checked.
         batch_size: examples of a forward pass.
+        precision: of the scores; None for the usual one of the device.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class MergedModels:
         merges: Mapping[str, MergeConfig],
         plans: Mapping[str, Plan],
         batch_size: int,
+        precision: Precision | None = None,
     ) -> None:
         self.folders, self.bound, self.merges, self.plans = folders, bound, merges, plans
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
         halves: list[Half] = ["search", "confirmation"]
         self.examples: dict[Half, dict[str, Examples]] = {
             half: {task: some.only(range(place, len(some), 2)) for task, some in examples.items()}
@@ -92,7 +96,7 @@ class MergedModels:
                     f"tasks.{name}: has {len(some)} validation examples, but needs two: one to search on, "
                     "and one to confirm; give it a validation split"
                 )
-        return cls(folders, bound, examples, merges, plans, config.batch_size)
+        return cls(folders, bound, examples, merges, plans, config.batch_size, config.precision)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -169,7 +173,8 @@ class MergedModels:
     def _score(self, task: str, examples: Examples) -> Score:
         bound = self.bound[task]
         model = bound.model(self._trunk.trunk, head_from=self.folders[task])
-        return bound.score(model, examples, self.batch_size)
+        with computing(self.precision, bound.device):
+            return bound.score(model, examples, self.batch_size)
 
 
 def _checked(merges: Mapping[str, MergeConfig]) -> dict[str, Plan]:

@@ -23,7 +23,7 @@ from saft.model_config import ModelConfig
 from saft.suggest import SuggestConfig, SuggestResult, suggest
 from saft.suggest_models import MergedModels
 from saft.suggest_result import in_words
-from saft.tasks import Limits
+from saft.tasks import Limits, Score
 from tests.moved import moved
 
 METHODS: dict[str, dict[str, Any]] = {"average": {}, "task_arithmetic": {}, "ties": {"density": 0.5}}
@@ -134,6 +134,23 @@ def test_an_expert_is_scored_on_its_own_weights(config: SuggestConfig, experts: 
         assert models.expert(name, "search") == own
     halves = [sum(map(len, half.values())) for half in models.examples.values()]
     assert halves == [12, 12]
+
+
+@pytest.mark.parametrize("precision", [None, "bf16-mixed"])
+def test_scores_are_in_the_precision_that_is_asked_for(
+    precision: Any, config: SuggestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = MergedModels.of(dataclasses.replace(config, precision=precision))
+    kind, seen = type(models.bound["colour"]), list[bool]()
+    score = kind.score
+
+    def watched(*arguments: Any) -> Score:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return score(*arguments)
+
+    monkeypatch.setattr(kind, "score", watched)
+    models.expert("colour", "search")
+    assert seen == [precision is not None]
 
 
 def test_a_file_that_is_there_stays(config: SuggestConfig) -> None:

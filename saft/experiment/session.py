@@ -23,7 +23,8 @@ from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
 from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, TaskModel
 from saft.tasks.heads import head_file
-from saft.training.trainer import computing, device_of
+from saft.training.precision import computing
+from saft.training.trainer import device_of
 
 __all__ = ["Session", "open_session"]
 
@@ -151,7 +152,7 @@ class Session:
             model: on the session's device.
             examples: of one split.
         """
-        with computing(self.config.trainer, self.device):
+        with computing(self.config.trainer.get("precision"), self.device):
             return self.tasks[task].outcomes(model, examples)
 
     def start(self, cell: Cell) -> Path:

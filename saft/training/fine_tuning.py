@@ -41,11 +41,11 @@ from saft.training.module import TaskModule
 from saft.training.options import TrainingOptions
 from saft.training.other_experts import sum_of_task_vectors
 from saft.training.peak_memory import PeakMemory
+from saft.training.precision import computing
 from saft.training.ranks import Order, launch
 from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, inputs, write
 from saft.training.trainer import (
-    computing,
     device_count,
     device_of,
     interruptible,
@@ -231,7 +231,7 @@ def _fit(
         module = TaskModule(model, task, splits.train, options, config.seed, workers, vectors).train()
 
         def score() -> Score:
-            with computing(config.trainer, ready.device):
+            with computing(config.trainer.get("precision"), ready.device):
                 return task.score(model, splits.validation)
 
         best = work / "best.safetensors"

@@ -16,10 +16,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from saft.errors import UserError
+from saft.training.precision import usual_precision
 from saft.training.trainer_arguments import is_sharded
 
 __all__ = [
-    "computing",
     "device_count",
     "device_of",
     "interruptible",
@@ -51,7 +51,8 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     try:
         with quiet_lightning():
             given = dict(options) | ({"strategy": "auto"} if is_sharded(options) else {})  # ours, not theirs
-            trainer = L.Trainer(**DEFAULTS | _precision(options) | given | own)
+            usual = {"precision": usual_precision(options.get("accelerator", "auto"))}
+            trainer = L.Trainer(**DEFAULTS | usual | given | own)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
     if trainer.num_nodes > 1:
@@ -77,34 +78,6 @@ def device_of(options: Mapping[str, Any]) -> torch.device:
     """
     device: torch.device = make_trainer(options, logger=False).strategy.root_device
     return device
-
-
-def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the precision of a trainer for which none is asked."""
-    on_gpu = options.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return (
-        {"precision": "bf16-mixed"}
-        if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        else {}
-    )
-
-
-@contextmanager
-def computing(options: Mapping[str, Any], device: torch.device) -> Iterator[None]:
-    """Compute in the precision in which a trainer with these options takes its steps, as evaluation does.
-
-    Args:
-        options: `trainer` of the config.
-        device: where the model is.
-
-    Example:
-        >>> with computing({"precision": "bf16-mixed"}, torch.device("cpu")):
-        ...     torch.nn.Linear(2, 3)(torch.ones(1, 2)).dtype
-        torch.bfloat16
-    """
-    precision = str((_precision(options) | dict(options)).get("precision"))
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision in ("bf16-mixed", "bf16")):
-        yield
 
 
 def device_count(options: Mapping[str, Any]) -> int:

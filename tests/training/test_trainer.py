@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.training.trainer import computing, device_count, device_of, interruptible, make_trainer
+from saft.training.trainer import device_count, device_of, interruptible, make_trainer
 
 
 def test_the_device_is_the_trainers() -> None:
@@ -51,23 +51,18 @@ def test_an_exit_of_lightning_is_the_callers_interrupt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "options", "expected"),
+    ("options", "expected"),
     [
-        (True, {}, torch.bfloat16),
-        (True, {"accelerator": "cpu"}, torch.float32),
-        (True, {"precision": "32-true"}, torch.float32),
-        (False, {}, torch.float32),
-        (False, {"precision": "bf16-mixed"}, torch.bfloat16),
-        (False, {"precision": "bf16"}, torch.bfloat16),
+        ({}, torch.float32),
+        ({"precision": "32-true"}, torch.float32),
+        ({"precision": "bf16-mixed"}, torch.bfloat16),
+        ({"precision": "bf16"}, torch.bfloat16),
     ],
 )
-def test_a_gpu_that_has_bfloat16_computes_in_it_unless_told_otherwise(
-    gpu: bool, options: dict[str, object], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_a_training_is_in_the_precision_of_its_device_unless_told_otherwise(
+    options: dict[str, object], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
-    with computing(options, torch.device("cpu")):
-        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     with make_trainer({"accelerator": "cpu"} | options, logger=False).precision_plugin.forward_context():
-        on_cpu = expected if "precision" in options else torch.float32
-        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == on_cpu
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected

@@ -77,4 +77,5 @@ def _space(session: Session, cell: Cell) -> TaskSpace:
         BATCH_SIZE,
         merge,
         session.trunk(cell=cell),
+        session.config.trainer.get("precision"),
     )
