@@ -119,10 +119,12 @@ def test_training_and_evaluation_on_cuda(
     assert result.device.startswith("cuda")
     assert scored_on == ["cuda"]  # Lightning moves what it has trained back to the CPU
     figures = [
-        evaluate(EvaluateConfig(checkpoints=[str(result.folder)], device=device)).figures
+        evaluate(EvaluateConfig([str(result.folder)], device=device, precision="32-true")).figures
         for device in ("cpu", "cuda")
     ]
     assert figures[0] == figures[1]
+    asked = EvaluateConfig([str(result.folder)], split="validation", device="cuda", precision=precision)
+    assert evaluate(asked).figures[str(result.folder)]["colour"] == result.validation.value
 
 
 def test_a_training_on_cuda_can_be_repeated(

@@ -29,7 +29,8 @@ def computing(precision: str | int | None, device: torch.device) -> Iterator[Non
     """Compute as the steps of a training in this precision do.
 
     Args:
-        precision: as lightning.Trainer has it; None for the usual one of the device.
+        precision: as lightning.Trainer has it; None for the usual one of the device, or the autocast that is
+            on already.
         device: where the model is.
 
     Example:
@@ -37,6 +38,9 @@ def computing(precision: str | int | None, device: torch.device) -> Iterator[Non
         ...     torch.nn.Linear(2, 3)(torch.ones(1, 2)).dtype
         torch.bfloat16
     """
+    if precision is None and torch.is_autocast_enabled(device.type):
+        yield
+        return
     named = str(usual_precision(device.type) if precision is None else precision)
     with torch.autocast(device.type, torch.bfloat16, enabled=named in ("bf16-mixed", "bf16")):
         yield

@@ -48,6 +48,14 @@ def test_a_precision_is_computed_in(precision: str | int | None, expected: torch
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
 
 
+@pytest.mark.parametrize(("precision", "expected"), [(None, torch.bfloat16), ("32-true", torch.float32)])
+def test_who_calls_under_autocast_is_left_in_it_unless_told_otherwise(
+    precision: str | None, expected: torch.dtype
+) -> None:
+    with torch.autocast("cpu", torch.bfloat16), computing(precision, torch.device("cpu")):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
+
+
 @pytest.mark.slow
 def test_every_verb_scores_an_expert_as_its_training_did(
     tiny_llama: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
