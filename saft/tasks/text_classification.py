@@ -22,7 +22,7 @@ from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import Rows, TableConfig, read
 from saft.tasks.task import Task, TaskModel
-from saft.tasks.text_reader import BoundTextTask, TextReader
+from saft.tasks.text_reader import USUAL_LENGTH, BoundTextTask, TextReader
 
 __all__ = ["BoundTextClassification", "TextClassification"]
 
@@ -47,7 +47,7 @@ class TextClassification(Task):
     """What is measured on validation and test; accuracy of several labels: all of them are right."""
     several_labels: bool = False
     """A text may have several labels, or none: a list, or words with commas between; needs head: linear."""
-    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
+    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = USUAL_LENGTH
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     pooling: Pooling | None = None
     """How token features become one vector per text; null takes that of `model`, or of a

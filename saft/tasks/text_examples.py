@@ -73,7 +73,7 @@ def cut_rows(tokenizer: Any, columns: Sequence[list[str]], encoded: Any, max_len
 
 
 def text_examples(
-    tokenizer: Any, texts: Sequence[Text], labels: Tensor, max_length: int, key: str = "max_length",
+    tokenizer: Any, texts: Sequence[Text], labels: Tensor, max_length: int, key: str | None = None,
     places: Sequence[str] = (),
 ) -> Examples:  # fmt: skip
     """Return examples of texts or pairs, tokenized; of a pair the longer text is cut first, with a note.
@@ -83,7 +83,7 @@ def text_examples(
         texts: one for each example, all single or all pairs.
         labels: [texts] or [texts, labels].
         max_length: tokens of an example at most.
-        key: of the config, that says so, with the place in front of it.
+        key: of the config, that says so, with the place in front of it, for the note; None makes none.
         places: of the texts, for the note; none are numbered.
     """
     encoded: Any = {"input_ids": []}
@@ -91,8 +91,10 @@ def text_examples(
         pairs = ([text] if isinstance(text, str) else text for text in texts)
         columns = [list(column) for column in zip(*pairs, strict=True)]
         made = tokenizer(*columns, truncation=True, max_length=max_length)
-        cut = cut_rows(tokenizer, columns, made, max_length)
-        note_cut(key, max_length, [places[row] if places else f"text {row + 1}" for row in cut], len(texts))
+        if key is not None:
+            cut = cut_rows(tokenizer, columns, made, max_length)
+            told = [places[row] if places else f"text {row + 1}" for row in cut]
+            note_cut(key, max_length, told, len(texts))
         encoded = dict(made)
 
     def collate(indices: list[int]) -> Batch:

@@ -24,7 +24,10 @@ from saft.tasks.task import TaskModel
 from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer
 
-__all__ = ["BoundTextTask", "TextReader"]
+__all__ = ["USUAL_LENGTH", "BoundTextTask", "TextReader"]
+
+USUAL_LENGTH = 128
+"""Tokens that texts are cut to where nobody says how long they may be."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class TextReader:
         where: the place in front of every message.
         usual: the pooling where nobody says one: of a decoder-only model the last token, whose features alone
             have seen the whole text.
+        is_told: whether a note says that texts are cut: not where that is what was asked for.
     """
 
     tokenizer: Any
@@ -45,6 +49,7 @@ class TextReader:
     pooling: Pooling | None
     where: str
     usual: Pooling = "mean"
+    is_told: bool = True
 
     @classmethod
     def of(cls, model: ModelConfig, max_length: int, pooling: Pooling | None, where: str) -> TextReader:
@@ -68,7 +73,9 @@ class TextReader:
         tokenizer = load_tokenizer(model.path)
         decodes = (folder / "config.json").is_file() and language_kind(folder) == "causal"
         longest = cut_length(model, max_length, where)
-        return cls(tokenizer, longest, pooling or model.pooling, where, "last" if decodes else "mean")
+        usual: Pooling = "last" if decodes else "mean"
+        is_told = longest < max_length or max_length == USUAL_LENGTH
+        return cls(tokenizer, longest, pooling or model.pooling, where, usual, is_told)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -83,7 +90,7 @@ class TextReader:
             labels: [texts] or [texts, labels].
             places: of the texts, for a note if some are cut.
         """
-        key = f"{self.where}.max_length"
+        key = f"{self.where}.max_length" if self.is_told else None
         return text_examples(self.tokenizer, texts, labels, self.max_length, key, places)
 
     def headless(self, trunk: nn.Module, stored: StoredHead | None, where: str) -> TextClassifier:

@@ -20,7 +20,7 @@ from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import TableConfig, Text, read_numbers
 from saft.tasks.table_split import LabelledRow
 from saft.tasks.task import Task, TaskModel
-from saft.tasks.text_reader import BoundTextTask, TextReader
+from saft.tasks.text_reader import USUAL_LENGTH, BoundTextTask, TextReader
 
 __all__ = ["BoundTextRegression", "TextRegression"]
 
@@ -41,7 +41,7 @@ class TextRegression(Task):
     """By how much a head's output of 1 is above the centre; the loss is the squared error in these units."""
     metric_name: Literal["pearson", "spearman"] = "pearson"
     """Which correlation is measured on validation and test."""
-    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 128
+    max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = USUAL_LENGTH
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     pooling: Pooling | None = None
     """How token features become one vector per text; null takes that of `model`, or of a

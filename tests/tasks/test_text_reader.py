@@ -83,6 +83,10 @@ def test_texts_that_are_cut_are_told_once_a_split(
 ) -> None:
     monkeypatch.setattr("saft.progress._noted", set())
     reader = TextReader.of(ModelConfig(str(tiny_model)), 6, None, "tasks.a")
+    assert not reader.is_told  # 6 is what was asked for
+    assert TextReader.of(ModelConfig(str(tiny_model)), 128, None, "tasks.a").is_told
+    capsys.readouterr()
+    reader = dataclasses.replace(reader, is_told=True)
     if not fast:
         reader = dataclasses.replace(reader, tokenizer=Slow(reader.tokenizer))
     singles = ["red", "red red red red", "red red red red red", "blue " * 9]
