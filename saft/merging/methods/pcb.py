@@ -166,18 +166,23 @@ def _tanh_(values: Tensor) -> Tensor:
     On a CPU torch's takes three times as long as its continued fraction, three steps of which are tanh to the
     rounding of float32 up to 1, where most values lie.
     """
-    if not values.is_cpu or not values.numel():
-        return values.tanh_()
+    if not values.is_cpu:  # the same bits, without asking the device whether there are others
+        return values.copy_(torch.where(values.abs() <= 1, _fraction_(values.clone()), values.tanh()))
+    if not values.numel():
+        return values
     least, greatest = values.aminmax()
-    large: tuple[Tensor, ...] = ()
-    if not (least >= -1 and greatest <= 1):
-        large = (values.abs() <= 1).logical_not_().nonzero(as_tuple=True)
-    exact = values[large].tanh_() if large else None
+    if least >= -1 and greatest <= 1:
+        return _fraction_(values)
+    large = (values.abs() <= 1).logical_not_().nonzero(as_tuple=True)
+    exact = values[large].tanh_()
+    return _fraction_(values).index_put_(large, exact)
+
+
+def _fraction_(values: Tensor) -> Tensor:
+    """Make values three steps of the continued fraction of their tanh, and return them."""
     square = values.square()
     above = square.add(105).mul_(square).add_(945)
-    below = torch.mul(square, 15).add_(420).mul_(square).add_(945)
-    values.mul_(above).div_(below)
-    return values if exact is None else values.index_put_(large, exact)
+    return values.mul_(above).div_(torch.mul(square, 15, out=above).add_(420).mul_(square).add_(945))
 
 
 def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
