@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -290,6 +291,20 @@ def test_a_killed_process_resumes(uninterrupted: Path, short: dict[str, Any], tm
         assert process.wait() == -signal.SIGKILL
     run(load(short, out))
     same_but_for_paths_and_times(uninterrupted, out)
+
+
+def test_what_a_training_left_that_was_killed_at_its_very_end_is_removed(
+    mapping: dict[str, Any], copy: Path
+) -> None:
+    (expert, *_) = (file.parent for file in sorted(copy.glob("experts/*/*/*/*/saft.json")))
+    work, lock = expert.with_name(f".{expert.name}.work"), expert.with_name(f".{expert.name}.lock")
+    (work / "logs").mkdir(parents=True)
+    lock.write_text(json.dumps({"process": 1, "host": socket.gethostname()}))
+    measured = next(copy.glob(f"figures/*/*/*/experts/{expert.name}/sharpness.json"))
+    measured.unlink()  # so that there is something to do with it
+    run(load(mapping, copy))
+    assert not work.exists()
+    assert not lock.exists()
 
 
 def test_the_second_of_two_is_told(mapping: dict[str, Any], copy: Path) -> None:

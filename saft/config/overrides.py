@@ -59,12 +59,14 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
         new: the other.
         place: begins each key; empty at the top.
 
+    A key that only the new one has is no difference while it is off: an older version did not have it.
+
     Example:
-        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+        >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2, "c": False}}))
         ['a.b: was 1, now 2']
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
+        for key in [*old, *(key for key in new if key not in old and new[key] is not False)]:
             yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
     elif old != new:
         yield f"{place}: was {old}, now {new}"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ from saft.training.trainer import (
 from saft.training.trainer_arguments import is_sharded
 from saft.trajectory import RunningAverage, averaging
 
-__all__ = ["fine_tune", "train_rank", "training_cost"]
+__all__ = ["clear_after_kill", "fine_tune", "train_rank", "training_cost"]
 
 LAST = "last.ckpt"  # in the work folder: what an interrupted training goes on from
 
@@ -93,7 +93,7 @@ def fine_tune(
     count = device_count(config.trainer)
     ready = _ready(config, device_of(config.trainer), splits, reference, cache)
     _refuse_batch(config, len(ready.splits.train), count)
-    with locked(out.parent / f".{out.name}.lock", f"out: {out}"), uploading(out, config.upload):
+    with locked(_lock(out), f"out: {out}"), uploading(out, config.upload):
         order = Order(config, overwrite, _work_folder(out), cache)
         rests_on = {key: value for key, value in vars(config).items() if key != "upload"}
         basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
@@ -285,6 +285,22 @@ def _workers(config: TrainConfig, splits: Splits, device: torch.device) -> int:
 def _work_folder(out: Path) -> Path:
     """Return the folder beside the target that holds logs and intermediate checkpoints while training."""
     return out.parent / f".{out.name}.work"
+
+
+def clear_after_kill(out: Path) -> None:
+    """Remove what a training beside its finished folder has left that was killed at its very end.
+
+    Args:
+        out: the checkpoint folder, which is complete.
+    """
+    work, lock = _work_folder(out), _lock(out)
+    if work.exists() or lock.exists():
+        with suppress(UserError), locked(lock, f"out: {out}"):  # another may be about to do it
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _lock(out: Path) -> Path:
+    return out.parent / f".{out.name}.lock"
 
 
 @contextmanager

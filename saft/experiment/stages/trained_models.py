@@ -16,7 +16,7 @@ from saft.merge import merge
 from saft.merging.merge_config import MergeConfig
 from saft.progress import Bar
 from saft.tasks.heads import head_file
-from saft.training.fine_tuning import fine_tune
+from saft.training.fine_tuning import clear_after_kill, fine_tune
 from saft.training.options import TrainingOptions
 from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, data_files
@@ -131,6 +131,7 @@ def _fine_tuned(session: Session, cell: Cell, config: TrainConfig, bar: Bar) -> 
     task, folder = config.name, Path(config.out)
     if folder.exists():
         _refuse_another(folder, config)
+        clear_after_kill(folder)
         return TrainResult.read(folder)
     splits, reference = session.splits(cell.train_size, cell.seed)[task], session.inputs(cell, task)
     return fine_tune(config, splits=splits, progress=bar, reference=reference, cache=session.folder.cache)
