@@ -127,12 +127,12 @@ class Pcb(Trimming):
     def _agreement(self, task_vectors: Tensor, signed: Tensor) -> Tensor:
         """Return how far the tasks agree on each entry; `signed`, sign(τ) norm(A), is used up."""
         if self.variant in ("nlp", "root"):
-            return _tanh_(torch.mul(task_vectors, total(task_vectors), out=signed))
+            return torch.mul(task_vectors, total(task_vectors), out=signed).tanh_()
         if self.variant == "vision":
-            return _tanh_(torch.mul(task_vectors, total(signed), out=signed))
+            return torch.mul(task_vectors, total(signed), out=signed).tanh_()
         result = torch.zeros_like(task_vectors)
         for other in signed:
-            result += _tanh_(signed * other)
+            result += (signed * other).tanh_()
         return result
 
     def _paper_steps(self, tasks: int, count: int) -> Steps:
@@ -158,31 +158,6 @@ class Pcb(Trimming):
             return _weighted_mean(block.task_vectors.clone(), _norm(masked, least, greatest))
 
         return merge
-
-
-def _tanh_(values: Tensor) -> Tensor:
-    """Make values their tanh, and return them.
-
-    On a CPU torch's takes three times as long as its continued fraction, three steps of which are tanh to the
-    rounding of float32 up to 1, where most values lie.
-    """
-    if not values.is_cpu:  # the same bits, without asking the device whether there are others
-        return values.copy_(torch.where(values.abs() <= 1, _fraction_(values.clone()), values.tanh()))
-    if not values.numel():
-        return values
-    least, greatest = values.aminmax()
-    if least >= -1 and greatest <= 1:
-        return _fraction_(values)
-    large = (values.abs() <= 1).logical_not_().nonzero(as_tuple=True)
-    exact = values[large].tanh_()
-    return _fraction_(values).index_put_(large, exact)
-
-
-def _fraction_(values: Tensor) -> Tensor:
-    """Make values three steps of the continued fraction of their tanh, and return them."""
-    square = values.square()
-    above = square.add(105).mul_(square).add_(945)
-    return values.mul_(above).div_(torch.mul(square, 15, out=above).add_(420).mul_(square).add_(945))
 
 
 def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
