@@ -29,7 +29,7 @@ ROOMS = [
     ["penalties", "parametrizations"],
     ["trajectory"],
     ["tasks", "mixture"],
-    ["models"],
+    ["models", "forward_derivatives"],
     ["interference", "interventions"],
     ["merging"],
     ["optim"],

@@ -181,11 +181,8 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             listed = error["input"] if isinstance(error["input"], list) else []
             key = next((name for name in listed if isinstance(name, str)), "KEY")
             cure = without_blank(error["input"]) if isinstance(error["input"], str) else ""
-            return "; ".join(
-                part
-                for part in (f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}", cure)
-                if part
-            )
+            text = f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}"
+            return f"{text}; {cure}" if cure else text
         case "list_type":
             return f"{place}: must be a list, [..., ...], but is {error['input']!r}"
         case "value_error" | "assertion_error":

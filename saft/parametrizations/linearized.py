@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import checked
+from saft.forward_derivatives import load_forward_derivatives
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
 
 __all__ = ["Linearized"]
@@ -50,9 +50,7 @@ class Linearized(Parametrization):
         model: Any = trunk
         if hasattr(model, "set_attn_implementation"):
             model.set_attn_implementation("eager")
-        with warnings.catch_warnings():  # torch's own, at the first forward derivative of a process
-            warnings.filterwarnings("ignore", ".*torch.jit.script.*")
-            torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+        load_forward_derivatives()
         base = {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
         model.forward = _Tangent(trunk, base)
 

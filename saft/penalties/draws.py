@@ -9,10 +9,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from saft.config import Count
 from saft.errors import UserError
+from saft.penalties.penalty import Penalty, Setting
 from saft.penalties.unlabelled import Inputs, Unlabelled, drawn, shuffled, with_random_tokens
 
-__all__ = ["Draws", "InputsOf"]
+__all__ = ["Draws", "InputsOf", "PenaltyOnInputs"]
 
 InputsOf = Literal["others", "reference", "own_shuffled", "random_tokens"]
 """The training inputs of the experiment's other tasks; those under `reference:`; the task's own with their
@@ -67,6 +69,35 @@ class Draws:
     def _drawn(self, step: int) -> tuple[str, list[int]]:
         sizes = {name: min(self.distinct or len(some), len(some)) for name, some in self.sources.items()}
         return drawn(sizes, self.examples, self.seed, step)
+
+
+@dataclass(frozen=True)
+class PenaltyOnInputs(Penalty):
+    """A penalty that draws inputs in every step that has it.
+
+    Args:
+        inputs: whose.
+        examples: inputs of one step.
+        distinct: inputs of each task that there are to draw from; None takes its whole training split.
+    """
+
+    inputs: InputsOf = "others"
+    examples: Count = 2
+    distinct: Count | None = None
+
+    @property
+    def reads(self) -> Literal["others", "reference"] | None:
+        """Whose inputs it needs besides the task's own."""
+        return self.inputs if self.inputs in ("others", "reference") else None
+
+    def draws(self, setting: Setting) -> Draws:
+        """Return what each step of a training draws.
+
+        Raises:
+            UserError: there are no inputs of other tasks, or a task has no training examples.
+        """
+        sources = self._reference(setting) if self.reads else {"own": setting.own}
+        return Draws(sources, self.inputs, self.examples, self.distinct, setting.seed)
 
 
 def _vocabulary(trunk: nn.Module) -> int:

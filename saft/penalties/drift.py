@@ -13,9 +13,8 @@ from torch.nn import functional
 from saft.config import Count, NonNegative, checked
 from saft.errors import UserError
 from saft.penalties.cache import cached, digest
-from saft.penalties.draws import Draws, InputsOf
-from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
-from saft.penalties.unlabelled import Unlabelled
+from saft.penalties.draws import PenaltyOnInputs
+from saft.penalties.penalty import PENALTIES, BoundPenalty, Setting, without_dropout
 from saft.tasks.task import BoundTask
 
 __all__ = ["Drift"]
@@ -27,7 +26,7 @@ LIKELIEST = 64
 @PENALTIES.register("drift")
 @checked
 @dataclass(frozen=True)
-class Drift(Penalty):
+class Drift(PenaltyOnInputs):
     r"""How far the outputs for other inputs have moved from the base's: features, or predicted tokens.
 
     .. math:: P_h = \frac1n \sum_{i=1}^n \left\lVert \frac{h(x_i; w)}{\lVert h(x_i; w) \rVert}
@@ -65,15 +64,7 @@ class Drift(Penalty):
 
     strength: NonNegative = 0.5
     every: Count = 1
-    inputs: InputsOf = "others"
-    examples: Count = 2
-    distinct: Count | None = None
     outputs: Literal["features", "predictions"] = "features"
-
-    @property
-    def reads(self) -> Literal["others", "reference"] | None:
-        """Whose inputs it needs besides the task's own."""
-        return self.inputs if self.inputs in ("others", "reference") else None
 
     def cost(self, batch_size: int) -> float:
         """Return the cost of a pass of n inputs."""
@@ -95,19 +86,16 @@ class Drift(Penalty):
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`."""
-        sources = self._reference(setting) if self.reads else {"own": setting.own}
         kind = _BoundDrift if self.outputs == "features" else _BoundPredictionDrift
-        return kind(self, sources, trunk, setting)
+        return kind(self, trunk, setting)
 
 
 class _BoundDrift:
     """The drift of one training: which inputs each step draws, and what the base makes of them."""
 
-    def __init__(
-        self, penalty: Drift, sources: dict[str, Unlabelled], trunk: nn.Module, setting: Setting
-    ) -> None:
+    def __init__(self, penalty: Drift, trunk: nn.Module, setting: Setting) -> None:
         self.penalty = penalty
-        self.draws = Draws(sources, penalty.inputs, penalty.examples, penalty.distinct, setting.seed)
+        self.draws = penalty.draws(setting)
         steps = penalty.due_steps(setting.steps)
         inputs = {step: self.draws.of_step(trunk, step)[1] for step in steps} if setting.cache else {}
 

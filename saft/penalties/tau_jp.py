@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saft.config import Count, NonNegative, checked
-from saft.penalties.draws import Draws, InputsOf
-from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
+from saft.forward_derivatives import load_forward_derivatives
+from saft.penalties.draws import PenaltyOnInputs
+from saft.penalties.penalty import PENALTIES, BoundPenalty, Setting, without_dropout
 from saft.penalties.unlabelled import Inputs, Unlabelled
 
 __all__ = ["TauJp"]
@@ -22,7 +22,7 @@ __all__ = ["TauJp"]
 @PENALTIES.register("tau_jp")
 @checked
 @dataclass(frozen=True)
-class TauJp(Penalty):
+class TauJp(PenaltyOnInputs):
     r"""How far the features of other inputs move along the task vector, to first order at the base.
 
     .. math:: P = \frac1n \sum_{i=1}^n \left\lVert J_{\hat h}(x_i; w_0)\, (w - w_0) \right\rVert^2, \qquad
@@ -53,14 +53,6 @@ class TauJp(Penalty):
 
     strength: NonNegative = 0.5
     every: Count = 1
-    inputs: InputsOf = "others"
-    examples: Count = 2
-    distinct: Count | None = None
-
-    @property
-    def reads(self) -> Literal["others", "reference"] | None:
-        """Whose inputs it needs besides the task's own."""
-        return self.inputs if self.inputs in ("others", "reference") else None
 
     def cost(self, batch_size: int) -> float:
         """Return the cost of two passes of n inputs: the outputs are computed with their derivative."""
@@ -68,22 +60,17 @@ class TauJp(Penalty):
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`."""
-        sources = self._reference(setting) if self.reads else {"own": setting.own}
-        return _BoundTauJp(self, sources, trunk, setting)
+        return _BoundTauJp(self, trunk, setting)
 
 
 class _BoundTauJp:
     """The derivative of one training, with the base's weights of what is trained."""
 
-    def __init__(
-        self, penalty: TauJp, sources: dict[str, Unlabelled], trunk: nn.Module, setting: Setting
-    ) -> None:
+    def __init__(self, penalty: TauJp, trunk: nn.Module, setting: Setting) -> None:
         self.penalty = penalty
-        self.draws = Draws(sources, penalty.inputs, penalty.examples, penalty.distinct, setting.seed)
+        self.draws = penalty.draws(setting)
         self.base = {name: p.detach().clone() for name, p in trunk.named_parameters() if p.requires_grad}
-        with warnings.catch_warnings():  # torch's own, at the first forward derivative of a process
-            warnings.filterwarnings("ignore", ".*torch.jit.script.*")
-            torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+        load_forward_derivatives()
 
     def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the squared length of the derivative, times k lambda."""
