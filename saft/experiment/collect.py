@@ -29,6 +29,7 @@ from saft.experiment.stages import (
     interference_name,
     measured_name,
     merge_name,
+    rounds_before,
     weights_name,
 )
 from saft.interference.quantity import Quantity
@@ -109,8 +110,10 @@ class _Figures:
         for name in self.session.resolved.measures:
             measured |= self._measured(measured_name(self.session, cell, name))
         spent = [expert.seconds for expert in experts.values()]
-        if self.session.resolved.arms[cell.arm].start is not None:
-            spent.append(self._folder.known(f"{cell}/start", StartMerge).seconds)
+        last = rounds_before(self.session, cell)
+        for number in range(1, last + 1):
+            name = f"{cell}/{self._folder.start_name(number, last)}"
+            spent.append(self._folder.known(name, StartMerge).seconds)
         known = [seconds for seconds in spent if seconds is not None]
         return CellResult(
             train_size=cell.train_size,
@@ -126,15 +129,17 @@ class _Figures:
         name = f"{cell}/experts/{task}"
         training = self._folder.known(f"{name}/training", Training)
         self.devices.append(training.device)
-        seconds = training.seconds
-        if seconds is not None and self.session.resolved.arms[cell.arm].first_round is not None:
-            first = self._folder.known(f"{name}/first_round", Training).seconds
-            seconds = None if first is None else first + seconds
+        spent = [training.seconds]
+        if self.session.resolved.arms[cell.arm].first_round is not None:
+            rounds = range(1, max(rounds_before(self.session, cell), 1) + 1)
+            names = [f"{cell}/{self._folder.round_name(number, task)}" for number in rounds]
+            spent += [self._folder.known(name, Training).seconds for name in names]
+        known = [seconds for seconds in spent if seconds is not None]
         return ExpertResult(
             validation=training.validation,
             test=self._test(name),
             steps=training.steps,
-            seconds=seconds,
+            seconds=sum(known) if len(known) == len(spent) else None,
             passes=self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,

@@ -14,6 +14,7 @@ from saft.experiment.stages import (
     chosen_cells,
     expert_values,
     keep_merges,
+    rounds_before,
     weighted_folder,
     write_merge,
 )
@@ -48,8 +49,10 @@ def settle(session: Session) -> None:
                     write_merge(session, cell, method)
         for folder in [*experts, session.folder.start(cell)] if "experts" not in keep else ():
             _remove(folder)
-        for task in tasks:
-            _remove(session.folder.first_round(cell, task))
+        for number in range(1, max(rounds_before(session, cell), 1) + 1):
+            for task in tasks:
+                _remove(session.folder.first_round(cell, task, number))
+            _remove(session.folder.start(cell, number))
 
 
 def best_merges(session: Session) -> set[tuple[Cell, str]]:

@@ -71,13 +71,25 @@ class ExperimentFolder:
         """Return the checkpoint folder of one fine-tuned model."""
         return self.path / "experts" / str(cell) / task
 
-    def first_round(self, cell: Cell, task: str) -> Path:
-        """Return the checkpoint folder of one model of an arm's first round; gone at the end of a run."""
-        return self.path / "first_rounds" / str(cell) / task
+    def first_round(self, cell: Cell, task: str, number: int = 1) -> Path:
+        """Return the checkpoint folder of one model of a round before the experts'; gone at the end of a run.
 
-    def start(self, cell: Cell) -> Path:
-        """Return the checkpoint folder of a first round's merge, from which the experts of the cell start."""
-        return self.path / "starts" / str(cell)
+        Args:
+            cell: of an arm with a first round.
+            task: the task's name.
+            number: of the round, from 1.
+        """
+        return self.path / ("first_rounds" if number == 1 else f"rounds_{number}") / str(cell) / task
+
+    def start(self, cell: Cell, number: int | None = None) -> Path:
+        """Return the checkpoint folder of a round's merge, from which the next round or the experts start.
+
+        Args:
+            cell: of an arm with a first round.
+            number: of the round that is merged, from 1, if another follows it before the experts; those are
+                gone at the end of a run. None is the last.
+        """
+        return self.path / ("starts" if number is None else f"starts_{number}") / str(cell)
 
     def merge(self, cell: Cell, tasks: Sequence[str], method: str) -> Path:
         """Return the checkpoint folder of one merged model of these tasks.
@@ -88,6 +100,16 @@ class ExperimentFolder:
             method: name of the merge in the config.
         """
         return self.path / "merges" / str(cell) / team(tasks) / method
+
+    @staticmethod
+    def round_name(number: int, task: str) -> str:
+        """Return the name, within a cell, of the figures of a training of this round, numbered from 1."""
+        return f"experts/{task}/{'first_round' if number == 1 else f'round_{number}'}"
+
+    @staticmethod
+    def start_name(number: int, last: int) -> str:
+        """Return the name, within a cell, of the figures of a round's merge; the last has no number."""
+        return "start" if number == last else f"start_{number}"
 
     def figures(self, name: str) -> Path:
         """Return the file of the figures of this name, such as `limited/sam/seed0/experts/news/test`."""

@@ -17,6 +17,7 @@ from saft.experiment.stages import (
     base_model_steps,
     chosen_cells,
     every_step,
+    rounds_before,
     steps_of_cells,
     weighted_folder,
 )
@@ -200,9 +201,11 @@ def _bytes(session: Session) -> tuple[int, int]:
     whole = _whole(shapes)
     experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
     rounds = _BYTES * sum(
-        arm.first.trained.saved_weights(shapes) for arm in untrained if arm.first is not None
+        arm.first.trained.saved_weights(shapes) * (1 if arm.start is None else arm.start.rounds)
+        for arm in untrained
+        if arm.first is not None
     )
-    starts = sum(session.start(cell) != folder.base and not session.start(cell).exists() for cell in cells)
+    starts = [rounds_before(session, cell) for cell in cells if not session.start(cell).exists()]
     reported = chosen_cells(session, foreseen=True)
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
     weighted = 0
@@ -216,8 +219,9 @@ def _bytes(session: Session) -> tuple[int, int]:
         merges = len(groups - done)
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if untrained else 0
-    left = (base + merges) * whole + (experts + starts * whole if "experts" in keep else 0)
-    return (base + merges + starts + training) * whole + experts + rounds, left
+    kept = sum(number > 0 for number in starts)  # of several rounds, the last merge
+    left = (base + merges) * whole + (experts + kept * whole if "experts" in keep else 0)
+    return (base + merges + sum(starts) + training) * whole + experts + rounds, left
 
 
 def _shapes(session: Session) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from saft.config import FiniteFloat, checked
+from saft.config import Count, FiniteFloat, checked
 from saft.errors import UserError, collecting
 
 __all__ = ["MergedStart"]
@@ -16,16 +16,17 @@ __all__ = ["MergedStart"]
 class MergedStart:
     r"""How the experts of a first round are merged into the weights that a training starts from.
 
-    .. math:: w_1 = w_0 + \lambda\, \mathrm{merge}(w^{(1)}_1 - w_0, \ldots, w^{(1)}_K - w_0)
+    .. math:: w_r = w_{r-1} + \lambda\, \mathrm{merge}(w^{(r)}_1 - w_{r-1}, \ldots, w^{(r)}_K - w_{r-1})
 
-    The task vectors of the last round are counted from w1, and its experts are merged into it.
+    for r of 1 to the number of rounds R, w0 being the base. The task vectors of the last training are counted
+    from wR, and its experts are merged into it.
 
     Example:
         >>> MergedStart("task_arithmetic", scaling=0.3).describe()
         'task_arithmetic, scaling 0.3'
 
     Source: McMahan et al. 2017, Communication-efficient learning of deep networks from decentralized data
-    (FedAvg, arXiv 1602.05629), with one exchange; Zhou et al. 2024, ATM: improving model merging by
+    (FedAvg, arXiv 1602.05629), with few exchanges; Zhou et al. 2024, ATM: improving model merging by
     alternating tuning and merging (arXiv 2411.03055). Differs: any merge method, a learning-rate schedule for
     each round, and experts that are merged at the end by any other.
     """
@@ -37,6 +38,9 @@ class MergedStart:
     """Parameters of the method; `saft methods NAME` lists them."""
     scaling: FiniteFloat | None = None
     """The scaling coefficient; null takes the method's default. It is not chosen on validation data."""
+    rounds: Count = 1
+    """How often the first round is trained and merged, each time from the merge of the time before, at least
+    1. Every one takes the steps of `first_round`."""
 
     def check_options(self) -> None:
         """Check what the methods know.
@@ -70,4 +74,5 @@ class MergedStart:
     def describe(self) -> str:
         """Return what is done, in a few words."""
         options = self.parameters | ({} if self.scaling is None else {"scaling": self.scaling})
-        return ", ".join([self.method, *(f"{key} {value}" for key, value in options.items())])
+        rounds = [] if self.rounds == 1 else [f"{self.rounds} rounds"]
+        return ", ".join([self.method, *(f"{key} {value}" for key, value in options.items()), *rounds])

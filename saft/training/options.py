@@ -250,7 +250,7 @@ class TrainingOptions:
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
         total += self.trained.passes(self.batch_size)
         if (first := self.first) is not None:
-            total += first.passes
+            total += first.passes * (1 if self.start is None else self.start.rounds)
         if self.penalty is None:
             return total
         added = penalty(**self.penalty)

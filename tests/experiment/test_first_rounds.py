@@ -144,6 +144,41 @@ def test_a_merged_start_is_the_base_of_training_and_merging(
     run(config.parse(RunConfig, again_more | {"out": str(folder)}, "run.yaml"))  # whose experts are gone
 
 
+@pytest.mark.slow  # two runs
+def test_a_second_round_goes_on_from_the_merge_of_the_first(small: dict[str, Any], tmp_path: Path) -> None:
+    """Against a run whose experts are what the second round leaves."""
+    folder, hand = tmp_path / "run", tmp_path / "hand"
+    start = START["start"] | {"rounds": 2}
+    rounds = small | {"arms": {"rounds": START | {"start": start}}, "regimes": {"few": 12}}
+    rounds |= {"keep": ["experts"], "merges": {"task_arithmetic": {}}}
+    run(config.parse(RunConfig, rounds | {"out": str(folder)}, "run.yaml"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["arms"]["rounds"]["passes"] == 4
+    assert results["arms"]["rounds"]["extras"]["start"] == "merged by task_arithmetic, 2 rounds"
+    assert not list(folder.glob("*rounds*")) and not (folder / "starts_1").exists()
+    figures = folder / "figures/few/rounds/seed0"
+    parts = [*figures.glob("experts/*/*round*.json"), *figures.glob("experts/*/training.json")]
+    parts += figures.glob("start*.json")
+    assert len(parts) == 2 * 3 + 2
+    spent = sum(json.loads(part.read_text())["figures"]["seconds"] for part in parts)
+    assert results["cells"][0]["seconds"] == pytest.approx(spent)
+
+    two = {"rounds": START | {"steps": 1}}
+    run(config.parse(RunConfig, rounds | {"arms": two, "out": str(hand)}, "run.yaml"))
+    left = {task: str(hand / f"experts/few/rounds/seed0/{task}") for task in ("colour", "size")}
+    merge(
+        MergeConfig("task_arithmetic", str(hand / "starts/few/rounds/seed0"), left),
+        tmp_path / "start",
+    )
+    expected, found = load(tmp_path / "start"), load(folder / "starts/few/rounds/seed0")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    experts = folder / "experts/few/rounds/seed0/colour"
+    assert manifest(folder, "rounds", "colour")["config"]["model"]["path"] == str(
+        folder / "starts/few/rounds/seed0"
+    )
+    assert any(not torch.equal(tensor, found[name]) for name, tensor in load(experts).items())
+
+
 def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_path: Path) -> None:
     session = _session(two_rounds, tmp_path)
     cells = {cell.arm: cell for cell in session.resolved.cells}

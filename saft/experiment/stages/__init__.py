@@ -14,7 +14,8 @@ from saft.experiment.stages.measure_functions import measure_functions_steps, me
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
 from saft.experiment.stages.step import Step, carry_out
-from saft.experiment.stages.train_expert import expert_steps, first_round_steps, start_steps
+from saft.experiment.stages.train_expert import expert_steps, round_steps
+from saft.experiment.stages.trained_models import rounds_before
 from saft.experiment.stages.weigh_experts import (
     METHOD,
     weigh_steps,
@@ -40,6 +41,7 @@ __all__ = [
     "measured_name",
     "merge_name",
     "keep_merges",
+    "rounds_before",
     "run_cell",
     "steps_of_cells",
     "weighted_folder",
@@ -83,9 +85,7 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
         session: the experiment in this process.
         cell: of an arm, or of one of its trials.
     """
-    for task in session.tasks:
-        yield from first_round_steps(session, cell, task)
-    yield from start_steps(session, cell)
+    yield from round_steps(session, cell)
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)

@@ -16,7 +16,8 @@ from saft.experiment.stages.trained_models import (
     expert_config,
     expert_folder,
     first_trained,
-    start_folder,
+    round_start,
+    rounds_before,
     trained_expert,
 )
 from saft.interference.loss import loss_measures
@@ -29,53 +30,60 @@ from saft.training.fine_tuning import training_cost
 from saft.training.options import TrainingOptions
 from saft.training.train_result import TrainResult
 
-__all__ = ["expert_steps", "first_round_steps", "start_steps"]
+__all__ = ["expert_steps", "round_steps"]
 
 MOST_LOSSES = 200  # of a training that are kept for its curve
 
 
-def first_round_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
-    """Yield the training that comes before those of the experts, if the arm has a first round.
+def round_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield the steps that come before those of the experts: the arm's rounds, each with its merge.
 
     Args:
         session: the experiment in this process.
         cell: the arm, train size and seed.
-        task: the task's name.
     """
     options = session.resolved.arms[cell.arm].first
     if options is None:
         return
+    merged = rounds_before(session, cell)
+    for number in range(1, max(merged, 1) + 1):
+        for task in session.tasks:
+            yield _round_step(session, cell, task, number, options)
+        if merged:
+            yield _start_step(session, cell, number)
 
+
+def _round_step(session: Session, cell: Cell, task: str, number: int, options: TrainingOptions) -> Step:
     def trained(bar: Bar) -> Training:
-        return _training(session, cell, task, lambda: first_trained(session, cell, task, bar), options)
+        return _training(
+            session, cell, task, lambda: first_trained(session, cell, task, bar, number), options
+        )
 
-    name, rests_on = f"{cell}/experts/{task}/first_round", session.foundations.training(cell, task)
-    words = f"train on {task}, first round"
-    yield Step(name, Training, words, rests_on, training_cost(options), trained, decides=True)
+    foundations = session.foundations
+    rests_on = foundations.training(cell, task) if number == 1 else foundations.expert(cell, task)
+    words = f"train on {task}, {'first round' if number == 1 else f'round {number}'}"
+    name, cost = f"{cell}/{session.folder.round_name(number, task)}", training_cost(options)
+    return Step(name, Training, words, rests_on, cost, trained, decides=True)
 
 
-def start_steps(session: Session, cell: Cell) -> Iterator[Step]:
-    """Yield the merge of the first round, if the arm starts from it.
-
-    Args:
-        session: the experiment in this process.
-        cell: the arm, train size and seed.
-    """
-    if session.resolved.arms[cell.arm].start is None:
-        return
+def _start_step(session: Session, cell: Cell, number: int) -> Step:
+    last = rounds_before(session, cell)
 
     def merged(_: Bar) -> StartMerge:
-        begin, is_there = time.perf_counter(), session.start(cell).exists()
+        folder = session.folder.start(cell, None if number == last else number)
+        begin, is_there = time.perf_counter(), folder.exists()
         try:
-            start_folder(session, cell)
+            round_start(session, cell, number + 1)
         except Diverged:
             if _is_only_trial(session, cell):
                 raise
             return StartMerge(None)
         return StartMerge(None if is_there else time.perf_counter() - begin)
 
+    name = f"{cell}/{session.folder.start_name(number, last)}"
     rests_on, cost = session.foundations.experts(cell), float(len(session.tasks))
-    yield Step(f"{cell}/start", StartMerge, "merge the first round", rests_on, cost, merged, decides=True)
+    words = f"merge the {'first round' if number == 1 else f'models of round {number}'}"
+    return Step(name, StartMerge, words, rests_on, cost, merged, decides=True)
 
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:

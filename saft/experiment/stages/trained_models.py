@@ -21,7 +21,15 @@ from saft.training.options import TrainingOptions
 from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, data_files
 
-__all__ = ["expert_config", "expert_folder", "first_trained", "start_folder", "trained_expert"]
+__all__ = [
+    "expert_config",
+    "expert_folder",
+    "first_trained",
+    "round_start",
+    "rounds_before",
+    "start_folder",
+    "trained_expert",
+]
 
 
 def expert_folder(session: Session, cell: Cell, task: str) -> Path:
@@ -36,19 +44,42 @@ def expert_folder(session: Session, cell: Cell, task: str) -> Path:
 
 
 def start_folder(session: Session, cell: Cell) -> Path:
-    """Return the checkpoint that a cell's experts start from: the base, or the merge of its first round.
+    """Return the checkpoint that a cell's experts start from: the base, or the merge of the last round before.
 
     Args:
         session: the experiment in this process.
         cell: the arm, train size and seed.
     """
-    start, folder = session.resolved.arms[cell.arm].start, session.start(cell)
-    if start is not None and not folder.exists():
-        first = {task: str(first_trained(session, cell, task, Bar(0)).folder) for task in session.tasks}
+    return round_start(session, cell, rounds_before(session, cell) + 1)
+
+
+def rounds_before(session: Session, cell: Cell) -> int:
+    """Return how many rounds of an arm are trained, and merged, before its experts; 0 where none is merged."""
+    start = session.resolved.arms[cell.arm].start
+    return 0 if start is None else start.rounds
+
+
+def round_start(session: Session, cell: Cell, number: int) -> Path:
+    """Return the checkpoint that a round starts from: the base, or the merge of the round before.
+
+    Args:
+        session: the experiment in this process.
+        cell: the arm, train size and seed.
+        number: of the round, from 1; the experts' is the one after the last that is merged.
+    """
+    start = session.resolved.arms[cell.arm].start
+    if start is None or number == 1:
+        return session.folder.base
+    before = number - 1
+    folder = session.folder.start(cell, None if before == start.rounds else before)
+    if not folder.exists():
+        trained = {
+            task: str(first_trained(session, cell, task, Bar(0), before).folder) for task in session.tasks
+        }
         config = MergeConfig(
             method=start.method,
-            base=session.base.path,
-            models=first,
+            base=str(round_start(session, cell, before)),
+            models=trained,
             parameters=start.parameters,
             scaling=start.scaling,
             seed=cell.seed,
@@ -68,26 +99,38 @@ def trained_expert(session: Session, cell: Cell, task: str, bar: Bar) -> TrainRe
     """
     start_folder(session, cell)
     config = expert_config(session, cell, task)
-    if session.resolved.arms[cell.arm].first is not None and not Path(config.out).exists():
-        first = {name: first_trained(session, cell, name, Bar(0)).folder for name in session.tasks}
-        if config.model != session.base and head_file(first[task], task).exists():
-            config = dataclasses.replace(config, head_from=str(first[task]))
-    return _fine_tuned(session, cell, config, bar)
+    if session.resolved.arms[cell.arm].needs_vectors and not Path(config.out).exists():
+        for name in session.tasks:
+            first_trained(session, cell, name, Bar(0))
+    return _trained_on(session, cell, task, config, rounds_before(session, cell), bar)
 
 
-def first_trained(session: Session, cell: Cell, task: str, bar: Bar) -> TrainResult:
-    """Return a model of the first round, trained where it is missing.
+def first_trained(session: Session, cell: Cell, task: str, bar: Bar, number: int = 1) -> TrainResult:
+    """Return a model of a round before the experts', trained where it is missing.
 
     Args:
         session: the experiment in this process.
         cell: of an arm with a first round.
         task: the task's name.
         bar: to advance.
+        number: of the round, from 1.
     """
     options = session.resolved.arms[cell.arm].first
     assert options is not None
-    out, start = session.folder.first_round(cell, task), session.folder.base
-    return _fine_tuned(session, cell, _config(session, cell, task, options, out, start, []), bar)
+    out, start = session.folder.first_round(cell, task, number), round_start(session, cell, number)
+    config = _config(session, cell, task, options, out, start, [])
+    return _trained_on(session, cell, task, config, number - 1, bar)
+
+
+def _trained_on(
+    session: Session, cell: Cell, task: str, config: TrainConfig, before: int, bar: Bar
+) -> TrainResult:
+    """Return what a training gives that goes on with the task's head of the round before, if there is one."""
+    if before > 0 and not Path(config.out).exists():
+        trained = first_trained(session, cell, task, Bar(0), before).folder
+        if head_file(trained, task).exists():
+            config = dataclasses.replace(config, head_from=str(trained))
+    return _fine_tuned(session, cell, config, bar)
 
 
 def expert_config(session: Session, cell: Cell, task: str) -> TrainConfig:
