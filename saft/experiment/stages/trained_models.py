@@ -44,7 +44,7 @@ def expert_folder(session: Session, cell: Cell, task: str) -> Path:
 
 
 def start_folder(session: Session, cell: Cell) -> Path:
-    """Return the checkpoint that a cell's experts start from: the base, or the merge of the last round before.
+    """Return the checkpoint that a cell's experts start from: the base, or the merge of the last round.
 
     Args:
         session: the experiment in this process.
@@ -54,7 +54,7 @@ def start_folder(session: Session, cell: Cell) -> Path:
 
 
 def rounds_before(session: Session, cell: Cell) -> int:
-    """Return how many rounds of an arm are trained, and merged, before its experts; 0 where none is merged."""
+    """Return how many rounds of an arm are trained and merged before its experts."""
     start = session.resolved.arms[cell.arm].start
     return 0 if start is None else start.rounds
 
