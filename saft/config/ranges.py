@@ -25,6 +25,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from saft.errors import UserError
+
 __all__ = [
     "Count",
     "CountOrZero",
@@ -41,6 +43,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "Target",
+    "counted",
     "distinct",
     "name_problem",
     "within_floats",
@@ -182,6 +185,27 @@ OpenFraction = Annotated[float, Range(above=0, below=1)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(at_least=0)]
 FiniteFloat = Annotated[float, Range()]
+
+
+def counted(what: str, value: object) -> int:
+    """Return an argument of a function, given in Python, that counts something: at least 1.
+
+    Args:
+        what: its name, for the message.
+        value: as it was given.
+
+    Raises:
+        UserError: it is not such a number.
+
+    Example:
+        >>> counted("rank", 0)
+        Traceback (most recent call last):
+        saft.errors.UserError: rank: must be at least 1, but is 0
+    """
+    allowed = Range(whole=True, at_least=1, at_most=MOST)
+    if problem := allowed.problem(value):
+        raise UserError(f"{what}: {problem}")
+    return int(allowed.read(value))
 
 
 def name_problem(text: str) -> str | None:

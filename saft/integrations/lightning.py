@@ -48,6 +48,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
+from saft.config import counted
 from saft.errors import UserError, did_you_mean
 from saft.integrations.lightning_passes import TwoPasses
 from saft.integrations.merge_in_training import MergeWith
@@ -273,10 +274,8 @@ class EvaluateMerge(L.Callback):
         module: str = "",
         **options: Any,
     ) -> None:
-        if every < 1:
-            raise UserError(f"every: must be at least 1, but is {every}")
         self.merge = MergeWith(base, others, method, options)
-        self.evaluate, self.every, self.module = evaluate, every, module
+        self.evaluate, self.every, self.module = evaluate, counted("every", every), module
         self._done = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from saft.config import counted
 from saft.errors import UserError, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
@@ -46,7 +47,8 @@ def merge_adapters(
         adapters: names of those to merge, in the order of summation; default: all.
         name: of the new adapter.
         by: "change" or "factors"; the latter wants equal ranks and target modules.
-        rank: of the new adapter, by changes; default: the greatest of the adapters'.
+        rank: of the new adapter, by changes; default: the greatest of the adapters'. It becomes no greater
+            than the matrices' own, where nothing is lost.
         **options: further keys of a merge file, such as `parameters`, `scaling`, `seed`.
 
     Returns:
@@ -69,8 +71,8 @@ def merge_adapters(
     with collecting(problems):
         chosen = _chosen(model, adapters)
         problems += _name_problems(name, model)
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        problems.append(f"rank: must be a whole number of at least 1, but is {rank!r}")
+    with collecting(problems):
+        rank = None if rank is None else counted("rank", rank)
     if problems:
         raise UserError(*problems)
     if by == "factors":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback
 
+from saft.config import counted
 from saft.errors import UserError
 from saft.integrations.accelerate import SharpnessAware
 from saft.integrations.bookkeeping import put_back
@@ -239,9 +240,7 @@ class EvaluateMerge(TrainerCallback):  # type: ignore[misc]
         prefix: str = "eval_merged",
         **options: Any,
     ) -> None:
-        if every < 1:
-            raise UserError(f"every: must be at least 1, but is {every}")
-        self.trainer, self.every, self.prefix = trainer, every, prefix
+        self.trainer, self.every, self.prefix = trainer, counted("every", every), prefix
         self.merge = MergeWith(base, others, method, options)
         self.merge.check(self._model())
 

@@ -148,8 +148,13 @@ def test_lightning_logs_the_figures_of_the_merge_and_trains_as_without() -> None
     misspelt = lightning.EvaluateMerge(base, {"b": other}, "average", evaluate, module="netwrok")
     with pytest.raises(UserError, match=r"module: Module has no 'netwrok'; did you mean 'network'"):
         fit(misspelt)
-    with pytest.raises(UserError, match="every: must be at least 1"):
-        lightning.EvaluateMerge(base, {}, "average", evaluate, every=0)
+    for every, problem in (
+        (0, "must be at least 1, but is 0"),
+        (2.5, "must be a whole number"),
+        ("2", "must be"),
+    ):
+        with pytest.raises(UserError, match=f"every: {problem}"):
+            lightning.EvaluateMerge(base, {"b": other}, "average", evaluate, every=every)
 
 
 def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_path: Any) -> None:
@@ -185,3 +190,5 @@ def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_
         transformers.EvaluateMerge(trainer, base, {"b": nn.Linear(2, 2)}, "average")
     with pytest.raises(UserError, match="others: 'current' is the model that is trained"):
         transformers.EvaluateMerge(trainer, base, {"current": other}, "average")
+    with pytest.raises(UserError, match=r"every: must be a whole number of at least 1, but is 2\.5"):
+        transformers.EvaluateMerge(trainer, base, {"b": other}, "average", every=2.5)

@@ -94,6 +94,14 @@ def test_by_changes_the_new_adapter_is_the_one_of_the_merge_of_folders(tiny_llam
     torch.testing.assert_close(out, sum_of_both(IDS).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_rank_beyond_that_of_the_matrices_becomes_theirs(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
+    widest = max(min(x.shape) for name, x in state(model).items() if "base_layer" in name)
+    fit = merge_adapters(model, "task_arithmetic", rank=10**9)
+    assert fit.rank == model.peft_config["merged"].r == widest
+    assert fit.overall < 1e-5
+
+
 def test_by_factors_each_factor_is_merged(tiny_llama):
     model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
     one, two = (peft.get_peft_model_state_dict(model, adapter_name=name) for name in ("one", "two"))
@@ -158,7 +166,9 @@ def test_mistakes_are_told_and_leave_the_model_as_it_was(tiny_llama):
         ({"name": ""}, "name: torch takes no module called ''"),
         ({"name": "keys"}, "name: torch takes no module called 'keys'"),
         ({"name": 3}, "name: must be a text, but is 3"),
-        ({"rank": 0}, "rank: must be a whole number of at least 1, but is 0"),
+        ({"rank": 0}, "rank: must be at least 1, but is 0"),
+        ({"rank": True}, "rank: must be a whole number of at least 1, but is True"),
+        ({"rank": 10**12}, "rank: must be at most 1000000000, but is 1000000000000"),
         ({"rank": 1.5}, "rank: must be a whole number of at least 1, but is 1.5"),
         ({"by": "factor"}, "by: unknown 'factor'; did you mean 'factors'"),
         ({"by": "factors", "rank": 2}, "rank: by factors it is that of the adapters"),

@@ -29,7 +29,7 @@ from saft.merging.stream import engine
 from saft.merging.stream.reader import Progress, one_torch_thread
 from saft.merging.stream.timing import seconds_of
 
-__all__ = ["Adapter", "LowRankFit", "factors", "low_rank", "matrices", "peft_settings"]
+__all__ = ["Adapter", "LowRankFit", "factors", "greatest_rank", "low_rank", "matrices", "peft_settings"]
 
 _SIDE = 128
 """Rows and columns of the matrix that factoring is tried on, to say how long it takes."""
@@ -93,7 +93,7 @@ class Adapter(Output):
     A matrix is factored; what is not a matrix, and embeddings, are left out and count in the error.
 
     Args:
-        rank: of the factors, at least 1.
+        rank: of the factors, at least 1; what is beyond `greatest_rank` is left out.
     """
 
     rank: Count
@@ -121,7 +121,7 @@ class Adapter(Output):
     def bytes(self, plan: Plan) -> int:
         """Return the bytes of the factors; what does not change is left out when it is written."""
         sides = sum(sum(plan.layout[name][1]) for name in matrices(plan))
-        return self.rank * sides * DTYPES[plan.config.dtype or "float32"].itemsize
+        return greatest_rank(plan, self.rank) * sides * DTYPES[plan.config.dtype or "float32"].itemsize
 
     def memory(self, plan: Plan) -> int:
         """Return twelve of the largest matrix, for its decomposition in float64 and what is around it, and
@@ -144,10 +144,10 @@ class Adapter(Output):
         """
         tensors, fit = low_rank(plan, self.rank, progress)
         write_tensors(folder / peft_adapter.WEIGHTS, tensors)
-        text = json.dumps(_config(plan, self.rank, tensors), indent=2) + "\n"
+        text = json.dumps(_config(plan, fit.rank, tensors), indent=2) + "\n"
         (folder / peft_adapter.CONFIG).write_text(text, "utf-8")
         error = {"overall": fit.overall, "by tensor": dict(fit.errors), "left out": fit.left_out}
-        manifest = {"kind": "adapter", "adapter": {"rank": self.rank, "relative error": error}}
+        manifest = {"kind": "adapter", "adapter": {"rank": fit.rank, "relative error": error}}
         return Written(manifest, _CARD.format(fit=fit), str(fit), library="peft")
 
 
@@ -164,7 +164,7 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
 
     Args:
         plan: from `check`.
-        rank: of the factors.
+        rank: of the factors; what is beyond `greatest_rank` is left out.
         progress: called with the bytes read.
 
     Returns:
@@ -174,6 +174,7 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
     Raises:
         UserError: an input is not finite, or no matrix changes.
     """
+    rank = greatest_rank(plan, rank)
     transposed = is_transposed(plan.base.config)
     dtype = DTYPES[plan.config.dtype or "float32"]
     tensors: dict[str, Tensor] = {}
@@ -215,6 +216,16 @@ def matrices(plan: Plan) -> list[str]:
         if can_be_factored(name, plan.layout[name][1])
         and not all(model.keeps(name, plan.base) for model in plan.models.values())
     ]
+
+
+def greatest_rank(plan: Plan, wanted: int) -> int:
+    """Return the rank of an adapter, which is no greater than any of the matrices can have.
+
+    Args:
+        plan: from `check`.
+        wanted: that was asked for. All of it beyond that of the matrices would be zeros.
+    """
+    return min(wanted, max((min(plan.layout[name][1]) for name in matrices(plan)), default=1))
 
 
 def _squared_norm(tensor: Tensor) -> float:

@@ -123,13 +123,26 @@ def test_the_factors_are_the_nearest_of_their_rank(models, tmp_path):
 
 def test_the_check_tells_of_the_adapter_and_not_of_the_model(models, tmp_path):
     base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
-    for rank, dtype in ((2, None), (20, "bfloat16")):
+    for rank, dtype in ((2, None), (8, "bfloat16")):
         config = MergeConfig("average", base, tuned, adapter_rank=rank, dtype=dtype, exclude=["*.mlp.*"])
         checked = merge(config, None, check_only=True)
         merge(config, tmp_path / "adapter", overwrite=True)
         written = load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
         head = rank * (11 + 8) * (4 if dtype is None else 2)  # could be changed, but is not
         assert checked.plan.bytes_out - head == sum(tensor.nbytes for tensor in written)
+
+
+def test_a_rank_beyond_that_of_the_matrices_becomes_theirs(models, tmp_path):
+    base, tuned = models(LlamaForCausalLM(LLAMA), is_inner_matrix)
+    for rank, folder in ((8, "greatest"), (10**9, "beyond")):
+        config = MergeConfig("average", base, tuned, adapter_rank=rank)
+        result = merge(config, tmp_path / folder)
+        assert json.loads((tmp_path / folder / "adapter_config.json").read_text())["r"] == 8
+        assert json.loads((tmp_path / folder / "saft.json").read_text())["adapter"]["rank"] == 8
+        assert result.plan.bytes_out < 10**6
+    greatest, beyond = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("greatest", "beyond"))
+    assert greatest.keys() == beyond.keys()
+    assert all(greatest[name].equal(beyond[name]) for name in greatest)
 
 
 def test_the_check_counts_the_memory_of_factoring_by_the_largest_matrix_that_is_factored(models):
