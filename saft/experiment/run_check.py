@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.experiment.growth import refuse_changes
 from saft.experiment.session import Session
 from saft.experiment.stages import (
@@ -24,6 +24,7 @@ from saft.experiment.stages import (
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
 from saft.parametrizations.full import Full
+from saft.parametrizations.parametrization import trained_shapes
 
 __all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps", "refuse_unfit"]
 
@@ -122,10 +123,11 @@ def refuse_unfit(session: Session) -> None:
     """Refuse an experiment that its data or the disk have no room for; nothing is written.
 
     Raises:
-        UserError: a batch is larger than the training examples, an input under `reference` cannot be read, or
-            the disk is too full.
+        UserError: a batch is larger than the training examples, an optimizer does not take what an arm trains
+            of the trunk, an input under `reference` cannot be read, or the disk is too full.
     """
     _refuse_large_batches(session)
+    _refuse_untaken_weights(session)
     for cell in session.resolved.cells:
         if session.resolved.reads(cell.arm) == "reference":
             session.inputs(cell, next(iter(session.tasks)))  # reads the data under `reference`, as all others
@@ -183,6 +185,20 @@ def _refuse_large_batches(session: Session) -> None:
         for task, count in counts.items()
         if options.batch_size > count
     ]
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+
+def _refuse_untaken_weights(session: Session) -> None:
+    """Try optimizers that do not take everything on what their arms train of the trunk."""
+    problems: list[str] = []
+    for trial, options in session.resolved.arms.items():
+        for training in options.trainings:
+            with collecting(problems, f"arms.{session.resolved.trials[trial].arm}."):
+                if not training.takes_all:
+                    trunk = next(iter(session.tasks.values())).load_trunk()
+                    training.trained.wrap(trunk, lambda count: iter(()))
+                    training.check_optimizer(trained_shapes(trunk))
     if problems:
         raise UserError(*dict.fromkeys(problems))
 

@@ -259,11 +259,18 @@ class RunConfig:
         """Check what only slow libraries know of the arms.
 
         Raises:
-            UserError: an optimizer cannot be made, or take a step.
+            UserError: an optimizer cannot be made, or take a step of what is trained.
         """
+        from saft import tasks
+
+        heads, problems = tasks.trained_heads(self.tasks, "tasks"), list[str]()
         for name in self.arms:
             for trial in self.trials_of(name):
-                self.training_of(trial)
+                for training in self.training_of(trial).trainings:
+                    with collecting(problems, f"arms.{name}."):
+                        training.check_optimizer(heads)
+        if problems:
+            raise UserError(*dict.fromkeys(problems))
 
     def trials_of(self, arm: str) -> list[ArmTrial]:
         """Return every combination of an arm's `choices`; the arm itself where it has none.

@@ -24,6 +24,7 @@ __all__ = [
     "Parametrization",
     "parametrization",
     "train_only",
+    "trained_shapes",
     "write_side_files",
 ]
 
@@ -183,3 +184,15 @@ def train_only(trunk: nn.Module, names: Collection[str]) -> None:
     """Let the parameters of these names be trained, and no others."""
     for name, parameter in trunk.named_parameters():
         parameter.requires_grad_(name in names)
+
+
+def trained_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters that are trained, by name.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> train_only(layer, {"bias"})
+        >>> trained_shapes(layer)
+        {'bias': (1,)}
+    """
+    return {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}

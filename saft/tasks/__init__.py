@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_one_trunk",
     "declared_in",
     "own_task",
+    "trained_heads",
 ]
 
 TASKS: Registry[type[Task]] = Registry(Task, "task kind", "saft.tasks")
@@ -94,6 +95,25 @@ def check_keys(mappings: Mapping[str, Mapping[str, Any]], where: str) -> None:
             build(name, mapping, where)
     if problems:
         raise UserError(*problems)
+
+
+def trained_heads(mappings: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Sequence[int]]:
+    """Return what is trained of the heads of tasks, in words -> its shape; see `Task.trained_head`.
+
+    Args:
+        mappings: name -> the mapping below it; `check_keys` finds nothing wrong in them.
+        where: the dotted place of the tasks in the config.
+
+    Example:
+        >>> score = {"kind": "text_regression", "data": {"path": "csv", "text": "text", "label": "score"}}
+        >>> trained_heads({"score": score}, "tasks")
+        {'the weight of the head of tasks.score': (1, 1), 'the bias of the head of tasks.score': (1,)}
+    """
+    return {
+        f"the {part} of the head of {f'{where}.{name}'.rstrip('.')}": shape
+        for name, mapping in mappings.items()
+        for part, shape in build(name, mapping, where).trained_head.items()
+    }
 
 
 def check_one_trunk(bound: Mapping[str, BoundTask], where: str) -> None:

@@ -137,10 +137,18 @@ class LinearHead(nn.Module):
         tensor([[0., 0.]], grad_fn=<AddmmBackward0>)
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(self, width: int, labels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(labels, width))
-        self.bias = nn.Parameter(torch.zeros(labels))
+        for name, shape in self.shapes(labels, width).items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+    @staticmethod
+    def shapes(labels: int, width: int = 1) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its weights, by name."""
+        return {"weight": (labels, width), "bias": (labels,)}
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> LinearHead:

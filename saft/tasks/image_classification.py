@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,11 @@ class ImageClassification(Task):
 
     def __post_init__(self) -> None:
         check_labels_and_prompts(self.labels, self.head, self.prompts)
+
+    @property
+    def trained_head(self) -> Mapping[str, Sequence[int]]:
+        """A linear head; the others are frozen."""
+        return LinearHead.shapes(len(self.labels)) if self.head == "linear" else {}
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,14 @@ class Task(ABC):
             UserError: a file, split, column or label is missing.
         """
         self.rows(where)
+
+    @property
+    def trained_head(self) -> Mapping[str, Sequence[int]]:
+        """Name -> shape of what is trained of the head, with 1 for the width of the model's features.
+
+        Nothing of a head that is frozen, or a part of the trunk.
+        """
+        return {}
 
     def distrusted(self) -> str | None:
         """Return what a checkpoint folder must not ask for, as "key: reason"; None where there is nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, heads
 from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, outcomes
 from saft.tasks.examples import Batch, Examples
-from saft.tasks.heads import ZeroShotHead
+from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import Rows, TableConfig, read
@@ -63,6 +64,11 @@ class TextClassification(Task):
             raise ValueError("metric_name: matthews needs one label a text; take macro_f1 or micro_f1")
         if self.several_labels and any("," in label for label in self.labels):
             raise ValueError("labels: of several labels none may hold a comma, which stands between them")
+
+    @property
+    def trained_head(self) -> Mapping[str, Sequence[int]]:
+        """A linear head; the others are frozen."""
+        return LinearHead.shapes(len(self.labels)) if self.head == "linear" else {}
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from saft.config.ranges import MOST, Range
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, estimate
 from saft.tasks.examples import Batch, Examples
+from saft.tasks.heads import LinearHead
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import TableConfig, Text, read_numbers
@@ -46,6 +48,11 @@ class TextRegression(Task):
     pooling: Pooling | None = None
     """How token features become one vector per text; null takes that of `model`, or of a
     head that is there, else last of a decoder-only model and mean of another."""
+
+    @property
+    def trained_head(self) -> Mapping[str, Sequence[int]]:
+        """A linear head of one number."""
+        return LinearHead.shapes(1)
 
     def bind(
         self, name: str, model: ModelConfig, where: str, device: str | torch.device = "cpu"

@@ -22,6 +22,7 @@ from saft.errors import UserError, collecting
 from saft.files.lock import locked
 from saft.files.staging import refuse, write_text
 from saft.files.upload import uploading
+from saft.parametrizations.parametrization import trained_shapes
 from saft.penalties import Setting, Unlabelled
 from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
@@ -229,6 +230,7 @@ def _fit(
         torch.manual_seed(config.seed)
         workers = _workers(config, splits, ready.device)
         module = TaskModule(model, task, splits.train, options, config.seed, workers, vectors).train()
+        options.check_optimizer(trained_shapes(model))
 
         def score() -> Score:
             with computing(config.trainer.get("precision"), ready.device):

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -23,7 +23,7 @@ from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
 from saft.training.data_parallel import is_divided, sum_gradients, total
 from saft.training.layer_decay import layer_factors
-from saft.training.optimizer import averages_by_itself, make_optimizer
+from saft.training.optimizer import averages_by_itself, make_optimizer, parameter_groups
 from saft.training.options import TrainingOptions
 
 __all__ = ["TaskModule"]
@@ -166,13 +166,8 @@ class TaskModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, untouched by the ascent, which is over before a step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        if self.options.layer_decay < 1:
-            groups = self._by_layer(groups)
         options = self.options
+        groups = parameter_groups(parameters, options.learning_rate, self._factors(parameters))
         optimizer = make_optimizer(
             groups, options.learning_rate, options.weight_decay, options.betas, options.optimizer
         )
@@ -190,20 +185,14 @@ class TaskModule(L.LightningModule):
         weights = self.climbed.weights
         return lambda: [*optimizer.param_groups, {"params": weights}]
 
-    def _by_layer(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the groups divided by the factor on the learning rate; a head is in no layer."""
+    def _factors(self, parameters: list[nn.Parameter]) -> dict[nn.Parameter, float]:
+        """Return each parameter's factor on the learning rate, if they differ; a head is in no layer."""
+        if self.options.layer_decay == 1:
+            return {}
         trunk = dict(self.model.trunk.named_parameters())
         factors = layer_factors(trunk.keys(), self.options.layer_decay)
-        own = {id(parameter): factors[name] for name, parameter in trunk.items()}
-        return [
-            group
-            | {
-                "params": [p for p in group["params"] if own.get(id(p), 1.0) == factor],
-                "lr": self.options.learning_rate * factor,
-            }
-            for group in groups
-            for factor in sorted({own.get(id(p), 1.0) for p in group["params"]}, reverse=True)
-        ]
+        own = {parameter: factors[name] for name, parameter in trunk.items()}
+        return {parameter: own.get(parameter, 1.0) for parameter in parameters}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a perturbation remembers from step to step; None without one."""

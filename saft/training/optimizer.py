@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ __all__ = [
     "check_keys",
     "make_optimizer",
     "optimizer_class",
+    "parameter_groups",
+    "takes_all",
     "torch_optimizers",
     "try_optimizer",
 ]
@@ -112,54 +115,122 @@ def _refuse_unknown(name: str, options: Iterable[str], known: Collection[str]) -
             raise UserError(f"optimizer: {name} has no option '{key}'{did_you_mean(key, known)}")
 
 
+def parameter_groups(
+    parameters: Sequence[nn.Parameter], learning_rate: float, factors: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
+    """Return parameter groups: matrices and the like, and vectors, which have no weight decay.
+
+    Args:
+        parameters: that are trained.
+        learning_rate: peak, at least 0.
+        factors: on it, of each parameter; nothing where all have one rate. A group has one factor.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> groups = parameter_groups(list(layer.parameters()), 0.1, {layer.weight: 0.5, layer.bias: 1.0})
+        >>> [(len(group["params"]), group["lr"]) for group in groups]
+        [(1, 0.05), (1, 0.1)]
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if not factors:
+        return groups
+    return [
+        group | {"params": [p for p in group["params"] if factors[p] == factor], "lr": learning_rate * factor}
+        for group in groups
+        for factor in sorted({factors[p] for p in group["params"]}, reverse=True)
+    ]
+
+
 def try_optimizer(
-    weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any], vectors: bool = False
-) -> Optimizer:
-    """Take a step of one small matrix, so that what does not fit is known before a model is loaded.
+    weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]] = MappingProxyType({}), layer_decay: float = 1.0,
+) -> Optimizer:  # fmt: skip
+    """Take steps of small tensors, so that what does not fit is known before a training.
 
     Args:
         weight_decay, betas, options: as for `make_optimizer`.
-        vectors: whether it is to take steps of vectors too, such as biases.
+        shapes: what is trained, in words -> its shape, of which the number of dimensions counts.
+        layer_decay: factor on the learning rate from layer to layer.
 
     Returns:
-        The optimizer, which has taken the step.
+        The optimizer, which has taken a step of a matrix.
 
     Raises:
         UserError: there is no such optimizer, it does not take these options, or it cannot take a step along
-            a dense gradient without a closure, or not of vectors.
+            a dense gradient without a closure, or not of what is trained.
 
     Example:
         >>> _ = try_optimizer(0.0, (0.9, 0.999), {"name": "torch.optim:LBFGS"})
         Traceback (most recent call last):
         saft.errors.UserError: optimizer: torch.optim:LBFGS cannot take a step: TypeError: ...
     """
-    made = _stepped([(2, 2)], weight_decay, betas, options)
-    if vectors:
+
+    def stepped(groups: list[dict[str, Any]]) -> Optimizer:
+        return _stepped(make_optimizer(groups, 0.1, weight_decay, betas, options), options["name"])
+
+    made = stepped([{"params": [_small(2)]}])
+    first: dict[int, str] = {}
+    for what, shape in shapes.items():
+        first.setdefault(len(shape), what)
+    for dimensions, what in first.items():
         try:
-            _stepped([(2, 2), (2,)], weight_decay, betas, options)
+            stepped([{"params": [_small(dimensions)]}])
         except UserError:
+            kind = {0: "single numbers", 1: "vectors"}.get(dimensions, f"tensors of {dimensions} dimensions")
             raise UserError(
-                f"optimizer: {options['name']} takes matrices, but no vectors such as biases; train "
-                "matrices only: parametrization: {name: attention} or {name: lora}, and a frozen head"
+                f"optimizer: {options['name']} takes matrices, but no {kind}, such as {what}; train matrices "
+                "only: parametrization: {name: attention} or {name: lora}, and a frozen head, as "
+                "head: zero_shot"
             ) from None
+    for decay, told in (
+        (
+            1.0,
+            f"optimizer: {options['name']} takes no groups of parameters; take another optimizer",
+        ),
+        (layer_decay, f"layer_decay: {options['name']} takes one learning rate only; leave layer_decay out"),
+    ):
+        rates = {_small(2): 1.0, _small(2): decay}
+        try:
+            stepped(parameter_groups(list(rates), 0.1, rates if decay < 1 else {}))
+        except UserError:
+            raise UserError(told) from None
     return made
 
 
-def _stepped(
-    shapes: Iterable[tuple[int, ...]],
-    weight_decay: float,
-    betas: tuple[float, float],
-    options: Mapping[str, Any],
-) -> Optimizer:
-    """Return an optimizer that has taken a step of weights of these shapes."""
-    weights = [nn.Parameter(torch.ones(shape)) for shape in shapes]
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    made = make_optimizer([{"params": weights}], 0.1, weight_decay, betas, options)
-    with as_user_error(f"optimizer: {options['name']} cannot take a step"):
+def takes_all(weight_decay: float, betas: tuple[float, float], options: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer takes steps of whatever a model has: numbers, vectors, matrices and more.
+
+    Args:
+        weight_decay, betas, options: as for `make_optimizer`.
+
+    Example:
+        >>> takes_all(0.0, (0.9, 0.999), {"name": "torch.optim:SGD"})
+        True
+    """
+    try:
+        try_optimizer(weight_decay, betas, options, {str(count): [1] * count for count in range(6)})
+    except UserError:
+        return False
+    return True
+
+
+def _small(dimensions: int) -> nn.Parameter:
+    """Return a small tensor of so many dimensions, with a gradient."""
+    weight = nn.Parameter(torch.ones([2] * dimensions))
+    weight.grad = torch.ones_like(weight)
+    return weight
+
+
+def _stepped(made: Optimizer, name: str) -> Optimizer:
+    """Let an optimizer take two steps: what it remembers from the first may be what does not fit."""
+    with as_user_error(f"optimizer: {name} cannot take a step"):
         if averages_by_itself(made):
             made.train()  # type: ignore[attr-defined]
-        made.step()
+        for _ in range(2):
+            made.step()
     return made
 
 

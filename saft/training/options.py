@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -159,16 +160,29 @@ class TrainingOptions:
                 )
 
     def late_check(self) -> None:
-        """Check what only torch knows: that the optimizer can be made, and take a step.
+        """Check what only torch knows: that the optimizer can be made, and take a step of what is trained.
 
         Raises:
             UserError: it cannot, or it does not go with other options.
+        """
+        for training in self.trainings:
+            training.check_optimizer({})
+
+    def check_optimizer(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Check that the optimizer, unless it is AdamW, takes steps of what is trained.
+
+        Args:
+            shapes: what is trained beside the vectors of a trunk, in words -> its shape.
+
+        Raises:
+            UserError: it does not, or it does not go with other options.
         """
         if self.optimizer is None:
             return
         from saft.training.optimizer import averages_by_itself, try_optimizer
 
-        made = try_optimizer(self.weight_decay, self.betas, self.optimizer, self.trained.has_vectors)
+        shapes = ({"the trunk's biases": (1,)} if self.trained.has_vectors else {}) | dict(shapes)
+        made = try_optimizer(self.weight_decay, self.betas, self.optimizer, shapes, self.layer_decay)
         if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
             raise UserError(
                 f"optimizer: {self.optimizer['name']} averages the weights by itself; leave out averaging and"
@@ -215,6 +229,20 @@ class TrainingOptions:
     def first(self) -> TrainingOptions | None:
         """How every task is trained before; None without a first round. Its ascent is what it says itself."""
         return None if self.first_round is None else self._first("fields")
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the optimizer takes steps of whatever a model has."""
+        if self.optimizer is None:
+            return True
+        from saft.training.optimizer import takes_all
+
+        return takes_all(self.weight_decay, self.betas, self.optimizer)
+
+    @property
+    def trainings(self) -> list[TrainingOptions]:
+        """How a task is trained: in the first round, if there is one, and then itself."""
+        return [self] if self.first is None else [self.first, self]
 
     def _first(self, depth: config.Depth) -> TrainingOptions:
         alone = {"perturbation": None, "first_round": None, "start": None}

@@ -108,3 +108,17 @@ class TrainConfig:
                 f"reference: is missing: training.penalty has inputs: {self.training.reads}; list the tasks"
                 " whose training inputs it is to read, each as under `task`"
             )
+
+    def late_check(self) -> None:
+        """Check that the optimizer takes the head of the task, if it is trained.
+
+        Raises:
+            UserError: it does not.
+        """
+        from saft import tasks
+
+        problems: list[str] = []
+        with collecting(problems, "training."):
+            self.training.check_optimizer(tasks.trained_heads({"": self.task}, "task"))
+        if problems:
+            raise UserError(*problems)

@@ -171,3 +171,23 @@ def test_the_score_does_not_depend_on_the_batch_size(mapping: dict[str, Any], tm
         for one, other in zip(parts.rows, whole.rows, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
         assert task.score(model, examples, batch_size).value == pytest.approx(whole.score().value, rel=1e-4)
+
+
+@pytest.mark.parametrize("head", ["linear", "zero_shot", "prototype"])
+def test_what_is_trained_of_a_head_is_known_before_a_model_is_loaded(
+    mapping: dict[str, Any], tmp_path: Path, head: str
+) -> None:
+    kinds = {"linear": ("text_c", "image"), "zero_shot": ("text_c",), "prototype": ("image",)}[head]
+    if mapping["kind"].startswith(kinds):
+        mapping = mapping | {"head": head}
+    elif head != "linear":
+        pytest.skip("no head of this name")
+    given = settings(mapping, tmp_path)
+    made = bound(given).model(bound(given).load_trunk()).head
+    trained = {name: list(p.shape) for name, p in made.named_parameters() if p.requires_grad}
+    width = trained["weight"][1] if "weight" in trained else 1
+    told = tasks.build("", given.task, "task").trained_head
+    assert {
+        name: [width if size == 1 and at else size for at, size in enumerate(shape)]
+        for name, shape in told.items()
+    } == trained

@@ -21,20 +21,7 @@ from saft.training.options import TrainingOptions
 SAM = {"name": "sam", "rho": 0.05}
 
 
-@pytest.fixture
-def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "name": "colour",
-        "reference": {"size": tiny_tasks["size"]},
-        "out": str(tmp_path / "out"),
-        "training": {"steps": 4, "learning_rate": 1e-3},
-        "train_examples": 40,
-        "validation_examples": 8,
-        "trainer": {"accelerator": "cpu"},
-    }
-    return config.parse(TrainConfig, mapping, "test")
+SETTINGS = {"training": {"steps": 4, "learning_rate": 1e-3}, "validation_examples": 8}
 
 
 @pytest.fixture

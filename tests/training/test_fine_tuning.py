@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import saft
-from saft import config, tasks
+from saft import tasks
 from saft.errors import UserError
 from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
@@ -30,18 +30,7 @@ from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
 
-
-@pytest.fixture
-def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "name": "colour",
-        "out": str(tmp_path / "out"),
-        "training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}},
-        "train_examples": 40,
-    }
-    return config.parse(TrainConfig, mapping, "test")
+SETTINGS = {"training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}}}
 
 
 def changed(settings: TrainConfig, out: str, **training: Any) -> TrainConfig:

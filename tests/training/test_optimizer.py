@@ -14,6 +14,7 @@ from saft import config
 from saft.errors import UserError
 from saft.evaluate import evaluate
 from saft.evaluate_config import EvaluateConfig
+from saft.run import RunConfig, run
 from saft.tasks import Limits
 from saft.train import TrainConfig, train
 from saft.training.module import TaskModule
@@ -50,18 +51,10 @@ class TowardsTheMean(torch.optim.SGD):
         return loss
 
 
-@pytest.fixture
-def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "name": "colour",
-        "out": str(tmp_path / "out"),
-        "training": {"steps": 6, "learning_rate": 1e-2, "schedule": "constant", "gradient_clip": None},
-        "train_examples": 24,
-        "trainer": {"accelerator": "cpu"},
-    }
-    return config.parse(TrainConfig, mapping, "test")
+SETTINGS = {
+    "training": {"steps": 6, "learning_rate": 1e-2, "schedule": "constant", "gradient_clip": None},
+    "train_examples": 24,
+}
 
 
 def with_optimizer(settings: TrainConfig, **training: Any) -> TrainConfig:
@@ -140,7 +133,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("name", sorted(torch_optimizers()))
 def test_every_optimizer_of_torch_that_is_listed_can_take_a_step(name: str) -> None:
-    try_optimizer(0.0, (0.9, 0.999), {"name": f"torch.optim:{name}"})
+    try_optimizer(0.0, (0.9, 0.999), {"name": f"torch.optim:{name}"}, layer_decay=0.5)
 
 
 class Matrices(torch.optim.SGD):
@@ -152,14 +145,118 @@ class Matrices(torch.optim.SGD):
             raise ValueError("only supports 2D parameters")
 
 
+ATTENTION = {"parametrization": {"name": "attention"}}
 MATRICES = {"optimizer": {"name": f"{__name__}:Matrices"}}
 
 
 @pytest.mark.parametrize("name", ["full", "linearized"])
 def test_an_optimizer_of_matrices_alone_is_refused_where_biases_are_trained(name: str) -> None:
     options = MATRICES | {"parametrization": {"name": name}}
-    with pytest.raises(UserError, match=r"no vectors such as biases.*parametrization: \{name: attention}"):
+    told = r"no vectors, such as the trunk's biases.*parametrization: \{name: attention}"
+    with pytest.raises(UserError, match=told):
         config.parse(TrainingOptions, options, "f.yaml", "training")
+
+
+@pytest.mark.parametrize("kind", ["text_classification", "image_classification", "text_regression"])
+def test_an_optimizer_of_matrices_alone_is_refused_where_a_head_is_trained(
+    kind: str, settings: TrainConfig
+) -> None:
+    task = {"kind": kind, "data": {"path": "csv", "text": "text", "label": "label"}}
+    if kind == "image_classification":
+        task["data"] = {"path": "imagefolder"}
+    if kind != "text_regression":
+        task |= {"labels": {"0": "no", "1": "yes"}, "head": "linear"}
+    plain = dataclasses.asdict(settings) | {"task": task, "training": ATTENTION | MATRICES}
+    told = (
+        r"f.yaml: training.optimizer: .*no vectors, such as the bias of the head of task; .*head: zero_shot"
+    )
+    with pytest.raises(UserError, match=told):
+        config.parse(TrainConfig, plain, "f.yaml")
+    assert config.parse(TrainConfig, plain | {"task": settings.task}, "f.yaml").training.optimizer
+
+
+def test_in_an_experiment_every_arm_and_its_first_round_are_told(settings: TrainConfig) -> None:
+    linear = settings.task | {"head": "linear"}
+    arms = {
+        "plain": {},
+        "muon": ATTENTION | MATRICES,
+        "late": {"first_round": {"steps": 2} | ATTENTION | MATRICES, "start": {"method": "average"}},
+    }
+    plain = {"out": settings.out, "model": {"path": settings.model.path}, "arms": arms}
+    with pytest.raises(UserError) as caught:
+        config.parse(RunConfig, plain | {"tasks": {"colour": settings.task, "size": linear}}, "f.yaml")
+    assert [problem.partition(".optimizer: ")[0] for problem in caught.value.problems] == [
+        "f.yaml: arms.muon",
+        "f.yaml: arms.late",
+    ]
+    assert "such as the bias of the head of tasks.size" in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["*LayerNorm*", "*bias"])
+def test_what_only_the_model_knows_is_told_before_a_step(settings: TrainConfig, pattern: str) -> None:
+    options = MATRICES | {"parametrization": {"name": "only", "tensors": ["*query.weight", pattern]}}
+    with pytest.raises(UserError, match=r"no vectors, such as trunk\.\S+(bias|weight); train matrices"):
+        train(with_optimizer(settings, **options))
+    assert not list(Path(settings.out).parent.glob("*out*"))
+
+
+def test_what_only_the_model_knows_is_told_before_an_experiment(settings: TrainConfig) -> None:
+    some = MATRICES | {"parametrization": {"name": "only", "tensors": ["*query.*"]}}
+    plain = {
+        "out": settings.out,
+        "model": {"path": settings.model.path},
+        "tasks": {"colour": settings.task},
+        "arms": {"adamw": {"steps": 2}, "muon": some | {"steps": 2}},
+    }
+    with pytest.raises(UserError, match=r"^arms\.muon\.optimizer: .* no vectors, such as encoder\S+bias"):
+        run(config.parse(RunConfig, plain, "f.yaml"))
+    assert not Path(settings.out).exists()
+
+
+class OneRate(torch.optim.SGD):
+    """SGD that finds out in a step that its groups have different learning rates, as Prodigy does."""
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if len({group["lr"] for group in self.param_groups}) > 1:
+            raise RuntimeError("different learning rates are not supported")
+        return super().step(closure)
+
+
+def test_an_optimizer_of_one_learning_rate_is_refused_where_layers_have_their_own() -> None:
+    options = {"optimizer": {"name": f"{__name__}:OneRate"}, "layer_decay": 0.9}
+    with pytest.raises(
+        UserError, match=r"layer_decay: .*OneRate takes one learning rate only; leave layer_de"
+    ):
+        config.parse(TrainingOptions, options, "f.yaml", "training")
+
+
+class OneGroup(torch.optim.SGD):
+    """SGD that has one group of parameters, as LBFGS does."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        if len(self.param_groups) > 1:
+            raise ValueError("no parameter groups")
+
+
+def test_an_optimizer_of_one_group_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training: optimizer: .*OneGroup takes no groups of param"):
+        config.parse(TrainingOptions, {"optimizer": {"name": f"{__name__}:OneGroup"}}, "f.yaml", "training")
+
+
+class Forgetful(torch.optim.SGD):
+    """SGD that cannot take a second step."""
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if self.state:
+            raise RuntimeError("lost")
+        self.state["steps"] = 1
+        return super().step(closure)
+
+
+def test_a_second_step_is_tried_too() -> None:
+    with pytest.raises(UserError, match="Forgetful cannot take a step: RuntimeError: lost"):
+        config.parse(TrainingOptions, {"optimizer": {"name": f"{__name__}:Forgetful"}}, "")
 
 
 @pytest.mark.slow

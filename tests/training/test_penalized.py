@@ -27,20 +27,10 @@ STEPS = 6
 DRIFT = {"name": "drift", "strength": 5.0, "every": 2, "examples": 6}
 
 
-@pytest.fixture
-def settings(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path) -> TrainConfig:
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "name": "colour",
-        "reference": {"size": tiny_tasks["size"]},
-        "out": str(tmp_path / "out"),
-        "training": {"steps": STEPS, "learning_rate": 1e-3, "penalty": DRIFT},
-        "train_examples": 40,
-        "validation_examples": 8,
-        "trainer": {"accelerator": "cpu"},
-    }
-    return config.parse(TrainConfig, mapping, "test")
+SETTINGS = {
+    "training": {"steps": STEPS, "learning_rate": 1e-3, "penalty": DRIFT},
+    "validation_examples": 8,
+}
 
 
 def changed(settings: TrainConfig, out: str, **training: Any) -> TrainConfig:
