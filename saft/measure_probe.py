@@ -142,7 +142,7 @@ def task_space(
     Raises:
         UserError: the tasks load the model in different ways, or a tensor of the base is none of the model's.
     """
-    check_one_trunk(bound, "tasks")
+    check_one_trunk({"tasks": bound})
     first = next(iter(bound.values()))
     trunk = (first.load_trunk(plan.base.location) if trunk is None else trunk).requires_grad_(True)
     names = _names(trunk, plan)

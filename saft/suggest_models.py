@@ -87,7 +87,7 @@ class MergedModels:
         }
         plans = _checked(merges)
         bound = {name: task_of(name, folder, config.tasks, config.device) for name, folder in folders.items()}
-        check_one_trunk(bound, "tasks")
+        check_one_trunk({"tasks": bound})
         limits = Limits(train=0, validation=config.examples, test=0)
         examples = {name: task.examples(limits).validation for name, task in bound.items()}
         for name, some in examples.items():

@@ -39,6 +39,7 @@ FROM_ABOVE = {
     "experiment/stages/__init__.py": "experiment/test_stages.py",
     "experiment/stages/choose_trial.py": "experiment/test_rounds.py",
     "experiment/stages/base_model.py": "experiment/test_stages.py",
+    "experiment/stages/held_out.py": "experiment/test_held_out.py",
     "experiment/stages/train_expert.py": "experiment/test_stages.py",
     "experiment/stages/measure_functions.py": "experiment/test_stages.py",
     "experiment/stages/measure_weights.py": "experiment/test_stages.py",

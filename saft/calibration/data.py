@@ -161,7 +161,7 @@ def load_calibration_data(plan: Plan) -> CalibrationData:
         UserError: as `model_tasks`; or the base cannot be loaded, or its tensors not be told apart.
     """
     bound = {name: task.bind(plan, plan.models[name]) for name, task in model_tasks(plan).items()}
-    tasks.check_one_trunk(bound, "data.tasks")
+    tasks.check_one_trunk({"data.tasks": bound})
     examples = {name: _examples(task, plan) for name, task in bound.items()}
     trunk = next(iter(bound.values())).load_trunk(plan.base.folder)
     return CalibrationData(plan, trunk, tensor_names(trunk, plan.base), bound, examples)

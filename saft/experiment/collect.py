@@ -12,6 +12,7 @@ from saft.experiment.errors_between_arms import paired_errors
 from saft.experiment.figure_files import (
     Choice,
     ChoiceTest,
+    HeldOutCurve,
     Measurement,
     StartMerge,
     Training,
@@ -26,7 +27,9 @@ from saft.experiment.stages import (
     choice,
     chosen_cells,
     expert_values,
+    held_out_name,
     interference_name,
+    is_one_model,
     measured_name,
     merge_name,
     rounds_before,
@@ -75,7 +78,7 @@ def collect(session: Session) -> Results:
             config=session.resolved.plain(),
             protocol=_protocol(session),
             arms=arms,
-            base={name: figures.base(name) for name in session.tasks},
+            base={name: figures.base(name) for name in session.scored},
             cells=cells,
             quantities=figures.quantities,
             arm_searches=list(_arm_searches(session)),
@@ -143,6 +146,11 @@ class _Figures:
             passes=self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,
+            held_out={
+                held: BaseResult(self._score(f"{place}/validation"), self._test(place))
+                for held in self.session.held_out
+                for place in [held_out_name(name, held)]
+            },
         )
 
     def _merge(self, cell: Cell, method: str) -> MergeFigures:
@@ -155,13 +163,31 @@ class _Figures:
             )
             of_arm.setdefault(cell.seed, {})[method] = test.by_example
         scores = {point.candidate: point.validation for point in made.of_the_chosen}
+        curves, held_out = self._held_out(cell, method)
         return MergeFigures(
             parameters=self.session.resolved.merges[method].parameters | made.parameters,
-            curve=[CurvePoint(coefficient, scores[coefficient]) for coefficient in sorted(scores)],
-            shared=Chosen(made.shared, test.shared if test else None),
+            curve=[
+                CurvePoint(at, scores[at], {t: of[at] for t, of in curves.items() if at in of})
+                for at in sorted(scores)
+            ],
+            shared=Chosen(made.shared, test.shared if test else None, held_out),
             per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
             search=self._search(cell, made),
             weighted=self._weighted(cell, method),
+        )
+
+    def _held_out(self, cell: Cell, method: str) -> tuple[dict[str, dict[float, Score]], dict[str, Score]]:
+        """Return task that is held out -> coefficient -> validation score, and task -> test score."""
+        if not is_one_model(method):
+            return {}, {}
+        name = merge_name(self.session, cell, method)
+        places = {held: held_out_name(name, held) for held in self.session.held_out}
+        curves = {
+            held: self._folder.known(f"{place}/validation", HeldOutCurve) for held, place in places.items()
+        }
+        return (
+            {held: {point.candidate: point.score for point in of.curve} for held, of in curves.items()},
+            {held: self._score(f"{place}/test") for held, place in places.items() if self.tests},
         )
 
     def paired_errors(self, baselines: list[str]) -> Iterator[PairedError]:
@@ -221,6 +247,7 @@ def _protocol(session: Session) -> Protocol:
             else "The test split was not read: every figure is of the validation split."
         ),
         tests=config.test,
+        held_out={name: _facts(session, name) for name in session.held_out},
     )
 
 
@@ -246,12 +273,12 @@ def _arm_searches(session: Session) -> Iterator[ArmSearch]:
 
 
 def _facts(session: Session, name: str) -> TaskFacts:
-    task, facts = session.tasks[name], session.tasks[name].facts()
-    sizes = session.sizes[name]
+    task, facts = session.scored[name], session.scored[name].facts()
+    sizes = (session.sizes | session.held_out_sizes)[name]
     return TaskFacts(
-        kind=session.config.tasks[name]["kind"],
+        kind=(session.config.tasks | session.config.held_out)[name]["kind"],
         metric=task.metric,
-        train={size: counts[name] for size, counts in session.train_counts.items()},
+        train={size: counts[name] for size, counts in session.train_counts.items() if name in session.tasks},
         validation=sizes["validation"],
         test=sizes["test"] if session.config.test else None,
         labels=facts.pop("labels", None),

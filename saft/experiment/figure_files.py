@@ -11,6 +11,8 @@ from saft.tasks.metric import Score
 __all__ = [
     "Choice",
     "ChoiceTest",
+    "HeldOutCurve",
+    "HeldOutPoint",
     "Measurement",
     "StartMerge",
     "Training",
@@ -147,6 +149,21 @@ class ChoiceTest:
     shared: dict[str, Score]
     per_task: dict[str, Score]
     by_example: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOutPoint:
+    """The merge at one scaling coefficient, on the validation examples of a task that is held out."""
+
+    candidate: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class HeldOutCurve:
+    """A merge on a task that is held out: a point at each coefficient that its choice tried."""
+
+    curve: list[HeldOutPoint]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class Foundations:
             "config": {"model": {"pooling": self.plain["model"]["pooling"]}},
             "files": {"model": self.files["model"]},
         }
-        return union(model, self._keys("validation_examples"), self._data("tasks", task))
+        key = "held_out" if task in self.plain["held_out"] else "tasks"
+        return union(model, self._keys("validation_examples"), self._data(key, task))
 
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
@@ -130,6 +131,15 @@ class Foundations:
         if self.plain["selection"]["search"] != "grid":  # a grid has neither a budget nor a seed
             config["selection"] = self._selection("search", "budget", "seed")
         return union(self.experts(cell), {"config": config})
+
+    def held_out(self, below: dict[str, Any], task: str) -> dict[str, Any]:
+        """Return what the score of a model on a task that is held out rests on.
+
+        Args:
+            below: what the model rests on.
+            task: the name of the one that is held out.
+        """
+        return union(below, self.base(task))
 
     def weights(self, cell: Cell, method: str) -> dict[str, Any]:
         """Return what the weights of the tasks rest on, found from the coefficient of a merge on.

@@ -160,9 +160,7 @@ def check(session: Session, steps: dict[str, list[Step]]) -> RunCheck:
         cells=len(session.resolved.cells),
         open_cells=len(missing.keys() - {"base"}),
         experts=len(untrained),
-        merges=sum(
-            "/merges/" in name and name.endswith("/validation") and "/weights/" not in name for name in names
-        ),
+        merges=sum(_is_choice(name) for name in names),
         passes=sum(untrained),
         seconds=_seconds(session, cost_left(session, missing)),
         bytes_most=most,
@@ -174,6 +172,12 @@ def check(session: Session, steps: dict[str, list[Step]]) -> RunCheck:
             if "choices" in keys
         },
     )
+
+
+def _is_choice(name: str) -> bool:
+    """Return whether figures are those of a merge's choice: .../merges/TASKS/METHOD/validation."""
+    below = name.partition("/merges/")[2].split("/")
+    return len(below) == 3 and below[-1] == "validation"
 
 
 def _refuse_large_batches(session: Session) -> None:

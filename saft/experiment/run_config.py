@@ -173,6 +173,10 @@ class RunConfig:
     `standard`, `all`, `module:Name`, or {name: ..., option: ...}; on all validation examples."""
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `tasks`, whose training inputs a penalty reads, unlabelled; they are not trained on."""
+    held_out: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    """Tasks, as under `tasks`, that are never trained on and choose nothing: the base, the experts and every
+    merged model are scored on them, which says what a merge costs or keeps elsewhere. Their heads must not
+    have to be trained: zero-shot, prototype, or a language model's own."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further arguments of lightning.Trainer: accelerator, devices, precision ...; see `saft train`."""
     data_workers: CountOrZero | None = None
@@ -211,10 +215,14 @@ class RunConfig:
         for name, changes in self.arms.items():
             if not isinstance(changes.get("description", ""), str):
                 raise ValueError(f"arms.{name}.description: must be a text")
-        problems: list[str] = []
+        problems = [
+            f"held_out.{name}: a task that is trained on has this name; give it another"
+            for name in self.held_out
+            if name in self.tasks
+        ]
         for name, figure in self.expected.items():
-            if figure.task is not None and figure.task not in self.tasks:
-                hint = did_you_mean(figure.task, self.tasks)
+            if figure.task is not None and figure.task not in self.tasks | self.held_out:
+                hint = did_you_mean(figure.task, self.tasks | self.held_out)
                 problems.append(f"expected.{name}.task: there is no task '{figure.task}'{hint}")
             if figure.arm is not None and figure.arm not in self.arms:
                 hint = did_you_mean(figure.arm, self.arms)
@@ -242,7 +250,11 @@ class RunConfig:
             check_logger(self.logger)
         with collecting(problems):
             resolve(self)
-        for key, declared in (("tasks", self.tasks), ("reference", self.reference)):
+        for key, declared in (
+            ("tasks", self.tasks),
+            ("reference", self.reference),
+            ("held_out", self.held_out),
+        ):
             with collecting(problems):
                 tasks.check_keys(declared, key)
         with collecting(problems):

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from saft import tasks
+from saft.errors import UserError
 from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
@@ -21,8 +22,8 @@ from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
-from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, TaskModel
-from saft.tasks.heads import head_file
+from saft.report.cell_result import Split
+from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, Task, TaskModel
 from saft.training.precision import computing
 from saft.training.trainer import device_of
 
@@ -51,18 +52,24 @@ class Session:
         reference = {
             name: tasks.build(name, keys, "reference") for name, keys in self.config.reference.items()
         }
+        held_out = {name: tasks.build(name, keys, "held_out") for name, keys in self.config.held_out.items()}
         self.reference: dict[str, BoundTask] = {
             name: task.bind(name, start, f"reference.{name}", self.device) for name, task in reference.items()
         }
         self.tasks: dict[str, BoundTask] = {
             name: task.bind(name, start, f"tasks.{name}", self.device) for name, task in declared.items()
         }
-        tasks.check_one_trunk(self.reference | self.tasks, "tasks")
+        self.held_out: dict[str, BoundTask] = {
+            name: task.bind(name, start, f"held_out.{name}", self.device) for name, task in held_out.items()
+        }
+        tasks.check_one_trunk({"tasks": self.tasks, "reference": self.reference, "held_out": self.held_out})
+        _refuse_untrained(held_out)
         for name, options in resolved.arms.items():
             if options.penalty is not None:
                 where = f"arms.{resolved.trials[name].arm}.penalty"
                 penalty(**options.penalty).check_tasks(self.reference | self.tasks, where)
-        files = files_of(self.config.model.path, folder.base, {"tasks": declared, "reference": reference})
+        read = {"tasks": declared, "reference": reference, "held_out": held_out}
+        files = files_of(self.config.model.path, folder.base, read)
         self.foundations = Foundations(resolved, files)
         self.arm_choices: dict[tuple[str, str], ArmChoice] = {}  # once they are known
 
@@ -70,6 +77,11 @@ class Session:
     def metrics(self) -> dict[str, Metric]:
         """Task -> what its scores are."""
         return {name: task.metric for name, task in self.tasks.items()}
+
+    @functools.cached_property
+    def scored(self) -> dict[str, BoundTask]:
+        """Every task that models are scored on: those that are trained on, and those that are held out."""
+        return self.tasks | self.held_out
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a session lives as long as its process
     def splits(self, train_size: str, seed: int) -> Mapping[str, Splits]:
@@ -81,6 +93,13 @@ class Session:
             seed,
         )
         return {name: task.examples(limits) for name, task in self.tasks.items()}
+
+    @functools.cached_property
+    def held_out_splits(self) -> Mapping[str, Splits]:
+        """The data of each task that is held out, no training examples among them."""
+        test = self.config.test_examples if self.config.test else 0
+        limits = Limits(train=0, validation=self.config.validation_examples, test=test)
+        return {name: task.examples(limits) for name, task in self.held_out.items()}
 
     def inputs(self, cell: Cell, task: str) -> dict[str, Unlabelled]:
         """Return the training inputs that the penalty of an expert reads, task -> inputs without labels."""
@@ -113,12 +132,15 @@ class Session:
         """Task -> split -> number of validation and test examples, the same in every cell."""
         first = self.resolved.cells[0]
         parts = self.splits(first.train_size, first.seed)
-        return {
-            name: {"validation": len(part.validation), "test": len(part.test)} for name, part in parts.items()
-        }
+        return {name: _sizes(part) for name, part in parts.items()}
+
+    @functools.cached_property
+    def held_out_sizes(self) -> dict[str, dict[str, int]]:
+        """What `sizes` says, of the tasks that are held out."""
+        return {name: _sizes(part) for name, part in self.held_out_splits.items()}
 
     def examples_of(self, split: str) -> float:
-        """Return the examples of a split, of all tasks together: what one pass over it costs."""
+        """Return the examples of a split, of all trained tasks together: what one pass over it costs."""
         return float(sum(sizes[split] for sizes in self.sizes.values()))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -130,7 +152,7 @@ class Session:
             folder: the checkpoint folder, whose head is taken too.
             cell: that the checkpoint is an expert of; None for the base.
         """
-        return self.tasks[task].model(self.trunk(folder, cell), head_from=folder)
+        return self.scored[task].model(self.trunk(folder, cell), head_from=folder)
 
     def score(self, task: str, model: TaskModel, examples: Examples) -> Score:
         """Return a model's score on examples of a task, NaN of none; see `outcomes`.
@@ -153,7 +175,18 @@ class Session:
             examples: of one split.
         """
         with computing(self.config.trainer.get("precision"), self.device):
-            return self.tasks[task].outcomes(model, examples)
+            return self.scored[task].outcomes(model, examples)
+
+    def score_held_out(self, task: str, trunk: nn.Module, split: Split) -> Score:
+        """Return the score of a trunk on a task that is held out, with the head that the base gives it.
+
+        Args:
+            task: its name.
+            trunk: of the base, an expert or a merge.
+            split: whose examples.
+        """
+        model = self.held_out[task].model(trunk, head_from=self.folder.base)
+        return self.score(task, model, getattr(self.held_out_splits[task], split))
 
     def start(self, cell: Cell) -> Path:
         """Return the folder that a cell's experts start from: the base, or the merge of its first round."""
@@ -178,13 +211,23 @@ class Session:
             return self._trunk(f"{start}+{folder}")
         return self._trunk(str(folder or start))
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def expert_trunk(self, folder: Path, cell: Cell) -> nn.Module:
+        """Load the trunk of an expert; the last one is held, since several tasks may be asked of it.
+
+        Args:
+            folder: the expert's.
+            cell: that it is of.
+        """
+        return self.trunk(folder, cell)
+
     def _trunk(self, location: str) -> nn.Module:
         return next(iter(self.tasks.values())).load_trunk(location)
 
     def write_base(self) -> None:
         """Write the pretrained trunk and every task's first head to `base`, if one of them is missing."""
-        base = self.folder.base
-        if base.exists() and all(head_file(base, name).exists() for name in self.tasks):
+        base, declared = self.folder.base, self.config.tasks | self.config.held_out
+        if base.exists() and declared.keys() <= read_manifest(base)["tasks"].keys():
             return
         source = base if base.exists() else local_folder(self.config.model.path, "model.path")
         known = (
@@ -196,18 +239,34 @@ class Session:
         trunk = bound.load_trunk(source)
         with staged(base, overwrite=True) as folder:
             Full().save(trunk, source, folder, self.config.model.path)
-            for task in self.tasks.values():
+            for task in self.scored.values():
                 task.save_head(task.model(trunk), folder)
             write_manifest(
                 folder,
                 {
                     "kind": "base",
                     "location": self.config.model.path,
-                    "tasks": known["tasks"] | self.config.tasks,
+                    "tasks": known["tasks"] | declared,
                     "pooling": self.config.model.pooling,
                     "sha256": known["sha256"],
                 },
             )
+
+
+def _sizes(part: Splits) -> dict[str, int]:
+    return {"validation": len(part.validation), "test": len(part.test)}
+
+
+def _refuse_untrained(held_out: Mapping[str, Task]) -> None:
+    """Refuse a task that is held out and whose head only a training would make."""
+    problems = [
+        f"held_out.{name}: has a head that is trained, and a task that is held out is not trained on; take a "
+        "frozen head (zero_shot, prototype), or list it under `tasks`"
+        for name, task in held_out.items()
+        if task.trained_head
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def open_session(folder: str | Path) -> Session:

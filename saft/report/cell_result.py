@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -49,7 +49,7 @@ Measurements = (
 
 @dataclass(frozen=True)
 class BaseResult:
-    """Scores of the pretrained model on one task, with the head that the task starts with."""
+    """Scores of one model on one task, with the head that the pretrained model gives it."""
 
     validation: MeasuredScore
     test: MeasuredScore | None = None
@@ -71,6 +71,7 @@ class ExpertResult:
         memory: the most that the training took, bytes: on a GPU what was allocated there, else what the
             process held; None where it is not known.
         losses: [step, loss of its batch], as the training logged them; empty where they are not known.
+        held_out: task that is held out -> its scores there.
     """
 
     validation: MeasuredScore
@@ -80,6 +81,7 @@ class ExpertResult:
     passes: float | None = None
     memory: float | None = None
     losses: list[tuple[int, Number]] = field(default_factory=list)
+    held_out: dict[str, BaseResult] = field(default_factory=dict)
 
     def on(self, split: Split) -> Score | None:
         """Return the score on one split."""
@@ -88,18 +90,20 @@ class ExpertResult:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The merge at one scaling coefficient: task -> its validation score there."""
+    """The merge at one scaling coefficient: task -> its validation score there, and the same held out."""
 
     coefficient: float
     validation: dict[str, MeasuredScore]
+    held_out: dict[str, MeasuredScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One coefficient for all tasks, and the scores there: a single model."""
+    """One coefficient for all tasks, and the test scores there, also on tasks held out: a single model."""
 
     coefficient: float
     test: dict[str, MeasuredScore] | None = None
+    held_out: dict[str, MeasuredScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,13 +185,16 @@ class CellResult:
     measured: dict[str, Measurements] = field(default_factory=dict)
     seconds: float | None = None
 
-    def problems(self, tasks: set[str], tests: bool, quantities: Mapping[str, Quantity]) -> Iterator[str]:
+    def problems(
+        self, tasks: set[str], tests: bool, quantities: Mapping[str, Quantity], held_out: Collection[str] = ()
+    ) -> Iterator[str]:
         """Yield what contradicts the rest of the results.
 
         Args:
             tasks: those of the experiment.
             tests: whether the test split was read.
             quantities: name -> what is measured.
+            held_out: the tasks that are held out.
         """
         if set(self.experts) != tasks:
             there = ", ".join(self.experts) or "none"
@@ -211,9 +218,20 @@ class CellResult:
                 scored.append(tasks if weighted.test is None else set(weighted.test))
             if any(names != tasks for names in scored):
                 yield f"merges.{method}: its scores must be of {', '.join(sorted(tasks))}"
+        if strangers := sorted({*self._held_out()} - {*held_out}):
+            yield f"held_out: protocol.held_out has no {', '.join(strangers)}"
         for name, value in self.measured.items():
             if name not in quantities:
                 yield f"measured.{name}: quantities does not say what it is"
             elif any(len(key) != len(quantities[name].axes) for key, _ in numbers_of(value)):
                 axes = ", ".join(quantities[name].axes) or "no axes"
                 yield f"measured.{name}: is not nested as quantities says: {axes}"
+
+    def _held_out(self) -> Iterator[str]:
+        """Yield the tasks that a score on a task held out is of."""
+        for expert in self.experts.values():
+            yield from expert.held_out
+        for merge in self.merges.values():
+            yield from merge.shared.held_out
+            for point in merge.curve:
+                yield from point.held_out

@@ -67,6 +67,7 @@ class Protocol:
         coefficient: a sentence on how the scaling coefficient was chosen.
         test_reads: a sentence on how often the test split was read, and when.
         tests: whether the test split was read.
+        held_out: name -> facts of each task that models are scored on, and none is trained on or chosen by.
     """
 
     tasks: dict[str, TaskFacts]
@@ -75,6 +76,7 @@ class Protocol:
     coefficient: str
     test_reads: str
     tests: bool
+    held_out: dict[str, TaskFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Results:
         config: the resolved config, plain values.
         protocol: what was read of the data, and how.
         arms: arm -> how it trains; of one with `choices`, as it was chosen at the first train size.
-        base: task -> the pretrained model's scores.
+        base: task -> the pretrained model's scores, also of tasks that are held out.
         cells: in the order of the grid; an unfinished grid has fewer.
         quantities: what the measured numbers of the cells are, by name.
         arm_searches: of each arm with `choices`, at each train size.
@@ -225,8 +227,11 @@ class Results:
                 yield f"{place}: protocol.train_sizes has no '{cell.train_size}'"
             if cell.arm not in self.arms:
                 yield f"{place}: arms has no '{cell.arm}'"
-            problems = cell.problems(set(self.protocol.tasks), self.protocol.tests, self.quantities)
+            tasks, held_out = set(self.protocol.tasks), self.protocol.held_out
+            problems = cell.problems(tasks, self.protocol.tests, self.quantities, held_out)
             yield from (f"{place}: {problem}" for problem in problems)
+        if both := sorted(self.protocol.tasks.keys() & self.protocol.held_out.keys()):
+            yield f"protocol.held_out: protocol.tasks has {', '.join(both)} too"
         for search in self.arm_searches:
             place = f"arm_searches: {search.train_size}, {search.arm}"
             if search.train_size not in self.protocol.train_sizes:
@@ -257,7 +262,8 @@ def _wrong_expectations(config: Mapping[str, Any], results: Results) -> Iterator
         for key in ("of", "source"):
             if not isinstance(keys.get(key), str):
                 yield f"{place}.{key}: must be a text"
-        for key, known in (("arm", results.arms), ("task", results.protocol.tasks)):
+        tasks = results.protocol.tasks | results.protocol.held_out
+        for key, known in (("arm", results.arms), ("task", tasks)):
             if keys.get(key) is not None and keys[key] not in list(known):
                 yield f"{place}.{key}: there is no '{keys[key]}'"
 

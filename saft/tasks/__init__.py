@@ -116,22 +116,21 @@ def trained_heads(mappings: Mapping[str, Mapping[str, Any]], where: str) -> dict
     }
 
 
-def check_one_trunk(bound: Mapping[str, BoundTask], where: str) -> None:
+def check_one_trunk(bound: Mapping[str, Mapping[str, BoundTask]]) -> None:
     """Check that tasks load a model in one way, so that one trunk can serve all.
 
     Args:
-        bound: name -> task.
-        where: the place of the tasks in the config.
+        bound: key of the config -> name -> task.
 
     Raises:
         UserError: two load it differently.
     """
-    kinds = {name: task.trunk_kind for name, task in bound.items()}
+    kinds = {f"{key}.{name}": task.trunk_kind for key, of in bound.items() for name, task in of.items()}
     first = next(iter(kinds), None)
-    for name, kind in kinds.items():
+    for place, kind in kinds.items():
         if first is not None and kind != kinds[first]:
             raise UserError(
-                f"{where}.{name}: takes the model as {kind}, but {where}.{first} as {kinds[first]}, so their "
+                f"{place}: takes the model as {kind}, but {first} as {kinds[first]}, so their "
                 "experts have no tensors of the same names to merge; run tasks of these kinds apart"
             )
 

@@ -10,6 +10,12 @@ from saft.experiment.events import Tell
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
 from saft.experiment.stages.choose_trial import arm_choice, chosen_cells, is_chosen
+from saft.experiment.stages.held_out import (
+    expert_held_out_steps,
+    held_out_name,
+    is_one_model,
+    merge_held_out_steps,
+)
 from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
 from saft.experiment.stages.merge_experts import choice, expert_values, merge_name, merge_steps, write_merge
@@ -36,7 +42,9 @@ __all__ = [
     "chosen_cells",
     "every_step",
     "expert_values",
+    "held_out_name",
     "interference_name",
+    "is_one_model",
     "is_chosen",
     "measured_name",
     "merge_name",
@@ -79,7 +87,7 @@ def steps_of_cells(session: Session, cells: Sequence[Cell]) -> dict[str, list[St
 
 def every_step(session: Session, cell: Cell) -> Iterator[Step]:
     """Yield every step of a cell: its start, each expert, the interference, each merge and its weights, and
-    each measure.
+    each measure; models are scored on the tasks that are held out as soon as they are there.
 
     Args:
         session: the experiment in this process.
@@ -88,9 +96,11 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
     yield from round_steps(session, cell)
     for task in session.tasks:
         yield from expert_steps(session, cell, task)
+        yield from expert_held_out_steps(session, cell, task)
     yield from measure_weights_steps(session, cell)
     for method in session.resolved.merges:
         yield from merge_steps(session, cell, method)
+        yield from merge_held_out_steps(session, cell, method)
         if method == METHOD:
             yield from weigh_steps(session, cell)
     yield from measure_functions_steps(session, cell)

@@ -37,7 +37,16 @@ from saft.merging.stream import engine
 from saft.progress import Bar
 from saft.tasks import Examples, Metric, Outcomes, Score, TaskModel
 
-__all__ = ["choice", "expert_values", "merge_name", "merge_steps", "recipe", "score_of", "write_merge"]
+__all__ = [
+    "choice",
+    "expert_values",
+    "merge_name",
+    "merge_steps",
+    "merged_trunk",
+    "recipe",
+    "score_of",
+    "write_merge",
+]
 
 _MOST_BY_EXAMPLE = 10_000
 """Test examples of a task whose parts in its score are kept: what they take grows with the square."""
@@ -71,7 +80,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
         def evaluate(candidate: Candidate) -> dict[str, Score]:
             bar.stage(f"{method}, {', '.join(f'{key} {value:g}' for key, value in candidate.items())}")
             coefficients = dict.fromkeys(session.tasks, candidate["scaling"])
-            scaled = _merged(session, cell, method, _parameters(candidate))
+            scaled = merged_trunk(session, cell, method, _parameters(candidate))
             return _scores(session, cell, scaled, coefficients, "validation")
 
         log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
@@ -82,7 +91,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
     def tested(bar: Bar) -> ChoiceTest:
         made = choice(session, cell, method)
-        scaled = _merged(session, cell, method, tuple(made.parameters.items()))
+        scaled = merged_trunk(session, cell, method, tuple(made.parameters.items()))
         trunk, splits = scaled.by(made.shared), session.splits(cell.train_size, cell.seed)
         outcomes = {
             task: session.outcomes(task, _model(session, cell, task, trunk), splits[task].test)
@@ -234,10 +243,17 @@ def _no_choice(session: Session, method: str) -> Choice:
 
 
 @functools.lru_cache(maxsize=1)
-def _merged(
+def merged_trunk(
     session: Session, cell: Cell, method: str, parameters: tuple[tuple[str, float], ...]
 ) -> ScaledTrunk:
-    """Merge the task vectors; the last merge is held, since one follows the other at other coefficients."""
+    """Merge the task vectors; the last merge is held, since one follows the other at other coefficients.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are merged.
+        method: name of the merge in the config.
+        parameters: those that were searched.
+    """
     with calibration.collected(check(recipe(session, cell, method, dict(parameters)))) as ready:
         return ScaledTrunk(session.trunk(cell=cell), dict(engine.stream(ready)))
 
