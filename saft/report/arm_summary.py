@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from saft.interference.quantity import numbers_of
 from saft.interference.retained import gain_kept, normalized
 from saft.report.cell_result import CellResult, MergeFigures, Split
+from saft.report.held_out import HeldOutSummary, held_out_summary, lost_held_out
 from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
 from saft.report.quantity_summary import QuantitySummary, quantity_summary
 from saft.report.results import Results
@@ -77,6 +78,7 @@ class ArmSummary:
         by_metric: metric -> the scores on its tasks.
         measured: quantity -> figures.
         lost: in words, the figures that are not finite.
+        held_out: metric -> the scores on the tasks held out that have it.
     """
 
     train_size: str
@@ -88,10 +90,16 @@ class ArmSummary:
     by_metric: dict[Metric, MetricSummary]
     measured: dict[str, QuantitySummary]
     lost: list[str]
+    held_out: dict[Metric, HeldOutSummary]
 
 
 def arm_summary(
-    results: Results, train_size: str, arm: str, tasks_of: Mapping[Metric, list[str]], split: Split
+    results: Results,
+    train_size: str,
+    arm: str,
+    tasks_of: Mapping[Metric, list[str]],
+    split: Split,
+    held_out_of: Mapping[Metric, list[str]] | None = None,
 ) -> ArmSummary | None:
     """Return the row of one arm; None where it has no cell.
 
@@ -100,6 +108,7 @@ def arm_summary(
         train_size, arm: whose cells.
         tasks_of: metric -> the tasks that have it.
         split: which scores are reported.
+        held_out_of: metric -> the tasks held out that have it; None where there are none.
     """
     cells = {c.seed: c for c in results.cells if (c.train_size, c.arm) == (train_size, arm)}
     if not cells:
@@ -119,6 +128,9 @@ def arm_summary(
             for name, quantity in results.quantities.items()
         },
         lost=[f"{train_size}, {arm}, seed {s}: {lost}" for s, c in cells.items() for lost in _lost(c, split)],
+        held_out={
+            m: held_out_summary(cells, results.base, of, split) for m, of in (held_out_of or {}).items()
+        },
     )
 
 
@@ -207,6 +219,7 @@ def _lost(cell: CellResult, split: Split) -> Iterator[str]:
         broken = [task for task, score in of_tasks.items() if not math.isfinite(score.value)]
         if broken:
             yield f"{whose}: no finite score on {', '.join(broken)}"
+    yield from lost_held_out(cell, split)
     for name, value in cell.measured.items():
         broken = [" and ".join(key) for key, number in numbers_of(value) if not math.isfinite(number)]
         if broken:

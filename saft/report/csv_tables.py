@@ -23,7 +23,8 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
 
     `scores.csv`: experts, merged models and the pretrained one, by task and over tasks; `gains.csv`: arm
     against arm; `costs.csv`: passes, seconds and bytes; `searches.csv`: what was tried and chosen;
-    `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them.
+    `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them;
+    `held_out.csv`, where tasks are held out: the scores on them, and the trade-off over the coefficient.
     Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
 
     Args:
@@ -50,6 +51,11 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
             ("train_size", "arm", "quantity", "unit", "scale", "of", *OVER_SEEDS), _measured(results, summary)
         ),
     }
+    if summary.held_out_of:
+        tables["held_out.csv"] = _text(
+            ("train_size", "arm", "model", "coefficient", "split", "task", "metric", *OVER_SEEDS),
+            _held_out(summary),
+        )
     if results.arm_searches:
         options = dict.fromkeys(o for s in results.arm_searches for t in s.trials.values() for o in t.values)
         heading = "train_size", "arm", *options, "passes", "seed", "merged_validation", "chosen"
@@ -85,6 +91,37 @@ def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:
                 means = {"mean over tasks": scores.mean} if scores.mean is not None else {}
                 for task, values in (scores.tasks | means).items():
                     yield (row.train_size, row.arm, model, coefficient, task, metric.name, *_values(values))
+
+
+def _held_out(summary: Summary) -> Iterator[tuple[object, ...]]:
+    """Yield the scores on tasks held out, and at each coefficient those of the trained tasks beside them."""
+    splits = {"validation": summary.base_validation, summary.split: summary.base}
+    for metric, tasks in summary.held_out_of.items():
+        for split, scores in splits.items():
+            for task in tasks:
+                if task in scores:
+                    only = scores[task], None, None, None, None
+                    yield None, None, "pretrained", None, split, task, metric.name, *only
+    for row in summary.rows.values():
+        for metric, kept in row.held_out.items():
+            for model, of in {"experts": kept.experts, **kept.merges}.items():
+                coefficient = None if model == "experts" else "shared"
+                means = {} if of.mean is None else {"mean over tasks held out": of.mean}
+                for task, values in (of.tasks | means).items():
+                    names = row.train_size, row.arm, model, coefficient, summary.split, task, metric.name
+                    yield *names, *_values(values)
+        curves = [
+            *(("mean over tasks held out", m, kept.curves) for m, kept in row.held_out.items()),
+            *(
+                ("mean over tasks", m, {method: merge.curve for method, merge in of_metric.merges.items()})
+                for m, of_metric in row.by_metric.items()
+            ),
+        ]
+        for task, metric, of_methods in curves:
+            for method, curve in of_methods.items():
+                for at, values in curve.items():
+                    point = row.train_size, row.arm, method, at, "validation", task, metric.name
+                    yield *point, *_values(values)
 
 
 def _gains(summary: Summary) -> Iterator[tuple[object, ...]]:

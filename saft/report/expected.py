@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -64,13 +64,12 @@ def expected_figures(results: Results) -> list[ExpectedFigure]:
 
 def _figure(results: Results, name: str, keys: dict[str, Any]) -> ExpectedFigure:
     tasks = [keys["task"]] if keys.get("task") else list(results.protocol.tasks)
-    values = []
+    values, known = [], results.protocol.tasks | results.protocol.held_out
     for task in tasks:
         if (value := _ours(results, keys, task)) is None:
             break
-        metric = results.protocol.tasks[task].metric
-        values.append(metric.scale * value)
-    first = next((f.metric for f in results.protocol.tasks.values()), None)
+        values.append(known[task].metric.scale * value)
+    first = next((known[task].metric for task in tasks if task in known), None)
     return ExpectedFigure(
         name,
         keys["value"],
@@ -83,13 +82,16 @@ def _figure(results: Results, name: str, keys: dict[str, Any]) -> ExpectedFigure
 
 def _ours(results: Results, keys: dict[str, Any], task: str) -> float | None:
     """Return the mean over seeds of one task's figure on the test split; None where it is not known."""
-    if task not in results.protocol.tasks or not results.protocol.tests:
+    known = results.protocol.tasks | results.protocol.held_out
+    if task not in known or not results.protocol.tests:
         return None
     if keys["of"] == "base":
         return _mean([results.base[task].on("test")] if task in results.base else [])
     arm = keys.get("arm") or next(iter(results.arms))
     size = next(iter(results.protocol.train_sizes))
     cells = [cell for cell in results.cells if (cell.arm, cell.train_size) == (arm, size)]
+    if task in results.protocol.held_out:
+        return _mean(score for cell in cells for score in _held_out(cell, keys, task))
     return _mean(_of_cell(cell, keys, task) for cell in cells)
 
 
@@ -98,6 +100,14 @@ def _of_cell(cell: CellResult, keys: dict[str, Any], task: str) -> Score | None:
         return cell.experts[task].test if task in cell.experts else None
     merge: MergeFigures | None = cell.merges.get(keys["of"])
     return None if merge is None or merge.shared.test is None else merge.shared.test.get(task)
+
+
+def _held_out(cell: CellResult, keys: dict[str, Any], task: str) -> Iterator[Score | None]:
+    """Yield the scores on a task that is held out: of every expert, or of a merge."""
+    if keys["of"] == "experts":
+        yield from (expert.held_out[task].test for expert in cell.experts.values() if task in expert.held_out)
+    elif keys["of"] in cell.merges:
+        yield cell.merges[keys["of"]].shared.held_out.get(task)
 
 
 def _mean(scores: Iterable[Score | None]) -> float | None:

@@ -11,7 +11,7 @@ from saft.report.headline import Headline
 from saft.report.over_seeds import OverSeeds
 from saft.report.scale_curves import Curve, curves_figure
 from saft.report.summary import Summary
-from saft.report.verdict import in_words
+from saft.report.verdict import in_words, with_unit
 from saft.report.with_interval import Estimate
 from saft.tasks.metric import Metric
 
@@ -66,7 +66,7 @@ def task_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str
         _experts_and_merged(axes, known[task], metric, colour, written=False, arms=arms)
         if not leftmost:
             axes.set_yticklabels([])
-        axes.set_xlabel(_with_unit(metric))
+        axes.set_xlabel(with_unit(metric))
         _same_width(axes, extents[task], span)
 
     label = f"{in_words(metric)} of experts and merged models, by task: " + "; ".join(
@@ -162,7 +162,7 @@ def score_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
                 axes.plot([metric.scale * values.mean] * 2, [i - 0.32, i + 0.32], color=shade, linewidth=2)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [row.arm for row in rows] if leftmost else [""] * len(rows))
-        axes.set_xlabel(_with_unit(metric))
+        axes.set_xlabel(with_unit(metric))
         _same_width(axes, extents[title], span)
 
     label = f"{size}: {in_words(metric)} of experts and merged models, by arm, a dot per seed"
@@ -195,11 +195,7 @@ def curve_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
         name,
         f"{size}: validation {in_words(metric)} over the scaling coefficient, by merge method and arm",
         along="scaling coefficient",
-        up=f"validation {_with_unit(metric)}",
+        up=f"validation {with_unit(metric)}",
         scale=metric.scale,
         rings=chosen,
     )
-
-
-def _with_unit(metric: Metric) -> str:
-    return f"{metric.name}, {metric.unit}" if metric.unit else metric.name

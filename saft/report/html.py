@@ -54,6 +54,7 @@ def page(results: Results) -> str:
         words=lambda name: str(name).replace("_", " "),
         known=lambda value: "–" if value is None else value,
         coefficients=_coefficients,
+        held_out_of=lambda method, row, metric: row.held_out[metric].merges.get(method),
         steps=_steps,
         gigabytes=lambda values: "–" if values is None else values.written(1e-9, 2),
         seconds=lambda values: "–" if values is None else values.written(1, 1 if values.mean < 100 else 0),
@@ -69,6 +70,7 @@ def page(results: Results) -> str:
             headlines=answers,
             answers=_answers(answers, colour),
             figures=_figures(results, summary, answers, colour),
+            held_out_figures=_held_out_figures(summary, colour),
             how_searched=how_searched(results),
             searched={size: searches(results, size) for size in summary.train_sizes},
             chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
@@ -143,6 +145,27 @@ def _figures(
             "curves": Markup(curve_figure(*of, f"curves{i}")),
             "retained": Markup(retained_figure(rows, metric, tasks, colour, f"retained{i}")),
             "lost": Markup(lost_figure(rows, metric, tasks, results.quantities, colour, f"lost{i}")),
+        }
+    return figures
+
+
+def _held_out_figures(
+    summary: Summary, colour: Mapping[str, str]
+) -> dict[tuple[str, Metric], dict[str, Any]]:
+    """Return (train size, metric of tasks held out) -> its curves, and its trade-offs by trained metric."""
+    from markupsafe import Markup
+
+    from saft.report.held_out_figures import held_out_curves, trade_off_figure
+
+    figures = {}
+    each = [(size, metric) for size in summary.train_sizes for metric in summary.held_out_of]
+    for i, (size, metric) in enumerate(each):
+        figures[size, metric] = {
+            "curves": Markup(held_out_curves(summary, size, metric, colour, f"held{i}")),
+            "trade_offs": {
+                of: Markup(trade_off_figure(summary, size, metric, of, colour, f"tradeoff{i}-{k}"))
+                for k, of in enumerate(summary.metrics)
+            },
         }
     return figures
 

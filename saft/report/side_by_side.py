@@ -40,7 +40,7 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
         config={"folders": {name: run.config for name, run in runs.items()}},
         protocol=_protocol([run.protocol for run in every]),
         arms={f"{arm} ({name})": facts for name, run in runs.items() for arm, facts in run.arms.items()},
-        base=next((run.base for run in every if run.base), {}),
+        base={task: scores for run in reversed(every) for task, scores in run.base.items()},
         cells=[_cell(name, cell, renamed[name]) for name, run in runs.items() for cell in run.cells],
         quantities={
             renamed[name][quantity]: what
@@ -97,6 +97,10 @@ def _differences(first: str, one: Results, second: str, other: Results) -> Itera
             mine, its = one.protocol.tasks[task], other.protocol.tasks[task]
             for what, a, b in _of_task(mine, its):
                 yield told(f"tasks.{task}.{what}", a, b)
+    for task in one.protocol.held_out:
+        if task in other.protocol.held_out:
+            for what, a, b in _of_task(one.protocol.held_out[task], other.protocol.held_out[task]):
+                yield told(f"held_out.{task}.{what}", a, b)
     if one.protocol.tests != other.protocol.tests:
         splits = {True: "test", False: "validation"}
         yield told("scores are of", splits[one.protocol.tests], splits[other.protocol.tests])
@@ -129,7 +133,7 @@ def _of_model(one: Results, other: Results) -> Iterator[tuple[str, object, objec
     common = [task for task in one.base if task in other.base]
     for task in common:
         if (pair := _scores_apart(one.base[task], other.base[task])) is not None:
-            metric = one.protocol.tasks[task].metric
+            metric = (one.protocol.tasks | one.protocol.held_out)[task].metric
             mine, its = (metric.format(value) for value in pair)
             yield f"the pretrained model or its examples: {metric.name} on {task}", mine, its
     if not common and one.config.get("model") != other.config.get("model"):
@@ -167,6 +171,7 @@ def _protocol(protocols: Sequence[Protocol]) -> Protocol:
         seeds=list(dict.fromkeys(seed for protocol in protocols for seed in protocol.seeds)),
         train_sizes={size: n for protocol in protocols for size, n in protocol.train_sizes.items()},
         coefficient=" ".join(dict.fromkeys(protocol.coefficient for protocol in protocols)),
+        held_out={task: facts for p in reversed(protocols) for task, facts in p.held_out.items()},
         test_reads=" ".join(dict.fromkeys(protocol.test_reads for protocol in protocols)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -11,7 +11,7 @@ from saft.report.arm_summary import ArmSummary, arm_summary
 from saft.report.cell_result import Split
 from saft.report.comparison import Comparison, compare
 from saft.report.plain_arms import plain_arms
-from saft.report.results import Results
+from saft.report.results import Results, TaskFacts
 from saft.report.verdict import Finding, verdict
 from saft.tasks.metric import Metric
 
@@ -26,10 +26,12 @@ class Summary:
         split: "test", or "validation" when the run did not read the test split.
         tasks: in the order of the results.
         tasks_of: metric -> the tasks that have it: a mean over tasks is over those of one metric.
+        held_out_of: metric -> the tasks that are held out and have it.
         methods: merge methods.
         train_sizes: names.
         seeds: of the grid.
-        base: task -> raw score of the pretrained model.
+        base: task -> raw score of the pretrained model, also of tasks that are held out.
+        base_validation: task -> the same on the validation split, whichever is reported.
         rows: (train size, arm) -> figures, in the order of the results; only what has at least one cell.
         missing: in words, what the grid has and the results have not, and what is not finite.
         comparisons: every arm that is not plain against every plain one.
@@ -39,10 +41,12 @@ class Summary:
     split: Split
     tasks: list[str]
     tasks_of: dict[Metric, list[str]]
+    held_out_of: dict[Metric, list[str]]
     methods: list[str]
     train_sizes: list[str]
     seeds: list[int]
     base: dict[str, float]
+    base_validation: dict[str, float]
     rows: dict[tuple[str, str], ArmSummary]
     missing: list[str]
     comparisons: list[Comparison]
@@ -59,8 +63,17 @@ class Summary:
 
     def base_mean(self, metric: Metric) -> float | None:
         """Return the pretrained model's score, mean over the tasks of a metric; None unless all are there."""
-        tasks = self.tasks_of[metric]
-        return fmean(self.base[task] for task in tasks) if all(task in self.base for task in tasks) else None
+        return self.base_over(self.tasks_of[metric])
+
+    def base_over(self, tasks: Sequence[str], validation: bool = False) -> float | None:
+        """Return the pretrained model's mean score over tasks; None unless all are there.
+
+        Args:
+            tasks: of one metric.
+            validation: take the validation split, whichever is reported.
+        """
+        scores = self.base_validation if validation else self.base
+        return fmean(scores[task] for task in tasks) if all(task in scores for task in tasks) else None
 
     def best(
         self, train_size: str, metric: Metric, method: str, coefficient: Literal["shared", "per_task"]
@@ -89,14 +102,12 @@ def summarize(results: Results) -> Summary:
     """
     protocol = results.protocol
     split: Split = "test" if protocol.tests else "validation"
-    tasks_of: dict[Metric, list[str]] = {}
-    for task, facts in protocol.tasks.items():
-        tasks_of.setdefault(facts.metric, []).append(task)
+    tasks_of, held_out_of = _by_metric(protocol.tasks), _by_metric(protocol.held_out)
     rows = {
         (size, arm): row
         for size in protocol.train_sizes
         for arm in results.arms
-        if (row := arm_summary(results, size, arm, tasks_of, split)) is not None
+        if (row := arm_summary(results, size, arm, tasks_of, split, held_out_of)) is not None
     }
     base = {task: score.value for task, of in results.base.items() if (score := of.on(split)) is not None}
     plain = {
@@ -108,10 +119,12 @@ def summarize(results: Results) -> Summary:
         split=split,
         tasks=list(protocol.tasks),
         tasks_of=tasks_of,
+        held_out_of=held_out_of,
         methods=list(dict.fromkeys(method for cell in results.cells for method in cell.merges)),
         train_sizes=list(protocol.train_sizes),
         seeds=list(protocol.seeds),
         base=base,
+        base_validation={task: of.validation.value for task, of in results.base.items()},
         rows=rows,
         missing=list(_missing(results, rows)),
         comparisons=comparisons,
@@ -120,6 +133,13 @@ def summarize(results: Results) -> Summary:
             for size in protocol.train_sizes
         },
     )
+
+
+def _by_metric(tasks: Mapping[str, TaskFacts]) -> dict[Metric, list[str]]:
+    by_metric: dict[Metric, list[str]] = {}
+    for task, facts in tasks.items():
+        by_metric.setdefault(facts.metric, []).append(task)
+    return by_metric
 
 
 def _missing(results: Results, rows: dict[tuple[str, str], ArmSummary]) -> Iterator[str]:

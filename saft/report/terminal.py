@@ -78,6 +78,8 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
         yield Text(text, style="bold")
         for coefficient, title in TITLES.items():
             yield from _scores(summary, size, metric, title, coefficient)
+    for metric, held in summary.held_out_of.items():
+        yield from _held_out(summary, size, metric, held)
     for sentence in weighted_sentences(results, size):
         yield Text(f"A weight for each task: {sentence}")
     for sentence in chosen_arms(results, size):
@@ -114,6 +116,25 @@ def _scores(
         columns.append(Column(method.replace("_", " "), figures))
     experts = {row.arm: Text(_written(row.by_metric[metric].experts.mean, metric)) for row in rows}
     return stacked(title, "arm", [row.arm for row in rows], columns, [Column("experts", experts)])
+
+
+def _held_out(summary: Summary, size: str, metric: Metric, tasks: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield the scores on tasks that are held out, each against the pretrained model below it."""
+    kept = {row.arm: row.held_out[metric] for row in summary.of_size(size)}
+    models = {arm: {"experts": of.experts, **of.merges} for arm, of in kept.items()}
+    columns = []
+    for model in ["experts", *summary.methods]:
+        figures = {}
+        for arm, of_arm in models.items():
+            if model in of_arm and of_arm[model].mean is not None:
+                figures[arm] = Text(_written(of_arm[model].mean, metric))
+                if (change := of_arm[model].change) is not None:
+                    figures[arm].append(f"\n({points(change.mean, metric)})", style="dim")
+        columns.append(Column(model.replace("_", " "), figures))
+    pretrained = summary.base_over(tasks)
+    start = "" if pretrained is None else f"; the pretrained model: {metric.format(pretrained)}"
+    yield Text(f"\nHeld out: {', '.join(tasks)}, {summary.split} {in_words(metric)}{start}")
+    yield from stacked("One shared coefficient, held out", "arm", list(models), columns)
 
 
 def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Stacked]:
@@ -174,8 +195,15 @@ def _legend(results: Results, summary: Summary) -> str:
         if len(summary.metrics) > 1
         else ""
     )
+    kept = (
+        " Of tasks held out: experts, mean over all, and merges with the shared coefficient; in parentheses "
+        "the difference to the pretrained model."
+        if summary.held_out_of
+        else ""
+    )
     return (
         f"{spread}; in parentheses: normalized, the merged model's score over the expert's (the other way "
-        f"round where lower is better), in percent. Coefficients were chosen on validation data.{several}\n"
+        f"round where lower is better), in percent. Coefficients were chosen on validation data."
+        f"{several}{kept}\n"
         f"{legend({n: q for n, q in without_errors(results.quantities).items() if q.per != 'grid'})}"
     )

@@ -10,7 +10,7 @@ from saft.report.comparison import Comparison, Difference
 from saft.report.over_seeds import signed
 from saft.tasks.metric import Metric
 
-__all__ = ["Finding", "differences_of", "in_words", "interval", "points", "verdict"]
+__all__ = ["Finding", "differences_of", "in_words", "interval", "points", "verdict", "with_unit"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,16 @@ def in_words(metric: Metric) -> str:
     """
     unit = {"": "", "%": " in percent"}.get(metric.unit, f" in {metric.unit}")
     return f"{metric.name}{unit}{'' if metric.higher_is_better else ' (lower is better)'}"
+
+
+def with_unit(metric: Metric) -> str:
+    """Return what an axis is labelled with: a metric's name and unit.
+
+    Example:
+        >>> with_unit(Metric("accuracy", "%")), with_unit(Metric("perplexity", "", False))
+        ('accuracy, %', 'perplexity')
+    """
+    return f"{metric.name}, {metric.unit}" if metric.unit else metric.name
 
 
 def points(value: float, metric: Metric) -> str:

@@ -194,6 +194,40 @@ def cell(size, arm, seed, methods, tasks, test, gain, quality, noise):
     }
 
 
+def with_held_out(results, task="general", kept=0.05):
+    """Hold out a task, in place: the pretrained model has 0.6, at each coefficient c a merge 0.6 - `kept` c.
+
+    Experts are at a coefficient of 1, and merges of `average` stay as without, as those without one model do.
+    """
+    tests = results["protocol"]["tests"]
+    results["protocol"]["held_out"] = {
+        task: {
+            "kind": "language_modeling" if task == "stories" else "text_classification",
+            "metric": dict(PERPLEXITY if task == "stories" else ACCURACY),
+            "train": {},
+            "validation": 400,
+            "test": 2000 if tests else None,
+        }
+    }
+
+    def at(coefficient, examples=400):
+        return score(task, 0.6 - kept * coefficient, examples)
+
+    def both(coefficient):
+        return {"validation": at(coefficient), "test": at(coefficient, 2000) if tests else None}
+
+    results["base"][task] = both(0)
+    for of_cell in results["cells"]:
+        for expert in of_cell["experts"].values():
+            expert["held_out"] = {task: both(1)}
+        for method, merge in of_cell["merges"].items():
+            if method != "average":
+                for point in merge["curve"]:
+                    point["held_out"] = {task: at(point["coefficient"])}
+                merge["shared"]["held_out"] = {task: at(0.5, 2000)} if tests else {}
+    return results
+
+
 def moved(results, arm, by):
     """Move the shared test scores of an arm's merges by a number of raw units, in place."""
     for of_cell in results["cells"]:
