@@ -176,13 +176,14 @@ def test_the_yaml_fits(block: str) -> None:
         mergekit.read(mapping, "README")
     elif "method" in mapping:
         config.parse(MergeConfig, mapping, "README")
-    elif "arms" in mapping:
+    elif {"arms", "held_out"} & mapping.keys():
         task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
         rest = {
             "out": "run",
             "model": {"path": "m"},
             "tasks": {"a": task, "b": task},
             "reference": {"c": task},
+            "arms": {"adamw": {}},
         }
         config.parse(RunConfig, rest | mapping, "README")
     else:

@@ -35,10 +35,10 @@ def tiny_run(config: RunConfig) -> RunConfig:
     """
     out = f"{config.out}-tiny"
     inputs = Path(f"{out}-inputs")
-    model = write_model(inputs / "model", architecture(config.model.path, config.tasks))
-    tasks, reference = (
+    model = write_model(inputs / "model", architecture(config.model.path, config.tasks | config.held_out))
+    tasks, reference, held_out = (
         {name: _task(name, keys, inputs) for name, keys in named.items()}
-        for named in (config.tasks, config.reference)
+        for named in (config.tasks, config.reference, config.held_out)
     )
     size = next(iter(config.regimes))
     merges = {
@@ -54,6 +54,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "model": {"path": str(model), "pooling": config.model.pooling},
         "tasks": tasks,
         "reference": reference,
+        "held_out": held_out,
         "training": _training(dataclasses.asdict(config.training)),
         "arms": {name: _training(changes) for name, changes in config.arms.items()},
         "merges": {name: dataclasses.asdict(options) for name, options in merges.items()},

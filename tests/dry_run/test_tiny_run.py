@@ -48,6 +48,9 @@ def test_the_recipe_runs(name: str, tmp_path: Path) -> None:
     result = run(recipe, tiny=True)
     assert result.folder == tmp_path / f"{name}-tiny"
     assert [cell.arm for cell in result.results.cells] == list(recipe.arms)
+    for cell in result.results.cells:
+        for merge in cell.merges.values():
+            assert merge.shared.held_out.keys() == recipe.held_out.keys()
     assert result.page.is_file()
 
 
