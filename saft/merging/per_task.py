@@ -34,6 +34,9 @@ class PerTaskParts:
     rescalers: Tensor
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a tensor -> its shape."""
+
 SplitSteps = Generator[Statistic, Tensor, Callable[[Block], PerTaskParts]]
 
 
@@ -70,6 +73,26 @@ class PerTaskMethod(Method):
         Returns:
             Name of the piece -> its dtype and shape.
         """
+
+    def part_layout(self, shapes: Shapes) -> Layout:
+        """Return what each task has for itself: name and piece -> (dtype, shape).
+
+        Args:
+            shapes: of the tensors that are worked on.
+        """
+        return {
+            f"{name}.{piece}": form
+            for name, shape in shapes.items()
+            for piece, form in self.layout(shape).items()
+        }
+
+    def shared_layout(self, shapes: Shapes) -> Layout:
+        """Return what all tasks share beside the base: name -> (dtype, shape).
+
+        Args:
+            shapes: of the tensors that are worked on.
+        """
+        return {name: (torch.float32, shape) for name, shape in shapes.items()} if self.shares else {}
 
     @abstractmethod
     def restored(

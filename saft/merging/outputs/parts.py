@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from saft.errors import UserError, abbreviated
@@ -26,7 +25,7 @@ from saft.merging.plan import Plan
 from saft.merging.stream.gathering import run_steps
 from saft.merging.stream.reader import Progress, Reader, all_finite
 
-__all__ = ["PartPerTask"]
+__all__ = ["PartPerTask", "kept_bytes", "kept_of"]
 
 
 @OUTPUTS.register("parts")
@@ -77,21 +76,8 @@ class PartPerTask(Output):
 
     def bytes(self, plan: Plan) -> int:
         """Return the bytes of the base, of what all share, and of the parts."""
-        parts = len(plan.models) * _nbytes(self.part_layout(plan))
-        return _nbytes(_base_layout(plan)) + _nbytes(self.shared_layout(plan)) + parts
-
-    def shared_layout(self, plan: Plan) -> Layout:
-        """Return what all tasks share: name -> (dtype, shape)."""
-        names = plan.merged if self.method.shares else ()
-        return {name: (torch.float32, plan.layout[name][1]) for name in names}
-
-    def part_layout(self, plan: Plan) -> Layout:
-        """Return what each task has for itself: name and piece -> (dtype, shape)."""
-        return {
-            f"{name}.{piece}": form
-            for name in plan.merged
-            for piece, form in self.method.layout(plan.layout[name][1]).items()
-        }
+        shared, each = kept_bytes(self.method, _shapes(plan))
+        return _nbytes(_base_layout(plan)) + shared + len(plan.models) * each
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
         """Write the base, what all tasks share, and a part for each task, tensor by tensor.
@@ -116,11 +102,12 @@ class PartPerTask(Output):
             def opened(file: Path, layout: Layout) -> _AnyOrder:
                 return _AnyOrder(stack.enter_context(TensorWriter(file, layout)), layout)
 
-            shared_layout = self.shared_layout(plan)
+            shapes = _shapes(plan)
+            shared_layout = self.method.shared_layout(shapes)
             shared = opened(folder / SHARED, shared_layout) if shared_layout else None
-            layout = self.part_layout(plan)
+            layout = self.method.part_layout(shapes)
             parts = [opened(part_file(folder, task), layout) for task in plan.models]
-            for name, kept in self._stream(plan, progress):
+            for name, kept in kept_of(plan, self.method, progress):
                 if shared is not None and kept.vector is not None:
                     if not all_finite(kept.vector.float()):
                         raise UserError(f"'{name}': the merged task vector exceeds what float32 can hold")
@@ -131,16 +118,28 @@ class PartPerTask(Output):
                 rescalers = kept.rescalers.tolist()
         return rescalers
 
-    def _stream(self, plan: Plan, progress: Progress | None) -> Iterator[tuple[str, PerTaskParts]]:
-        """Yield the name of a tensor and what is kept of a block of it, in order."""
-        names = sorted(plan.merged)
-        count = sum(plan.base.headers[name].count for name in names)
-        with Reader(plan, progress) as reader:
-            steps = self.method.split(len(plan.models), count)
-            function = run_steps(steps, reader.blocks(names), plan.device)
-            for name in names:
-                for kept in reader.map_blocks([name], function):
-                    yield name, kept
+
+def kept_of(
+    plan: Plan, method: PerTaskMethod, progress: Progress | None = None
+) -> Iterator[tuple[str, PerTaskParts]]:
+    """Yield what is kept of every tensor, block by block, in the order of the names.
+
+    Args:
+        plan: from `check`.
+        method: of the plan.
+        progress: called with the bytes read, in all passes.
+
+    Yields:
+        Name of the tensor, and what is kept of its next block.
+    """
+    names = sorted(plan.merged)
+    count = sum(plan.base.headers[name].count for name in names)
+    with Reader(plan, progress) as reader:
+        steps = method.split(len(plan.models), count)
+        function = run_steps(steps, reader.blocks(names), plan.device)
+        for name in names:
+            for kept in reader.map_blocks([name], function):
+                yield name, kept
 
 
 _CARD = """
@@ -159,6 +158,26 @@ model = saft.load_task("this/folder", "{task}")
 def _base_layout(plan: Plan) -> Layout:
     """Return the base's tensors, as they are stored there."""
     return {name: (header.dtype, header.shape) for name, header in plan.base.headers.items()}
+
+
+def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    return {name: plan.layout[name][1] for name in plan.merged}
+
+
+def kept_bytes(method: PerTaskMethod, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Return the bytes that are kept beside the base: of what all tasks share, and of the part of each task.
+
+    Args:
+        method: that keeps them.
+        shapes: of the model's tensors of floats.
+
+    Example:
+        >>> from saft.merging.methods.emr import Emr
+        >>> kept_bytes(Emr(), {"weight": (20, 30)})  # a float32 for all tasks, a bit for each
+        (2400, 75)
+    """
+    wanted = {name: shapes[name] for name in method.wanted(shapes)}
+    return _nbytes(method.shared_layout(wanted)), _nbytes(method.part_layout(wanted))
 
 
 def _nbytes(layout: Layout) -> int:
