@@ -466,7 +466,6 @@ def test_without_test_nothing_of_it_is_read_and_it_can_be_read_later(
             {"merges": {"average": {"scaling": [0.1]}}},
             "merges.average: scaling: average has no scaling coefficient",
         ),
-        ({"merges": {"emr": {}}}, "merges.emr: keeps a part per task and gives no single model"),
         ({"merges": {"robust_merge": {}}}, "merges.robust_merge: merges LoRA adapters, so every arm"),
         ({"model": {"path": "nowhere/at/all"}}, "model.path: there is no 'nowhere/at/all'"),
         ({"validation_examples": 0}, "validation_examples: must be at least 1"),

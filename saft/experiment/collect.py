@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from saft.experiment.figure_files import (
     WeightsChoice,
     WeightsTest,
 )
+from saft.experiment.resolve import keeps_parts
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
 from saft.experiment.stages import (
@@ -29,13 +31,16 @@ from saft.experiment.stages import (
     expert_values,
     held_out_name,
     interference_name,
-    is_one_model,
     measured_name,
     merge_name,
     rounds_before,
     weights_name,
 )
+from saft.files.checkpoint import tensor_headers
 from saft.interference.quantity import Quantity
+from saft.merging.methods import METHODS
+from saft.merging.outputs.parts import kept_bytes
+from saft.merging.per_task import PerTaskMethod
 from saft.optim import make_perturbation
 from saft.report.cell_result import (
     BaseResult,
@@ -44,6 +49,7 @@ from saft.report.cell_result import (
     ChosenPerTask,
     CurvePoint,
     ExpertResult,
+    KeptParts,
     MergeFigures,
     SearchedCandidate,
     Weighted,
@@ -57,8 +63,8 @@ from saft.training.train_result import versions
 __all__ = ["collect"]
 
 _CHOSEN = (
-    " Of an arm with choices, each trial is merged by every method; the one whose merged models have the best"
-    " validation score, mean over tasks, methods and seeds, is the arm at its train size."
+    " Of an arm with choices, each trial is merged by every method{}; the one whose merged models have the"
+    " best validation score, mean over tasks, methods and seeds, is the arm at its train size."
 )
 
 
@@ -164,8 +170,9 @@ class _Figures:
             of_arm.setdefault(cell.seed, {})[method] = test.by_example
         scores = {point.candidate: point.validation for point in made.of_the_chosen}
         curves, held_out = self._held_out(cell, method)
+        parameters = self.session.resolved.merges[method].parameters | made.parameters
         return MergeFigures(
-            parameters=self.session.resolved.merges[method].parameters | made.parameters,
+            parameters=parameters,
             curve=[
                 CurvePoint(at, scores[at], {t: of[at] for t, of in curves.items() if at in of})
                 for at in sorted(scores)
@@ -174,11 +181,12 @@ class _Figures:
             per_task=ChosenPerTask(made.per_task, test.per_task if test else None),
             search=self._search(cell, made),
             weighted=self._weighted(cell, method),
+            parts=self._parts(method, parameters),
         )
 
     def _held_out(self, cell: Cell, method: str) -> tuple[dict[str, dict[float, Score]], dict[str, Score]]:
         """Return task that is held out -> coefficient -> validation score, and task -> test score."""
-        if not is_one_model(method):
+        if keeps_parts(method):
             return {}, {}
         name = merge_name(self.session, cell, method)
         places = {held: held_out_name(name, held) for held in self.session.held_out}
@@ -190,13 +198,25 @@ class _Figures:
             {held: self._score(f"{place}/test") for held, place in places.items() if self.tests},
         )
 
+    def _parts(self, method: str, parameters: dict[str, Any]) -> KeptParts | None:
+        made = METHODS.get(method).build(parameters)
+        if not isinstance(made, PerTaskMethod):
+            return None
+        return KeptParts(*kept_bytes(made, self._shapes))
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors that merges work on."""
+        headers = tensor_headers(self.session.folder.base)
+        return {name: tuple(of.shape) for name, of in headers.items() if of.dtype.is_floating_point}
+
     def paired_errors(self, baselines: list[str]) -> Iterator[PairedError]:
         """Yield the errors of differences between arms whose cells were asked for."""
         tasks_of: dict[str, list[str]] = {}
         for task, metric in self.session.metrics.items():
             tasks_of.setdefault(metric.name, []).append(task)
         for train_size, by_arm in self._by_example.items():
-            yield from paired_errors(train_size, by_arm, baselines, tasks_of)
+            yield from paired_errors(train_size, by_arm, baselines, tasks_of, self.session.resolved.deciding)
 
     def _search(self, cell: Cell, made: Choice) -> list[SearchedCandidate]:
         experts = expert_values(self.session, cell)
@@ -239,7 +259,7 @@ def _protocol(session: Session) -> Protocol:
             "The scaling coefficient is chosen on the validation examples only. Shared: one for all tasks,"
             " the one with the best mean normalized validation figure. Per task: for each task the one that"
             " validates best on it, so up to one model per task."
-            + (_CHOSEN if any("choices" in keys for keys in config.arms.values()) else "")
+            + (_chosen(session) if any("choices" in keys for keys in config.arms.values()) else "")
         ),
         test_reads=(
             "The test split is read once: by the experts and the chosen merges, after every choice was made."
@@ -249,6 +269,11 @@ def _protocol(session: Session) -> Protocol:
         tests=config.test,
         held_out={name: _facts(session, name) for name in session.held_out},
     )
+
+
+def _chosen(session: Session) -> str:
+    every = len(session.resolved.deciding) == len(session.resolved.merges)
+    return _CHOSEN.format("" if every else " that gives one model")
 
 
 def _first_trial(session: Session, arm: str) -> str:

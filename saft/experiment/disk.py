@@ -58,12 +58,13 @@ def settle(session: Session) -> None:
 def best_merges(session: Session) -> set[tuple[Cell, str]]:
     """Return the best merge of each arm and train size, by mean normalized validation score over the tasks.
 
-    The seeds compete with each other too; of equals, the first is taken.
+    The seeds compete with each other too; of equals, the first is taken. Those that keep a part per task
+    compete only where there is no single model.
     """
     worth: dict[tuple[str, str], dict[tuple[Cell, str], float]] = defaultdict(dict)
     for cell in chosen_cells(session):
         experts = expert_values(session, cell)
-        for method in session.resolved.merges:
+        for method in session.resolved.deciding:
             validation = choice(session, cell, method).chosen.validation
             values = {task: score.value for task, score in validation.items()}
             value = mean_normalized(values, experts, session.metrics)

@@ -63,14 +63,16 @@ def paired_errors(
     by_example: Mapping[str, ByExample],
     baselines: Sequence[str],
     tasks_of: Mapping[str, Sequence[str]],
+    together: Sequence[str],
 ) -> Iterator[PairedError]:
-    """Yield the errors of every other arm against every baseline: of each method, and of all together.
+    """Yield the errors of every other arm against every baseline: of each method, and of several together.
 
     Args:
         train_size: of the arms.
         by_example: arm -> what its examples add to its scores.
         baselines: the arms that the others are compared with.
         tasks_of: name of a metric -> the tasks that have it.
+        together: the methods that a mean over methods is over, of those that are there.
     """
     for arm, baseline in itertools.product(by_example, baselines):
         if arm in baselines or baseline not in by_example:
@@ -78,7 +80,8 @@ def paired_errors(
         one, other = by_example[arm], by_example[baseline]
         methods = list(dict.fromkeys(method for of in one.values() for method in of))
         for metric, tasks in tasks_of.items():
-            for chosen in dict.fromkeys([tuple(methods), *((method,) for method in methods)]):
+            averaged = tuple(method for method in methods if method in together)
+            for chosen in dict.fromkeys([averaged, *((method,) for method in methods)]):
                 error = paired_error(one, other, chosen, tasks)
                 if error is not None:
                     yield PairedError(train_size, arm, baseline, metric, list(chosen), error)

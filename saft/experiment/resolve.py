@@ -19,7 +19,7 @@ from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
 from saft.training.options import TrainingOptions
 
-__all__ = ["Resolved", "resolve"]
+__all__ = ["Resolved", "keeps_parts", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,18 @@ class Resolved:
 
     @property
     def measured_merge(self) -> str:
-        """The method whose merge is measured: task_arithmetic, or the first that reads no examples."""
-        plain = [name for name in self.merges if not METHODS.get(name).calibration]
+        """The method whose merge is measured: task_arithmetic, or the first of one model and no examples."""
+        plain = [name for name in self.merges if _is_measurable(name)]
         return "task_arithmetic" if "task_arithmetic" in plain else plain[0]
+
+    @property
+    def deciding(self) -> list[str]:
+        """The methods that a trial of an arm is chosen by, and the best merge is of: they give one model.
+
+        Those that keep a part per task need to be told the task, so they are no rivals of the others; only
+        where there are no others do they decide.
+        """
+        return [name for name in self.merges if not keeps_parts(name)] or list(self.merges)
 
     @property
     def cells(self) -> list[Cell]:
@@ -124,8 +133,11 @@ def resolve(config: RunConfig) -> Resolved:
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
         measures = {name: measure for name, measure in every.items() if measure.needs != "weights"}
-    if measures and all(METHODS.get(name).calibration for name in merges):
-        problems.append("measures: need a merge that reads no examples; add task_arithmetic to `merges`")
+    if measures and not any(map(_is_measurable, merges)):
+        problems.append(
+            "measures: need a merge that gives one model and reads no examples; "
+            "add task_arithmetic to `merges`"
+        )
     if problems:
         raise UserError(*problems)
     return Resolved(config, trials, arms, merges, measures)
@@ -170,8 +182,7 @@ def _expected_of_nothing(config: RunConfig) -> Iterator[str]:
 
     One of a method that is not among `merges` is told as not run: it may be left out of a recipe's.
     """
-    methods = (name for name, method in METHODS.items() if not issubclass(method, PerTaskMethod))
-    known = {"base", "experts", *config.merges, *methods}
+    known = {"base", "experts", *config.merges, *METHODS.names()}
     for name, figure in config.expected.items():
         if figure.of not in known:
             hint = did_you_mean(figure.of, known)
@@ -195,11 +206,6 @@ def _without_sum(config: RunConfig) -> Iterator[str]:
 def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) -> MergeOptions:
     """Return the options with the method's own grid where the user gives none."""
     method = METHODS.get(name).build(options.parameters)
-    if isinstance(method, PerTaskMethod):
-        raise UserError(
-            "keeps a part per task and gives no single model, which `saft run` compares; "
-            "leave it out, run `saft merge` on the experts, and `saft evaluate` its folder"
-        )
     if method.needs_adapters and not all(arm.trained.is_adapter for arm in arms):
         raise UserError("merges LoRA adapters, so every arm needs parametrization: {name: lora}")
     if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
@@ -207,6 +213,24 @@ def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) ->
     choices = {parameter: _values(name, options, parameter) for parameter in options.choices}
     scaling = options.scaling or list(method.scaling_grid)
     return dataclasses.replace(options, scaling=scaling, choices=choices)
+
+
+def keeps_parts(method: str) -> bool:
+    """Return whether a merge method keeps a part per task, so that a task's model is made for the task.
+
+    Args:
+        method: its name.
+
+    Example:
+        >>> keeps_parts("emr"), keeps_parts("ties")
+        (True, False)
+    """
+    return issubclass(METHODS.get(method), PerTaskMethod)
+
+
+def _is_measurable(method: str) -> bool:
+    """Return whether measures of the merge can take this one: it is a single model, of weights alone."""
+    return not METHODS.get(method).calibration and not keeps_parts(method)
 
 
 def _values(name: str, options: MergeOptions, parameter: str) -> list[float]:

@@ -23,6 +23,9 @@ from saft.experiment.stages import (
 )
 from saft.files.checkpoint import tensor_headers
 from saft.files.locations import folder as local_folder
+from saft.merging.methods import METHODS
+from saft.merging.outputs.parts import kept_bytes
+from saft.merging.per_task import PerTaskMethod
 from saft.parametrizations.full import Full
 from saft.parametrizations.parametrization import trained_shapes
 
@@ -228,20 +231,23 @@ def _bytes(session: Session) -> tuple[int, int]:
     starts = [rounds_before(session, cell) for cell in cells if not session.start(cell).exists()]
     reported = chosen_cells(session, foreseen=True)
     merged = [[folder.merge(cell, tasks, method).exists() for method in methods] for cell in reported]
+    sizes = [_merged_bytes(session, method, shapes) for method in methods]
     weighted = 0
     if session.config.selection.weights != "equal":
         weighted = sum(not weighted_folder(session, cell).exists() for cell in reported)
     if "merges" in keep:
-        merges = weighted + sum(not there for row in merged for there in row)
+        missing = (size for row in merged for size, there in zip(sizes, row, strict=True) if not there)
+        merges = weighted * whole + sum(missing)
     else:
         groups = {(cell.train_size, cell.arm) for cell in reported}
         done = {(cell.train_size, cell.arm) for cell, row in zip(reported, merged, strict=True) if any(row)}
-        merges = len(groups - done)
+        best = (_merged_bytes(session, method, shapes) for method in session.resolved.deciding)
+        merges = len(groups - done) * max(best)
     base = 0 if folder.base.exists() else 1
     training = _CHECKPOINT + 1 if untrained else 0
     kept = sum(number > 0 for number in starts)  # of several rounds, the last merge
-    left = (base + merges) * whole + (experts + kept * whole if "experts" in keep else 0)
-    return (base + merges + sum(starts) + training) * whole + experts + rounds, left
+    left = base * whole + merges + (experts + kept * whole if "experts" in keep else 0)
+    return (base + sum(starts) + training) * whole + merges + experts + rounds, left
 
 
 def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
@@ -249,6 +255,15 @@ def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
     location = session.folder.base if session.folder.base.exists() else session.config.model.path
     headers = tensor_headers(local_folder(location, "model.path"))
     return {name: tuple(header.shape) for name, header in headers.items()}
+
+
+def _merged_bytes(session: Session, method: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the bytes of a merge's folder: of a model, or of the base and what is kept of the tasks."""
+    made = METHODS.get(method).build(session.resolved.merges[method].parameters)
+    if not isinstance(made, PerTaskMethod):
+        return _whole(shapes)
+    shared, each = kept_bytes(made, shapes)
+    return _whole(shapes) + shared + len(session.tasks) * each
 
 
 def _whole(shapes: Mapping[str, Sequence[int]]) -> int:

@@ -44,8 +44,13 @@ class ScaledTrunk:
             name: vectors[_place(tensor)] for name, tensor in state.items() if _place(tensor) in vectors
         }
 
-    def by(self, value: float) -> nn.Module:
-        """Return the trunk, set to this scaling coefficient."""
+    def by(self, value: float, task: str | None = None) -> nn.Module:
+        """Return the trunk, set to this scaling coefficient.
+
+        Args:
+            value: the scaling coefficient.
+            task: that it is for, which is of no matter here: one model is for all tasks.
+        """
         state = {
             name: apply(tensor, self.task_vector[name], value) if name in self.task_vector else tensor
             for name, tensor in self.base.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saft.interference.quantity import numbers_of
 from saft.interference.retained import gain_kept, normalized
-from saft.report.cell_result import CellResult, MergeFigures, Split
+from saft.report.cell_result import CellResult, KeptParts, MergeFigures, Split
 from saft.report.held_out import HeldOutSummary, held_out_summary, lost_held_out
 from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
 from saft.report.quantity_summary import QuantitySummary, quantity_summary
@@ -49,6 +49,7 @@ class MergeSummary:
         curve: coefficient -> raw validation value, mean over tasks.
         shared_coefficients: seed -> the coefficient.
         task_coefficients: seed -> task -> its coefficient.
+        parts: what is stored where each task has a model of its own; None where one model is for all.
     """
 
     shared: ScoreSummary
@@ -56,6 +57,7 @@ class MergeSummary:
     curve: dict[float, OverSeeds]
     shared_coefficients: dict[int, float]
     task_coefficients: dict[int, dict[str, float]]
+    parts: KeptParts | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ class MetricSummary:
 
     experts: ScoreSummary
     merges: dict[str, MergeSummary]
+
+    @property
+    def averaged(self) -> list[str]:
+        """The methods that means over methods are of: those that give one model; all where none does.
+
+        A method that keeps a part per task must be told the task, so its scores are of another problem.
+        """
+        return [name for name, merge in self.merges.items() if merge.parts is None] or list(self.merges)
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ def _metric_summary(
             curve=_curve(merged, tasks),
             shared_coefficients={seed: merge.shared.coefficient for seed, merge in merged.items()},
             task_coefficients={seed: merge.per_task.coefficients for seed, merge in merged.items()},
+            parts=next((merge.parts for merge in merged.values() if merge.parts is not None), None),
         )
     return MetricSummary(_score_summary(experts, tasks, metric), merges)
 

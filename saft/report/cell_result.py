@@ -20,6 +20,7 @@ __all__ = [
     "ChosenPerTask",
     "CurvePoint",
     "ExpertResult",
+    "KeptParts",
     "Measurements",
     "MergeFigures",
     "SearchedCandidate",
@@ -145,6 +146,19 @@ class Weighted:
 
 
 @dataclass(frozen=True)
+class KeptParts:
+    """What is stored beside the base where a merge keeps a part per task, in bytes.
+
+    Args:
+        shared: of what all tasks share.
+        each: of the part of each task.
+    """
+
+    shared: int
+    each: int
+
+
+@dataclass(frozen=True)
 class MergeFigures:
     """The experts of one cell merged by one method.
 
@@ -154,6 +168,8 @@ class MergeFigures:
         shared, per_task: what was chosen on the curve.
         search: every evaluation, in its order; empty where it is not known.
         weighted: with a weight for each task, where these were searched too.
+        parts: what is stored where each task has a model of its own, made of what all share and a part of
+            its own, which each task's scores are of then; None where one model is for all tasks.
     """
 
     parameters: dict[str, Any]
@@ -162,6 +178,7 @@ class MergeFigures:
     per_task: ChosenPerTask
     search: list[SearchedCandidate] = field(default_factory=list)
     weighted: Weighted | None = None
+    parts: KeptParts | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Comparison:
 
     Attributes:
         relation: in words, what the two have in common: steps, passes.
-        methods: the merge methods that both have, which `merged` is the mean over.
+        methods: the merge methods that both have, and that give one model, which `merged` is the mean over.
         merged: with the shared coefficient, mean over tasks and `methods`.
         by_method: merge method -> the difference with it.
         errors: merge method -> the standard error of its difference, paired example by example, where it is
@@ -167,14 +167,14 @@ def _comparison(
         and (difference := _minus(one.merges[method].shared.mean, other.merges[method].shared.mean))
         is not None
     }
-    methods = list(by_method)
+    methods = [m for m in by_method if m in one.averaged and m in other.averaged] or list(by_method)
     merged = _difference(
         merged_estimate(one, methods), merged_estimate(other, methods), metric, error(methods)
     )
     experts = _difference(experts_estimate(one), experts_estimate(other), metric)
     if merged is None or experts is None:
         return None
-    errors = {method: of for method in methods if (of := error([method])) is not None}
+    errors = {method: of for method in by_method if (of := error([method])) is not None}
     return Comparison(
         arm.train_size, arm.arm, baseline.arm, metric, in_common, methods, merged, by_method, errors, experts
     )

@@ -26,6 +26,7 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
     `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them;
     `held_out.csv`, where tasks are held out: the scores on them, and the trade-off over the coefficient.
     Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
+    Scores of a merge that keeps a part per task say the bytes of a part, and each is of the task's own model.
 
     Args:
         results: the experiment.
@@ -33,7 +34,8 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
     """
     tables = {
         "scores.csv": _text(
-            ("train_size", "arm", "model", "coefficient", "task", "metric", *OVER_SEEDS), _scores(summary)
+            ("train_size", "arm", "model", "coefficient", "task", "metric", *OVER_SEEDS, "part_bytes"),
+            _scores(summary),
         ),
         "gains.csv": _text(
             ("train_size", "arm", "against", "of", "metric", *OVER_SEEDS, "standard_error", "outcome"),
@@ -81,7 +83,7 @@ def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:
         for task in tasks:
             if task in summary.base:
                 only = summary.base[task], None, None, None, None
-                yield None, None, "pretrained", None, task, metric.name, *only
+                yield None, None, "pretrained", None, task, metric.name, *only, None
     for row in summary.rows.values():
         for metric, of_metric in row.by_metric.items():
             models: list[tuple[str, str, ScoreSummary]] = [("experts", "", of_metric.experts)]
@@ -90,7 +92,10 @@ def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:
             for model, coefficient, scores in models:
                 means = {"mean over tasks": scores.mean} if scores.mean is not None else {}
                 for task, values in (scores.tasks | means).items():
-                    yield (row.train_size, row.arm, model, coefficient, task, metric.name, *_values(values))
+                    yield (
+                        row.train_size, row.arm, model, coefficient, task, metric.name, *_values(values),
+                        summary.parts[model].each if model in summary.parts else None,
+                    )  # fmt: skip
 
 
 def _held_out(summary: Summary) -> Iterator[tuple[object, ...]]:

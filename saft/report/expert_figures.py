@@ -10,6 +10,7 @@ import torch
 from saft.interference.quantity import Quantity
 from saft.report.arm_summary import ArmSummary
 from saft.report.drawing import NAMED, arms_key, at_least, mark_of, panels
+from saft.report.kept_parts import method_title
 from saft.report.measured import heading, without_errors
 from saft.report.over_seeds import complete_mean, finite_over_seeds, signed
 from saft.report.results import Results
@@ -41,7 +42,7 @@ def retained_figure(
         experts = row.by_metric[metric].experts.tasks
         for method, merge in row.by_metric[metric].merges.items():
             merged = merge.shared.tasks
-            shown.setdefault(method.replace("_", " "), {})[row.arm] = [
+            shown.setdefault(method_title(method, merge.parts), {})[row.arm] = [
                 (metric.scale * experts[task].mean, metric.scale * merged[task].mean)
                 for task in tasks
                 if task in experts and task in merged
@@ -177,7 +178,7 @@ def _lost(row: ArmSummary, metric: Metric, task: str) -> float | None:
     """Return what the merge takes of a task's score, mean over merge methods; above 0 is a loss."""
     scores = row.by_metric[metric]
     expert = task_estimate([scores.experts], task)
-    merged = task_estimate([merge.shared for merge in scores.merges.values()], task)
+    merged = task_estimate([scores.merges[method].shared for method in scores.averaged], task)
     if expert is None or merged is None or (change := expert.values.minus(merged.values)) is None:
         return None
     return complete_mean(

@@ -145,7 +145,7 @@ def score_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
     shown = {"experts": {arm: of_arm.experts.mean for arm, of_arm in scores.items()}}
     for method in summary.methods:
         merged = {arm: s.merges[method].shared.mean for arm, s in scores.items() if method in s.merges}
-        shown[method.replace("_", " ")] = merged
+        shown[summary.title(method)] = merged
     known = {title: {a: v for a, v in of.items() if v is not None} for title, of in shown.items()}
     known = {title: of_arms for title, of_arms in known.items() if of_arms}
     extents = {title: _extent(of_arms, metric) for title, of_arms in known.items()}
@@ -182,11 +182,11 @@ def curve_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
     Args:
         summary, size, metric, colour, name: as in `score_figure`.
     """
-    curves: dict[str, dict[str, Curve]] = {method.replace("_", " "): {} for method in summary.methods}
+    curves: dict[str, dict[str, Curve]] = {summary.title(method): {} for method in summary.methods}
     chosen: dict[str, dict[str, list[float]]] = {title: {} for title in curves}
     for row in summary.of_size(size):
         for method, merge in row.by_metric[metric].merges.items():
-            title = method.replace("_", " ")
+            title = summary.title(method)
             curves[title][row.arm] = merge.curve
             chosen[title][row.arm] = sorted(set(merge.shared_coefficients.values()) & set(merge.curve))
     return curves_figure(

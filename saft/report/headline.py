@@ -63,7 +63,7 @@ class Headline:
     """The answer at one train size, on the tasks of one metric.
 
     Attributes:
-        experts, merged: arm -> score, mean over tasks, and over merge methods; arms that have both.
+        experts, merged: arm -> score, mean over tasks, and over `averaged` methods; arms that have both.
         by_task: task -> arm -> the same two, on this task.
         gains: of every arm that can be compared.
     """
@@ -108,11 +108,11 @@ def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> 
     by_task: dict[str, dict[str, tuple[Estimate, Estimate]]] = {t: {} for t in summary.tasks_of[metric]}
     for row in summary.of_size(size):
         scores = row.by_metric[metric]
-        of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, list(scores.merges))
+        of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, scores.averaged)
         if of_experts is None or of_merged is None:
             continue
         experts[row.arm], merged[row.arm] = of_experts, of_merged
-        merges = [merge.shared for merge in scores.merges.values()]
+        merges = [scores.merges[method].shared for method in scores.averaged]
         for task, of_arms in by_task.items():
             of_task = task_estimate([scores.experts], task), task_estimate(merges, task)
             if of_task[0] is not None and of_task[1] is not None:

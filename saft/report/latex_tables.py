@@ -90,7 +90,7 @@ def _scores(summary: Summary, size: str, metric: Metric) -> str:
         for row in rows
     ]
     about = f"{size}: {summary.split} {in_words(metric)}, mean over tasks, one shared coefficient"
-    return _table(about, ["arm", "experts", *(m.replace("_", " ") for m in best)], 1, cells)
+    return _table(about, ["arm", "experts", *map(summary.title, best)], 1, cells)
 
 
 def _shared(scores: MetricSummary, method: str) -> OverSeeds | None:
@@ -106,7 +106,7 @@ def _tasks(summary: Summary, size: str, metric: Metric) -> str:
         }
         for model, scores in models.items():
             values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
-            names = escaped(row.arm), escaped(model.replace("_", " "))
+            names = escaped(row.arm), escaped(summary.title(model))
             cells.append([*names, *(_written(value, metric) for value in values)])
     about = f"{size}: {summary.split} {in_words(metric)}, task by task, one shared coefficient"
     return _table(about, ["arm", "model", *tasks, "mean"], 2, cells)

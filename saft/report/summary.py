@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import Literal
 
 from saft.report.arm_summary import ArmSummary, arm_summary
-from saft.report.cell_result import Split
+from saft.report.cell_result import KeptParts, Split
 from saft.report.comparison import Comparison, compare
+from saft.report.kept_parts import kept_sentences, method_title
 from saft.report.plain_arms import plain_arms
 from saft.report.results import Results, TaskFacts
 from saft.report.verdict import Finding, verdict
@@ -36,6 +37,7 @@ class Summary:
         missing: in words, what the grid has and the results have not, and what is not finite.
         comparisons: every arm that is not plain against every plain one.
         verdict: train size -> findings.
+        parts: merge method -> what it stores, of those that keep a part per task.
     """
 
     split: Split
@@ -51,11 +53,21 @@ class Summary:
     missing: list[str]
     comparisons: list[Comparison]
     verdict: dict[str, list[Finding]]
+    parts: dict[str, KeptParts]
 
     @property
     def metrics(self) -> list[Metric]:
         """The metrics of the tasks."""
         return list(self.tasks_of)
+
+    @property
+    def kept(self) -> list[str]:
+        """What a reader must know of the methods that keep a part per task, a sentence for each."""
+        return kept_sentences(self.parts, others=len(self.parts) < len(self.methods))
+
+    def title(self, method: str) -> str:
+        """Return what a merge method is called at the head of its figures."""
+        return method_title(method, self.parts.get(method))
 
     def of_size(self, train_size: str) -> list[ArmSummary]:
         """Return the rows of one train size."""
@@ -131,6 +143,12 @@ def summarize(results: Results) -> Summary:
         verdict={
             size: verdict([c for c in comparisons if c.train_size == size], list(tasks_of), split)
             for size in protocol.train_sizes
+        },
+        parts={
+            method: merge.parts
+            for cell in results.cells
+            for method, merge in cell.merges.items()
+            if merge.parts is not None
         },
     )
 

@@ -44,6 +44,7 @@ def table(results: Results) -> RenderableType:
         if summary.of_size(size):
             parts.extend(_of_size(results, summary, size))
     parts.extend(_base(summary))
+    parts.extend(Text(sentence) for sentence in summary.kept)
     parts.append(Text(_legend(results, summary), style="dim"))
     if figures := expected_figures(results):
         parts.append(_expected(figures))
@@ -113,7 +114,7 @@ def _scores(
                 figures[row.arm] = Text(_written(score.mean, metric), style=style)
                 if score.normalized is not None:
                     figures[row.arm].append(f"\n({100 * score.normalized.mean:.1f})", style="not bold dim")
-        columns.append(Column(method.replace("_", " "), figures))
+        columns.append(Column(summary.title(method), figures))
     experts = {row.arm: Text(_written(row.by_metric[metric].experts.mean, metric)) for row in rows}
     return stacked(title, "arm", [row.arm for row in rows], columns, [Column("experts", experts)])
 

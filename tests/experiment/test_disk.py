@@ -36,6 +36,7 @@ def session_of(values: dict[tuple[str, int, str], float], metric: Metric) -> Ses
         resolved=SimpleNamespace(
             cells=CELLS,
             merges={"average": None, "ties": None},
+            deciding=["average", "ties"],
             arm_of=lambda cell: cell.arm,
             trials_of=lambda arm: [ArmTrial(arm)],
         ),

@@ -58,11 +58,14 @@ def test_what_is_not_known_of_every_example_gives_none() -> None:
     assert paired_error(up, down, ["ties"], ["news"]) is None
 
 
-def test_every_arm_meets_every_baseline_with_each_method_and_with_all() -> None:
-    by_example = {arm: {0: {"ties": {"a": [1.0, 0.0]}, "pcb": {"a": [1.0, 1.0]}}} for arm in ("x", "y", "z")}
-    made = list(paired_errors("few", by_example, ["x", "absent"], {"accuracy": ["a"]}))
+def test_every_arm_meets_every_baseline_with_each_method_and_with_those_that_are_averaged() -> None:
+    methods = {"ties": {"a": [1.0, 0.0]}, "pcb": {"a": [1.0, 1.0]}, "emr": {"a": [0.0, 1.0]}}
+    by_example = {arm: {0: methods} for arm in ("x", "y", "z")}
+    made = list(
+        paired_errors("few", by_example, ["x", "absent"], {"accuracy": ["a"]}, ["average", "ties", "pcb"])
+    )
     assert [(e.arm, e.baseline, e.methods) for e in made] == [
-        (arm, "x", methods) for arm in ("y", "z") for methods in (["ties", "pcb"], ["ties"], ["pcb"])
+        (arm, "x", of) for arm in ("y", "z") for of in (["ties", "pcb"], ["ties"], ["pcb"], ["emr"])
     ]
 
 

@@ -33,7 +33,7 @@ def test_a_method_without_coefficients_has_its_own_grid() -> None:
 
 def test_every_mistake_is_told_at_once() -> None:
     arms = {"sam": {"perturbation": {"name": "smm"}}, "b": {"averaging": {"name": "ema", "decay": 2}}}
-    mapping = MAPPING | {"arms": arms, "merges": {"teis": {}, "emr": {}}}
+    mapping = MAPPING | {"arms": arms, "merges": {"teis": {}, "emr": {"parameters": {"varient": 1}}}}
     with pytest.raises(UserError) as caught:
         config.parse(RunConfig, mapping, "")
     assert [problem.split(":")[0] for problem in caught.value.problems] == [

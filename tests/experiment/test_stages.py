@@ -132,8 +132,8 @@ def test_mistakes_in_measures_are_told_before_anything_is_done(small: dict[str, 
 
     with pytest.raises(UserError, match="measures: unknown measure 'transfr'; did you mean 'transfer'"):
         resolved(measures=["transfr"])
-    with pytest.raises(UserError, match="measures: need a merge that reads no examples"):
-        resolved(merges={"fisher": {}})
+    with pytest.raises(UserError, match="measures: need a merge that gives one model and reads no ex"):
+        resolved(merges={"fisher": {}, "emr": {}})
 
 
 def searched(finished: Path, small: dict[str, Any], place: Path) -> Session:

@@ -13,7 +13,6 @@ from saft.experiment.stages.choose_trial import arm_choice, chosen_cells, is_cho
 from saft.experiment.stages.held_out import (
     expert_held_out_steps,
     held_out_name,
-    is_one_model,
     merge_held_out_steps,
 )
 from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
@@ -44,7 +43,6 @@ __all__ = [
     "expert_values",
     "held_out_name",
     "interference_name",
-    "is_one_model",
     "is_chosen",
     "measured_name",
     "merge_name",

@@ -17,7 +17,8 @@ __all__ = ["arm_choice", "chosen_cells", "is_chosen"]
 def arm_choice(session: Session, train_size: str, arm: str) -> ArmChoice | None:
     """Return the choice among the trials of an arm; None as long as a figure that it rests on is missing.
 
-    It is one trial for all merge methods, and no test score has a part in it.
+    It is one trial for all merge methods, and no test score has a part in it; nor have methods that keep a
+    part per task, where others are among the merges.
 
     Args:
         session: the experiment in this process.
@@ -76,14 +77,14 @@ def _arm_choice(session: Session, train_size: str, arm: str) -> ArmChoice | None
     resolved, metrics = session.resolved, session.metrics
     names = [trial.name for trial in resolved.trials_of(arm)]
     cells = [cell for cell in resolved.cells if cell.train_size == train_size and cell.arm in names]
-    merges = [merge_name(session, cell, method) for cell in cells for method in resolved.merges]
+    merges = [merge_name(session, cell, method) for cell in cells for method in resolved.deciding]
     if not all(session.folder.figures(f"{name}/validation").is_file() for name in merges):
         return None
     experts = [expert_values(session, cell) for cell in cells]
     best = {task: _best([values[task] for values in experts], metrics[task]) for task in metrics}
     worths: dict[str, dict[int, float]] = {name: {} for name in names}
     for cell in cells:
-        made = {method: choice(session, cell, method).chosen for method in resolved.merges}
+        made = {method: choice(session, cell, method).chosen for method in resolved.deciding}
         values = {m: {t: score.value for t, score in of.validation.items()} for m, of in made.items()}
         worths[cell.arm][cell.seed] = merged_worth(values, best, metrics)
     one = set(metrics.values())

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 
 from saft.experiment.cells import Cell
 from saft.experiment.figure_files import HeldOutCurve, HeldOutPoint
+from saft.experiment.resolve import keeps_parts
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, merge_name, merged_trunk
 from saft.experiment.stages.step import Step
 from saft.experiment.stages.trained_models import expert_folder
-from saft.merging.methods import METHODS
-from saft.merging.per_task import PerTaskMethod
 from saft.progress import Bar
 from saft.report.cell_result import Split
 from saft.tasks import Score
 
-__all__ = ["expert_held_out_steps", "held_out_name", "is_one_model", "merge_held_out_steps"]
+__all__ = ["expert_held_out_steps", "held_out_name", "merge_held_out_steps"]
 
 
 def expert_held_out_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
@@ -59,7 +58,7 @@ def merge_held_out_steps(session: Session, cell: Cell, method: str) -> Iterator[
         cell: whose experts are merged.
         method: name of the merge in the config.
     """
-    if not is_one_model(method):
+    if keeps_parts(method):  # a task that is held out has no part
         return
     foundations, name = session.foundations, merge_name(session, cell, method)
     for held, sizes in session.held_out_sizes.items():
@@ -101,19 +100,8 @@ def held_out_name(model: str, task: str) -> str:
     return f"{model}/held_out/{task}"
 
 
-def is_one_model(method: str) -> bool:
-    """Return whether a merge gives a single model, which can be asked what none of its tasks asks.
-
-    Args:
-        method: its name.
-
-    Example:
-        >>> is_one_model("ties"), is_one_model("emr")
-        (True, False)
-    """
-    return not issubclass(METHODS.get(method), PerTaskMethod)
-
-
 def _merged(session: Session, cell: Cell, method: str) -> ScaledTrunk:
     parameters = choice(session, cell, method).parameters
-    return merged_trunk(session, cell, method, tuple(parameters.items()))
+    merged = merged_trunk(session, cell, method, tuple(parameters.items()))
+    assert isinstance(merged, ScaledTrunk)
+    return merged

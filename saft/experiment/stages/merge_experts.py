@@ -28,11 +28,13 @@ from saft.experiment.selection import (
 from saft.experiment.session import Session
 from saft.experiment.stages.step import Step
 from saft.experiment.stages.trained_models import expert_folder, start_folder
+from saft.experiment.task_trunks import TaskTrunks
 from saft.experiment.trial_log import TrialLog
 from saft.merge import merge
 from saft.merging.merge_check import check
 from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.merging.methods import METHODS
+from saft.merging.per_task import PerTaskMethod
 from saft.merging.stream import engine
 from saft.progress import Bar
 from saft.tasks import Examples, Metric, Outcomes, Score, TaskModel
@@ -57,7 +59,8 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
     The task vectors are merged once for each value of the method's parameters; every coefficient scales the
     result. One pass over the validation examples of all tasks is made per candidate, and a search that was
-    interrupted goes on where it stopped.
+    interrupted goes on where it stopped. Of a method that keeps a part per task, each task is scored with its
+    own model.
 
     Args:
         session: the experiment in this process.
@@ -92,9 +95,11 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     def tested(bar: Bar) -> ChoiceTest:
         made = choice(session, cell, method)
         scaled = merged_trunk(session, cell, method, tuple(made.parameters.items()))
-        trunk, splits = scaled.by(made.shared), session.splits(cell.train_size, cell.seed)
+        splits = session.splits(cell.train_size, cell.seed)
         outcomes = {
-            task: session.outcomes(task, _model(session, cell, task, trunk), splits[task].test)
+            task: session.outcomes(
+                task, _model(session, cell, task, scaled.by(made.shared, task)), splits[task].test
+            )
             for task in session.tasks
         }
         one = {task: of.score() for task, of in outcomes.items()}
@@ -105,7 +110,8 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
     foundations = session.foundations
     rests_on = foundations.merge(cell, method)
     cost = search.evaluations * validation_cost
-    yield Step(f"{name}/validation", Choice, f"merge by {method}", rests_on, cost, searched, decides=True)
+    decides = method in session.resolved.deciding
+    yield Step(f"{name}/validation", Choice, f"merge by {method}", rests_on, cost, searched, decides)
     if session.config.test:
         cost = 2 * session.examples_of("test")  # at most: once shared, once per task
         rests_on = foundations.tested(rests_on)
@@ -125,6 +131,8 @@ def merge_name(session: Session, cell: Cell, method: str) -> str:
 
 def write_merge(session: Session, cell: Cell, method: str) -> None:
     """Write the merged model with its shared coefficient as a checkpoint folder, if it is not there.
+
+    A method that keeps a part per task gives a folder of parts, as it does in `saft merge`.
 
     Args:
         session: the experiment in this process.
@@ -245,7 +253,7 @@ def _no_choice(session: Session, method: str) -> Choice:
 @functools.lru_cache(maxsize=1)
 def merged_trunk(
     session: Session, cell: Cell, method: str, parameters: tuple[tuple[str, float], ...]
-) -> ScaledTrunk:
+) -> ScaledTrunk | TaskTrunks:
     """Merge the task vectors; the last merge is held, since one follows the other at other coefficients.
 
     Args:
@@ -255,16 +263,19 @@ def merged_trunk(
         parameters: those that were searched.
     """
     with calibration.collected(check(recipe(session, cell, method, dict(parameters)))) as ready:
-        return ScaledTrunk(session.trunk(cell=cell), dict(engine.stream(ready)))
+        trunk = session.trunk(cell=cell)
+        if isinstance(ready.method, PerTaskMethod):
+            return TaskTrunks(ScaledTrunk(trunk, {}), ready)
+        return ScaledTrunk(trunk, dict(engine.stream(ready)))
 
 
 def _scores(
-    session: Session, cell: Cell, scaled: ScaledTrunk, coefficients: dict[str, float], split: str
+    session: Session, cell: Cell, scaled: ScaledTrunk | TaskTrunks, coefficients: dict[str, float], split: str
 ) -> dict[str, Score]:
     """Return task -> score of the merged model at the task's coefficient."""
     splits = session.splits(cell.train_size, cell.seed)
     return {
-        task: score_of(session, cell, task, scaled.by(value), getattr(splits[task], split))
+        task: score_of(session, cell, task, scaled.by(value, task), getattr(splits[task], split))
         for task, value in coefficients.items()
     }
 
