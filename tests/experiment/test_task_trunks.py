@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModel
 
 from saft import config as configs
@@ -23,8 +24,10 @@ from saft.experiment.task_trunks import TaskTrunks
 from saft.merge import merge
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.method import Tensorwise
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
+from saft.merging.stream.engine import apply, merge_task_vectors
 from saft.model_config import ModelConfig
 from saft.models import load_task, load_trunk
 from saft.report import read
@@ -44,8 +47,7 @@ def config(tiny_model: Path, tmp_path: Path) -> MergeConfig:
         moved = {key: x + 0.01 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
         save_file(moved, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
         folders[name] = str(tmp_path / name)
-    # So small blocks that a tensor is in several.
-    return MergeConfig("emr", str(tiny_model), folders, exclude=["pooler.*"], scaling=0.9, block_size=1)
+    return MergeConfig("emr", str(tiny_model), folders, exclude=["pooler.*"], scaling=0.9)
 
 
 def test_there_are_such_methods() -> None:
@@ -127,3 +129,26 @@ def test_where_there_is_no_other_merge_they_decide(small: dict[str, Any], tmp_pa
     kept = ExperimentFolder(result.folder).merge(Cell("all", "adamw", 0), ["colour", "size"], "emr")
     assert (kept / "parts/size.safetensors").is_file()
     assert "emr (part per task)" in result.page.read_text()
+
+
+@pytest.mark.parametrize("method", KEEPING)
+def test_a_tensor_of_several_blocks_is_whole_again(tmp_path: Path, method: str) -> None:
+    base = nn.Sequential(nn.Linear(130, 100, bias=False))
+    vectors = 0.01 * torch.randn(3, 100, 130, generator=torch.manual_seed(0))
+    start = base[0].weight.detach().clone()
+    saved = {"base": start} | {f"m{i}": start + vector for i, vector in enumerate(vectors)}
+    for name, weight in saved.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"0.weight": weight}, tmp_path / name / "model.safetensors")
+    names = ["m0", "m1", "m2"]
+    folders = {name: str(tmp_path / name) for name in names}
+    config = MergeConfig(method, str(tmp_path / "base"), folders, block_size=1)  # a block is 4096 elements
+    stacked = torch.stack([saved[name] - start for name in names])
+    made = METHODS.get(method)()
+    rows = stacked if isinstance(made, Tensorwise) else stacked.flatten(1)
+    expected = merge_task_vectors(made, rows, start.view(rows.shape[1:])).view(stacked.shape)
+    trunks = TaskTrunks(ScaledTrunk(base, {}), check(config))
+    for name, vector in zip(names, expected, strict=True):
+        state = trunks.by(0.9, name).state_dict()
+        assert torch.equal(state["0.weight"], apply(start, vector, 0.9))
