@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from saft.tasks.row_options import OPTION
 from saft.tasks.template import fields
 
 __all__ = ["LABELS", "ROWS", "table_of"]
@@ -37,6 +38,7 @@ def table_of(task: Mapping[str, Any], seed: int, file: Path) -> None:
         columns[column] = [" ".join(draw.choices(WORDS, k=draw.randrange(2, 5))) for _ in range(ROWS)]
     for column, values in (task.get("words") or {}).items():
         columns[column] = _in_turn(list(values))
+    columns |= _row_options(task, draw)
     data = task["data"]
     if (image := _image_column(task)) is not None:
         columns[image] = [{"bytes": _png(draw, row), "path": None} for row in range(ROWS)]
@@ -70,7 +72,28 @@ def _texts(task: Mapping[str, Any]) -> list[str]:
     columns = [column for given in named for column in ([given] if isinstance(given, str) else given or ())]
     templates = [task.get(key) for key in ("text", "prompt", "completion", "input", "target")]
     in_templates = [column for template in templates if template for column in fields(template)]
-    return [*columns, *in_templates]
+    return [*columns, *(column for column in in_templates if not (task.get("options") and column == OPTION))]
+
+
+def _row_options(task: Mapping[str, Any], draw: random.Random) -> dict[str, list[Any]]:
+    """Return the columns of answers to choose among, two to four a row, and of the right one."""
+    options, labels, columns = task.get("options"), task.get("option_labels"), dict[str, list[Any]]()
+    if options is None:
+        return columns
+    counts = [len(options) if isinstance(options, list) else 2 + row % 3 for row in range(ROWS)]
+    texts = [draw.sample(WORDS, count) for count in counts]
+    names = [labels if isinstance(labels, list) else list("ABCD"[:count]) for count in counts]
+    if isinstance(options, list):
+        columns |= dict(zip(options, map(list, zip(*texts, strict=True)), strict=True))
+    for column, values in ((options, texts), (labels, names)):
+        if isinstance(column, str):
+            outer, _, inner = column.partition(".")
+            rows = columns.setdefault(outer, [{} for _ in range(ROWS)] if inner else values)
+            for row, value in zip(rows, values, strict=True) if inner else ():
+                row[inner] = value
+    right = [draw.randrange(count) for count in counts]
+    columns[task["answer"]] = [own[at] for own, at in zip(names, right, strict=True)] if labels else right
+    return columns
 
 
 def _image_column(task: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,17 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED", "Batch", "Examples", "Limits", "Splits", "TrainingOrder", "limited", "permutation"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Candidates",
+    "Examples",
+    "Limits",
+    "Splits",
+    "TrainingOrder",
+    "limited",
+    "permutation",
+]
 
 T = TypeVar("T")
 
@@ -62,6 +72,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The answers that an example may have.
+
+    Args:
+        tokens: of each, as they are learned.
+        characters: of each.
+        right: number of the right one, from 0.
+    """
+
+    tokens: list[list[int]]
+    characters: list[int]
+    right: int
+
+
+@dataclass(frozen=True)
 class Examples:
     """The examples of one split.
 
@@ -72,6 +97,7 @@ class Examples:
             batch, by draws that depend on nothing else; None where they do not.
         is_costly: whether a batch takes so long that processes of their own should make it, as of images.
         whole: index of an example -> the tokens of its whole answer, where its batch has it cut.
+        choices: the answers that each example may have, where one of them is to be chosen; else empty.
     """
 
     lengths: list[int]
@@ -79,6 +105,7 @@ class Examples:
     varied: Callable[[list[int], int, int], Batch] | None = None
     is_costly: bool = False
     whole: Mapping[int, list[int]] = field(default_factory=dict)
+    choices: Sequence[Candidates] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,6 +121,7 @@ class Examples:
             lambda chosen: self.collate([indices[place] for place in chosen]),
             is_costly=self.is_costly,
             whole={place: self.whole[index] for place, index in enumerate(indices) if index in self.whole},
+            choices=[self.choices[index] for index in indices] if self.choices else (),
         )
 
     def order(self, batch_size: int) -> Iterator[list[int]]:

@@ -42,6 +42,7 @@ METRICS = {
     "token_accuracy": Metric("token accuracy", "%"),
     "exact_match": Metric("exact match", "%"),
     "choice": Metric("accuracy", "%"),
+    "choice_per_character": Metric("accuracy", "%"),
     "spearman": Metric("Spearman", "%"),
 }
 
@@ -121,25 +122,44 @@ def over_tokens(model: LanguageModel, examples: Examples, batch_size: int, name:
 
 def choice(
     model: LanguageModel, examples: Examples, batch_size: int, parts: Callable[[Batch], list[Parts]],
-    make_batch: MakeBatch, options: Sequence[list[int]],
+    make_batch: MakeBatch, per_character: bool,
 ) -> Outcomes:  # fmt: skip
-    """Return whether the right one of some targets is the likeliest, by the sum of its tokens' log p.
+    r"""Return whether the right one of the answers that an example may have is the likeliest.
+
+    .. math:: \hat a = \arg\max_a \sum_t \log p(a_t \mid a_{<t}, x), \quad \text{or of that sum over the }
+       \text{characters of } a
+
+    The sum is over all tokens of an answer as it is learned, with its end. Of equals the first is taken.
 
     Args:
+        model: in evaluation mode.
+        examples: with `choices`.
+        batch_size: answers per forward pass, at most.
         parts: gives what a batch was made of.
         make_batch: makes a batch of such parts.
-        options: the targets to choose among.
+        per_character: whether long answers are not to have less chance than short ones.
     """
     right = list[bool]()
-    for batch in examples.batches(batch_size):
-        made_of = parts(batch)
-        columns = []
-        for option in options:
-            continued = make_batch([(given, option) for given, _ in made_of]).to(_device(model))
-            columns.append(torch.cat([_sums(model, part)[0] for part in _small(model, continued)]))
-        chosen = torch.stack(columns).argmax(0).tolist()
-        right += [options[at] == target for at, (_, target) in zip(chosen, made_of, strict=True)]
+    for indices in examples.order(batch_size):
+        made_of, choices = parts(examples.collate(indices)), [examples.choices[index] for index in indices]
+        pairs = [
+            (given, tokens) for (given, _), own in zip(made_of, choices, strict=True) for tokens in own.tokens
+        ]
+        log_p = _log_p(model, pairs, batch_size, make_batch)
+        sizes = [len(own.tokens) for own in choices]
+        for own, scores in zip(choices, torch.split(log_p, sizes), strict=True):
+            worth = scores / torch.tensor(own.characters) if per_character else scores
+            right.append(own.tokens[int(worth.argmax())] == own.tokens[own.right])
     return Outcomes((torch.tensor(right),), estimate.share)
+
+
+def _log_p(model: LanguageModel, pairs: Sequence[Parts], batch_size: int, make_batch: MakeBatch) -> Tensor:
+    """Return log p of what follows in each pair, [pairs]."""
+    sums = []
+    for start in range(0, len(pairs), batch_size):
+        batch = make_batch(pairs[start : start + batch_size]).to(_device(model))
+        sums += [_sums(model, part)[0] for part in _small(model, batch)]
+    return torch.cat(sums)
 
 
 def exact_match(pairs: Sequence[tuple[str, str]]) -> Outcomes:

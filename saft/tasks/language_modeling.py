@@ -33,13 +33,13 @@ from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, divide, load
-from saft.tasks.template import read_templates
+from saft.tasks.template import TemplateRow
 from saft.tasks.text_examples import cut_length, note_cut
 from saft.tasks.tokenizer import load_tokenizer
 
 __all__ = ["BoundLanguageModeling", "LanguageModeling"]
 
-Row = tuple[str, Any]
+Row = tuple[str, TemplateRow | list[Any]]
 """A row's place, for messages, and its texts or its conversation."""
 
 
@@ -66,9 +66,20 @@ class LanguageModeling(LanguageTask):
     """Write prompt and completion as a conversation, by the model's own chat template."""
     words: dict[str, dict[str, str]] = field(default_factory=dict)
     """Column -> value in the data -> what stands for it in the templates."""
-    metric_name: Literal["loss", "perplexity", "token_accuracy", "exact_match", "choice"] = "loss"
+    options: str | list[str] | None = None
+    """Answers to choose among, {option} in `completion`: the column of their list, as endings, or
+    choices.text, the list `text` inside a column `choices`; or one column for each, as [sol1, sol2]; null:
+    those that `words` allow."""
+    answer: str | None = None
+    """The column that says which option is right: its number from 0, its letter, its text, or its label."""
+    option_labels: str | list[str] | None = None
+    """The column of lists of the options' labels, as choices.label; or the labels, as ["1", "2"]."""
+    metric_name: Literal[
+        "loss", "perplexity", "token_accuracy", "exact_match", "choice", "choice_per_character"
+    ] = "loss"
     """What is measured; exact_match: of the completion, generated greedily; choice: whether the right one of
-    the completions that `words` allow is the likeliest."""
+    `options`, or of the completions that `words` allow, is the likeliest by the log p of all its tokens, its
+    end among them; choice_per_character: by that over its characters."""
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 512
     """Texts are cut to this many tokens, or to as many as the model has positions."""
     max_new_tokens: Count = 32
@@ -78,7 +89,7 @@ class LanguageModeling(LanguageTask):
     packing: bool = False
     """Put several training texts into one row of at most `max_length` tokens; none sees another."""
 
-    answer = "completion"
+    follows = "completion"
 
     def __post_init__(self) -> None:
         given = [key for key in ("text", "prompt", "messages") if getattr(self, key) is not None]
@@ -91,7 +102,7 @@ class LanguageModeling(LanguageTask):
             raise ValueError("prompt and completion belong together, but only one is given")
         if self.chat and self.prompt is None:
             raise ValueError("chat: is for a prompt and a completion")
-        if self.metric_name in ("exact_match", "choice") and self.text is not None:
+        if (self.metric_name == "exact_match" or self.chooses) and self.text is not None:
             raise ValueError(f"metric_name: {self.metric_name} needs a prompt; of texts measure the loss")
         self.check_templates()
 
@@ -128,8 +139,7 @@ class LanguageModeling(LanguageTask):
             UserError: the data lack something, or a row holds no conversation where one is meant.
         """
         if self.messages is None:
-            filled = read_templates(self.data, self.templates, self.words, where)
-            return {split: [(row.place, row.texts) for row in rows] for split, rows in filled.items()}
+            return {split: [(row.place, row) for row in rows] for split, rows in self.filled(where).items()}
         read: dict[str, list[Row]] = {}
         for split, part in load(self.data, where).items():
             part.check_columns([("messages", self.messages)])
@@ -186,13 +196,15 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         return {"learned": learned, **self.resolved, "packing": self.task.packing}
 
     def _examples(self, rows: list[Row], training: bool) -> Examples:
-        texts, whole = self._encoded(rows)
+        kept, texts, whole = self._encoded(rows)
         if training and self.task.packing:
             return self._packed(texts)
+        filled = [row for _, row in kept if isinstance(row, TemplateRow)]
         return Examples(
             [len(tokens) for tokens, _ in texts],
             lambda indices: causal_batch([texts[index] for index in indices], self.pad),
             whole=whole,
+            choices=self._choices(filled),
         )
 
     def _packed(self, texts: list[Encoded]) -> Examples:
@@ -220,30 +232,32 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return completions in tokens, each with its end."""
-        rows = [{"prompt": "?", "completion": text} for text in answers]
-        return [self.text.ending(self._pieces("words", row)[-1][0]) for row in rows]
+        rows = [TemplateRow("words", {"prompt": "?", "completion": text}) for text in answers]
+        return [self.text.ending(self._pieces(row.place, row)[-1][0]) for row in rows]
 
-    def _pieces(self, place: str, content: Any) -> list[Segment]:
+    def _pieces(self, place: str, row: TemplateRow | list[Any]) -> list[Segment]:
         """Return a row's text in pieces: learned, or only given."""
+        if not isinstance(row, TemplateRow):
+            return segments(self.tokenizer, row, f"{self.where}.messages: {place}")
+        content = row.texts
         if self.task.text is not None:
             return [(content["text"], True)]
-        if self.task.messages is not None:
-            return segments(self.tokenizer, content, f"{self.where}.messages: {place}")
         if self.task.chat:
             roles = (("user", "prompt"), ("assistant", "completion"))
             messages = [{"role": role, "content": content[key]} for role, key in roles]
             return segments(self.tokenizer, messages, f"{self.where}.chat: {place}")
         return [(content["prompt"], False), (content["completion"], True)]
 
-    def _encoded(self, rows: Sequence[Row]) -> tuple[list[Encoded], dict[int, list[int]]]:
-        """Return texts, cut with a note, and the whole answers of those whose last one is cut."""
-        encoded, whole, cut = list[Encoded](), dict[int, list[int]](), list[str]()
+    def _encoded(self, rows: Sequence[Row]) -> tuple[list[Row], list[Encoded], dict[int, list[int]]]:
+        """Return the rows that are kept, their texts, cut with a note, and whole answers that are cut."""
+        kept, encoded, whole, cut = list[Row](), list[Encoded](), dict[int, list[int]](), list[str]()
         for place, content in rows:
             tokens, learned = self.text.encode(self._pieces(place, content))
             if any(learned[1 : self.max_length]):
                 if len(tokens) > self.max_length:
                     cut.append(place)
                     whole[len(encoded)] = whole_turn(tokens, learned, self.max_length)
+                kept.append((place, content))
                 encoded.append(with_labels(tokens[: self.max_length], learned[: self.max_length]))
             elif not self.task.drop_long:
                 raise UserError(
@@ -251,4 +265,4 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
                     f"first {self.max_length}; raise max_length, or leave such rows out by drop_long: true"
                 )
         note_cut(f"{self.where}.max_length", self.max_length, cut, len(rows))
-        return encoded, whole
+        return kept, encoded, whole

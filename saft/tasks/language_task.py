@@ -16,12 +16,14 @@ from saft.model_config import ModelConfig
 from saft.models import language_kind, sees_only
 from saft.tasks import language_model
 from saft.tasks.bound_to_model import BoundToModel
-from saft.tasks.examples import Batch, Examples
+from saft.tasks.examples import Batch, Candidates, Examples
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
+from saft.tasks.row_options import OPTION, OptionColumns
+from saft.tasks.table_source import TableSource
 from saft.tasks.task import Task, TaskModel
-from saft.tasks.template import Words, fields, wordings
+from saft.tasks.template import TemplateRow, Words, fields, read_templates, wordings
 
 __all__ = ["BoundLanguageTask", "LanguageTask", "language_folder"]
 
@@ -36,8 +38,12 @@ _MODEL = {"causal": "a causal language model", "encoder-decoder": "an encoder-de
 class LanguageTask(Task):
     """A task that gives a model text, and measures the text that follows."""
 
+    data: TableSource
     words: Words
     metric_name: str
+    options: str | list[str] | None
+    answer: str | None
+    option_labels: str | list[str] | None
 
     @property
     @abstractmethod
@@ -46,21 +52,26 @@ class LanguageTask(Task):
 
     @property
     @abstractmethod
-    def answer(self) -> str:
+    def follows(self) -> str:
         """The key of the template of what is to follow."""
 
-    def options(self) -> list[str]:
-        """Return the answers to choose among.
+    @property
+    def chooses(self) -> bool:
+        """Whether an answer is chosen among some."""
+        return self.metric_name in ("choice", "choice_per_character")
+
+    def wordings(self) -> list[str]:
+        """Return the answers to choose among, the same for all rows.
 
         Raises:
             ValueError: the template of the answer does not give some.
         """
-        if self.answer not in self.templates:
-            raise ValueError(f"metric_name: choice needs a {self.answer} to choose")
+        if self.follows not in self.templates:
+            raise ValueError(f"metric_name: {self.metric_name} needs a {self.follows} to choose")
         try:
-            return wordings(self.templates[self.answer], self.words)
+            return wordings(self.templates[self.follows], self.words)
         except ValueError as error:
-            raise ValueError(f"{self.answer}: {error}") from None
+            raise ValueError(f"{self.follows}: {error}") from None
 
     def check_templates(self) -> None:
         """Check the templates, and that there are answers to choose among where the metric does so.
@@ -73,8 +84,40 @@ class LanguageTask(Task):
                 fields(template)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
-        if self.metric_name == "choice":
-            self.options()
+        if self.options is not None:
+            self._check_row_options()
+        elif self.answer is not None or self.option_labels is not None:
+            key = "answer" if self.answer is not None else "option_labels"
+            raise ValueError(f"{key}: is read only with `options`, what each row has to choose among")
+        elif self.chooses:
+            self.wordings()
+
+    def filled(self, where: str) -> dict[str, list[TemplateRow]]:
+        """Return the rows of each split, as templates; see `saft.tasks.template.read_templates`."""
+        columns = None
+        if self.options is not None and self.answer is not None:
+            columns = OptionColumns(self.options, self.answer, self.option_labels)
+        return read_templates(self.data, self.templates, self.words, where, columns)
+
+    def _check_row_options(self) -> None:
+        if self.answer is None:
+            raise ValueError("answer: is missing: name the column that says which of `options` is right")
+        if self.follows not in self.templates:
+            raise ValueError(f'options: need a {self.follows} that they fill, such as " {{{OPTION}}}"')
+        for key, template in self.templates.items():
+            has, may = OPTION in fields(template), key == self.follows
+            if has != may:
+                told = "has no" if may else f"is given before the {self.follows}, which alone may hold"
+                raise ValueError(
+                    f"{key}: {template!r}: {told} {{{OPTION}}}, for which `options` are filled in"
+                )
+        if isinstance(self.options, list):
+            if len(set(self.options)) < max(2, len(self.options)):
+                raise ValueError("options: needs two different columns or more, or one column of lists")
+            if isinstance(self.option_labels, list) and len(self.option_labels) != len(self.options):
+                raise ValueError(
+                    f"option_labels: are {len(self.option_labels)}, but there are {len(self.options)} options"
+                )
 
 
 def language_folder(model: ModelConfig, kind: Literal["causal", "encoder-decoder"], where: str) -> Path:
@@ -159,10 +202,10 @@ class BoundLanguageTask(BoundToModel[Declared]):
                     return language_model.exact_match(self._generated(model, examples, batch_size))
                 case "spearman":
                     return language_model.generated_numbers(self._generated(model, examples, batch_size))
-                case "choice":
-                    options = self._tokens(self.task.options())
+                case "choice" | "choice_per_character" as name:
+                    per_character = name == "choice_per_character"
                     return language_model.choice(
-                        model, examples, batch_size, self._parts, self._batch, options
+                        model, examples, batch_size, self._parts, self._batch, per_character
                     )
                 case name:
                     return language_model.over_tokens(model, examples, batch_size, name)
@@ -186,6 +229,21 @@ class BoundLanguageTask(BoundToModel[Declared]):
     @abstractmethod
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return answers in tokens, as they are learned."""
+
+    def _choices(self, rows: Sequence[TemplateRow]) -> list[Candidates]:
+        """Return the answers that each row may have, where one of them is to be chosen."""
+        if not self.task.chooses:
+            return []
+        fixed = tuple(self.task.wordings()) if self.task.options is None else ()
+        texts = list(dict.fromkeys(text for row in rows for text in row.options or fixed))
+        tokens = dict(zip(texts, self._tokens(texts), strict=True))
+        choices = []
+        for row in rows:
+            own = row.options or fixed
+            characters = [max(1, len(text.strip())) for text in own]
+            right = own.index(row.texts[self.task.follows])
+            choices.append(Candidates([tokens[text] for text in own], characters, right))
+        return choices
 
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -12,7 +12,7 @@ import numpy
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["LabelledRow", "TableSplit"]
+__all__ = ["LabelledRow", "TableSplit", "as_text", "is_written"]
 
 # What has one spelling; the first item of a list, which may be a list again, stands for all.
 _WRITTEN = (str, int, float, Decimal, date, time, timedelta, list, type(None))
@@ -120,12 +120,12 @@ class TableSplit:
             short = getattr(numpy, single.dtype)
             return ["" if value is None else str(short(value)) for value in values]
         for row, value in enumerate(values):
-            if not isinstance(next(iter(value), None) if isinstance(value, list) else value, _WRITTEN):
+            if not is_written(value):
                 raise UserError(
                     f"{self.where}.{key}: {self.place(row)} holds {value!r:.60} in column '{column}', which "
                     "is neither text nor number; write what is meant into a column of its own"
                 )
-        return [_as_text(value, names) for value in values]
+        return [as_text(value, names) for value in values]
 
     def present(self, values: Mapping[str, Sequence[Any]]) -> list[int]:
         """Return the numbers of the rows that lack nothing, from 0.
@@ -146,11 +146,31 @@ class TableSplit:
         return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
 
 
-def _as_text(value: Any, names: Sequence[str] | None) -> str:
+def is_written(value: Any) -> bool:
+    """Return whether a value has one spelling; of a list whether its first item has.
+
+    Example:
+        >>> is_written(1.5), is_written({"a": 1})
+        (True, False)
+    """
+    return isinstance(next(iter(value), None) if isinstance(value, list) else value, _WRITTEN)
+
+
+def as_text(value: Any, names: Sequence[str] | None = None) -> str:
+    """Return a value as the user writes it; see `TableSplit.texts`.
+
+    Args:
+        value: of a cell.
+        names: of the classes that it is a number of, if it is.
+
+    Example:
+        >>> as_text(True), as_text(1, ["no", "yes"]), as_text([1, None])
+        ('true', 'yes', '1,')
+    """
     if value is None:
         return ""
     if isinstance(value, list):
-        return ",".join(_as_text(item, names) for item in value)
+        return ",".join(as_text(item, names) for item in value)
     if names is not None:  # a ClassLabel column stores numbers, -1 for none
         return names[value] if value >= 0 else ""
     return str(value).lower() if isinstance(value, bool) else str(value)

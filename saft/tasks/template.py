@@ -5,8 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from saft.errors import UserError, did_you_mean
+from saft.tasks.row_options import OPTION, OptionColumns
 from saft.tasks.table_source import TableSource, divide, load
 from saft.tasks.table_split import TableSplit
 
@@ -23,10 +25,12 @@ class TemplateRow:
     Args:
         place: of the row, for messages: "row 17 of the train split of a.csv".
         texts: template's key -> text.
+        options: what the template of the answer can be, of a row that has options of its own.
     """
 
     place: str
     texts: Mapping[str, str]
+    options: tuple[str, ...] = ()
 
 
 def fields(template: str) -> list[str]:
@@ -84,7 +88,11 @@ def wordings(template: str, words: Words) -> list[str]:
 
 
 def read_templates(
-    source: TableSource, templates: Mapping[str, str], words: Words, where: str
+    source: TableSource,
+    templates: Mapping[str, str],
+    words: Words,
+    where: str,
+    options: OptionColumns | None = None,
 ) -> dict[str, list[TemplateRow]]:
     """Read a table and fill templates with its rows.
 
@@ -93,37 +101,63 @@ def read_templates(
         templates: key of the config -> template.
         words: what stands in a text in place of a column's value.
         where: the place in front of every message.
+        options: where each row has answers to choose among, of which the right one stands for {option}.
 
     Returns:
         {"train", "validation", "test"} -> filled rows, disjoint, in an order fixed by `split_seed`.
 
     Raises:
-        UserError: a file, split or column is missing, or a value has no words.
+        UserError: a file, split or column is missing, a value has no words, or a row has no options.
     """
     columns = {column: key for key, template in templates.items() for column in fields(template)}
+    if options is not None:
+        del columns[OPTION]
     for column in words:
         if column not in columns:
             raise UserError(
                 f"{where}.words: no template holds {{{column}}}{did_you_mean(column, list(columns))}"
             )
-    rows = {split: _filled(part, columns, templates, words) for split, part in load(source, where).items()}
+    rows = {
+        split: _filled(part, columns, templates, words, options)
+        for split, part in load(source, where).items()
+    }
     return divide(rows, source, where)
 
 
 def _filled(
-    part: TableSplit, columns: Mapping[str, str], templates: Mapping[str, str], words: Words
+    part: TableSplit,
+    columns: Mapping[str, str],
+    templates: Mapping[str, str],
+    words: Words,
+    options: OptionColumns | None,
 ) -> list[TemplateRow]:
     part.check_columns([(key, column) for column, key in columns.items()])
     values = {column: part.texts(key, column) for column, key in columns.items()}
-    rows = part.present({f"{key}.{column}": values[column] for column, key in columns.items()})
+    needed: dict[str, Sequence[Any]] = {f"{key}.{column}": values[column] for column, key in columns.items()}
+    choices = None if options is None else options.read(part)
+    if choices is not None:
+        right = ["" if at is None else str(at) for at in choices.right]
+        needed |= {"options": choices.options, "answer": right}
+    rows = part.present(needed)
     for column, known in words.items():
         values[column] = _in_words(values[column], rows, column, known, part)
     filled = []
     for row in rows:
         of_row = {column: cells[row] for column, cells in values.items()}
+        own = () if choices is None else _own_options(templates, of_row, choices.options[row])
+        if choices is not None:
+            of_row[OPTION] = choices.options[row][choices.right[row] or 0]
         texts = {key: template.format_map(of_row) for key, template in templates.items()}
-        filled.append(TemplateRow(part.place(row), texts))
+        filled.append(TemplateRow(part.place(row), texts, own))
     return filled
+
+
+def _own_options(
+    templates: Mapping[str, str], of_row: Mapping[str, str], options: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the template that holds {option}, filled with each option of a row."""
+    [template] = (template for template in templates.values() if OPTION in fields(template))
+    return tuple(template.format_map({**of_row, OPTION: option}) for option in options)
 
 
 def _in_words(

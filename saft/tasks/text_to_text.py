@@ -20,7 +20,7 @@ from saft.tasks.examples import IGNORED, Batch, Examples
 from saft.tasks.language_model import Parts, padded
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.table_source import TableSource
-from saft.tasks.template import TemplateRow, read_templates
+from saft.tasks.template import TemplateRow
 from saft.tasks.text_examples import cut_length, cut_rows, note_cut
 from saft.tasks.tokenizer import load_tokenizer
 
@@ -41,15 +41,27 @@ class TextToText(LanguageTask):
     """A template of the answer, for example "{label}"."""
     words: dict[str, dict[str, str]] = field(default_factory=dict)
     """Column -> value in the data -> what stands for it in the templates."""
-    metric_name: Literal["exact_match", "choice", "spearman", "token_accuracy", "loss"] = "exact_match"
-    """What is measured; exact_match: of the answer, generated greedily; choice: whether the right one of the
-    answers that `words` allow is the likeliest; spearman: rank correlation of the number generated."""
+    options: str | list[str] | None = None
+    """Answers to choose among, {option} in `target`: the column of their list, as endings, or choices.text,
+    the list `text` inside a column `choices`; or one column for each, as [sol1, sol2]; null: those that
+    `words` allow."""
+    answer: str | None = None
+    """The column that says which option is right: its number from 0, its letter, its text, or its label."""
+    option_labels: str | list[str] | None = None
+    """The column of lists of the options' labels, as choices.label; or the labels, as ["1", "2"]."""
+    metric_name: Literal[
+        "exact_match", "choice", "choice_per_character", "spearman", "token_accuracy", "loss"
+    ] = "exact_match"
+    """What is measured; exact_match: of the answer, generated greedily; choice: whether the right one of
+    `options`, or of the answers that `words` allow, is the likeliest by the log p of all its tokens, its end
+    among them; choice_per_character: by that over its characters; spearman: rank correlation of the number
+    generated."""
     max_length: Annotated[int, Range(whole=True, at_least=3, at_most=MOST)] = 512
     """Inputs are cut to this many tokens, or to as many as the model has positions."""
     max_target_length: Count = 32
     """Answers are learned up to this many tokens, and no more are generated; all of one is compared."""
 
-    answer = "target"
+    follows = "target"
 
     def __post_init__(self) -> None:
         self.check_templates()
@@ -82,8 +94,8 @@ class TextToText(LanguageTask):
         return bound
 
     def rows(self, where: str) -> dict[str, list[TemplateRow]]:
-        """Return the rows of each split; see `saft.tasks.template.read_templates`."""
-        return read_templates(self.data, self.templates, self.words, where)
+        """Return the rows of each split."""
+        return self.filled(where)
 
 
 @dataclass(frozen=True)
@@ -104,18 +116,21 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         return self.task.max_target_length
 
     def check_options(self) -> None:
-        """Check that the answers to choose among, if there are some, are told apart by what is left of them.
+        """Check that the answers to choose among, if all rows have the same, are told apart once cut.
 
         Raises:
-            UserError: two are the same once they are cut.
+            UserError: two are not.
         """
-        if self.task.metric_name == "choice":
-            left = [tuple(ids) for ids in self._tokens(self.task.options())]
-            if len(set(left)) < len(left):
-                raise UserError(
-                    f"{self.where}.max_target_length: {self.task.max_target_length} token(s) do not tell the "
-                    "answers to choose among apart; raise it"
-                )
+        if self.task.chooses and self.task.options is None:
+            self._check_apart(self.task.wordings(), "the answers to choose among")
+
+    def _check_apart(self, answers: Sequence[str], told: str) -> None:
+        left = {tuple(ids) for ids in self._tokens(answers)}
+        if len(left) < len(set(answers)):
+            raise UserError(
+                f"{self.where}.max_target_length: {self.task.max_target_length} token(s) do not tell {told} "
+                "apart; raise it"
+            )
 
     def facts(self) -> dict[str, Any]:
         """Return where inputs and answers are cut."""
@@ -128,8 +143,15 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         places = [rows[row].place for row in whole]
         note_cut(f"{self.where}.max_target_length", longest, places, len(rows))
         pairs = [(ids, answer[:longest]) for ids, answer in zip(given, answers, strict=True)]
+        choices = self._choices(rows)
+        for row, own in zip(rows, choices, strict=False):
+            if any(len(tokens) == longest for tokens in own.tokens):  # some may have been cut to the same
+                self._check_apart(row.options, f"the options of {row.place}")
         return Examples(
-            list(map(len, given)), lambda indices: self._batch([pairs[at] for at in indices]), whole=whole
+            list(map(len, given)),
+            lambda indices: self._batch([pairs[at] for at in indices]),
+            whole=whole,
+            choices=choices,
         )
 
     def _inputs(self, rows: list[TemplateRow]) -> list[list[int]]:

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import pytest
 
+from saft import tasks
 from saft.dry_run.tiny_data import ROWS, table_of
 
 LABELLED = {
@@ -51,3 +52,28 @@ def test_images_templates_and_conversations_have_their_columns(tmp_path: Path) -
 def test_a_text_may_be_of_several_columns(tmp_path: Path) -> None:
     task = {"kind": "text_regression", "data": {"text": ["title", "body"], "label": "score"}}
     assert set(features(task, tmp_path)) == {"title", "body", "score"}
+
+
+@pytest.mark.parametrize(
+    ("options", "columns"),
+    [
+        ({"options": "choices.text", "option_labels": "choices.label"}, {"choices"}),
+        ({"options": "endings"}, {"endings"}),
+        ({"options": ["sol1", "sol2"]}, {"sol1", "sol2"}),
+        ({"options": ["option1", "option2"], "option_labels": ["1", "2"]}, {"option1", "option2"}),
+    ],
+)
+def test_options_of_each_row_have_the_form_of_the_hub(
+    options: dict[str, Any], columns: set[str], tmp_path: Path
+) -> None:
+    task = {
+        "kind": "language_modeling",
+        "data": {},
+        "prompt": "{q}",
+        "completion": " {option}",
+        "answer": "key",
+    }
+    assert set(features(task | options, tmp_path)) == {"q", "key"} | columns
+    data = {"path": "parquet", "files": {"train": str(tmp_path / "a.parquet")}, "test": None}
+    rows = tasks.build("", task | options | {"data": data}, "t").rows("t")
+    assert sum(map(len, rows.values())) == ROWS
