@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,27 @@ def write_text(file: Path, text: str) -> None:
     """
     with replaced(file) as temporary:
         temporary.write_text(text, "utf-8", newline="\n")
+
+
+def write_shared(file: Path, content: bytes) -> None:
+    """Write a file that is complete or absent, and that other processes may be writing too.
+
+    Args:
+        file: the file to make or replace; its parents are made too.
+        content: the same of every process.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def refuse(target: Path, overwrite: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from saft.tasks.conversation import Segment
+from saft.tasks.tokens import tokenized
 
 __all__ = ["CausalTokenizer"]
 
@@ -36,18 +37,21 @@ class CausalTokenizer:
         last = self.tokenizer.eos_token_id
         return [] if self.templated or last is None else [last]
 
-    def encode(self, pieces: Sequence[Segment]) -> tuple[list[int], list[bool]]:
-        """Return the tokens of a whole text, and whether each is learned."""
-        tokens, learned = list(self.start), [False] * len(self.start)
-        for part, own in [*((self._numbers(text), own) for text, own in pieces), (self.end, True)]:
-            tokens += part
-            learned += [own] * len(part)
-        return tokens, learned
+    def encode(self, texts: Sequence[Sequence[Segment]]) -> Iterator[tuple[list[int], list[bool]]]:
+        """Yield the tokens of each whole text, and whether each token is learned."""
+        start, end = self.start, self.end
+        numbers = iter(self._numbers([text for pieces in texts for text, _ in pieces]))
+        for pieces in texts:
+            tokens, learned = list(start), [False] * len(start)
+            for part, own in [*((next(numbers), own) for _, own in pieces), (end, True)]:
+                tokens += part
+                learned += [own] * len(part)
+            yield tokens, learned
 
-    def ending(self, text: str) -> list[int]:
-        """Return the tokens of the last piece of a text, with its end."""
-        return [*self._numbers(text), *self.end]
+    def endings(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of the last pieces of texts, each with its end."""
+        end = self.end
+        return [[*numbers, *end] for numbers in self._numbers(texts)]
 
-    def _numbers(self, text: str) -> list[int]:
-        numbers: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return numbers
+    def _numbers(self, texts: Sequence[str]) -> list[list[int]]:
+        return tokenized(self.tokenizer, texts, add_special_tokens=False).inputs["input_ids"]

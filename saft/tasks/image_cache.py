@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ import PIL
 import transformers
 
 from saft.files.locations import cache_folder
+from saft.files.staging import write_shared
 from saft.tasks.image_processor import Preprocessing
 
 __all__ = ["CAP", "ImageCache"]
@@ -76,15 +75,7 @@ class ImageCache:
             return
         file = self._file(content)
         with suppress(OSError):  # a home that cannot be written to, a disk that is full
-            file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=file.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(pixels.tobytes())
-                os.replace(temporary, file)
-            except OSError:
-                os.unlink(temporary)
-                raise
+            write_shared(file, pixels.tobytes())
             self._bytes += pixels.nbytes
 
     def _file(self, content: bytes) -> Path:

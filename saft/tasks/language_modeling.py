@@ -233,7 +233,7 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return completions in tokens, each with its end."""
         rows = [TemplateRow("words", {"prompt": "?", "completion": text}) for text in answers]
-        return [self.text.ending(self._pieces(row.place, row)[-1][0]) for row in rows]
+        return self.text.endings([self._pieces(row.place, row)[-1][0] for row in rows])
 
     def _pieces(self, place: str, row: TemplateRow | list[Any]) -> list[Segment]:
         """Return a row's text in pieces: learned, or only given."""
@@ -251,8 +251,8 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
     def _encoded(self, rows: Sequence[Row]) -> tuple[list[Row], list[Encoded], dict[int, list[int]]]:
         """Return the rows that are kept, their texts, cut with a note, and whole answers that are cut."""
         kept, encoded, whole, cut = list[Row](), list[Encoded](), dict[int, list[int]](), list[str]()
-        for place, content in rows:
-            tokens, learned = self.text.encode(self._pieces(place, content))
+        pieces = [self._pieces(place, content) for place, content in rows]
+        for (place, content), (tokens, learned) in zip(rows, self.text.encode(pieces), strict=True):
             if any(learned[1 : self.max_length]):
                 if len(tokens) > self.max_length:
                     cut.append(place)

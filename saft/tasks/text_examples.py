@@ -13,8 +13,9 @@ from saft.models import max_tokens
 from saft.progress import note
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.table import Text
+from saft.tasks.tokens import tokenized
 
-__all__ = ["cut_length", "cut_rows", "note_cut", "text_examples"]
+__all__ = ["cut_length", "note_cut", "text_examples"]
 
 
 def cut_length(model: ModelConfig, wanted: int, where: str) -> int:
@@ -54,24 +55,6 @@ def note_cut(key: str, tokens: int, places: Sequence[str], rows: int) -> None:
         )
 
 
-def cut_rows(tokenizer: Any, columns: Sequence[list[str]], encoded: Any, max_length: int) -> list[int]:
-    """Return which texts a tokenizer has cut, from 0.
-
-    Args:
-        tokenizer: of transformers.
-        columns: the texts, or the first and the second of each pair.
-        encoded: what the tokenizer made of them, cut to max_length.
-        max_length: tokens that are kept.
-    """
-    full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == max_length]
-    if encoded.encodings is not None:  # fast tokenizers keep what they cut off
-        return [row for row in full if encoded.encodings[row].overflowing]
-    if not full:
-        return []
-    whole = tokenizer(*([column[row] for row in full] for column in columns), verbose=False)["input_ids"]
-    return [row for row, ids in zip(full, whole, strict=True) if len(ids) > max_length]
-
-
 def text_examples(
     tokenizer: Any, texts: Sequence[Text], labels: Tensor, max_length: int, key: str | None = None,
     places: Sequence[str] = (),
@@ -86,16 +69,11 @@ def text_examples(
         key: of the config, that says so, with the place in front of it, for the note; None makes none.
         places: of the texts, for the note; none are numbered.
     """
-    encoded: Any = {"input_ids": []}
-    if texts:
-        pairs = ([text] if isinstance(text, str) else text for text in texts)
-        columns = [list(column) for column in zip(*pairs, strict=True)]
-        made = tokenizer(*columns, truncation=True, max_length=max_length)
-        if key is not None:
-            cut = cut_rows(tokenizer, columns, made, max_length)
-            told = [places[row] if places else f"text {row + 1}" for row in cut]
-            note_cut(key, max_length, told, len(texts))
-        encoded = dict(made)
+    made = tokenized(tokenizer, texts, max_length)
+    encoded = made.inputs
+    if key is not None:
+        cut = [row for row, is_cut in enumerate(made.cut) if is_cut]
+        note_cut(key, max_length, [places[row] if places else f"text {row + 1}" for row in cut], len(texts))
 
     def collate(indices: list[int]) -> Batch:
         part = {name: [values[index] for index in indices] for name, values in encoded.items()}

@@ -21,8 +21,9 @@ from saft.tasks.language_model import Parts, padded
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.table_source import TableSource
 from saft.tasks.template import TemplateRow
-from saft.tasks.text_examples import cut_length, cut_rows, note_cut
+from saft.tasks.text_examples import cut_length, note_cut
 from saft.tasks.tokenizer import load_tokenizer
+from saft.tasks.tokens import tokenized
 
 __all__ = ["BoundTextToText", "TextToText"]
 
@@ -156,13 +157,10 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
 
     def _inputs(self, rows: list[TemplateRow]) -> list[list[int]]:
         """Return the tokens of what is given in each row, cut with a note."""
-        if not rows:
-            return []
-        texts = [row.texts["input"] for row in rows]
-        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)
-        cut = cut_rows(self.tokenizer, [texts], encoded, self.max_length)
-        note_cut(f"{self.where}.max_length", self.max_length, [rows[row].place for row in cut], len(rows))
-        return list(encoded["input_ids"])
+        made = tokenized(self.tokenizer, [row.texts["input"] for row in rows], self.max_length)
+        cut = [row.place for row, is_cut in zip(rows, made.cut, strict=True) if is_cut]
+        note_cut(f"{self.where}.max_length", self.max_length, cut, len(rows))
+        return made.inputs["input_ids"]
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return the tokens of answers, each with its end, unless it is cut before."""
@@ -170,9 +168,7 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
 
     def _whole(self, answers: Sequence[str]) -> list[list[int]]:
         """Return the tokens of answers, each with its end."""
-        if not answers:
-            return []
-        encoded = self.tokenizer(text_target=list(answers), verbose=False)["input_ids"]
+        encoded = tokenized(self.tokenizer, answers, answers=True).inputs["input_ids"]
         end = self.tokenizer.eos_token_id
         return [ids if ids[-1:] == [end] or end is None else [*ids, end] for ids in encoded]
 
