@@ -148,7 +148,8 @@ class RunConfig:
             name: MergeOptions() for name in ("average", "task_arithmetic", "ties", "pcb")
         }
     )
-    """Method -> its parameters and the coefficients to choose from."""
+    """Method -> its parameters and the coefficients to choose from. Of one that keeps a part per task, each
+    task is scored with its own model."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     """How they are searched: a grid, or Optuna's TPE in a budget; whether each task has a weight; and in how
     many passes the `choices` of arms are."""

@@ -65,6 +65,11 @@ class Summary:
         """What a reader must know of the methods that keep a part per task, a sentence for each."""
         return kept_sentences(self.parts, others=len(self.parts) < len(self.methods))
 
+    @property
+    def one_model(self) -> list[str]:
+        """The methods that give one model for all tasks, which can be asked what none of its tasks asks."""
+        return [method for method in self.methods if method not in self.parts]
+
     def title(self, method: str) -> str:
         """Return what a merge method is called at the head of its figures."""
         return method_title(method, self.parts.get(method))

@@ -124,7 +124,7 @@ def _held_out(summary: Summary, size: str, metric: Metric, tasks: Sequence[str])
     kept = {row.arm: row.held_out[metric] for row in summary.of_size(size)}
     models = {arm: {"experts": of.experts, **of.merges} for arm, of in kept.items()}
     columns = []
-    for model in ["experts", *summary.methods]:
+    for model in ["experts", *summary.one_model]:
         figures = {}
         for arm, of_arm in models.items():
             if model in of_arm and of_arm[model].mean is not None:

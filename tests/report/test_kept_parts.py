@@ -17,7 +17,7 @@ from saft.report.latex_tables import latex_tables
 from saft.report.results import Results, from_json, to_json
 from saft.report.summary import summarize
 from saft.report.terminal import table
-from tests.report.made_up import made_up, mapping, typed
+from tests.report.made_up import made_up, mapping, typed, with_held_out
 
 ARMS = ("adamw", "sam")
 
@@ -92,6 +92,23 @@ def test_every_form_marks_them_and_says_what_is_stored() -> None:
         retained_figure(rows, metric, summary.tasks, colour, "f"),
     ):
         assert "emr (part per task)" in drawn
+
+
+def test_on_tasks_that_are_held_out_they_have_no_column() -> None:
+    made: dict[str, Any] = with_held_out(mapping(arms=ARMS, methods=("ties", "emr"), seeds=(0,)))
+    for cell in made["cells"]:
+        merge = cell["merges"]["emr"]
+        merge["parts"] = {"shared": 0, "each": 8}
+        del merge["shared"]["held_out"]
+        for point in merge["curve"]:
+            del point["held_out"]
+    html = page(typed(made))
+    (table,) = html.partition("Outside the tasks")[2].partition("<table>")[2].partition("</table>")[:1]
+    assert "<th>ties</th>" in table
+    assert "emr" not in table
+    (part,) = printed(typed(made)).partition("Held out: ")[2].partition("Cost of one")[:1]
+    assert "ties" in part
+    assert "emr" not in part
 
 
 def test_a_report_without_them_says_nothing_of_them() -> None:
