@@ -98,6 +98,7 @@ def test_no_file_holds_two_nouns() -> None:
 # Files whose names are equal but for a final s, and why that is right.
 ALIKE_FILES = {
     "file": "files is a room; mergekit/file.py reads mergekit's file",
+    "held_out": "report/held_out.py summarizes the figures that experiment/stages/held_out.py computes",
     "method": "merging/method.py is what each file of methods/ is one of",
     "output": "outputs/output.py is what each file of outputs/ is one of",
     "parametrization": "parametrization.py is what each file of parametrizations/ is one of",
