@@ -178,10 +178,12 @@ def test_the_yaml_fits(block: str) -> None:
         config.parse(MergeConfig, mapping, "README")
     elif {"arms", "held_out"} & mapping.keys():
         task = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
+        arms = mapping.get("arms", {}).values()
+        names = next((arm["experts"] for arm in arms if "experts" in arm), "ab")
         rest = {
             "out": "run",
             "model": {"path": "m"},
-            "tasks": {"a": task, "b": task},
+            "tasks": dict.fromkeys(names, task),
             "reference": {"c": task},
             "arms": {"adamw": {}},
         }

@@ -55,12 +55,13 @@ def architecture(path: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
     raise UserError(f"--tiny: there is no tiny model for tasks of the kinds {', '.join(sorted(kinds))}")
 
 
-def write_model(folder: Path, kind: str) -> Path:
+def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
     """Write a random model as transformers does, with its tokenizer and image processor.
 
     Args:
         folder: to write to; nothing is done if it is there.
         kind: as `architecture` says.
+        seed: of its weights.
 
     Returns:
         The folder.
@@ -68,7 +69,7 @@ def write_model(folder: Path, kind: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     with without_bars(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         _made(kind).save_pretrained(folder)
     if kind in ("clip", "vit"):
         size = {"height": 28, "width": 28}

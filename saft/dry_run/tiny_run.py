@@ -35,7 +35,8 @@ def tiny_run(config: RunConfig) -> RunConfig:
     """
     out = f"{config.out}-tiny"
     inputs = Path(f"{out}-inputs")
-    model = write_model(inputs / "model", architecture(config.model.path, config.tasks | config.held_out))
+    kind = architecture(config.model.path, config.tasks | config.held_out)
+    model = write_model(inputs / "model", kind)
     tasks, reference, held_out = (
         {name: _task(name, keys, inputs) for name, keys in named.items()}
         for named in (config.tasks, config.reference, config.held_out)
@@ -56,7 +57,10 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "reference": reference,
         "held_out": held_out,
         "training": _training(dataclasses.asdict(config.training)),
-        "arms": {name: _training(changes) for name, changes in config.arms.items()},
+        "arms": {
+            name: _training(changes) if config.given(name) is None else _given(name, changes, inputs, kind)
+            for name, changes in config.arms.items()
+        },
         "merges": {name: dataclasses.asdict(options) for name, options in merges.items()},
         "selection": dataclasses.asdict(dataclasses.replace(config.selection, budget=2, arm_passes=None)),
         "seeds": config.seeds[:1],
@@ -72,6 +76,15 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "trainer": {key: value for key, value in config.trainer.items() if key != "devices"},
     }
     return configs.parse(RunConfig, plain, "--tiny")
+
+
+def _given(arm: str, changes: Mapping[str, Any], folder: Path, kind: str) -> dict[str, Any]:
+    """Return an arm whose experts are other random models."""
+    experts = {
+        task: str(write_model(folder / "experts" / arm / task, kind, seed))
+        for seed, task in enumerate(changes["experts"], 1)
+    }
+    return {**changes, "experts": experts}
 
 
 def _training(changes: Mapping[str, Any]) -> dict[str, Any]:

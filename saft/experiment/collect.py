@@ -144,12 +144,13 @@ class _Figures:
             names = [f"{cell}/{self._folder.round_name(number, task)}" for number in rounds]
             spent += [self._folder.known(name, Training).seconds for name in names]
         known = [seconds for seconds in spent if seconds is not None]
+        given = self.session.resolved.is_given(cell.arm)
         return ExpertResult(
             validation=training.validation,
             test=self._test(name),
-            steps=training.steps,
+            steps=None if given else training.steps,
             seconds=sum(known) if len(known) == len(spent) else None,
-            passes=self.session.resolved.arms[cell.arm].passes,
+            passes=None if given else self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,
             held_out={
@@ -313,6 +314,9 @@ def _facts(session: Session, name: str) -> TaskFacts:
 
 def _arm(session: Session, trial: str) -> ArmFacts:
     options, of = session.resolved.arms[trial], session.resolved.trials[trial]
+    if session.resolved.is_given(trial):
+        extras = {"experts": "given, not trained here"}
+        return ArmFacts(session.resolved.description(of.arm), None, None, None, None, extras=extras)
     ascent = options.perturbation
     made = make_perturbation(**ascent) if ascent else None
     auto = {"rho": "auto", "rise": made.rise} if made and made.rise is not None else {}

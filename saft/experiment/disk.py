@@ -35,7 +35,7 @@ def settle(session: Session) -> None:
     _remove(session.folder.cache)
     best, chosen = best_merges(session), set(chosen_cells(session))
     for cell in session.resolved.cells:
-        experts = [session.folder.expert(cell, task) for task in tasks]
+        experts = [session.expert(cell, task) for task in tasks]
         can_merge = all(folder.exists() for folder in experts)
         if "merges" in keep and cell in chosen:
             if can_merge:
@@ -47,7 +47,8 @@ def settle(session: Session) -> None:
                     _remove(session.folder.merge(cell, tasks, method))
                 elif can_merge:
                     write_merge(session, cell, method)
-        for folder in [*experts, session.folder.start(cell)] if "experts" not in keep else ():
+        own = [] if session.resolved.is_given(cell.arm) else experts
+        for folder in [*own, session.folder.start(cell)] if "experts" not in keep else ():
             _remove(folder)
         for number in range(1, max(rounds_before(session, cell), 1) + 1):
             for task in tasks:

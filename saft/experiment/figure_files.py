@@ -24,11 +24,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Training:
-    """An expert's training.
+    """An expert's training; of one that is given, its score.
 
     Args:
         validation: its score on the validation examples.
-        steps: optimizer steps that were taken, or chosen.
+        steps: optimizer steps that were taken, or chosen; 0 of an expert that is given.
         seconds: wall time.
         device: what it was computed on, as reports call it.
         memory: the most that it took, bytes; None where it is not known.

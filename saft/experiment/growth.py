@@ -80,6 +80,10 @@ class Foundations:
 
     def expert(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a fine-tuned model rests on; the seed is in the names of its files."""
+        if self.resolved.is_given(cell.arm):
+            place = f"arms.{cell.arm}.experts.{task}"
+            config = {"arms": {cell.arm: {"experts": {task: "given"}}}}
+            return union(self.base(task), {"config": config, "files": {place: self.files[place]}})
         if self.resolved.arms[cell.arm].first_round is None:
             return self.training(cell, task)
         return union(*(self.training(cell, name) for name in (task, *self.plain["tasks"])))

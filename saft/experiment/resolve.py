@@ -58,8 +58,16 @@ class Resolved:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, of every trial of every arm, in the order in which they are run."""
-        return grid(self.config.regimes, self.trials, self.config.seeds)
+        """Every cell, of every trial of every arm, in the order in which they are run.
+
+        Experts that are given have no seed: theirs are under the first.
+        """
+        every, first = grid(self.config.regimes, self.trials, self.config.seeds), self.config.seeds[0]
+        return [cell for cell in every if cell.seed == first or not self.is_given(cell.arm)]
+
+    def is_given(self, trial: str) -> bool:
+        """Return whether the experts of a trial are given, and not trained."""
+        return self.config.given(self.trials[trial].arm) is not None
 
     def trials_of(self, arm: str) -> list[ArmTrial]:
         """Return the trials of an arm, of which one is reported as the arm."""
@@ -106,6 +114,8 @@ class Resolved:
         return _through_yaml(dataclasses.asdict(self.arms[trial]))
 
     def _plain_arm(self, arm: str) -> dict[str, Any]:
+        if (given := self.config.given(arm)) is not None:
+            return {"experts": given}
         first = self.trials_of(arm)[0]
         options = without_values(dataclasses.asdict(self.arms[first.name]), first.values)
         return options | ({"choices": self.config.arms[arm]["choices"]} if first.values else {})
@@ -127,7 +137,8 @@ def resolve(config: RunConfig) -> Resolved:
                 trials[trial.name], arms[trial.name] = trial, options
     for name, tried in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
-            merges[name] = _merge(name, tried, arms.values())
+            trained = [options for trial, options in arms.items() if config.given(trials[trial].arm) is None]
+            merges[name] = _merge(name, tried, trained)
     problems += [*_without_sum(config), *_expected_of_nothing(config)]
     measures: dict[str, Measure] = {}
     with collecting(problems):

@@ -157,7 +157,7 @@ def check(session: Session, steps: dict[str, list[Step]]) -> RunCheck:
         session.resolved.arms[cell.arm].passes
         for cell in session.resolved.cells
         for task in session.tasks
-        if f"{cell}/experts/{task}/training" in set(names)
+        if f"{cell}/experts/{task}/training" in set(names) and not session.resolved.is_given(cell.arm)
     ]
     return RunCheck(
         cells=len(session.resolved.cells),
@@ -188,6 +188,7 @@ def _refuse_large_batches(session: Session) -> None:
         f"arms.{session.resolved.trials[trial].arm}.batch_size: is {options.batch_size}, but at train size "
         f"{size} there are {count} training examples of {task}; a batch holds none of them twice"
         for trial, options in session.resolved.arms.items()
+        if not session.resolved.is_given(trial)
         for size, counts in session.train_counts.items()
         for task, count in counts.items()
         if options.batch_size > count
@@ -219,6 +220,7 @@ def _bytes(session: Session) -> tuple[int, int]:
         for cell in cells
         for task in tasks
         if not folder.figures(f"{cell}/experts/{task}/training").exists()
+        and not session.resolved.is_given(cell.arm)
     ]
     shapes = _shapes(session)
     whole = _whole(shapes)

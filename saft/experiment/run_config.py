@@ -27,6 +27,7 @@ from saft.config import (
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.arm_trials import ArmTrial, arm_trials, with_values
 from saft.experiment.cluster import RayOptions, SlurmOptions
+from saft.experiment.given_experts import given_experts
 from saft.extras import require
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
@@ -140,7 +141,8 @@ class RunConfig:
     arms: dict[Name, dict[str, Any]]
     """Arm -> what it changes of `training`; `description`, its words in the report; and `choices`, option ->
     values, dotted within a mapping as perturbation.rho, of which those that merge best on validation data are
-    taken."""
+    taken. Or `experts`, task -> folder or hub id of a model or an adapter that is there already: nothing is
+    trained, and the arm has one cell at each train size, under the first seed."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """How every arm trains, unless it says otherwise."""
     merges: dict[str, MergeOptions] = field(
@@ -230,6 +232,7 @@ class RunConfig:
                 problems.append(f"expected.{name}.arm: there is no arm '{figure.arm}'{hint}")
         for name in self.arms:
             with collecting(problems):
+                self.given(name)
                 for trial in self.trials_of(name):
                     with collecting(problems):
                         self.training_of(trial, "fields")
@@ -296,8 +299,21 @@ class RunConfig:
         """
         return arm_trials(arm, self.arms[arm])
 
+    def given(self, arm: str) -> dict[str, str] | None:
+        """Return task -> location of the experts of an arm that are given; None where they are trained.
+
+        Args:
+            arm: its name.
+
+        Raises:
+            UserError: they are not those of the tasks, or the arm trains as well.
+        """
+        return given_experts(arm, self.arms[arm], self.tasks)
+
     def training_of(self, trial: ArmTrial, depth: Depth = "all") -> TrainingOptions:
         """Return how an arm trains: the common options with its own changes, and the values of a trial.
+
+        Of an arm whose experts are given, the options are those that nobody has changed.
 
         Args:
             trial: of the arm.
@@ -306,6 +322,8 @@ class RunConfig:
         Raises:
             UserError: a change is of no option of a training, or cannot be its value.
         """
+        if self.given(trial.arm) is not None:
+            return TrainingOptions()
         own = {key: of for key, of in self.arms[trial.arm].items() if key not in ("description", "choices")}
         options = with_values(dataclasses.asdict(self.training) | own, trial.values)
         place = f"arms.{trial.arm}"

@@ -14,6 +14,7 @@ from saft.errors import UserError
 from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
+from saft.experiment.given_experts import check_experts, content, expert_folders
 from saft.experiment.growth import Foundations, files_of
 from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import read_manifest, staged, write_manifest
@@ -24,6 +25,7 @@ from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
 from saft.report.cell_result import Split
 from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, Task, TaskModel
+from saft.tasks.heads import head_file
 from saft.training.precision import computing
 from saft.training.trainer import device_of
 
@@ -69,8 +71,18 @@ class Session:
                 where = f"arms.{resolved.trials[name].arm}.penalty"
                 penalty(**options.penalty).check_tasks(self.reference | self.tasks, where)
         read = {"tasks": declared, "reference": reference, "held_out": held_out}
+        given = {arm: of for arm in self.config.arms if (of := self.config.given(arm)) is not None}
+        self._given = expert_folders(given)
+        for arm, experts in self._given.items():
+            merges = {name: options.parameters for name, options in resolved.merges.items()}
+            check_experts(arm, experts, start.path, declared, merges)
         files = files_of(self.config.model.path, folder.base, read)
-        self.foundations = Foundations(resolved, files)
+        contents = {
+            f"arms.{arm}.experts.{task}": {"its weights": content(at)}
+            for arm, experts in self._given.items()
+            for task, at in experts.items()
+        }
+        self.foundations = Foundations(resolved, {**files, **contents})
         self.arm_choices: dict[tuple[str, str], ArmChoice] = {}  # once they are known
 
     @property
@@ -152,7 +164,8 @@ class Session:
             folder: the checkpoint folder, whose head is taken too.
             cell: that the checkpoint is an expert of; None for the base.
         """
-        return self.scored[task].model(self.trunk(folder, cell), head_from=folder)
+        head_from = folder if cell is None else self.head_folder(cell, task)
+        return self.scored[task].model(self.trunk(folder, cell), head_from=head_from)
 
     def score(self, task: str, model: TaskModel, examples: Examples) -> Score:
         """Return a model's score on examples of a task, NaN of none; see `outcomes`.
@@ -187,6 +200,19 @@ class Session:
         """
         model = self.held_out[task].model(trunk, head_from=self.folder.base)
         return self.score(task, model, getattr(self.held_out_splits[task], split))
+
+    def expert(self, cell: Cell, task: str) -> Path:
+        """Return the folder of an expert: where it is given, or where it is trained, if it is there yet."""
+        if self.resolved.is_given(cell.arm):
+            return self._given[cell.arm][task]
+        return self.folder.expert(cell, task)
+
+    def head_folder(self, cell: Cell, task: str) -> Path:
+        """Return the folder whose head goes with an expert: its own, or the base's where one that is given
+        has none."""
+        folder = self.expert(cell, task)
+        has_none = self.resolved.is_given(cell.arm) and not head_file(folder, task).is_file()
+        return self.folder.base if has_none else folder
 
     def start(self, cell: Cell) -> Path:
         """Return the folder that a cell's experts start from: the base, or the merge of its first round."""

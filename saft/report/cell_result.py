@@ -66,9 +66,9 @@ class ExpertResult:
 
     Args:
         validation, test: its scores; no test where the split was not read.
-        steps: optimizer steps that were taken, or chosen.
+        steps: optimizer steps that were taken, or chosen; None of an expert that was given.
         seconds: wall time of the training; None where it is not known.
-        passes: forward and backward passes that were made.
+        passes: forward and backward passes that were made; None where it is not known.
         memory: the most that the training took, bytes: on a GPU what was allocated there, else what the
             process held; None where it is not known.
         losses: [step, loss of its batch], as the training logged them; empty where they are not known.
@@ -77,7 +77,7 @@ class ExpertResult:
 
     validation: MeasuredScore
     test: MeasuredScore | None
-    steps: int
+    steps: int | None
     seconds: float | None = None
     passes: float | None = None
     memory: float | None = None

@@ -56,7 +56,7 @@ def tried(results: Results, train_size: str) -> list[TriedRow]:
         TriedRow(
             arm=search.arm,
             values=values_in_words(trial.values),
-            passes=trial.facts.passes,
+            passes=trial.facts.passes or 0.0,
             worth=_worth(search, trial),
             by_seed=", ".join(_number(search, of) for of in trial.worth.values())
             if len(trial.worth) > 1

@@ -129,6 +129,8 @@ def relation(arm: ArmFacts, baseline: ArmFacts) -> str:
         >>> relation(sam, ArmFacts("AdamW, longer", None, None, steps=200, passes=200))
         'the same number of forward and backward passes'
     """
+    if arm.steps is None or arm.passes is None or baseline.passes is None:
+        return "trained elsewhere, in passes that are not known"
     if baseline.select_steps and arm.select_steps:
         return "steps of both chosen on validation data"
     if baseline.select_steps or arm.select_steps:

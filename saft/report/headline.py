@@ -143,4 +143,6 @@ def _hardest(comparisons: Sequence[Comparison]) -> Comparison:
 
 def _equal_passes(arm: ArmFacts, baseline: ArmFacts) -> bool:
     chosen = arm.select_steps or baseline.select_steps
-    return not chosen and math.isclose(arm.passes, baseline.passes)
+    if chosen or arm.passes is None or baseline.passes is None:
+        return False
+    return math.isclose(arm.passes, baseline.passes)

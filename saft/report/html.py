@@ -90,7 +90,7 @@ def page(results: Results) -> str:
 def _question(results: Results) -> str:
     """Return what the experiment asks: of its arms, since these are what it compares."""
     plain = plain_arms(results.arms)
-    others = [facts for arm, facts in results.arms.items() if arm not in plain]
+    others = [facts for arm, facts in results.arms.items() if arm not in plain and not facts.is_given]
     if not others:
         return "Which fine-tuning merges best?"
     if all(arm.perturbation for arm in others):
@@ -188,9 +188,11 @@ def _coefficients(by_seed: Mapping[int, float]) -> str:
 
 
 def _steps(row: ArmSummary) -> str:
-    """Return the steps that were taken: one number, or the range over tasks and seeds."""
+    """Return the steps that were taken: one number, or the range over tasks and seeds; "given" for none."""
     taken = sorted({steps for of_task in row.steps.values() for steps in of_task})
-    return str(taken[0]) if len(taken) == 1 else f"{taken[0]} to {taken[-1]}"
+    if not taken:
+        return "given"
+    return f"{taken[0]} steps" if len(taken) == 1 else f"{taken[0]} to {taken[-1]} steps"
 
 
 def _training(results: Results, summary: Summary, colour: Mapping[str, str]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _costs(results: Results, summary: Summary, size: str) -> str:
     cells = [
         [
             escaped(row.arm),
-            f"{results.facts(size, row.arm).passes:g}",
+            escaped(MISSING if (made := results.facts(size, row.arm).passes) is None else f"{made:g}"),
             escaped(MISSING if row.seconds is None else row.seconds.written(1, 1)),
             escaped(MISSING if row.memory is None else row.memory.written(1e-9, 2)),
         ]

@@ -18,7 +18,8 @@ def plain_arms(arms: Mapping[str, ArmFacts]) -> list[str]:
 
     What is trained, and by which optimizer, must be the usual of this experiment: what most of its arms have
     (of two that as many have: AdamW on all weights, else the first). So an experiment that is wholly LoRA has
-    its baseline, and an arm that differs from the others in nothing but LoRA is compared with it.
+    its baseline, and an arm that differs from the others in nothing but LoRA is compared with it. Experts
+    that are given are no baseline: how they were trained is not known.
 
     Args:
         arms: arm -> what it is, all of an experiment at one train size.
@@ -29,9 +30,11 @@ def plain_arms(arms: Mapping[str, ArmFacts]) -> list[str]:
         ['adamw']
     """
     bare = {
-        arm: facts for arm, facts in arms.items() if not (facts.perturbation or facts.extras.keys() & ADDED)
+        arm: facts
+        for arm, facts in arms.items()
+        if not (facts.is_given or facts.perturbation or facts.extras.keys() & ADDED)
     }
-    counts = Counter(map(_way, arms.values()))
+    counts = Counter(_way(facts) for facts in arms.values() if not facts.is_given)
     ways = dict.fromkeys(map(_way, bare.values()))
     usual = max(ways, key=lambda way: (counts[way], way == AS_IT_COMES), default=AS_IT_COMES)
     return [arm for arm, facts in bare.items() if _way(facts) == usual]

@@ -87,20 +87,25 @@ class ArmFacts:
         description: in the user's words.
         perturbation: name of the perturbation; None for an arm without ascent.
         rho: radius of its ascent.
-        steps: optimizer steps of one expert.
+        steps: optimizer steps of one expert; None of experts that are given, and were trained elsewhere.
         select_steps: numbers of steps,
             one of which is chosen on validation data; empty where there is no choice.
-        passes: forward and backward passes that `steps` steps take.
+        passes: forward and backward passes that `steps` steps take; None likewise.
         extras: what else tells this arm from the others, by name.
     """
 
     description: str
     perturbation: str | None
     rho: float | None
-    steps: int
-    passes: float
+    steps: int | None
+    passes: float | None
     select_steps: list[int] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the experts were given: they have no seed, and how they were trained is not known."""
+        return self.passes is None
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class ArmSearch:
     @property
     def passes(self) -> float:
         """Forward and backward passes of one expert of every trial together."""
-        return sum(trial.facts.passes for trial in self.trials.values())
+        return sum(trial.facts.passes or 0.0 for trial in self.trials.values())
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,10 @@ def _missing(results: Results, rows: dict[tuple[str, str], ArmSummary]) -> Itera
     methods = dict.fromkeys(method for cell in results.cells for method in cell.merges)
     for size in results.protocol.train_sizes:
         for arm in results.arms:
-            absent = [str(s) for s in results.protocol.seeds if (size, arm, s) not in cells]
+            seeds = results.protocol.seeds
+            if results.arms[arm].is_given:  # they have no seed, and stand under the first
+                seeds = [s for s in seeds if (size, arm, s) in cells] or seeds[:1]
+            absent = [str(seed) for seed in seeds if (size, arm, seed) not in cells]
             if absent:
                 yield f"{size}, {arm}: no result for seed {', '.join(absent)}"
             for method in methods:

@@ -142,9 +142,14 @@ def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Stacked]:
     facts = {row.arm: results.facts(row.train_size, row.arm) for row in rows}
     columns = [
         Column(
-            "steps", {a: Text(", ".join(map(str, f.select_steps or [f.steps]))) for a, f in facts.items()}
+            "steps",
+            {
+                arm: Text(", ".join(map(str, of.select_steps or [of.steps])))
+                for arm, of in facts.items()
+                if of.steps is not None
+            },
         ),
-        Column("passes", {arm: Text(f"{f.passes:g}") for arm, f in facts.items()}),
+        Column("passes", {a: Text(f"{f.passes:g}") for a, f in facts.items() if f.passes is not None}),
         Column("seconds", {row.arm: Text(_seconds(row.seconds)) for row in rows}),
     ]
     if any(row.memory is not None for row in rows):

@@ -36,6 +36,9 @@ def short(file: Path, folder: Path) -> RunConfig:
     content = config.read(file)
     content["tasks"] = dict(list(content["tasks"].items())[:2])
     content["arms"] = dict(list(content["arms"].items())[-1:])
+    for keys in content["arms"].values():
+        if "experts" in keys:
+            keys["experts"] = {task: keys["experts"][task] for task in content["tasks"]}
     content["expected"] = {}
     content["merges"] = dict(list(content["merges"].items())[:1])
     content["out"] = str(folder / file.stem)

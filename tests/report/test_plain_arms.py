@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from saft.report import summarize
+from saft.report.csv_tables import csv_tables
 from saft.report.headline import headlines
+from saft.report.html import page
+from saft.report.latex_tables import latex_tables
 from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts
+from saft.report.terminal import table
 from tests.report.made_up import mapping, moved, typed
 
 LORA, WIDE = {"parametrization": "lora (rank 8)"}, {"parametrization": "lora (rank 64)"}
@@ -56,3 +60,28 @@ def test_an_experiment_that_is_wholly_lora_has_its_baseline():
         facts["extras"] = LORA
     (headline,) = headlines(typed(results), summarize(typed(results)))
     assert [gain.arm for gain in headline.gains] == ["sam"]
+
+
+def test_experts_that_were_given_are_no_baseline_and_their_passes_are_not_known():
+    results = mapping(arms=("adamw", "adamw_passes", "sam"), seeds=(0, 1))
+    given = results["arms"]["adamw_passes"]
+    given |= {"steps": None, "passes": None, "extras": {"experts": "given"}}
+    results["cells"] = [c for c in results["cells"] if (c["arm"], c["seed"]) != ("adamw_passes", 1)]
+    for cell in results["cells"]:
+        if cell["arm"] == "adamw_passes":
+            for expert in cell["experts"].values():
+                expert |= {"steps": None, "seconds": None}
+    results = typed(results)
+    summary = summarize(results)
+    assert summary.missing == []  # of a second seed there is nothing to miss
+    (headline,) = headlines(results, summary)
+    assert [gain.equal_passes for gain in headline.gains if gain.arm == "adamw_passes"] == [None]
+    assert {gain.over_best.baseline for gain in headline.gains} == {"adamw"}
+    told = next(c.relation for c in summary.comparisons if c.arm == "adamw_passes")
+    assert told == "trained elsewhere, in passes that are not known"
+    assert csv_tables(results, summary)["costs.csv"].splitlines()[2] == "limited,adamw_passes,,,,,"
+    assert "adamw\\_passes & -- & -- & --" in latex_tables(results, summary)["costs.tex"]
+    html = page(results)
+    assert "Does sharpness-aware fine-tuning merge better?" in html
+    assert "<small>given</small>" in html
+    table(results)

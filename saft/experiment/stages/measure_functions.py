@@ -65,7 +65,9 @@ def measured_name(session: Session, cell: Cell, measure: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _space(session: Session, cell: Cell) -> TaskSpace:
     """Return the space of a cell's experts; the last one is held, since its measures follow each other."""
-    folders = {task: expert_folder(session, cell, task) for task in session.tasks}
+    for task in session.tasks:
+        expert_folder(session, cell, task)  # is trained again where it was not kept
+    folders = {task: session.head_folder(cell, task) for task in session.tasks}
     splits = session.splits(cell.train_size, cell.seed)
     method = session.resolved.measured_merge
     merge = recipe(session, cell, method, choice(session, cell, method).parameters)

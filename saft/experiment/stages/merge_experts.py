@@ -192,7 +192,7 @@ def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, f
         base=str(start_folder(session, cell)),
         models={task: str(expert_folder(session, cell, task)) for task in session.tasks},
         parameters=session.resolved.merges[method].parameters | dict(parameters),
-        data=_data(session, method),
+        data=_data(session, cell, method),
     )
 
 
@@ -201,12 +201,13 @@ def _trainings(session: Session, cell: Cell) -> dict[str, Training]:
     return {task: session.folder.known(name, Training) for task, name in names.items()}
 
 
-def _data(session: Session, method: str) -> DataConfig:
+def _data(session: Session, cell: Cell, method: str) -> DataConfig:
     """Return what a method reads: validation examples, where it reads any, and no more than the run."""
     default, most = DataConfig(), session.config.validation_examples
-    if not METHODS.get(method).calibration or most is None:
+    if not METHODS.get(method).calibration:
         return default
-    return DataConfig(examples=min(most, default.examples))
+    declared = session.config.tasks if session.resolved.is_given(cell.arm) else {}  # others say it themselves
+    return DataConfig(declared, examples=default.examples if most is None else min(most, default.examples))
 
 
 def _search(session: Session, method: str, worth: Callable[[Trial], float]) -> Search:
@@ -294,7 +295,7 @@ def score_of(session: Session, cell: Cell, task: str, trunk: nn.Module, examples
 
 
 def _model(session: Session, cell: Cell, task: str, trunk: nn.Module) -> TaskModel:
-    return session.tasks[task].model(trunk, head_from=session.folder.expert(cell, task))
+    return session.tasks[task].model(trunk, head_from=session.head_folder(cell, task))
 
 
 def _by_example(outcomes: Mapping[str, Outcomes]) -> dict[str, list[float]]:

@@ -87,7 +87,7 @@ def _start_step(session: Session, cell: Cell, number: int) -> Step:
 
 
 def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
-    """Yield the steps of one expert: train, measure the sharpness, test.
+    """Yield the steps of one expert: train it or take the given one, measure the sharpness, test.
 
     Args:
         session: the experiment in this process.
@@ -97,9 +97,13 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     foundations = session.foundations
     bound, sizes = session.tasks[task], session.sizes[task]
     options = session.resolved.arms[cell.arm].last
-    expert_config(session, cell, task)  # which checks what only training knows
+    is_given = session.resolved.is_given(cell.arm)
+    if not is_given:
+        expert_config(session, cell, task)  # which checks what only training knows
 
     def trained(bar: Bar) -> Training:
+        if is_given:
+            return _given(session, cell, task)
         return _training(session, cell, task, lambda: trained_expert(session, cell, task, bar), options)
 
     def sharp(_: Bar) -> Measurement:
@@ -118,6 +122,8 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
     where = f"{cell}/experts/{task}"
     rests_on = foundations.expert(cell, task)
     words, cost = f"train on {task}", training_cost(options)
+    if is_given:
+        words, cost = f"evaluate the expert of {task}", float(sizes["validation"])
     yield Step(f"{where}/training", Training, words, rests_on, cost, trained, decides=True)
     batch = float(min(session.config.sharpness_examples, sizes["validation"]))
     measured = foundations.sharpness(cell, task)
@@ -127,6 +133,13 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
         rests_on = foundations.tested(rests_on)
         words, cost = f"test the expert on {task}", float(sizes["test"])
         yield Step(f"{where}/test", Score, words, rests_on, cost, tested)
+
+
+def _given(session: Session, cell: Cell, task: str) -> Training:
+    """Return what stands for the training of an expert that is given: its validation score."""
+    model = session.model(task, session.expert(cell, task), cell)
+    validation = session.splits(cell.train_size, cell.seed)[task].validation
+    return Training(session.score(task, model, validation), 0, None, device_name(session.device))
 
 
 def device_name(device: torch.device) -> str:

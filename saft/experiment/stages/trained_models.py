@@ -33,13 +33,15 @@ __all__ = [
 
 
 def expert_folder(session: Session, cell: Cell, task: str) -> Path:
-    """Return the checkpoint folder of an expert, which is trained again where it was not kept.
+    """Return the checkpoint folder of an expert, which is trained again where it was not kept, or given.
 
     Args:
         session: the experiment in this process.
         cell: the arm, train size and seed.
         task: the task's name.
     """
+    if session.resolved.is_given(cell.arm):
+        return session.expert(cell, task)
     return trained_expert(session, cell, task, Bar(0)).folder
 
 
