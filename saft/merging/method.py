@@ -336,7 +336,9 @@ def total(rows: Tensor) -> Tensor:
         >>> total(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([4., 6.])
     """
-    result = rows[0].clone()
-    for row in rows[1:]:
+    if len(rows) == 1:
+        return rows[0].clone()
+    result = rows[0] + rows[1]
+    for row in rows[2:]:
         result += row
     return result

@@ -42,9 +42,9 @@ class MagMax(Elementwise):
         def merge(block: Block) -> Tensor:
             greatest, least = block.task_vectors.amax(dim=0), block.task_vectors.amin(dim=0)
             longer = greatest + least  # positive where the greatest has the larger magnitude
-            equal = (longer == 0).logical_and_(greatest != 0)
             merged = greatest.maximum(-least).copysign_(longer)
-            if equal.any():
+            if longer.count_nonzero() < len(longer):  # seldom; booleans take longer than all else
+                equal = (longer == 0).logical_and_(greatest != 0)
                 merged[equal] = _last(block.task_vectors[:, equal])
             return merged
 

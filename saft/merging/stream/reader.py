@@ -193,10 +193,12 @@ class Reader:
         base = base.to(dtype)
         task_vectors = torch.empty(len(models), *base.shape, dtype=dtype, device=device)
         for row, model, subtracted in zip(task_vectors, models, piece.subtracted, strict=True):
-            if subtracted:
-                row.copy_(model)
-            else:
-                torch.sub(model.to(dtype), base, out=row)
+            if not subtracted and model.dtype == dtype:
+                torch.sub(model, base, out=row)
+                continue
+            row.copy_(model)  # and its dtype
+            if not subtracted:
+                row.sub_(base)
         if not all_finite(task_vectors):
             self._refuse(piece.name)
         header = self._plan.base.headers[piece.name]
