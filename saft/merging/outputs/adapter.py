@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +32,8 @@ from saft.merging.stream.reader import Progress, one_torch_thread
 from saft.merging.stream.timing import seconds_of
 
 __all__ = ["Adapter", "LowRankFit", "factors", "greatest_rank", "low_rank", "matrices", "peft_settings"]
+
+T = TypeVar("T")
 
 _SIDE = 128
 """Rows and columns of the matrix that factoring is tried on, to say how long it takes."""
@@ -124,17 +128,17 @@ class Adapter(Output):
         return greatest_rank(plan, self.rank) * sides * DTYPES[plan.config.dtype or "float32"].itemsize
 
     def memory(self, plan: Plan) -> int:
-        """Return twelve of the largest matrix, for its decomposition in float64 and what is around it, and
-        the adapter."""
+        """Return twelve of the largest matrix for each thread, for its decomposition in float64 and what is
+        around it, and the adapter."""
         largest = max((plan.base.headers[name].count for name in matrices(plan)), default=0)
-        return 12 * largest * plan.arithmetic.itemsize + self.bytes(plan)
+        return 12 * plan.threads * largest * plan.arithmetic.itemsize + self.bytes(plan)
 
     def seconds(self, plan: Plan) -> float:
-        """Return the seconds that the factors take, one matrix after the other."""
+        """Return the seconds that the factors take, as many matrices at a time as there are threads."""
         sample = torch.randn(_SIDE, _SIDE, generator=torch.Generator())
         each = seconds_of(lambda: factors(sample, min(self.rank, _SIDE)))
         shapes = [plan.layout[name][1] for name in matrices(plan)]
-        return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3
+        return each * sum(math.prod(shape) * min(shape) for shape in shapes) / _SIDE**3 / plan.threads
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
         """Merge tensor by tensor, factor each matrix, and write the factors and their config.
@@ -180,22 +184,26 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
     tensors: dict[str, Tensor] = {}
     squares: dict[str, tuple[float, float]] = {}
     left_out = []
-    for name, task_vector in engine.stream(plan, progress):
+
+    def factored(name: str, task_vector: Tensor) -> _Factored:
         change = task_vector.float().mul_(plan.scaling)
         whole = _squared_norm(change)
-        if whole == 0:
-            continue
-        if not can_be_factored(name, change.shape):
-            left_out.append(name)
-            squares[name] = (whole, whole)
-            continue
+        if whole == 0 or not can_be_factored(name, change.shape):
+            return _Factored(name, whole, whole)
         flipped = transposed and not name.endswith("lm_head.weight")
-        module = PREFIX + name.removesuffix(".weight")
-        with one_torch_thread():
-            up, down = (part.to(dtype) for part in factors(change.T if flipped else change, rank))
-            back = up.float() @ down.float()
-            rest = _squared_norm(change.sub_(back.T if flipped else back))
-        squares[name] = (rest, whole)
+        up, down = (part.to(dtype) for part in factors(change.T if flipped else change, rank))
+        back = up.float() @ down.float()
+        return _Factored(name, _squared_norm(change.sub_(back.T if flipped else back)), whole, (up, down))
+
+    for one in _side_by_side(factored, engine.stream(plan, progress, _changing(plan)), plan.threads):
+        if one.whole == 0:
+            continue
+        squares[one.name] = (one.rest, one.whole)
+        if one.factors is None:
+            left_out.append(one.name)
+            continue
+        module = PREFIX + one.name.removesuffix(".weight")
+        up, down = one.factors
         tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
     if not tensors:
         raise UserError("adapter_rank: no matrix changes in this merge, so there is nothing for an adapter")
@@ -210,12 +218,44 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
 
 def matrices(plan: Plan) -> list[str]:
     """Return the names of the matrices of which an adapter would be made."""
-    return [
-        name
-        for name in plan.merged
-        if can_be_factored(name, plan.layout[name][1])
-        and not all(model.keeps(name, plan.base) for model in plan.models.values())
-    ]
+    return [name for name in _changing(plan) if can_be_factored(name, plan.layout[name][1])]
+
+
+def _changing(plan: Plan) -> list[str]:
+    """Return the names of the merged tensors that not every model is known to share with the base."""
+    models = plan.models.values()
+    return [name for name in plan.merged if not all(model.keeps(name, plan.base) for model in models)]
+
+
+@dataclass(frozen=True)
+class _Factored:
+    """What becomes of one tensor's change: B and A, if it can be factored.
+
+    Args:
+        name: of the tensor.
+        rest: square of the norm of what the factors lack.
+        whole: square of the norm of the change.
+        factors: B and A.
+    """
+
+    name: str
+    rest: float
+    whole: float
+    factors: tuple[Tensor, Tensor] | None = None
+
+
+def _side_by_side(
+    function: Callable[[str, Tensor], T], merged: Iterable[tuple[str, Tensor]], threads: int
+) -> Iterator[T]:
+    """Apply a function to as many tensors at a time as there are threads, and give the results in order."""
+    with one_torch_thread(), ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[T]] = deque()
+        for name, tensor in merged:
+            pending.append(pool.submit(function, name, tensor))
+            if len(pending) >= threads:
+                yield pending.popleft().result()
+        for future in pending:
+            yield future.result()
 
 
 def greatest_rank(plan: Plan, wanted: int) -> int:

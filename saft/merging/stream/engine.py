@@ -105,12 +105,15 @@ def thresholds(plan: Plan, density: float) -> Tensor:
         return gather(smallest, reader.blocks(plan.merged))
 
 
-def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+def stream(
+    plan: Plan, progress: Progress | None = None, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Merge tensor by tensor, with one tensor of the result and a block of every model in memory.
 
     Args:
         plan: from `check`.
         progress: called with the bytes read, in all passes.
+        only: names of tensors, without which the others are left out; statistics are of all, as ever.
 
     Yields:
         Name and merged task vector, in the dtype of the arithmetic and of the base's shape, without λ; in
@@ -120,7 +123,7 @@ def stream(plan: Plan, progress: Progress | None = None) -> Iterator[tuple[str, 
         UserError: an input holds NaN or infinity; the message names file and tensor.
     """
     with Reader(plan, progress) as reader:
-        for names, function in _functions(plan, reader):
+        for names, function in _functions(plan, reader, only):
             for name in names:
                 header = plan.base.headers[name]
                 merged, start = torch.empty(header.count, dtype=plan.arithmetic), 0

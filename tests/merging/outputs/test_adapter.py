@@ -150,7 +150,7 @@ def test_the_check_counts_the_memory_of_factoring_by_the_largest_matrix_that_is_
     plan = check(MergeConfig("average", base, tuned, adapter_rank=2))
     whole = check(MergeConfig("average", base, tuned))
     matrix = max(plan.base.headers[name].nbytes for name in adapter.matrices(plan))
-    assert plan.memory == whole.memory + 12 * matrix + plan.bytes_out
+    assert plan.memory == whole.memory + 12 * plan.threads * matrix + plan.bytes_out
 
 
 def test_the_check_counts_the_time_of_factoring(models, monkeypatch):
