@@ -5,18 +5,14 @@ A line of JSON says how long it took, and how much memory it took beyond that of
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import sys
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from measured_memory import answering, measured
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
@@ -68,49 +64,25 @@ TOOLS: dict[str, Callable[[Models, str, Parameters], Callable[[], Any]]] = {
 }
 
 
-def load(folder: str) -> SentenceTransformer:
+def load(folder: str, device: str) -> SentenceTransformer:
     """Return a model whose weights are in memory of its own, not mapped from the file."""
     (kind,) = json.loads(Path(folder, "config.json").read_text())["architectures"]
     model = getattr(transformers, kind).from_pretrained(folder)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    return SentenceTransformer(modules=[model], device="cpu")
+    return SentenceTransformer(modules=[model.to(device)], device=device)
 
 
-def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """Return what a merge gives, its seconds, and its greatest memory beyond what there was before."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # what was freed in loading would be used again, and not seen
-        ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the greatest so far, begins anew
-    before, begun = _status("VmRSS"), time.perf_counter()
-    result = run()
-    seconds, greatest = time.perf_counter() - begun, _status("VmHWM")
-    beyond = None if before is None or greatest is None else greatest - before
-    return result, {"seconds": seconds, "beyond": beyond}
-
-
-def _status(name: str) -> int | None:
-    """Return a figure of this process in bytes; None where there is no /proc."""
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), None)
-    return None
-
-
-def main() -> None:
-    # Whatever a library prints must not be taken for the answer.
-    answer, sys.stdout = sys.stdout, sys.stderr
-    request = json.loads(sys.argv[1])
-    torch.set_num_threads(request["threads"])
-    models = {name: load(folder) for name, folder in request["models"].items()}
-    merged, figures = measured(TOOLS[request["tool"]](models, request["method"], request["parameters"]))
+def merge(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, write the result to a file, and return what it took."""
+    models = {name: load(folder, request["device"]) for name, folder in request["models"].items()}
+    run = TOOLS[request["tool"]](models, request["method"], request["parameters"])
+    merged, figures = measured(run, request["device"])
     state = merged.state_dict() if isinstance(merged, nn.Module) else merged
     save_file({name: tensor.detach().clone() for name, tensor in state.items()}, request["out"])
-    print(json.dumps(figures), file=answer, flush=True)
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    answering(merge)
