@@ -319,16 +319,20 @@ def _arm(session: Session, trial: str) -> ArmFacts:
         return ArmFacts(session.resolved.description(of.arm), None, None, None, None, extras=extras)
     ascent = options.perturbation
     made = make_perturbation(**ascent) if ascent else None
-    auto = {"rho": "auto", "rise": made.rise} if made and made.rise is not None else {}
+    in_words: dict[str, Any] = {}
+    if made and made.rise is not None:
+        in_words = {"rho": "auto", "rise": made.rise}
+    elif made and made.coefficient is not None:
+        in_words = {"rho": "others", "coefficient": made.coefficient}
     return ArmFacts(
         description=session.resolved.description(of.arm),
         perturbation=ascent["name"] if ascent else None,
-        rho=made.rho if made and made.rise is None else None,
+        rho=made.rho if made and not in_words else None,
         steps=options.steps,
         passes=options.passes,
         select_steps=list(options.select_steps),
         extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
-        | auto
+        | in_words
         | {
             key: _words(part)
             for key in ("optimizer", "penalty", "parametrization", "averaging", "first_round")

@@ -176,7 +176,10 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
         yield f"arms.{arm}.penalty: reads the inputs of the other tasks, but there is one task; add a task"
     if options.reads == "reference" and not config.reference:
         yield f"arms.{arm}.penalty: reads the inputs under `reference`, which is empty; list tasks there"
-    if options.needs_vectors and options.first_round is None:
+    if options.needs_vectors and len(config.tasks) < 2:
+        asking = options.asking
+        yield f"arms.{arm}.perturbation: {asking} goes by the other tasks, but there is one; add a task"
+    elif options.needs_vectors and options.first_round is None:
         yield (
             f"arms.{arm}.first_round: is missing: perturbation: task_vectors needs the other tasks' experts; "
             "write how they are trained first, such as first_round: {steps: 67}"
@@ -184,8 +187,6 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
     if options.start is not None:
         method = METHODS.get(options.start.method).build(options.start.parameters)
         yield from (f"arms.{arm}.start: {problem}" for problem in method.problems(len(config.tasks)))
-    if options.needs_vectors and len(config.tasks) < 2:
-        yield f"arms.{arm}.perturbation: task_vectors are the other tasks', but there is one; add a task"
 
 
 def _expected_of_nothing(config: RunConfig) -> Iterator[str]:

@@ -326,12 +326,26 @@ class RunConfig:
             return TrainingOptions()
         own = {key: of for key, of in self.arms[trial.arm].items() if key not in ("description", "choices")}
         options = with_values(dataclasses.asdict(self.training) | own, trial.values)
+        options = _counted(options, len(self.tasks))
         place = f"arms.{trial.arm}"
         try:
             return configs.parse(TrainingOptions, options, "", place, depth)
         except UserError as error:
             problems = (_below_choices(text, place, trial.values) for text in error.problems)
             raise UserError(*problems) from None
+
+
+def _counted(options: dict[str, Any], tasks: int) -> dict[str, Any]:
+    """Return options of a training in which rho: others knows how many tasks there are, where no first round
+    tells their task vectors.
+    """
+    first, ascent = options.get("first_round"), options.get("perturbation")
+    if isinstance(first, dict):
+        options = options | {"first_round": _counted(first, tasks)}
+    known = isinstance(first, dict) and options.get("start") is None
+    if isinstance(ascent, dict) and ascent.get("rho") == "others" and not known and tasks > 1:
+        options = options | {"perturbation": {"tasks": tasks} | ascent}
+    return options
 
 
 def _below_choices(problem: str, place: str, options: Iterable[str]) -> str:

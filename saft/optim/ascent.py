@@ -20,7 +20,8 @@ from saft.optim.grad_scaler import gradient_scale, has_unscaled, spread_non_fini
 from saft.optim.make_slots import gradient_slots, has_replicas, make_slots
 from saft.optim.memory import Memory
 from saft.optim.not_compiled import not_compiled, not_traced
-from saft.optim.parameter_groups import Groups, ParameterGroups
+from saft.optim.others_radius import Change, with_radius_of_others
+from saft.optim.parameter_groups import Groups, ParameterGroups, clear_gradients
 from saft.optim.pass_pairs import PassPairs
 from saft.optim.perturbations.base import Perturbation, make_perturbation
 from saft.optim.replay_flag import replaying
@@ -52,6 +53,7 @@ class Ascent:
 
     Attributes:
         step: number of optimizer steps taken.
+        others: where rho is others, parameter -> what all other task vectors together change of it.
         is_ready: whether the gradients are the descent gradient of this step, replayed or said to need none.
         parameter_groups: the parameters, and the optimizer behind them, read each time.
         pairs: the first passes of this step, with their random numbers, and how many were replayed.
@@ -90,6 +92,7 @@ class Ascent:
         self.advice = advice
         self.step = 0
         self.parameter_groups = ParameterGroups(source)
+        self.others: Change | None = None
         self._memory = Memory()
         options.require_form_of(self.perturbation)
         if self.perturbation.replays and self.perturbation.rho:
@@ -138,7 +141,7 @@ class Ascent:
         self.pairs.record(p.device for p in parameters)
         if self.options.per_micro_batch and self.replays:
             self._stash = {p: p.grad for p in parameters if p.grad is not None}
-            _clear(parameters, {})
+            clear_gradients(parameters, {})
         self._phase = "first pass"
         try:
             if self.rho != 0 and not self.perturbation.replays:
@@ -205,7 +208,8 @@ class Ascent:
                 scale = gradient_scale(scaler, unscaled is not None)
                 slots = self._slots(with_gradient if self.perturbation.replays else parameters, scale)
                 kept = self.perturbation.keep(slots)
-            _clear(parameters, self._stash)
+                self.perturbation = with_radius_of_others(self.perturbation, slots, self.others)
+            clear_gradients(parameters, self._stash)
             if slots is not None:
                 check = self.perturbation.displace(slots, self.rho)
         self._phase = "replay"
@@ -337,14 +341,9 @@ class Ascent:
             raise UserError(f"{name} perturbs the first pass, and there was none: {self.advice.first_pass}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("perturbation", "modules", "options", "advice", "step", "parameter_groups", "_memory")
-        return {name: getattr(self, name) for name in kept}
+        kept = ("perturbation", "modules", "options", "advice", "step", "parameter_groups")
+        return {name: getattr(self, name) for name in (*kept, "others", "_memory")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start_afresh()
-
-
-def _clear(parameters: Iterable[Tensor], instead: Mapping[Tensor, Tensor]) -> None:
-    for parameter in parameters:
-        parameter.grad = instead.get(parameter)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from saft.errors import UserError
 
-__all__ = ["Groups", "ParameterGroups"]
+__all__ = ["Groups", "ParameterGroups", "clear_gradients"]
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -124,6 +124,17 @@ class ParameterGroups:
 
         self.optimizer.register_step_pre_hook(before)
         self.optimizer.register_step_post_hook(after)
+
+
+def clear_gradients(parameters: Iterable[Tensor], instead: Mapping[Tensor, Tensor]) -> None:
+    """Take the gradients from parameters.
+
+    Args:
+        parameters: of any shape.
+        instead: parameter -> the gradient that it has afterwards, of its shape.
+    """
+    for parameter in parameters:
+        parameter.grad = instead.get(parameter)
 
 
 def _refuse_flattened(parameters: Iterable[Tensor]) -> None:

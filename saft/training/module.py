@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saft.optim import Ascent, make_perturbation
 from saft.optim.auto_radius import find_radius
+from saft.optim.others_radius import Change, LikeOwn, SumOfOthers
 from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.progress import note
@@ -44,7 +45,7 @@ class TaskModule(L.LightningModule):
         seed: of the order of the examples and of dropout.
         workers: processes that make the batches ahead; 0 makes each when it is needed.
         vectors: name of a parameter of the trunk -> the sum of the other tasks' task vectors, for a
-            perturbation that needs them.
+            perturbation that needs them, or whose rho is others.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class TaskModule(L.LightningModule):
         self.options = options
         self.seed = seed
         self.workers = workers
-        self.vectors = {f"trunk.{name}": vector for name, vector in (vectors or {}).items()}
+        self.vectors = vectors or {}
         self.ascent: Ascent | None = None
+        self.others = self._others()
         self.penalty = None if options.penalty is None else penalty(**options.penalty)
         self.bound_penalty: BoundPenalty | None = None
         climbed = "loss" if self.penalty is None else self.penalty.ascend
@@ -112,6 +114,8 @@ class TaskModule(L.LightningModule):
         schedule.step()
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
+        if self.ascent is not None and self.others is not None:
+            self.log("rho", self.ascent.perturbation.rho)
 
     def _find_radius(self, ascent: Ascent, batch: Batch, climbed: frozenset[str]) -> None:
         """Find the radius of rho: auto on the batch of this step."""
@@ -172,11 +176,26 @@ class TaskModule(L.LightningModule):
             groups, options.learning_rate, options.weight_decay, options.betas, options.optimizer
         )
         if self.options.perturbation is not None:
-            vectors: dict[str, Any] = {"vectors": self.vectors} if self.options.needs_vectors else {}
+            vectors: dict[str, Any] = {}
+            if make_perturbation(**self.options.perturbation).needs_vectors:
+                vectors["vectors"] = {f"trunk.{name}": vector for name, vector in self.vectors.items()}
             perturbation = make_perturbation(**self.options.perturbation, **vectors)
             self.ascent = Ascent(self._ascended(optimizer), perturbation, modules=self.model)
+            self.ascent.others = self.others
         schedule = LambdaLR(optimizer, self.options.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _others(self) -> Change | None:
+        """Return what merging adds to the trunk, or is taken to, where rho is others; its weights are w0 now.
+
+        A training that goes on from a checkpoint is at the base here, too.
+        """
+        ascent = self.options.perturbation
+        made = None if ascent is None else make_perturbation(**ascent)
+        if made is None or made.coefficient is None:
+            return None
+        trunk = dict(self.model.trunk.named_parameters())
+        return SumOfOthers(trunk, self.vectors) if made.tasks is None else LikeOwn(trunk.values(), made.tasks)
 
     def _ascended(self, optimizer: Optimizer) -> Optimizer | Callable[[], Groups]:
         """Return where the ascent finds parameters; where these are not the optimizer's, count its steps."""

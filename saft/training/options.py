@@ -80,7 +80,7 @@ class TrainingOptions:
     optimizer: dict[str, Any] | None = None
     """Who takes the steps: {name: "module:Class"} and keywords of that class; null is AdamW."""
     perturbation: dict[str, Any] | None = None
-    """The ascent step, for example {name: sam, rho: 0.05}; null has none."""
+    """The ascent step, for example {name: sam, rho: 0.05}; rho may be auto or others; null has none."""
     penalty: dict[str, Any] | None = None
     """What is added to the loss, for example {name: drift, strength: 2, every: 8}; null adds nothing."""
     parametrization: dict[str, Any] | None = None
@@ -199,31 +199,41 @@ class TrainingOptions:
             if self.first.needs_vectors or self.first.first_round is not None:
                 raise ValueError(
                     "first_round: is the first, so there is nothing before it; leave out its own first_round "
-                    "and perturbation: {name: task_vectors}"
+                    "and perturbation: {name: task_vectors}, and give its rho: others the number of tasks"
                 )
             if self.needs_vectors and self.start is not None:
                 raise ValueError(
-                    "start: is at the merge of the others' experts already; leave it out, or "
-                    "perturbation: {name: task_vectors}"
+                    f"start: is at the merge of the others' experts already; leave it out, or {self.asking}"
                 )
             if not self.needs_vectors and self.start is None:
                 raise ValueError(
                     "first_round: is read by nothing; add start: {method: ...}, which merges its experts, or "
-                    "perturbation: {name: task_vectors}"
+                    "perturbation: {name: task_vectors}, or rho: others without tasks"
                 )
             self._first("options")
-        if self.needs_vectors and (self.trained.is_adapter or self.trained.is_linear):
+        if self.asking and (self.trained.is_adapter or self.trained.is_linear):
+            of_weights = "shifts" if self.asking == "task_vectors" else "goes by"
             raise ValueError(
-                "perturbation: task_vectors shifts the trunk's own weights, which parametrization: "
+                f"perturbation: {self.asking} {of_weights} the trunk's own weights, which parametrization: "
                 f"{(self.parametrization or {}).get('name')} does not train; take full or attention"
             )
 
     @property
-    def needs_vectors(self) -> bool:
-        """Whether the perturbation needs the other tasks' task vectors."""
+    def asking(self) -> str | None:
+        """What of the perturbation goes by the other tasks' task vectors, or an estimate of them, if any."""
         from saft.optim import make_perturbation
 
-        return self.perturbation is not None and make_perturbation(**self.perturbation).needs_vectors
+        made = None if self.perturbation is None else make_perturbation(**self.perturbation)
+        if made is None or (made.coefficient is None and not made.needs_vectors):
+            return None
+        return "task_vectors" if made.needs_vectors else "rho: others"
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether the perturbation needs the other tasks' task vectors, or their length."""
+        from saft.optim import make_perturbation
+
+        return self.perturbation is not None and make_perturbation(**self.perturbation).needs_others
 
     @functools.cached_property
     def first(self) -> TrainingOptions | None:

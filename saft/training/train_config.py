@@ -47,7 +47,8 @@ class TrainConfig:
     reference: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Tasks, as under `task`, whose training inputs a penalty reads, unlabelled; `train_examples` of each."""
     others: list[str] = field(default_factory=list)
-    """Other tasks' experts, fine-tuned from the same model, for perturbation: {name: task_vectors}."""
+    """Other tasks' experts, fine-tuned from the same model, for perturbation: {name: task_vectors}, and for
+    {name: sam, rho: others}."""
     head_from: str | None = None
     """Checkpoint folder whose head of this task the training goes on with; null takes the head that the task
     starts with, made from the model."""
@@ -95,13 +96,16 @@ class TrainConfig:
                 "folders under `others`, or merge them into the `model` of this training"
             )
         if self.training.needs_vectors and not self.others:
+            asking = self.training.asking
+            count = ", or say how many tasks there will be: tasks: 8" if asking == "rho: others" else ""
             raise ValueError(
-                "others: is missing: training.perturbation is task_vectors; list the checkpoints of other "
-                "tasks that this one is to be merged with"
+                f"others: is missing: training.perturbation is {asking}; list the checkpoints of other "
+                f"tasks that this one is to be merged with{count}"
             )
         if self.others and not self.training.needs_vectors:
             raise ValueError(
-                "others: is only read by training.perturbation: {name: task_vectors}; leave it out"
+                "others: is only read by training.perturbation: {name: task_vectors}, and by rho: others "
+                "without tasks; leave it out"
             )
         if self.training.reads is not None and not self.reference:
             raise ValueError(

@@ -126,8 +126,8 @@ def _undivided(training: TrainingOptions) -> Iterator[str]:
         yield f"averaging: {training.averaging['name']} {told}"
     if training.compile:
         yield f"compile: {told}"
-    if training.needs_vectors:
-        yield f"perturbation: task_vectors {told}"
+    if training.asking:
+        yield f"perturbation: {training.asking} {told}"
     name = (training.parametrization or {"name": "full"})["name"]
     if name not in DIVIDED:
         yield f"parametrization: {name} {told}; these do: {', '.join(DIVIDED)}"

@@ -156,6 +156,12 @@ def test_arms_lists_the_keys_that_a_config_can_give(name: str, capsys: pytest.Ca
     else:
         with pytest.raises(UserError, match="rho: cannot be auto"):
             make_perturbation(name, rho="auto", rise=0.2)
+    if {"coefficient", "tasks"} <= set(listed):
+        eta = {"eta": 0.01} if "eta" in listed else {}  # which two of ASAM's forms lack
+        assert make_perturbation(name, rho="others", tasks=8, **eta).coefficient == 0.4
+    else:
+        with pytest.raises(UserError, match="rho: cannot be others"):
+            make_perturbation(name, rho="others", tasks=8)
 
 
 @pytest.mark.parametrize(

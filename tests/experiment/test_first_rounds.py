@@ -14,6 +14,9 @@ from saft import config
 from saft.dry_run.tiny_run import tiny_run
 from saft.errors import UserError
 from saft.experiment import RunConfig
+from saft.experiment.folder import ExperimentFolder
+from saft.experiment.resolve import resolve
+from saft.experiment.session import Session
 from saft.experiment.stages.trained_models import expert_config
 from saft.merge import merge
 from saft.merging.merge_config import MergeConfig
@@ -229,11 +232,50 @@ def test_the_last_round_reads_what_the_first_left(small: dict[str, Any], tmp_pat
     assert all(config.training.first_round is None for config in of.values())
 
 
-def _session(mapping: dict[str, Any], tmp_path: Path) -> Any:
-    from saft.experiment.folder import ExperimentFolder
-    from saft.experiment.resolve import resolve
-    from saft.experiment.session import Session
+def test_a_radius_of_others_goes_by_the_first_round_or_by_the_number_of_tasks(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    sam = COMMON | {"steps": 2, "perturbation": {"name": "sam", "rho": "others"}}
+    first = {"steps": 1, "perturbation": {"name": "sam", "rho": "others"}}
+    arms = {
+        "alone": sam,
+        "known": sam | {"first_round": {"steps": 1}},
+        "start": sam | {"first_round": first, "start": {"method": "average"}},
+        "told": COMMON | {"steps": 2, "perturbation": {"name": "sam", "rho": "others", "tasks": 9}},
+    }
+    session = _session(small | {"arms": arms, "regimes": {"few": 12}}, tmp_path)
+    made = {arm: options.perturbation for arm, options in session.resolved.arms.items()}
+    assert {arm: options.get("tasks") for arm, options in made.items()} == {
+        "alone": 2,
+        "known": None,
+        "start": 2,
+        "told": 9,
+    }
+    assert session.resolved.arms["start"].first.perturbation["tasks"] == 2
+    of = {cell.arm: expert_config(session, cell, "colour").others for cell in session.resolved.cells}
+    assert [len(others) for others in of.values()] == [0, 1, 0, 0]
+    again = resolve(config.parse(RunConfig, session.resolved.plain() | {"out": "run"}, "config.yaml"))
+    assert again.arms == session.resolved.arms
 
+
+@pytest.mark.slow  # a run
+def test_a_run_trains_at_the_radius_of_others_and_refuses_a_further_task(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    sam = COMMON | {"steps": 2, "perturbation": {"name": "sam", "rho": "others"}}
+    arms = {"alone": sam, "known": sam | {"first_round": {"steps": 1}}}
+    mapping = small | {"arms": arms, "regimes": {"few": 12}, "out": str(tmp_path / "run")}
+    run(config.parse(RunConfig, mapping, "run.yaml"))
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert {arm: facts["passes"] for arm, facts in results["arms"].items()} == {"alone": 4, "known": 5}
+    assert results["arms"]["alone"]["rho"] is None
+    assert results["arms"]["alone"]["extras"] == {"tasks": 2, "rho": "others", "coefficient": 0.4}
+    more = mapping | {"tasks": small["tasks"] | {"third": small["tasks"]["size"]}}
+    with pytest.raises(UserError, match=r"arms\.alone\.perturbation\.tasks"):
+        run(config.parse(RunConfig, more, "run.yaml"))
+
+
+def _session(mapping: dict[str, Any], tmp_path: Path) -> Any:
     made = config.parse(RunConfig, mapping | {"out": str(tmp_path / "run")}, "run.yaml")
     return Session(resolve(made), ExperimentFolder(tmp_path / "run"))
 
@@ -310,5 +352,8 @@ def test_what_does_not_fit_is_told(two_rounds: dict[str, Any], arm: dict[str, An
 
 def test_one_task_has_no_others(two_rounds: dict[str, Any]) -> None:
     tasks = {"colour": two_rounds["tasks"]["colour"]}
-    with pytest.raises(UserError, match="task_vectors are the other tasks', but there is one"):
+    with pytest.raises(UserError, match="task_vectors goes by the other tasks, but there is one"):
         config.parse(RunConfig, two_rounds | {"out": "x", "tasks": tasks}, "run.yaml")
+    arms = {"sam": {"steps": 2, "perturbation": {"name": "sam", "rho": "others"}}}
+    with pytest.raises(UserError, match="rho: others goes by the other tasks, but there is one; add a task"):
+        config.parse(RunConfig, two_rounds | {"out": "x", "tasks": tasks, "arms": arms}, "run.yaml")

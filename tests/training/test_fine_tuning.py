@@ -155,8 +155,9 @@ class Killed(Exception):
         {"perturbation": None},
         {"select_steps": [4, 8, 12]},
         {"perturbation": {"name": "asam", "rho": "auto", "rise": 0.05}},
+        {"perturbation": {"name": "asam", "rho": "others", "tasks": 4}},
     ],
-    ids=["sam", "plain", "selected", "auto"],
+    ids=["sam", "plain", "selected", "auto", "others"],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     settings: TrainConfig, arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch

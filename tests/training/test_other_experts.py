@@ -90,6 +90,26 @@ def test_a_training_is_shifted_resumable_and_says_by_what(
     )
 
 
+def test_a_radius_of_others_is_that_of_their_files(settings: dict[str, Any], others: list[str]) -> None:
+    """As many steps at that number end at the same weights, but for the rounding of the norm."""
+    ascent = {"name": "sam", "rho": "others", "coefficient": 0.7}
+    made = config.parse(
+        TrainConfig, settings | {"training": TRAINING | {"perturbation": ascent}, "others": others}, "test"
+    )
+    task = tasks.build("", made.task, "task").bind("colour", made.model, "task", torch.device("cpu"))
+    total = sum_of_task_vectors(task, task.load_trunk(), others)
+    moved = [vector for name, vector in total.items() if "pooler" not in name]  # which no gradient reaches
+    rho = 0.7 * torch.cat([vector.flatten() for vector in moved]).norm().item()
+    number = settings | {"training": TRAINING | {"perturbation": {"name": "sam", "rho": rho}}, "others": []}
+    number["out"] += "-number"
+    of_number = _weight(train(config.parse(TrainConfig, number, "test")).folder)
+    torch.testing.assert_close(_weight(train(made).folder), of_number, rtol=0, atol=2e-4)
+    estimated = settings | {"training": TRAINING | {"perturbation": ascent | {"tasks": 3}}, "others": []}
+    estimated["out"] += "-estimated"
+    of_estimate = _weight(train(config.parse(TrainConfig, estimated, "test")).folder)
+    assert (of_estimate - of_number).abs().max() > 1e-3
+
+
 def _weight(folder: Path) -> torch.Tensor:
     return torch.cat(
         [value.flatten().float() for _, value in sorted(load_file(folder / "model.safetensors").items())]
@@ -119,6 +139,22 @@ def test_an_expert_of_another_model_is_told(
     ("changes", "message"),
     [
         ({"others": []}, "others: is missing: training.perturbation is task_vectors"),
+        (
+            {"others": [], "training": TRAINING | {"perturbation": {"name": "sam", "rho": "others"}}},
+            "training.perturbation is rho: others; list the checkpoints of other tasks that this one is to be "
+            "merged with, or say how many tasks there will be: tasks: 8",
+        ),
+        (
+            {"training": TRAINING | {"perturbation": {"name": "sam", "rho": "others", "tasks": 3}}},
+            "others: is only read by training.perturbation: {name: task_vectors}, and by rho: others without",
+        ),
+        (
+            {
+                "training": TRAINING
+                | {"perturbation": {"name": "sam", "rho": "others"}, "parametrization": {"name": "lora"}}
+            },
+            "training: perturbation: rho: others goes by the trunk's own weights, which parametrization: lora",
+        ),
         ({"training": TRAINING}, "others: is only read by training.perturbation"),
         (
             {"training": TRAINING | {"first_round": {"steps": 2}}},

@@ -53,6 +53,11 @@ class ASAM(Perturbation):
             )
 
     @property
+    def not_as_others(self) -> str | None:
+        """Why rho cannot be the length of the others' task vectors; None where it can."""
+        return super().not_as_others or (None if self.eta else "eta is 0, so a weight near 0 is all of it")
+
+    @property
     def needs_labels(self) -> bool:  # type: ignore[override]
         """Names are read where they tell which tensors are rescaled."""
         return self.scope == "weights"

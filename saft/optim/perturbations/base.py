@@ -19,6 +19,7 @@ __all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
 
 PROBES = 6  # radii that are tried where rho is auto, each by two passes
 RISE = 0.1  # of the loss, where rho is auto
+COEFFICIENT = 0.4  # of the others' task vectors, where rho is others: task arithmetic's
 MOST = 10**9  # nothing that is counted comes near; a slip of the keyboard does
 
 
@@ -31,7 +32,7 @@ class Perturbation(ABC):
 
     Args:
         rho: radius of the ascent step, in the perturbation's own metric, at least 0; 0 turns it off.
-        every, start, schedule, rise: see below.
+        every, start, schedule, rise, coefficient, tasks: see below.
 
     Example:
         >>> [step for step in range(6) if make_perturbation("sam", every=2, start=1).ascends(step)]
@@ -49,6 +50,13 @@ class Perturbation(ABC):
     rise: float | None = None
     """Share of the loss by which the ascent is to raise it; rho is found by that at the first ascent, from
     its own value on. `rho: auto` is rise 0.1."""
+    coefficient: float | None = None
+    """With `rho: others`, above 0: at every ascent rho is the length, in the perturbation's own metric, of so
+    many times the sum of the other tasks' task vectors, as merging adds it; `rho: others` is 0.4."""
+    tasks: int | None = None
+    """With `rho: others`, where the others' task vectors are not known: how many tasks will be merged, at
+    least 2. Their sum is then taken to be sqrt(tasks - 1) times as long as the task's own vector so far;
+    `saft run` gives the number of its tasks."""
 
     replays: ClassVar[bool] = True
     """Whether epsilon depends on this step's gradient, so that a second pass is needed."""
@@ -86,6 +94,7 @@ class Perturbation(ABC):
             if not self.replays or not self.rho:
                 why = "rho is 0" if self.replays else "it has no second pass, in which the rise could be seen"
                 raise UserError(f"{made}: rho: cannot be auto, since {why}; give a number")
+        self._check_others(made)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and not value <= MOST:
@@ -96,10 +105,35 @@ class Perturbation(ABC):
                 f" {self.schedule!r}"
             )
 
+    def _check_others(self, made: str) -> None:
+        for name, kind, least in (("coefficient", "float", 0), ("tasks", "int", 1)):
+            value = getattr(self, name)
+            if value is not None and ((wanted := _wanted(kind, value)) is not None or not value > least):
+                raise UserError(f"{made}: {name}: must be {wanted or f'above {least}'}, but is {value!r}")
+        if self.coefficient is None:
+            if self.tasks is not None:
+                raise UserError(f"{made}: tasks: goes with rho: others; leave one of the two out")
+            return
+        why = self.not_as_others
+        if self.rise is not None or not self.rho:
+            why = "it is auto" if self.rho else "it is 0"
+        if why is not None:
+            raise UserError(f"{made}: rho: cannot be others, since {why}; give a number")
+
+    @property
+    def not_as_others(self) -> str | None:
+        """Why rho cannot be the length of the others' task vectors; None where it can."""
+        return None if self.replays else "it has no second pass, and rho is another size here"
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether the other tasks' task vectors are needed, for what is added to w or for its radius."""
+        return self.needs_vectors or (self.coefficient is not None and self.tasks is None)
+
     @classmethod
     def not_for_configs(cls) -> set[str]:
         """Return the fields that no config can give a value, so that `saft arms` does not list them."""
-        return set() if cls.replays else {"rise"}
+        return set() if cls.replays else {"rise", "coefficient", "tasks"}
 
     def ascends(self, step: int) -> bool:
         """Return whether optimizer step number `step` (from 0) is one with an ascent."""
@@ -216,14 +250,15 @@ def _wanted(kind: Any, value: Any) -> str | None:
 
 
 def make_perturbation(
-    name: str | Perturbation, rho: float | Literal["auto"] | None = None, **options: Any
+    name: str | Perturbation, rho: float | Literal["auto", "others"] | None = None, **options: Any
 ) -> Perturbation:
     """Return the perturbation registered under a name, with some of its options; or an instance as it is.
 
     Args:
         name: one of `PERTURBATIONS.names()`, or `module:attribute`, or an instance, which takes no options.
         rho: radius of the ascent step; by default the perturbation's own. "auto" is the radius that raises
-            the loss by the share `rise`, 0.1 unless it is given.
+            the loss by the share `rise`, 0.1 unless it is given; "others" the length of the other tasks' task
+            vectors, summed, times `coefficient`, 0.4 unless it is given: see `saft.optim.others_radius`.
         **options: of the perturbation, for example `every=10`.
 
     Raises:
@@ -234,11 +269,14 @@ def make_perturbation(
         >>> make_perturbation("sam", rho=0.02).rho, make_perturbation("asam", rho="auto").rise
         (0.02, 0.1)
     """
-    if rho == "auto":
-        options = {"rise": RISE, **options}
-    elif options.get("rise") is not None:
-        raise UserError("rise: goes with rho: auto; leave one of the two out, or write rho: auto")
-    elif rho is not None:
+    for word, option, default in (("auto", "rise", RISE), ("others", "coefficient", COEFFICIENT)):
+        if rho == word:
+            options = {option: default, **options}
+        elif options.get(option) is not None:
+            raise UserError(
+                f"{option}: goes with rho: {word}; leave one of the two out, or write rho: {word}"
+            )
+    if rho is not None and rho not in ("auto", "others"):
         options = {"rho": rho, **options}
     if not isinstance(name, str | Perturbation):
         raise UserError(
