@@ -12,7 +12,17 @@ from urllib.parse import quote
 
 from saft.errors import UserError
 
-__all__ = ["ArmTrial", "Value", "arm_trials", "dotted", "drawn", "with_values", "without_values"]
+__all__ = [
+    "ArmTrial",
+    "Value",
+    "arm_trials",
+    "dotted",
+    "drawn",
+    "in_random_order",
+    "refuse_small_budget",
+    "with_values",
+    "without_values",
+]
 
 Value = str | bool | int | float | None
 """What an option of a training may be chosen from: anything but a mapping or a list."""
@@ -129,19 +139,43 @@ def drawn(
         Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization". Differs: combinations of
         lists, without replacement.
     """
+    refuse_small_budget(trials, passes, budget)
+    left, taken = budget, set[str]()
+    for trial in in_random_order(trials, seed):
+        left -= passes[trial.name]
+        if left < 0:
+            break
+        taken.add(trial.name)
+    return [trial for trial in trials if trial.name in taken]
+
+
+def refuse_small_budget(trials: Sequence[ArmTrial], passes: Mapping[str, float], budget: float) -> None:
+    """Refuse a budget that is less than what a trial takes.
+
+    Args:
+        trials: of one arm, at least one.
+        passes: name of a trial -> forward and backward passes of one expert.
+        budget: passes of all trials together.
+
+    Raises:
+        UserError: it is less.
+    """
     most = max(passes.values())
     if budget < most:
         raise UserError(
             f"selection.arm_passes: is {budget:g}, but one trial of the arm {trials[0].arm} takes "
             f"{most:g}; raise it, or leave it out"
         )
-    left, taken = budget, set[str]()
-    for trial in sorted(trials, key=lambda trial: _order(seed, trial)):
-        left -= passes[trial.name]
-        if left < 0:
-            break
-        taken.add(trial.name)
-    return [trial for trial in trials if trial.name in taken]
+
+
+def in_random_order(trials: Sequence[ArmTrial], seed: int) -> list[ArmTrial]:
+    """Return trials in an order that follows from their names: further ones leave that of others as it is.
+
+    Args:
+        trials: of one arm.
+        seed: of the order.
+    """
+    return sorted(trials, key=lambda trial: hashlib.sha256(f"{seed} {trial.name}".encode()).digest())
 
 
 def with_values(options: Mapping[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
@@ -225,7 +259,3 @@ def _written(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.15g}"  # 5.0 is 5
     return quote(str(value), safe="")
-
-
-def _order(seed: int, trial: ArmTrial) -> bytes:
-    return hashlib.sha256(f"{seed} {trial.name}".encode()).digest()

@@ -28,6 +28,7 @@ from saft.experiment.stages import (
     arm_choice,
     choice,
     chosen_cells,
+    drawn_trials,
     expert_values,
     held_out_name,
     interference_name,
@@ -291,7 +292,7 @@ def _arm_searches(session: Session) -> Iterator[ArmSearch]:
         if made is not None and made.chosen is not None:
             trials = {
                 trial.name: TrialFacts(trial.values, _arm(session, trial.name), made.worths[trial.name])
-                for trial in session.resolved.trials_of(arm)
+                for trial in drawn_trials(session, size, arm)
             }
             combinations = len(session.config.trials_of(arm))
             metric = next(iter(metrics)) if len(metrics) == 1 else None

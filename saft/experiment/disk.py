@@ -12,6 +12,7 @@ from saft.experiment.session import Session
 from saft.experiment.stages import (
     choice,
     chosen_cells,
+    drawn_cells,
     expert_values,
     keep_merges,
     rounds_before,
@@ -34,7 +35,7 @@ def settle(session: Session) -> None:
     tasks, keep = list(session.tasks), session.config.keep
     _remove(session.folder.cache)
     best, chosen = best_merges(session), set(chosen_cells(session))
-    for cell in session.resolved.cells:
+    for cell in drawn_cells(session):
         experts = [session.expert(cell, task) for task in tasks]
         can_merge = all(folder.exists() for folder in experts)
         if "merges" in keep and cell in chosen:

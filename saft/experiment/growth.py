@@ -66,7 +66,7 @@ class Foundations:
     def __init__(self, resolved: Resolved, files: Files) -> None:
         self.resolved = resolved
         self.plain = resolved.plain()
-        self.trainings = {trial: resolved.plain_training(trial) for trial in resolved.arms}
+        self._trainings: dict[str, dict[str, Any]] = {}
         self.files = files
 
     def base(self, task: str) -> dict[str, Any]:
@@ -90,7 +90,9 @@ class Foundations:
 
     def training(self, cell: Cell, task: str) -> dict[str, Any]:
         """Return what a training rests on, but for the others' task vectors: all that a first round does."""
-        arm = self.trainings[cell.arm]
+        if cell.arm not in self._trainings:  # of many combinations, few may be tried
+            self._trainings[cell.arm] = self.resolved.plain_training(cell.arm)
+        arm = self._trainings[cell.arm]
         size = self.plain["regimes"][cell.train_size]
         config = {"arms": {cell.arm: arm}, "regimes": {cell.train_size: size}}
         key = "reference" if self.resolved.reads(cell.arm) == "reference" else "tasks"

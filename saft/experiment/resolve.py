@@ -10,9 +10,10 @@ from typing import Any, Literal
 import yaml
 
 from saft.errors import UserError, collecting, did_you_mean
-from saft.experiment.arm_trials import ArmTrial, drawn, without_values
+from saft.experiment.arm_trials import ArmTrial, drawn, refuse_small_budget, without_values
 from saft.experiment.cells import Cell, grid
 from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.experiment.trial_search import TrialSearch
 from saft.interference.chosen_measures import chosen
 from saft.interference.quantity import Measure
 from saft.merging.methods import METHODS
@@ -28,8 +29,8 @@ class Resolved:
 
     Args:
         config: as the user wrote it.
-        trials: name -> trial of an arm, those of an arm one after the other; an arm without `choices` is its
-            own only trial.
+        trials: name -> trial that may be tried of an arm, those of an arm one after the other; an arm without
+            `choices` is its own only trial.
         arms: name of a trial -> how it trains: the common options with the arm's changes and its own values.
         merges: method -> its parameters, and the coefficients to choose from, at least one.
         measures: name -> measure, beside those of weights and the sharpness.
@@ -58,7 +59,7 @@ class Resolved:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, of every trial of every arm, in the order in which they are run.
+        """Every cell that there may be, of every trial of every arm, in the order in which they are run.
 
         Experts that are given have no seed: theirs are under the first.
         """
@@ -70,12 +71,25 @@ class Resolved:
         return self.config.given(self.trials[trial].arm) is not None
 
     def trials_of(self, arm: str) -> list[ArmTrial]:
-        """Return the trials of an arm, of which one is reported as the arm."""
+        """Return the trials that may be tried of an arm, of which one is reported as the arm."""
         return [trial for trial in self.trials.values() if trial.arm == arm]
 
     def arm_of(self, cell: Cell) -> str:
         """Return the arm that a cell is a trial of."""
         return self.trials[cell.arm].arm
+
+    def search_of(self, arm: str, higher_is_better: bool = True) -> TrialSearch | None:
+        """Return how the trials of an arm are drawn by what those before are worth; None where all are tried.
+
+        Args:
+            arm: its name.
+            higher_is_better: of what they are worth.
+        """
+        selection, trials = self.config.selection, self.trials_of(arm)
+        if selection.arm_passes is None or selection.arm_search == "random" or len(trials) == 1:
+            return None
+        passes = {trial.name: self.arms[trial.name].passes for trial in trials}
+        return TrialSearch(trials, passes, selection.arm_passes, selection.seed, higher_is_better)
 
     def description(self, arm: str) -> str:
         """Return the words that the report has for an arm: the user's, or its name."""
@@ -155,7 +169,7 @@ def resolve(config: RunConfig) -> Resolved:
 
 
 def _trained(config: RunConfig, arm: str) -> list[tuple[ArmTrial, TrainingOptions]]:
-    """Return the trials of an arm that the budget allows, each with how it trains."""
+    """Return the trials of an arm that may be tried, each with how it trains."""
     problems: list[str] = []
     every, options = config.trials_of(arm), dict[str, TrainingOptions]()
     for trial in every:
@@ -164,9 +178,12 @@ def _trained(config: RunConfig, arm: str) -> list[tuple[ArmTrial, TrainingOption
             problems += _without_inputs(config, arm, options[trial.name])
     if problems:
         raise UserError(*dict.fromkeys(problems))
-    if config.selection.arm_passes is not None and len(every) > 1:
+    budget = config.selection.arm_passes
+    if budget is not None and len(every) > 1:
         passes = {name: of.passes for name, of in options.items()}
-        every = drawn(every, passes, config.selection.arm_passes, config.selection.seed)
+        refuse_small_budget(every, passes, budget)
+        if config.selection.arm_search == "random":
+            every = drawn(every, passes, budget, config.selection.seed)
     return [(trial, options[trial.name]) for trial in every]
 
 

@@ -1,4 +1,4 @@
-"""All cells of an experiment, in two rounds: what choices among trials rest on, then the chosen trials."""
+"""All cells of an experiment, in rounds: what choices among trials rest on, then the chosen trials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from saft.experiment.events import Tell
 from saft.experiment.executors import Executor
 from saft.experiment.run_check import all_steps
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, arm_choice, carry_out, chosen_cells
+from saft.experiment.stages import Step, arm_choice, carry_out, chosen_cells, drawn_cells
 
 __all__ = ["carry_out_all", "write_steps"]
 
@@ -24,7 +24,8 @@ def carry_out_all(
     """Compute what is missing of the base and of all cells.
 
     An arm without `choices` has one trial, which is the chosen one from the beginning: the first round does
-    all of its cells. Of all other trials the test split is read in the second round, by the chosen one.
+    all of its cells. Of all other trials the test split is read once one is chosen, by that one; a search of
+    trials takes a round for each of its own.
 
     Args:
         session: of this process; config.yaml and `base` are written.
@@ -37,15 +38,21 @@ def carry_out_all(
         UserError: with what went wrong in each cell that cannot be computed; all others are computed.
     """
     problems: list[str] = []
-    cells = session.resolved.cells
+    cells = drawn_cells(session)
     undecided = [cell for cell in cells if all(step.decides for step in steps[str(cell)])]
     carry_out(session.folder, "base", missing.get("base", []), tell)
-    with collecting(problems):
-        executor(session, [cell for cell in cells if str(cell) in missing], tell)
-    if second := chosen_cells(session, undecided):
+    to_do = [cell for cell in cells if str(cell) in missing]
+    while to_do or undecided:
+        if to_do:
+            with collecting(problems):
+                executor(session, to_do, tell)
+        known, cells = set(cells), drawn_cells(session)
+        further = [cell for cell in cells if cell not in known]
+        chosen = chosen_cells(session, undecided)
+        if not (to_do := [*further, *chosen]):
+            break
+        undecided = [*(cell for cell in undecided if cell not in chosen), *further]
         write_steps(session, all_steps(session))
-        with collecting(problems):
-            executor(session, second, tell)
     problems += _all_diverged(session)
     if problems:
         raise UserError(*problems)
@@ -58,7 +65,7 @@ def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:
         session: of this process.
         steps: cell -> its steps.
     """
-    names = {str(cell): [step.name for step in steps[str(cell)]] for cell in session.resolved.cells}
+    names = {str(cell): [step.name for step in steps[str(cell)]] for cell in drawn_cells(session)}
     session.folder.write_steps(names)
 
 

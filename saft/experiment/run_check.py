@@ -16,6 +16,8 @@ from saft.experiment.stages import (
     Step,
     base_model_steps,
     chosen_cells,
+    drawn_cells,
+    drawn_trials,
     every_step,
     rounds_before,
     steps_of_cells,
@@ -89,7 +91,7 @@ def all_steps(session: Session) -> dict[str, list[Step]]:
         UserError: figures that are known are damaged, or rest on something else than the config says now.
     """
     steps = {"base": list(base_model_steps(session))}
-    steps |= steps_of_cells(session, session.resolved.cells)
+    steps |= steps_of_cells(session, drawn_cells(session))
     every = [step for part in steps.values() for step in part]
     rests_on = {step.name: step.rests_on for step in every}
     refuse_changes(session.folder, rests_on, {step.name: step.kind for step in every})
@@ -109,7 +111,7 @@ def cost_left(session: Session, missing: dict[str, list[Step]]) -> float:
 
     Args:
         session: of the experiment.
-        missing: as `missing_steps` gives it; what trials will need that are not chosen yet is added.
+        missing: as `missing_steps` gives it; what trials will need that are not drawn or chosen yet is added.
     """
     decided = set(chosen_cells(session))
     later = [
@@ -119,7 +121,8 @@ def cost_left(session: Session, missing: dict[str, list[Step]]) -> float:
         for step in every_step(session, cell)
         if not step.decides
     ]
-    return sum(step.cost for part in missing.values() for step in part) + sum(later)
+    further = [step.cost for part in _foreseen_steps(session).values() for step in part]
+    return sum(step.cost for part in missing.values() for step in part) + sum(later) + sum(further)
 
 
 def refuse_unfit(session: Session) -> None:
@@ -150,27 +153,30 @@ def check(session: Session, steps: dict[str, list[Step]]) -> RunCheck:
         session: of the experiment.
         steps: all of its steps.
     """
-    missing = missing_steps(session, steps)
+    missing, cells = missing_steps(session, steps), drawn_cells(session, foreseen=True)
+    seconds = _seconds(session, cost_left(session, missing))
+    missing |= _foreseen_steps(session)
     names = [step.name for part in missing.values() for step in part]
     most, left = _bytes(session)
+    first = next(iter(session.config.regimes))
     untrained = [
         session.resolved.arms[cell.arm].passes
-        for cell in session.resolved.cells
+        for cell in cells
         for task in session.tasks
         if f"{cell}/experts/{task}/training" in set(names) and not session.resolved.is_given(cell.arm)
     ]
     return RunCheck(
-        cells=len(session.resolved.cells),
+        cells=len(cells),
         open_cells=len(missing.keys() - {"base"}),
         experts=len(untrained),
         merges=sum(_is_choice(name) for name in names),
         passes=sum(untrained),
-        seconds=_seconds(session, cost_left(session, missing)),
+        seconds=seconds,
         bytes_most=most,
         bytes_left=left,
         bytes_free=_free(session.folder.path),
         trials={
-            arm: (len(session.resolved.trials_of(arm)), len(session.config.trials_of(arm)))
+            arm: (len(drawn_trials(session, first, arm, foreseen=True)), len(session.config.trials_of(arm)))
             for arm, keys in session.config.arms.items()
             if "choices" in keys
         },
@@ -181,6 +187,12 @@ def _is_choice(name: str) -> bool:
     """Return whether figures are those of a merge's choice: .../merges/TASKS/METHOD/validation."""
     below = name.partition("/merges/")[2].split("/")
     return len(below) == 3 and below[-1] == "validation"
+
+
+def _foreseen_steps(session: Session) -> dict[str, list[Step]]:
+    """Return the steps of about as many trials as searches will still draw."""
+    known = set(drawn_cells(session))
+    return steps_of_cells(session, [c for c in drawn_cells(session, foreseen=True) if c not in known])
 
 
 def _refuse_large_batches(session: Session) -> None:
@@ -213,7 +225,7 @@ def _refuse_untaken_weights(session: Session) -> None:
 
 def _bytes(session: Session) -> tuple[int, int]:
     """Return the bytes that will be written: at most at a time, and of them when all is finished."""
-    folder, cells, keep = session.folder, session.resolved.cells, session.config.keep
+    folder, cells, keep = session.folder, drawn_cells(session, foreseen=True), session.config.keep
     tasks, methods = list(session.tasks), session.resolved.merges
     untrained = [
         session.resolved.arms[cell.arm]

@@ -86,7 +86,11 @@ class SelectionOptions:
     """Seed of `tpe`, of CMA-ES, and of the trials that are drawn within `arm_passes`."""
     arm_passes: Count | None = None
     """Forward and backward passes that the trials of an arm with `choices` may take together, of one expert:
-    so many trials are drawn at random, and each task, seed and train size takes as many; null tries all."""
+    so many trials are drawn, and each task and seed takes as many; null tries all."""
+    arm_search: Literal["tpe", "random"] = "tpe"
+    """How they are drawn within `arm_passes`: `tpe`, four at random and then two at a time where those before
+    were good (Optuna), at each train size; `random`, all at once, for a cluster on which all can be trained
+    at a time, and without Optuna."""
 
     def check_options(self) -> None:
         """Check that what the search needs is installed.
@@ -96,6 +100,8 @@ class SelectionOptions:
         """
         if self.search != "grid":
             require("optuna", f"search: {self.search}")
+        if self.arm_passes is not None and self.arm_search == "tpe":
+            require("optuna", "arm_search: tpe")
         if self.weights != "equal":
             require("cmaes", f"weights: {self.weights}")
 

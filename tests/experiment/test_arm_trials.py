@@ -155,11 +155,18 @@ def test_a_budget_draws_the_same_trials_whatever_else_is_tried() -> None:
 
 def test_a_budget_counts_the_passes_of_one_expert() -> None:
     arm = {"choices": {"steps": [5, 10], "learning_rate": [1e-5, 2e-5]}}
-    made = resolved(arm, selection={"arm_passes": 20}, seeds=[0, 1, 2])
+    made = resolved(arm, selection={"arm_passes": 20, "arm_search": "random"}, seeds=[0, 1, 2])
     assert 2 <= len(made.arms) < 4
     assert sum(options.passes for options in made.arms.values()) <= 20
     assert len(made.cells) == 3 * len(made.arms)
     assert len(resolved(arm).arms) == 4
+    search = resolved(arm, selection={"arm_passes": 20})
+    assert len(search.arms) == 4  # which may be tried
+    assert (made.search_of("adamw"), resolved(arm).search_of("adamw")) == (None, None)
+    drawn_by = search.search_of("adamw", higher_is_better=False)
+    assert drawn_by is not None
+    assert (drawn_by.budget, drawn_by.higher_is_better) == (20, False)
+    assert drawn_by.passes == {name: options.passes for name, options in search.arms.items()}
     with pytest.raises(
         UserError, match="arm_passes: is 8, but one trial of the arm adamw takes 10; raise it"
     ):

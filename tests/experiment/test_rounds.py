@@ -16,7 +16,14 @@ from saft.experiment import RunConfig
 from saft.experiment.figure_files import Choice
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.session import Session, open_session
-from saft.experiment.stages import cell_steps, choose_trial, chosen_cells, is_chosen, steps_of_cells
+from saft.experiment.stages import (
+    cell_steps,
+    choose_trial,
+    chosen_cells,
+    drawn_cells,
+    is_chosen,
+    steps_of_cells,
+)
 from saft.experiment.status import status
 from saft.report.results import ArmSearch, Results, from_json
 from saft.run import run
@@ -275,3 +282,61 @@ def test_while_nothing_is_chosen_an_arm_is_asked_once_for_all_its_cells(
         str(cell): len(cell_steps(session, cell)) for cell in session.resolved.cells
     }
     assert asked == ["adamw"] * 5  # for all, and for each of its four cells
+
+
+SEARCHED = {"learning_rate": [1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "schedule": ["linear", "constant"]}
+
+
+@pytest.fixture(scope="module")
+def sampled(searching: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that has drawn six of twelve trials: four, and then two."""
+    folder = tmp_path_factory.mktemp("rounds") / "sampled"
+    run(load_sampled(searching, folder, 12))
+    return folder
+
+
+def load_sampled(searching: dict[str, Any], folder: Path, passes: int, **changes: Any) -> RunConfig:
+    training = {"steps": 2, "batch_size": 4}
+    changes = {"seeds": [0], "training": training, "selection": {"arm_passes": passes}} | changes
+    return load(searching, folder, arms={"adamw": {"choices": SEARCHED}}, **changes)
+
+
+def trained(folder: Path) -> set[str]:
+    return {place.parts[-2] for place in folder.glob("figures/all/*/seed0")}
+
+
+def test_a_search_draws_as_many_trials_as_its_budget_allows_and_tests_the_best(sampled: Path) -> None:
+    results, search = results_of(sampled)
+    assert (len(search.trials), search.combinations, search.passes) == (6, 12, 12)
+    assert trained(sampled) == search.trials.keys()
+    assert search.chosen == max(search.trials, key=lambda name: search.trials[name].mean)
+    tested = {file.relative_to(sampled).parts[2] for file in sampled.glob("figures/all/**/test.json")}
+    assert tested == {search.chosen}
+    assert len(results.cells) == 1
+    assert not status(sampled).missing
+    assert {cell.arm for cell in drawn_cells(open_session(sampled))} == search.trials.keys()
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_a_search_in_several_processes_and_one_that_was_interrupted_draw_the_same(
+    sampled: Path, searching: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(load_sampled(searching, tmp_path / "local", 12, executor="local"))
+    assert figures(tmp_path / "local") == figures(sampled)
+    with interrupted_at_score(7, monkeypatch):
+        run(load_sampled(searching, tmp_path / "run", 12))
+    assert len(trained(tmp_path / "run")) < 6
+    run(load_sampled(searching, tmp_path / "run", 12))
+    assert figures(tmp_path / "run") == figures(sampled)
+    assert (tmp_path / "run/report.html").read_text() == (sampled / "report.html").read_text()
+
+
+def test_a_larger_budget_goes_on(sampled: Path, searching: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sampled, tmp_path / "run"))
+    before = figures(folder)
+    checked = run(load_sampled(searching, folder, 16), check_only=True)
+    assert checked.trials["adamw"] == (8, 12)
+    assert (checked.experts, checked.cells) == (4, 8)
+    run(load_sampled(searching, folder, 16))
+    assert before.items() <= figures(folder).items()
+    assert len(results_of(folder)[1].trials) == 8

@@ -9,7 +9,13 @@ from saft.experiment.cells import Cell, find
 from saft.experiment.events import Tell
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages.base_model import base_model_steps
-from saft.experiment.stages.choose_trial import arm_choice, chosen_cells, is_chosen
+from saft.experiment.stages.choose_trial import (
+    arm_choice,
+    chosen_cells,
+    drawn_cells,
+    drawn_trials,
+    is_chosen,
+)
 from saft.experiment.stages.held_out import (
     expert_held_out_steps,
     held_out_name,
@@ -39,6 +45,8 @@ __all__ = [
     "cell_steps",
     "choice",
     "chosen_cells",
+    "drawn_cells",
+    "drawn_trials",
     "every_step",
     "expert_values",
     "held_out_name",
