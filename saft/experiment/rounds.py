@@ -38,11 +38,11 @@ def carry_out_all(
         UserError: with what went wrong in each cell that cannot be computed; all others are computed.
     """
     problems: list[str] = []
-    cells = drawn_cells(session)
+    cells = [cell for cell in drawn_cells(session) if str(cell) in steps]
     undecided = [cell for cell in cells if all(step.decides for step in steps[str(cell)])]
     carry_out(session.folder, "base", missing.get("base", []), tell)
     to_do = [cell for cell in cells if str(cell) in missing]
-    while to_do or undecided:
+    while True:
         if to_do:
             with collecting(problems):
                 executor(session, to_do, tell)
@@ -63,9 +63,9 @@ def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:
 
     Args:
         session: of this process.
-        steps: cell -> its steps.
+        steps: "base", or a cell -> its steps.
     """
-    names = {str(cell): [step.name for step in steps[str(cell)]] for cell in drawn_cells(session)}
+    names = {cell: [step.name for step in part] for cell, part in steps.items() if cell != "base"}
     session.folder.write_steps(names)
 
 
