@@ -14,9 +14,8 @@ from PIL import Image
 from saft.tasks.row_options import OPTION
 from saft.tasks.template import fields
 
-__all__ = ["LABELS", "ROWS", "table_of"]
+__all__ = ["ROWS", "table_of"]
 
-LABELS = 4  # of a task, at most
 ROWS = 32
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath"]
 

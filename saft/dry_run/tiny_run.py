@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from saft import config as configs
-from saft.dry_run.tiny_data import LABELS, ROWS, table_of
+from saft.dry_run.left_out import ARM_VALUES, COEFFICIENTS, LABELS, MERGE_VALUES, left_out
+from saft.dry_run.tiny_data import ROWS, table_of
 from saft.dry_run.tiny_model import architecture, write_model
 from saft.experiment.arm_trials import dotted
-from saft.experiment.run_config import RunConfig
+from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.merging.methods import METHODS
+from saft.progress import note
 
 __all__ = ["tiny_run"]
 
@@ -24,8 +27,9 @@ def tiny_run(config: RunConfig) -> RunConfig:
     """Return a dry run of an experiment: its tasks, arms, merges and measures, each as small as can be.
 
     The model is a random one of two layers of the same architecture; the data are made up, in a table with
-    the columns and labels that the config names, and read by the code that reads the hub's. Published
-    figures are left out: nothing that comes out means anything. It goes to `out`-tiny.
+    the columns and labels that the config names, and read by the code that reads the hub's. What is left
+    out, such as published figures and further seeds, is told on standard error. It goes to `out`-tiny, and
+    nothing that comes out means anything.
 
     Args:
         config: of the experiment; neither its model nor its data need be there.
@@ -33,6 +37,8 @@ def tiny_run(config: RunConfig) -> RunConfig:
     Raises:
         UserError: there is no tiny model for its tasks.
     """
+    if missing := left_out(config):
+        note(f"--tiny runs every task, arm and merge; it leaves out {'; '.join(missing)}")
     out = f"{config.out}-tiny"
     inputs = Path(f"{out}-inputs")
     kind = architecture(config.model.path, config.tasks | config.held_out)
@@ -42,14 +48,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         for named in (config.tasks, config.reference, config.held_out)
     )
     size = next(iter(config.regimes))
-    merges = {
-        name: dataclasses.replace(
-            options,
-            scaling=options.scaling[:2],
-            choices={parameter: values[:1] for parameter, values in options.choices.items()},
-        )
-        for name, options in config.merges.items()
-    }
+    merges = {name: _merge(name, options) for name, options in config.merges.items()}
     plain = dataclasses.asdict(config) | {
         "out": out,
         "model": {"path": str(model), "pooling": config.model.pooling},
@@ -87,6 +86,17 @@ def _given(arm: str, changes: Mapping[str, Any], folder: Path, kind: str) -> dic
     return {**changes, "experts": experts}
 
 
+def _merge(method: str, options: MergeOptions) -> MergeOptions:
+    """Return how a method is tried: at few coefficients, with few iterations where it has any."""
+    parameters = dict(options.parameters)
+    if any(field.name == "iterations" for field in dataclasses.fields(METHODS.get(method))):
+        parameters["iterations"] = STEPS
+    choices = {
+        name: values[:MERGE_VALUES] for name, values in options.choices.items() if name not in parameters
+    }
+    return MergeOptions(parameters, options.scaling[:COEFFICIENTS], choices)
+
+
 def _training(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an arm says of its training, with as few steps and examples as it can have."""
     small: dict[str, Any] = {"steps": STEPS, "batch_size": 4, "micro_batch_size": None, "warmup_steps": 0}
@@ -98,7 +108,9 @@ def _training(changes: Mapping[str, Any]) -> dict[str, Any]:
         made["first_round"] = _training(made["first_round"])
     if "choices" in made:
         fixed = {*small, "penalty.every"}
-        options = {key: values[:2] for key, values in dotted(made.pop("choices")) if key not in fixed}
+        options = {
+            key: values[:ARM_VALUES] for key, values in dotted(made.pop("choices")) if key not in fixed
+        }
         made |= {"choices": options} if options else {}
     return made
 
