@@ -12,61 +12,58 @@ from saft.dry_run import tiny_run
 from saft.experiment.run_config import RunConfig
 from saft.run import run
 
-pytestmark = pytest.mark.slow  # a whole run each
+pytestmark = pytest.mark.slow  # whole runs
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-RECIPES = sorted(file for file in CONFIGS.glob("*.yaml") if "task" not in config.read(file))
+RECIPES = [file.stem for file in sorted(CONFIGS.glob("*.yaml")) if "task" not in config.read(file)]
 PARTS = ("clip-8", "clip-14")  # of clip-20
-# One of those that differ in their names, numbers of tasks and merges alone.
-RUN = (
-    "clip-8",
-    "soup",
-    "wise",
-    "mergebench-3b",
-    "glue-roberta",
-    "glue-gpt2",
-    "glue-flan-t5",
-    "vision",
-    "language",
-)
+MOST = 24  # trainings of a run in one piece
+Cut = tuple[slice, slice, slice]  # what is run of the tasks, arms and merges
+WHOLE = (slice(None), slice(None), slice(None))
+ALL_TASKS = (slice(None), slice(-1, None), slice(None))
+ALL_ARMS = (slice(2), slice(None), slice(1))
 
 
-def short(file: Path, folder: Path) -> RunConfig:
-    """Return a recipe of its first two tasks, its last arm and its first merge."""
-    content = config.read(file)
-    content["tasks"] = dict(list(content["tasks"].items())[:2])
-    content["arms"] = dict(list(content["arms"].items())[-1:])
-    for keys in content["arms"].values():
-        if "experts" in keys:
-            keys["experts"] = {task: keys["experts"][task] for task in content["tasks"]}
-    content["expected"] = {}
-    content["merges"] = dict(list(content["merges"].items())[:1])
-    content["out"] = str(folder / file.stem)
+def pieces(name: str) -> list[Cut]:
+    """Return the pieces in which a recipe is run: every task, every arm and every merge is in one of them."""
+    content = config.read(CONFIGS / f"{name}.yaml")
+    if len(content["tasks"]) * len(content["arms"]) <= MOST:
+        return [WHOLE]
+    return [ALL_TASKS, ALL_ARMS]
+
+
+def short(name: str, cut: Cut, folder: Path) -> RunConfig:
+    """Return a piece of a recipe."""
+    file = CONFIGS / f"{name}.yaml"
+    content = config.read(file) | {"expected": {}, "out": str(folder / name)}
+    for key, part in zip(("tasks", "arms", "merges"), cut, strict=True):
+        content[key] = dict(list(content[key].items())[part])
+    for arm in content["arms"].values():
+        if "experts" in arm:
+            arm["experts"] = {task: arm["experts"][task] for task in content["tasks"]}
     return config.parse(RunConfig, content, str(file))
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_the_recipe_runs(name: str, tmp_path: Path) -> None:
-    recipe = short(CONFIGS / f"{name}.yaml", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        pytest.param(name, cut, id=f"{name}-{number}")
+        for name in RECIPES
+        if name not in PARTS
+        for number, cut in enumerate(pieces(name))
+    ],
+)
+def test_the_recipe_runs(name: str, cut: Cut, tmp_path: Path) -> None:
+    recipe = short(name, cut, tmp_path)
     result = run(recipe, tiny=True)
     assert result.folder == tmp_path / f"{name}-tiny"
     assert [cell.arm for cell in result.results.cells] == list(recipe.arms)
     for cell in result.results.cells:
         for merge in cell.merges.values():
             assert merge.shared.held_out.keys() == recipe.held_out.keys()
+        assert cell.merges.keys() == recipe.merges.keys()
+        assert cell.experts.keys() == recipe.tasks.keys()
     assert result.page.is_file()
-
-
-@pytest.mark.parametrize(
-    "file", [file for file in RECIPES if file.stem not in PARTS], ids=lambda file: file.stem
-)
-def test_every_task_of_the_recipe_can_be_read(file: Path, tmp_path: Path) -> None:
-    plain = config.read(file) | {"out": str(tmp_path / "run")}
-    made = tiny_run(config.parse(RunConfig, plain, str(file)))
-    assert made.tasks.keys() == plain["tasks"].keys()
-    check = run(dataclasses.replace(made, arms=dict(list(made.arms.items())[:1])), check_only=True)
-    assert check.experts == len(made.tasks)
-    assert made.expected == {}
 
 
 def test_the_sets_of_clip_are_parts_of_the_largest() -> None:
@@ -75,8 +72,18 @@ def test_the_sets_of_clip_are_parts_of_the_largest() -> None:
         assert config.read(CONFIGS / f"{name}.yaml")["tasks"] == dict(list(largest.items())[:count])
 
 
+def test_merges_are_tried_at_few_coefficients_and_with_few_iterations(tmp_path: Path) -> None:
+    more = {"merges": {"wudi": {"choices": {"iterations": [100, 200]}}, "ties": {"scaling": [0.1, 0.2, 0.3]}}}
+    plain = dataclasses.asdict(short("glue-gpt2", ALL_ARMS, tmp_path)) | more
+    made = tiny_run(config.parse(RunConfig, plain, "")).merges
+    assert made["wudi"].parameters == {"iterations": 2}
+    assert made["wudi"].choices == {}
+    assert made["ties"].parameters == {}
+    assert made["ties"].scaling == [0.1, 0.2]
+
+
 def test_an_arm_with_choices_keeps_two_values_of_each_and_few_steps(tmp_path: Path) -> None:
-    recipe = short(CONFIGS / "glue-gpt2.yaml", tmp_path)
+    recipe = short("glue-gpt2", ALL_ARMS, tmp_path)
     choices = {
         "steps": [300, 400],
         "learning_rate": [1e-5, 2e-5, 4e-5],
