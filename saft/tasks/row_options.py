@@ -158,21 +158,21 @@ def _right(
         if answer not in labels:
             raise UserError(f"{told}, which is none of its labels{did_you_mean(str(answer), labels)}")
         return labels.index(str(answer))
-    found = [at for at, text in enumerate(options) if text == answer][:1]
+    places = [at for at, text in enumerate(options) if text == answer][:1]
     letters = list(string.ascii_uppercase[: len(options)])
     if str(answer).isdecimal() and int(answer) < len(options):
-        found.append(int(answer))
+        places.append(int(answer))
     elif answer in letters:
-        found.append(letters.index(str(answer)))
-    if not found:
+        places.append(letters.index(str(answer)))
+    if not places:
         raise UserError(
             f"{told}, which is neither a number from 0 to {len(options) - 1}, nor a letter from A to "
             f"{letters[-1]}, nor the text of an option; name the column of the options' labels under "
             "option_labels, or fix the file"
         )
-    if options[found[0]] != options[found[-1]]:
+    if options[places[0]] != options[places[-1]]:
         raise UserError(
-            f"{told}, which is the text of one option and the place of another, '{options[found[-1]]:.40}'; "
+            f"{told}, which is the text of one option and the place of another, '{options[places[-1]]:.40}'; "
             "name the options' labels under option_labels"
         )
-    return found[0]
+    return places[0]
