@@ -15,10 +15,11 @@ from saft.experiment.disk import settle
 from saft.experiment.events import Event
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
+from saft.experiment.merge_options import MergeOptions
 from saft.experiment.resolve import resolve
 from saft.experiment.rounds import carry_out_all, write_steps
 from saft.experiment.run_check import RunCheck, all_steps, check, cost_left, missing_steps, refuse_unfit
-from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.experiment.run_config import RunConfig
 from saft.experiment.session import Session
 from saft.experiment.status import RunStatus, status
 from saft.files.upload import check_upload, uploading

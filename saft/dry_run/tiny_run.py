@@ -12,7 +12,8 @@ from saft.dry_run.left_out import ARM_VALUES, COEFFICIENTS, LABELS, MERGE_VALUES
 from saft.dry_run.tiny_data import ROWS, table_of
 from saft.dry_run.tiny_model import architecture, write_model
 from saft.experiment.arm_trials import dotted
-from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.experiment.merge_options import MergeOptions
+from saft.experiment.run_config import RunConfig
 from saft.merging.methods import METHODS
 from saft.progress import note
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from saft.errors import UserError
+from saft.experiment.arm_facts import arm_facts
 from saft.experiment.cells import Cell
 from saft.experiment.errors_between_arms import paired_errors
 from saft.experiment.figure_files import (
@@ -42,7 +43,6 @@ from saft.interference.quantity import Quantity
 from saft.merging.methods import METHODS
 from saft.merging.outputs.parts import kept_bytes
 from saft.merging.per_task import PerTaskMethod
-from saft.optim import make_perturbation
 from saft.report.cell_result import (
     BaseResult,
     CellResult,
@@ -55,9 +55,8 @@ from saft.report.cell_result import (
     SearchedCandidate,
     Weighted,
 )
-from saft.report.chosen_arms import values_in_words
 from saft.report.plain_arms import plain_arms
-from saft.report.results import ArmFacts, ArmSearch, PairedError, Protocol, Results, TaskFacts, TrialFacts
+from saft.report.results import ArmSearch, PairedError, Protocol, Results, TaskFacts, TrialFacts
 from saft.tasks import Score
 from saft.training.train_result import versions
 
@@ -77,7 +76,7 @@ def collect(session: Session) -> Results:
     """
     figures = _Figures(session)
     cells = [figures.cell(cell) for cell in chosen_cells(session)]
-    arms = {arm: _arm(session, _first_trial(session, arm)) for arm in session.config.arms}
+    arms = {arm: arm_facts(session, _first_trial(session, arm)) for arm in session.config.arms}
     try:
         return Results(
             versions=versions(),
@@ -291,7 +290,7 @@ def _arm_searches(session: Session) -> Iterator[ArmSearch]:
         made = arm_choice(session, size, arm)
         if made is not None and made.chosen is not None:
             trials = {
-                trial.name: TrialFacts(trial.values, _arm(session, trial.name), made.worths[trial.name])
+                trial.name: TrialFacts(trial.values, arm_facts(session, trial.name), made.worths[trial.name])
                 for trial in drawn_trials(session, size, arm)
             }
             combinations = len(session.config.trials_of(arm))
@@ -311,41 +310,3 @@ def _facts(session: Session, name: str) -> TaskFacts:
         labels=facts.pop("labels", None),
         facts=facts,
     )
-
-
-def _arm(session: Session, trial: str) -> ArmFacts:
-    options, of = session.resolved.arms[trial], session.resolved.trials[trial]
-    if session.resolved.is_given(trial):
-        extras = {"experts": "given, not trained here"}
-        return ArmFacts(session.resolved.description(of.arm), None, None, None, None, extras=extras)
-    ascent = options.perturbation
-    made = make_perturbation(**ascent) if ascent else None
-    in_words: dict[str, Any] = {}
-    if made and made.rise is not None:
-        in_words = {"rho": "auto", "rise": made.rise}
-    elif made and made.coefficient is not None:
-        in_words = {"rho": "others", "coefficient": made.coefficient}
-    return ArmFacts(
-        description=session.resolved.description(of.arm),
-        perturbation=ascent["name"] if ascent else None,
-        rho=made.rho if made and not in_words else None,
-        steps=options.steps,
-        passes=options.passes,
-        select_steps=list(options.select_steps),
-        extras={key: value for key, value in (ascent or {}).items() if key not in ("name", "rho")}
-        | in_words
-        | {
-            key: _words(part)
-            for key in ("optimizer", "penalty", "parametrization", "averaging", "first_round")
-            if (part := getattr(options, key))
-        }
-        | ({"start": f"merged by {options.start.describe()}"} if options.start else {})
-        | ({"choices": values_in_words(of.values)} if of.values else {}),
-    )
-
-
-def _words(options: dict[str, Any]) -> str:
-    """Return what a penalty, an average or a first round is, as one cell of a table."""
-    rest = ", ".join(f"{key} {value}" for key, value in options.items() if key != "name")
-    name = options.get("name")
-    return (f"{name} ({rest})" if rest else str(name)) if name else rest

@@ -12,7 +12,8 @@ import yaml
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.arm_trials import ArmTrial, drawn, refuse_small_budget, without_values
 from saft.experiment.cells import Cell, grid
-from saft.experiment.run_config import MergeOptions, RunConfig
+from saft.experiment.merge_options import MergeOptions
+from saft.experiment.run_config import RunConfig
 from saft.experiment.trial_search import TrialSearch
 from saft.interference.chosen_measures import chosen
 from saft.interference.quantity import Measure

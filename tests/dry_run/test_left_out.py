@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from saft.dry_run.left_out import left_out
-from saft.experiment.run_config import Expected, MergeOptions, RunConfig
+from saft.experiment.merge_options import MergeOptions
+from saft.experiment.run_config import Expected, RunConfig
 from saft.model_config import ModelConfig
 
 
