@@ -123,7 +123,6 @@ class _Figures:
         for number in range(1, last + 1):
             name = f"{cell}/{self._folder.start_name(number, last)}"
             spent.append(self._folder.known(name, StartMerge).seconds)
-        known = [seconds for seconds in spent if seconds is not None]
         return CellResult(
             train_size=cell.train_size,
             arm=self.session.resolved.arm_of(cell),
@@ -131,25 +130,22 @@ class _Figures:
             experts=experts,
             merges={method: self._merge(cell, method) for method in self.session.resolved.merges},
             measured=measured,
-            seconds=sum(known) if len(known) == len(spent) else None,
+            seconds=_total(spent),
         )
 
     def _expert(self, cell: Cell, task: str) -> ExpertResult:
         name = f"{cell}/experts/{task}"
         training = self._folder.known(f"{name}/training", Training)
         self.devices.append(training.device)
-        spent = [training.seconds]
-        if self.session.resolved.arms[cell.arm].first_round is not None:
-            rounds = range(1, max(rounds_before(self.session, cell), 1) + 1)
-            names = [f"{cell}/{self._folder.round_name(number, task)}" for number in rounds]
-            spent += [self._folder.known(name, Training).seconds for name in names]
-        known = [seconds for seconds in spent if seconds is not None]
+        rounds = range(1, self.session.resolved.arms[cell.arm].rounds + 1)
+        names = [f"{cell}/{self._folder.round_name(number, task)}" for number in rounds]
+        spent = [training.seconds, *(self._folder.known(name, Training).seconds for name in names)]
         given = self.session.resolved.is_given(cell.arm)
         return ExpertResult(
             validation=training.validation,
             test=self._test(name),
             steps=None if given else training.steps,
-            seconds=sum(known) if len(known) == len(spent) else None,
+            seconds=_total(spent),
             passes=None if given else self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,
@@ -247,6 +243,12 @@ class _Figures:
 
     def _test(self, name: str) -> Score | None:
         return self._score(f"{name}/test") if self.tests else None
+
+
+def _total(seconds: list[float | None]) -> float | None:
+    """Return the sum; None where one of them is not known."""
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def _protocol(session: Session) -> Protocol:

@@ -15,7 +15,6 @@ from saft.experiment.stages import (
     drawn_cells,
     expert_values,
     keep_merges,
-    rounds_before,
     weighted_folder,
     write_merge,
 )
@@ -51,7 +50,7 @@ def settle(session: Session) -> None:
         own = [] if session.resolved.is_given(cell.arm) else experts
         for folder in [*own, session.folder.start(cell)] if "experts" not in keep else ():
             _remove(folder)
-        for number in range(1, max(rounds_before(session, cell), 1) + 1):
+        for number in range(1, session.resolved.arms[cell.arm].rounds + 1):
             for task in tasks:
                 _remove(session.folder.first_round(cell, task, number))
             _remove(session.folder.start(cell, number))

@@ -238,7 +238,7 @@ def _bytes(session: Session) -> tuple[int, int]:
     whole = _whole(shapes)
     experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
     rounds = _BYTES * sum(
-        arm.first.trained.saved_weights(shapes) * (1 if arm.start is None else arm.start.rounds)
+        arm.first.trained.saved_weights(shapes) * arm.rounds
         for arm in untrained
         if arm.first is not None
     )

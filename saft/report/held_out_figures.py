@@ -31,7 +31,7 @@ def held_out_curves(summary: Summary, size: str, metric: Metric, colour: Mapping
     chosen: dict[str, dict[str, list[float]]] = {}
     for row in summary.of_size(size):
         for method, curve in row.held_out[metric].curves.items():
-            title = method.replace("_", " ")
+            title = summary.title(method)
             merge = row.by_metric[summary.metrics[0]].merges[method]
             curves.setdefault(title, {})[row.arm] = curve
             chosen.setdefault(title, {})[row.arm] = sorted(

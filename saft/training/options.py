@@ -241,6 +241,13 @@ class TrainingOptions:
         return None if self.first_round is None else self._first("fields")
 
     @property
+    def rounds(self) -> int:
+        """How many rounds are trained before the training itself; 0 without a first round."""
+        if self.first_round is None:
+            return 0
+        return 1 if self.start is None else self.start.rounds
+
+    @property
     def takes_all(self) -> bool:
         """Whether the optimizer takes steps of whatever a model has."""
         if self.optimizer is None:
@@ -288,7 +295,7 @@ class TrainingOptions:
         total = float(self.steps) if ascent is None else ascent.passes(self.steps)
         total += self.trained.passes(self.batch_size)
         if (first := self.first) is not None:
-            total += first.passes * (1 if self.start is None else self.start.rounds)
+            total += first.passes * self.rounds
         if self.penalty is None:
             return total
         added = penalty(**self.penalty)

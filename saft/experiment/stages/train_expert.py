@@ -45,11 +45,10 @@ def round_steps(session: Session, cell: Cell) -> Iterator[Step]:
     options = session.resolved.arms[cell.arm].first
     if options is None:
         return
-    merged = rounds_before(session, cell)
-    for number in range(1, max(merged, 1) + 1):
+    for number in range(1, session.resolved.arms[cell.arm].rounds + 1):
         for task in session.tasks:
             yield _round_step(session, cell, task, number, options)
-        if merged:
+        if rounds_before(session, cell):
             yield _start_step(session, cell, number)
 
 
