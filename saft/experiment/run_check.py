@@ -238,9 +238,7 @@ def _bytes(session: Session) -> tuple[int, int]:
     whole = _whole(shapes)
     experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
     rounds = _BYTES * sum(
-        arm.first.trained.saved_weights(shapes) * arm.rounds
-        for arm in untrained
-        if arm.first is not None
+        arm.first.trained.saved_weights(shapes) * arm.rounds for arm in untrained if arm.first is not None
     )
     starts = [rounds_before(session, cell) for cell in cells if not session.start(cell).exists()]
     reported = chosen_cells(session, foreseen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from saft import config
 from saft.experiment import RunConfig
@@ -32,6 +35,20 @@ def finished(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("small") / "run"
     run(config.parse(RunConfig, small | {"out": str(folder)}, "run.yaml"))
     return folder
+
+
+@pytest.fixture
+def moved_models(tiny_model: Path, tmp_path: Path) -> dict[str, str]:
+    """Three models beside the tiny one, each some way from it."""
+    folders = {}
+    for seed, name in enumerate(("a", "b", "c")):
+        shutil.copytree(tiny_model, tmp_path / name)
+        draw = torch.Generator().manual_seed(seed)
+        weights = load_file(tiny_model / "model.safetensors")
+        moved = {key: x + 0.01 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
+        save_file(moved, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        folders[name] = str(tmp_path / name)
+    return folders
 
 
 @pytest.fixture

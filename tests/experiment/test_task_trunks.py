@@ -38,16 +38,8 @@ KEEPING = [name for name, method in METHODS.items() if issubclass(method, PerTas
 
 
 @pytest.fixture
-def config(tiny_model: Path, tmp_path: Path) -> MergeConfig:
-    folders = {}
-    for seed, name in enumerate(("a", "b", "c")):
-        shutil.copytree(tiny_model, tmp_path / name)
-        draw = torch.Generator().manual_seed(seed)
-        weights = load_file(tiny_model / "model.safetensors")
-        moved = {key: x + 0.01 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
-        save_file(moved, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
-        folders[name] = str(tmp_path / name)
-    return MergeConfig("emr", str(tiny_model), folders, exclude=["pooler.*"], scaling=0.9)
+def config(tiny_model: Path, moved_models: dict[str, str]) -> MergeConfig:
+    return MergeConfig("emr", str(tiny_model), moved_models, exclude=["pooler.*"], scaling=0.9)
 
 
 def test_there_are_such_methods() -> None:

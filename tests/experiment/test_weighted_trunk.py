@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.weighted_trunk import WeightedTrunk, Weights, with_weights
@@ -19,16 +18,9 @@ from saft.models import load_trunk
 
 
 @pytest.fixture
-def config(tiny_model: Path, tmp_path: Path) -> MergeConfig:
-    folders = {}
-    for seed, name in enumerate(("a", "b")):
-        shutil.copytree(tiny_model, tmp_path / name)
-        draw = torch.Generator().manual_seed(seed)
-        weights = load_file(tiny_model / "model.safetensors")
-        moved = {key: x + 0.01 * torch.randn(x.shape, generator=draw) for key, x in weights.items()}
-        save_file(moved, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
-        folders[name] = str(tmp_path / name)
-    return MergeConfig("ties", str(tiny_model), folders, {"density": 0.5}, exclude=["pooler.*"], scaling=0.7)
+def config(tiny_model: Path, moved_models: dict[str, str]) -> MergeConfig:
+    models = {name: moved_models[name] for name in ("a", "b")}
+    return MergeConfig("ties", str(tiny_model), models, {"density": 0.5}, exclude=["pooler.*"], scaling=0.7)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saft.experiment.session import Session
-from saft.experiment.stages.step import Step
-from saft.progress import Bar
+from saft.experiment.stages.step import Step, score_steps
+from saft.report.cell_result import Split
 from saft.tasks import Score
 
 __all__ = ["base_model_steps"]
@@ -20,20 +20,11 @@ def base_model_steps(session: Session) -> Iterator[Step]:
     foundations, sizes = session.foundations, session.sizes | session.held_out_sizes
     first = session.resolved.cells[0]
     for name in session.scored:
-        rests_on = foundations.base(name)
-        for split in ("validation", "test") if session.config.test else ("validation",):
 
-            def compute(_: Bar, name: str = name, split: str = split) -> Score:
-                splits = session.splits(first.train_size, first.seed)
-                examples = getattr({**splits, **session.held_out_splits}[name], split)
-                model = session.model(name, session.folder.base)
-                return session.score(name, model, examples)
+        def score(split: Split, name: str = name) -> Score:
+            splits = session.splits(first.train_size, first.seed)
+            examples = getattr({**splits, **session.held_out_splits}[name], split)
+            return session.score(name, session.model(name, session.folder.base), examples)
 
-            yield Step(
-                f"base/{name}/{split}",
-                Score,
-                f"evaluate the base model on {name}",
-                foundations.tested(rests_on) if split == "test" else rests_on,
-                float(sizes[name][split]),
-                compute,
-            )
+        words, rests_on = f"evaluate the base model on {name}", foundations.base(name)
+        yield from score_steps(session, f"base/{name}", words, rests_on, sizes[name], score)

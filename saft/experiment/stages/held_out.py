@@ -10,7 +10,7 @@ from saft.experiment.resolve import keeps_parts
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, merge_name, merged_trunk
-from saft.experiment.stages.step import Step
+from saft.experiment.stages.step import Step, score_steps
 from saft.experiment.stages.trained_models import expert_folder
 from saft.progress import Bar
 from saft.report.cell_result import Split
@@ -30,21 +30,13 @@ def expert_held_out_steps(session: Session, cell: Cell, task: str) -> Iterator[S
     foundations, name = session.foundations, f"{cell}/experts/{task}"
     for held, sizes in session.held_out_sizes.items():
         rests_on = foundations.held_out(foundations.expert(cell, task), held)
-        splits: list[Split] = ["validation", "test"] if session.config.test else ["validation"]
-        for split in splits:
 
-            def scored(_: Bar, held: str = held, split: Split = split) -> Score:
-                trunk = session.expert_trunk(expert_folder(session, cell, task), cell)
-                return session.score_held_out(held, trunk, split)
+        def score(split: Split, held: str = held) -> Score:
+            trunk = session.expert_trunk(expert_folder(session, cell, task), cell)
+            return session.score_held_out(held, trunk, split)
 
-            yield Step(
-                f"{held_out_name(name, held)}/{split}",
-                Score,
-                f"score the expert of {task} on {held}",
-                foundations.tested(rests_on) if split == "test" else rests_on,
-                float(sizes[split]),
-                scored,
-            )
+        words = f"score the expert of {task} on {held}"
+        yield from score_steps(session, held_out_name(name, held), words, rests_on, sizes, score)
 
 
 def merge_held_out_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saft.experiment.events import Tell, TellingBar
 from saft.experiment.folder import ExperimentFolder
+from saft.experiment.session import Session
 from saft.progress import Bar
+from saft.report.cell_result import Split
+from saft.tasks import Score
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Step", "carry_out"]
+__all__ = ["Step", "carry_out", "score_steps"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,34 @@ class Step:
     def is_done(self, folder: ExperimentFolder) -> bool:
         """Return whether the figures are known."""
         return folder.figures(self.name).is_file()
+
+
+def score_steps(
+    session: Session,
+    name: str,
+    words: str,
+    rests_on: dict[str, Any],
+    sizes: Mapping[str, int],
+    score: Callable[[Split], Score],
+) -> Iterator[Step]:
+    """Yield the steps that give a model's scores on a task: on validation examples, and on test ones if read.
+
+    Args:
+        session: the experiment in this process.
+        name: begins the names of the figures.
+        words: what is done, for whoever watches.
+        rests_on: what decides the score on validation examples.
+        sizes: split -> number of examples.
+        score: gives the score on a split.
+    """
+    splits: list[Split] = ["validation", "test"] if session.config.test else ["validation"]
+    for split in splits:
+
+        def compute(_: Bar, split: Split = split) -> Score:
+            return score(split)
+
+        rests = session.foundations.tested(rests_on) if split == "test" else rests_on
+        yield Step(f"{name}/{split}", Score, words, rests, float(sizes[split]), compute)
 
 
 def carry_out(folder: ExperimentFolder, cell: str, steps: Iterable[Step], tell: Tell) -> None:
