@@ -5,19 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from saft.errors import UserError
+from saft.optim import kernels
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.optim.slots import AscentSlots
 
 __all__ = ["SampledShift"]
 
 
-_BELOW_ONE = 1 - 2**-24  # whose logarithm of what is left is finite
+_CELLS = 1 << 16  # as many as 16 bits tell apart: a random number of 64 bits draws four weights
 
 
 @PERTURBATIONS.register("sampled_shift")
@@ -43,7 +45,8 @@ class SampledShift(Perturbation):
 
     Source: Yang et al., "MergOPT: A Merge-Aware Optimizer for Robust Model Merging", ICLR 2026 (openreview
     C21rz8mo65), known to us only from summaries. Differs: one scale for all tensors, given and not fitted on
-    the way; the draw is rescaled so that its mean magnitude is rho exactly.
+    the way; the draw is one of 65536 equally likely quantiles, none beyond 11.1 rho, and is rescaled so that
+    its mean magnitude is rho exactly.
     """
 
     rho: float = 2e-4
@@ -68,11 +71,9 @@ class SampledShift(Perturbation):
             if device not in generators:
                 generators[device] = torch.Generator(device)
                 generators[device].manual_seed(self._seed(slots.step, *slot.shard))
-            slot.buffer.uniform_(-1, 1, generator=generators[device])
-        for block in slots.blocks():  # by the inverse of Laplace's distribution function
-            for buffer, size in zip(block.buffers, block.scratch(), strict=True):
-                torch.abs(buffer, out=size).clamp_(max=_BELOW_ONE).neg_().log1p_()
-                buffer.sign_().mul_(size)
+            quantiles = _quantiles(device, slot.buffer.dtype)
+            for (piece,) in kernels.pieces(slot.buffer):
+                piece.copy_(_draw(quantiles, piece.numel(), generators[device]).view(piece.shape))
         scale = rho * self.factor(slots.step) / self._mean_magnitude(slots, slots.buffers)
         slots.ascend(torch.nan_to_num(scale))
 
@@ -86,7 +87,22 @@ class SampledShift(Perturbation):
         return self._mean_magnitude(slots, epsilon) / abs(self.factor(slots.step))
 
     def _mean_magnitude(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Tensor:
-        return slots.total([t.abs().sum() for t in tensors]) / slots.n_elements
+        sums = [torch.stack([piece.abs().sum() for (piece,) in kernels.pieces(t)]).sum() for t in tensors]
+        return slots.total(sums) / slots.n_elements
 
     def _seed(self, *parts: int) -> int:
         return random.Random(repr((self.seed, *parts))).getrandbits(63)
+
+
+@lru_cache
+def _quantiles(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the middle of each of `_CELLS` equally likely parts of Laplace(0, 1), rising."""
+    upper = torch.arange(_CELLS // 2, dtype=torch.float64).add_(0.5).div_(_CELLS // 2).neg_().log1p_().neg_()
+    return torch.cat([-upper.flip(0), upper]).to(device, dtype)
+
+
+def _draw(quantiles: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    words = torch.empty(-(-size // 4), dtype=torch.int64, device=quantiles.device)
+    words.random_(-(2**63), None, generator=generator)
+    cells = words.view(torch.int16)[:size].int().add_(_CELLS // 2)
+    return quantiles.index_select(0, cells)
