@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from saft.tasks.row_options import OPTION
+from saft.tasks.option_fields import filled_in
 from saft.tasks.template import fields
 
 __all__ = ["ROWS", "table_of"]
@@ -71,7 +71,8 @@ def _texts(task: Mapping[str, Any]) -> list[str]:
     columns = [column for given in named for column in ([given] if isinstance(given, str) else given or ())]
     templates = [task.get(key) for key in ("text", "prompt", "completion", "input", "target")]
     in_templates = [column for template in templates if template for column in fields(template)]
-    return [*columns, *(column for column in in_templates if not (task.get("options") and column == OPTION))]
+    made = filled_in(task.get("blank")) if task.get("options") else set()
+    return [*columns, *(column for column in in_templates if column not in made)]
 
 
 def _row_options(task: Mapping[str, Any], draw: random.Random) -> dict[str, list[Any]]:
@@ -90,6 +91,8 @@ def _row_options(task: Mapping[str, Any], draw: random.Random) -> dict[str, list
             rows = columns.setdefault(outer, [{} for _ in range(ROWS)] if inner else values)
             for row, value in zip(rows, values, strict=True) if inner else ():
                 row[inner] = value
+    if (blank := task.get("blank")) is not None:
+        columns[blank] = [f"{draw.choice(WORDS)} _ {draw.choice(WORDS)}" for _ in range(ROWS)]
     right = [draw.randrange(count) for count in counts]
     columns[task["answer"]] = [own[at] for own, at in zip(names, right, strict=True)] if labels else right
     return columns

@@ -79,11 +79,25 @@ class Candidates:
         tokens: of each, as they are learned.
         characters: of each.
         right: number of the right one, from 0.
+        given: what is given before each; empty where that is the example's own before all.
+
+    Example:
+        >>> Candidates([[5], [6]], [1, 1], right=0).after([2, 3])
+        [([2, 3], [5]), ([2, 3], [6])]
     """
 
     tokens: list[list[int]]
     characters: list[int]
     right: int
+    given: list[list[int]] = field(default_factory=list)
+
+    def after(self, given: list[int]) -> list[tuple[list[int], list[int]]]:
+        """Return each answer with what is given before it.
+
+        Args:
+            given: before the example's own answer.
+        """
+        return list(zip(self.given or [given] * len(self.tokens), self.tokens, strict=True))
 
 
 @dataclass(frozen=True)

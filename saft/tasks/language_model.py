@@ -141,15 +141,14 @@ def choice(
     """
     right = list[bool]()
     for indices in examples.order(batch_size):
-        made_of, choices = parts(examples.collate(indices)), [examples.choices[index] for index in indices]
-        pairs = [
-            (given, tokens) for (given, _), own in zip(made_of, choices, strict=True) for tokens in own.tokens
-        ]
-        log_p = _log_p(model, pairs, batch_size, make_batch)
-        sizes = [len(own.tokens) for own in choices]
-        for own, scores in zip(choices, torch.split(log_p, sizes), strict=True):
+        candidates = [examples.choices[index] for index in indices]
+        made_of = parts(examples.collate(indices))
+        pairs = [own.after(given) for own, (given, _) in zip(candidates, made_of, strict=True)]
+        log_p = _log_p(model, list(itertools.chain(*pairs)), batch_size, make_batch)
+        each = torch.split(log_p, list(map(len, pairs)))
+        for own, own_pairs, scores in zip(candidates, pairs, each, strict=True):
             worth = scores / torch.tensor(own.characters) if per_character else scores
-            right.append(own.tokens[int(worth.argmax())] == own.tokens[own.right])
+            right.append(own_pairs[int(worth.argmax())] == own_pairs[own.right])
     return Outcomes((torch.tensor(right),), estimate.share)
 
 

@@ -67,13 +67,17 @@ class LanguageModeling(LanguageTask):
     words: dict[str, dict[str, str]] = field(default_factory=dict)
     """Column -> value in the data -> what stands for it in the templates."""
     options: str | list[str] | None = None
-    """Answers to choose among, {option} in `completion`: the column of their list, as endings, or
-    choices.text, the list `text` inside a column `choices`; or one column for each, as [sol1, sol2]; null:
-    those that `words` allow."""
+    """Answers to choose among, {option} in `completion`, or {letter} for its letter from A, with {options},
+    the list "A. ..." in lines, in `prompt`: the column of their list, as endings, or choices.text, the list
+    `text` inside a column `choices`; or one column for each, as [sol1, sol2]; null: those that `words`
+    allow."""
     answer: str | None = None
     """The column that says which option is right: its number from 0, its letter, its text, or its label."""
     option_labels: str | list[str] | None = None
     """The column of lists of the options' labels, as choices.label; or the labels, as ["1", "2"]."""
+    blank: str | None = None
+    """The column of sentences with a blank, _, for the option: {before} and {after} it. With `prompt`
+    "{before}{option}" and `completion` "{after}", what follows the blank is compared."""
     metric_name: Literal[
         "loss", "perplexity", "token_accuracy", "exact_match", "choice", "choice_per_character"
     ] = "loss"
@@ -226,6 +230,10 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
 
     def _batch(self, parts: Sequence[Parts]) -> Batch:
         return continued(parts, self.pad, self.positions)
+
+    def _prompts(self, rows: Sequence[TemplateRow]) -> list[list[int]]:
+        encoded = self.text.encode([self._pieces(row.place, row) for row in rows])
+        return [tokens[: learned.index(True)] for tokens, learned in encoded]
 
     def _given(self, batch: Batch) -> dict[str, Tensor]:
         return prompts(last_turn(batch), self.pad, max(1, self.positions - self.new_tokens))

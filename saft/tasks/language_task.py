@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.examples import Batch, Candidates, Examples
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.metric import Metric
+from saft.tasks.option_fields import AFTER, LETTER, OPTION
 from saft.tasks.outcomes import Outcomes
-from saft.tasks.row_options import OPTION, OptionColumns
+from saft.tasks.row_options import OptionColumns
 from saft.tasks.table_source import TableSource
 from saft.tasks.task import Task, TaskModel
 from saft.tasks.template import TemplateRow, Words, fields, read_templates, wordings
@@ -44,6 +46,7 @@ class LanguageTask(Task):
     options: str | list[str] | None
     answer: str | None
     option_labels: str | list[str] | None
+    blank: str | None
 
     @property
     @abstractmethod
@@ -86,31 +89,47 @@ class LanguageTask(Task):
                 raise ValueError(f"{key}: {error}") from None
         if self.options is not None:
             self._check_row_options()
-        elif self.answer is not None or self.option_labels is not None:
-            key = "answer" if self.answer is not None else "option_labels"
-            raise ValueError(f"{key}: is read only with `options`, what each row has to choose among")
+        elif given := [key for key in ("answer", "option_labels", "blank") if getattr(self, key) is not None]:
+            raise ValueError(f"{given[0]}: is read only with `options`, what each row has to choose among")
         elif self.chooses:
             self.wordings()
 
     def filled(self, where: str) -> dict[str, list[TemplateRow]]:
-        """Return the rows of each split, as templates; see `saft.tasks.template.read_templates`."""
+        """Return the rows of each split, as templates; see `saft.tasks.template.read_templates`.
+
+        Raises:
+            UserError: as there; or what is to follow a blank is empty.
+        """
         columns = None
         if self.options is not None and self.answer is not None:
-            columns = OptionColumns(self.options, self.answer, self.option_labels)
-        return read_templates(self.data, self.templates, self.words, where, columns)
+            columns = OptionColumns(self.options, self.answer, self.option_labels, self.blank)
+        filled = read_templates(self.data, self.templates, self.words, where, columns)
+        if self.blank is not None:
+            for row in itertools.chain(*filled.values()):
+                if not row.texts[self.follows].strip():
+                    raise UserError(
+                        f"{where}.blank: {row.place} has nothing after its blank, and so no {self.follows}; "
+                        f"put {{{OPTION}}} into the {self.follows}, or leave the row out of the file"
+                    )
+        return filled
 
     def _check_row_options(self) -> None:
         if self.answer is None:
             raise ValueError("answer: is missing: name the column that says which of `options` is right")
         if self.follows not in self.templates:
             raise ValueError(f'options: need a {self.follows} that they fill, such as " {{{OPTION}}}"')
-        for key, template in self.templates.items():
-            has, may = OPTION in fields(template), key == self.follows
-            if has != may:
-                told = "has no" if may else f"is given before the {self.follows}, which alone may hold"
-                raise ValueError(
-                    f"{key}: {template!r}: {told} {{{OPTION}}}, for which `options` are filled in"
-                )
+        if self.blank is None:
+            self._check_option_follows()
+        elif AFTER not in fields(follows := self.templates[self.follows]):
+            raise ValueError(
+                f"{self.follows}: {follows!r}: has no {{{AFTER}}}, what is after the blank: with `blank`, "
+                f'the likelihood of that is compared, such as "{{{AFTER}}}" of "{{before}}{{{OPTION}}}"'
+            )
+        elif not any(self._holds_option(key) for key in self.templates):
+            raise ValueError(
+                f"options: no template holds {{{OPTION}}}; with `blank`, write one as "
+                f'"{{before}}{{{OPTION}}}"'
+            )
         if isinstance(self.options, list):
             if len(set(self.options)) < max(2, len(self.options)):
                 raise ValueError("options: needs two different columns or more, or one column of lists")
@@ -118,6 +137,31 @@ class LanguageTask(Task):
                 raise ValueError(
                     f"option_labels: are {len(self.option_labels)}, but there are {len(self.options)} options"
                 )
+
+    def _check_option_follows(self) -> None:
+        for key, template in self.templates.items():
+            has, may = self._holds_option(key), key == self.follows
+            if has and not may:
+                raise ValueError(
+                    f"{key}: {template!r}: is given before the {self.follows}, which alone may hold "
+                    f"{{{OPTION}}} or its {{{LETTER}}}; if it fills a blank, name that column under `blank`"
+                )
+            if may and not has:
+                raise ValueError(
+                    f"{key}: {template!r}: has no {{{OPTION}}} and no {{{LETTER}}}, for which `options` are "
+                    "filled in"
+                )
+
+    def _holds_option(self, key: str) -> bool:
+        """Return whether a template is another one with each option."""
+        return not {OPTION, LETTER}.isdisjoint(fields(self.templates[key]))
+
+    @property
+    def option_is_given(self) -> bool:
+        """Whether what is given before the answer is another text with each option."""
+        return self.options is not None and any(
+            self._holds_option(key) for key in self.templates if key != self.follows
+        )
 
 
 def language_folder(model: ModelConfig, kind: Literal["causal", "encoder-decoder"], where: str) -> Path:
@@ -230,19 +274,27 @@ class BoundLanguageTask(BoundToModel[Declared]):
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return answers in tokens, as they are learned."""
 
+    @abstractmethod
+    def _prompts(self, rows: Sequence[TemplateRow]) -> list[list[int]]:
+        """Return what is given in each row, in tokens."""
+
     def _choices(self, rows: Sequence[TemplateRow]) -> list[Candidates]:
         """Return the answers that each row may have, where one of them is to be chosen."""
         if not self.task.chooses:
             return []
-        fixed = tuple(self.task.wordings()) if self.task.options is None else ()
-        texts = list(dict.fromkeys(text for row in rows for text in row.options or fixed))
+        follows = self.task.follows
+        fixed = [{follows: text} for text in self.task.wordings()] if self.task.options is None else []
+        texts = list(dict.fromkeys(own[follows] for row in rows for own in row.options or fixed))
         tokens = dict(zip(texts, self._tokens(texts), strict=True))
-        choices = []
+        with_options = [TemplateRow(row.place, own) for row in rows for own in row.options]
+        given = iter(self._prompts(with_options) if self.task.option_is_given else [])
+        choices = list[Candidates]()
         for row in rows:
-            own = row.options or fixed
-            characters = [max(1, len(text.strip())) for text in own]
-            right = own.index(row.texts[self.task.follows])
-            choices.append(Candidates([tokens[text] for text in own], characters, right))
+            answers = [own[follows] for own in row.options or fixed]
+            right = row.options.index(row.texts) if row.options else answers.index(row.texts[follows])
+            characters = [max(1, len(text.strip())) for text in answers]
+            own_given = list(itertools.islice(given, len(answers)))
+            choices.append(Candidates([tokens[text] for text in answers], characters, right, own_given))
         return choices
 
     def _decoded(self, tokens: list[int]) -> str:

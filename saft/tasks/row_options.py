@@ -10,10 +10,7 @@ from typing import Any
 from saft.errors import UserError, did_you_mean
 from saft.tasks.table_split import TableSplit, as_text, is_written
 
-__all__ = ["OPTION", "OptionColumns", "RowOptions"]
-
-OPTION = "option"
-"""The field of a template that each option is filled in for."""
+__all__ = ["OptionColumns", "RowOptions"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,13 @@ class OptionColumns:
         answer: the column that says which is right: by a label; without labels by its number, from 0, its
             letter or its text.
         labels: a column of lists like `options`, of the labels that `answer` may be; or these labels.
+        blank: the column of sentences with a blank for an option.
     """
 
     options: str | list[str]
     answer: str
     labels: str | list[str] | None = None
+    blank: str | None = None
 
     def columns(self, part: TableSplit) -> list[tuple[str, str]]:
         """Return the columns, each with the key that names it, as far as they are named without dots."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from saft.errors import UserError, did_you_mean
-from saft.tasks.row_options import OPTION, OptionColumns
+from saft.tasks.option_fields import around_blank, filled_in, option_fields
+from saft.tasks.row_options import OptionColumns
 from saft.tasks.table_source import TableSource, divide, load
 from saft.tasks.table_split import TableSplit
 
@@ -25,12 +26,12 @@ class TemplateRow:
     Args:
         place: of the row, for messages: "row 17 of the train split of a.csv".
         texts: template's key -> text.
-        options: what the template of the answer can be, of a row that has options of its own.
+        options: the same with each option, of a row that has options of its own; `texts` with the right one.
     """
 
     place: str
     texts: Mapping[str, str]
-    options: tuple[str, ...] = ()
+    options: tuple[Mapping[str, str], ...] = ()
 
 
 def fields(template: str) -> list[str]:
@@ -101,17 +102,19 @@ def read_templates(
         templates: key of the config -> template.
         words: what stands in a text in place of a column's value.
         where: the place in front of every message.
-        options: where each row has answers to choose among, of which the right one stands for {option}.
+        options: where each row has answers to choose among; the templates may hold the fields of
+            `option_fields`, filled in for the right one.
 
     Returns:
         {"train", "validation", "test"} -> filled rows, disjoint, in an order fixed by `split_seed`.
 
     Raises:
-        UserError: a file, split or column is missing, a value has no words, or a row has no options.
+        UserError: a file, split or column is missing, a value has no words, or a row has no options, no
+            blank, or nothing that follows.
     """
     columns = {column: key for key, template in templates.items() for column in fields(template)}
     if options is not None:
-        del columns[OPTION]
+        columns = _read_columns(columns, options)
     for column in words:
         if column not in columns:
             raise UserError(
@@ -139,25 +142,33 @@ def _filled(
         right = ["" if at is None else str(at) for at in choices.right]
         needed |= {"options": choices.options, "answer": right}
     rows = part.present(needed)
+    in_templates = {field for template in templates.values() for field in fields(template)}
     for column, known in words.items():
         values[column] = _in_words(values[column], rows, column, known, part)
     filled = []
     for row in rows:
         of_row = {column: cells[row] for column, cells in values.items()}
-        own = () if choices is None else _own_options(templates, of_row, choices.options[row])
-        if choices is not None:
-            of_row[OPTION] = choices.options[row][choices.right[row] or 0]
-        texts = {key: template.format_map(of_row) for key, template in templates.items()}
-        filled.append(TemplateRow(part.place(row), texts, own))
+        if choices is None:
+            filled.append(TemplateRow(part.place(row), _texts(templates, of_row)))
+            continue
+        if options is not None and options.blank is not None:
+            of_row |= around_blank(of_row[options.blank], f"{part.where}.blank: {part.place(row)}")
+        place = f"{part.where}.options: {part.place(row)}"
+        each = option_fields(choices.options[row], in_templates, place)
+        own = tuple(_texts(templates, of_row | of_option) for of_option in each)
+        filled.append(TemplateRow(part.place(row), own[choices.right[row] or 0], own))
     return filled
 
 
-def _own_options(
-    templates: Mapping[str, str], of_row: Mapping[str, str], options: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the template that holds {option}, filled with each option of a row."""
-    [template] = (template for template in templates.values() if OPTION in fields(template))
-    return tuple(template.format_map({**of_row, OPTION: option}) for option in options)
+def _read_columns(columns: Mapping[str, str], options: OptionColumns) -> dict[str, str]:
+    """Return the columns that are read: not what stands for an option, but what has the blank."""
+    made = filled_in(options.blank)
+    read = {} if options.blank is None else {options.blank: "blank"}
+    return read | {column: key for column, key in columns.items() if column not in made}
+
+
+def _texts(templates: Mapping[str, str], of_row: Mapping[str, str]) -> dict[str, str]:
+    return {key: template.format_map(of_row) for key, template in templates.items()}
 
 
 def _in_words(

@@ -43,13 +43,16 @@ class TextToText(LanguageTask):
     words: dict[str, dict[str, str]] = field(default_factory=dict)
     """Column -> value in the data -> what stands for it in the templates."""
     options: str | list[str] | None = None
-    """Answers to choose among, {option} in `target`: the column of their list, as endings, or choices.text,
-    the list `text` inside a column `choices`; or one column for each, as [sol1, sol2]; null: those that
-    `words` allow."""
+    """Answers to choose among, {option} in `target`, or {letter} for its letter from A, with {options}, the
+    list "A. ..." in lines, in `input`: the column of their list, as endings, or choices.text, the list `text`
+    inside a column `choices`; or one column for each, as [sol1, sol2]; null: those that `words` allow."""
     answer: str | None = None
     """The column that says which option is right: its number from 0, its letter, its text, or its label."""
     option_labels: str | list[str] | None = None
     """The column of lists of the options' labels, as choices.label; or the labels, as ["1", "2"]."""
+    blank: str | None = None
+    """The column of sentences with a blank, _, for the option: {before} and {after} it. With `input`
+    "{before}{option}" and `target` "{after}", what follows the blank is compared."""
     metric_name: Literal[
         "exact_match", "choice", "choice_per_character", "spearman", "token_accuracy", "loss"
     ] = "exact_match"
@@ -147,7 +150,14 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         choices = self._choices(rows)
         for row, own in zip(rows, choices, strict=False):
             if any(len(tokens) == longest for tokens in own.tokens):  # some may have been cut to the same
-                self._check_apart(row.options, f"the options of {row.place}")
+                self._check_apart([texts["target"] for texts in row.options], f"the options of {row.place}")
+            if len(set(map(tuple, own.given))) < len({texts["input"] for texts in row.options}) and any(
+                len(tokens) == self.max_length for tokens in own.given
+            ):
+                raise UserError(
+                    f"{self.where}.max_length: the inputs with the options of {row.place} are the same in "
+                    f"their first {self.max_length} tokens; raise it"
+                )
         return Examples(
             list(map(len, given)),
             lambda indices: self._batch([pairs[at] for at in indices]),
@@ -161,6 +171,10 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         cut = [row.place for row, is_cut in zip(rows, made.cut, strict=True) if is_cut]
         note_cut(f"{self.where}.max_length", self.max_length, cut, len(rows))
         return made.inputs["input_ids"]
+
+    def _prompts(self, rows: Sequence[TemplateRow]) -> list[list[int]]:
+        texts = [row.texts["input"] for row in rows]
+        return tokenized(self.tokenizer, texts, self.max_length).inputs["input_ids"]
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return the tokens of answers, each with its end, unless it is cut before."""

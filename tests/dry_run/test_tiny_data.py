@@ -61,6 +61,11 @@ def test_a_text_may_be_of_several_columns(tmp_path: Path) -> None:
         ({"options": "endings"}, {"endings"}),
         ({"options": ["sol1", "sol2"]}, {"sol1", "sol2"}),
         ({"options": ["option1", "option2"], "option_labels": ["1", "2"]}, {"option1", "option2"}),
+        ({"options": "choices", "prompt": "{q} {options}", "completion": "{letter}"}, {"choices"}),
+        (
+            {"options": "choices", "blank": "s", "prompt": "{q} {before}{option}", "completion": "{after}"},
+            {"choices", "s"},
+        ),
     ],
 )
 def test_options_of_each_row_have_the_form_of_the_hub(

@@ -255,7 +255,7 @@ def test_what_is_learned_is_the_right_option(mapping: dict[str, Any], tiny_llama
     known = {row["text"]: row["of"]["text"][row["right"]] for row in map(json.loads, lines)}
     for _, row in rows:
         assert row.texts["completion"] == " " + known[row.texts["prompt"].removesuffix(" :")]
-        assert row.texts["completion"] in row.options
+        assert row.texts in row.options
 
 
 def test_a_right_answer_that_is_cut_is_right_still(
@@ -294,7 +294,7 @@ def test_options_that_are_cut_to_the_same_are_refused(mapping: dict[str, Any], t
     [
         ({"answer": None}, "answer: is missing: name the column that says which of `options` is right"),
         ({"options": None}, "answer: is read only with `options`"),
-        ({"completion": "{right}"}, "completion: '{right}': has no {option}, for which"),
+        ({"completion": "{right}"}, "completion: '{right}': has no {option} and no {letter}, for which"),
         (
             {"prompt": "{text} {option}"},
             "prompt: '{text} {option}': is given before the completion, which alone",
