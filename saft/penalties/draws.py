@@ -11,14 +11,17 @@ from torch import nn
 
 from saft.config import Count
 from saft.errors import UserError
+from saft.penalties.made_up import shuffled, with_random_tokens
 from saft.penalties.penalty import Penalty, Setting
-from saft.penalties.unlabelled import Inputs, Unlabelled, drawn, shuffled, with_random_tokens
+from saft.penalties.unlabelled import Inputs, Unlabelled, drawn
+from saft.tasks.image_classification import BoundImageClassification
+from saft.tasks.task import BoundTask
 
 __all__ = ["Draws", "InputsOf", "PenaltyOnInputs"]
 
 InputsOf = Literal["others", "reference", "own_shuffled", "random_tokens"]
 """The training inputs of the experiment's other tasks; those under `reference:`; the task's own with their
-tokens in random order; as many uniformly drawn tokens."""
+tokens or patches in random order; as many uniformly drawn tokens."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ class Draws:
         """Return what the inputs of a step come from, and the inputs on the trunk's device.
 
         Raises:
-            UserError: made-up texts are asked for, and the task or the trunk is none of texts.
+            UserError: random tokens are asked for, and the task or the trunk is none of texts.
         """
         name, indices = self._drawn(step)
         inputs = self.sources[name].inputs(indices, next(trunk.parameters()).device)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if self.kind == "own_shuffled":
-            inputs = shuffled(inputs, generator)
+            inputs = shuffled(inputs, trunk, generator)
         elif self.kind == "random_tokens":
-            inputs = with_random_tokens(inputs, _vocabulary(trunk), generator)
+            inputs = with_random_tokens(inputs, trunk, generator)
         return self.sources[name], inputs
 
     def _drawn(self, step: int) -> tuple[str, list[int]]:
@@ -90,6 +93,19 @@ class PenaltyOnInputs(Penalty):
         """Whose inputs it needs besides the task's own."""
         return self.inputs if self.inputs in ("others", "reference") else None
 
+    def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:
+        """Refuse images where tokens are to be drawn; see `Penalty.check_tasks`.
+
+        Raises:
+            UserError: a task is of images.
+        """
+        for name, task in tasks.items() if self.inputs == "random_tokens" else ():
+            if isinstance(task, BoundImageClassification):
+                raise UserError(
+                    f"{where}: inputs: random_tokens: task '{name}' is of images, which have none; take"
+                    " own_shuffled, others or reference"
+                )
+
     def draws(self, setting: Setting) -> Draws:
         """Return what each step of a training draws.
 
@@ -98,11 +114,3 @@ class PenaltyOnInputs(Penalty):
         """
         sources = self._reference(setting) if self.reads else {"own": setting.own}
         return Draws(sources, self.inputs, self.examples, self.distinct, setting.seed)
-
-
-def _vocabulary(trunk: nn.Module) -> int:
-    """Return how many tokens the trunk knows."""
-    embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
-    if not isinstance(embeddings, nn.Embedding):
-        raise UserError("penalty: inputs: random_tokens: needs a model of texts, with token embeddings")
-    return embeddings.num_embeddings

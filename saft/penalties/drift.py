@@ -44,8 +44,9 @@ class Drift(PenaltyOnInputs):
         every: k; see `Penalty`.
         ascend: see `Penalty`.
         inputs: whose: "others", the training inputs of the experiment's other tasks, unlabelled; "reference",
-            those of the tasks under `reference:`; "own_shuffled", the task's own texts with their tokens in
-            random order; "random_tokens", texts as long as the task's own of uniformly drawn tokens.
+            those of the tasks under `reference:`; "own_shuffled", the task's own, a text's tokens or
+            an image's patches in random order; "random_tokens", texts as long as the task's own of uniformly
+            drawn tokens.
         examples: n, inputs of one step, at least 1.
         distinct: inputs of each task that there are to draw from; null takes its whole training split.
         outputs: what is to stay: "features", or of models that write text "predictions", the probabilities of
@@ -80,6 +81,7 @@ class Drift(PenaltyOnInputs):
         Raises:
             UserError: there is one.
         """
+        super().check_tasks(tasks, where)
         for name, task in tasks.items() if self.outputs == "predictions" else ():
             if not hasattr(task, "predictions"):
                 raise UserError(f"{where}: {_without_predictions(name)}")

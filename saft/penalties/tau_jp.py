@@ -37,8 +37,9 @@ class TauJp(PenaltyOnInputs):
         every: k; see `Penalty`.
         ascend: see `Penalty`.
         inputs: whose: "others", the training inputs of the experiment's other tasks, unlabelled; "reference",
-            those of the tasks under `reference:`; "own_shuffled", the task's own texts with their tokens in
-            random order; "random_tokens", texts as long as the task's own of uniformly drawn tokens.
+            those of the tasks under `reference:`; "own_shuffled", the task's own, a text's tokens or
+            an image's patches in random order; "random_tokens", texts as long as the task's own of uniformly
+            drawn tokens.
         examples: n, inputs of one step, at least 1; each costs two of a batch.
         distinct: inputs of each task that there are to draw from; null takes its whole training split.
 

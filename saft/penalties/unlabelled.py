@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saft.errors import UserError
 from saft.tasks.examples import Examples
 from saft.tasks.task import BoundTask
 
-__all__ = ["Inputs", "Unlabelled", "drawn", "shuffled", "with_random_tokens"]
+__all__ = ["Inputs", "Unlabelled", "drawn"]
 
 Inputs = dict[str, Tensor]
 
@@ -69,62 +68,3 @@ def drawn(sizes: Mapping[str, int], count: int, seed: int, step: int) -> tuple[s
     draw = random.Random(repr(("penalty", seed, step)))
     name = draw.choice(sorted(sizes))
     return name, draw.sample(range(sizes[name]), min(count, sizes[name]))
-
-
-def shuffled(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Return the inputs with the tokens of every text in a random order, its first and last where they were.
-
-    Args:
-        inputs: with input_ids and attention_mask, [texts, tokens].
-        generator: of the CPU.
-
-    Raises:
-        UserError: they are not texts.
-
-    Example:
-        >>> ids = torch.tensor([[1, 5, 6, 2, 0]])
-        >>> mixed = shuffled({"input_ids": ids, "attention_mask": (ids > 0).long()}, torch.Generator())
-        >>> sorted(mixed["input_ids"][0, 1:3].tolist()), mixed["input_ids"][0, [0, 3, 4]].tolist()
-        ([5, 6], [1, 2, 0])
-    """
-    ids = _token_ids(inputs, "own_shuffled").clone()
-    for row, inner in zip(ids, _inner(inputs), strict=True):
-        places = inner.nonzero().squeeze(1)
-        order = torch.randperm(len(places), generator=generator).to(places.device)
-        row[places] = row[places[order]]
-    return {**inputs, "input_ids": ids}
-
-
-def with_random_tokens(inputs: Inputs, vocabulary: int, generator: torch.Generator) -> Inputs:
-    """Return the inputs with other tokens, drawn uniformly, but for the first and the last of every text.
-
-    Args:
-        inputs: with input_ids and attention_mask, [texts, tokens].
-        vocabulary: number of tokens that there are.
-        generator: of the CPU.
-
-    Raises:
-        UserError: they are not texts.
-
-    Example:
-        >>> ids = torch.tensor([[1, 5, 6, 2, 0]])
-        >>> texts = {"input_ids": ids, "attention_mask": (ids > 0).long()}
-        >>> with_random_tokens(texts, 9, torch.Generator())["input_ids"][0, [0, 3, 4]].tolist()
-        [1, 2, 0]
-    """
-    ids = _token_ids(inputs, "random_tokens")
-    tokens = torch.randint(0, vocabulary, ids.shape, generator=generator).to(ids)
-    return {**inputs, "input_ids": torch.where(_inner(inputs), tokens, ids)}
-
-
-def _token_ids(inputs: Inputs, what: str) -> Tensor:
-    if "input_ids" not in inputs or "attention_mask" not in inputs:
-        raise UserError(f"penalty: inputs: {what}: needs texts, but this task's inputs are {sorted(inputs)}")
-    return inputs["input_ids"]
-
-
-def _inner(inputs: Inputs) -> Tensor:
-    """Return where there is a token that is neither the first nor the last of its text, [texts, tokens]."""
-    present = inputs["attention_mask"].bool()
-    before, after = present.cumsum(1), present.flip(1).cumsum(1).flip(1)
-    return present & (before > 1) & (after > 1)

@@ -98,10 +98,10 @@ def test_made_up_texts_are_refused_where_there_are_none() -> None:
     images = Examples([1, 1], lambda indices: Batch({"pixels": torch.ones(len(indices), 2)}, torch.zeros(2)))
     around = Setting(Unlabelled(lambda trunk, inputs: inputs["pixels"], images), steps=1)
     with pytest.raises(
-        UserError, match=r"own_shuffled: needs texts, but this task's inputs are \['pixels'\]"
+        UserError, match=r"own_shuffled: needs texts or images, but this task's inputs are \['pixels'\]"
     ):
         Drift(inputs="own_shuffled").bind(model_of().trunk, around)
-    with pytest.raises(UserError, match="random_tokens: needs a model of texts"):
+    with pytest.raises(UserError, match="random_tokens: needs texts, but"):
         Drift(inputs="random_tokens").bind(model_of().trunk, around)
 
 
