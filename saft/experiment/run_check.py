@@ -30,6 +30,7 @@ from saft.merging.outputs.parts import kept_bytes
 from saft.merging.per_task import PerTaskMethod
 from saft.parametrizations.full import Full
 from saft.parametrizations.parametrization import trained_shapes
+from saft.written import as_count
 
 __all__ = ["RunCheck", "all_steps", "check", "cost_left", "missing_steps", "refuse_unfit"]
 
@@ -74,7 +75,7 @@ class RunCheck:
             (
                 f"cells: {self.cells}, {self.open_cells} to do",
                 *(f"trials: {_trials(arm, *counts)}" for arm, counts in self.trials.items()),
-                f"experts: {self.experts} to train, {self.passes:g} passes over a batch in all",
+                f"experts: {self.experts} to train, {as_count(self.passes)} passes over a batch in all",
                 f"merges: {self.merges} to make",
                 f"time: {time}",
                 f"disk: {_size(self.bytes_most)} at most, {_size(self.bytes_left)} when it is finished; "

@@ -161,7 +161,7 @@ def _points(count: int) -> float:
 def _interval(value: float, half: float, quantity: Quantity) -> str:
     if not math.isfinite(half):
         return "its error is not known"
-    low, high = (quantity.format(end).replace("-", "−") for end in (value - half, value + half))
+    low, high = (quantity.format(end) for end in (value - half, value + half))
     return f"95 % interval {low} to {high}"
 
 
@@ -204,4 +204,4 @@ def _with_unit(value: float, quantity: Quantity) -> str:
 
 
 def _signed(value: float, quantity: Quantity) -> str:
-    return f"{'+' if value >= 0 else ''}{quantity.format(value)}".replace("-", "−")
+    return f"{'+' if value >= 0 else ''}{quantity.format(value)}"

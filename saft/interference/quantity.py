@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from saft.registry import Registry
+from saft.written import as_number
 
 __all__ = [
     "DIFFERENCE",
@@ -96,8 +97,7 @@ class Quantity:
         """
         if not math.isfinite(value):
             return "–"
-        text = f"{self.scale * value:.{self.decimals_of(value)}f}"
-        return text if float(text) else text.removeprefix("-")  # zero has no sign
+        return as_number(self.scale * value, self.decimals_of(value))
 
     def decimals_of(self, value: float) -> int:
         """Return how many decimals this value is printed with."""

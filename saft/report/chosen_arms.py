@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmSearch, Results, TrialFacts
+from saft.written import as_count
 
 __all__ = ["TriedRow", "chosen_arms", "tried", "values_in_words", "worth_in_words"]
 
@@ -100,7 +101,7 @@ def _sentence(search: ArmSearch) -> str:
         f"best of {trials} on {worth_in_words(search)} "
         f"({_number(search, ends[0])} to {_number(search, ends[-1])})",
         *_asides(search, count - len(means)),
-        f"{search.passes:g} passes an expert in all",
+        f"{as_count(search.passes)} passes an expert in all",
     ]
     return f"{search.arm}: {values_in_words(chosen.values)}: {', '.join(parts)}"
 

@@ -92,7 +92,7 @@ def with_spread(values: OverSeeds | None, quantity: Quantity) -> str:
     """Return `mean ± deviation`, with as many decimals as the mean is printed with; a dash for nothing."""
     if values is None:
         return "–"
-    return values.written(quantity.scale, quantity.decimals_of(values.mean)).replace("-", "−")
+    return values.written(quantity.scale, quantity.decimals_of(values.mean))
 
 
 def _rows(columns: list[Column]) -> list[str]:
@@ -101,7 +101,7 @@ def _rows(columns: list[Column]) -> list[str]:
 
 def _with_error(quantity: Quantity, value: float, error: float | None) -> str:
     """Return a number as tables print it, with its standard error where that is known."""
-    text = quantity.format(value).replace("-", "−")
+    text = quantity.format(value)
     if error is None or not math.isfinite(error):
         return text
     return f"{text} ± {quantity.scale * error:.{quantity.decimals_of(value)}f}"

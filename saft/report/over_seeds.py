@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from saft.written import as_number
+
 __all__ = ["OverSeeds", "complete_mean", "finite_over_seeds", "signed"]
 
 # Two-sided 95 % points of Student's t with 1, 2, ... 10 degrees of freedom; beyond, the last (a bit wide).
@@ -60,8 +62,7 @@ class OverSeeds:
 
     def written(self, scale: float = 1.0, decimals: int = 1) -> str:
         """Return `mean ± deviation`, each times `scale`; the mean only for one seed."""
-        text = f"{scale * self.mean:.{decimals}f}"
-        text = text if float(text) else text.removeprefix("-")  # zero has no sign
+        text = as_number(scale * self.mean, decimals)
         return text if self.deviation is None else f"{text} ± {scale * self.deviation:.{decimals}f}"
 
 
@@ -99,5 +100,5 @@ def signed(value: float, scale: float = 1.0, decimals: int = 1) -> str:
         >>> signed(0.0123, 100), signed(-0.0123, 100), signed(-0.0001, 100)
         ('+1.2', '−1.2', '0.0')
     """
-    text = f"{scale * value:+.{decimals}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
+    text = as_number(scale * value, decimals)
+    return f"+{text}" if value > 0 and float(text) else text

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saft.report.over_seeds import OverSeeds, signed
+from saft.written import as_number
 
 __all__ = ["PairedGain"]
 
@@ -50,5 +51,5 @@ class PairedGain:
         """Return the difference and its interval, in percent of the experts' scores."""
         if self.mean is None or self.interval is None:
             return "not known, of so few examples"
-        low, high = (f"{100 * end:.1f}".replace("-", "−") for end in self.interval)
+        low, high = (as_number(100 * end, 1) for end in self.interval)
         return f"{signed(self.mean, 100)} (95 % interval {low} to {high})"

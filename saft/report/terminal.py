@@ -22,6 +22,7 @@ from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
+from saft.written import as_count
 
 __all__ = ["table"]
 
@@ -149,7 +150,7 @@ def _cost(results: Results, rows: Sequence[ArmSummary]) -> list[Stacked]:
                 if of.steps is not None
             },
         ),
-        Column("passes", {a: Text(f"{f.passes:g}") for a, f in facts.items() if f.passes is not None}),
+        Column("passes", {a: Text(as_count(f.passes)) for a, f in facts.items() if f.passes is not None}),
         Column("seconds", {row.arm: Text(_seconds(row.seconds)) for row in rows}),
     ]
     if any(row.memory is not None for row in rows):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from saft.written import as_number
+
 __all__ = ["Metric", "Score"]
 
 
@@ -38,7 +40,7 @@ class Metric:
 
     def format(self, value: float) -> str:
         """Return a value as tables print it, without its unit; a dash where it is not finite."""
-        return f"{self.scale * value:.{self.digits}f}" if math.isfinite(value) else "–"
+        return as_number(self.scale * value, self.digits) if math.isfinite(value) else "–"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_without_a_merge_nobody_is_said_to_be_hurt():
     assert sentence.startswith("b disturbs a most: rise of a loss: 0.500 nats. Nothing was merged")
     cosines = {"a": {"a": 1.0, "b": -0.2}, "b": {"a": -0.2, "b": 1.0}}
     (sentence,) = verdict({"cosine": cosines}, {"cosine": Quantity("c", per="pair", decimals=2)})
-    assert sentence.startswith("a and b overlap most in their weights (cosine -0.20). Weights do not tell")
+    assert sentence.startswith("a and b overlap most in their weights (cosine −0.20). Weights do not tell")
 
 
 def test_one_model_has_no_verdict():
