@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saft.report.drawing import NAMED, arms_key, at_least, mark_of, panels, stroke_of
@@ -12,6 +12,8 @@ from saft.report.verdict import in_words, with_unit
 from saft.tasks.metric import Metric
 
 __all__ = ["held_out_curves", "trade_off_figure"]
+
+NEAR = 0.15  # of a panel's width and height: labels would lie on each other
 
 Path = Sequence[tuple[float, float, float]]
 """Coefficient, score on the tasks held out, score on the trained ones; as printed, by the coefficient."""
@@ -80,11 +82,6 @@ def trade_off_figure(
         for arm, path in paths[method].items():
             x, y = [at[1] for at in path], [at[2] for at in path]
             axes.plot(x, y, **mark_of(colour[arm]) | stroke_of(colour[arm]) | {"markersize": 4})
-            for at in dict.fromkeys((0, len(path) - 1)):
-                axes.annotate(
-                    f"{path[at][0]:g}", (x[at], y[at]), xytext=(4, 4), textcoords="offset points",
-                    color=NAMED["muted"],
-                )  # fmt: skip
         if start[0] is not None and start[1] is not None:
             point = [held.scale * start[0]], [trained.scale * start[1]]
             axes.plot(*point, "+", color=NAMED["ink"], markersize=9)
@@ -92,6 +89,7 @@ def trade_off_figure(
         axes.margins(x=0.12, y=0.1)
         at_least(axes, "x")
         at_least(axes, "y")
+        _written_ends(axes, paths[method].values())
         axes.grid()
         if leftmost:
             axes.set_ylabel(f"trained, {with_unit(trained)}")
@@ -103,3 +101,16 @@ def trade_off_figure(
     shown = {row.arm: colour[row.arm] for row in summary.of_size(size)}
     abreast = max(2, min(4, len(paths)))
     return panels(list(paths), draw, name, label, abreast=abreast, height=2.0, left=0.65, key=arms_key(shown))
+
+
+def _written_ends(axes: Any, paths: Iterable[Path]) -> None:
+    """Write the least and the greatest coefficient of each path; the same at the same place once."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    written: list[tuple[str, float, float]] = []
+    for path in paths:
+        for coefficient, x, y in (path[0], path[-1]):
+            text, across, up = f"{coefficient:g}", (x - left) / (right - left), (y - bottom) / (top - bottom)
+            if any(text == other and abs(across - a) + abs(up - b) < NEAR for other, a, b in written):
+                continue
+            written.append((text, across, up))
+            axes.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", color=NAMED["muted"])

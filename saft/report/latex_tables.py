@@ -11,6 +11,7 @@ from saft.report.results import Results
 from saft.report.summary import Summary
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.tasks.metric import Metric
+from saft.written import as_count
 
 __all__ = ["escaped", "latex_tables"]
 
@@ -25,7 +26,8 @@ def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
     """Return name of a file -> its text, a table for each train size and metric. It needs `booktabs` only.
 
     `scores.tex`: experts and merges with the shared coefficient, mean over tasks; `tasks.tex`: the same, task
-    by task; `gains.tex`: arm against arm; `costs.tex`: passes, seconds and memory.
+    by task; `gains.tex`: arm against arm; `costs.tex`: passes, seconds and memory; `held_out.tex`, where
+    tasks are held out: experts and merges on each of them, and their mean against the pretrained model's.
 
     Args:
         results: the experiment.
@@ -38,6 +40,11 @@ def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
         "gains.tex": _gains,
     }
     tables = {name: "\n".join(make(summary, *of) for of in each) for name, make in makers.items()}
+    if summary.held_out_of:
+        kept = [
+            _held_out(summary, size, held) for size in summary.train_sizes for held in summary.held_out_of
+        ]
+        tables["held_out.tex"] = "\n".join(kept)
     return tables | {"costs.tex": "\n".join(_costs(results, summary, size) for size in summary.train_sizes)}
 
 
@@ -112,6 +119,22 @@ def _tasks(summary: Summary, size: str, metric: Metric) -> str:
     return _table(about, ["arm", "model", *tasks, "mean"], 2, cells)
 
 
+def _held_out(summary: Summary, size: str, metric: Metric) -> str:
+    tasks = summary.held_out_of[metric]
+    base, mean = [summary.base.get(task) for task in tasks], summary.base_over(tasks)
+    start = (escaped(MISSING if value is None else metric.format(value)) for value in (*base, mean))
+    cells = [[escaped(MISSING), "pretrained", *start, escaped(MISSING)]]
+    for row in summary.of_size(size):
+        kept = row.held_out[metric]
+        for model, scores in {"experts": kept.experts, **kept.merges}.items():
+            values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
+            change = MISSING if scores.change is None else points(scores.change.mean, metric)
+            names = escaped(row.arm), escaped(summary.title(model))
+            cells.append([*names, *(_written(value, metric) for value in values), escaped(change)])
+    about = f"{size}: {summary.split} {in_words(metric)} on tasks held out, one shared coefficient"
+    return _table(about, ["arm", "model", *tasks, "mean", "against pretrained"], 2, cells)
+
+
 def _gains(summary: Summary, size: str, metric: Metric) -> str:
     cells = [
         [
@@ -134,7 +157,7 @@ def _costs(results: Results, summary: Summary, size: str) -> str:
     cells = [
         [
             escaped(row.arm),
-            escaped(MISSING if (made := results.facts(size, row.arm).passes) is None else f"{made:g}"),
+            escaped(MISSING if (made := results.facts(size, row.arm).passes) is None else as_count(made)),
             escaped(MISSING if row.seconds is None else row.seconds.written(1, 1)),
             escaped(MISSING if row.memory is None else row.memory.written(1e-9, 2)),
         ]

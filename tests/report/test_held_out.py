@@ -13,6 +13,7 @@ from saft.report import summarize
 from saft.report.csv_tables import csv_tables
 from saft.report.expected import expected_figures
 from saft.report.html import page
+from saft.report.latex_tables import latex_tables
 from saft.report.side_by_side import side_by_side
 from saft.report.terminal import table
 from saft.tasks.metric import Metric
@@ -94,6 +95,20 @@ def test_the_csv_has_the_scores_and_the_trade_off():
     assert at_one.keys() == {"mean over tasks held out", "mean over tasks"}
     assert [r["split"] for r in rows if r["model"] == "pretrained"] == ["validation", "test"]
     assert "held_out.csv" not in csv_tables(made_up(**SMALL), summarize(made_up(**SMALL)))
+
+
+def latex(results):
+    return latex_tables(results, summarize(results)).get("held_out.tex", "").splitlines()
+
+
+def test_the_latex_has_each_model_against_the_pretrained_one():
+    accuracy, perplexity = latex(typed(held_out())), latex(typed(held_out("stories")))
+    assert accuracy[0] == "% limited: test accuracy in percent on tasks held out, one shared coefficient"
+    assert accuracy[3].startswith("arm & model & general & mean & against pretrained")
+    assert r"-- & pretrained & 60.0 & 60.0 & -- \\" in accuracy
+    assert r"sam & ties & 57.5 $\pm$ 0.0 & 57.5 $\pm$ 0.0 & $-$2.5 \\" in accuracy
+    assert any(line.startswith("sam & experts & ") and line.endswith(r"+0.50 \\") for line in perplexity)
+    assert latex(made_up(**SMALL)) == []
 
 
 @pytest.mark.slow
