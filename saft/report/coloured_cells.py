@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from saft.interference.quantity import Axis, Quantity
-from saft.report.drawing import BETWEEN, NAMED, SMALLEST_SPAN, WIDTH, FigureKey, panels, text_width
+from saft.report.drawing import BETWEEN, NAMED, SMALLEST_SPAN, WIDTH, FigureKey, panels
+from saft.report.row_names import RowNames, broken, text_width
 
 __all__ = ["Cells", "ColourScale", "cells_figure"]
 
 Cells = Mapping[tuple[str, str], float]  # (down, across) -> number
 STRONGEST = 0.7  # opacity of the strongest colour: what is written on it is still read
 SMALLEST_CELL, LOW_CELL = 0.36, 0.26  # inches wide, and high
+MOST_LETTERS = 28  # of a line of the name of a column
 TICK = 0.25  # room for one line of words, inches
 
 
@@ -81,22 +83,27 @@ def cells_figure(
     values = [v for cells in shown.values() for key, v in cells.items() if key not in plain]
     scale = ColourScale.of(values or [0.0])
     longest = max((len(quantity.format(v)) for cells in shown.values() for v in cells.values()), default=1)
-    left = TICK + 0.15 + max(text_width(tick) for tick in down.ticks)
+    names = RowNames.of(down.ticks, WIDTH)
+    left = TICK + 0.15 + names.width
     needed = max(SMALLEST_CELL, 0.12 + 0.85 * text_width("0" * longest))
     width = min(needed, (WIDTH - left - BETWEEN) / len(across.ticks))
     written = needed <= width
-    rotated = max(text_width(tick) for tick in across.ticks) > width
-    below = 2 * TICK + 0.1 + (0.8 * max(text_width(tick) for tick in across.ticks) if rotated else 0.0)
+    columns = [broken(tick, MOST_LETTERS) for tick in across.ticks]
+    longest_column = max(map(text_width, columns))
+    rotated = longest_column > width
+    below = 2 * TICK + 0.1 + (0.8 * longest_column if rotated else 0.0)
     panel_width = width * len(across.ticks)
 
     def draw(panel: Any, title: str, leftmost: bool) -> None:
         _cells(panel, shown[title], axes, quantity, scale, written, plain)
-        panel.set_xticks([x + 0.5 for x in range(len(across.ticks))], across.ticks)
+        panel.set_xticks([x + 0.5 for x in range(len(across.ticks))], columns)
         if rotated:
             panel.tick_params(axis="x", rotation=40)
             for tick in panel.get_xticklabels():
                 tick.set(ha="right", rotation_mode="anchor")
-        panel.set_yticks([y + 0.5 for y in range(len(down.ticks))], down.ticks if leftmost else [])
+        panel.set_yticks(
+            [y + 0.5 for y in range(len(down.ticks))], names.written.values() if leftmost else []
+        )
         panel.set_xlabel(across.name)
         if leftmost:
             panel.set_ylabel(down.name)
@@ -104,7 +111,7 @@ def cells_figure(
     return panels(
         list(shown), draw, name, label,
         abreast=max(1, int((WIDTH - left) / (panel_width + BETWEEN))),
-        height=LOW_CELL * len(down.ticks), left=left, panel_width=panel_width, below=below,
+        height=names.height(LOW_CELL) * len(down.ticks), left=left, panel_width=panel_width, below=below,
         key=_key(scale, quantity),
     )  # fmt: skip
 
@@ -125,7 +132,7 @@ def _cells(
             place, fill = (x + 0.03, y + 0.03), NAMED[shade]
             panel.add_patch(Rectangle(place, 0.94, 0.94, facecolor=fill, alpha=opacity, linewidth=0))
             if written:
-                text = _written(value, quantity)
+                text = quantity.format(value)
                 panel.text(x + 0.5, y + 0.52, text, ha="center", va="center_baseline", fontsize=7)
     panel.set_xlim(0, len(across.ticks))
     panel.set_ylim(*((0, len(down.ticks)) if down.is_numeric else (len(down.ticks), 0)))
@@ -149,9 +156,7 @@ def _key(scale: ColourScale, quantity: Quantity) -> FigureKey:
             )
         for end in _labelled(scale, quantity, length):
             x = left + length * (end - scale.low) / ((scale.high - scale.low) or 1.0)
-            axes.text(
-                x, 0.17, _written(end, quantity), ha="center", va="top", fontsize=7, color=NAMED["muted"]
-            )
+            axes.text(x, 0.17, quantity.format(end), ha="center", va="top", fontsize=7, color=NAMED["muted"])
         if quantity.unit:
             axes.text(left + length + 0.35, 0.24, quantity.unit, fontsize=7, color=NAMED["muted"])
 
@@ -165,11 +170,7 @@ def _labelled(scale: ColourScale, quantity: Quantity, length: float) -> list[flo
         return ends
     span = length / (scale.high - scale.low)
     room = min(
-        span * abs(end) - (text_width(_written(end, quantity)) + text_width(_written(0.0, quantity))) / 2
+        span * abs(end) - (text_width(quantity.format(end)) + text_width(quantity.format(0.0))) / 2
         for end in ends
     )
     return [*ends, 0.0] if room > 0 else ends
-
-
-def _written(value: float, quantity: Quantity) -> str:
-    return quantity.format(value).replace("-", "−")

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from saft.report.row_names import LARGEST_SHARE, broken
+
 __all__ = ["Column", "Stacked", "plain_table", "stacked"]
 
 BETWEEN = 2  # columns are this far apart
+FEWEST_LETTERS = 16  # of a line of a row's name
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Column:
     def needs(self, rows: Sequence[str]) -> int:
         """Return the width below which a word or a figure would be broken."""
         lines = [line for row in rows for line in self.figure(row).plain.splitlines()]
-        return max(map(len, (*self.heading.split(), *lines)), default=1)
+        return max(map(cell_len, (*self.heading.split(), *lines)), default=1)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,18 @@ class Stacked:
     def tables(self, width: int) -> list[Table]:
         """Return the tables, each as many columns as fit; a single column that does not is wider.
 
+        Long names are broken into lines where not all columns fit beside them.
+
         Args:
             width: of the terminal, in characters.
         """
         names = Column(self.of, {row: Text(row) for row in self.rows})
+        needs = [column.needs(self.rows) + BETWEEN for column in self.columns]
+        always = sum(column.needs(self.rows) + BETWEEN for column in self.always)
+        if names.needs(self.rows) + BETWEEN + always + sum(needs) > width:
+            beside = width - always - max(needs, default=0) - BETWEEN
+            most = max(min(beside, int(LARGEST_SHARE * width)), FEWEST_LETTERS)
+            names = Column(self.of, {row: Text(broken(row, most)) for row in self.rows})
         first = [names, *self.always]
         room = width - sum(column.needs(self.rows) + BETWEEN for column in first)
         groups: list[list[Column]] = [[]]
@@ -111,7 +123,7 @@ def plain_table(title: str) -> Table:
 def _table(title: str, rows: Sequence[str], columns: Sequence[Column], room: int) -> Table:
     table = plain_table(title)
     needed = [column.needs(rows) for column in columns]
-    whole = [max(need, len(column.heading)) for need, column in zip(needed, columns, strict=True)]
+    whole = [max(need, cell_len(column.heading)) for need, column in zip(needed, columns, strict=True)]
     widths = whole if sum(width + BETWEEN for width in whole) <= room else needed
     for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
         justify = "left" if i == 0 else "right"

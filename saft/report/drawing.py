@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts
+from saft.report.row_names import LETTER, broken, text_width
 
 __all__ = [
     "BETWEEN",
@@ -27,12 +29,12 @@ __all__ = [
     "mark_of",
     "panels",
     "stroke_of",
-    "text_width",
 ]
 
 N_COLOURS = 5  # of each sort; the stylesheet defines --plain-0 ... and --sharp-0 ...
 WIDTH = 10.6  # inches, as matplotlib counts; the page scales the figure to its own width
 ABOVE, BELOW, BETWEEN = 0.3, 0.45, 0.3  # a panel, in inches
+SMALLEST_TITLE = 6.0  # points
 SMALLEST_SPAN = 0.05  # of the largest value that is drawn
 
 # matplotlib wants numbers for colours, the page has names: one stands for the other until the SVG is written.
@@ -119,11 +121,6 @@ def at_least(axes: Any, direction: Literal["x", "y"]) -> None:
         getattr(axes, f"set_{direction}lim")(low - missing / 2, high + missing / 2)
 
 
-def text_width(text: str) -> float:
-    """Return about how wide a text is in a figure, inches."""
-    return 0.07 * len(text)
-
-
 def arms_key(colour: Mapping[str, str], width: float = WIDTH) -> FigureKey:
     """Return the key that says which mark and line is whose.
 
@@ -131,13 +128,14 @@ def arms_key(colour: Mapping[str, str], width: float = WIDTH) -> FigureKey:
         colour: arm -> name of its colour.
         width: of the figure, inches.
     """
-    places, x, line = {}, 0.1, 0
-    for arm in colour:
-        need = 0.6 + text_width(arm)
+    places, x, line, written = {}, 0.1, 0, {arm: broken(arm, int((width - 0.7) / LETTER)) for arm in colour}
+    for arm, text in written.items():
+        need = 0.6 + text_width(text)
         if x + need > width and x > 0.1:
             x, line = 0.1, line + 1
         places[arm] = (x, line)
         x += need
+        line += text.count("\n")  # of such a name, which is as wide as the figure
     height = 0.24 * (line + 1)
 
     def draw(axes: Any) -> None:
@@ -145,7 +143,8 @@ def arms_key(colour: Mapping[str, str], width: float = WIDTH) -> FigureKey:
             y = height - 0.24 * line - 0.12
             axes.plot([left, left + 0.3], [y, y], **stroke_of(colour[arm]))
             axes.plot([left + 0.15], [y], **mark_of(colour[arm]))
-            axes.text(left + 0.38, y, arm, va="center_baseline")
+            for i, text in enumerate(written[arm].split("\n")):
+                axes.text(left + 0.38, y - 0.24 * i, text, va="center_baseline")
 
     return FigureKey(draw, height)
 
@@ -182,18 +181,19 @@ def panels(
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot there is no global state and no display
 
-    line_height = ABOVE + height + below
     pitch = (width - left) / abreast if panel_width is None else panel_width + BETWEEN
+    written, sizes = _titles(titles, pitch - 0.1)
+    above = ABOVE + 0.1 * max((text.count("\n") for text in written), default=0)
+    line_height = above + height + below
     total = -(-len(titles) // abreast) * line_height + (0.0 if key is None else key.height)
     with matplotlib.rc_context(_style()):
         figure = Figure(figsize=(width, total))
         for index, title in enumerate(titles):
             line, column = divmod(index, abreast)
             x = left + column * pitch
-            y = total - line * line_height - ABOVE - height
+            y = total - line * line_height - above - height
             axes = figure.add_axes((x / width, y / total, (pitch - BETWEEN) / width, height / total))
-            room = (pitch - 0.1) / (text_width(title) or 1.0)
-            axes.set_title(title.replace("_", " "), fontsize=max(6.0, min(9.0, 8 * room)))
+            axes.set_title(written[index], fontsize=sizes[index])
             draw(axes, title, column == 0)
         if key is not None:
             axes = figure.add_axes((0, 0, 1, key.height / total))
@@ -201,8 +201,20 @@ def panels(
             axes.set_axis_off()
             key.draw(axes)
         text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # the page's fonts may have what matplotlib's has not
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(text.getvalue(), name, label)
+
+
+def _titles(titles: Sequence[str], room: float) -> tuple[list[str], list[float]]:
+    """Return the titles of panels, and their sizes: smaller where they are long, then in lines."""
+    written, sizes = [], []
+    for title in titles:
+        size = max(SMALLEST_TITLE, min(9.0, 8 * room / (text_width(title) or 1.0)))
+        written.append(broken(title.replace("_", " "), max(1, int(8 * room / (LETTER * size)))))
+        sizes.append(size)
+    return written, sizes
 
 
 def _style() -> dict[str, Any]:

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from saft.report.drawing import NAMED, SMALLEST_SPAN, mark_of, panels
+from saft.report.drawing import NAMED, SMALLEST_SPAN, WIDTH, mark_of, panels
 from saft.report.headline import Headline
 from saft.report.over_seeds import OverSeeds
+from saft.report.row_names import RowNames
 from saft.report.scale_curves import Curve, curves_figure
 from saft.report.summary import Summary
 from saft.report.verdict import in_words, with_unit
 from saft.report.with_interval import Estimate
 from saft.tasks.metric import Metric
+from saft.written import as_number
 
 __all__ = ["curve_figure", "headline_figure", "score_figure", "task_figure"]
 
@@ -33,11 +35,12 @@ def headline_figure(headline: Headline, colour: Mapping[str, str], name: str) ->
     if not pairs:
         return ""
     ends = _ends(pairs.values(), metric)
-    left = 0.2 + 0.075 * max(map(len, pairs))
-    height = 0.25 + 0.42 * len(pairs)
+    names = RowNames.of(pairs, NARROW)
+    height = 0.25 + names.height(0.42) * len(pairs)
 
     def draw(axes: Any, title: str, leftmost: bool) -> None:
-        _experts_and_merged(axes, pairs, metric, colour, written=True)
+        _experts_and_merged(axes, pairs, metric, colour, list(pairs), written=True)
+        axes.set_yticklabels([names.written[arm] for arm in pairs])
         _same_width(axes, ends, _span([ends]))
 
     label = f"{in_words(metric)}, mean over tasks and merge methods: " + "; ".join(
@@ -45,6 +48,7 @@ def headline_figure(headline: Headline, colour: Mapping[str, str], name: str) ->
         for arm, (experts, merged) in pairs.items()
     )
     title = f"{in_words(metric)}, mean over tasks"
+    left = 0.25 + 1.05 * names.width
     return panels([title], draw, name, label, abreast=1, height=height, left=left, width=NARROW)
 
 
@@ -61,11 +65,11 @@ def task_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str
     extents = {task: _ends(pairs.values(), metric) for task, pairs in known.items()}
     span = _span(extents.values())
     arms = list(headline.experts)
+    names = RowNames.of(arms, WIDTH)
 
     def draw(axes: Any, task: str, leftmost: bool) -> None:
-        _experts_and_merged(axes, known[task], metric, colour, written=False, arms=arms)
-        if not leftmost:
-            axes.set_yticklabels([])
+        _experts_and_merged(axes, known[task], metric, colour, arms, written=False)
+        axes.set_yticklabels([names.written[arm] for arm in arms] if leftmost else [])
         axes.set_xlabel(with_unit(metric))
         _same_width(axes, extents[task], span)
 
@@ -74,8 +78,8 @@ def task_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str
         + ", ".join(f"{arm} {e.written(metric)} and {m.written(metric)}" for arm, (e, m) in pairs.items())
         for task, pairs in known.items()
     )
-    left = 0.3 + 0.07 * max(map(len, arms))
-    return panels(list(known), draw, name, label, abreast=4, height=0.3 + 0.26 * len(arms), left=left)
+    height = 0.3 + names.height(0.26) * len(arms)
+    return panels(list(known), draw, name, label, abreast=4, height=height, left=0.3 + names.width)
 
 
 def _experts_and_merged(
@@ -83,11 +87,10 @@ def _experts_and_merged(
     pairs: Mapping[str, tuple[Estimate, Estimate]],
     metric: Metric,
     colour: Mapping[str, str],
+    arms: list[str],
     written: bool,
-    arms: list[str] | None = None,
 ) -> None:
     """Draw a row for each arm: a bar at its experts, its mark at its merged models, a line between."""
-    arms = arms or list(pairs)
     for i, arm in enumerate(arms):
         if arm not in pairs:
             continue
@@ -101,13 +104,13 @@ def _experts_and_merged(
         axes.plot([merged], [i], **mark | {"markersize": 7, "markeredgewidth": 1.6})
         if written:
             for value, place, weight in ((experts, (0, -10), "normal"), (merged, (0, 7), "bold")):
-                text = f"{value:.{metric.digits}f}"
+                text = as_number(value, metric.digits)
                 axes.annotate(
                     text, (value, i), xytext=place, textcoords="offset points", ha="center",
                     va="top" if place[1] < 0 else "bottom", fontweight=weight,
                 )  # fmt: skip
     axes.set_ylim(len(arms) - 0.4, -0.6)
-    axes.set_yticks(range(len(arms)), arms)
+    axes.set_yticks(range(len(arms)))
 
 
 def _ends(pairs: Iterable[tuple[Estimate, Estimate]], metric: Metric) -> tuple[float, float]:
@@ -152,6 +155,7 @@ def score_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
     if not extents:
         return ""
     span = _span(extents.values())
+    names = RowNames.of(scores, WIDTH)
 
     def draw(axes: Any, title: str, leftmost: bool) -> None:
         for i, row in enumerate(rows):
@@ -161,13 +165,13 @@ def score_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
                 axes.plot(dots, [i] * len(dots), linestyle="", **mark_of(colour[row.arm]))
                 axes.plot([metric.scale * values.mean] * 2, [i - 0.32, i + 0.32], color=shade, linewidth=2)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [row.arm for row in rows] if leftmost else [""] * len(rows))
+        axes.set_yticks(range(len(rows)), names.written.values() if leftmost else [""] * len(rows))
         axes.set_xlabel(with_unit(metric))
         _same_width(axes, extents[title], span)
 
     label = f"{size}: {in_words(metric)} of experts and merged models, by arm, a dot per seed"
-    left = 0.3 + 0.07 * max(len(row.arm) for row in rows)
-    return panels(list(known), draw, name, label, abreast=5, height=0.3 + 0.24 * len(rows), left=left)
+    height = 0.3 + names.height(0.24) * len(rows)
+    return panels(list(known), draw, name, label, abreast=5, height=height, left=0.3 + names.width)
 
 
 def _extent(values: Mapping[str, OverSeeds], metric: Metric) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
+from saft.written import as_count
 
 __all__ = ["page"]
 
@@ -43,7 +45,7 @@ def page(results: Results) -> str:
     )
     environment.filters.update(
         score=_score,
-        percent=lambda values: "–" if values is None else f"{100 * values.mean:.1f}",
+        percent=lambda values: f"{100 * values.mean:.1f}",
         measured=with_spread,
         heading=heading,
         points=points,
@@ -56,6 +58,9 @@ def page(results: Results) -> str:
         coefficients=_coefficients,
         held_out_of=lambda method, row, metric: row.held_out[metric].merges.get(method),
         steps=_steps,
+        count=as_count,
+        breakable=_breakable,
+        count_of=lambda items, noun: f"{len(items)} {noun}{'' if len(items) == 1 else 's'}",
         gigabytes=lambda values: "–" if values is None else values.written(1e-9, 2),
         seconds=lambda values: "–" if values is None else values.written(1, 1 if values.mean < 100 else 0),
     )
@@ -85,6 +90,13 @@ def page(results: Results) -> str:
         )
         + "\n"
     )
+
+
+def _breakable(name: str) -> Any:
+    """Return a name that a browser may break behind what parts its words."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_./-])", str(name)))
 
 
 def _question(results: Results) -> str:

@@ -11,8 +11,9 @@ from saft.interference.quantity import Axis, Quantity
 from saft.report.arm_summary import ArmSummary
 from saft.report.coloured_cells import Cells, cells_figure
 from saft.report.combinations import Numbers, by_combination, mean_of_parts
-from saft.report.drawing import arms_key, at_least, mark_of, panels, text_width
+from saft.report.drawing import WIDTH, arms_key, at_least, mark_of, panels
 from saft.report.measured import heading, without_errors
+from saft.report.row_names import RowNames
 from saft.report.scale_curves import Curve, curves_figure
 from saft.report.shape import Kind, Shape, shape_of
 
@@ -84,6 +85,7 @@ class _Pictures:
     def numbers(self, names: Sequence[str]) -> MeasuredFigure:
         """Draw a panel for each quantity that is one number: a row for each arm, a mark for each seed."""
         titles = {heading(name, self.quantities[name]): name for name in names}
+        arms = RowNames.of(self.colour, WIDTH)
 
         def draw(axes: Any, title: str, leftmost: bool) -> None:
             scale = self.quantities[titles[title]].scale
@@ -92,25 +94,26 @@ class _Pictures:
                 if values is not None:
                     dots = [scale * value for value in values.by_seed.values()]
                     axes.plot(dots, [i] * len(dots), linestyle="", **mark_of(self.colour[row.arm]))
-            _rows(axes, [row.arm for row in self.rows], leftmost)
+            _rows(axes, arms, leftmost)
             at_least(axes, "x")
 
         svg = panels(
             list(titles), draw, f"{self.name}-number", f"by arm: {', '.join(titles)}",
-            abreast=4, height=0.3 + 0.24 * len(self.rows), left=0.3 + max(map(text_width, self.colour)),
+            abreast=4, height=0.3 + arms.height(0.24) * len(self.rows), left=0.3 + arms.width,
         )  # fmt: skip
         return MeasuredFigure("All tasks together", svg, "A mark for each seed.")
 
     def tasks(self, shapes: Mapping[str, Shape]) -> MeasuredFigure:
         """Draw a panel for each quantity that each task has: a row for each task, a mark for each arm."""
         titles = {heading(name, self.quantities[name]): name for name in shapes}
-        tasks = list(dict.fromkeys(task for shape in shapes.values() for task in shape.axes[0].ticks))
+        every = dict.fromkeys(task for shape in shapes.values() for task in shape.axes[0].ticks)
+        tasks = RowNames.of(every, WIDTH)
 
         def draw(axes: Any, title: str, leftmost: bool) -> None:
             scale = self.quantities[titles[title]].scale
             for row in self.rows:
                 values = row.measured[titles[title]].numbers
-                known = [(scale * values[(t,)].mean, i) for i, t in enumerate(tasks) if (t,) in values]
+                known = [(scale * values[(t,)].mean, i) for i, t in enumerate(every) if (t,) in values]
                 axes.plot(
                     *zip(*known, strict=True) if known else ([], []),
                     linestyle="", **mark_of(self.colour[row.arm]),
@@ -120,7 +123,7 @@ class _Pictures:
 
         svg = panels(
             list(titles), draw, f"{self.name}-task", f"by task and arm: {', '.join(titles)}",
-            abreast=4, height=0.3 + 0.24 * len(tasks), left=0.3 + max(map(text_width, tasks)),
+            abreast=4, height=0.3 + tasks.height(0.24) * len(every), left=0.3 + tasks.width,
             key=arms_key(self.colour),
         )  # fmt: skip
         return MeasuredFigure("Task by task", svg, f"A mark for each arm{self._over_seeds}.")
@@ -232,9 +235,10 @@ def _sides(axes: Sequence[Axis]) -> str:
     return f"Rows and columns: “{down}”" if down == across else f"Rows: “{down}”; columns: “{across}”"
 
 
-def _rows(axes: Any, names: Sequence[str], leftmost: bool) -> None:
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), names if leftmost else [""] * len(names))
+def _rows(axes: Any, names: RowNames, leftmost: bool) -> None:
+    lines = list(names.written.values())
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_yticks(range(len(lines)), lines if leftmost else [""] * len(lines))
     axes.locator_params(axis="x", nbins=4)
     axes.margins(x=0.12)
     axes.grid(axis="x")

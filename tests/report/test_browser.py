@@ -5,10 +5,12 @@ It is read at 1280 and at 400 pixels, drawn at three widths and in the dark, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
+import zlib
 from html import escape, unescape
 
 import numpy as np
@@ -141,6 +143,50 @@ def test_it_prints(html, tmp_path):
     assert file.exists(), done.stderr[-2000:]
     assert file.read_bytes().startswith(b"%PDF-")
     assert len(re.findall(rb"/Type /Page\b", file.read_bytes())) > 1
+
+
+def scales_on_paper(html, folder):
+    """Return by how much each page of the print was made smaller: as far as something on it is too wide."""
+    file = folder / "page.pdf"
+    browsed(html, folder, 1280, f"--print-to-pdf={file}", "--no-pdf-header-footer")
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", file.read_bytes(), re.DOTALL)
+    texts = []
+    for stream in streams:
+        with contextlib.suppress(zlib.error):  # fonts are in other streams
+            texts.append(zlib.decompress(stream))
+    return {scale for text in texts for scale in re.findall(rb"^\S+ 0 0 -\S+ 0 \S+ cm\s+q\s+(\S+) 0 0", text)}
+
+
+def test_tables_of_many_columns_and_long_names_fit_on_paper_and_on_a_telephone(html, tmp_path):
+    name = "_".join(["long"] * 18)
+    many = mapping(
+        arms=("adamw", "adamw_passes", "sam"), seeds=(0,), methods=[f"a_method_{i}" for i in range(13)],
+        tasks=[f"a_task_with_a_longer_name_{i}" for i in range(9)],
+    )  # fmt: skip
+    many["arms"] = {name if arm == "sam" else arm: facts for arm, facts in many["arms"].items()}
+    for cell in many["cells"]:
+        cell["arm"] = name if cell["arm"] == "sam" else cell["arm"]
+    text = page(typed(many))
+    assert scales_on_paper(text, tmp_path) == scales_on_paper(html, tmp_path)
+    came, _ = opened(text.replace(">a method 1<", ">ties<"), tmp_path, 400)
+    assert came["wide"] == 0
+
+
+def test_numbers_are_sorted_as_numbers_with_a_minus_as_a_power_and_where_one_is_missing(tmp_path):
+    results = mapping(arms=("adamw", "adamw_passes", "sam", "asam"), seeds=(0,), methods=("ties",))
+    correlation = {"name": "correlation", "unit": "", "higher_is_better": True, "scale": 1.0, "digits": 2}
+    for facts in results["protocol"]["tasks"].values():
+        facts["metric"] = correlation
+    for cell, value in zip(results["cells"], (-0.2, 0.1, -0.9, None), strict=True):
+        for score in cell["merges"]["ties"]["shared"]["test"].values():
+            score["value"] = value
+    html = page(typed(results))
+    came, _ = opened(html, tmp_path, 1280)
+    assert came["orders"]["ascending"] == ["−0.90", "−0.20", "0.10", "–"]
+    assert came["orders"]["descending"] == ["0.10", "−0.20", "−0.90", "–"]
+    assert "– % of experts" not in html
+    came, _ = opened(html.replace("0.10<", "1e-05<").replace("−0.20<", "2e-06<"), tmp_path, 1280)
+    assert came["orders"]["ascending"] == ["−0.90", "2e-06", "1e-05", "–"]
 
 
 def test_a_request_and_an_error_would_be_seen(html, tmp_path):

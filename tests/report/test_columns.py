@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -46,6 +47,20 @@ def test_a_name_that_is_wider_than_the_terminal_is_folded_not_cut():
     text = printed(stacked("", "arm", [name], columns(1)))
     assert text.count("n") >= 100
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("letter", ["q", "名"])
+def test_long_names_leave_the_figures_whole(width, letter):
+    name = "_".join([letter * 9] * 8)
+    (parts,) = stacked(
+        "Scores", "arm", [name, "b"], [Column(str(i), {name: Text("12.34 ± 0.05")}) for i in range(4)]
+    )
+    text = printed([parts], width)
+    assert text.count("12.34 ± 0.05") == 4
+    assert text.count(letter) == 8 * 9 * len(parts.tables(width))
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert len(parts.tables(width)) < 4
 
 
 def test_nothing_makes_no_table():

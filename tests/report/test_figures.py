@@ -11,6 +11,7 @@ from saft.report import summarize
 from saft.report.drawing import colours
 from saft.report.figures import curve_figure, headline_figure, score_figure, task_figure
 from saft.report.headline import headlines
+from saft.report.html import page
 from saft.tasks.metric import Metric
 from tests.report.made_up import ACCURACY, PERPLEXITY, TASKS, made_up, mapping, typed
 
@@ -83,3 +84,24 @@ def test_an_arm_without_merges_has_no_picture():
     (headline,) = headlines(results, summarize(results))
     assert headline_figure(headline, colours(results.arms), "name") == ""
     assert task_figure(headline, colours(results.arms), "name") == ""
+
+
+def test_names_of_a_hundred_letters_are_drawn_whole():
+    name = "adamw_" * 16 + "last"
+    results = mapping(arms=("adamw", "sam"), seeds=(0,), methods=("ties",))
+    results["arms"] = {name if arm == "adamw" else arm: facts for arm, facts in results["arms"].items()}
+    for cell in results["cells"]:
+        cell["arm"] = name if cell["arm"] == "adamw" else cell["arm"]
+    text = page(typed(results))
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        drawn = re.sub(r"[\s_]", "", "".join(ElementTree.fromstring(svg).itertext()))
+        assert "adamw" not in drawn or name.replace("_", "") in drawn
+
+
+def test_letters_that_matplotlib_has_not_are_left_to_the_page():
+    results = mapping(arms=("adamw", "sam"), seeds=(0,), methods=("ties",), tasks=("tweets",))
+    results["arms"]["漢字"] = results["arms"].pop("sam")
+    results["cells"][1]["arm"] = "漢字"
+    assert "漢字" in score_figure(
+        summarize(typed(results)), "limited", METRIC, colours(typed(results).arms), "n"
+    )

@@ -2,7 +2,7 @@
 // Tables sort by a click on a heading; figures are saved alone. Without this script the page says the same.
 (() => {
   const number = (text) => {
-    const first = text.trim().replace(/^−/, "-").match(/^[+-]?\d+(\.\d+)?/);
+    const first = text.trim().replace(/^−/, "-").match(/^[+-]?\d+(\.\d+)?(e[+-]?\d+)?/);
     return first ? parseFloat(first[0]) : null;
   };
   const own = (cell) => (cell.firstElementChild && cell.querySelector("small")
@@ -36,6 +36,42 @@
       heading.append(button);
     });
   }
+
+  // Paper cannot be scrolled: a table that is wider goes on below itself, its names in front again.
+  const PAPER = 1050; // pixels of the screen that a line of A4 holds, whose letters are smaller
+  const parts = (table) => {
+    const heads = [...table.tHead.rows[0].cells], widths = heads.map((head) => head.offsetWidth);
+    const names = Math.max(1, heads.findIndex((head, i) => i && !head.matches(".name, .text")));
+    const room = PAPER - widths.slice(0, names).reduce((a, b) => a + b, 0), groups = [[]];
+    let left = room;
+    for (let i = names; i < heads.length; i += 1) {
+      if (widths[i] > left && groups.at(-1).length) { groups.push([]); left = room; }
+      groups.at(-1).push(i);
+      left -= widths[i];
+    }
+    return groups.map((group) => {
+      const part = table.cloneNode(true);
+      for (const row of part.rows)
+        [...row.cells].forEach((cell, i) => { if (i >= names && !group.includes(i)) cell.remove(); });
+      return part;
+    });
+  };
+  addEventListener("beforeprint", () => {
+    for (const table of document.querySelectorAll(".wide > table")) {
+      if (table.offsetWidth <= PAPER || [...table.rows].some((row) => row.querySelector("[colspan]"))) continue;
+      const pieces = document.createElement("div");
+      pieces.className = "pieces";
+      pieces.append(...parts(table));
+      table.hidden = true;
+      table.after(pieces);
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const pieces of document.querySelectorAll(".pieces")) {
+      pieces.previousElementSibling.hidden = false;
+      pieces.remove();
+    }
+  });
 
   // The figure as a file of its own: the page's colours and font are written into it.
   const standalone = (svg) => {
