@@ -17,7 +17,7 @@ from saft.interference.quantity import Quantity, numbers_of
         (12.34, "12.3"),
         (1234.5, "1234"),
         (0.0, "0.00"),
-        (-0.05, "-0.0500"),
+        (-0.05, "−0.0500"),
         (math.inf, "–"),
         (math.nan, "–"),
     ],
@@ -33,7 +33,7 @@ def test_scale_and_decimals():
 
 def test_zero_has_no_sign():
     share = Quantity("a share", "%", scale=100, decimals=1)
-    assert [share.format(value) for value in (-0.0, -0.0001, -0.001)] == ["0.0", "0.0", "-0.1"]
+    assert [share.format(value) for value in (-0.0, -0.0001, -0.001)] == ["0.0", "0.0", "−0.1"]
 
 
 def test_numbers_come_with_the_tasks_that_they_are_of():
