@@ -55,10 +55,13 @@ class TaskProbe:
         self.higher_is_better = task.metric.higher_is_better
         device = next(model.trunk.parameters()).device
         self.batches: list[Batch] = [batch.to(device) for batch in examples.batches(batch_size)]
+        counts = [int(batch.targets) for batch in self.batches]
+        each = (sum(counts) or 1) / len(counts)
+        self._weights = {id(b): count / each for b, count in zip(self.batches, counts, strict=True)}
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the task's mean loss over a batch, a scalar."""
-        return self.task.loss(self.module, batch)
+        """Return the loss over a batch, a scalar, whose mean over `batches` is that over all targets."""
+        return self.task.loss(self.module, batch) * self._weights.get(id(batch), 1.0)
 
     @torch.no_grad()
     def response(self) -> Response:
@@ -66,7 +69,7 @@ class TaskProbe:
         losses, predictions, features = [], [], []
         for batch in self.batches:
             with _recorded(self.module) as seen:
-                losses.append((float(self.loss(batch)), int(batch.targets)))
+                losses.append((float(self.task.loss(self.module, batch)), int(batch.targets)))
             predictions.append(_predictions(self.module, seen["outputs"], batch))
             of_head = seen.get("features")
             if of_head is None:  # the trunk gives the outputs itself, as language models do
