@@ -119,7 +119,8 @@ def measure(config: MeasureConfig) -> MeasureResult:
         weights = _of_weights(plan, config.density, of_weights, merge)
         measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
-        raise UserError(f"measures: there is nothing to measure: {_why_nothing(measurement)}")
+        why = _why_nothing(measurement, len(paths), bool(of_weights))
+        raise UserError(f"measures: there is nothing to measure: {why}")
     said = verdict(measured, quantities)
     result = MeasureResult(measured, quantities, [*said, HOW_RIGHT] if said else [])
     if config.out is not None:
@@ -159,7 +160,8 @@ def _of_weights(
     """Stream task vectors through measures of weights, and their merge beside them, a tensor at a time."""
     if all(measure.of_products for measure in measures.values()) and _are_adapters(plan):
         return _of_adapters(plan, measures)
-    thresholds = engine.thresholds(plan, density).squeeze(1)
+    trims = any(measure.takes == "parts" for measure in measures.values())
+    thresholds = engine.thresholds(plan, density).squeeze(1) if trims else None
     accumulator = InterferenceAccumulator(list(plan.models), thresholds, measures)
     vectors = None if merge is None else engine.stream(merge)
     for name, blocks in itertools.groupby(engine.task_vectors(plan), key=operator.itemgetter(0)):
@@ -229,7 +231,11 @@ def sharpness(
     return measured
 
 
-def _why_nothing(measurement: ModelMeasurement | None) -> str:
+def _why_nothing(measurement: ModelMeasurement | None, checkpoints: int, of_weights: bool) -> str:
+    if of_weights and checkpoints == 1:
+        return "these are measures of several models; give more `checkpoints`"
+    if of_weights:
+        return "these are measures of the matrices of linear layers, and no such matrix is merged"
     if measurement is None:
         return "no checkpoint has a task; give `tasks:`"
     if len(measurement.space.tasks) == 1:

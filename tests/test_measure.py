@@ -289,3 +289,27 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         MeasureConfig(**{"base": "b", "checkpoints": ["a"]} | changes)
     assert message in str(caught.value)
+
+
+def test_a_smaller_last_batch_counts_as_its_examples(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str]
+) -> None:
+    def measured(batch_size: int) -> dict[str, Any]:
+        wanted: list[Any] = ["sharpness", "hessian_trace", "loss_line"]
+        named = {"a": tiny_tasks["size"]}
+        config = MeasureConfig(
+            str(tiny_model), {"a": models["a"]}, wanted, tasks=named, examples=7, batch_size=batch_size
+        )
+        return measure(config).measured
+
+    whole, cut = measured(7), measured(5)
+    for name in ("loss", "sharpness", "hessian_trace"):
+        assert cut[name]["a"] == pytest.approx(whole[name]["a"], rel=1e-3), name
+    assert cut["loss"]["a"] == pytest.approx(cut["loss_line"]["a"]["1"], rel=1e-5)
+
+
+def test_measures_that_one_checkpoint_has_not_are_told(tiny_model: Path, models: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="measures of several models; give more `checkpoints`"):
+        measure(MeasureConfig(str(tiny_model), {"a": models["a"]}, ["survival"]))
+    with pytest.raises(UserError, match="matrices of linear layers, and no such matrix is merged"):
+        measure(MeasureConfig(str(tiny_model), models, ["subspaces"], exclude=["*.weight"]))

@@ -191,7 +191,7 @@ class InterferenceAccumulator:
         whole = self._by_layer.setdefault(_layer(name), {})
         if block.dim() == 3 and can_be_factored(name, block.shape[1:]):
             self._add(whole, block.detach().double(), "matrices")
-        block = block.detach().flatten(start_dim=1)
+        block = block.detach().reshape(len(block), -1)  # of a scalar, such as a logit scale, [n_tasks]
         starts = range(0, block.shape[1], CHUNK)
         for start, columns in zip(starts, torch.split(block, CHUNK, dim=1), strict=False):
             chunk = columns.double()

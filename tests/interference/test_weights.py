@@ -128,3 +128,12 @@ def test_what_is_told_besides_is_what_a_measure_says_of_itself(name, vectors):
     result = accumulator.compute()
     assert set(result.measured) == {"kept", *measure.quantities, *measure.variants}
     assert all(result.quantities[figure] == quantity for figure, quantity in measure.variants.items())
+
+
+def test_a_scalar_such_as_a_logit_scale_is_an_entry() -> None:
+    accumulator = InterferenceAccumulator(["a", "b"], measures=["norm", "subspaces"])
+    accumulator.update(torch.tensor([3.0, 0.0]), "logit_scale")
+    accumulator.update(torch.tensor([[4.0], [1.0]]), "bias")
+    result = accumulator.compute()
+    assert result.measured["norm"] == {"a": 5.0, "b": 1.0}
+    assert result.n_entries == 2
