@@ -88,7 +88,8 @@ def hessian_trace(
         seed: of the vectors, drawn on the CPU.
 
     Returns:
-        The mean over the vectors, and its standard error; None for one vector.
+        The mean over the vectors, and its standard error; None for one vector. NaN where a sample is not
+        finite.
 
     Raises:
         UserError: there is no batch, or nothing to move.
@@ -110,5 +111,6 @@ def hessian_trace(
                 for w in near.weights
             ]
             samples.append(inner_product(near.hessian_product(loss, signs), signs))
-    error = stdev(samples) / math.sqrt(n_samples) if n_samples > 1 else None
-    return fmean(samples), error
+    if not all(map(math.isfinite, samples)):  # where the loss is not, whose spread Python does not give
+        return math.nan, None
+    return fmean(samples), stdev(samples) / math.sqrt(n_samples) if n_samples > 1 else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from saft.interference.hessian_trace import HessianTrace, hessian_trace
@@ -15,6 +17,13 @@ def test_agrees_with_the_dense_hessian_within_its_error(space):
     assert error is not None
     assert abs(trace - exact) < 4 * error
     assert error < 0.2 * abs(exact)
+
+
+def test_of_a_loss_that_is_not_finite_it_is_not_known(space):
+    probe = space.probes["a"]
+    trace, error = hessian_trace(space.trunk, lambda batch: probe.loss(batch) * math.nan, probe.batches)
+    assert math.isnan(trace)
+    assert error is None
 
 
 def test_one_sample_has_no_error(space):
