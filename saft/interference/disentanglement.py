@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
 from saft.config import FiniteFloat, Range, checked
-from saft.interference.functions import FunctionMeasure, coefficients, disagreement, pairs
+from saft.interference.functions import FunctionMeasure, check_coefficients, coefficients, disagreement, pairs
 from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
@@ -39,6 +39,9 @@ class Disentanglement(FunctionMeasure):
     grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 4
     low: FiniteFloat = 0.0
     high: FiniteFloat = 1.5
+
+    def __post_init__(self) -> None:
+        check_coefficients(self.low, self.high, self.grid)
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "disentanglement_error": Quantity(

@@ -16,6 +16,7 @@ from saft.interference.task_space import TaskSpace
 __all__ = [
     "FunctionMeasure",
     "MergeMeasure",
+    "check_coefficients",
     "coefficients",
     "disagreement",
     "distance_of_directions",
@@ -96,6 +97,26 @@ def coefficients(low: float, high: float, count: int) -> dict[str, float]:
     """
     step = (high - low) / max(count - 1, 1)
     return {f"{value:g}": value for value in (round(low + step * i, 6) for i in range(count))}
+
+
+def check_coefficients(low: float, high: float, count: int) -> None:
+    """Check that a grid of coefficients has as many as it is asked for, from the least to the greatest.
+
+    Raises:
+        ValueError: it has fewer, or none between.
+
+    Example:
+        >>> check_coefficients(1.0, 0.0, 9)
+        Traceback (most recent call last):
+        ValueError: low: must be below high, but is 1 and high is 0
+    """
+    if low >= high:
+        raise ValueError(f"low: must be below high, but is {low:g} and high is {high:g}")
+    if len(coefficients(low, high, count)) < count:
+        raise ValueError(
+            f"grid: {count} coefficients from {low!r} to {high!r} are too close to tell them apart; "
+            "take fewer, or a wider range"
+        )
 
 
 def pairs(tasks: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from saft.config import FiniteFloat, Range, checked
-from saft.interference.functions import FunctionMeasure, coefficients
+from saft.interference.functions import FunctionMeasure, check_coefficients, coefficients
 from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
@@ -39,6 +39,9 @@ class LossLine(FunctionMeasure):
     grid: Annotated[int, Range(whole=True, at_least=2, at_most=1001)] = 9
     low: FiniteFloat = -0.5
     high: FiniteFloat = 1.5
+
+    def __post_init__(self) -> None:
+        check_coefficients(self.low, self.high, self.grid)
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "loss_line": Quantity(

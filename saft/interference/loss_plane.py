@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from saft.config import FiniteFloat, Range, checked
-from saft.interference.functions import FunctionMeasure, coefficients, pairs
+from saft.interference.functions import FunctionMeasure, check_coefficients, coefficients, pairs
 from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
@@ -37,6 +37,9 @@ class LossPlane(FunctionMeasure):
     grid: Annotated[int, Range(whole=True, at_least=2, at_most=101)] = 4
     low: FiniteFloat = 0.0
     high: FiniteFloat = 1.5
+
+    def __post_init__(self) -> None:
+        check_coefficients(self.low, self.high, self.grid)
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "loss_plane": Quantity(

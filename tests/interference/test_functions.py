@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saft.errors import UserError
+from saft.interference.chosen_measures import chosen
 from saft.interference.functions import disagreement, distance_of_directions
 
 
@@ -23,3 +25,10 @@ def test_the_length_of_features_does_not_count():
     features = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     assert distance_of_directions(features, 3 * features) == pytest.approx(0, abs=1e-12)
     assert distance_of_directions(features, -features) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("name", ["loss_line", "loss_plane", "disentanglement"])
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (0.5, 0.5), (0.0, 1e-6), (100_000.0, 100_000.1)])
+def test_a_grid_has_as_many_points_as_are_asked_for(name, low, high):
+    with pytest.raises(UserError, match=r"low: must be below high|too close to tell them apart"):
+        chosen([{"name": name, "low": low, "high": high}], "measures")
