@@ -149,12 +149,16 @@ class _Figures:
             passes=None if given else self.session.resolved.arms[cell.arm].passes,
             memory=training.memory,
             losses=training.losses,
-            held_out={
-                held: BaseResult(self._score(f"{place}/validation"), self._test(place))
-                for held in self.session.held_out
-                for place in [held_out_name(name, held)]
-            },
+            held_out=self._kept(name),
         )
+
+    def _kept(self, model: str) -> dict[str, BaseResult]:
+        """Return task that is held out -> a model's scores there; its figures begin with `model`."""
+        return {
+            held: BaseResult(self._score(f"{place}/validation"), self._test(place))
+            for held in self.session.held_out
+            for place in [held_out_name(model, held)]
+        }
 
     def _merge(self, cell: Cell, method: str) -> MergeFigures:
         made = choice(self.session, cell, method)
@@ -231,7 +235,7 @@ class _Figures:
         made = self._folder.known(f"{name}/validation", WeightsChoice)
         test = self._folder.known(f"{name}/test", WeightsTest) if self.tests else None
         scores, gain = (test.scores, test.gain) if test else (None, None)
-        return Weighted(made.weights, made.validation, scores, gain)
+        return Weighted(made.weights, made.validation, scores, gain, self._kept(name))
 
     def _measured(self, name: str) -> dict[str, Any]:
         figures = self._folder.known(name, Measurement)

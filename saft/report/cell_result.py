@@ -137,12 +137,14 @@ class Weighted:
         validation, test: task -> score; no test where the split was not read.
         gain: by how much it is better than one shared coefficient on each group of test examples, in parts
             of the experts' scores, mean over the tasks; see `PairedGain`.
+        held_out: task that is held out -> its scores there.
     """
 
     weights: dict[str, list[float]]
     validation: dict[str, MeasuredScore]
     test: dict[str, MeasuredScore] | None = None
     gain: list[Number] | None = None
+    held_out: dict[str, BaseResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -250,5 +252,7 @@ class CellResult:
             yield from expert.held_out
         for merge in self.merges.values():
             yield from merge.shared.held_out
+            if merge.weighted is not None:
+                yield from merge.weighted.held_out
             for point in merge.curve:
                 yield from point.held_out

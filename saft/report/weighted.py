@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from saft.report.cell_result import CellResult, Weighted
+from saft.report.cell_result import CellResult, Split, Weighted
 from saft.report.paired_gain import PairedGain
 from saft.report.results import Results
 
@@ -38,11 +38,16 @@ def _sentence(results: Results, arm: str, weighed: Sequence[tuple[CellResult, We
     written = [
         (f"seed {cell.seed}: " if len(weighed) > 1 else "") + _in_words(one.weights) for cell, one in weighed
     ]
-    split = "test" if results.protocol.tests else "validation"
+    split: Split = "test" if results.protocol.tests else "validation"
     known = [one.validation if one.test is None else one.test for _, one in weighed]
     scores = [
         f"{task} {facts.metric.format(fmean(scores[task].value for scores in known))}"
         for task, facts in results.protocol.tasks.items()
+    ]
+    scores += [
+        f"held out {task} {facts.metric.format(fmean(of))}"
+        for task, facts in results.protocol.held_out.items()
+        if len(of := _held_out([one for _, one in weighed], task, split)) == len(weighed)
     ]
     text = f"{arm}, {'; '.join(written)}: {split} {', '.join(scores)}"
     gains = [one.gain for _, one in weighed if one.gain]
@@ -50,6 +55,12 @@ def _sentence(results: Results, arm: str, weighed: Sequence[tuple[CellResult, We
         return text
     gain = PairedGain([fmean(group) for group in zip(*gains, strict=True)])
     return f"{text}; {gain.in_words} one shared coefficient: {gain.written()} in % of the experts' scores"
+
+
+def _held_out(models: Sequence[Weighted], task: str, split: Split) -> list[float]:
+    """Return the scores on a task that is held out, of those models that have one."""
+    known = (one.held_out[task].on(split) for one in models if task in one.held_out)
+    return [score.value for score in known if score is not None]
 
 
 def _in_words(weights: dict[str, list[float]]) -> str:

@@ -129,6 +129,23 @@ def test_interrupted_at_it_a_run_goes_on(held: Path, tmp_path: Path) -> None:
     assert figures(folder) == figures(held)
 
 
+def test_a_merge_with_searched_weights_is_scored_on_it_as_any(
+    small: dict[str, Any], general: dict[str, Any], tmp_path: Path
+) -> None:
+    selection = {"weights": "per_task", "budget": 3}
+    out = tmp_path / "run"
+    run(loaded(small, out, held_out={"general": general}, selection=selection, keep=["merges"], measures=[]))
+    (cell,) = read(out).cells
+    of_weights = cell.merges["task_arithmetic"].weighted
+    assert of_weights is not None
+    scores = of_weights.held_out["general"]
+    (folder,) = out.glob("merges/all/adamw/seed0/*/task_arithmetic-per_task")
+    shutil.copy(out / "base/heads/general.safetensors", folder / "heads")
+    for split, examples in (("validation", 6), ("test", 10)):
+        asked = evaluate(EvaluateConfig([str(folder)], {"general": general}, split=split, examples=examples))  # type: ignore[arg-type]
+        assert asked.scores[str(folder)]["general"] == scores.on(split)  # type: ignore[arg-type]
+
+
 def test_without_the_test_split_it_is_validated_only(
     small: dict[str, Any], general: dict[str, Any], tmp_path: Path
 ) -> None:

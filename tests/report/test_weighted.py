@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from saft.errors import UserError
 from saft.report.html import page
 from saft.report.weighted import weighted_sentences
-from tests.report.made_up import made_up, mapping, typed
+from tests.report.made_up import made_up, mapping, typed, with_held_out
 
 
 def weighted(seed: int, gain: list[float] | None) -> dict[str, object]:
@@ -58,4 +59,16 @@ def test_scores_of_other_tasks_are_told() -> None:
     plain = mapping(seeds=(0,), arms=("adamw",), tasks=("reuters", "tweets", "reviews"))
     plain["cells"][0]["merges"]["task_arithmetic"]["weighted"] = weighted(0, None)
     with pytest.raises(Exception, match="task_arithmetic: its scores must be of reuters, reviews, tweets"):
+        typed(plain)
+
+
+def test_what_it_keeps_of_a_task_that_is_held_out_is_told() -> None:
+    plain = with_held_out(mapping(seeds=(0,), arms=("adamw",), tasks=("reuters", "tweets")))
+    score = {"value": 0.55, "standard_error": None, "examples": 10}
+    own = weighted(0, None) | {"held_out": {"general": {"validation": score, "test": score}}}
+    plain["cells"][0]["merges"]["task_arithmetic"]["weighted"] = own
+    (sentence,) = weighted_sentences(typed(plain), "limited")
+    assert sentence.endswith("test reuters 50.0, tweets 50.0, held out general 55.0")
+    own["held_out"]["strange"] = own["held_out"]["general"]
+    with pytest.raises(UserError, match=r"protocol\.held_out has no strange"):
         typed(plain)

@@ -20,6 +20,7 @@ from saft.experiment.stages.held_out import (
     expert_held_out_steps,
     held_out_name,
     merge_held_out_steps,
+    weights_held_out_steps,
 )
 from saft.experiment.stages.measure_functions import measure_functions_steps, measured_name
 from saft.experiment.stages.measure_weights import interference_name, measure_weights_steps
@@ -109,6 +110,7 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
         yield from merge_held_out_steps(session, cell, method)
         if method == METHOD:
             yield from weigh_steps(session, cell)
+            yield from weights_held_out_steps(session, cell)
     yield from measure_functions_steps(session, cell)
 
 

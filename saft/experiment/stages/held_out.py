@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saft.experiment.cells import Cell
-from saft.experiment.figure_files import HeldOutCurve, HeldOutPoint
+from saft.experiment.figure_files import HeldOutCurve, HeldOutPoint, WeightsChoice
 from saft.experiment.resolve import keeps_parts
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, merge_name, merged_trunk
 from saft.experiment.stages.step import Step, score_steps
 from saft.experiment.stages.trained_models import expert_folder
+from saft.experiment.stages.weigh_experts import METHOD, weighted_trunk, weights_name
 from saft.progress import Bar
 from saft.report.cell_result import Split
 from saft.tasks import Score
 
-__all__ = ["expert_held_out_steps", "held_out_name", "merge_held_out_steps"]
+__all__ = ["expert_held_out_steps", "held_out_name", "merge_held_out_steps", "weights_held_out_steps"]
 
 
 def expert_held_out_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
@@ -76,6 +77,27 @@ def merge_held_out_steps(session: Session, cell: Cell, method: str) -> Iterator[
         if session.config.test:
             rests_on = foundations.tested(rests_on)
             yield Step(f"{place}/test", Score, words, rests_on, float(sizes["test"]), tested)
+
+
+def weights_held_out_steps(session: Session, cell: Cell) -> Iterator[Step]:
+    """Yield the scores of the merge with a weight for each task, where these are searched.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
+    if session.config.selection.weights == "equal":
+        return
+    foundations, name = session.foundations, weights_name(session, cell)
+    for held, sizes in session.held_out_sizes.items():
+        rests_on = foundations.held_out(foundations.weights(cell, METHOD), held)
+
+        def score(split: Split, held: str = held) -> Score:
+            weights = session.folder.known(f"{name}/validation", WeightsChoice).weights
+            return session.score_held_out(held, weighted_trunk(session, cell).by(weights), split)
+
+        words = f"score the weights of the tasks on {held}"
+        yield from score_steps(session, held_out_name(name, held), words, rests_on, sizes, score)
 
 
 def held_out_name(model: str, task: str) -> str:

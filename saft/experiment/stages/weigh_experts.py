@@ -30,7 +30,7 @@ from saft.merging.merge_check import check
 from saft.progress import Bar
 from saft.tasks import Examples, Score
 
-__all__ = ["METHOD", "weigh_steps", "weighted_folder", "weights_name", "write_weighted"]
+__all__ = ["METHOD", "weigh_steps", "weighted_folder", "weighted_trunk", "weights_name", "write_weighted"]
 
 METHOD = "task_arithmetic"
 """The merge whose weights are searched: the weighted sum of the task vectors."""
@@ -55,7 +55,7 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
         start = choice(session, cell, METHOD).shared
 
         def evaluate(candidate: Candidate) -> dict[str, Score]:
-            trunk = _weighted(session, cell).by(weights_of(candidate, tasks))
+            trunk = weighted_trunk(session, cell).by(weights_of(candidate, tasks))
             return _scores(session, cell, trunk, _examples(session, cell, "validation"))
 
         log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
@@ -74,7 +74,7 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
     def tested(bar: Bar) -> WeightsTest:
         made = session.folder.known(f"{name}/validation", WeightsChoice)
         experts, examples = expert_values(session, cell), _examples(session, cell, "test")
-        trunk = _weighted(session, cell).by(made.weights)
+        trunk = weighted_trunk(session, cell).by(made.weights)
         scores, groups = _scores(session, cell, trunk, examples), groups_of(examples)
 
         def by_group() -> list[dict[str, float]]:
@@ -82,7 +82,7 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
             return [{task: score.value for task, score in of_group.items()} for of_group in every]
 
         of_weights = by_group()
-        _weighted(session, cell).by({task: [made.start] for task in tasks})
+        weighted_trunk(session, cell).by({task: [made.start] for task in tasks})
         return WeightsTest(scores, list(paired_gain(of_weights, by_group(), experts, metrics).by_group))
 
     cost = selection.budget * validation_cost
@@ -128,8 +128,13 @@ def weights_name(session: Session, cell: Cell) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _weighted(session: Session, cell: Cell) -> WeightedTrunk:
-    """Read the task vectors of a cell; the last ones are held."""
+def weighted_trunk(session: Session, cell: Cell) -> WeightedTrunk:
+    """Read the task vectors of a cell; the last ones are held.
+
+    Args:
+        session: the experiment in this process.
+        cell: whose experts are weighed.
+    """
     plan = check(recipe(session, cell, METHOD, {}))
     return WeightedTrunk(ScaledTrunk(session.trunk(cell=cell), {}), plan)
 
