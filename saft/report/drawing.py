@@ -212,7 +212,7 @@ def _titles(titles: Sequence[str], room: float) -> tuple[list[str], list[float]]
     written, sizes = [], []
     for title in titles:
         size = max(SMALLEST_TITLE, min(9.0, 8 * room / (text_width(title) or 1.0)))
-        written.append(broken(title.replace("_", " "), max(1, int(8 * room / (LETTER * size)))))
+        written.append(broken(title.replace("_", " "), max(1, int(8 * room / (LETTER * size) + 0.01))))
         sizes.append(size)
     return written, sizes
 
