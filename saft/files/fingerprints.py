@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import time
 from contextlib import suppress
@@ -25,7 +26,7 @@ _PIECE = 2**18  # bytes that are read at a time: few enough to stay in the proce
 _SETTLED_NS = 2 * 10**9  # the clock of a file system may stand still that long, and hide a second change
 
 
-def fingerprint(file: Path, algorithm: Algorithm = "sha256") -> str:
+def fingerprint(file: Path, algorithm: Algorithm = "sha256", content: mmap.mmap | None = None) -> str:
     """Return the digest of a file, as 64 hexadecimal digits.
 
     A large file is read once, and again when it has changed: as long as its path, inode, size and both of its
@@ -36,6 +37,7 @@ def fingerprint(file: Path, algorithm: Algorithm = "sha256") -> str:
     Args:
         file: any.
         algorithm: of the digest.
+        content: the whole file, where it is mapped already.
 
     Example:
         >>> import tempfile
@@ -47,7 +49,7 @@ def fingerprint(file: Path, algorithm: Algorithm = "sha256") -> str:
     if (known := remembered(file, algorithm)) is not None:
         return known
     begun, before = time.time_ns(), _identity(file)
-    digest = _read(file, algorithm)
+    digest = _read(file, algorithm, content)
     if _is_settled(before, begun) and before["size"] >= _LARGE and _identity(file) == before:
         noted = _noted(file) | {"file": before, algorithm: digest}
         with suppress(OSError):  # a home that cannot be written to
@@ -80,7 +82,9 @@ def quick_fingerprint(file: Path) -> str:
     return json.dumps(identity)
 
 
-def _read(file: Path, algorithm: Algorithm) -> str:
+def _read(file: Path, algorithm: Algorithm, content: mmap.mmap | None) -> str:
+    if content is not None:
+        return (blake3 if algorithm == "blake3" else hashlib.sha256)(content).hexdigest()
     if algorithm == "blake3":
         return blake3().update_mmap(file).hexdigest()
     digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))

@@ -177,13 +177,14 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
     return headers
 
 
-def view(header: TensorHeader) -> Tensor:
+def view(header: TensorHeader, content: mmap.mmap | None = None) -> Tensor:
     """Return the tensor as a view of its file: bytes are read when they are used, and dropped under pressure.
 
-    Writing to the result changes neither the file nor another view.
+    Writing to the result changes not the file, nor another view that is not of the same `content`.
 
     Args:
         header: of the tensor.
+        content: the whole file, where it is mapped already.
 
     Returns:
         A tensor of the header's dtype and shape.
@@ -193,11 +194,13 @@ def view(header: TensorHeader) -> Tensor:
     if header.nbytes == 0:
         return torch.empty(header.shape, dtype=header.dtype)
     start, stop = header.offsets
-    page = start - start % mmap.ALLOCATIONGRANULARITY
-    with header.file.open("rb") as stream:
-        # Copy on write: torch asks for a writable buffer, and the file must not change.
-        mapped = mmap.mmap(stream.fileno(), stop - page, access=mmap.ACCESS_COPY, offset=page)
-    flat = torch.frombuffer(mapped, dtype=torch.uint8, count=stop - start, offset=start - page)
+    page = 0
+    if content is None:
+        page = start - start % mmap.ALLOCATIONGRANULARITY
+        with header.file.open("rb") as stream:
+            # Copy on write: torch asks for a writable buffer, and the file must not change.
+            content = mmap.mmap(stream.fileno(), stop - page, access=mmap.ACCESS_COPY, offset=page)
+    flat = torch.frombuffer(content, dtype=torch.uint8, count=stop - start, offset=start - page)
     if (start - page) % header.dtype.itemsize:
         flat = flat.clone()  # other writers may pack tensors without alignment
     return flat.view(header.dtype).view(header.shape)
@@ -279,7 +282,7 @@ class TensorWriter:
             )
         if part.numel() == 0 or self._stream is None:
             return
-        flat = part.detach().cpu().contiguous().reshape(-1)
+        flat = (part if part.device.type == "cpu" else part.cpu()).detach().contiguous().view(-1)
         self._stream.write(flat.view(torch.uint8).numpy().data)
         self._behind.wrote(flat.nbytes)
         self._elements = there % count

@@ -160,7 +160,7 @@ class MergeConfig:
     """Where it is computed: cpu, or cuda, through which the blocks are moved."""
     block_size: int | str | None = None
     """Task vectors that a thread works on at a time, where a method does not need whole tensors; less needs
-    less memory. null: 2MiB, on a GPU 64MiB."""
+    less memory. null: 2MiB, on a GPU 64MiB; twice that for a method without statistics."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Examples of each task, for methods that need them, `saft methods` says which, and for interventions."""

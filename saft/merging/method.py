@@ -338,7 +338,8 @@ def total(rows: Tensor) -> Tensor:
     """
     if len(rows) == 1:
         return rows[0].clone()
-    result = rows[0] + rows[1]
-    for row in rows[2:]:
+    first, second, *others = rows.unbind()
+    result = first + second
+    for row in others:
         result += row
     return result

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saft.files.mapped_files import mapped_files
 from saft.files.tensorfile import Layout
 from saft.merging.dtypes import ARITHMETIC
 from saft.merging.inputs.source import Source
@@ -122,6 +124,16 @@ class Plan:
             total += read * passes_by_size[size]
         return total
 
+    def mapped(self) -> tuple[Plan, dict[Path, mmap.mmap]]:
+        """Return the plan with its files mapped as a whole, for all passes and digests, and the mapped files.
+
+        Their pages stay until neither is held: that is for the time of the merge.
+        """
+        sources = [self.base, *self.models.values()]
+        mapped = mapped_files(file for source in sources for file in source.weight_files)
+        base, *models = (source.mapped(mapped) for source in sources)
+        return replace(self, base=base, models=dict(zip(self.models, models, strict=True))), mapped
+
     def entries(self, names: Sequence[str]) -> int:
         """Return the entries of the tensors called `names`, in one model."""
         return sum(self.base.headers[name].count for name in names)
@@ -162,8 +174,10 @@ class Plan:
     @property
     def block_size(self) -> int:
         """Bytes of the task vectors of a block, all tasks together."""
-        size = self.config.block_size
-        return _BLOCK_SIZES[self.device.type] if size is None else size_in_bytes("block_size", size)
+        if (size := self.config.block_size) is not None:
+            return size_in_bytes("block_size", size)
+        # A method without statistics makes few and quick calls for a block, and has room for a larger one.
+        return _BLOCK_SIZES[self.device.type] * (2 if self.method.statistics_over == "none" else 1)
 
     @property
     def threads(self) -> int:

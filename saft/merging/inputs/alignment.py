@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -41,6 +43,13 @@ class _Fitted(Source):
             for name, header in self.headers.items()
         )
         return self.original.computes or any(lacking)
+
+    @property
+    def weight_files(self) -> set[Path]:
+        return set() if self.computes else self.original.weight_files
+
+    def mapped(self, files: Mapping[Path, mmap.mmap]) -> Source:
+        return self if self.computes else dataclasses.replace(self, original=self.original.mapped(files))
 
     def tensor(self, name: str) -> Tensor:
         stored, shape = self.original.tensor(self.names[name]), self.headers[name].shape

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from saft.errors import UserError
 from saft.files.checkpoint import CONFIG, HEADS, config_parts, model_config, tensor_headers, weight_files
 from saft.files.links import inside
+from saft.files.mapped_files import in_mapped
 from saft.files.sentence_modules import module_files, module_tensors
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.factors import Factors
@@ -59,6 +61,19 @@ class Source:
     def computes(self) -> bool:
         """Return whether tensors are made when they are asked for, and so take memory as a whole."""
         return False
+
+    @property
+    def weight_files(self) -> set[Path]:
+        """Return the files that its tensors are read from, as they are, and not yet mapped."""
+        return set() if self.computes else {x.file for x in self.headers.values() if x.stored is None}
+
+    def mapped(self, files: Mapping[Path, mmap.mmap]) -> Source:
+        """Return the input with its tensors in files that are mapped: see `mapped_files`.
+
+        Args:
+            files: among them those of `weight_files`.
+        """
+        return replace(self, headers=in_mapped(self.headers, files)) if self.weight_files else self
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor in its shape, as it is stored; of a file, as a view of it.

@@ -94,9 +94,7 @@ class Pcb(Trimming):
         low, high = (yield OrderStatistics(magnitudes, ranks)).chunk(2, dim=1)
 
         def clip(block: Block) -> Tensor:
-            magnitude = block.task_vectors.abs()
-            torch.maximum(magnitude, low, out=magnitude)
-            return torch.minimum(magnitude, high, out=magnitude)
+            return block.task_vectors.abs().clamp_(low, high)
 
         def score(block: Block, signs: Tensor, magnitude: Tensor) -> Tensor:  # both are used up
             _norm(magnitude, low, high)

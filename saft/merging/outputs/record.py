@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import platform
 import shutil
 from collections import Counter
@@ -43,7 +44,9 @@ __all__ = ["describe", "digests", "formula", "manifest", "write_merge"]
 
 
 @contextmanager
-def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
+def digests(
+    plan: Plan, mapped: Mapping[Path, mmap.mmap] | None = None
+) -> Iterator[Callable[[], dict[Path, str]]]:
     """Take the BLAKE3 of every file that a plan reads, beside the work in the block, which reads the same.
 
     Of large files that were read before, and have not changed, it is remembered. Where the work fails, the
@@ -51,12 +54,16 @@ def digests(plan: Plan) -> Iterator[Callable[[], dict[Path, str]]]:
 
     Args:
         plan: of the merge.
+        mapped: its files, as far as they are mapped already.
 
     Yields:
         A function that waits for the digests, to be called when the work is done.
     """
     with ThreadPoolExecutor(plan.hashing_threads) as hasher:
-        futures = {file: hasher.submit(fingerprint, file, "blake3") for file in _in_order_of_use(plan)}
+        futures = {
+            file: hasher.submit(fingerprint, file, "blake3", (mapped or {}).get(file))
+            for file in _in_order_of_use(plan)
+        }
         try:
             yield lambda: {file: digest.result() for file, digest in futures.items()}
         except BaseException:
@@ -106,7 +113,8 @@ def write_merge(
     if resumes:
         own = mark(plan)
     goes_on = (lambda left: FinishedShards(left).owner == own) if resumes else None
-    with staged(out, overwrite, goes_on) as folder, digests(plan) as known:
+    plan, mapped = plan.mapped()
+    with staged(out, overwrite, goes_on) as folder, digests(plan, mapped) as known:
         shards = FinishedShards(folder)
         kept = len(shards.names)
         if shards.owner is not None:

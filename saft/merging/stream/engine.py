@@ -188,7 +188,8 @@ def weights(
         for names, function in _functions(plan, reader, only):
 
             def finished(block: Block, function: Callable[[Block], Tensor] = function) -> tuple[str, Tensor]:
-                return block.name, _weights(plan, block.name, block.base, function(block)).to(device)
+                merged = _weights(plan, block.name, block.base, function(block))
+                return block.name, merged if merged.device == device else merged.to(device)
 
             yield from reader.map_blocks(names, finished)
 

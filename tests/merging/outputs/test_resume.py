@@ -113,7 +113,7 @@ def test_of_large_inputs_only_what_a_change_would_change_is_looked_at(
     monkeypatch.setattr(fingerprints, "_LARGE", 4)
     monkeypatch.setattr(fingerprints, "_SETTLED_NS", 0)
     read = []
-    monkeypatch.setattr(fingerprints, "_read", lambda file, algorithm: read.append(file) or "0" * 64)
+    monkeypatch.setattr(fingerprints, "_read", lambda file, *how: read.append(file) or "0" * 64)
     killed(2)
     read.clear()
     assert merge(settings, tmp_path / "out", check_only=True).shards_left[0] == 2
