@@ -131,7 +131,8 @@ def check(
     copied |= layout.keys() - set(wanted)
     merged = tuple(name for name in write_order(layout) if name not in copied)
     if not merged:
-        raise UserError(f"base: {base.folder}: no tensor is left that {config.method} merges; exclude less")
+        cure = "exclude less" if excluded else f"`saft methods {config.method}` says what it is for"
+        raise UserError(f"base: {base.folder}: no tensor is left that {config.method} merges; {cure}")
     if method.calibration and (modules := {module_of(name) for name in merged} - {""}):
         globs = ", ".join(f'"{module}/*"' for module in sorted(modules))
         raise UserError(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, collecting
-from saft.files.tensorfile import Layout
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
@@ -66,7 +65,7 @@ def merge_models(
         out: a module or a state dict, of the base's shapes, to fill in place, once the merge is complete; it
             may be one of the inputs. Its names may differ by a prefix, and it may have further tensors.
         **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`, `seed`, `lines`,
-            `dtype` ("float32", "bfloat16" ...) or `device`; see `MergeConfig`.
+            `dtype` ("bfloat16" or torch.bfloat16 ...) or `device`; see `MergeConfig`.
 
     Returns:
         `out`, if given. Else of a base that is a module its copy with the merged weights, on the base's
@@ -87,9 +86,10 @@ def merge_models(
         raise UserError(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
-    target = None if out is None else _fitting(plan.layout, out)
+    target = None if out is None else _fitting(plan, out)
     merged = merged_tensors(plan)
     if target is not None:
+        _refuse_shared(target, merged)
         with torch.no_grad():
             for name, tensor in target.items():
                 tensor.copy_(merged[name])
@@ -152,7 +152,12 @@ def plan_of(
         return _source(named[what], what, base)
 
     locations = {what: _location(model) for what, model in named.items()}
-    settings = {"device": str(_device(base)), **options, "adapter_rank": adapter_rank}
+    settings = {"device": _device(base), **options, "adapter_rank": adapter_rank}
+    settings |= {
+        key: str(value).removeprefix("torch.")
+        for key, value in settings.items()
+        if isinstance(value, torch.dtype | torch.device)
+    }
     try:
         config = MergeConfig(
             method, locations["base"], {task: locations[f"models.{task}"] for task in given}, **settings
@@ -240,22 +245,38 @@ def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(base, taken)
 
 
-def _fitting(layout: Layout, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return name of a merged tensor -> the tensor to fill, or raise."""
+def _fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name of a merged tensor -> the tensor to fill, or raise; tied ones too, where `out` has them."""
     problems: list[str] = []
     with collecting(problems, "out: "):
         tensors = tensors_of(out)
     if problems:
         raise UserError(*problems)
-    names = rename(list(tensors), layout.keys())
-    missing = [name for name in layout if name not in names]
+    stored = {**{name: name for name in plan.layout}, **plan.base.tied}
+    names = rename(list(tensors), stored.keys())
+    missing = [name for name in plan.layout if name not in names]
     if missing:
         raise UserError(f"out: lacks {abbreviated(missing)}; give a module that is built like the base")
-    to_fill = {name: tensors[names[name]] for name in layout}
-    for name, (dtype, shape) in layout.items():
-        if tuple(to_fill[name].shape) != shape:
-            raise UserError(f"out: '{name}' is {list(to_fill[name].shape)}, the merged one {list(shape)}")
-        if to_fill[name].dtype != dtype:
-            mine, other = (str(x).removeprefix("torch.") for x in (to_fill[name].dtype, dtype))
+    to_fill = {name: tensors[names[name]] for name in stored if name in names}
+    for name, tensor in to_fill.items():
+        dtype, shape = plan.layout[stored[name]]
+        if tuple(tensor.shape) != shape:
+            raise UserError(f"out: '{name}' is {list(tensor.shape)}, the merged one {list(shape)}")
+        if tensor.dtype != dtype:
+            mine, other = (str(x).removeprefix("torch.") for x in (tensor.dtype, dtype))
             raise UserError(f"out: '{name}' is {mine}, the merged one {other}; write dtype='{mine}'")
+        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), shape, strict=True)):
+            raise UserError(f"out: '{name}': is expanded, its entries are one; give tensor.contiguous()")
     return to_fill
+
+
+def _refuse_shared(to_fill: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> None:
+    """Refuse tensors to fill that are one, where the merged ones differ."""
+    first: dict[tuple[int, torch.device], str] = {}
+    for name, tensor in to_fill.items():
+        other = first.setdefault((tensor.data_ptr(), tensor.device), name)
+        if other != name and tensor.numel() and not merged[name].equal(merged[other]):
+            raise UserError(
+                f"out: '{other}' and '{name}' are one tensor, and two in the merge; give a module that is "
+                "built like the base"
+            )

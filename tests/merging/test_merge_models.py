@@ -121,6 +121,47 @@ def test_out_is_filled_also_where_it_is_an_input_or_has_a_head(berts, tiny_model
     assert_same(base.state_dict(), expected)
 
 
+class Tower(nn.Module):
+    def __init__(self, value, tied):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 3), nn.Linear(3, 4, bias=False)
+        nn.init.constant_(self.embedding.weight, value)
+        nn.init.constant_(self.head.weight, value + 1)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+
+def test_out_gets_a_tied_weight_also_where_it_is_not_tied_there():
+    out = Tower(9.0, tied=False)
+    saft.merge_models(Tower(1.0, tied=True), [Tower(5.0, tied=True)], "average", out=out)
+    assert out.embedding.weight.eq(5).all()
+    assert out.head.weight.eq(5).all()
+
+
+def test_out_that_ties_what_the_merge_does_not_is_refused_and_stays():
+    out, base = Tower(9.0, tied=True), Tower(1.0, tied=False)
+    with pytest.raises(UserError, match=r"'embedding.weight' and 'head.weight' are one tensor, and two in"):
+        saft.merge_models(base, [Tower(5.0, tied=False)], "average", out=out)
+    assert out.head.weight.eq(9).all()
+    alike = {name: torch.full((4, 3), 7.0) for name in base.state_dict()}
+    saft.merge_models(base, [alike], "average", out=out)  # one tensor holds both
+    assert out.head.weight.eq(7).all()
+
+
+def test_what_has_no_entries_of_its_own_is_refused():
+    state = {"weight": torch.ones(2, 3)}
+    with pytest.raises(UserError, match=r"out: 'weight': is expanded.*tensor.contiguous\(\)"):
+        saft.merge_models(state, [state], "average", out={"weight": torch.ones(1).expand(2, 3)})
+    with pytest.raises(UserError, match=r"models.1: 'weight': is not initialized yet.*call the model once"):
+        saft.merge_models(nn.Linear(3, 2), [nn.LazyLinear(2)], "average")
+
+
+def test_dtype_and_device_may_be_those_of_torch():
+    state = {"weight": torch.ones(2, 3)}
+    options = {"dtype": torch.bfloat16, "device": torch.device("cpu")}
+    assert saft.merge_models(state, [state], "average", **options)["weight"].dtype == torch.bfloat16
+
+
 def test_out_is_as_it_was_where_the_merge_fails(berts):
     base, a, b = berts
     with torch.no_grad():

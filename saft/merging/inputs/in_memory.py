@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.tensorfile import TensorHeader
@@ -184,6 +185,8 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _problem(tensor: Tensor) -> str | None:
     """Return what keeps a tensor from being read, or None."""
+    if is_lazy(tensor):
+        return "is not initialized yet (lazy); call the model once, on any input"
     if hasattr(tensor, "full_tensor"):
         return "is a shard (DTensor); give the whole: model_state_dict with full_state_dict=True"
     if tensor.is_meta:

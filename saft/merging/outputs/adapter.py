@@ -119,7 +119,7 @@ class Adapter(Output):
         if not matrices(plan):
             yield (
                 "adapter_rank: an adapter changes only matrices, and this merge changes "
-                f"{abbreviated(plan.merged)}; exclude less, or leave adapter_rank out"
+                f"{abbreviated(_changing(plan) or plan.merged)}; exclude less, or leave adapter_rank out"
             )
 
     def bytes(self, plan: Plan) -> int:
