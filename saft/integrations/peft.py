@@ -9,15 +9,18 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from saft.config import counted
-from saft.errors import UserError, collecting, did_you_mean
+from saft.errors import UserError, abbreviated, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.merge_models import merge_models, merged_tensors, plan_of
 from saft.merging.methods import METHODS
-from saft.merging.outputs.adapter import LowRankFit, low_rank, peft_settings
+from saft.merging.outputs.adapter import LowRankFit, low_rank, matrices, peft_settings
+from saft.merging.plan import Plan
 
 __all__ = ["merge_adapters", "merge_into_base"]
 
@@ -85,7 +88,14 @@ def merge_adapters(
         if rank is None:
             rank = max(model.peft_config[adapter].r for adapter in chosen)
         pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
-        tensors, fit = low_rank(plan_of(model, pieces, method, options, adapter_rank=rank), rank)
+        plan = plan_of(model, pieces, method, options, adapter_rank=rank)
+        if saved := _saved_whole(model, plan):
+            exclude = ", ".join(f'"{module}.*"' for module in saved)
+            raise UserError(
+                f"adapters: {abbreviated(saved)}: is saved whole (modules_to_save), which no further adapter "
+                f"can change; leave it out with exclude=[{exclude}], or merge with merge_into_base"
+            )
+        tensors, fit = low_rank(plan, rank)
     else:
         raise UserError(f"by: unknown '{by}'" + did_you_mean(str(by), ["change", "factors"]))
     _add(model, name, tensors)
@@ -167,9 +177,39 @@ def _merged_factors(
 ) -> dict[str, Tensor]:
     """Return the merged factors, with the root of each adapter's scale in both."""
     models: dict[str, dict[str, Tensor]] = {adapter: lora_factors(model, adapter) for adapter in adapters}
-    zeros = {key: torch.zeros_like(factor) for key, factor in models[adapters[0]].items()}
+    first, *others = adapters
+    forms = {adapter: {key: factor.shape for key, factor in models[adapter].items()} for adapter in adapters}
+    for other in others:
+        if unlike := sorted(key for key, _ in forms[first].items() ^ forms[other].items()):
+            raise UserError(
+                f"by: by factors, adapters have one rank and the same modules, but '{first}' and '{other}' "
+                f"differ at {abbreviated(list(dict.fromkeys(unlike)))}; merge by='change'"
+            )
+    zeros = {key: torch.zeros_like(factor) for key, factor in models[first].items()}
     merged: dict[str, Tensor] = merge_models(zeros, models, method, **options)
     return merged
+
+
+def _saved_whole(model: PeftModel, plan: Plan) -> list[str]:
+    """Return the modules that are to be factored, but of which adapters keep copies."""
+    base = model.get_base_model()
+    modules = [weight.removesuffix(".weight") for weight in matrices(plan)]
+    return [module for module in modules if isinstance(base.get_submodule(module), ModulesToSaveWrapper)]
+
+
+def _as_embeddings(model: PeftModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return factors with those of embeddings as peft has them: turned round, under names of their own."""
+    base, turned = model.get_base_model(), dict[str, Tensor]()
+    for key, factor in tensors.items():
+        module, _, side = key.removesuffix(".weight").rpartition(".lora_")
+        layer = base.get_submodule(module.removeprefix(PREFIX))
+        layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+        if isinstance(layer, nn.Embedding):
+            other = "B" if side == "A" else "A"
+            turned[f"{module}.lora_embedding_{other}"] = factor.T.contiguous()
+        else:
+            turned[key] = factor
+    return turned
 
 
 def _add(model: PeftModel, name: str, tensors: dict[str, Tensor]) -> None:
@@ -183,7 +223,7 @@ def _add(model: PeftModel, name: str, tensors: dict[str, Tensor]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
         model.add_adapter(name, config)
-    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    set_peft_model_state_dict(model, _as_embeddings(model, tensors), adapter_name=name)
     model.base_model.set_adapter(active)
 
 

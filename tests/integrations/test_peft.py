@@ -236,3 +236,59 @@ def test_what_is_more_than_lora_is_refused(more, message, tiny_llama):
     model = peft.get_peft_model(copy.deepcopy(base), settings)
     with pytest.raises(UserError, match=message):
         saft.merge_models(base, {"x": model}, "average")
+
+
+class Net(torch.nn.Module):
+    """An embedding whose name does not tell that it is one, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.e, self.a, self.head = torch.nn.Embedding(7, 5), torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.head(self.a(self.e(tokens)))
+
+
+def net(*settings):
+    torch.manual_seed(0)
+    model = peft.PeftModel(Net(), settings[0], "0")
+    for at, more in enumerate(settings[1:], 1):
+        model.add_adapter(str(at), more)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key or "modules_to_save" in key:
+                weight.add_(torch.randn_like(weight) * 0.3)
+    return model.eval()
+
+
+def lora(*modules, rank=2, **more):
+    return peft.LoraConfig(r=rank, target_modules=list(modules), **more)
+
+
+def test_an_embedding_is_merged_into_an_adapter_whatever_its_name():
+    model, tokens = net(lora("e", "a"), lora("e", "a", rank=1)), torch.arange(7)
+    expected = merge_into_base(copy.deepcopy(model), "task_arithmetic", scaling=0.5)(tokens)
+    merge_adapters(model, "task_arithmetic", scaling=0.5, rank=4)
+    model.set_adapter("merged")
+    torch.testing.assert_close(model(tokens), expected)
+    merge_adapters(model, "average", ["merged"], name="again", rank=4)  # it is an adapter as any other
+    assert model.peft_config["again"].r == 4
+
+
+def test_a_module_that_is_saved_whole_is_refused_before_the_model_changes():
+    model = net(lora("a", modules_to_save=["head"]), lora("a"))
+    before = state(model)
+    with pytest.raises(UserError, match=r"'head': is saved whole.*exclude=\[\"head\.\*\"\].*merge_into_base"):
+        merge_adapters(model, "average")
+    assert_same(state(model), before)
+    assert "merged" not in model.peft_config
+    merge_adapters(model, "average", exclude=["head.*"])
+    assert "merged" in model.peft_config
+
+
+@pytest.mark.parametrize("other", [lora("a", rank=3), lora("head"), lora("a", "head")])
+def test_factors_of_other_forms_are_refused_with_what_to_do(other):
+    with pytest.raises(
+        UserError, match=r"by: by factors, adapters have one rank.*'0' and '1' differ at .*by='ch"
+    ):
+        merge_adapters(net(lora("a"), other), "average", by="factors")
