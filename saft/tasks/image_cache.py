@@ -14,6 +14,7 @@ import transformers
 
 from saft.files.locations import cache_folder
 from saft.files.staging import write_shared
+from saft.tasks.image_decoding import FORMAT
 from saft.tasks.image_processor import Preprocessing
 
 __all__ = ["CAP", "ImageCache"]
@@ -41,6 +42,7 @@ class ImageCache:
     def __post_init__(self) -> None:
         made = self.preprocessing
         what = {
+            "format": FORMAT,
             "processor": made.processor.to_dict(),
             "sizes": made.sizes,
             "shape": [made.channels, made.height, made.width],

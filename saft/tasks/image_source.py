@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from saft import config
 from saft.errors import UserError, as_user_error, did_you_mean
 from saft.files.locations import resolve
+from saft.tasks.image_decoding import array_of_bytes, rgb
 from saft.tasks.table_source import TableSource, load, local_file, local_files
-from saft.tasks.table_split import LabelledRow, TableSplit
+from saft.tasks.table_split import LabelledRow, TableSplit, as_text
 
 __all__ = ["ImageSource", "Picture", "pictures"]
 
 OWN = ("folder", "idx", "npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-# Without those that PIL reads by running another program, as it does PostScript.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _UNSIGNED_BYTES = 8  # the code of IDX
 
 
@@ -117,15 +116,7 @@ class Picture:
             UserError: it is not an image.
         """
         with self._readable(where):
-            if isinstance(content, np.ndarray):
-                return Image.fromarray(content).convert("RGB")
-            try:
-                with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                    return image.convert("RGB")
-            except UnidentifiedImageError:
-                raise ValueError(
-                    f"it is none of {', '.join(_FORMATS)}; leave it out, or convert it"
-                ) from None
+            return rgb(content)
 
     def _readable(self, where: str) -> AbstractContextManager[None]:
         return as_user_error(f"{where}.data: {self.place}: is not an image that can be read")
@@ -170,9 +161,10 @@ def _of_table(split: TableSplit, source: ImageSource) -> Labelled:
         rows = rows.cast_column(source.image, datasets.Image(decode=False))
     column = rows.select_columns([source.image])
     beside = local_file(split.origin, f"{split.where}.data.files").parent if source.files else Path()
+    [images] = column.with_format("arrow")[:].columns
     return [
         _labelled(split.place(row), partial(_cell, column, row, source.image, beside), labels[row])
-        for row in split.present({"data.label": labels})
+        for row in split.present({"data.image": images.is_valid().to_pylist(), "data.label": labels})
     ]
 
 
@@ -209,7 +201,7 @@ def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
     if isinstance(value, str):
         return beside / value
     if isinstance(value, list):
-        return np.asarray(value, dtype=np.uint8)
+        return array_of_bytes(np.asarray(value))
     if not isinstance(value, bytes):
         raise ValueError(f"the column '{column}' holds {value!r:.80}")
     return io.BytesIO(value)
@@ -233,7 +225,7 @@ def _in_folders(folder: Path) -> list[Path]:
         file
         for label in labels
         for file in sorted(label.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and file.is_file()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     ]
 
 
@@ -272,19 +264,22 @@ def _of_npz(source: ImageSource, split: str, where: str) -> Labelled:
 
 def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str) -> Labelled:
     colour = images.ndim == 4 and images.shape[-1] in (1, 3, 4)
-    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape:
         raise UserError(
             f"{where}: {location}: images must be bytes, [rows, height, width] or "
             f"[rows, height, width, 1, 3 or 4], but are {images.dtype} {list(images.shape)}"
         )
     if labels.shape != images.shape[:1]:
         raise UserError(
-            f"{where}: {location}: there are {len(images)} images, but labels {list(labels.shape)}"
+            f"{where}: {location}: there are {len(images)} images, but labels {list(labels.shape)}; "
+            f"write one of each image, [{len(images)}]"
         )
     if colour and images.shape[-1] == 1:
         images = images[..., 0]
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels)
     return [
-        _labelled(f"{location}, row {row + 1}", partial(images.__getitem__, row), str(label))
+        _labelled(f"{location}, row {row + 1}", partial(images.__getitem__, row), as_text(label))
         for row, label in enumerate(labels.tolist())
     ]
 

@@ -191,3 +191,46 @@ def test_images_of_a_table_without_files_are_told_apart_by_their_split(tmp_path:
     found = pictures(source(path=str(tmp_path / "owner")), "t")
     places = [picture.place for part in found.values() for picture, _ in part]
     assert len(set(places)) == len(places) == 12
+
+
+def test_a_row_without_an_image_is_told_or_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    images = [np.zeros((4, 4), dtype=np.uint8), None, np.ones((4, 4), dtype=np.uint8)]
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0]}, features=kinds).to_parquet(str(file))
+    given = {"path": "parquet", "files": {"train": str(file)}, "test": None}
+    with pytest.raises(UserError, match=r"t.data.image: 1 row\(s\) have no image, the first is row 2 of the"):
+        pictures(source(**given), "t")
+    assert len(pictures(source(**given, drop_missing=True), "t")["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [([[0.5, 0.25]], "its values go from 0.25 to 0.5, but must be whole"), ([1.0, 2.0], "its shape is")],
+)
+def test_a_column_of_numbers_that_are_no_image_is_told(cell: Any, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    datasets.Dataset.from_dict({"image": [cell], "label": [0]}).to_parquet(str(file))
+    given = source(path="parquet", files={"train": str(file)}, test=None)
+    [(picture, _)] = pictures(given, "t")["train"]
+    with pytest.raises(UserError, match=rf"t.data: row 1 of the train split of .*: .*{message}"):
+        picture.rgb("t")
+
+
+def test_hidden_files_of_a_folder_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png"):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / "cat" / name)
+    found = pictures(source(path="folder", files={"train": str(tmp_path)}, test=None), "t")
+    assert len(found["train"]) == 1
+
+
+def test_labels_of_arrays_are_texts_as_those_of_columns(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 4, 4), dtype=np.uint8)
+    for labels, texts in (([True, False], ["true", "false"]), ([b"cat", b"dog"], ["cat", "dog"])):
+        np.savez(tmp_path / "a.npz", image=pixels, label=np.array(labels))
+        given = source(path="npz", files={"train": str(tmp_path / "a.npz")}, test=None)
+        assert [label for _, label in pictures(given, "t")["train"]] == texts
+    np.savez(tmp_path / "a.npz", image=pixels[:, :0], label=np.array([0, 1]))
+    with pytest.raises(UserError, match=r"images must be bytes, .*, but are uint8 \[2, 0, 4\]"):
+        pictures(given, "t")
