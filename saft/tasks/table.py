@@ -14,6 +14,9 @@ from saft.tasks.table_split import LabelledRow, TableSplit
 
 __all__ = ["Rows", "TableConfig", "Text", "read", "read_numbers"]
 
+LARGEST = 3.4e38
+"""Of the numbers that are learned: of 32 bits."""
+
 Text = str | tuple[str, str]
 """A text, or a pair of texts."""
 Rows = list[LabelledRow[Text, str]]
@@ -64,8 +67,8 @@ def read_numbers(table: TableConfig, where: str) -> dict[str, list[LabelledRow[T
     """Read a table whose labels are numbers, and split it into train, validation and test rows.
 
     Raises:
-        UserError: a file, split, column, text or label is missing, a label is not a finite number, or a split
-            is empty.
+        UserError: a file, split, column, text or label is missing, a label is not a number of 32 bits, or a
+            split is empty.
     """
     rows: dict[str, list[LabelledRow[Text, float]]] = {}
     for split, part in load(table, where).items():
@@ -76,10 +79,11 @@ def read_numbers(table: TableConfig, where: str) -> dict[str, list[LabelledRow[T
                 number = float(label)
             except ValueError:
                 number = math.nan
-            if not math.isfinite(number):
+            if not abs(number) <= LARGEST:
+                needed = "number" if math.isnan(number) else f"number up to {LARGEST}"
                 raise UserError(
                     f"{where}.data.label: {row.place} holds '{label}' in column '{table.label}', which is no "
-                    "number; write one, empty the cell and set drop_missing: true, or name another column"
+                    f"{needed}; write one, empty the cell and set drop_missing: true, or name another column"
                 )
             rows[split].append(LabelledRow(text, number, row.place))
     return divide(rows, table, where)

@@ -154,7 +154,9 @@ def divide(
     divided = {"train": train, "validation": validation, "test": test}
     for split, part in divided.items():
         if not part:
-            raise UserError(f"{where}.data: the {split} split is empty{why_empty}")
+            count = len(rows["test" if split == "test" and "test" in rows else "train"])
+            too_few = f"; {count} row(s) are too few to hold some out" if count else why_empty
+            raise UserError(f"{where}.data: the {split} split is empty{too_few}")
     return divided
 
 

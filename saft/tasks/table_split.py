@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
@@ -15,7 +16,7 @@ from saft.errors import UserError, did_you_mean
 __all__ = ["LabelledRow", "TableSplit", "as_text", "is_written"]
 
 # What has one spelling; the first item of a list, which may be a list again, stands for all.
-_WRITTEN = (str, int, float, Decimal, date, time, timedelta, list, type(None))
+_WRITTEN = (str, int, float, numpy.floating, Decimal, date, time, timedelta, list, type(None))
 
 T = TypeVar("T")
 L = TypeVar("L")
@@ -103,7 +104,8 @@ class TableSplit:
     def texts(self, key: str, column: str) -> list[str]:
         """Return a column as the user writes it: a class's name, true, 1.5; "" where a value is missing.
 
-        Of a list the values stand with commas between them.
+        NaN is missing too: pandas has no other sign for that in a column of floats. Of a list the
+        values stand with commas between them.
 
         Args:
             key: of the config, that names the column.
@@ -117,8 +119,7 @@ class TableSplit:
         names = getattr(single, "names", None)
         values = self.values(column)
         if getattr(single, "dtype", None) in ("float16", "float32"):  # 3.8, not the 3.7999999523 next to it
-            short = getattr(numpy, single.dtype)
-            return ["" if value is None else str(short(value)) for value in values]
+            values = [_short(value, getattr(numpy, single.dtype)) for value in values]
         for row, value in enumerate(values):
             if not is_written(value):
                 raise UserError(
@@ -146,6 +147,13 @@ class TableSplit:
         return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
 
 
+def _short(value: Any, kind: Any) -> Any:
+    """Return a number, or a list of some, in the type of its column, of which `str` writes no more digits."""
+    if isinstance(value, list):
+        return [_short(item, kind) for item in value]
+    return None if value is None or math.isnan(value) else kind(value)
+
+
 def is_written(value: Any) -> bool:
     """Return whether a value has one spelling; of a list whether its first item has.
 
@@ -167,7 +175,7 @@ def as_text(value: Any, names: Sequence[str] | None = None) -> str:
         >>> as_text(True), as_text(1, ["no", "yes"]), as_text([1, None])
         ('true', 'yes', '1,')
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, list):
         return ",".join(as_text(item, names) for item in value)

@@ -57,3 +57,8 @@ def test_a_number_that_the_list_spells_in_another_way_is_told() -> None:
 def test_an_empty_split_is_named(rows: dict[str, Any], split: str) -> None:
     with pytest.raises(UserError, match=f"t.data: the {split} split is empty"):
         divide_labelled(rows, SOURCE, "t")
+
+
+def test_a_table_of_too_few_rows_is_told_from_one_without_labels() -> None:
+    with pytest.raises(UserError, match=r"the validation split is empty; 1 row\(s\) are too few to hold"):
+        divide_labelled({"train": rows_of("a", 1), "test": rows_of("a")}, SOURCE, "t")

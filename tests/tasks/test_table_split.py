@@ -30,10 +30,22 @@ def test_a_row_is_a_pair_that_knows_its_place() -> None:
         ([1, None], ["1", ""]),
         ([True, False], ["true", "false"]),
         ([["x", "y"], []], ["x,y", ""]),
+        ([1.5, float("nan")], ["1.5", ""]),
     ],
 )
 def test_values_are_texts_as_the_user_writes_them(values: list[Any], texts: list[str]) -> None:
     assert split(values).texts("text", "a") == texts
+
+
+def test_numbers_of_single_precision_are_short_and_not_a_number_is_missing() -> None:
+    for values, texts in (
+        ([3.8, float("nan"), None], ["3.8", "", ""]),
+        ([[3.8, float("nan")], None, []], ["3.8,", "", ""]),
+    ):
+        kind: Any = datasets.Value("float32")
+        kind = datasets.Sequence(kind) if isinstance(values[0], list) else kind
+        rows = datasets.Dataset.from_dict({"a": values}, features=datasets.Features({"a": kind}))
+        assert TableSplit(rows, "test", "a.parquet", False, "t").texts("text", "a") == texts
 
 
 @pytest.mark.parametrize("value", [{"z": 1}, [{"z": 1}], b"bytes"])

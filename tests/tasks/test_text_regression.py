@@ -117,3 +117,13 @@ def test_mistakes_are_named(mapping: dict[str, Any], tiny_model: Path) -> None:
         UserError, match=r"there is no .*sts.safetensors, and the head of this task is a train"
     ):
         task.model(trunk, tiny_model)
+
+
+def test_a_number_beyond_32_bits_is_told(mapping: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "large.csv"
+    file.write_text("one,two,score\n" + "rose,blood,1\n" * 6 + "sky,sea,1e300\n")
+    data = mapping["data"] | {"files": {"train": str(file)}}
+    with pytest.raises(
+        UserError, match=r"row 7 of the .* holds '1e300' .*, which is no number up to 3.4e\+38;"
+    ):
+        tasks.build("sts", mapping | {"data": data}, "t").rows("t")  # type: ignore[attr-defined]
