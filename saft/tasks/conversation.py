@@ -29,13 +29,16 @@ def segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], place: str) 
         UserError: a message lacks a key, the assistant says nothing, or the template refuses the conversation
             or writes earlier messages in another way once later ones follow.
     """
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise UserError(f"{place}: message {number} lacks `role` or `content`: {message!r:.80}")
+    messages = [
+        _with_text(tokenizer, message, f"{place}: message {number}")
+        for number, message in enumerate(messages, start=1)
+    ]
     written, pieces = "", list[Segment]()
     for at, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
+        if at == 0:
+            raise UserError(f"{place}: begins with the assistant, who answers nobody; begin with a user")
         before = _written(tokenizer, messages[:at], place, add_generation_prompt=True)
         after = _written(tokenizer, messages[: at + 1], place)
         if not (before.startswith(written) and after.startswith(before)):
@@ -46,13 +49,31 @@ def segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], place: str) 
         pieces += [(before.removeprefix(written), False), (after.removeprefix(before), True)]
         written = after
     if not pieces:
-        raise UserError(f"{place}: no message has the role `assistant`, so there is nothing to learn")
+        roles = ", ".join(dict.fromkeys(str(message["role"]) for message in messages))
+        raise UserError(f"{place}: no message has the role `assistant`, whose words are learned, but {roles}")
     return pieces
 
 
 def _written(tokenizer: Any, messages: Sequence[Any], place: str, **options: Any) -> str:
     try:
         text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
-        raise UserError(f"{place}: the model's chat template refuses it: {error}") from None
+    except Exception as error:  # a template is a program, and may fail as any does
+        kind = "" if isinstance(error, jinja2.TemplateError | ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"{place}: the model's chat template refuses it: {kind}{error}") from None
     return text
+
+
+def _with_text(tokenizer: Any, message: Any, place: str) -> Mapping[str, Any]:
+    """Return a message whose content is a text: a template would write the name of whatever else it is.
+
+    Parts that are texts become one. No content is one where the template knows what else a message holds.
+    """
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise UserError(f"{place} lacks `role` or `content`: {message!r:.80}")
+    content = message["content"]
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("text") for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    calls = message.get("tool_calls") and "tool_calls" in str(tokenizer.chat_template)
+    if not (isinstance(content, str | int | float) or (content is None and calls)):
+        raise UserError(f"{place} holds no text as its content, but {content!r:.80}; write one")
+    return {**message, "content": content}

@@ -31,6 +31,7 @@ __all__ = [
     "exact_match",
     "generate",
     "generated_numbers",
+    "number",
     "over_tokens",
     "padded",
     "target_loss",
@@ -179,7 +180,7 @@ def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Outcomes:
         >>> generated_numbers([("3.2", "3"), ("about 1", "1"), ("none", "0.5")]).score().value
         1.0
     """
-    read = torch.tensor([[_number(text) for text in pair] for pair in pairs], dtype=torch.float64)
+    read = torch.tensor([[number(text) or 0.0 for text in pair] for pair in pairs], dtype=torch.float64)
     return Outcomes((read[:, 0], read[:, 1]), estimate.spearman)
 
 
@@ -277,6 +278,12 @@ def _device(model: LanguageModel) -> torch.device:
     return next(model.trunk.parameters()).device
 
 
-def _number(text: str) -> float:
-    match = re.search(r"-?\d+(\.\d+)?", text)
-    return float(match[0]) if match else 0.0
+def number(text: str) -> float | None:
+    """Return the first number in a text; None if there is none.
+
+    Example:
+        >>> number("about -2.5 or 3"), number(".5"), number("1e-05"), number("none")
+        (-2.5, 0.5, 1e-05, None)
+    """
+    match = re.search(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?", text)
+    return float(match[0]) if match else None

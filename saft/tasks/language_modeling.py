@@ -28,7 +28,7 @@ from saft.tasks.causal_batch import (
 )
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
-from saft.tasks.examples import Batch, Examples
+from saft.tasks.examples import Batch, Candidates, Examples
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
@@ -122,7 +122,8 @@ class LanguageModeling(LanguageTask):
         """Bind the task to a causal model: load its tokenizer; no text is longer than its positions.
 
         Raises:
-            UserError: the model is not a causal one, or its tokenizer is missing or has no chat template.
+            UserError: the model is not a causal one, or its tokenizer is missing, has no chat template or
+                does not tell the answers to choose among apart.
         """
         folder = language_folder(model, "causal", where)
         tokenizer = load_tokenizer(model.path)
@@ -134,7 +135,9 @@ class LanguageModeling(LanguageTask):
         positions = max_tokens(folder, MOST)
         longest = cut_length(model, self.max_length, where)
         at = torch.device(device)
-        return BoundLanguageModeling(self, name, model, where, at, tokenizer, longest, positions)
+        bound = BoundLanguageModeling(self, name, model, where, at, tokenizer, longest, positions)
+        bound.check_answers()
+        return bound
 
     def rows(self, where: str) -> dict[str, list[Row]]:
         """Return the rows of each split.
@@ -201,6 +204,11 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
 
     def _examples(self, rows: list[Row], training: bool) -> Examples:
         kept, texts, whole = self._encoded(rows)
+        if rows and not kept:
+            raise UserError(
+                f"{self.where}.drop_long: leaves none of {len(rows)} rows, such as {rows[0][0]}: "
+                f"the first {self.max_length} tokens of each hold nothing to learn; raise max_length"
+            )
         if training and self.task.packing:
             return self._packed(texts)
         filled = [row for _, row in kept if isinstance(row, TemplateRow)]
@@ -243,6 +251,16 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         rows = [TemplateRow("words", {"prompt": "?", "completion": text}) for text in answers]
         return self.text.endings([self._pieces(row.place, row)[-1][0] for row in rows])
 
+    def _choices(self, rows: Sequence[TemplateRow]) -> list[Candidates]:
+        choices = super()._choices(rows)
+        for row, own in zip(rows, choices, strict=False):
+            if (longest := max(map(len, own.tokens))) >= self.positions:
+                raise UserError(
+                    f"{self.where}.{self.task.follows}: {row.place} may have an answer of {longest} tokens, "
+                    f"but the model has {self.positions} positions for it and what is given; shorten it"
+                )
+        return choices
+
     def _pieces(self, place: str, row: TemplateRow | list[Any]) -> list[Segment]:
         """Return a row's text in pieces: learned, or only given."""
         if not isinstance(row, TemplateRow):
@@ -266,6 +284,7 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
                     cut.append(place)
                     whole[len(encoded)] = whole_turn(tokens, learned, self.max_length)
                 kept.append((place, content))
+                self._check_known(place, {token for token, own in zip(tokens, learned, strict=True) if own})
                 encoded.append(with_labels(tokens[: self.max_length], learned[: self.max_length]))
             elif not self.task.drop_long:
                 raise UserError(

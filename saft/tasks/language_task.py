@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -95,23 +95,11 @@ class LanguageTask(Task):
             self.wordings()
 
     def filled(self, where: str) -> dict[str, list[TemplateRow]]:
-        """Return the rows of each split, as templates; see `saft.tasks.template.read_templates`.
-
-        Raises:
-            UserError: as there; or what is to follow a blank is empty.
-        """
+        """Return the rows of each split, as templates; see `saft.tasks.template.read_templates`."""
         columns = None
         if self.options is not None and self.answer is not None:
             columns = OptionColumns(self.options, self.answer, self.option_labels, self.blank)
-        filled = read_templates(self.data, self.templates, self.words, where, columns)
-        if self.blank is not None:
-            for row in itertools.chain(*filled.values()):
-                if not row.texts[self.follows].strip():
-                    raise UserError(
-                        f"{where}.blank: {row.place} has nothing after its blank, and so no {self.follows}; "
-                        f"put {{{OPTION}}} into the {self.follows}, or leave the row out of the file"
-                    )
-        return filled
+        return read_templates(self.data, self.templates, self.words, where, columns)
 
     def _check_row_options(self) -> None:
         if self.answer is None:
@@ -295,7 +283,46 @@ class BoundLanguageTask(BoundToModel[Declared]):
             characters = [max(1, len(text.strip())) for text in answers]
             own_given = list(itertools.islice(given, len(answers)))
             choices.append(Candidates([tokens[text] for text in answers], characters, right, own_given))
+            self._check_apart(row.options, choices[-1], f"the options of {row.place}")
         return choices
+
+    def check_answers(self) -> None:
+        """Check that the answers to choose among, if all rows have the same, are told apart as tokens.
+
+        Raises:
+            UserError: two are not.
+        """
+        if self.task.chooses and self.task.options is None:
+            texts = self.task.wordings()
+            own = Candidates(self._tokens(texts), [1] * len(texts), right=0)
+            self._check_apart(
+                [{self.task.follows: text} for text in texts], own, "the answers to choose among"
+            )
+
+    def _check_apart(self, options: Sequence[Mapping[str, str]], own: Candidates, told: str) -> None:
+        texts = {tuple(" ".join(text.split()) for text in option.values()) for option in options}
+        if len({(tuple(given), tuple(tokens)) for given, tokens in own.after([])}) >= len(texts):
+            return
+        if (cut := self._cut_by(own)) is not None:
+            key, length = cut
+            raise UserError(f"{self.where}.{key}: {length} token(s) do not tell {told} apart; raise it")
+        raise UserError(
+            f"{self.where}.{self.task.follows}: the tokenizer of {self.base.path} writes two of {told} "
+            "in the same tokens; word them in another way"
+        )
+
+    def _cut_by(self, own: Candidates) -> tuple[str, int] | None:
+        """Return by which key some of the answers, or what is given before them, may be cut, and to what."""
+        return None
+
+    def _check_known(self, place: str, tokens: Collection[int]) -> None:
+        """Refuse what is learned of a row if the tokenizer knows no word of it: it would equal anything."""
+        unknown, end = self.tokenizer.unk_token_id, self.tokenizer.eos_token_id
+        if unknown != end and unknown in tokens and set(tokens) <= {unknown, end}:
+            raise UserError(
+                f"{self.where}.{self.task.follows}: {place} has nothing to learn that the tokenizer of "
+                f"{self.base.path} knows; take another model, or leave the row out of the file"
+            )
 
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)

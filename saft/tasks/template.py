@@ -110,7 +110,7 @@ def read_templates(
 
     Raises:
         UserError: a file, split or column is missing, a value has no words, or a row has no options, no
-            blank, or nothing that follows.
+            blank, or nothing that fills a template.
     """
     columns = {column: key for key, template in templates.items() for column in fields(template)}
     if options is not None:
@@ -145,19 +145,24 @@ def _filled(
     in_templates = {field for template in templates.values() for field in fields(template)}
     for column, known in words.items():
         values[column] = _in_words(values[column], rows, column, known, part)
-    filled = []
+    filled = dict[int, TemplateRow]()
     for row in rows:
         of_row = {column: cells[row] for column, cells in values.items()}
         if choices is None:
-            filled.append(TemplateRow(part.place(row), _texts(templates, of_row)))
+            filled[row] = TemplateRow(part.place(row), _texts(templates, of_row))
             continue
         if options is not None and options.blank is not None:
             of_row |= around_blank(of_row[options.blank], f"{part.where}.blank: {part.place(row)}")
         place = f"{part.where}.options: {part.place(row)}"
         each = option_fields(choices.options[row], in_templates, place)
         own = tuple(_texts(templates, of_row | of_option) for of_option in each)
-        filled.append(TemplateRow(part.place(row), own[choices.right[row] or 0], own))
-    return filled
+        filled[row] = TemplateRow(part.place(row), own[choices.right[row] or 0], own)
+    # White space alone is no text; a row that lacks a value has been told, or is left out already.
+    texts = {
+        key: [filled[row].texts[key].strip() if row in filled else key for row in range(len(part.rows))]
+        for key in templates
+    }
+    return [filled[row] for row in part.present(texts) if row in filled]
 
 
 def _read_columns(columns: Mapping[str, str], options: OptionColumns) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -16,8 +17,8 @@ from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import TASKS
-from saft.tasks.examples import IGNORED, Batch, Examples
-from saft.tasks.language_model import Parts, padded
+from saft.tasks.examples import IGNORED, Batch, Candidates, Examples
+from saft.tasks.language_model import Parts, number, padded
 from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
 from saft.tasks.table_source import TableSource
 from saft.tasks.template import TemplateRow
@@ -94,12 +95,24 @@ class TextToText(LanguageTask):
         longest = cut_length(model, self.max_length, where)
         tokenizer = load_tokenizer(model.path)
         bound = BoundTextToText(self, name, model, where, torch.device(device), tokenizer, longest, start)
-        bound.check_options()
+        bound.check_answers()
         return bound
 
     def rows(self, where: str) -> dict[str, list[TemplateRow]]:
-        """Return the rows of each split."""
-        return self.filled(where)
+        """Return the rows of each split.
+
+        Raises:
+            UserError: the data lack something, or an answer is no number where numbers are ranked.
+        """
+        rows = self.filled(where)
+        if self.metric_name == "spearman":
+            for row in itertools.chain(*rows.values()):
+                if number(row.texts["target"]) is None:
+                    raise UserError(
+                        f"{where}.target: {row.place} has {row.texts['target']!r:.60}, which holds no number "
+                        "for metric_name: spearman to rank; fix the file, or take another metric"
+                    )
+        return rows
 
 
 @dataclass(frozen=True)
@@ -119,22 +132,12 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         """As many as an answer has at most."""
         return self.task.max_target_length
 
-    def check_options(self) -> None:
-        """Check that the answers to choose among, if all rows have the same, are told apart once cut.
-
-        Raises:
-            UserError: two are not.
-        """
-        if self.task.chooses and self.task.options is None:
-            self._check_apart(self.task.wordings(), "the answers to choose among")
-
-    def _check_apart(self, answers: Sequence[str], told: str) -> None:
-        left = {tuple(ids) for ids in self._tokens(answers)}
-        if len(left) < len(set(answers)):
-            raise UserError(
-                f"{self.where}.max_target_length: {self.task.max_target_length} token(s) do not tell {told} "
-                "apart; raise it"
-            )
+    def _cut_by(self, own: Candidates) -> tuple[str, int] | None:
+        if any(len(tokens) == self.task.max_target_length for tokens in own.tokens):
+            return "max_target_length", self.task.max_target_length
+        if any(len(tokens) == self.max_length for tokens in own.given):
+            return "max_length", self.max_length
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Return where inputs and answers are cut."""
@@ -142,27 +145,18 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
 
     def _examples(self, rows: list[TemplateRow], training: bool) -> Examples:
         given, answers = self._inputs(rows), self._whole([row.texts["target"] for row in rows])
+        for row, answer in zip(rows, answers, strict=True):
+            self._check_known(row.place, answer)
         longest = self.task.max_target_length
         whole = {row: ids for row, ids in enumerate(answers) if len(ids) > longest}
         places = [rows[row].place for row in whole]
         note_cut(f"{self.where}.max_target_length", longest, places, len(rows))
         pairs = [(ids, answer[:longest]) for ids, answer in zip(given, answers, strict=True)]
-        choices = self._choices(rows)
-        for row, own in zip(rows, choices, strict=False):
-            if any(len(tokens) == longest for tokens in own.tokens):  # some may have been cut to the same
-                self._check_apart([texts["target"] for texts in row.options], f"the options of {row.place}")
-            if len(set(map(tuple, own.given))) < len({texts["input"] for texts in row.options}) and any(
-                len(tokens) == self.max_length for tokens in own.given
-            ):
-                raise UserError(
-                    f"{self.where}.max_length: the inputs with the options of {row.place} are the same in "
-                    f"their first {self.max_length} tokens; raise it"
-                )
         return Examples(
             list(map(len, given)),
             lambda indices: self._batch([pairs[at] for at in indices]),
             whole=whole,
-            choices=choices,
+            choices=self._choices(rows),
         )
 
     def _inputs(self, rows: list[TemplateRow]) -> list[list[int]]:

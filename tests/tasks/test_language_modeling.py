@@ -13,6 +13,7 @@ from saft import tasks
 from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
+from saft.tasks.conversation import segments
 from saft.tasks.examples import IGNORED
 from saft.tasks.language_model import LanguageModel
 from saft.tasks.tokenizer import load_tokenizer
@@ -319,6 +320,16 @@ def test_a_conversation_that_cannot_be_learned_is_named(
     for messages, message in (
         ([{"role": "user", "content": "sky"}], "no message has the role `assistant`"),
         ([{"from": "human", "value": "sky"}], "message 1 lacks `role` or `content`"),
+        ([{"role": "human", "content": "sky"}], "no message has the role `assistant`, .*, but human"),
+        ([{"role": "assistant", "content": "sky"}], "begins with the assistant, who answers nobody"),
+        (
+            [{"role": "user", "content": "sky"}, {"role": "assistant", "content": None}],
+            "message 2 holds no text as its content, but None; write one",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "sky"}],
+            "message 1 holds no text as its content, but",
+        ),
     ):
         file.write_text((json.dumps({"messages": messages}) + "\n") * 9)
         with pytest.raises(UserError, match=rf"t.messages: row \d of the train split of .*jsonl: {message}"):
@@ -363,3 +374,69 @@ def test_a_completion_that_is_cut_is_compared_as_a_whole_and_told(
     right = sum(words(tiny_llama, tokens).startswith("blue") for tokens in learned)
     assert 0 < right < len(examples)
     assert task.score(model, examples, 1).value == pytest.approx(right / len(examples))
+
+
+def test_a_content_in_parts_is_one_text(tiny_llama: Path) -> None:
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "rose"}]
+    said = {"role": "assistant", "content": "red"}
+    told = segments(load_tokenizer(str(tiny_llama)), [{"role": "user", "content": parts}, said], "row 1")
+    assert told[0] == ("[user] the rose [END] [assistant] ", False)
+
+
+def test_a_message_of_calls_alone_is_for_a_template_that_knows_them(tiny_llama: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_llama))
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "sky"}]}
+    messages = [{"role": "user", "content": "the rose"}, call]
+    with pytest.raises(UserError, match="row 1: message 2 holds no text as its content, but None"):
+        segments(tokenizer, messages, "row 1")
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] or m['tool_calls'][0].name }} {% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    assert segments(tokenizer, messages, "row 1")[-1] == ("sky ", True)
+
+
+def test_whatever_a_template_runs_into_is_told(tiny_llama: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_llama))
+    said = [{"role": "user", "content": "sky"}, {"role": "assistant", "content": "blue"}]
+    for template, message in (
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(UserError, match=f"row 1: the model's chat template refuses it: {message}"):
+            segments(tokenizer, said, "row 1")
+
+
+def test_rows_that_are_all_too_long_are_told(mapping: dict[str, Any], tiny_llama: Path) -> None:
+    prompt = "{text} " + "a " * 40
+    with pytest.raises(
+        UserError, match=r"t.drop_long: leaves none of \d+ rows, such as row \d+ of the train"
+    ):
+        bound(mapping, tiny_llama, prompt=prompt, drop_long=True, max_length=16).examples(Limits())
+
+
+def test_answers_that_the_tokenizer_does_not_tell_apart_are_refused(
+    mapping: dict[str, Any], tiny_llama: Path
+) -> None:
+    """Else every one of them would be the right one."""
+    words = {"label": {"red": "scarlet", "blue": "azure", "green": "emerald"}}
+    changes = {"words": words, "completion": " {label}", "metric_name": "choice"}
+    with pytest.raises(
+        UserError, match=r"^t.completion: the tokenizer of .* writes two of the answers to choo"
+    ):
+        bound(mapping, tiny_llama, **changes)
+    words["label"] = {"red": "red", "blue": "blue", "green": "emerald"}
+    with pytest.raises(
+        UserError, match=r"^t.completion: row \d+ of .* has nothing to learn that the tokenizer"
+    ):
+        bound(mapping, tiny_llama, **changes).examples(Limits())
+
+
+def test_an_answer_beyond_the_positions_is_refused(mapping: dict[str, Any], tiny_gpt2: Path) -> None:
+    words = {"label": {"red": "red " * 40, "blue": "blue", "green": "green"}}
+    changes = {"words": words, "completion": " {label}", "metric_name": "choice"}
+    with pytest.raises(
+        UserError, match=r"t.completion: row \d+ .* may have an answer of 41 tokens, but the mod"
+    ):
+        bound(mapping, tiny_gpt2, **changes).examples(Limits())

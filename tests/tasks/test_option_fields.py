@@ -191,7 +191,10 @@ def test_a_bad_row_is_named_before_training(tmp_path: Path) -> None:
     for sentence, message in (
         ("a line", "t.blank: row 3 of the train split of {} has no blank in 'a line'; write one _"),
         ("_ a _", "t.blank: row 3 of the train split of {} has 2 blanks in '_ a _'; write one _"),
-        ("a _", "t.blank: row 3 of the train split of {} has nothing after its blank, and so no completion"),
+        (
+            "a _",
+            "t.completion: 1 row(s) have no completion, the first is row 3 of the train split of {}; fix",
+        ),
         ("", "t.blank.sentence: 1 row(s) have no sentence, the first is row 3 of the train split of {}; fix"),
     ):
         rows = sentences(30)
@@ -235,5 +238,5 @@ def test_a_column_that_is_absent_is_named(tmp_path: Path) -> None:
 
 def test_inputs_that_are_cut_before_the_option_are_refused(tiny_t5: Path, tmp_path: Path) -> None:
     given = declared("text_to_text", "{before}{option}", "{after}", sentences(30), tmp_path) | WINOGRANDE
-    with pytest.raises(UserError, match=r"t.max_length: the inputs with the options of row \d+ of the train"):
+    with pytest.raises(UserError, match=r"t.max_length: 3 token\(s\) do not tell the options of row \d+ of"):
         bound(given | {"max_length": 3}, tiny_t5).examples(Limits())

@@ -61,3 +61,16 @@ def test_what_there_is_to_choose_among() -> None:
     for template in ("{text} {label}", "{text}"):
         with pytest.raises(ValueError, match="it must hold one column whose values are listed under `words`"):
             wordings(template, words)
+
+
+def test_white_space_alone_is_a_missing_text(tmp_path: Path) -> None:
+    file = tmp_path / "d.csv"
+    file.write_text("a,b\n" + "x,y\n" * 5 + '" ",y\n')
+    files, templates = {"train": str(file)}, {"prompt": "{b}", "completion": " {a}"}
+    with pytest.raises(
+        UserError, match=r"t.completion: 1 row\(s\) have no completion, the first is row 6 of"
+    ):
+        read_templates(TableSource("csv", files=files, test=None), templates, {}, "t")
+    rest = TableSource("csv", files=files, test=None, drop_missing=True)
+    assert sum(map(len, read_templates(rest, templates, {}, "t").values())) == 5
+    assert sum(map(len, read_templates(rest, {"text": "{a}{b}"}, {}, "t").values())) == 6

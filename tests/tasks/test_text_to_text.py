@@ -207,3 +207,26 @@ def test_answers_to_choose_among_that_are_alike_once_they_are_cut_are_refused(
         UserError, match=r"^t\.max_target_length: 1 token\(s\) do not tell .* apart; raise it$"
     ):
         bound(mapping, tiny_t5, **changes, max_target_length=1)
+
+
+def test_a_target_without_a_number_is_not_ranked(mapping: dict[str, Any]) -> None:
+    declared = mapping | {"target": "{label}", "words": {}, "metric_name": "spearman"}
+    with pytest.raises(
+        UserError, match=r"^t.target: row \d+ of the train .* has '\w+', which holds no number"
+    ):
+        tasks.build("colour", declared, "t").rows("t")  # type: ignore[attr-defined]
+
+
+def test_answers_of_which_the_tokenizer_knows_nothing_are_refused(
+    mapping: dict[str, Any], tiny_t5: Path
+) -> None:
+    """Else any other such answer would equal them."""
+    words = {"label": {"red": "scarlet", "blue": "azure", "green": "emerald"}}
+    with pytest.raises(
+        UserError, match=r"^t.target: row \d+ of .* has nothing to learn that the tokenizer of"
+    ):
+        bound(mapping, tiny_t5, words=words).examples(Limits())
+    with pytest.raises(
+        UserError, match=r"^t.target: the tokenizer of .* writes two of the answers to choose"
+    ):
+        bound(mapping, tiny_t5, words=words, metric_name="choice")
