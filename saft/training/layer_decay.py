@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 __all__ = ["layer_factors"]
 
-_LAYER = re.compile(r"^(.*?\.?)(\d+)\.")
-_EMBEDDED = re.compile(r"embed|wte|wpe|shared", re.IGNORECASE)
+_LAYER = re.compile(r"^((?:.*?\.)?)(\d+)\.")
+_FIRST = re.compile(r"embed|wte|wpe|shared|pre_la?y[a-z]*norm|stem", re.IGNORECASE)
 
 
 def layer_factors(names: Collection[str], decay: float) -> dict[str, float]:
@@ -16,7 +16,8 @@ def layer_factors(names: Collection[str], decay: float) -> dict[str, float]:
 
     .. math:: \eta_l = \eta\, d^{\,n - l}, \qquad l = 1 \dots n
 
-    of the n layers of a stack; embeddings are as the layer before the first, what is in no layer has 1.
+    of the n layers of a stack; embeddings, a stem and a norm before all layers are as the layer before the
+    first, what is in no layer has 1.
 
     Args:
         names: of all parameters of a trunk.
@@ -39,5 +40,5 @@ def layer_factors(names: Collection[str], decay: float) -> dict[str, float]:
             stack, number = places[name]
             factors[name] = decay ** (layers[stack] - number)
         else:
-            factors[name] = decay**deepest if _EMBEDDED.search(name) else 1.0
+            factors[name] = decay**deepest if _FIRST.search(name) else 1.0
     return factors

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from saft.errors import UserError
 from saft.optim import Ascent, make_perturbation
 from saft.optim.auto_radius import find_radius
 from saft.optim.others_radius import Change, LikeOwn, SumOfOthers
@@ -104,6 +105,8 @@ class TaskModule(L.LightningModule):
                 loss = self._backward(batch, descent)
             self.ascent.skip_replay()
 
+        if batch_index == 0 and all(parameter.grad is None for parameter in self._trained()):
+            raise self._unreached()
         if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
         optimizer.step()
@@ -116,6 +119,15 @@ class TaskModule(L.LightningModule):
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
         if self.ascent is not None and self.others is not None:
             self.log("rho", self.ascent.perturbation.rho)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.trunk.parameters() if parameter.requires_grad]
+
+    def _unreached(self) -> UserError:
+        return UserError(
+            f"parametrization: the loss of {self.task.name} depends on no tensor that is trained of "
+            f"{type(self.model.trunk).__name__}; train others"
+        )
 
     def _find_radius(self, ascent: Ascent, batch: Batch, climbed: frozenset[str]) -> None:
         """Find the radius of rho: auto on the batch of this step."""
@@ -150,6 +162,8 @@ class TaskModule(L.LightningModule):
         mean, targets = torch.zeros((), device=self.device), total(batch.targets)
         for part in batch.split(self.options.micro_batch_size) if "loss" in terms else ():
             loss = self.task.loss(self.model, part) * (part.targets / targets)
+            if not loss.requires_grad:
+                raise self._unreached()
             self.manual_backward(loss)
             mean += loss.detach()
         if "penalty" in terms:  # the same on every device

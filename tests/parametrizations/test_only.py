@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from torch import nn
 
+from saft import config
 from saft.errors import UserError
 from saft.parametrizations import parametrization
 from saft.parametrizations.only import Only
+from saft.train import TrainConfig, train
 
 
 def test_every_pattern_must_match_a_tensor() -> None:
@@ -20,3 +25,20 @@ def test_every_pattern_must_match_a_tensor() -> None:
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(UserError, match="tensors: must not be empty"):
         parametrization("only", tensors=[])
+
+
+@pytest.mark.parametrize("head", ["zero_shot", "linear"])
+def test_tensors_that_the_loss_does_not_depend_on_are_told(
+    head: str, tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Features are means over tokens, for which BERT's pooler is not asked."""
+    settings = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["colour"] | {"head": head},
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 2, "parametrization": {"name": "only", "tensors": ["pooler.*"]}},
+        "trainer": {"accelerator": "cpu"},
+    }
+    with pytest.raises(UserError, match=r"^parametrization: the loss of task depends on no tensor that is t"):
+        train(config.parse(TrainConfig, settings, "test"))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
