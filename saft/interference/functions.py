@@ -102,6 +102,10 @@ def coefficients(low: float, high: float, count: int) -> dict[str, float]:
 def check_coefficients(low: float, high: float, count: int) -> None:
     """Check that a grid of coefficients has as many as it is asked for, from the least to the greatest.
 
+    Args:
+        low, high: the first and the last of them.
+        count: how many are asked for.
+
     Raises:
         ValueError: it has fewer, or none between.
 

@@ -78,6 +78,9 @@ class TaskModule(L.LightningModule):
         """One update: gradient at w; with an ascent, gradient at w + epsilon, back to w; clip; descent.
 
         Where the penalty is due, it is part of the descent gradient, and of what is climbed if it says so.
+
+        Raises:
+            UserError: the loss depends on nothing that is trained.
         """
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
