@@ -55,13 +55,11 @@ class TaskProbe:
         self.higher_is_better = task.metric.higher_is_better
         device = next(model.trunk.parameters()).device
         self.batches: list[Batch] = [batch.to(device) for batch in examples.batches(batch_size)]
-        counts = [int(batch.targets) for batch in self.batches]
-        each = (sum(counts) or 1) / len(counts)
-        self._weights = {id(b): count / each for b, count in zip(self.batches, counts, strict=True)}
+        self._targets = (sum(int(batch.targets) for batch in self.batches) or 1) / len(self.batches)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss over a batch, a scalar, whose mean over `batches` is that over all targets."""
-        return self.task.loss(self.module, batch) * self._weights.get(id(batch), 1.0)
+        return self.task.loss(self.module, batch) * (batch.targets / self._targets)
 
     @torch.no_grad()
     def response(self) -> Response:

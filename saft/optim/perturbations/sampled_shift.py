@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim import kernels
+from saft.optim.generators import Generators, seed_of
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.optim.slots import AscentSlots
 
@@ -65,21 +66,18 @@ class SampledShift(Perturbation):
 
     def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
-        generators: dict[torch.device, torch.Generator] = {}
+        generators = Generators(self.seed, slots.step)
         for slot in slots:
-            device = slot.buffer.device
-            if device not in generators:
-                generators[device] = torch.Generator(device)
-                generators[device].manual_seed(self._seed(slots.step, *slot.shard))
-            quantiles = _quantiles(device, slot.buffer.dtype)
+            quantiles = _quantiles(slot.buffer.device, slot.buffer.dtype)
             for (piece,) in kernels.pieces(slot.buffer):
-                piece.copy_(_draw(quantiles, piece.numel(), generators[device]).view(piece.shape))
+                draw = _draw(quantiles, piece.numel(), generators.of(slot))
+                piece.copy_(draw.view(piece.shape))
         scale = rho * self.factor(slots.step) / self._mean_magnitude(slots, slots.buffers)
         slots.ascend(torch.nan_to_num(scale))
 
     def factor(self, step: int) -> float:
         """Return K alpha - 1, as drawn for a step."""
-        draw = random.Random(self._seed(step))
+        draw = random.Random(seed_of(self.seed, step))
         return draw.randint(1, self.n_models) * draw.uniform(*self.coefficients) - 1
 
     def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:
@@ -89,9 +87,6 @@ class SampledShift(Perturbation):
     def _mean_magnitude(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Tensor:
         sums = [torch.stack([piece.abs().sum() for (piece,) in kernels.pieces(t)]).sum() for t in tensors]
         return slots.total(sums) / slots.n_elements
-
-    def _seed(self, *parts: int) -> int:
-        return random.Random(repr((self.seed, *parts))).getrandbits(63)
 
 
 @lru_cache

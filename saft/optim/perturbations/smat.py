@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim import kernels
+from saft.optim.generators import Generators
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.optim.slots import AscentSlots, Slot
 
@@ -69,7 +70,7 @@ class SMAT(Perturbation):
 
     def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
-        noise = _Generators(self.seed, slots, "noise")
+        noise = Generators(self.seed, slots.step, "noise")
         for slot in slots:
             slot.memory.setdefault("base", slot.weight.clone())
             slot.buffer.uniform_(-1, 1, generator=noise.of(slot))
@@ -87,7 +88,7 @@ class SMAT(Perturbation):
     def _beside_kept(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pieces of the tensors, one a slot, each with its w0 + s m / (1 - q) (w - w0)."""
         scale = random.Random(repr((self.seed, slots.step, "scale"))).uniform(*self.scale)
-        masks = _Generators(self.seed, slots, "mask")
+        masks = Generators(self.seed, slots.step, "mask")
         for slot, tensor in zip(slots, tensors, strict=True):
             masked = self._masks(slot)
             for piece, weight, base in kernels.pieces(tensor, slot.weight, slot.memory["base"]):
@@ -105,19 +106,3 @@ class SMAT(Perturbation):
 
     def _root_mean_square(self, slots: AscentSlots, tensors: Sequence[Tensor]) -> Tensor:
         return slots.norm(tensors) / math.sqrt(slots.n_elements)
-
-
-class _Generators:
-    """A stream of random numbers for each device, for one purpose in one step on one shard."""
-
-    def __init__(self, seed: int, slots: AscentSlots, purpose: str) -> None:
-        self._key = (seed, slots.step, purpose)
-        self._generators: dict[tuple[torch.device, tuple[int, ...]], torch.Generator] = {}
-
-    def of(self, slot: Slot) -> torch.Generator:
-        place = (slot.buffer.device, slot.shard)
-        if place not in self._generators:
-            generator = torch.Generator(slot.buffer.device)
-            generator.manual_seed(random.Random(repr((*self._key, *slot.shard))).getrandbits(63))
-            self._generators[place] = generator
-        return self._generators[place]
