@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 
 import torch
+from torch import Tensor
 
 from saft.optim.slots import Slot
 
-__all__ = ["Generators", "seed_of"]
+__all__ = ["INTEGERS", "Generators", "seed_of"]
+
+INTEGERS = 1 << 16
+"""How many integers `Generators.integers` draws from."""
 
 
 class Generators:
@@ -27,6 +31,15 @@ class Generators:
     def __init__(self, *key: object) -> None:
         self._key = key
         self._generators: dict[tuple[torch.device, tuple[int, ...]], torch.Generator] = {}
+
+    def integers(self, slot: Slot, size: int) -> Tensor:
+        """Return `size` integers of 16 bits, flat, all equally likely: -32768 ... 32767.
+
+        A random number of 64 bits, which takes longest, is four of them.
+        """
+        words = torch.empty(-(-size // 4), dtype=torch.int64, device=slot.buffer.device)
+        words.random_(-(2**63), None, generator=self.of(slot))
+        return words.view(torch.int16)[:size]
 
     def of(self, slot: Slot) -> torch.Generator:
         """Return the stream for one parameter: it goes on from one slot to the next."""

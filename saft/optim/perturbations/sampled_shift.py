@@ -13,14 +13,11 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim import kernels
-from saft.optim.generators import Generators, seed_of
+from saft.optim.generators import INTEGERS, Generators, seed_of
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.optim.slots import AscentSlots
 
 __all__ = ["SampledShift"]
-
-
-_CELLS = 1 << 16  # as many as 16 bits tell apart: a random number of 64 bits draws four weights
 
 
 @PERTURBATIONS.register("sampled_shift")
@@ -70,8 +67,11 @@ class SampledShift(Perturbation):
         for slot in slots:
             quantiles = _quantiles(slot.buffer.device, slot.buffer.dtype)
             for (piece,) in kernels.pieces(slot.buffer):
-                draw = _draw(quantiles, piece.numel(), generators.of(slot))
-                piece.copy_(draw.view(piece.shape))
+                cells = generators.integers(slot, piece.numel()).int().add_(INTEGERS // 2)
+                if piece.is_contiguous():
+                    torch.index_select(quantiles, 0, cells, out=piece.view(-1))
+                else:
+                    piece.copy_(quantiles.index_select(0, cells).view(piece.shape))
         scale = rho * self.factor(slots.step) / self._mean_magnitude(slots, slots.buffers)
         slots.ascend(torch.nan_to_num(scale))
 
@@ -91,13 +91,8 @@ class SampledShift(Perturbation):
 
 @lru_cache
 def _quantiles(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the middle of each of `_CELLS` equally likely parts of Laplace(0, 1), rising."""
-    upper = torch.arange(_CELLS // 2, dtype=torch.float64).add_(0.5).div_(_CELLS // 2).neg_().log1p_().neg_()
+    """Return the middle of each of `INTEGERS` equally likely parts of Laplace(0, 1), rising."""
+    upper = (
+        torch.arange(INTEGERS // 2, dtype=torch.float64).add_(0.5).div_(INTEGERS // 2).neg_().log1p_().neg_()
+    )
     return torch.cat([-upper.flip(0), upper]).to(device, dtype)
-
-
-def _draw(quantiles: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    words = torch.empty(-(-size // 4), dtype=torch.int64, device=quantiles.device)
-    words.random_(-(2**63), None, generator=generator)
-    cells = words.view(torch.int16)[:size].int().add_(_CELLS // 2)
-    return quantiles.index_select(0, cells)

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim import kernels
-from saft.optim.generators import Generators
+from saft.optim.generators import INTEGERS, Generators
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.optim.slots import AscentSlots, Slot
 
@@ -44,7 +43,7 @@ class SMAT(Perturbation):
         100.0
 
     Source: "SMAT", September 2026, arXiv 2609.33437, and its code, egangu/smat. Differs: the noise is
-    rescaled so that its root mean square over the model is rho exactly.
+    rescaled so that its root mean square over the model is rho exactly; it has 65536 levels, and q as many.
     """
 
     rho: float = 1e-3
@@ -73,7 +72,9 @@ class SMAT(Perturbation):
         noise = Generators(self.seed, slots.step, "noise")
         for slot in slots:
             slot.memory.setdefault("base", slot.weight.clone())
-            slot.buffer.uniform_(-1, 1, generator=noise.of(slot))
+            for (piece,) in kernels.pieces(slot.buffer):
+                draw = noise.integers(slot, piece.numel()).view(piece.shape)
+                piece.copy_(draw).add_(0.5).mul_(2**-15)
         length = rho / self._root_mean_square(slots, slots.buffers)
         for noisy, kept in self._beside_kept(slots, slots.buffers):
             noisy.mul_(length.to(noisy)).add_(kept)
@@ -89,13 +90,14 @@ class SMAT(Perturbation):
         """Yield pieces of the tensors, one a slot, each with its w0 + s m / (1 - q) (w - w0)."""
         scale = random.Random(repr((self.seed, slots.step, "scale"))).uniform(*self.scale)
         masks = Generators(self.seed, slots.step, "mask")
+        left_out = min(round(self.drop * INTEGERS), INTEGERS - 1)  # of as many equally likely integers
         for slot, tensor in zip(slots, tensors, strict=True):
             masked = self._masks(slot)
             for piece, weight, base in kernels.pieces(tensor, slot.weight, slot.memory["base"]):
                 change = weight - base
-                if masked:  # bernoulli_ takes four times as long
-                    draw = torch.empty_like(change).uniform_(generator=masks.of(slot))
-                    change.mul_(draw.ge_(self.drop)).mul_(scale / (1 - self.drop))
+                if masked:  # bernoulli_ takes many times as long
+                    draw = masks.integers(slot, change.numel()).view(change.shape)
+                    change.mul_(draw >= left_out - INTEGERS // 2).mul_(scale / (1 - left_out / INTEGERS))
                 else:
                     change.mul_(scale)
                 yield piece, change.add_(base)

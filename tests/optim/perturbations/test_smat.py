@@ -19,7 +19,7 @@ def model_of() -> nn.Sequential:
 def displaced(perturbation: SMAT) -> tuple[dict[str, torch.Tensor], ...]:
     """Return the weights of the base, those before the fifth step, and those that its pass runs at."""
     model = model_of()
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=1.0), perturbation, model=model)
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.2), perturbation, model=model)
     base = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(4):
         optimizer.zero_grad()
