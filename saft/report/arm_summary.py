@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saft.interference.quantity import numbers_of
 from saft.interference.retained import gain_kept, normalized
-from saft.report.cell_result import CellResult, KeptParts, MergeFigures, Split
+from saft.report.cell_result import CellResult, KeptParts, MergeFigures, Split, Weighted
 from saft.report.held_out import HeldOutSummary, held_out_summary, lost_held_out
 from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
 from saft.report.quantity_summary import QuantitySummary, quantity_summary
@@ -50,6 +50,7 @@ class MergeSummary:
         shared_coefficients: seed -> the coefficient.
         task_coefficients: seed -> task -> its coefficient.
         parts: what is stored where each task has a model of its own; None where one model is for all.
+        weighted: with a weight for each task, or several along the layers; None where none were searched.
     """
 
     shared: ScoreSummary
@@ -58,6 +59,7 @@ class MergeSummary:
     shared_coefficients: dict[int, float]
     task_coefficients: dict[int, dict[str, float]]
     parts: KeptParts | None = None
+    weighted: ScoreSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _metric_summary(
         merged = {seed: cell.merges[method] for seed, cell in cells.items() if method in cell.merges}
         shared = {seed: _shared_scores(merge, split) for seed, merge in merged.items()}
         per_task = {seed: _per_task_scores(merge, split) for seed, merge in merged.items()}
+        weighted = {s: _weighted_scores(m.weighted, split) for s, m in merged.items() if m.weighted}
         merges[method] = MergeSummary(
             shared=_score_summary(shared, tasks, metric, experts, base),
             per_task=_score_summary(per_task, tasks, metric, experts, base),
@@ -164,6 +167,7 @@ def _metric_summary(
             shared_coefficients={seed: merge.shared.coefficient for seed, merge in merged.items()},
             task_coefficients={seed: merge.per_task.coefficients for seed, merge in merged.items()},
             parts=next((merge.parts for merge in merged.values() if merge.parts is not None), None),
+            weighted=_score_summary(weighted, tasks, metric, experts, base) if weighted else None,
         )
     return MetricSummary(_score_summary(experts, tasks, metric), merges)
 
@@ -215,6 +219,10 @@ def _per_task_scores(merge: MergeFigures, split: Split) -> dict[str, Score]:
     return {task: curve[chosen][task] for task, chosen in merge.per_task.coefficients.items()}
 
 
+def _weighted_scores(weighted: Weighted, split: Split) -> dict[str, Score]:
+    return (weighted.test or {}) if split == "test" else weighted.validation
+
+
 def _curve(merges: Mapping[int, MergeFigures], tasks: list[str]) -> dict[float, OverSeeds]:
     points: dict[float, dict[int, float | None]] = {}
     for seed, merge in merges.items():
@@ -229,6 +237,11 @@ def _lost(cell: CellResult, split: Split) -> Iterator[str]:
     """Yield in words what was computed and is not finite: no mean holds it."""
     scores = {"experts": _expert_scores(cell, split)}
     scores |= {method: _shared_scores(merge, split) for method, merge in cell.merges.items()}
+    scores |= {
+        f"{method} with searched weights": _weighted_scores(merge.weighted, split)
+        for method, merge in cell.merges.items()
+        if merge.weighted is not None
+    }
     for whose, of_tasks in scores.items():
         broken = [task for task, score in of_tasks.items() if not math.isfinite(score.value)]
         if broken:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from saft.report.arm_summary import ArmSummary, ScoreSummary
+from saft.report.held_out import HeldOutScores
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.report.searched import searches
@@ -25,6 +26,7 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
     against arm; `costs.csv`: passes, seconds and bytes; `searches.csv`: what was tried and chosen;
     `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them;
     `held_out.csv`, where tasks are held out: the scores on them, and the trade-off over the coefficient.
+    The coefficient of a merge with a weight for each task, where these were searched, is "weights".
     Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
     Scores of a merge that keeps a part per task say the bytes of a part, and each is of the task's own model.
 
@@ -89,6 +91,7 @@ def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:
             models: list[tuple[str, str, ScoreSummary]] = [("experts", "", of_metric.experts)]
             for method, merge in of_metric.merges.items():
                 models += [(method, "shared", merge.shared), (method, "per_task", merge.per_task)]
+                models += [(method, "weights", merge.weighted)] if merge.weighted is not None else []
             for model, coefficient, scores in models:
                 means = {"mean over tasks": scores.mean} if scores.mean is not None else {}
                 for task, values in (scores.tasks | means).items():
@@ -109,8 +112,11 @@ def _held_out(summary: Summary) -> Iterator[tuple[object, ...]]:
                     yield None, None, "pretrained", None, split, task, metric.name, *only
     for row in summary.rows.values():
         for metric, kept in row.held_out.items():
-            for model, of in {"experts": kept.experts, **kept.merges}.items():
-                coefficient = None if model == "experts" else "shared"
+            models: list[tuple[str, str | None, HeldOutScores]] = [("experts", None, kept.experts)]
+            for method, merged in kept.merges.items():
+                models.append((method, "shared", merged))
+                models += [(method, "weights", kept.weighted[method])] if method in kept.weighted else []
+            for model, coefficient, of in models:
                 means = {} if of.mean is None else {"mean over tasks held out": of.mean}
                 for task, values in (of.tasks | means).items():
                     names = row.train_size, row.arm, model, coefficient, summary.split, task, metric.name

@@ -37,11 +37,13 @@ class HeldOutSummary:
         experts: mean over the experts of all tasks.
         merges: method -> its merge with the shared coefficient; none of a method that gives no single model.
         curves: method -> coefficient -> raw validation value, mean over the tasks held out.
+        weighted: method -> its merge with a weight for each task, where these were searched.
     """
 
     experts: HeldOutScores
     merges: dict[str, HeldOutScores]
     curves: dict[str, dict[float, OverSeeds]]
+    weighted: dict[str, HeldOutScores]
 
 
 def held_out_summary(
@@ -57,16 +59,18 @@ def held_out_summary(
     """
     known = {t: score.value for t, of in base.items() if (score := of.on(split)) is not None}
     experts = {seed: {t: _mean_of_experts(cell, t, split) for t in tasks} for seed, cell in cells.items()}
-    merges, curves = {}, {}
+    merges, curves, weighted = {}, {}, {}
     for method in dict.fromkeys(method for cell in cells.values() for method in cell.merges):
         merged = {seed: cell.merges[method] for seed, cell in cells.items() if method in cell.merges}
         scores = {seed: _merged(merge, split) for seed, merge in merged.items()}
         if not any(task in of for of in scores.values() for task in tasks):
             continue
-        values = {seed: {t: _value(of.get(t)) for t in tasks} for seed, of in scores.items()}
-        merges[method] = _scores(values, known, tasks)
+        merges[method] = _scores(_values(scores, tasks), known, tasks)
         curves[method] = _curve(merged, tasks)
-    return HeldOutSummary(_scores(experts, known, tasks), merges, curves)
+        weighed = {seed: _of_split(m.weighted.held_out, split) for seed, m in merged.items() if m.weighted}
+        if weighed:
+            weighted[method] = _scores(_values(weighed, tasks), known, tasks)
+    return HeldOutSummary(_scores(experts, known, tasks), merges, curves, weighted)
 
 
 def lost_held_out(cell: CellResult, split: Split) -> Iterator[str]:
@@ -77,10 +81,14 @@ def lost_held_out(cell: CellResult, split: Split) -> Iterator[str]:
         split: which scores are reported.
     """
     models: dict[str, Mapping[str, Score]] = {
-        f"the expert of {task}": {t: score for t, of in expert.held_out.items() if (score := of.on(split))}
-        for task, expert in cell.experts.items()
+        f"the expert of {task}": _of_split(expert.held_out, split) for task, expert in cell.experts.items()
     }
     models |= {method: _merged(merge, split) for method, merge in cell.merges.items()}
+    models |= {
+        f"{method} with searched weights": _of_split(merge.weighted.held_out, split)
+        for method, merge in cell.merges.items()
+        if merge.weighted is not None
+    }
     for whose, of_tasks in models.items():
         if broken := [task for task, score in of_tasks.items() if not math.isfinite(score.value)]:
             yield f"{whose}: no finite score on {', '.join(broken)}"
@@ -91,6 +99,16 @@ def _merged(merge: MergeFigures, split: Split) -> Mapping[str, Score]:
     if split == "test":
         return merge.shared.held_out
     return next(p.held_out for p in merge.curve if p.coefficient == merge.shared.coefficient)
+
+
+def _of_split(scores: Mapping[str, BaseResult], split: Split) -> dict[str, Score]:
+    return {task: score for task, of in scores.items() if (score := of.on(split)) is not None}
+
+
+def _values(
+    scores: Mapping[int, Mapping[str, Score]], tasks: Sequence[str]
+) -> dict[int, dict[str, float | None]]:
+    return {seed: {task: _value(of.get(task)) for task in tasks} for seed, of in scores.items()}
 
 
 def _mean_of_experts(cell: CellResult, task: str, split: Split) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from saft.report.arm_summary import MetricSummary, ScoreSummary
 from saft.report.over_seeds import OverSeeds
@@ -20,6 +20,7 @@ SPECIAL = {
     "–": "--", "−": "$-$", "±": r"$\pm$", "λ": r"$\lambda$",
 } | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
 MISSING = "–"
+WEIGHTED = ", searched weights"
 
 
 def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
@@ -28,6 +29,7 @@ def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
     `scores.tex`: experts and merges with the shared coefficient, mean over tasks; `tasks.tex`: the same, task
     by task; `gains.tex`: arm against arm; `costs.tex`: passes, seconds and memory; `held_out.tex`, where
     tasks are held out: experts and merges on each of them, and their mean against the pretrained model's.
+    A merge with a weight for each task, where these were searched, stands behind that with one coefficient.
 
     Args:
         results: the experiment.
@@ -88,33 +90,45 @@ def _scores(summary: Summary, size: str, metric: Metric) -> str:
     best = {method: summary.best(size, metric, method, "shared") for method in summary.methods}
     if len(rows) < 2:
         best = dict.fromkeys(best)
+    weighted = {m for row in rows for m, of in row.by_metric[metric].merges.items() if of.weighted}
+    heading, columns = ["arm", "experts"], []
+    for method in best:
+        heading.append(summary.title(method))
+        columns.append(
+            [_written(_shared(row.by_metric[metric], method), metric, best[method]) for row in rows]
+        )
+        if method in weighted:
+            heading.append(summary.title(method) + WEIGHTED)
+            columns.append([_written(_weighted(row.by_metric[metric], method), metric) for row in rows])
     cells = [
-        [
-            escaped(row.arm),
-            _written(row.by_metric[metric].experts.mean, metric),
-            *(_written(_shared(row.by_metric[metric], method), metric, best[method]) for method in best),
-        ]
-        for row in rows
+        [escaped(row.arm), _written(row.by_metric[metric].experts.mean, metric), *(of[i] for of in columns)]
+        for i, row in enumerate(rows)
     ]
     about = f"{size}: {summary.split} {in_words(metric)}, mean over tasks, one shared coefficient"
-    return _table(about, ["arm", "experts", *map(summary.title, best)], 1, cells)
+    return _table(about, heading, 1, cells)
 
 
 def _shared(scores: MetricSummary, method: str) -> OverSeeds | None:
     return scores.merges[method].shared.mean if method in scores.merges else None
 
 
+def _weighted(scores: MetricSummary, method: str) -> OverSeeds | None:
+    merge = scores.merges.get(method)
+    return merge.weighted.mean if merge is not None and merge.weighted is not None else None
+
+
 def _tasks(summary: Summary, size: str, metric: Metric) -> str:
     tasks = summary.tasks_of[metric]
     cells = []
     for row in summary.of_size(size):
-        models: Mapping[str, ScoreSummary] = {"experts": row.by_metric[metric].experts} | {
-            method: merge.shared for method, merge in row.by_metric[metric].merges.items()
-        }
+        models: dict[str, ScoreSummary] = {"experts": row.by_metric[metric].experts}
+        for method, merge in row.by_metric[metric].merges.items():
+            models[summary.title(method)] = merge.shared
+            if merge.weighted is not None:
+                models[summary.title(method) + WEIGHTED] = merge.weighted
         for model, scores in models.items():
             values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
-            names = escaped(row.arm), escaped(summary.title(model))
-            cells.append([*names, *(_written(value, metric) for value in values)])
+            cells.append([escaped(row.arm), escaped(model), *(_written(value, metric) for value in values)])
     about = f"{size}: {summary.split} {in_words(metric)}, task by task, one shared coefficient"
     return _table(about, ["arm", "model", *tasks, "mean"], 2, cells)
 
@@ -126,10 +140,15 @@ def _held_out(summary: Summary, size: str, metric: Metric) -> str:
     cells = [[escaped(MISSING), "pretrained", *start, escaped(MISSING)]]
     for row in summary.of_size(size):
         kept = row.held_out[metric]
-        for model, scores in {"experts": kept.experts, **kept.merges}.items():
+        models = {"experts": kept.experts}
+        for method, merged in kept.merges.items():
+            models[summary.title(method)] = merged
+            if method in kept.weighted:
+                models[summary.title(method) + WEIGHTED] = kept.weighted[method]
+        for model, scores in models.items():
             values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
             change = MISSING if scores.change is None else points(scores.change.mean, metric)
-            names = escaped(row.arm), escaped(summary.title(model))
+            names = escaped(row.arm), escaped(model)
             cells.append([*names, *(_written(value, metric) for value in values), escaped(change)])
     about = f"{size}: {summary.split} {in_words(metric)} on tasks held out, one shared coefficient"
     return _table(about, ["arm", "model", *tasks, "mean", "against pretrained"], 2, cells)

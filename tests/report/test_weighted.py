@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
 from saft.errors import UserError
+from saft.report import summarize
+from saft.report.csv_tables import csv_tables
 from saft.report.html import page
+from saft.report.latex_tables import latex_tables
 from saft.report.weighted import weighted_sentences
 from tests.report.made_up import made_up, mapping, typed, with_held_out
 
@@ -62,6 +68,29 @@ def test_scores_of_other_tasks_are_told() -> None:
         typed(plain)
 
 
+def test_the_tables_have_it_beside_the_merge_with_one_coefficient() -> None:
+    of_two = results([0.02] * 10, [0.02] * 10)
+    summary = summarize(of_two)
+    rows = list(csv.DictReader(io.StringIO(csv_tables(of_two, summary)["scores.csv"])))
+    found = {row["task"]: row for row in rows if row["coefficient"] == "weights"}
+    assert list(found) == ["reuters", "tweets", "mean over tasks"]
+    assert found["tweets"]["model"] == "task_arithmetic"
+    assert float(found["tweets"]["mean"]) == pytest.approx(0.55)
+    latex = latex_tables(of_two, summary)
+    assert "task arithmetic & task arithmetic, searched weights & " in latex["scores.tex"]
+    assert r"adamw & task arithmetic, searched weights & 55.0 $\pm$ 7.1 & " in latex["tasks.tex"]
+
+
+def test_a_score_of_it_that_is_not_finite_is_told() -> None:
+    plain = mapping(seeds=(0,), arms=("adamw",), tasks=("reuters", "tweets"))
+    own = plain["cells"][0]["merges"]["task_arithmetic"]["weighted"] = weighted(0, None)
+    own["test"]["tweets"] = own["test"]["tweets"] | {"value": None}
+    missing = summarize(typed(plain)).missing
+    assert missing == [
+        "limited, adamw, seed 0: task_arithmetic with searched weights: no finite score on tweets"
+    ]
+
+
 def test_what_it_keeps_of_a_task_that_is_held_out_is_told() -> None:
     plain = with_held_out(mapping(seeds=(0,), arms=("adamw",), tasks=("reuters", "tweets")))
     score = {"value": 0.55, "standard_error": None, "examples": 10}
@@ -72,3 +101,25 @@ def test_what_it_keeps_of_a_task_that_is_held_out_is_told() -> None:
     own["held_out"]["strange"] = own["held_out"]["general"]
     with pytest.raises(UserError, match=r"protocol\.held_out has no strange"):
         typed(plain)
+
+
+def test_the_tables_have_what_it_keeps_of_a_task_that_is_held_out() -> None:
+    plain = with_held_out(mapping(seeds=(0,), arms=("adamw",), tasks=("reuters", "tweets")))
+    score = {"value": 0.55, "standard_error": None, "examples": 10}
+    own = weighted(0, None) | {"held_out": {"general": {"validation": score, "test": score}}}
+    plain["cells"][0]["merges"]["task_arithmetic"]["weighted"] = own
+    of_all = typed(plain)
+    summary = summarize(of_all)
+    rows = csv.DictReader(io.StringIO(csv_tables(of_all, summary)["held_out.csv"]))
+    found = [row for row in rows if (row["model"], row["coefficient"]) == ("task_arithmetic", "weights")]
+    assert [(row["task"], float(row["mean"])) for row in found] == [
+        ("general", pytest.approx(0.55)),
+        ("mean over tasks held out", pytest.approx(0.55)),
+    ]
+    latex = latex_tables(of_all, summary)["held_out.tex"]
+    assert r"adamw & task arithmetic, searched weights & 55.0 & 55.0 & $-$5.0 \\" in latex
+    score["value"] = None
+    missing = summarize(typed(plain)).missing
+    assert missing == [
+        "limited, adamw, seed 0: task_arithmetic with searched weights: no finite score on general"
+    ]
