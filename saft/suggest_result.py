@@ -17,6 +17,7 @@ from saft.merging.merge_config import MergeConfig
 from saft.report.paired_gain import PairedGain
 from saft.report.results import plain
 from saft.tasks import Metric, Score
+from saft.written import as_number
 
 __all__ = ["SuggestResult", "Tried", "in_plain_values", "in_words", "merge_file"]
 
@@ -85,7 +86,7 @@ class SuggestResult:
         table.add_row("experts", "100.0", "", *self._cells(self.experts))
         for tried in self.tried:
             half = "" if tried.error is None else f"{200 * tried.error:.1f}"
-            worth = f"{100 * tried.worth:.1f}" if math.isfinite(tried.worth) else "–"
+            worth = as_number(100 * tried.worth, 1) if math.isfinite(tried.worth) else "–"
             table.add_row(in_words(tried.merge), worth, half, *self._cells(tried.scores))
         return Group(table, *self.sentences, f"written: {self.file}; saft merge {self.file} OUT")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmSearch, Results, TrialFacts
-from saft.written import as_count
+from saft.written import as_count, as_number
 
 __all__ = ["TriedRow", "chosen_arms", "tried", "values_in_words", "worth_in_words"]
 
@@ -121,7 +121,7 @@ def _worth(search: ArmSearch, trial: TrialFacts) -> str:
 
 def _number(search: ArmSearch, value: float) -> str:
     scale, digits = _scale(search)
-    return f"{scale * value:.{digits}f}" if math.isfinite(value) else "–"
+    return as_number(scale * value, digits) if math.isfinite(value) else "–"
 
 
 def _scale(search: ArmSearch) -> tuple[float, int]:

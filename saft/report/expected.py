@@ -11,6 +11,7 @@ from typing import Any, Literal
 from saft.report.cell_result import CellResult, MergeFigures
 from saft.report.results import Results
 from saft.tasks.metric import Score
+from saft.written import as_number
 
 __all__ = ["ExpectedFigure", "expected_figures"]
 
@@ -48,8 +49,8 @@ class ExpectedFigure:
     @property
     def written(self) -> tuple[str, str]:
         """The expected figure with its tolerance, and ours; a dash where there is none."""
-        ours = "–" if self.ours is None else f"{self.ours:.{self.digits}f}"
-        return f"{self.value:.{self.digits}f} ± {self.tolerance:g}", ours
+        ours = "–" if self.ours is None else as_number(self.ours, self.digits)
+        return f"{as_number(self.value, self.digits)} ± {self.tolerance:g}", ours
 
 
 def expected_figures(results: Results) -> list[ExpectedFigure]:

@@ -21,7 +21,7 @@ from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
-from saft.written import as_count
+from saft.written import as_count, as_number
 
 __all__ = ["page"]
 
@@ -45,7 +45,7 @@ def page(results: Results) -> str:
     )
     environment.filters.update(
         score=_score,
-        percent=lambda values: f"{100 * values.mean:.1f}",
+        percent=lambda values: as_number(100 * values.mean, 1),
         measured=with_spread,
         heading=heading,
         points=points,

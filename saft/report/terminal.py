@@ -22,7 +22,7 @@ from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
-from saft.written import as_count
+from saft.written import as_count, as_number
 
 __all__ = ["table"]
 
@@ -114,7 +114,9 @@ def _scores(
                 style = "bold" if score.mean.mean == best and len(rows) > 1 else ""
                 figures[row.arm] = Text(_written(score.mean, metric), style=style)
                 if score.normalized is not None:
-                    figures[row.arm].append(f"\n({100 * score.normalized.mean:.1f})", style="not bold dim")
+                    figures[row.arm].append(
+                        f"\n({as_number(100 * score.normalized.mean, 1)})", style="not bold dim"
+                    )
         columns.append(Column(summary.title(method), figures))
     experts = {row.arm: Text(_written(row.by_metric[metric].experts.mean, metric)) for row in rows}
     return stacked(title, "arm", [row.arm for row in rows], columns, [Column("experts", experts)])

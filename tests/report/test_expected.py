@@ -67,3 +67,10 @@ def test_the_page_and_the_terminal_set_them_beside_each_other() -> None:
         assert "not run" in text
         assert "a paper" in text
     assert "Published figures" not in page(made_up())
+
+
+def test_a_minus_is_written_as_one() -> None:
+    assert ExpectedFigure("correlation", -0.5, 0.1, "docs", -0.52, digits=2).written == (
+        "−0.50 ± 0.1",
+        "−0.52",
+    )
