@@ -59,6 +59,8 @@ def ratio(parts: Tensor, counts: Tensor) -> Score:
 def pearson(predicted: Tensor, target: Tensor) -> Score:
     r"""Return Pearson's correlation; its error is :math:`(1 - r^2) / \sqrt{n - 1}`.
 
+    That of three examples or fewer, or of a correlation of 1 or -1, where the formula says 0, is not known.
+
     Args:
         predicted: [examples].
         target: [examples].
@@ -69,14 +71,14 @@ def pearson(predicted: Tensor, target: Tensor) -> Score:
     """
     if _constant(predicted, target):
         return Score(0.0, None, len(target))
-    r = _correlation(predicted.double(), target.double())
-    return Score(r, (1 - r * r) / math.sqrt(len(target) - 1), len(target))
+    r, size = _correlation(predicted.double(), target.double()), len(target)
+    return Score(r, (1 - r * r) / math.sqrt(size - 1) if _says_its_error(r, size) else None, size)
 
 
 def spearman(predicted: Tensor, target: Tensor) -> Score:
     r"""Return Spearman's rank correlation; its error is :math:`(1 - r^2) \sqrt{(1 + r^2 / 2) / (n - 3)}`.
 
-    What does not vary has no order, and a correlation of 0.
+    What does not vary has no order, and a correlation of 0. Where the error is not known: see `pearson`.
 
     Args:
         predicted: [examples].
@@ -92,13 +94,17 @@ def spearman(predicted: Tensor, target: Tensor) -> Score:
     if _constant(predicted, target):
         return Score(0.0, None, len(target))
     r, size = _correlation(_ranks(predicted), _ranks(target)), len(target)
-    error = (1 - r * r) * math.sqrt((1 + r * r / 2) / (size - 3)) if size > 3 else None
-    return Score(r, error, size)
+    known = _says_its_error(r, size)
+    return Score(r, (1 - r * r) * math.sqrt((1 + r * r / 2) / (size - 3)) if known else None, size)
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:
     x, y = x - x.mean(), y - y.mean()
     return float((x @ y / ((x @ x) * (y @ y)).sqrt()).clamp(-1, 1))
+
+
+def _says_its_error(r: float, size: int) -> bool:
+    return size > 3 and abs(r) < 1 - 1e-12
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 from saft.tasks.estimate import pearson, ratio, share, spearman
+from saft.tasks.metric import Score
 
 
 def test_standard_errors_are_the_spread_of_repeated_draws() -> None:
@@ -47,3 +50,24 @@ def test_examples_that_are_all_alike_leave_an_error_that_more_of_them_make_small
     assert few == pytest.approx(share(torch.tensor([not right] + [right] * 9)).standard_error)
     assert many is not None
     assert 0 < many == pytest.approx(few / 10, rel=0.06)
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_too_few_examples_or_a_perfect_correlation_do_not_say_their_error(
+    correlation: Callable[[torch.Tensor, torch.Tensor], Score],
+) -> None:
+    x = torch.tensor([1.0, 2.0, 4.0, 5.0, 7.0])
+    y = torch.tensor([2.0, 1.0, 3.0, 5.0, 4.0])
+    assert correlation(x[:2], y[:2]) == Score(-1.0, None, 2)
+    assert correlation(x[:3], y[:3]).standard_error is None
+    assert correlation(x[:4], y[:4]).standard_error is not None
+    assert correlation(x, x).standard_error is None
+    assert correlation(x, -x).standard_error is None
+
+
+def test_errors_of_correlations_are_those_of_their_formulas() -> None:
+    x, y = torch.arange(5.0), torch.tensor([0.0, 1.0, 2.0, 4.0, 3.0])
+    r = 0.9  # of ranks and of values alike
+    assert pearson(x, y).value == pytest.approx(r)
+    assert pearson(x, y).standard_error == pytest.approx((1 - r**2) / 2)
+    assert spearman(x, y).standard_error == pytest.approx((1 - r**2) * ((1 + r**2 / 2) / 2) ** 0.5)
