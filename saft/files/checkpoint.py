@@ -17,6 +17,7 @@ from torch import Tensor
 from saft.errors import UserError, did_you_mean
 from saft.files.json_files import read_json_object
 from saft.files.links import inside
+from saft.files.sentence_modules import weights_elsewhere
 from saft.files.staging import staged
 from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers
 
@@ -96,6 +97,8 @@ def weight_files(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder}: holds only an adapter, not a whole model; merge it into its base model first"
         )
+    if problem := weights_elsewhere(folder):
+        raise UserError(problem)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles:
         raise UserError(

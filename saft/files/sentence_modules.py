@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,36 @@ from saft.files.json_files import read_json
 from saft.files.links import inside
 from saft.files.tensorfile import TensorHeader, read_headers
 
-__all__ = ["module_files", "module_of", "module_settings", "module_tensors"]
+__all__ = [
+    "MODULES",
+    "different_settings",
+    "module_files",
+    "module_of",
+    "module_settings",
+    "module_tensors",
+    "weights_elsewhere",
+]
 
 MODULES = "modules.json"
 _FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = re.compile(r".*\.safetensors|pytorch_model.*\.bin")
 _NAME = re.compile(r"(\d\w*)/")
+_IN_MEMORY = (
+    "merge such models in memory: saft.integrations.sentence_transformers."
+    "merge_sentence_transformers(base, models, method)"
+)
+# What a module is if its config does not say it, and what of a config has no part in how it computes.
+_DEFAULTS = {"use_residual": False, "include_prompt": True}
+_COMPUTES_NOTHING = {"dropout", "dtype", "torch_dtype", "embedding_dimension", "word_embedding_dimension"}
+# How versions before 5.7 wrote a pooling, in the order in which the results of several are joined.
+_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 
 
 def module_of(name: str) -> str:
@@ -51,6 +77,40 @@ def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def different_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield key, value and the other's value of what makes two modules compute differently.
+
+    A key that only one of them states is passed over, unless it is known what the other then does.
+
+    Args:
+        mine: what the config of one module says; one that an earlier version of sentence-transformers wrote
+            is read as the present version reads it.
+        theirs: of the other.
+
+    Example:
+        >>> list(different_settings({"pooling_mode_cls_token": True}, {"pooling_mode": "mean"}))
+        [('pooling_mode', 'cls', 'mean')]
+    """
+    one, other = _as_now(mine), _as_now(theirs)
+    for key in dict.fromkeys((*one, *other)):
+        value, its = (x.get(key, _DEFAULTS.get(key)) for x in (one, other))
+        if value is not None and its is not None and value != its:
+            yield key, value, its
+
+
+def _as_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides how a module computes, as the present version writes it."""
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+        if key not in _POOLINGS and key not in _COMPUTES_NOTHING
+    }
+    if _POOLINGS.keys() & config.keys() and "pooling_mode" not in config:
+        modes = [mode for key, mode in _POOLINGS.items() if config.get(key)] or ["mean"]
+        settings["pooling_mode"] = modes if modes[1:] else modes[0]
+    return settings
+
+
 def module_files(folder: Path) -> dict[str, Path]:
     """Return module -> the file of its weights, of the modules that have any.
 
@@ -58,19 +118,34 @@ def module_files(folder: Path) -> dict[str, Path]:
         folder: of a checkpoint.
 
     Raises:
-        UserError: a module has weights below its own folder, or modules.json is damaged.
+        UserError: a module has its weights in several files or below its own folder, or modules.json is
+            damaged.
     """
     files = {}
     for module in module_settings(folder):
-        for below in (folder / module).glob("*/**/*.safetensors"):
-            raise UserError(
-                f"{below}: is a part of the module '{module}', which saft cannot merge; merge such models in "
-                "memory: saft.merge_models(base, models, method)"
-            )
+        for below in sorted((folder / module).rglob("*")):
+            if _WEIGHTS.fullmatch(below.name) and below not in [folder / module / name for name in _FILES]:
+                raise UserError(
+                    f"{below}: is a part of the module '{module}', which saft cannot merge; {_IN_MEMORY}"
+                )
         file = next((name for name in _FILES if (folder / module / name).is_file()), None)
         if file is not None:
             files[module] = inside(folder, f"{module}/{file}")
     return files
+
+
+def weights_elsewhere(folder: Path) -> str | None:
+    """Return what is wrong with a folder that has weights only in the folders of its modules, or None.
+
+    So are those of a router for queries and documents, and of versions before 1.0.
+
+    Args:
+        folder: a checkpoint without weights of its own.
+    """
+    if not (folder / MODULES).is_file():
+        return None
+    below = sorted({x.parent.name for x in folder.glob("*/*") if _WEIGHTS.fullmatch(x.name)})
+    return f"{folder}: has its weights in {', '.join(below)}; {_IN_MEMORY}" if below else None
 
 
 def module_tensors(folder: Path) -> dict[str, TensorHeader]:

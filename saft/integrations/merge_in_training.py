@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from saft.errors import UserError
-from saft.merging.inputs.in_memory import has_adapters, tensors_of
+from saft.merging.inputs.in_memory import tensors_of, without_adapters
 from saft.merging.merge_models import Model, by_task, merge_models, plan_of
 from saft.optim.random_streams import RandomStreams
 
@@ -78,7 +78,7 @@ class MergeWith:
         try:
             merge_models(self.base, self._with(model), self.method, out=model, **self.options)
             model.eval()
-            with torch.no_grad(), _without_adapters(model):
+            with torch.no_grad(), without_adapters(model):
                 yield
         finally:
             with torch.no_grad():
@@ -90,13 +90,3 @@ class MergeWith:
 
     def _with(self, model: nn.Module) -> dict[str, Model]:
         return {self.name: model, **by_task(self.others)}
-
-
-@contextmanager
-def _without_adapters(model: nn.Module) -> Iterator[None]:
-    off: Any = getattr(model, "disable_adapter", None) if has_adapters(model) else None
-    if off is None:
-        yield
-        return
-    with off():
-        yield

@@ -10,11 +10,10 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from saft.errors import UserError
+from saft.files.sentence_modules import different_settings
 from saft.merging.merge_models import by_task, merge_models
 
 __all__ = ["merge_sentence_transformers"]
-
-_MAY_DIFFER = ("dtype", "torch_dtype", "embedding_dimension")  # of the weights, or another module's
 
 
 def merge_sentence_transformers(
@@ -80,17 +79,15 @@ def _differences(what: str, base: SentenceTransformer, model: SentenceTransforme
         return [f"{what}: has the modules {', '.join(kinds[0])}, the base {', '.join(kinds[1])}"]
     problems = []
     for name, module in mine.items():
-        other = _settings(theirs[name])
-        for key, value in _settings(module).items():
-            if key in other and other[key] != value:
-                kind = type(module).__name__
-                problems.append(
-                    f"{what}: {kind}: {key} is {value!r}, in the base it is {other[key]!r}: they compute "
-                    "differently; only models of the same modules can be merged"
-                )
+        kind = type(module).__name__
+        for key, value, other in different_settings(_settings(module), _settings(theirs[name])):
+            problems.append(
+                f"{what}: {kind}: {key} is {value!r}, in the base it is {other!r}: they compute differently; "
+                "only models of the same modules can be merged"
+            )
     return problems
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     get: Any = getattr(module, "get_config_dict", dict)
-    return {key: value for key, value in get().items() if key not in _MAY_DIFFER}
+    return dict(get())

@@ -103,7 +103,7 @@ def check(
         excluded |= beside_tower(base, models.values())
         for task, source in models.items():
             problems += differences(f"models.{task}", base, source, excluded)
-            problems += config_problems(f"models.{task}", base, source)
+            problems += config_problems(f"models.{task}", base, source, excluded)
         if method and method.needs_adapters:
             problems += factors_differ(config.method, base, models, excluded)
         if config.lines is not None:

@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from saft.errors import UserError
-from saft.files.checkpoint import write_tensors
-from saft.files.sentence_modules import module_files, module_of, module_settings, module_tensors
+from saft.files.checkpoint import weight_files, write_tensors
+from saft.files.sentence_modules import (
+    different_settings,
+    module_files,
+    module_of,
+    module_settings,
+    module_tensors,
+)
 from saft.files.weights_writer import WeightsWriter
 
 
@@ -60,11 +66,39 @@ def test_no_path_leads_out_of_the_folder(tmp_path):
     assert module_settings(tmp_path) == {}
 
 
-def test_weights_below_a_module_are_refused(folder):
-    (folder / "2_Dense" / "inner").mkdir()
-    (folder / "2_Dense" / "inner" / "model.safetensors").write_bytes(b"")
+@pytest.mark.parametrize(
+    "name", ["inner/model.safetensors", "inner/pytorch_model.bin", "model-00001-of-00002.safetensors"]
+)
+def test_weights_below_a_module_or_in_parts_are_refused(folder, name):
+    file = folder / "3_Normalize" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
     with pytest.raises(UserError, match="which saft cannot merge; merge such models in memory"):
         module_files(folder)
+
+
+@pytest.mark.parametrize("place", ["query_0_Transformer/model.safetensors", "0_BERT/pytorch_model.bin"])
+def test_of_a_model_whose_trunk_is_below_too_the_cure_is_told(folder, place):
+    (folder / place).parent.mkdir()
+    (folder / place).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"has its weights in .*{place[:6]}.*; merge such models in memory"):
+        weight_files(folder)
+
+
+def test_settings_differ_where_they_decide_what_is_computed():
+    early = {"word_embedding_dimension": 8, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    now = {"embedding_dimension": 8, "pooling_mode": "cls", "include_prompt": True}
+    assert list(different_settings(early, now)) == []
+    assert list(different_settings(early, now | {"pooling_mode": "mean"})) == [
+        ("pooling_mode", "cls", "mean")
+    ]
+    both = {"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True}
+    assert list(different_settings(both, {"pooling_mode": ("cls", "max")})) == []
+    assert list(different_settings(early, now | {"include_prompt": False})) == [
+        ("include_prompt", True, False)
+    ]
+    assert list(different_settings({}, {"use_residual": True})) == [("use_residual", False, True)]
+    assert list(different_settings({"dropout": 0.1}, {"dropout": 0.3})) == []
 
 
 def test_modules_are_written_to_their_own_folders_after_the_trunk(tmp_path):

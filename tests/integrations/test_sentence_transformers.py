@@ -136,9 +136,87 @@ def test_modules_that_are_set_otherwise_are_refused(tiny_model: Path, tmp_path: 
     config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "other")})
     with pytest.raises(UserError, match=r"models.x: .*other/1_Pooling: pooling_mode"):
         saft.merge(config, None, check_only=True)
+    for name, modules in (("base", [base[0], base[1], base[3]]), ("other", list(base)[:2])):
+        st.SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / name))
+    config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "other")})
+    with pytest.raises(UserError, match=r"modules without weights are Pooling, in the base .* Pooling, Norm"):
+        saft.merge(config, None, check_only=True)
     shorter = st.SentenceTransformer(modules=list(base)[:2], device="cpu")
     with pytest.raises(UserError, match=r"models.x: has the modules Transformer, Pooling, the base"):
         merge_sentence_transformers(base, {"x": shorter}, "average")
+
+
+def test_a_module_that_is_left_out_may_be_set_otherwise(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    import saft
+
+    base, other = sentence_model(tiny_model, 0), sentence_model(tiny_model, 1)
+    other[2] = Dense(32, 4)
+    for name, model in (("base", base), ("other", other)):
+        model.save_pretrained(str(tmp_path / name))
+    models = {"x": str(tmp_path / "other")}
+    saft.merge(
+        saft.MergeConfig("average", str(tmp_path / "base"), models, exclude=["2_Dense/*"]), tmp_path / "out"
+    )
+    found = st.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert torch.equal(found[2].linear.weight, base[2].linear.weight)
+
+
+def test_a_router_whose_routes_began_alike_is_merged_in_memory(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
+
+    import saft
+    from saft.errors import UserError
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    def routed(change: float) -> Any:
+        query, document = (Transformer(str(tiny_model)) for _ in range(2))
+        router = Router.for_query_document([query, Pooling(32)], [document, Pooling(32)])
+        with torch.no_grad():
+            for weight in query.parameters():
+                weight += change
+        return st.SentenceTransformer(modules=[router], device="cpu").eval()
+
+    base, a, b = routed(0.0), routed(1.0), routed(-0.5)
+    merged = merge_sentence_transformers(base, {"a": a, "b": b}, "average")
+    name = "0.sub_modules.{}.0.model.embeddings.word_embeddings.weight"
+    states = [model.state_dict() for model in (merged, base)]
+    torch.testing.assert_close(states[0][name.format("query")], states[1][name.format("query")] + 0.25)
+    assert torch.equal(*(state[name.format("document")] for state in states))
+    base.save_pretrained(str(tmp_path / "base"))
+    with pytest.raises(
+        UserError, match=r"base: .*has its weights in document_0_Transformer, query_0_Tr.* mem"
+    ):
+        saft.merge(saft.MergeConfig("average", str(tmp_path / "base"), {"x": "x"}), None, check_only=True)
+
+
+def test_an_adapter_in_the_trunk_is_merged_with_the_modules_beside_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    import peft
+
+    import saft
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    base, adapted = sentence_model(tiny_model, 0), sentence_model(tiny_model, 0)
+    base.save_pretrained(str(tmp_path / "base"))
+    settings = peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
+    adapted[0].model = peft.get_peft_model(adapted[0].model, settings)
+    with torch.no_grad():
+        adapted[2].linear.weight += 1.0  # trained with the adapter
+    adapted.save_pretrained(str(tmp_path / "adapted"))
+    texts = ["the red whale", "a small ant"]
+    expected = torch.tensor(adapted.eval().encode(texts))
+
+    in_memory = merge_sentence_transformers(base, {"x": adapted}, "average")
+    config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "adapted")})
+    saft.merge(config, tmp_path / "out")
+    found = st.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    for merged in (in_memory, found):
+        torch.testing.assert_close(torch.tensor(merged.encode(texts)), expected)
+    states = [model.state_dict() for model in (in_memory, found)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_what_is_no_list_of_models_of_sentence_transformers_is_refused(tiny_model: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from saft.files.checkpoint import config_parts
-from saft.files.sentence_modules import module_settings
+from saft.files.sentence_modules import (
+    MODULES,
+    different_settings,
+    module_files,
+    module_of,
+    module_settings,
+)
 from saft.merging.inputs.source import Source
 
 __all__ = ["config_notes", "config_problems"]
@@ -21,13 +27,15 @@ _REFUSED = (
 _TOLD = ("max_position_embeddings", "n_positions", "rope_theta", "rope_scaling", "rope_parameters")
 
 
-def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
+def config_problems(what: str, base: Source, model: Source, excluded: Collection[str] = ()) -> Iterator[str]:
     """Yield what makes a model another than its base, though their tensors fit, one message each.
 
     Args:
         what: the model's place in the merge file, for messages.
         base: the base model.
         model: the fine-tuned model.
+        excluded: names of the tensors that are not merged; a module of sentence-transformers' that is not
+            merged may be set otherwise.
     """
     mine, theirs = model.config, base.config
     kinds = [{part["model_type"] for part in config_parts(dict(x)) if _is_name(part)} for x in (mine, theirs)]
@@ -36,9 +44,30 @@ def config_problems(what: str, base: Source, model: Source) -> Iterator[str]:
         yield _message(what, "model_type", model, stated[0], base, stated[1])
     for key, value, other in _different(mine, theirs, _REFUSED):
         yield _message(what, key, model, value, base, other)
-    modules, known = (module_settings(x.folder) if x.files else {} for x in (model, base))
-    for name, settings in modules.items():
-        for key, value, other in _different(settings, known.get(name, {}), (*settings,)):
+    yield from _module_problems(what, base, model, excluded)
+
+
+def _module_problems(what: str, base: Source, model: Source, excluded: Collection[str]) -> Iterator[str]:
+    """Yield where the modules of sentence-transformers compute otherwise than the base's."""
+    if not all(x.files and (x.folder / MODULES).is_file() for x in (model, base)):
+        return
+    mine, theirs = (module_settings(x.folder) for x in (model, base))
+    # Of those with weights the tensors tell which there are.
+    plain = [
+        [settings["type"] for name, settings in x.items() if name not in module_files(source.folder)]
+        for x, source in ((mine, model), (theirs, base))
+    ]
+    if plain[0] != plain[1]:
+        mine_are, theirs_are = (", ".join(kinds) or "none" for kinds in plain)
+        yield (
+            f"{what}: {model.folder / MODULES}: its modules without weights are {mine_are}, in the base "
+            f"({base.folder / MODULES}) {theirs_are}: they compute differently; only models of the same "
+            "modules can be merged"
+        )
+    merged = {module_of(name) for name in base.headers.keys() - set(excluded)}
+    kept = {module_of(name) for name in excluded} - merged
+    for name in [name for name in mine if name in theirs and name not in kept]:
+        for key, value, other in different_settings(mine[name], theirs[name]):
             yield (
                 f"{what}: {model.folder / name}: {key} is {value!r}, in the base ({base.folder / name}) it "
                 f"is {other!r}: they compute differently; only models of the same modules can be merged"

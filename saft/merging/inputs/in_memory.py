@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.source import Source, ties
 from saft.merging.inputs.tensor_names import match
 
-__all__ = ["OneAdapter", "adapter_in_memory", "has_adapters", "in_memory", "lora_factors", "tensors_of"]
+__all__ = [
+    "OneAdapter",
+    "adapter_in_memory",
+    "has_adapters",
+    "in_memory",
+    "lora_factors",
+    "tensors_of",
+    "without_adapters",
+]
 
 # Where a module that peft has changed keeps its own weights, and where those of each adapter.
 _OWN = re.compile(r"\.(base_layer|original_module)\.")
@@ -60,7 +69,7 @@ def in_memory(model: nn.Module | Mapping[str, Tensor]) -> Source:
     headers = _headers(tensors_of(model), place)
     if problem := quantization_problem(Path(place), headers, config):
         raise UserError(problem)
-    tied = ties(headers, config)
+    tied = ties(headers, {})  # in memory tied tensors are one; what is only equal here may differ in others
     stored = {name: header for name, header in headers.items() if name not in tied}
     return Source(place, Path(place), stored, tied, config)
 
@@ -94,10 +103,23 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         raise UserError(
             f"{place}: is added to the weights of {abbreviated(merged)} already; call unmerge_adapter()"
         )
-    _refuse_other_weights(place, tensors_of(model), base)
-    own = dict(_of_adapter(_state(model), name))
+    within = _place(model)
+    beside, below = dict[str, Tensor](), dict[str, Tensor]()
+    for key, tensor in tensors_of(model).items():
+        known = match(key, base.headers) or key
+        if key.startswith(within):
+            below[known] = tensor
+        elif known not in base.tied:
+            beside[known] = tensor
+    _refuse_other_weights(place, below, base)
+    own = {_below(within, key): tensor for key, tensor in _of_adapter(_state(model), name)}
     adapter = LoraAdapter(
-        Path(place), config, _headers(own, place), weights=Path(place), config_place=f"config of {place}"
+        Path(place),
+        config,
+        _headers(own, place),
+        weights=Path(place),
+        config_place=f"config of {place}",
+        beside=_headers(beside, place),
     )
     return adapted(place, adapter, base)
 
@@ -153,13 +175,39 @@ def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: something else is among them, or a tensor that is not whole and dense.
     """
     state = _state(model)
-    if not has_adapters(model):
+    if not isinstance(model, nn.Module) or not has_adapters(model):
         return state
+    place = _place(model)
     return {
-        _OWN.sub(".", name.removeprefix(PREFIX)): tensor
+        _OWN.sub(".", _below(place, name)): tensor
         for name, tensor in state.items()
         if not _OF_ADAPTER.match(name)
     }
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Have a model compute as the model below its adapters does; of one without adapters nothing changes.
+
+    Args:
+        model: in which peft may have put adapters, wherever in it.
+    """
+    layers = [layer for layer in _layers(model) if not layer.disable_adapters]
+    trainable = [(weight, weight.requires_grad) for weight in model.parameters()] if layers else []
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for weight, was in trainable:  # peft makes all of the active adapter trainable
+            weight.requires_grad_(was)
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """Return the layers of a model that peft has put adapters into."""
+    return [x for x in model.modules() if isinstance(getattr(x, "disable_adapters", None), bool)]
 
 
 def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -215,15 +263,46 @@ def _config(model: object) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _holder(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return place and module of what peft has put adapters into: a model, or a part of it; None of no such.
+
+    Raises:
+        UserError: there are several.
+    """
+    holders: list[tuple[str, nn.Module]] = []
+    for place, module in model.named_modules():
+        within = any(not above or place.startswith(f"{above}.") for above, _ in holders)
+        if not within and isinstance(configs := getattr(module, "peft_config", None), dict) and configs:
+            holders.append((place, module))
+    if holders[1:]:
+        raise UserError(
+            f"{type(model).__name__} has adapters in {abbreviated([place for place, _ in holders])}; merge "
+            "them into their models first: merge_and_unload()"
+        )
+    return holders[0] if holders else None
+
+
+def _place(model: nn.Module) -> str:
+    """Return what the names of the tensors begin with that are in what peft has put adapters into."""
+    holder = _holder(model)
+    return f"{holder[0]}." if holder and holder[0] else ""
+
+
+def _below(place: str, name: str) -> str:
+    """Return the name that a tensor has in the model below its adapters, which are at a place in it."""
+    return f"{place}{name.removeprefix(place).removeprefix(PREFIX)}" if name.startswith(place) else name
+
+
 def _adapters(model: nn.Module) -> dict[str, Any]:
-    configs = getattr(model, "peft_config", None)
-    return configs if isinstance(configs, dict) else {}
+    holder = _holder(model)
+    configs: dict[str, Any] = getattr(holder[1], "peft_config", {}) if holder else {}
+    return configs
 
 
 def _active(model: nn.Module) -> str:
-    active = getattr(model, "active_adapters", None)
-    names = active() if callable(active) else active
-    if not isinstance(names, list) or len(names) != 1:
+    # Of the layers: models of transformers' tell it only with some versions of peft.
+    names: list[Any] = next((layer.active_adapters for layer in _layers(model)), [])
+    if len(names) != 1:
         raise UserError(
             f"{type(model).__name__} has the adapters {', '.join(_adapters(model))}, of which one must be "
             "active: model.set_adapter(NAME); saft.integrations.peft merges those of one model"
@@ -242,10 +321,9 @@ def _of_adapter(tensors: Mapping[str, Tensor], adapter: str) -> Iterator[tuple[s
 def _refuse_other_weights(place: str, own: Mapping[str, Tensor], base: Source) -> None:
     """Refuse an adapter that was trained on other weights than those of the base."""
     for name, tensor in own.items():
-        known = match(name, base.headers)
-        if known is None:
+        if name not in base.headers:
             continue
-        theirs = base.tensor(known)
+        theirs = base.tensor(name)
         if theirs.data_ptr() == tensor.data_ptr() and theirs.device == tensor.device:
             continue
         if theirs.shape != tensor.shape or not torch.equal(theirs.to(tensor), tensor.detach()):

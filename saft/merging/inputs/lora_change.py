@@ -54,6 +54,8 @@ class LoraAdapter:
         weights: the file of its tensors, for messages.
         config_place: where its config is, for messages.
         files: that are read, for their digests.
+        beside: tensors that stand beside the adapted model, under the names that a merge has for them: those
+            of sentence-transformers' modules, which are trained as a whole.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class LoraAdapter:
     weights: Path
     config_place: str
     files: Sequence[Path] = ()
+    beside: Mapping[str, TensorHeader] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ def adapted(
         raise UserError(*problems)
     file = adapter.weights
     modules, saved = _sorted(file, adapter.headers)
-    changes: dict[str, _Change] = {}
-    headers = dict(base.headers)
+    changes = {name: _Change(replacement=header) for name, header in adapter.beside.items()}
+    headers = {**base.headers, **adapter.beside}
     known = base.headers.keys() | base.tied.keys()
     for key, header in saved.items():
         name = match(key, known) or key

@@ -11,6 +11,7 @@ from saft.files.checkpoint import MANIFEST, model_config, read_manifest
 from saft.files.json_files import read_json_object
 from saft.files.links import inside
 from saft.files.locations import folder
+from saft.files.sentence_modules import module_files, module_tensors
 from saft.files.tensorfile import read_headers
 from saft.merging.inputs.lora_change import LoraAdapter, adapted
 from saft.merging.inputs.source import Source, read_source
@@ -80,5 +81,7 @@ def _adapted(location: str, path: Path, base: Source) -> Source:
             f"{path}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in path.iterdir()))
         )
     place = path / CONFIG
-    adapter = LoraAdapter(path, config, read_headers(file), file, str(place), (file, place))
+    modules = module_tensors(path)
+    files = (file, place, *module_files(path).values())
+    adapter = LoraAdapter(path, config, read_headers(file), file, str(place), files, modules)
     return adapted(location, adapter, base, model_config(path))
