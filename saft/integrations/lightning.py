@@ -281,6 +281,9 @@ class EvaluateMerge(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell all that is wrong with the merge, before anything is trained."""
         self.merge.check(self._merged(pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the step, which a resumed fit knows only now."""
         self._done = trainer.global_step
 
     def on_train_batch_end(
@@ -292,8 +295,10 @@ class EvaluateMerge(L.Callback):
             return
         self._done = step
         model = self._merged(pl_module)
-        with self.merge.in_place_of(model):
+        with self.merge.in_place_of(model, trainer.optimizers):
             figures = self.evaluate(model)
+        if not isinstance(figures, Mapping):
+            raise UserError(f"evaluate: must return {{name: figure}}, but returned {figures!r:.60}")
         pl_module.log_dict({f"merged/{name}": figure for name, figure in figures.items()})
 
     def _merged(self, pl_module: L.LightningModule) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from saft.errors import UserError
 from saft.merging.inputs.in_memory import tensors_of, without_adapters
-from saft.merging.merge_models import Model, by_task, merge_models, plan_of
+from saft.merging.merge_models import Model, by_task, fitting, merge_models, plan_of
 from saft.optim.random_streams import RandomStreams
 
 __all__ = ["MergeWith"]
@@ -56,37 +56,56 @@ class MergeWith:
     def check(self, model: nn.Module) -> None:
         """Look for all that can be wrong, before anything is computed.
 
+        Args:
+            model: that is trained.
+
         Raises:
             UserError: with every problem that was found.
         """
-        plan_of(self.base, self._with(model), self.method, self.options)
+        fitting(plan_of(self.base, self._with(model), self.method, self.options), model)
 
     @contextmanager
-    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+    def in_place_of(self, model: nn.Module, optimizers: Iterable[Any] = ()) -> Iterator[None]:
         """Have the model compute with the merged weights, in evaluation mode and without gradients.
 
         Its weights, buffers and modes, and the random numbers, are put back bit for bit, also after an
         exception; meanwhile a copy of the weights takes memory. Of a peft model the adapters are off.
+
+        Args:
+            model: that is trained.
+            optimizers: that train it. Of one whose weights are others in evaluation (schedule-free) those
+                are merged.
 
         Raises:
             UserError: a model is not finite, or does not fit the base.
         """
         tensors = tensors_of(model)
         streams = RandomStreams(tensor.device for tensor in tensors.values())
-        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        averaging = [optimizer for optimizer in optimizers if _is_averaging(optimizer)]
+        trained = [x for optimizer in averaging for group in optimizer.param_groups for x in group["params"]]
+        kept = {id(x): (x, x.detach().clone()) for x in (*tensors.values(), *trained)}
         modes = [(module, module.training) for module in model.modules()]
         try:
+            for optimizer in averaging:
+                optimizer.eval()
             merge_models(self.base, self._with(model), self.method, out=model, **self.options)
             model.eval()
             with torch.no_grad(), without_adapters(model):
                 yield
         finally:
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    tensor.copy_(kept[name])
+            for optimizer in averaging:
+                optimizer.train()
+            with torch.no_grad():  # after `train`, which moves weights, and is not exact
+                for tensor, values in kept.values():
+                    tensor.copy_(values)
             for module, training in modes:
                 module.training = training
             streams.rewind()
 
     def _with(self, model: nn.Module) -> dict[str, Model]:
         return {self.name: model, **by_task(self.others)}
+
+
+def _is_averaging(optimizer: Any) -> bool:
+    """Return whether an optimizer has the weights of training in the model, and others for evaluation."""
+    return any(group.get("train_mode") is True for group in optimizer.param_groups)

@@ -224,7 +224,7 @@ class EvaluateMerge(TrainerCallback):  # type: ignore[misc]
         **options: further keys of a merge file, such as `parameters`, `scaling`, `exclude`.
 
     Raises:
-        UserError: with all that is wrong with the merge.
+        UserError: with all that is wrong with the merge, or the trainer has nothing to evaluate it on.
 
     Source: as TRL's `MergeModelCallback`. Differs: any method, no file, and the merge is evaluated.
     """
@@ -243,12 +243,19 @@ class EvaluateMerge(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.every, self.prefix = trainer, counted("every", every), prefix
         self.merge = MergeWith(base, others, method, options)
         self.merge.check(self._model())
+        if trainer.eval_dataset is None and type(trainer).get_eval_dataloader is Trainer.get_eval_dataloader:
+            raise UserError(
+                "trainer: has no eval_dataset, on which the merge is to be evaluated; give it one"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Merge and evaluate, after every so many steps."""
         if state.global_step % self.every == 0:
-            with self.merge.in_place_of(self._model()):
+            asked = control.should_evaluate, control.should_log  # which `evaluate` takes for done
+            optimizer = self.trainer.optimizer
+            with self.merge.in_place_of(self._model(), [] if optimizer is None else [optimizer]):
                 self.trainer.evaluate(metric_key_prefix=self.prefix)
+            control.should_evaluate, control.should_log = asked
 
     def _model(self) -> nn.Module:
         model: nn.Module = self.trainer.accelerator.unwrap_model(self.trainer.model)

@@ -23,7 +23,7 @@ from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 
-__all__ = ["Model", "by_task", "merge_models", "merged_tensors", "plan_of"]
+__all__ = ["Model", "by_task", "fitting", "merge_models", "merged_tensors", "plan_of"]
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
 M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
@@ -86,7 +86,7 @@ def merge_models(
         raise UserError(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
-    target = None if out is None else _fitting(plan, out)
+    target = None if out is None else fitting(plan, out)
     merged = merged_tensors(plan)
     if target is not None:
         _refuse_shared(target, merged)
@@ -245,8 +245,16 @@ def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(base, taken)
 
 
-def _fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return name of a merged tensor -> the tensor to fill, or raise; tied ones too, where `out` has them."""
+def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name of a merged tensor -> the tensor to fill; tied ones too, where `out` has them.
+
+    Args:
+        plan: from `plan_of`.
+        out: to fill.
+
+    Raises:
+        UserError: a tensor is missing, or is of another shape or dtype than the merged one.
+    """
     problems: list[str] = []
     with collecting(problems, "out: "):
         tensors = tensors_of(out)

@@ -83,6 +83,66 @@ def test_the_adapters_of_a_peft_model_are_merged_and_off_meanwhile() -> None:
         assert torch.equal(model(DATA)["logits"], expected)
 
 
+def test_adapters_within_a_module_are_off_and_stay_as_trainable_as_they_were() -> None:
+    import peft
+
+    base = Network()
+    settings = peft.LoraConfig(r=2, target_modules=["layers.0"], init_lora_weights=False)
+    inner = peft.PeftModel(copy.deepcopy(base), settings, "one")
+    model = nn.ModuleDict({"inner": inner, "beside": nn.Linear(1, 1)})
+    inner.layers[0].lora_A.one.weight.requires_grad_(False)  # as LoRA-FA has it
+    before = [weight.requires_grad for weight in model.parameters()]
+    whole = nn.ModuleDict({"inner": base, "beside": copy.deepcopy(model["beside"])})
+    other = copy.deepcopy(whole)
+    merged = saft.merge_models(whole, {"current": model, "b": other}, "average")["inner"].eval()
+    expected = merged(DATA)["logits"]
+    assert not torch.equal(expected, base.eval()(DATA)["logits"])
+    with MergeWith(whole, {"b": other}, "average").in_place_of(model):
+        assert torch.equal(model["inner"](DATA)["logits"], expected)
+    assert [weight.requires_grad for weight in model.parameters()] == before
+    assert not torch.equal(inner.eval()(DATA)["logits"], base(DATA)["logits"])
+
+
+class ScheduleFree(torch.optim.SGD):
+    """As those of the package schedulefree: in evaluation the weights are their mean over the steps."""
+
+    def train(self) -> None:
+        self._move(to_mean=False)
+
+    def eval(self) -> None:
+        self._move(to_mean=True)
+
+    @torch.no_grad()
+    def _move(self, to_mean: bool) -> None:
+        for group in self.param_groups:
+            for weight in group["params"] if group["train_mode"] is to_mean else ():
+                weight.mul_(1 / 3).add_(0.01) if to_mean else weight.sub_(0.01).mul_(3)
+            group["train_mode"] = not to_mean
+
+
+def test_of_a_schedule_free_optimizer_the_weights_of_evaluation_are_merged() -> None:
+    base, model = Network(), Network()
+    other, mean = other_of(base), copy.deepcopy(model)
+    optimizer = ScheduleFree(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["train_mode"] = True
+    before = state(model)
+    with torch.no_grad():
+        for weight in mean.parameters():
+            weight.mul_(1 / 3).add_(0.01)
+    expected = state(saft.merge_models(base, {"current": mean, "b": other}, "average"))
+    with MergeWith(base, {"b": other}, "average").in_place_of(model, [optimizer]):
+        optimizer.eval()  # as the Hugging Face Trainer does
+        assert same(state(model), expected)
+    assert same(state(model), before)
+    assert optimizer.param_groups[0]["train_mode"]
+
+
+def test_weights_of_another_dtype_are_told_before_the_training() -> None:
+    base = Network()
+    with pytest.raises(UserError, match=r"is bfloat16, the merged one float32; write dtype='bfloat16'"):
+        MergeWith(base, {"b": other_of(base)}, "average").check(Network().bfloat16())
+
+
 @pytest.mark.parametrize("method", ["emr", "fisher"])
 def test_a_method_that_needs_folders_is_told_before_the_training(method: str) -> None:
     base = Network()
@@ -108,6 +168,37 @@ class Module(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers", "ignore:.*resuming")
+def test_a_resumed_fit_does_not_merge_again_what_it_begins_with(tmp_path: Any) -> None:
+    base, steps = Network(), list[int]()
+    other = other_of(base)
+
+    def fit(max_steps: int, checkpoint: str | None = None, figures: Any = None) -> L.Trainer:
+        def evaluate(model: nn.Module) -> Any:
+            steps.append(trainer.global_step)
+            return {} if figures is None else figures
+
+        trainer = L.Trainer(
+            max_steps=max_steps,
+            accumulate_grad_batches=2,
+            max_epochs=-1,
+            callbacks=[lightning.EvaluateMerge(base, {"b": other}, "average", evaluate, every=2)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        trainer.fit(Module(), torch.utils.data.DataLoader(DATA, batch_size=2), ckpt_path=checkpoint)
+        return trainer
+
+    fit(2).save_checkpoint(tmp_path / "two.ckpt")
+    fit(6, str(tmp_path / "two.ckpt"))
+    assert steps == [2, 4, 6]
+    with pytest.raises(UserError, match=r"evaluate: must return \{name: figure\}, but returned 0\.5"):
+        fit(2, figures=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers")
@@ -192,3 +283,38 @@ def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_
         transformers.EvaluateMerge(trainer, base, {"current": other}, "average")
     with pytest.raises(UserError, match=r"every: must be a whole number of at least 1, but is 2\.5"):
         transformers.EvaluateMerge(trainer, base, {"b": other}, "average", every=2.5)
+    trainer.eval_dataset = None
+    with pytest.raises(UserError, match="trainer: has no eval_dataset"):
+        transformers.EvaluateMerge(trainer, base, {"b": other}, "average")
+
+
+def test_the_trainers_own_evaluations_and_logs_are_not_left_out(tmp_path: Any) -> None:
+    base = Network()
+    rows = [{"x": row, "labels": 1.0} for row in DATA]
+
+    def train(merge: bool) -> list[dict[str, Any]]:
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=4,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            logging_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+        )
+        trainer = Trainer(Network(), arguments, train_dataset=rows, eval_dataset=rows)
+        if merge:
+            others = {"b": other_of(base)}
+            trainer.add_callback(transformers.EvaluateMerge(trainer, base, others, "average", every=2))
+        trainer.train()
+        return [
+            {key: entry[key] for key in ("loss", "eval_loss", "step") if key in entry}
+            for entry in trainer.state.log_history
+            if not entry.keys() & {"eval_merged_loss", "train_runtime"}
+        ]
+
+    assert train(merge=True) == train(merge=False)
