@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from saft.errors import UserError
 from saft.files.json_files import read_json
@@ -15,6 +17,7 @@ from saft.files.tensorfile import TensorHeader, read_headers
 __all__ = [
     "MODULES",
     "different_settings",
+    "folder_name_of",
     "module_files",
     "module_of",
     "module_settings",
@@ -53,6 +56,30 @@ def module_of(name: str) -> str:
     """
     match = _NAME.match(name)
     return match[1] if match else ""
+
+
+def folder_name_of(model: nn.Module) -> Callable[[str], str]:
+    """Return what makes of the name that a tensor has in memory the one that it has in a folder of the model.
+
+    Args:
+        model: of any but sentence-transformers' they are the same.
+    """
+    modules = list(model.named_children())
+    prefixes: dict[str, str] = {}
+    if modules and all(isinstance(getattr(module, "save_in_root", None), bool) for _, module in modules):
+        prefixes = {f"{name}.": f"{at}_{type(module).__name__}/" for at, (name, module) in enumerate(modules)}
+        name, first = modules[0]
+        if getattr(first, "save_in_root", False):
+            parts = first.named_children()
+            trunk = next((f"{part}." for part, inner in parts if hasattr(inner, "save_pretrained")), "")
+            del prefixes[f"{name}."]
+            prefixes[f"{name}.{trunk}"] = ""
+
+    def in_folder(name: str) -> str:
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        return prefixes[prefix] + name.removeprefix(prefix) if prefix else name
+
+    return in_folder
 
 
 def module_settings(folder: Path) -> dict[str, dict[str, Any]]:

@@ -219,6 +219,23 @@ def test_an_adapter_in_the_trunk_is_merged_with_the_modules_beside_it(
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_names_and_so_the_random_masks_are_those_of_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    import saft
+    from saft.integrations.merge_in_training import MergeWith
+
+    base, a, b = (sentence_model(tiny_model, seed) for seed in range(3))
+    for name, model in (("base", base), ("a", a), ("b", b)):
+        model.save_pretrained(str(tmp_path / name))
+    folders = {name: str(tmp_path / name) for name in "ab"}
+    options: Any = {"parameters": {"density": 0.5}, "exclude": ["2_Dense/linear.bias"]}
+    saft.merge(saft.MergeConfig("dare", str(tmp_path / "base"), folders, **options), tmp_path / "out")
+    expected = st.SentenceTransformer(str(tmp_path / "out"), device="cpu").state_dict()
+    merged = saft.merge_models(base, {"a": a, "b": b}, "dare", **options).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in merged.items())
+    with MergeWith(str(tmp_path / "base"), {"b": folders["b"]}, "dare", options, "a").in_place_of(a):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in a.state_dict().items())
+
+
 def test_what_is_no_list_of_models_of_sentence_transformers_is_refused(tiny_model: Path) -> None:
     from saft.errors import UserError
     from saft.integrations.sentence_transformers import merge_sentence_transformers

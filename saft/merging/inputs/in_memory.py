@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from saft.errors import UserError, abbreviated, did_you_mean
+from saft.files.sentence_modules import folder_name_of
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted, refusals, scale_of
 from saft.merging.inputs.quantization import quantization_problem
@@ -103,16 +104,16 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         raise UserError(
             f"{place}: is added to the weights of {abbreviated(merged)} already; call unmerge_adapter()"
         )
-    within = _place(model)
+    within, in_folder = _place(model), folder_name_of(model)
     beside, below = dict[str, Tensor](), dict[str, Tensor]()
-    for key, tensor in tensors_of(model).items():
-        known = match(key, base.headers) or key
+    for key, tensor in _own_tensors(model).items():
+        known = match(in_folder(key), base.headers) or in_folder(key)
         if key.startswith(within):
             below[known] = tensor
         elif known not in base.tied:
             beside[known] = tensor
     _refuse_other_weights(place, below, base)
-    own = {_below(within, key): tensor for key, tensor in _of_adapter(_state(model), name)}
+    own = {in_folder(_below(within, key)): tensor for key, tensor in _of_adapter(_state(model), name)}
     adapter = LoraAdapter(
         Path(place),
         config,
@@ -174,15 +175,10 @@ def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: something else is among them, or a tensor that is not whole and dense.
     """
-    state = _state(model)
-    if not isinstance(model, nn.Module) or not has_adapters(model):
-        return state
-    place = _place(model)
-    return {
-        _OWN.sub(".", _below(place, name)): tensor
-        for name, tensor in state.items()
-        if not _OF_ADAPTER.match(name)
-    }
+    if not isinstance(model, nn.Module):
+        return _state(model)
+    in_folder = folder_name_of(model)
+    return {in_folder(name): tensor for name, tensor in _own_tensors(model).items()}
 
 
 @contextmanager
@@ -291,6 +287,19 @@ def _place(model: nn.Module) -> str:
 def _below(place: str, name: str) -> str:
     """Return the name that a tensor has in the model below its adapters, which are at a place in it."""
     return f"{place}{name.removeprefix(place).removeprefix(PREFIX)}" if name.startswith(place) else name
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return name -> tensor of the model below its adapters."""
+    state = _state(model)
+    if not has_adapters(model):
+        return state
+    place = _place(model)
+    return {
+        _OWN.sub(".", _below(place, name)): tensor
+        for name, tensor in state.items()
+        if not _OF_ADAPTER.match(name)
+    }
 
 
 def _adapters(model: nn.Module) -> dict[str, Any]:
