@@ -289,7 +289,11 @@ class EvaluateMerge(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Merge, evaluate and log, after every so many steps."""
+        """Merge, evaluate and log, after every so many steps.
+
+        Raises:
+            UserError: what `evaluate` returned has no names, or a model is not finite.
+        """
         step = trainer.global_step
         if step == self._done or step % self.every:
             return
