@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -25,9 +25,10 @@ SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of i
 def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]) -> list[str]:
     r"""Return sentences on which models hurt each other in a merge, from whatever was measured.
 
-    The merges themselves decide where they were made: leaving each model out names the culprit, and each pair
-    by itself says who does not go together. Without them it is told who disturbs or overlaps most, by the
-    functions or else by the weights, which has not foretold who is hurt: see `HOW_RIGHT`.
+    A model that has diverged is named first. The merges themselves decide where they were made: leaving each
+    model out names the culprit, or several, and each pair by itself says who does not go together. Without
+    them it is told who disturbs or overlaps most, by the functions or else by the weights, which has not
+    foretold who is hurt: see `HOW_RIGHT`.
 
     Nobody is named whose harm is not larger than chance makes the largest of as many harms that are none:
 
@@ -41,7 +42,7 @@ def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]
         quantities: what each of them is.
 
     Returns:
-        At least one sentence of two models or more; nothing of one.
+        At least one sentence of two models or more; of one only where it has diverged.
 
     Example:
         >>> harm = {"a": {"b": 0.04, "c": 0.02}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": -0.01, "b": 0.0}}
@@ -50,38 +51,60 @@ def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]
         >>> verdict({"harm": harm, "harm_error": error}, what)
         ['a hurts the merge most: without it the others gain 3.0 % on average (95 % interval 1.3 to 4.7; ...']
     """
-    sentences = [*_culprit(measured, quantities), *_pairs(measured, quantities)]
-    return sentences or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
+    merged = [*_culprit(measured, quantities), *_pairs(measured, quantities)]
+    said = merged or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
+    return [*_diverged(measured), *said]
+
+
+def _diverged(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence on each model that is broken by itself."""
+    own = [of for name in ("loss", "expert_score") if isinstance(of := measured.get(name), Mapping)]
+    tasks = dict.fromkeys(task for of in own for task, value in of.items() if not math.isfinite(value))
+    for task in tasks:
+        yield f"{task} has no finite loss or score on its own examples: leave it out, or train it again."
 
 
 def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
-    harm = {j: row for j, row in measured.get("harm", {}).items() if row}
+    finite = {
+        j: {task: change for task, change in row.items() if math.isfinite(change)}
+        for j, row in measured.get("harm", {}).items()
+    }
+    harm = {j: row for j, row in finite.items() if row}
     if not harm:
         return
     quantity = quantities["harm"]
-    means = {j: fmean(row.values()) for j, row in harm.items()}
+    means = {j: round(fmean(row.values()), 12) for j, row in harm.items()}
+    points = _points(len(measured["harm"]))
+    halves = {j: points * _error_of_mean(_errors(measured, "harm", j), row) for j, row in harm.items()}
+    hurting = sorted((j for j in means if means[j] > max(halves[j], 0.0)), key=lambda j: -means[j])
+    for number, j in enumerate(hurting):
+        hurts = "hurts it too" if number else "hurts the merge most"
+        yield f"{j} {hurts}: without it {_gain(harm[j], means[j], halves[j], quantity, 'the others gain')}."
+    if hurting:
+        return
     worst = max(means, key=lambda j: means[j])
-    errors = _errors(measured, "harm", worst)
-    half = (
-        _points(len(harm))
-        * math.hypot(*(errors.get(task, math.nan) for task in harm[worst]))
-        / len(harm[worst])
-    )
-    gain = _with_unit(means[worst], quantity)
-    each = ", ".join(f"{task} {_signed(change, quantity)}" for task, change in harm[worst].items())
-    detail = f"({_interval(means[worst], half, quantity)}; {each})"
     if means[worst] <= 0:
-        yield (
-            f"no model is seen to hurt the others: even without {worst} they gain nothing on average, {gain} "
-            f"({each})."
-        )
-    elif means[worst] > half:
-        yield f"{worst} hurts the merge most: without it the others gain {gain} on average {detail}."
+        gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain nothing,")
+        yield f"no model is seen to hurt the others: even without {worst} {gain}."
     else:
+        gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain most,")
         yield (
-            f"no model is seen to hurt the others: without {worst} they gain most, {gain} on average "
-            f"{detail}, which so few examples do not tell from chance."
+            f"no model is seen to hurt the others: without {worst} {gain}, "
+            "which so few examples do not tell from chance."
         )
+
+
+def _error_of_mean(errors: Mapping[str, float], tasks: Collection[str]) -> float:
+    return math.hypot(*(errors.get(task, math.nan) for task in tasks)) / len(tasks)
+
+
+def _gain(row: Mapping[str, float], mean: float, half: float, quantity: Quantity, others: str) -> str:
+    """Return who gains how much: the one other task, or the mean over several with each of them behind it."""
+    gain, interval = _with_unit(mean, quantity), _interval(mean, half, quantity)
+    if len(row) == 1:
+        return f"{next(iter(row))} gains {gain} ({interval})"
+    each = ", ".join(f"{task} {_signed(change, quantity)}" for task, change in row.items())
+    return f"{others} {gain} on average ({interval}; {each})"
 
 
 def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:

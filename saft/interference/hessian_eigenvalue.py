@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -92,7 +93,7 @@ def largest_eigenvalue(
         seed: of the first vector, drawn on the CPU.
 
     Returns:
-        The largest eigenvalue, with its sign, and the residual, at least 0.
+        The largest eigenvalue, with its sign, and the residual, at least 0. NaN where the loss is not finite.
 
     Raises:
         UserError: there is no batch, or nothing to move.
@@ -115,6 +116,8 @@ def largest_eigenvalue(
             for p, v, b in zip(product, vector, before, strict=True):
                 p.sub_(v, alpha=alphas[-1]).sub_(b, alpha=betas[-1])
             betas.append(length_of(product))
+            if not math.isfinite(alphas[-1] + betas[-1]):  # where the loss is not
+                return math.nan, math.nan
             if betas[-1] <= 1e-7 * max(map(abs, [*alphas, 1e-30])):  # the vectors so far are a closed space
                 break
             before, vector = vector, _scaled(product, 1 / betas[-1])

@@ -16,12 +16,24 @@ from saft.errors import UserError
 from saft.interference.chosen_measures import chosen
 from saft.interference.quantity import MEASURES, Measure, Measured
 
-__all__ = ["Batch", "LossMeasure", "Neighbourhood", "inner_product", "length_of", "loss_measures"]
+__all__ = [
+    "Batch",
+    "LossMeasure",
+    "LossNotFinite",
+    "Neighbourhood",
+    "inner_product",
+    "length_of",
+    "loss_measures",
+]
 
 Batch = TypeVar("Batch")
 _PIECE = (
     1 << 18
 )  # numbers that are widened at a time: float64 copies of whole tensors cost more than the sums
+
+
+class LossNotFinite(UserError):
+    """The loss of a model that diverged: a measure of it is NaN, and those of other models go on."""
 
 
 class LossMeasure(Measure):
@@ -38,6 +50,8 @@ class LossMeasure(Measure):
         parameters: Iterable[Tensor] | None = None,
     ) -> Mapping[str, Measured]:
         """Return each quantity, by its name: a number, or a mapping where it has axes beside that of tasks.
+
+        Numbers are NaN where the loss is not finite.
 
         Args:
             module: what `loss` evaluates; it is left as it was.
@@ -232,7 +246,8 @@ def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
         11.0
     """
     pieces = (zip(_pieces(a), _pieces(b), strict=True) for a, b in zip(first, second, strict=True))
-    return math.fsum(float(a.double().dot(b.double())) for piece in pieces for a, b in piece)
+    parts = [float(a.double().dot(b.double())) for piece in pieces for a, b in piece]
+    return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)  # fsum refuses inf - inf
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -73,5 +74,10 @@ class LossLinearity(FunctionMeasure):
             }
             line = {text: joint[text] - a * joint["1"] - (1 - a) * joint["0"] for text, a in shares.items()}
             gaps.setdefault(s, {})[t] = line
-            barriers[s][t] = barriers[t][s] = max(line.values())
+            barriers[s][t] = barriers[t][s] = max(line.values(), key=_or_broken)
         return {"joint_loss_gap": gaps, "loss_barrier": barriers} if gaps else {}
+
+
+def _or_broken(gap: float) -> tuple[bool, float]:
+    """Order gaps, NaN above all: what is not known between two models is not "no barrier"."""
+    return math.isnan(gap), gap

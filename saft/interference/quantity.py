@@ -103,7 +103,8 @@ class Quantity:
         """Return how many decimals this value is printed with."""
         if self.decimals is not None:
             return self.decimals
-        magnitude = math.floor(math.log10(abs(self.scale * value))) if value else 0
+        printed = abs(self.scale * value)
+        magnitude = math.floor(math.log10(printed)) if printed >= 5e-10 else 0  # less is 0 in 9 decimals
         return min(9, max(0, 2 - magnitude))
 
 

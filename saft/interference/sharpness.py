@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import Count, NonNegative, checked
-from saft.errors import UserError
-from saft.interference.loss import Batch, LossMeasure, Neighbourhood, length_of
+from saft.interference.loss import Batch, LossMeasure, LossNotFinite, Neighbourhood, length_of
 from saft.interference.quantity import MEASURES, Passes, Quantity
 
 __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
@@ -73,9 +72,12 @@ class Sharpness(LossMeasure):
         parameters: Iterable[Tensor] | None = None,
     ) -> dict[str, float]:
         """Return the loss and its largest increase; see `worst_case_sharpness`."""
-        measured = worst_case_sharpness(
-            module, loss, batches, self.rho, self.adaptive, self.n_steps, parameters
-        )
+        try:
+            measured = worst_case_sharpness(
+                module, loss, batches, self.rho, self.adaptive, self.n_steps, parameters
+            )
+        except LossNotFinite:
+            return dict.fromkeys(self.quantities, math.nan)
         return {"loss": measured.loss, "sharpness": measured.worst_case}
 
 
@@ -150,8 +152,9 @@ def worst_case_sharpness(
 
     Raises:
         ValueError: `rho` or `n_steps` is out of range.
-        UserError: the loss or its gradient at the weights is not finite, or the weights are too coarse to be
-            perturbed (bfloat16, float16), or there is no batch or nothing to move.
+        LossNotFinite: the loss or its gradient at the weights is not finite.
+        UserError: the weights are too coarse to be perturbed (bfloat16, float16), or there is no batch or
+            nothing to move.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
@@ -214,7 +217,7 @@ def average_sharpness(
 
     Raises:
         ValueError: `rho` or `n_samples` is out of range.
-        UserError: as in `worst_case_sharpness`.
+        LossNotFinite, UserError: as in `worst_case_sharpness`.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
@@ -249,7 +252,9 @@ def average_sharpness(
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise UserError(f"loss: the loss or its gradient is {value}; look for NaN in the weights and batches")
+        raise LossNotFinite(
+            f"loss: the loss or its gradient is {value}; look for NaN in the weights and batches"
+        )
     return value
 
 

@@ -116,7 +116,8 @@ def singular_interference(matrices: Tensor) -> float:
     .. math:: \left\lVert (U^\top U - I)\, \Sigma\, (V^\top V - I) \right\rVert_1
 
     U and V are the first singular vectors of all tasks side by side, as many of each as the smaller side of
-    the matrices divided by the number of tasks, and Sigma their singular values.
+    the matrices divided by the number of tasks, at least one, and Sigma their singular values. A vector whose
+    value is less than a millionth of the matrix's largest is rounding, and left out.
 
     Args:
         matrices: `[n_tasks, rows, columns]`, float64.

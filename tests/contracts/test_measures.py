@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -90,6 +91,17 @@ def test_a_measure_of_the_loss_gives_its_quantities_and_leaves_the_model_as_it_w
     assert list(moved) == list(values)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("broken", [float("nan"), 1e30], ids=["NaN", "overflow"])
+@pytest.mark.parametrize("name", OF_LOSS)
+def test_a_measure_of_the_loss_of_a_model_that_diverged_is_nan_and_stops_nothing(name, broken):
+    model = torch.nn.Linear(3, 2)
+    given = MEASURES.get(name)().values(
+        model, lambda batch: (model(batch) * broken).square().mean(), [torch.ones(4, 3)]
+    )
+    assert given
+    assert not any(math.isfinite(number) for number in numbers(given))
 
 
 @pytest.mark.parametrize("name", OF_MODELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from saft.interference.culprit import verdict
@@ -25,6 +26,35 @@ def test_the_culprit_is_whom_the_others_gain_most_without():
         "a hurts the merge most: without it the others gain 6.0 % on average "
         "(95 % interval 4.3 to 7.7; b +6.0, c +6.0)."
     )
+
+
+def test_of_two_models_the_one_that_is_left_is_named():
+    of_two = {"a": {"b": 0.06}, "b": {"a": -0.02}}
+    (sentence,) = verdict({"harm": of_two, "harm_error": errors(of_two, 0.01)}, WHAT)
+    assert sentence == "a hurts the merge most: without it b gains 6.0 % (95 % interval 3.8 to 8.2)."
+    (sentence,) = verdict({"harm": of_two, "harm_error": errors(of_two, 0.1)}, WHAT)
+    assert "without a b gains 6.0 % (95 % interval −16.4 to 28.4), which so few examples" in sentence
+
+
+def test_whoever_else_hurts_is_named_too():
+    of_both = {"a": {"b": 0.06, "c": 0.06}, "b": {"a": 0.1, "c": 0.09}, "c": {"a": 0.0, "b": 0.01}}
+    sentences = verdict({"harm": of_both, "harm_error": errors(of_both, 0.01)}, WHAT)
+    assert [sentence[:20] for sentence in sentences] == ["b hurts the merge mo", "a hurts it too: with"]
+
+
+def test_a_model_that_diverged_is_named_and_stops_no_other_sentence():
+    lost = {"a": {"b": 0.06, "c": math.nan}, "b": {"a": math.nan, "c": math.nan}, "c": {"a": 0.0, "b": 0.0}}
+    figures = {"harm": lost, "harm_error": errors(lost, 0.01), "loss": {"a": 0.1, "b": 0.2, "c": math.inf}}
+    broken, culprit = verdict(figures, WHAT)
+    assert broken == ("c has no finite loss or score on its own examples: leave it out, or train it again.")
+    assert culprit == "a hurts the merge most: without it b gains 6.0 % (95 % interval 3.6 to 8.4)."
+    assert verdict({"expert_score": {"a": math.nan}}, {})[0].startswith("a has no finite loss or score")
+
+
+def test_gains_that_cancel_but_for_rounding_are_none():
+    cancelled = {"a": {"b": 0.1 + 0.2, "c": -0.3}, "b": {"a": -1.0, "c": 0.0}, "c": {"a": -1.0, "b": 0.0}}
+    (sentence,) = verdict({"harm": cancelled}, WHAT)
+    assert "even without a they gain nothing, 0.0 % on average" in sentence
 
 
 def test_what_so_few_examples_cannot_tell_is_not_claimed():

@@ -17,6 +17,8 @@ from saft.interference.quantity import Quantity, numbers_of
         (12.34, "12.3"),
         (1234.5, "1234"),
         (0.0, "0.00"),
+        (1e-18, "0.00"),
+        (1e-9, "0.000000001"),
         (-0.05, "−0.0500"),
         (math.inf, "–"),
         (math.nan, "–"),
