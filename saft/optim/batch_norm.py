@@ -7,10 +7,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["frozen_statistics"]
+__all__ = ["frozen_statistics", "has_batch_norms"]
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    """Return whether what a model makes of an example depends on the others of its batch, in training.
+
+    Args:
+        model: whose modules are looked at.
+
+    Example:
+        >>> has_batch_norms(nn.Sequential(nn.BatchNorm2d(3))), has_batch_norms(nn.LayerNorm(3))
+        (True, False)
+    """
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import checked
+from saft.errors import UserError
 from saft.forward_derivatives import load_forward_derivatives
+from saft.optim.batch_norm import has_batch_norms
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
 
 __all__ = ["Linearized"]
@@ -46,7 +48,16 @@ class Linearized(Parametrization):
     has_vectors: ClassVar[bool] = True
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
-        """Replace the trunk's forward by that of its tangent here; see `Parametrization.wrap`."""
+        """Replace the trunk's forward by that of its tangent here; see `Parametrization.wrap`.
+
+        Raises:
+            UserError: the trunk has batch norms, which change as they compute.
+        """
+        if has_batch_norms(trunk):
+            raise UserError(
+                f"parametrization: linearized: {type(trunk).__name__} has batch norms, whose statistics move "
+                "with every batch, so it has no tangent at the base; take {name: full}"
+            )
         model: Any = trunk
         if hasattr(model, "set_attn_implementation"):
             model.set_attn_implementation("eager")

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from saft.errors import UserError
+from saft.optim.batch_norm import has_batch_norms
 from saft.tasks import Score
 
 __all__ = ["Replicas", "is_divided", "sum_gradients", "total"]
@@ -22,8 +24,17 @@ class Replicas(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        """Give every process the weights of the first."""
+        """Give every process the weights of the first.
+
+        Raises:
+            UserError: a batch norm would see a part of each batch, and so train other weights.
+        """
         assert self.model is not None
+        if has_batch_norms(self.model):
+            raise UserError(
+                f"trainer.devices: is {self.num_processes}, but the model has batch norms, each of which "
+                "would see its device's part of a batch instead of the batch; train on one device"
+            )
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, 0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.model_config import ModelConfig
 from saft.parametrizations.linearized import Linearized
@@ -34,6 +35,12 @@ def test_outputs_and_gradients_are_those_of_the_expansion_at_the_base() -> None:
         torch.testing.assert_close(own, theirs)
     with torch.inference_mode():
         torch.testing.assert_close(trunk(x.clone()).sum(), expected.detach())
+
+
+def test_batch_norms_have_no_tangent() -> None:
+    trunk = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(UserError, match="parametrization: linearized: Sequential has batch norms"):
+        Linearized().wrap(trunk, lambda count: iter(()))
 
 
 def test_an_expert_read_as_an_ordinary_model_is_told(

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import load_file
 
 from saft import config
 from saft.errors import UserError
 from saft.train import TrainConfig, TrainResult, train
+from saft.training.data_parallel import Replicas
 
 gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 
@@ -119,6 +121,13 @@ def test_what_devices_cannot_share_is_refused(
     )
     with pytest.raises(UserError, match=message):
         train(changed)
+
+
+def test_batch_norms_which_would_see_a_part_of_a_batch_are_refused() -> None:
+    replica = Replicas(cluster_environment=LightningEnvironment(), parallel_devices=[torch.device("cpu")] * 2)
+    replica.model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    with pytest.raises(UserError, match=r"^trainer\.devices: is 2, but the model has batch norms"):
+        replica.configure_ddp()
 
 
 @pytest.mark.parametrize(
