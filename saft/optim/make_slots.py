@@ -60,7 +60,8 @@ def make_slots(
             slots.append(slot)
     if not slots:
         raise UserError(
-            f"{type(perturbation).__name__} selects none of the {len(parameters)} parameters with a gradient"
+            f"{type(perturbation).__name__} selects none of the {len(parameters)} parameters with a gradient;"
+            " train others, or take another perturbation"
         )
     return slots
 

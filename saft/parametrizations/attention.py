@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -37,6 +38,8 @@ class Attention(Parametrization):
     Source: Jin et al., "Fine-Tuning Attention Modules Only: Enhancing Weight Disentanglement in Task
     Arithmetic", ICLR 2025, arXiv 2407.07089: its form without biases, for any architecture.
     """
+
+    has_norms: ClassVar[bool] = False
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> None:
         """Freeze all but the attention's matrices; see `Parametrization.wrap`.

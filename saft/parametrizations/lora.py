@@ -81,6 +81,7 @@ class LoRA(Parametrization):
     """What SAM perturbs: the factors, or the full change of the matrices; rho is a radius there."""
 
     is_adapter: ClassVar[bool] = True
+    has_norms: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require("peft", "lora")

@@ -83,6 +83,9 @@ class Parametrization(ABC):
     has_vectors: ClassVar[bool] = False
     """Whether vectors, such as biases, are trained of every trunk that has some."""
 
+    has_norms: ClassVar[bool] = True
+    """Whether norms may be trained."""
+
     @property
     def climbs_weights(self) -> bool:
         """Whether SAM perturbs weights that are not trained themselves; see `climbed`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Sparse(Parametrization):
 
     density: Fraction = 0.1
     examples: Count = 128
+
+    has_norms: ClassVar[bool] = False
 
     def wrap(self, trunk: nn.Module, losses: Losses) -> Callable[[], None]:
         """Freeze all but the entries where the Fisher is least; see `Parametrization.wrap`.

@@ -147,6 +147,12 @@ class TrainingOptions:
                 f"parametrization: rho_space: weights goes with perturbation: {{name: sam}}, not {ascent}, "
                 "which perturbs the factors; leave rho_space out"
             )
+        if ascent == "norm_only" and not self.trained.has_norms:
+            trained = (self.parametrization or {}).get("name")
+            raise ValueError(
+                f"perturbation: norm_only climbs along norms, of which parametrization: {trained} has none;"
+                " take another perturbation, or full or only"
+            )
         if self.penalty is not None and self.trained.is_adapter and penalty(**self.penalty).of_weights:
             raise ValueError(
                 f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"

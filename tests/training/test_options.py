@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import pytest
 
+from saft import config
+from saft.errors import UserError
 from saft.training.options import TrainingOptions
 
 
@@ -29,3 +31,26 @@ def test_passes_of_a_training_are_those_that_it_takes() -> None:
 
     assert passes() == passes(name="sam", rho=0.0) == passes(name="momentum_sam") == 12
     assert passes(name="sam", rho=0.05) == 24
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "goes"),
+    [
+        ({"name": "attention"}, False),
+        ({"name": "sparse"}, False),
+        ({"name": "lora"}, False),
+        ({"name": "only", "tensors": ["*norm*"]}, True),
+        (None, True),
+    ],
+)
+def test_norms_are_climbed_only_where_they_are_trained(
+    parametrization: dict[str, Any] | None, goes: bool
+) -> None:
+    given = {"perturbation": {"name": "norm_only"}, "parametrization": parametrization}
+    if goes:
+        config.parse(TrainingOptions, given, "f.yaml")
+        return
+    with pytest.raises(
+        UserError, match="perturbation: norm_only climbs along norms, of which parametrization"
+    ):
+        config.parse(TrainingOptions, given, "f.yaml")
