@@ -30,13 +30,16 @@ from saft.training.options import TrainingOptions
 
 __all__ = ["TaskModule"]
 
+STREAMS = 1009  # of random numbers in a step: one for each device
+OPTIMIZER = STREAMS - 1  # the same on every device, whose weights are to stay alike
+
 
 class TaskModule(L.LightningModule):
     """Fine-tunes a model on one task, with or without a perturbation.
 
-    Every random number of a step (dropout) comes from a stream of its own, keyed by `seed` and the step. So
-    both passes of a step drop the same units, and a run that is resumed at any step equals one that never
-    stopped.
+    Every random number of a step (dropout, what an optimizer draws) comes from a stream of its own, keyed by
+    `seed` and the step. So both passes of a step drop the same units, and a run that is resumed at any step
+    equals one that never stopped.
 
     Args:
         model: trunk and head; a frozen head is not trained.
@@ -87,7 +90,7 @@ class TaskModule(L.LightningModule):
         assert isinstance(schedule, LRScheduler)
         optimizer.zero_grad()
 
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
+        self._draw_anew(self.global_rank)
         descent = self._terms()
         climbed = descent & self._climbed
         if self.ascent is not None and self.ascent.needs_radius and climbed:
@@ -112,6 +115,7 @@ class TaskModule(L.LightningModule):
             raise self._unreached()
         if self.options.gradient_clip is not None:  # Lightning's own refuses fused optimizers in bf16
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.gradient_clip)
+        self._draw_anew(OPTIMIZER)
         optimizer.step()
         if self.climbed is not None and self.ascent is not None:
             self.ascent.advance()
@@ -122,6 +126,10 @@ class TaskModule(L.LightningModule):
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
         if self.ascent is not None and self.others is not None:
             self.log("rho", self.ascent.perturbation.rho)
+
+    def _draw_anew(self, stream: int) -> None:
+        """Begin a stream of random numbers that depends on the step alone, and on which stream it is."""
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * STREAMS + stream)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.trunk.parameters() if parameter.requires_grad]

@@ -79,7 +79,12 @@ def make_optimizer(
             own["weight_decay"] = weight_decay
     with as_user_error(f"optimizer: {name} cannot be made of these options"):
         made: Optimizer = kind(groups, lr=learning_rate, **own)
-        return made
+    if any("lr" not in group for group in made.param_groups):
+        raise UserError(
+            f"optimizer: {name} does not keep its learning rate in its groups (lr), where saft's schedules "
+            "change it; take another optimizer"
+        )
+    return made
 
 
 def check_keys(name: str, **options: Any) -> None:
@@ -104,6 +109,8 @@ def check_keys(name: str, **options: Any) -> None:
     for key, ours in OWNED_BY_TRAINING.items():
         if key in options:
             raise UserError(f"optimizer: {key}: is set by saft; use training.{ours}")
+    if options.get("maximize"):
+        raise UserError("optimizer: maximize: the loss is to fall, and this climbs it; leave it out")
     taken = signatures.arguments(own.get(attribute, ""), attribute)
     if module == "torch.optim" and taken:
         _refuse_unknown(name, options, taken)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -259,6 +259,52 @@ def test_a_second_step_is_tried_too() -> None:
         config.parse(TrainingOptions, {"optimizer": {"name": f"{__name__}:Forgetful"}}, "")
 
 
+class OwnRate(torch.optim.Optimizer):
+    """Descends at the rate that it was made with, whatever a schedule says."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"weight_decay": weight_decay})
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return None
+
+
+@pytest.mark.parametrize("layer_decay", [1, 0.5])
+def test_an_optimizer_whose_rate_a_schedule_cannot_change_is_refused(layer_decay: float) -> None:
+    options = {"optimizer": {"name": f"{__name__}:OwnRate"}, "layer_decay": layer_decay}
+    with pytest.raises(
+        UserError, match=r"optimizer: .*OwnRate does not keep its learning rate in its groups"
+    ):
+        config.parse(TrainingOptions, options, "f.yaml", "training")
+
+
+class Drawing(torch.optim.SGD):
+    """SGD that draws a random number a step."""
+
+    drawn: ClassVar[list[float]] = []
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        self.drawn.append(float(torch.rand(())))
+        return super().step(closure)
+
+
+def test_what_an_optimizer_draws_is_the_same_on_every_device(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although each draws dropout masks of its own: else they would end with different weights."""
+
+    def drawn(rank: int) -> list[float]:
+        Drawing.drawn.clear()
+        monkeypatch.setattr(TaskModule, "global_rank", rank)
+        changed = with_optimizer(settings, optimizer={"name": f"{__name__}:Drawing"}, steps=3)
+        train(dataclasses.replace(changed, out=f"{settings.out}-{rank}"))
+        return Drawing.drawn[-3:]  # those before were to try it
+
+    first = drawn(0)
+    assert first == drawn(1)
+    assert len(set(first)) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "parametrization",
@@ -289,6 +335,10 @@ def test_an_optimizer_of_matrices_alone_trains_what_has_no_biases(
         ),
         ({"optimizer": {"name": "no_module:X"}}, "cannot import 'no_module'"),
         ({"optimizer": {"name": "torch.optim:SGD", "momentun": 1}}, "did you mean 'momentum'"),
+        (
+            {"optimizer": {"name": "torch.optim:SGD", "maximize": True}},
+            "optimizer: maximize: the loss is to fall, and this climbs it; leave it out",
+        ),
         ({"optimizer": {"name": "torch.optim:SGD", "momentum": -1}}, "Invalid momentum value"),
         (
             {"optimizer": {"name": "torch.optim:SGD", "lr": 1}},
