@@ -19,6 +19,7 @@ HOW_RIGHT = (
     "the rank correlation with test was 0.06 over pairs, and 0.29 over models left out."
 )
 """What `scripts/bench verdicts` measured of the verdicts; the README has the protocol."""
+MOST_TIMES = 100  # as many examples: of a harm that takes more of them to see, none are advised
 SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
 
 
@@ -90,8 +91,14 @@ def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) ->
         gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain most,")
         yield (
             f"no model is seen to hurt the others: without {worst} {gain}, "
-            "which so few examples do not tell from chance."
+            f"which so few examples do not tell from chance{_enough(means[worst], halves[worst])}."
         )
+
+
+def _enough(mean: float, half: float) -> str:
+    """Return how many more examples would tell, since an error falls with the root of their number."""
+    times = (half / mean) ** 2
+    return f" (about {math.ceil(times)} times as many would)" if times <= MOST_TIMES else ""
 
 
 def _error_of_mean(errors: Mapping[str, float], tasks: Collection[str]) -> float:

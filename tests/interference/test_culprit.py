@@ -61,7 +61,12 @@ def test_what_so_few_examples_cannot_tell_is_not_claimed():
     (sentence,) = verdict({"harm": harm(0.06), "harm_error": errors(harm(0.0), 0.05)}, WHAT)
     assert "no model is seen to hurt" in sentence
     assert "95 % interval −2.5 to 14.5; b" in sentence
-    assert "which so few examples do not tell from chance" in sentence
+    assert sentence.endswith("which so few examples do not tell from chance (about 2 times as many would).")
+
+
+def test_of_a_harm_that_is_hardly_one_no_number_of_examples_is_advised():
+    (sentence,) = verdict({"harm": harm(0.001), "harm_error": errors(harm(0.0), 0.05)}, WHAT)
+    assert sentence.endswith("which so few examples do not tell from chance.")
 
 
 def test_without_a_known_error_nobody_is_named():
