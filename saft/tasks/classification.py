@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import torch
-import torchmetrics
 from torch import Tensor
 
 from saft.tasks import estimate
@@ -79,7 +78,7 @@ def outcomes(
     predicted, right = list[Tensor](), list[Tensor]()
     for batch in examples.batches(batch_size):
         logits = model(batch.to(device).inputs)
-        predicted.append(((logits > 0).int() if several_labels else logits.argmax(-1)).cpu())
+        predicted.append(_predictions(logits, several_labels).cpu())
         right.append((batch.labels.int() if several_labels else batch.labels).cpu())
     model.train(was_training)
     if metric_name == "accuracy":
@@ -91,11 +90,43 @@ def outcomes(
     return Outcomes((torch.cat(predicted), torch.cat(right)), measured)
 
 
+def _predictions(logits: Tensor, several_labels: bool) -> Tensor:
+    """Return what is predicted; -1, which is never right, where a logit is not a number."""
+    best = logits.max(-1)
+    told = (logits > 0).int() if several_labels else best.indices
+    lost = best.values.isnan()
+    return told.masked_fill(lost.unsqueeze(-1) if several_labels else lost, -1)
+
+
 def _measured(predicted: Tensor, right: Tensor, labels: int, name: str, several_labels: bool) -> Score:
-    of = torchmetrics.functional.classification
-    if name == "matthews":
-        value = of.multiclass_matthews_corrcoef(predicted, right, labels)
+    if several_labels:
+        predicted = predicted.clamp_min(0)
+        hits, told, are = (predicted * right).sum(0), predicted.sum(0), right.sum(0)
+        counted = torch.ones(labels, dtype=torch.bool)
     else:
-        f1 = of.multilabel_f1_score if several_labels else of.multiclass_f1_score
-        value = f1(predicted, right, labels, average="macro" if name == "macro_f1" else "micro")
-    return Score(float(value), None, len(right))
+        counts = (predicted[predicted == right], predicted, right)  # the place before the first: no label
+        hits, told, are = ((of + 1).bincount(minlength=labels + 1) for of in counts)
+        counted = told + are > 0
+        counted[0] = False
+    hits, told, are = hits.double(), told.double(), are.double()
+    if name == "matthews":
+        return Score(_matthews(hits.sum(), told, are), None, len(right))
+    if name == "micro_f1":
+        hits, told, are, counted = hits.sum(), told.sum(), are.sum(), torch.tensor(True)
+    f1 = 2 * hits / (told + are).clamp_min(1)
+    return Score(float(f1[counted].mean()), None, len(right))
+
+
+def _matthews(hits: Tensor, told: Tensor, are: Tensor) -> float:
+    """Return Matthews' correlation for any number of labels; 0 where predictions or labels do not vary.
+
+    Args:
+        hits: how many examples are right.
+        told: how often each label is predicted.
+        are: how often it is right to do so.
+
+    Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
+    size = are.sum()
+    spread = (size**2 - told @ told) * (size**2 - are @ are)
+    return float((hits * size - told @ are) / spread.sqrt()) if spread > 0 else 0.0

@@ -108,11 +108,13 @@ def _says_its_error(r: float, size: int) -> bool:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return the ranks; equal values have the mean of theirs."""
+    """Return the ranks; equal values have the mean of theirs; none where one of them is not a number."""
+    if values.isnan().any():
+        return torch.full(values.shape, math.nan, dtype=torch.float64)
     values = values.contiguous()
     ordered = values.sort().values
     below, not_above = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    return (below + not_above + 1) / 2
+    return (below + not_above + 1).double() / 2
 
 
 def _constant(predicted: Tensor, target: Tensor) -> bool:

@@ -149,7 +149,8 @@ def choice(
         each = torch.split(log_p, list(map(len, pairs)))
         for own, own_pairs, scores in zip(candidates, pairs, each, strict=True):
             worth = scores / torch.tensor(own.characters) if per_character else scores
-            right.append(own_pairs[int(worth.argmax())] == own_pairs[own.right])
+            best = int(worth.argmax())
+            right.append(own_pairs[best] == own_pairs[own.right] and not bool(worth[best].isnan()))
     return Outcomes((torch.tensor(right),), estimate.share)
 
 
@@ -263,7 +264,8 @@ def _sums(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     logits, counted = model(batch.inputs).float(), batch.labels != IGNORED
     labels = batch.labels.where(counted, 0)
     log_p = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    right = (logits.argmax(-1) == labels) & counted
+    best = logits.max(-1)
+    right = (best.indices == labels) & counted & ~best.values.isnan()
     return (log_p * counted).sum(1).cpu(), right.sum(1).cpu(), counted.sum(1).cpu()
 
 

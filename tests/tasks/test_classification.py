@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
+from torch.nn import functional
 
 from saft.tasks.classification import METRICS, outcomes
 from saft.tasks.examples import Batch, Examples
@@ -70,6 +72,39 @@ def test_a_score_is_that_of_scikit_learn(name: str, several: bool) -> None:
     assert result.examples == 40
     error = math.sqrt(result.value * (1 - result.value) / 40) if name == "accuracy" else None
     assert result.standard_error == (None if error is None else pytest.approx(error))
+
+
+@pytest.mark.parametrize(
+    ("name", "several"), [("matthews", False), ("macro_f1", False), ("macro_f1", True), ("micro_f1", True)]
+)
+def test_splits_of_one_label_and_constant_predictions_score_as_in_scikit_learn(
+    name: str, several: bool
+) -> None:
+    generator = torch.manual_seed(0)
+    shape = (5, 2) if several else (5,)
+    for trial in range(40):
+        labels = torch.randint(0, 2, shape, generator=generator)
+        guess = torch.randint(0, 2, shape, generator=generator)
+        constant = (guess, labels) if trial % 3 == 0 else ((guess,), (labels,))[trial % 2]
+        for some in constant:
+            some[:] = trial % 4 // 2
+        logits = guess.float() - 0.5 if several else functional.one_hot(guess, 2).float()
+        known = labels.float() if several else labels
+        of_each = outcomes(Given(), examples_of(logits, known), 2, name, 7, several)  # type: ignore[arg-type]
+        with warnings.catch_warnings():  # scikit-learn's, of what does not vary
+            warnings.simplefilter("ignore")
+            expected = ORACLES[name](labels.numpy(), guess.numpy())
+        assert of_each.score().value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", METRICS)
+def test_logits_that_are_no_numbers_are_right_nowhere(name: str, several: bool) -> None:
+    if (name, several) == ("matthews", True):
+        return
+    labels = torch.zeros((4, 2)) if several else torch.tensor([0, 0, 0, 1])
+    logits = torch.full((4, 2), math.nan)
+    assert outcomes(Given(), examples_of(logits, labels), 2, name, 3, several).score().value == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("training", [True, False])

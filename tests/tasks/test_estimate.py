@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +39,17 @@ def test_equal_values_share_their_rank() -> None:
     x, y = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0]), torch.tensor([2.0, 1.0, 1.0, 5.0, 4.0])
     assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic)
     assert spearman(torch.ones(5), y).value == 0.0
+
+
+def test_ranks_are_exact() -> None:
+    x, y = torch.randn(9000, generator=torch.manual_seed(0)), torch.randn(9000)
+    y += x
+    assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_what_is_no_number_has_no_correlation(correlation: Callable[..., Score]) -> None:
+    assert math.isnan(correlation(torch.tensor([math.nan, 1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0])).value)
 
 
 def test_one_example_has_no_known_error() -> None:

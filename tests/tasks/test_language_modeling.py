@@ -149,6 +149,18 @@ def test_exact_match_counts_what_greedy_generation_gives(mapping: dict[str, Any]
     assert trunk.generation_config.do_sample
 
 
+@pytest.mark.parametrize("metric", ["choice", "choice_per_character", "token_accuracy"])
+def test_where_no_likelihood_is_a_number_nothing_is_right(
+    mapping: dict[str, Any], tiny_llama: Path, metric: str
+) -> None:
+    words = {"label": {"red": "red", "blue": "blue", "green": "green"}}
+    task = bound(mapping, tiny_llama, metric_name=metric, words=words)
+    model = task.model(task.load_trunk())
+    for parameter in model.trunk.parameters():
+        parameter.data.fill_(float("nan"))
+    assert task.score(model, task.examples(Limits(0, None, 20)).test).value == 0
+
+
 def test_choice_takes_the_likeliest_completion(mapping: dict[str, Any], tiny_llama: Path) -> None:
     words = {"label": {"red": "red thing", "blue": "blue", "green": "a green"}}
     task = bound(mapping, tiny_llama, metric_name="choice", words=words)
