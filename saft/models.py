@@ -33,8 +33,8 @@ __all__ = [
     "load_trunk",
     "max_tokens",
     "model_of",
+    "quietly",
     "sees_only",
-    "without_bars",
     "vision_kind",
 ]
 
@@ -148,7 +148,7 @@ def model_of(location: Path, weights: Iterable[tuple[str, Tensor]], kind: Any = 
 
     def load(more: dict[str, Any]) -> tuple[Any, list[str]]:
         options = {"config": settings, "state_dict": state, "dtype": "auto", "output_loading_info": True}
-        with without_bars():
+        with quietly():
             model, info = concrete.from_pretrained(None, **options, **more)
         return model, sorted(info["missing_keys"])
 
@@ -247,7 +247,7 @@ def _from_pretrained(
     name: str, location: Path, options: dict[str, Any], task: str | None, kind: Any, adapted: Source | None
 ) -> tuple[nn.Module, list[str]]:
     kind = kind or _kind_of(location)
-    with as_user_error(f"model {name}: cannot be loaded"), without_bars():
+    with as_user_error(f"model {name}: cannot be loaded"), quietly():
         if adapted is not None:
             settings, state = _settings(location), {part: adapted.tensor(part) for part in adapted.headers}
             model, info = _concrete(kind, settings).from_pretrained(
@@ -328,12 +328,19 @@ def _empty(kind: Any, settings: Any) -> Any:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Let transformers show no progress bars: reading a local file takes no time worth one."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+def quietly() -> Iterator[None]:
+    """Let transformers show no progress bars, and not list what of a checkpoint a trunk has no place for.
+
+    Reading a local file takes no time worth a bar; a head that is left out is no news, and what is missing is
+    told by who loads.
+    """
+    talk = transformers.utils.logging
+    bars, level = talk.is_progress_bar_enabled(), talk.get_verbosity()
+    talk.disable_progress_bar()
+    talk.set_verbosity_error()
     try:
         yield
     finally:
+        talk.set_verbosity(level)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            talk.enable_progress_bar()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,16 @@ def test_code_in_a_folder_is_never_run(tiny_model: Path, tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps(content))
     load_trunk(ModelConfig(str(folder)))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_head_that_is_left_out_is_no_news(tiny_llama: Path) -> None:
+    told = list[logging.LogRecord]()
+    listener = logging.Handler()
+    listener.emit = told.append  # type: ignore[assignment]
+    talker = logging.getLogger("transformers")
+    talker.addHandler(listener)
+    try:
+        load_trunk(ModelConfig(str(tiny_llama)))
+    finally:
+        talker.removeHandler(listener)
+    assert [record.getMessage() for record in told] == []

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from saft.errors import UserError
-from saft.models import without_bars
+from saft.models import quietly
 
 __all__ = ["architecture", "write_model"]
 
@@ -68,7 +68,7 @@ def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    with without_bars(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _made(kind).save_pretrained(folder)
     if kind in ("clip", "vit"):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -107,8 +104,7 @@ class Vision:
             task: the task's name, for messages.
             device: where the trunk is put.
         """
-        with _quietly():
-            return load_trunk(ModelConfig(path), task, self.kind).to(device)
+        return load_trunk(ModelConfig(path), task, self.kind).to(device)
 
 
 @dataclass(frozen=True)
@@ -131,8 +127,7 @@ class TextTower:
             UserError: it reads no texts beside seeing images.
         """
         cls.check(path, where)
-        with _quietly():
-            return cls(load_trunk(ModelConfig(path)), load_tokenizer(path))
+        return cls(load_trunk(ModelConfig(path)), load_tokenizer(path))
 
     @staticmethod
     def check(path: str, where: str) -> None:
@@ -188,14 +183,3 @@ class TextTower:
         taken = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         features = self.model.get_text_features(**taken)
         return functional.normalize(getattr(features, "pooler_output", features), dim=-1)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers from listing the tensors that it left out: those of the other tower."""
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.set_verbosity(level)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from saft import config
-from saft.models import without_bars
+from saft.models import quietly
 from saft.train import TrainConfig
 
 __all__ = ["MODELS", "Size", "Workload", "is_mixed", "settings_of", "workers_of"]
@@ -213,7 +213,7 @@ def settings_of(options: argparse.Namespace, folder: Path) -> Callable[[Mapping[
     workload = MODELS[options.model]
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    with without_bars():
+    with quietly():
         task = workload.write(folder)
     on_gpu = options.device != "cpu"
 
