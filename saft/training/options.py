@@ -89,8 +89,8 @@ class TrainingOptions:
     """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
     first_round: dict[str, Any] | None = None
     """Of an arm of `saft run`: what a training before it, of every task from the base, changes of these
-    options, for example {steps: 67}. `start` merges its experts, or perturbation: {name: task_vectors} reads
-    their task vectors."""
+    options, for example {steps: 67}; a perturbation that goes by the others' task vectors it leaves out.
+    `start` merges its experts, or perturbation: {name: task_vectors} reads their task vectors."""
     start: MergedStart | None = None
     """Of an arm with a first round: how its experts are merged into the weights that this training starts
     from, and that its task vectors are counted from, for example {method: tsv_m}; null starts from the base.
@@ -243,7 +243,8 @@ class TrainingOptions:
 
     @functools.cached_property
     def first(self) -> TrainingOptions | None:
-        """How every task is trained before; None without a first round. Its ascent is what it says itself."""
+        """How every task is trained before; None without a first round. An ascent that goes by the others'
+        task vectors has none yet, so there is none then but what it says itself."""
         return None if self.first_round is None else self._first("fields")
 
     @property
@@ -268,7 +269,7 @@ class TrainingOptions:
         return [self] if self.first is None else [self.first, self]
 
     def _first(self, depth: config.Depth) -> TrainingOptions:
-        alone = {"perturbation": None, "first_round": None, "start": None}
+        alone = {"first_round": None, "start": None} | ({"perturbation": None} if self.asking else {})
         plain = dataclasses.asdict(self) | alone | (self.first_round or {})
         return config.parse(TrainingOptions, plain, "", "first_round", depth)
 

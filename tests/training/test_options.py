@@ -6,6 +6,7 @@ import pytest
 
 from saft import config
 from saft.errors import UserError
+from saft.training.merged_start import MergedStart
 from saft.training.options import TrainingOptions
 
 
@@ -54,3 +55,20 @@ def test_norms_are_climbed_only_where_they_are_trained(
         UserError, match="perturbation: norm_only climbs along norms, of which parametrization"
     ):
         config.parse(TrainingOptions, given, "f.yaml")
+
+
+def test_the_first_round_has_the_ascent_unless_it_says_otherwise_or_there_are_no_others_yet() -> None:
+    start = MergedStart("ties")
+    sam = {"name": "sam", "rho": 0.01}
+
+    def first_of(**options: Any) -> dict[str, Any] | None:
+        first = TrainingOptions(steps=4, **options).first
+        assert first is not None
+        return first.perturbation
+
+    assert first_of(perturbation=sam, first_round={"steps": 3}, start=start) == sam
+    assert TrainingOptions(steps=4, perturbation=sam, first_round={"steps": 3}, start=start).passes == 14
+    assert first_of(perturbation=sam, first_round={"steps": 3, "perturbation": None}, start=start) is None
+    assert first_of(perturbation={"name": "task_vectors"}, first_round={"steps": 3}) is None
+    others = sam | {"rho": "others"}
+    assert first_of(perturbation=others, first_round={"steps": 3}) is None
