@@ -15,10 +15,24 @@ from saft.written import as_count
 
 __all__ = ["escaped", "latex_tables"]
 
+GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta",
+    "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi",
+    "ρ": "rho", "ς": "varsigma", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi",
+    "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma",
+    "Υ": "Upsilon", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+MATHEMATICS = {
+    "−": "-", "±": r"\pm", "→": r"\to", "←": r"\leftarrow", "×": r"\times", "·": r"\cdot", "≤": r"\le",
+    "≥": r"\ge", "≈": r"\approx", "≠": r"\ne", "∞": r"\infty", "‖": r"\Vert", "<": "<", ">": ">", "|": "|",
+} | {letter: f"\\{name}" for letter, name in GREEK.items()}  # fmt: skip
 SPECIAL = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "–": "--", "−": "$-$", "±": r"$\pm$", "λ": r"$\lambda$",
-} | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''", "–": "--",
+    "--": "-{}-", "[": "{[}", "*": "{*}",  # a row may begin with them, behind the end of the one before
+}  # fmt: skip
+SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
+    sign: f"${word}$" for sign, word in MATHEMATICS.items()
+}
 MISSING = "–"
 WEIGHTED = ", searched weights"
 
@@ -54,7 +68,7 @@ def escaped(text: str) -> str:
     r"""Return a text as LaTeX prints it.
 
     Args:
-        text: of any characters.
+        text: of Latin and Greek letters and usual signs; others are left, for XeLaTeX or LuaLaTeX.
 
     Example:
         >>> print(escaped("adamw_2x: 5 % ± 1"))

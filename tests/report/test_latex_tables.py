@@ -87,3 +87,18 @@ def test_pdflatex_compiles_them_with_booktabs_alone(tables, tmp_path):
 
 def test_a_backslash_is_printed():
     assert escaped(r"a\b") == r"a\textbackslash{}b"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("[0.1] x", "{[}0.1] x"),  # a bracket or a star behind the end of a row is an argument of that end
+        ("*best*", "{*}best{*}"),
+        ("ρ ≤ ½ τ → Δ", r"$\rho$ $\le$ ½ $\tau$ $\to$ $\Delta$"),
+        ("lr<1e-4|b", "lr$<$1e-4$|$b"),  # OT1 prints others
+        ("a--b", "a-{}-b"),
+        ('the "best"', "the ''best''"),
+    ],
+)
+def test_names_are_printed_as_they_are(name, text):
+    assert escaped(name) == text
