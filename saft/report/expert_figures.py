@@ -9,7 +9,7 @@ import torch
 
 from saft.interference.quantity import Quantity
 from saft.report.arm_summary import ArmSummary
-from saft.report.drawing import NAMED, arms_key, at_least, mark_of, panels
+from saft.report.drawing import BELOW, NAMED, arms_key, at_least, mark_of, panels
 from saft.report.kept_parts import method_title
 from saft.report.measured import heading, without_errors
 from saft.report.over_seeds import complete_mean, finite_over_seeds, signed
@@ -113,13 +113,15 @@ def lost_figure(
     def draw(axes: Any, title: str, leftmost: bool) -> None:
         what, points, related = shown[title]
         _marks(axes, points, colour)
-        axes.set(xlabel=heading(title, what), ylim=(min(heights) - margin, max(heights) + margin))
+        related_in_words = f"rank correlation {signed(related, decimals=2)}"
+        axes.set(
+            xlabel=f"{heading(title, what)}\n{related_in_words}",
+            ylim=(min(heights) - margin, max(heights) + margin),
+        )
         axes.locator_params(nbins=5)
         axes.margins(x=0.08)
         at_least(axes, "x")
         axes.grid()
-        told = f"rank correlation {signed(related, decimals=2)}"
-        axes.annotate(told, (1, 1.02), xycoords="axes fraction", ha="right", fontsize=7, color=NAMED["muted"])
         if leftmost:
             axes.set_ylabel(f"lost in the merge, {metric.unit}" if metric.unit else "lost in the merge")
         else:
@@ -127,7 +129,8 @@ def lost_figure(
 
     return panels(
         list(shown), draw, name, f"{metric.name} lost in the merge over {', '.join(shown)}",
-        abreast=4, height=1.8, left=0.65, key=arms_key({row.arm: colour[row.arm] for row in rows}),
+        abreast=4, height=1.8, left=0.65, below=BELOW + 0.12,
+        key=arms_key({row.arm: colour[row.arm] for row in rows}),
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from saft.written import as_count, as_number
 
 __all__ = ["page"]
 
+SHORT = 12  # letters of a name that is not broken: a table has room for it
+
 
 def page(results: Results) -> str:
     """Return the report as HTML: question, answer and picture; verdict, protocol, tables, curves, measures.
@@ -93,9 +95,15 @@ def page(results: Results) -> str:
 
 
 def _breakable(name: str) -> Any:
-    """Return a name that a browser may break behind what parts its words."""
+    """Return a name that a browser may break behind what parts its words, and nowhere where it is short."""
     from markupsafe import Markup, escape
 
+    if len(str(name)) <= SHORT:
+        return (
+            Markup('<span class="short">{}</span>').format(name)
+            if re.search(r"[_./ -]", str(name))
+            else escape(name)
+        )
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_./-])", str(name)))
 
 

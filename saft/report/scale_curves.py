@@ -62,6 +62,11 @@ def curves_figure(
         if ticks is not None:
             shown = list(ticks.items())[:: -(-len(ticks) // MOST_TICKS)]
             axes.set_xticks([x for x, _ in shown], [text for _, text in shown])
+        else:
+            known = {x for curve in curves[title].values() for x in curve}
+            axes.locator_params(axis="x", nbins=5, integer=all(float(x).is_integer() for x in known))
+            if len(known) == 1:  # or there would be marks at parts of a step around it
+                axes.set_xticks([*known], [f"{x:g}" for x in known])
         axes.set_xlabel(along)
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0.06)

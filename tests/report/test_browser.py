@@ -121,6 +121,13 @@ def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
     assert came["wide"] == 0  # the page itself is never scrolled sideways, only what is wide in it
 
 
+def test_a_long_name_of_a_train_size_scrolls_nothing_sideways(tmp_path):
+    sizes = ("limited", "a_name_of_a_train_size_that_goes_on_and_on")
+    long = page(typed(mapping(arms=("adamw", "sam"), sizes=sizes, seeds=(0, 1), methods=("ties",))))
+    came, _ = opened(long, tmp_path, 400)
+    assert came["wide"] == 0
+
+
 @pytest.mark.parametrize("width", [1280, 800, 400])
 def test_a_screenshot_shows_a_light_page_that_is_not_empty(html, tmp_path, width):
     grey = drawn(html, tmp_path, width)

@@ -47,6 +47,12 @@ def test_a_line_of_losses_for_each_arm():
     words = texts(training_figure(typed(results), "limited", colours(typed(results).arms), "name"))
     assert words.count("step") == 4
     assert "training loss" in words
+    for cell in results["cells"]:
+        for expert in cell["experts"].values():
+            expert["losses"] = [[2, 1.5]]
+    words = texts(training_figure(typed(results), "limited", colours(typed(results).arms), "name"))
+    assert "2" in words
+    assert not any(word.startswith(("1.9", "2.0")) for word in words)  # half a step is none
 
 
 def test_a_rank_correlation_is_that_of_the_ranks():

@@ -276,3 +276,14 @@ def test_a_choice_of_steps_is_told_where_there_was_one():
     told = "Several numbers of steps are candidates"
     assert told in page(made_up(arms=("adamw_selected", "sam"), methods=("ties",)))
     assert told not in page(made_up(arms=("adamw", "sam"), methods=("ties",)))
+
+
+def test_a_short_name_is_kept_whole_and_a_long_one_breaks():
+    results = mapping(arms=("adamw", "sam"), seeds=(0, 1), methods=("ties",))
+    for old, new in (("sam", "drift-2"), ("adamw", "adamw-with-a-long-name")):
+        results["arms"][new] = results["arms"].pop(old)
+        for cell in results["cells"]:
+            cell["arm"] = new if cell["arm"] == old else cell["arm"]
+    html = page(typed(results))
+    assert '<span class="short">drift-2</span>' in html
+    assert "adamw-<wbr>with-<wbr>a-<wbr>long-<wbr>name" in html
