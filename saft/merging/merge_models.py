@@ -90,8 +90,9 @@ def merge_models(
     merged = merged_tensors(plan)
     if target is not None:
         _refuse_shared(target, merged)
-        with torch.no_grad():
-            for name, tensor in target.items():
+        for name, tensor in target.items():
+            # Tensors that were made in inference mode change there only.
+            with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
                 tensor.copy_(merged[name])
         return out
     return _copy_with(base, merged) if isinstance(base, nn.Module) else merged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -281,3 +282,20 @@ def test_what_is_no_model_is_refused_as_base_and_to_fill():
         saft.merge_models(a, [b], "average", out="folder")
     with pytest.raises(UserError, match=r"^out: dict has no tensor"):
         saft.merge_models(a, [b], "average", out={})
+
+
+def test_what_is_not_finite_is_told_by_its_place_in_the_models():
+    ones = {"weight": torch.ones(2)}
+    damaged = {"weight": torch.tensor([1.0, math.nan])}
+    with pytest.raises(UserError, match=r"^models.b: <state dict>: 'weight' holds NaN .* \(1 of 2"):
+        saft.merge_models(ones, {"a": ones, "b": damaged}, "average")
+    with pytest.raises(UserError, match=r"^base: <state dict>: 'weight' holds NaN"):
+        saft.merge_models(damaged, {"a": ones}, "average")
+
+
+def test_a_module_made_in_inference_mode_is_filled():
+    with torch.inference_mode():
+        out = nn.Linear(2, 1)
+    base, model = nn.Linear(2, 1), nn.Linear(2, 1)
+    saft.merge_models(base, [model], "average", out=out)
+    assert torch.equal(out.weight, model.weight)

@@ -230,7 +230,8 @@ class Reader:
         """Raise, naming the input that makes the task vectors of `name` not finite."""
         problems = []
         base = self._plan.base
-        for source in (base, *self._plan.models.values()):
+        models = {f"models.{task}": source for task, source in self._plan.models.items()}
+        for what, source in {"base": base, **models}.items():
             header = source.headers[name]
             bad = int(header.count - torch.isfinite(source.tensor(name).to(self._plan.arithmetic)).sum())
             if bad:
@@ -239,8 +240,9 @@ class Reader:
                     if source is base
                     else "that model diverged or is damaged: train it again, or leave it out"
                 )
+                place = header.file if header.stored is None else f"{what}: {header.file}"  # in memory
                 problems.append(
-                    f"{header.file}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); {cure}"
+                    f"{place}: '{name}' holds NaN or infinity ({bad} of {header.count} numbers); {cure}"
                 )
         raise UserError(
             *problems
