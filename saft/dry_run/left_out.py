@@ -42,4 +42,6 @@ def left_out(config: RunConfig) -> list[str]:
         words.append(f"values of an arm's choices beyond {ARM_VALUES}, and all of its numbers of steps")
     if config.expected:
         words.append("the published figures")
+    if config.executor != "serial":
+        words.append(f"the executor {config.executor}: its cells come one after the other")
     return words

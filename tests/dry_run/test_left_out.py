@@ -37,6 +37,7 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
         merges={"ties": MergeOptions(scaling=[0.1, 0.2, 0.3], choices={"density": [0.1, 0.2]})},
         reference={"web": task("abcde")},
         expected={"one": Expected("ties", 0.5, 0.1, "a paper")},
+        executor="local",
     )
     assert left_out(whole) == [
         "the seeds 3, 4",
@@ -45,6 +46,7 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
         "coefficients of a merge beyond 2",
         "all but the first of a merge's choices",
         "the published figures",
+        "the executor local: its cells come one after the other",
     ]
 
 
