@@ -91,6 +91,8 @@ class Words:
 
         file, own = self.file, dict[str, Any]()
         if verb.folder and file is not None and Path(file).is_dir():
+            if not Path(file, verb.folder).is_file():
+                raise UserError(self._not_written(Path(file), verb))
             file, own = str(Path(file, verb.folder)), {"out": file}
         if verb.folders and file is not None and (self.others or Path(file).is_dir()):
             file, own = None, {verb.folders: [file, *self.others]}
@@ -98,6 +100,16 @@ class Words:
         return config.overridden(
             {**config.read(file, several), **own}, self.overrides
         ), file or "command line"
+
+    def _not_written(self, folder: Path, verb: Verb) -> str:
+        """Return what is wrong with a folder that stands for a config, and does not hold it."""
+        inside = sorted(file.parent for file in folder.glob(f"*/{verb.folder}"))
+        around = [x for x in folder.parents if (x / verb.folder).is_file()]
+        meant = next(iter([*inside, *around]), None)
+        return (
+            f"{folder}: holds no {verb.folder}, so `saft {self.verb}` has not written it; name its config "
+            f"file, or the folder that is its `out`{f'; did you mean {meant}?' if meant else ''}"
+        )
 
     def _target(self, verb: Verb) -> list[str | None]:
         """Return the target folder of a verb that has one; a check needs none."""

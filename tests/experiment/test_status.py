@@ -87,5 +87,8 @@ def test_on_the_command_line_a_folder_stands_for_its_config(finished: Path, caps
     ]
     assert main(["run", str(finished)]) == 0  # goes on with it: there is nothing to do
     assert f"report: {finished}" in capsys.readouterr().out
-    assert main(["run", "--status", str(finished.parent)]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    for folder in (finished.parent, finished / "figures"):
+        assert main(["run", "--status", str(folder)]) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"{folder}: holds no config.yaml, so `saft run` has not written it; name its config" in told
+        assert f"did you mean {finished}?" in told
