@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,19 +41,19 @@ class FinishedShards:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files that are finished."""
-        return self._read()[1]
+        """The files that are finished, and have stayed as they were."""
+        return tuple(name for name, was in self._read()[1].items() if _identity(self.folder / name) == was)
 
     def begin(self, owner: str) -> None:
         """Note that the folder is being written for `owner`, and nothing is finished."""
-        self._write(owner, ())
+        self._write(owner, {})
 
     def add(self, name: str) -> None:
         """Note that a file is finished; nothing is noted in a folder that nobody has begun."""
-        owner, names = self._read()
+        owner, shards = self._read()
         if owner is not None:
             sync(self.folder / name)  # the note must not outlive what it speaks of, when power is lost
-            self._write(owner, (*names, name))
+            self._write(owner, shards | {name: _identity(self.folder / name)})
 
     def forget(self) -> None:
         """Take the note away: the folder is complete."""
@@ -70,11 +71,19 @@ class FinishedShards:
             else:
                 path.unlink()
 
-    def _read(self) -> tuple[str | None, tuple[str, ...]]:
-        with suppress(OSError, ValueError, KeyError, TypeError):
+    def _read(self) -> tuple[str | None, dict[str, object]]:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             note = json.loads((self.folder / _NOTE).read_text("utf-8"))
-            return str(note["owner"]), tuple(map(str, note["shards"]))
-        return None, ()
+            return str(note["owner"]), dict(note["shards"].items())
+        return None, {}
 
-    def _write(self, owner: str, names: tuple[str, ...]) -> None:
-        write_text(self.folder / _NOTE, json.dumps({"owner": owner, "shards": names}) + "\n")
+    def _write(self, owner: str, shards: Mapping[str, object]) -> None:
+        write_text(self.folder / _NOTE, json.dumps({"owner": owner, "shards": shards}) + "\n")
+
+
+def _identity(file: Path) -> list[int] | None:
+    """Return what another file in its place, or a change of it, would not have; None of what is no file."""
+    with suppress(OSError):
+        stat = file.stat(follow_symlinks=False)
+        return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return None

@@ -90,6 +90,24 @@ def test_only_what_is_left_is_read_for_the_last_pass(settings, killed, tmp_path)
     assert read[-1] < whole
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "a link"])
+def test_a_finished_shard_that_did_not_stay_so_is_written_again(damage, settings, killed, tmp_path):
+    left = killed(3)
+    shard = left / FinishedShards(left).names[1]
+    content = shard.read_bytes()
+    if damage == "gone":
+        shard.unlink()
+    elif damage == "a link":
+        shard.rename(tmp_path / "elsewhere")
+        shard.symlink_to(tmp_path / "elsewhere")
+    else:
+        shard.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert merge(settings, tmp_path / "out", check_only=True).shards_left[0] == 2
+    merge(settings, tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "expected")
+    assert not (tmp_path / "out" / shard.name).is_symlink()
+
+
 @pytest.mark.parametrize("change", ["parameter", "input", "shards"])
 def test_another_merge_begins_anew(change, settings, killed, tmp_path):
     killed(2)
