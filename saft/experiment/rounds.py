@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from saft.errors import UserError, collecting
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Tell
 from saft.experiment.executors import Executor
 from saft.experiment.run_check import all_steps
@@ -56,6 +57,7 @@ def carry_out_all(
     problems += _all_diverged(session)
     if problems:
         raise UserError(*problems)
+    ClaimFolder(session.folder.path).clear()  # of a call that was killed once its workers had done all, too
 
 
 def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:

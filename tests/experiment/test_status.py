@@ -85,7 +85,11 @@ def test_on_the_command_line_a_folder_stands_for_its_config(finished: Path, caps
         "failed: 0",
         "missing: 0",
     ]
+    claims = ClaimFolder(finished)  # as a call has left them that was killed
+    claims.offer(["all/arm/seed0"])
+    assert claims.take() is not None
     assert main(["run", str(finished)]) == 0  # goes on with it: there is nothing to do
+    assert not (finished / "claims").exists()
     assert f"report: {finished}" in capsys.readouterr().out
     for folder in (finished.parent, finished / "figures"):
         assert main(["run", "--status", str(folder)]) == 2
