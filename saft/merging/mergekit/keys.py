@@ -51,7 +51,8 @@ def check_keys(mapping: Mapping[str, Any], where: str) -> None:
 def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
     for key in mapping:
         if key in _ELSEWHERE:
-            yield f"{key}: {NOT_HERE}; it merges whole models, given as `models:`"
+            if mapping[key] is not None:  # which says nothing
+                yield f"{key}: {NOT_HERE}; it merges whole models, given as `models:`"
         elif key in ("normalize", "weight", "density", "lambda", "rescale", "int8_mask", "t"):
             yield f"{key}: belongs under `parameters:`"
         elif key not in _KEYS and key not in OWN_KEYS:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from saft.config.ranges import name_problem
@@ -74,7 +76,7 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
     if problems:
         raise UserError(*problems)
     waiting = [
-        Stage(name, mapping, tuple(sorted(_needs(mapping, set(named)))))
+        Stage(name, mapping, tuple(sorted(_asked_for(mapping) & set(named))))
         for name, mapping in zip(names, mappings, strict=True)
     ]
     ordered: list[Stage] = []
@@ -92,10 +94,11 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
     )
     if surplus:
         kept = f"'{last.name}'" if last.name else "the one without a name"
+        asked = {text for stage in ordered for text in _asked_for(stage.mapping)}
         raise UserError(
             *(
-                f"{where}: no other merge takes the result of '{stage.name}', and OUT holds only that of "
-                f"{kept}; write it into a file of its own"
+                f"{where}: no other merge takes the result of '{stage.name}'{_meant(stage.name, asked)}, "
+                f"and OUT holds only that of {kept}; write it into a file of its own"
                 for stage in surplus
             )
         )
@@ -109,12 +112,19 @@ def _name_problem(name: Any) -> str | None:
     return f"{name!r} is not a word, by which others ask for the result; {cure}"
 
 
-def _needs(mapping: Mapping[str, Any], names: set[str]) -> set[str]:
+def _asked_for(mapping: Mapping[str, Any]) -> set[str]:
+    """Return what a merge takes: names of other merges, and folders."""
     models = mapping.get("models")
     listed = models if isinstance(models, list) else []
-    asked = [entry.get("model") for entry in listed if isinstance(entry, Mapping)]
-    needed = set()
-    for reference in [*asked, mapping.get("base_model")]:
+    references = [entry.get("model") for entry in listed if isinstance(entry, Mapping)]
+    asked = set()
+    for reference in [*references, mapping.get("base_model")]:
         with suppress(UserError):  # what is no name of a model is told when the merge is read
-            needed.add(location(reference).partition("+")[0])
-    return needed & names
+            asked.add(location(reference).partition("+")[0])
+    return asked
+
+
+def _meant(name: str | None, asked: Iterable[str]) -> str:
+    """Return what is asked for and may be meant for a name, as a part of a sentence."""
+    near = get_close_matches(name or "", [text for text in asked if not Path(text).exists()], n=1)
+    return f" (is '{near[0]}' meant for it?)" if near else ""

@@ -46,7 +46,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("written", ["first", "{model: {path: first}}"])
 def test_the_result_of_one_is_the_input_of_the_next(written, file, tmp_path, capsys):
-    file.write_text(FILE.replace("model: first", f"model: {written}"))
+    file.write_text(FILE.replace("model: first", f"model: {written}") + "slices: null\n")  # as if not there
     assert main(["merge", str(file), str(tmp_path / "out")]) == 0
     base, a, b, c, found = (
         load_file(Path(name) / "model.safetensors") for name in ("base", "a", "b", "c", tmp_path / "out")
@@ -76,6 +76,10 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
         (
             FILE + "---\n" + FILE.split("---")[1].replace("first", "other"),
             "no other merge takes the result of",
+        ),
+        (
+            FILE.replace("model: first", "model: frist"),
+            "the result of 'first' (is 'frist' meant for it?), and",
         ),
         (FILE.replace("base_model: base", "base_model: first"), "need each other's results"),
         (FILE.replace("dtype: float32\n---", "dtype: [\n---"), "not valid YAML"),
