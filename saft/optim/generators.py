@@ -33,7 +33,7 @@ class Generators:
         self._generators: dict[tuple[torch.device, tuple[int, ...]], torch.Generator] = {}
 
     def integers(self, slot: Slot, size: int) -> Tensor:
-        """Return `size` integers of 16 bits, flat, all equally likely: -32768 ... 32767.
+        """Return integers of 16 bits, shape [size], all equally likely: -32768 ... 32767.
 
         A random number of 64 bits, which takes longest, is four of them.
         """
