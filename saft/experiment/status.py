@@ -66,7 +66,10 @@ def status(folder: str | Path) -> RunStatus:
     place = ExperimentFolder(folder)
     steps = place.read_steps()
     if steps is None:
-        raise UserError(f"{folder}: holds no experiment that `saft run` has begun; name its `out`")
+        raise UserError(
+            f"{folder}: holds no experiment that `saft run` has begun; begin it, or name the folder that is "
+            "its `out`"
+        )
     claims = ClaimFolder(place.path)
     latest, witness = claims.latest(), Witness()
     done, at_work, failed, missing = [], {}, {}, {}
