@@ -93,8 +93,8 @@ class MergedModels:
         for name, some in examples.items():
             if len(some) < 2:
                 raise UserError(
-                    f"tasks.{name}: has {len(some)} validation examples, but needs two: one to search on, "
-                    "and one to confirm; give it a validation split"
+                    f"tasks.{name}: too few validation examples, {len(some)}: it takes one to search on, and "
+                    "one to confirm; hold out more, by a larger `validation_fraction`"
                 )
         return cls(folders, bound, examples, merges, plans, config.batch_size, config.precision)
 

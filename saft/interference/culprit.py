@@ -86,11 +86,11 @@ def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) ->
     worst = max(means, key=lambda j: means[j])
     if means[worst] <= 0:
         gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain nothing,")
-        yield f"no model is seen to hurt the others: even without {worst} {gain}."
+        yield f"no model is seen to hurt the others: even without {worst}, {gain}."
     else:
         gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain most,")
         yield (
-            f"no model is seen to hurt the others: without {worst} {gain}, "
+            f"no model is seen to hurt the others: without {worst}, {gain}, "
             f"which so few examples do not tell from chance{_enough(means[worst], halves[worst])}."
         )
 

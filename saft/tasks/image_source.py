@@ -47,6 +47,7 @@ class ImageSource(TableSource):
     """Split name -> IDX file of the labels; `files` has those of the images."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.path in OWN and not self.files:
             raise ValueError(
                 f"files: is required with path: {self.path}, for example {{train: ..., test: ...}}"

@@ -27,6 +27,12 @@ T = TypeVar("T")
 
 # What a checkpoint's saft.json may name: readers that run nothing, and options that neither fetch nor write.
 SAFE_READERS = {"arrow", "csv", "json", "parquet", "text"}
+VALIDATION = {
+    "dev",
+    "val",
+    "valid",
+    "validation",
+}  # as people call a split that is none of those that are read
 UNSAFE_OPTIONS = {
     "cache_dir",
     "data_dir",
@@ -61,6 +67,13 @@ class TableSource:
     """Draws the held-out rows; the same for every arm and seed, so that all face the same test."""
     drop_missing: bool = field(default=False, kw_only=True)
     """Leave out rows in which a column that is read is empty, instead of refusing them."""
+
+    def __post_init__(self) -> None:
+        for split in sorted(VALIDATION & self.files.keys() - {self.train, self.test}):
+            raise ValueError(
+                f"files.{split}: nothing would be read of it: validation examples are drawn from the split "
+                f"'{self.train}', a share of `validation_fraction`; leave the file out, or put its rows there"
+            )
 
     def distrusted(self) -> str | None:
         """Return what a checkpoint folder must not ask for, as "key: reason"; None for nothing."""

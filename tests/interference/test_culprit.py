@@ -33,7 +33,7 @@ def test_of_two_models_the_one_that_is_left_is_named():
     (sentence,) = verdict({"harm": of_two, "harm_error": errors(of_two, 0.01)}, WHAT)
     assert sentence == "a hurts the merge most: without it b gains 6.0 % (95 % interval 3.8 to 8.2)."
     (sentence,) = verdict({"harm": of_two, "harm_error": errors(of_two, 0.1)}, WHAT)
-    assert "without a b gains 6.0 % (95 % interval −16.4 to 28.4), which so few examples" in sentence
+    assert "without a, b gains 6.0 % (95 % interval −16.4 to 28.4), which so few examples" in sentence
 
 
 def test_whoever_else_hurts_is_named_too():
@@ -54,7 +54,7 @@ def test_a_model_that_diverged_is_named_and_stops_no_other_sentence():
 def test_gains_that_cancel_but_for_rounding_are_none():
     cancelled = {"a": {"b": 0.1 + 0.2, "c": -0.3}, "b": {"a": -1.0, "c": 0.0}, "c": {"a": -1.0, "b": 0.0}}
     (sentence,) = verdict({"harm": cancelled}, WHAT)
-    assert "even without a they gain nothing, 0.0 % on average" in sentence
+    assert "even without a, they gain nothing, 0.0 % on average" in sentence
 
 
 def test_what_so_few_examples_cannot_tell_is_not_claimed():

@@ -36,6 +36,11 @@ def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
+def test_a_file_for_validation_is_not_left_unread_in_silence() -> None:
+    with pytest.raises(UserError, match=r"files\.val: nothing would be read of it"):
+        source(path="npz", files={"train": "a.npz", "test": "b.npz", "val": "c.npz"})
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_idx(zipped: bool, tmp_path: Path) -> None:
     pixels, labels = images(6, 0)

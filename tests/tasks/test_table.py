@@ -95,6 +95,14 @@ def test_fractions_are_checked(table: TableConfig, name: str) -> None:
         dataclasses.replace(table, **{name: 10})
 
 
+@pytest.mark.parametrize("name", ["validation", "dev"])
+def test_a_file_for_validation_is_not_left_unread_in_silence(table: TableConfig, name: str) -> None:
+    files = table.files | {name: table.files["train"]}
+    with pytest.raises(UserError, match=rf"files\.{name}: nothing would be read of it.*validation_fraction"):
+        dataclasses.replace(table, files=files)
+    assert dataclasses.replace(table, files=files, test=name).test == name
+
+
 def of_csv(folder: Path, text: str, **options: Any) -> TableConfig:
     (folder / "data.csv").write_text(text)
     files = {"train": str(folder / "data.csv")}
