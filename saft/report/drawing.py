@@ -16,7 +16,6 @@ from saft.report.row_names import LETTER, broken, text_width
 
 __all__ = [
     "BETWEEN",
-    "N_COLOURS",
     "NAMED",
     "SIGNS",
     "SMALLEST_SPAN",
@@ -28,6 +27,8 @@ __all__ = [
     "colours",
     "mark_of",
     "panels",
+    "shade_of",
+    "sign_of",
     "stroke_of",
 ]
 
@@ -43,8 +44,9 @@ NAMED = {
 } | {
     f"{sort}-{i}": f"#02{n:02x}{i:02x}" for n, sort in enumerate(("plain", "sharp")) for i in range(N_COLOURS)
 }
-MARKS = "osD^v"  # of the colours of a sort, in this order: what has no colour is told apart by its shape
-SIGNS = {"sharp": "●■◆▲▼", "plain": "○□◇△▽"}  # the same in text: plain arms are hollow
+# Shapes tell apart what has no colour: 8, so that with 5 colours 40 arms of a sort differ in one or both.
+MARKS = "osD^v<>*"
+SIGNS = {"sharp": "●■◆▲▼◀▶★", "plain": "○□◇△▽◁▷☆"}  # the same in text: plain arms are hollow
 
 Mark = dict[str, Any]
 Draw = Callable[[Any, str, bool], None]
@@ -64,7 +66,7 @@ class FigureKey:
 
 
 def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
-    """Return arm -> name of its colour: one family for plain arms, one for the others.
+    """Return arm -> name of its colour and shape: one family for plain arms, one for the others.
 
     Example:
         >>> adamw, sam = ArmFacts("AdamW", None, None, 10, 10), ArmFacts("SAM", "sam", 0.05, 10, 20)
@@ -75,9 +77,31 @@ def colours(arms: Mapping[str, ArmFacts]) -> dict[str, str]:
     named, plain = {}, plain_arms(arms)
     for arm in arms:
         sort = "plain" if arm in plain else "sharp"
-        named[arm] = f"{sort}-{counts[sort] % N_COLOURS}"
+        named[arm] = f"{sort}-{counts[sort]}"
         counts[sort] += 1
     return named
+
+
+def shade_of(colour: str) -> str:
+    """Return the name of the colour itself, which the stylesheet defines.
+
+    Example:
+        >>> shade_of("sharp-1"), shade_of("sharp-6")
+        ('sharp-1', 'sharp-1')
+    """
+    sort, index = colour.split("-")
+    return f"{sort}-{int(index) % N_COLOURS}"
+
+
+def sign_of(colour: str) -> str:
+    """Return the shape of an arm's marks as a letter of a text.
+
+    Example:
+        >>> sign_of("sharp-1"), sign_of("sharp-6")
+        ('■', '▶')
+    """
+    sort, index = colour.split("-")
+    return SIGNS[sort][int(index) % len(MARKS)]
 
 
 def mark_of(colour: str) -> Mark:
@@ -88,11 +112,11 @@ def mark_of(colour: str) -> Mark:
         ('s', 'none')
     """
     sort, index = colour.split("-")
-    shade = NAMED[colour]
+    shade = NAMED[shade_of(colour)]
     hollow = "none" if sort == "plain" else shade
     return {
         "color": shade,
-        "marker": MARKS[int(index)],
+        "marker": MARKS[int(index) % len(MARKS)],
         "markersize": 5,
         "markerfacecolor": hollow,
         "markeredgecolor": shade,
@@ -102,7 +126,7 @@ def mark_of(colour: str) -> Mark:
 def stroke_of(colour: str) -> Mark:
     """Return how the lines of an arm are drawn: dashed if it is plain, else solid."""
     return {
-        "color": NAMED[colour],
+        "color": NAMED[shade_of(colour)],
         "linestyle": "-" if colour.startswith("sharp") else (0, (4, 1.5)),
         "linewidth": 1.3,
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from saft.report.drawing import NAMED, SMALLEST_SPAN, WIDTH, mark_of, panels
+from saft.report.drawing import NAMED, SMALLEST_SPAN, WIDTH, mark_of, panels, shade_of
 from saft.report.headline import Headline
 from saft.report.over_seeds import OverSeeds
 from saft.report.row_names import RowNames
@@ -160,7 +160,7 @@ def score_figure(summary: Summary, size: str, metric: Metric, colour: Mapping[st
     def draw(axes: Any, title: str, leftmost: bool) -> None:
         for i, row in enumerate(rows):
             if row.arm in known[title]:
-                values, shade = known[title][row.arm], NAMED[colour[row.arm]]
+                values, shade = known[title][row.arm], NAMED[shade_of(colour[row.arm])]
                 dots = [metric.scale * value for value in values.by_seed.values()]
                 axes.plot(dots, [i] * len(dots), linestyle="", **mark_of(colour[row.arm]))
                 axes.plot([metric.scale * values.mean] * 2, [i - 0.32, i + 0.32], color=shade, linewidth=2)

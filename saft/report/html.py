@@ -9,7 +9,7 @@ from typing import Any
 
 from saft.report.arm_summary import ArmSummary
 from saft.report.chosen_arms import chosen_arms, tried, worth_in_words
-from saft.report.drawing import SIGNS, colours
+from saft.report.drawing import colours, shade_of, sign_of
 from saft.report.expected import expected_figures
 from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread, without_errors
@@ -54,7 +54,8 @@ def page(results: Results) -> str:
         interval=interval,
         differences_of=differences_of,
         in_words=in_words,
-        sign=_sign,
+        sign=sign_of,
+        shade=shade_of,
         words=lambda name: str(name).replace("_", " "),
         known=lambda value: "–" if value is None else value,
         coefficients=_coefficients,
@@ -129,12 +130,6 @@ def _trained(results: Results) -> list[tuple[str, list[str], ArmFacts]]:
             sizes_of.append(([size], facts)) if same is None else same.append(size)
         rows += [(arm, sizes, facts) for sizes, facts in sizes_of]
     return rows
-
-
-def _sign(colour: str) -> str:
-    """Return the sign of an arm beside its name: the shape of its marks in the figures."""
-    sort, index = colour.split("-")
-    return SIGNS[sort][int(index)]
 
 
 def _answers(answers: list[Headline], colour: Mapping[str, str]) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saft.report.drawing import NAMED, arms_key, mark_of, panels, stroke_of
+from saft.report.drawing import NAMED, arms_key, mark_of, panels, shade_of, stroke_of
 from saft.report.over_seeds import OverSeeds
 
 __all__ = ["Curve", "curves_figure"]
@@ -57,7 +57,11 @@ def curves_figure(
             _curve(axes, curve, scale, colour[arm])
             places = ((rings or {}).get(title) or {}).get(arm, ())
             heights = [scale * curve[x].mean for x in places]
-            ring = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": NAMED[colour[arm]]}
+            ring = {
+                "markersize": 10,
+                "markerfacecolor": "none",
+                "markeredgecolor": NAMED[shade_of(colour[arm])],
+            }
             axes.plot(places, heights, "o", **ring)
         if ticks is not None:
             shown = list(ticks.items())[:: -(-len(ticks) // MOST_TICKS)]
@@ -89,7 +93,7 @@ def _curve(axes: Any, curve: Curve, scale: float, colour: str) -> None:
         [scale * end for end in ends] for ends in zip(*(_band(curve[x]) for x in places), strict=True)
     )
     if low != high:
-        axes.fill_between(places, low, high, color=NAMED[colour], alpha=0.12, linewidth=0)
+        axes.fill_between(places, low, high, color=NAMED[shade_of(colour)], alpha=0.12, linewidth=0)
 
 
 def _band(values: OverSeeds) -> tuple[float, float]:

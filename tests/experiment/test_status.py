@@ -66,7 +66,7 @@ def test_of_many_cells_some_are_shown(begun: Path) -> None:
 
 def test_a_folder_that_holds_no_experiment_is_told(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="holds no experiment .*begun; begin it, or name the folder that is its `out`"
+        UserError, match=r"holds no experiment .*begun; begin it, or name the folder that is its `out`"
     ):
         status(tmp_path)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from saft.report.drawing import N_COLOURS, NAMED, SIGNS, colours, mark_of, panels, stroke_of
+from saft.report.drawing import NAMED, colours, mark_of, panels, shade_of, sign_of, stroke_of
 from saft.report.results import ArmFacts
 
 PLAIN, SHARP = ArmFacts("AdamW", None, None, 10, 10), ArmFacts("SAM", "sam", 0.05, 10, 20)
 
 
-def test_every_arm_is_told_apart_without_colour():
-    arms = {f"plain {i}": PLAIN for i in range(N_COLOURS)} | {f"sharp {i}": SHARP for i in range(N_COLOURS)}
+def test_arms_are_told_apart_without_colour_and_many_of_them_with_it():
+    arms = {f"plain {i}": PLAIN for i in range(40)} | {f"sharp {i}": SHARP for i in range(40)}
     named = colours(arms)
-    marks = [mark_of(colour) for colour in named.values()]
+    assert len({(shade_of(colour), sign_of(colour)) for colour in named.values()}) == 80
+    few = [f"{sort} {i}" for sort in ("plain", "sharp") for i in range(8)]
+    marks = [mark_of(named[arm]) for arm in few]
     shapes = {(mark["marker"], mark["markerfacecolor"] == "none") for mark in marks}
-    assert len(shapes) == len(arms)
-    assert len({sign for signs in SIGNS.values() for sign in signs}) == len(arms)
+    assert len(shapes) == len({sign_of(named[arm]) for arm in few}) == len(few)
+    assert all(mark_of(colour)["color"] == NAMED[shade_of(colour)] for colour in named.values())
     assert stroke_of(named["plain 0"])["linestyle"] != stroke_of(named["sharp 0"])["linestyle"]
 
 
