@@ -161,6 +161,8 @@ def _optimizer_in_full(name: str) -> Iterator[str]:
             yield f"  {parameter.name}: is training.{ours}"
         elif parameter.default is not inspect.Parameter.empty:
             yield f"  {parameter.name}: {parameter.default}"
+        elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            yield f"  {parameter.name}: must be given"
 
 
 def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:

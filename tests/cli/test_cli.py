@@ -139,6 +139,21 @@ def test_tasks_arms_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"did you mean '{name}'" in capsys.readouterr().err
 
 
+def test_options_of_an_optimizer_without_a_default_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        "import torch",
+        "class Own(torch.optim.SGD):",
+        "    def __init__(self, params, lr, *, size, **more):",
+    ]
+    (tmp_path / "own_optimizer.py").write_text("\n".join([*lines, "        pass\n"]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["arms", "own_optimizer:Own"]) == 0
+    keys = capsys.readouterr().out.partition("\nKeys:\n")[2].splitlines()
+    assert keys == ["  lr: is training.learning_rate", "  size: must be given"]
+
+
 def test_a_figure_of_a_measure_is_looked_up_by_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
     for figure in ("pair_harm", "pair harm"):
         assert main(["measures", figure]) == 0
