@@ -156,15 +156,21 @@ def _listen(stream: IO[bytes], hear: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _end_with_parent() -> None:
+    """End at once when the first process closes the input, or is gone; a file is whole or not there.
+
+    At SIGTERM Lightning would first talk to the other processes, which wait for something else: none would
+    ever end.
+    """
     sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     """End those that run, and wait for that."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
-        process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
     for process in processes:
         try:
             process.wait(GRACE)

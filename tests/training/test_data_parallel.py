@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from safetensors.torch import load_file
 from saft import config
 from saft.errors import UserError
 from saft.train import TrainConfig, TrainResult, train
+from saft.training import ranks
 from saft.training.data_parallel import Replicas
 
 gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
@@ -121,6 +126,26 @@ def test_what_devices_cannot_share_is_refused(
     )
     with pytest.raises(UserError, match=message):
         train(changed)
+
+
+@pytest.mark.slow  # a process imports torch
+def test_processes_that_wait_for_each_other_end_at_once() -> None:
+    """As SIGTERM could not: Lightning's handler sends a message first, which nobody may wait for."""
+    waiting = """if True:
+        import signal, threading, time
+        from saft.training.ranks import _end_with_parent
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        print("ready", flush=True)
+        time.sleep(90)
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", waiting], **pipes)  # type: ignore[call-overload]
+    assert process.stdout.readline() == b"ready\n"
+    begun = time.monotonic()
+    ranks._end([process])
+    assert process.returncode == -signal.SIGKILL
+    assert time.monotonic() - begun < ranks.GRACE / 2
 
 
 def test_batch_norms_which_would_see_a_part_of_a_batch_are_refused() -> None:
