@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from saft.config import yaml_files
-from saft.errors import UserError
+from saft.errors import UserError, did_you_mean
 
 __all__ = ["differences", "overridden"]
 
@@ -21,7 +21,8 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         overrides: the remaining words of the command line: `--a.b=1`, or `--a.b 1`; values are YAML.
 
     Raises:
-        UserError: a word is not an override, or its value is not YAML.
+        UserError: a word is not an override, its value is not YAML, or it is an option of an arm that is not
+            there.
 
     Example:
         >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
@@ -42,6 +43,7 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
         if len(parents) > yaml_files.DEPTH:
             raise UserError(f"command line: --{key[:40]}...: is nested too deeply")
+        _refuse_new_arm(result, parents, key)
         place = result
         for parent in parents:
             if not isinstance(place.get(parent), dict):
@@ -70,6 +72,18 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
     elif old != new:
         yield f"{place}: was {old}, now {new}"
+
+
+def _refuse_new_arm(mapping: Mapping[str, Any], parents: Sequence[str], key: str) -> None:
+    """Refuse an option of an arm that is not there: a misspelt name would make one more, which needs none."""
+    arms = mapping.get("arms")
+    if parents[:1] != ["arms"] or len(parents) == 1 or not isinstance(arms, dict) or not arms:
+        return
+    if (name := parents[1]) not in arms:
+        raise UserError(
+            f"command line: --{key}: there is no arm '{name}'{did_you_mean(name, arms)} "
+            f"(a new one is given whole: --arms.{name}='{{...}}')"
+        )
 
 
 def _copy(value: Any) -> Any:

@@ -40,3 +40,13 @@ def test_words_that_are_not_overrides(words: list[str], message: str) -> None:
 def test_a_key_may_be_written_with_hyphens_and_a_task_keeps_them() -> None:
     changed = config.overridden({}, ["--shard-size=1GB", "--models.my-task=folder"])
     assert changed == {"shard_size": "1GB", "models": {"my-task": "folder"}}
+
+
+def test_an_option_of_an_arm_that_is_misspelt_makes_no_further_arm() -> None:
+    given = {"arms": {"openclip": {}}}
+    with pytest.raises(UserError, match="there is no arm 'openclp'; did you mean 'openclip'") as caught:
+        config.overridden(given, ["--arms.openclp.perturbation.rho=0.1"])
+    assert caught.value.problems[0].endswith("(a new one is given whole: --arms.openclp='{...}')")
+    added = config.overridden(given, ["--arms.sam={steps: 3}", "--arms.sam.perturbation.name=sam"])
+    assert added["arms"] == {"openclip": {}, "sam": {"steps": 3, "perturbation": {"name": "sam"}}}
+    assert config.overridden({}, ["--arms.sam.steps=3"]) == {"arms": {"sam": {"steps": 3}}}
