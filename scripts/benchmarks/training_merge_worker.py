@@ -43,7 +43,7 @@ def saft(trainer: Trainer, request: Mapping[str, Any]) -> Run:
     )
 
     def run() -> tuple[float, dict[str, float]]:
-        callback.on_step_end(trainer.args, SimpleNamespace(global_step=1), None)
+        callback.on_step_end(trainer.args, SimpleNamespace(global_step=1), trainer.control)
         logged = next(entry for entry in trainer.state.log_history if "eval_merged_loss" in entry)
         return logged["eval_merged_loss"], {}
 
