@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -46,6 +47,23 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def trainer_of(folder: Path, **options: Any) -> Trainer:
+    """Return a trainer of four steps, which saves nothing."""
+    rows = [{"x": row, "labels": 1.0} for row in DATA]
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=4,
+        per_device_train_batch_size=4,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        **options,
+    )
+    return Trainer(Network(), arguments, train_dataset=rows, eval_dataset=rows)
 
 
 def test_everything_is_put_back_also_after_an_exception() -> None:
@@ -251,21 +269,9 @@ def test_lightning_logs_the_figures_of_the_merge_and_trains_as_without() -> None
 def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_path: Any) -> None:
     base = Network()
     other = other_of(base)
-    rows = [{"x": row, "labels": 1.0} for row in DATA]
 
     def train(merge: bool) -> tuple[Trainer, dict[str, Tensor]]:
-        arguments = TrainingArguments(
-            str(tmp_path),
-            max_steps=4,
-            per_device_train_batch_size=4,
-            report_to="none",
-            save_strategy="no",
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-            logging_strategy="no",
-        )
-        trainer = Trainer(Network(), arguments, train_dataset=rows, eval_dataset=rows)
+        trainer = trainer_of(tmp_path, logging_strategy="no")
         if merge:
             trainer.add_callback(transformers.EvaluateMerge(trainer, base, {"b": other}, "average", every=2))
         trainer.train()
@@ -290,23 +296,9 @@ def test_the_hugging_face_trainer_evaluates_the_merge_and_trains_as_without(tmp_
 
 def test_the_trainers_own_evaluations_and_logs_are_not_left_out(tmp_path: Any) -> None:
     base = Network()
-    rows = [{"x": row, "labels": 1.0} for row in DATA]
 
     def train(merge: bool) -> list[dict[str, Any]]:
-        arguments = TrainingArguments(
-            str(tmp_path),
-            max_steps=4,
-            per_device_train_batch_size=4,
-            report_to="none",
-            save_strategy="no",
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-            logging_steps=2,
-            eval_strategy="steps",
-            eval_steps=2,
-        )
-        trainer = Trainer(Network(), arguments, train_dataset=rows, eval_dataset=rows)
+        trainer = trainer_of(tmp_path, logging_steps=2, eval_strategy="steps", eval_steps=2)
         if merge:
             others = {"b": other_of(base)}
             trainer.add_callback(transformers.EvaluateMerge(trainer, base, others, "average", every=2))
