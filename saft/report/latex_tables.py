@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from saft.report.arm_summary import MetricSummary, ScoreSummary
+from saft.report.arm_summary import MetricSummary
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.report.summary import Summary
@@ -35,6 +36,8 @@ SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
 }
 MISSING = "–"
 WEIGHTED = ", searched weights"
+
+S = TypeVar("S")  # scores of a model
 
 
 def latex_tables(results: Results, summary: Summary) -> dict[str, str]:
@@ -131,15 +134,26 @@ def _weighted(scores: MetricSummary, method: str) -> OverSeeds | None:
     return merge.weighted.mean if merge is not None and merge.weighted is not None else None
 
 
+def _models(summary: Summary, experts: S, shared: Mapping[str, S], weighted: Mapping[str, S]) -> dict[str, S]:
+    """Return title -> scores: experts, then of each method with one coefficient, and with weights."""
+    models = {"experts": experts}
+    for method, scores in shared.items():
+        models[summary.title(method)] = scores
+        if method in weighted:
+            models[summary.title(method) + WEIGHTED] = weighted[method]
+    return models
+
+
 def _tasks(summary: Summary, size: str, metric: Metric) -> str:
     tasks = summary.tasks_of[metric]
     cells = []
     for row in summary.of_size(size):
-        models: dict[str, ScoreSummary] = {"experts": row.by_metric[metric].experts}
-        for method, merge in row.by_metric[metric].merges.items():
-            models[summary.title(method)] = merge.shared
-            if merge.weighted is not None:
-                models[summary.title(method) + WEIGHTED] = merge.weighted
+        of = row.by_metric[metric]
+        shared = {method: merge.shared for method, merge in of.merges.items()}
+        weighted = {
+            method: merge.weighted for method, merge in of.merges.items() if merge.weighted is not None
+        }
+        models = _models(summary, of.experts, shared, weighted)
         for model, scores in models.items():
             values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
             cells.append([escaped(row.arm), escaped(model), *(_written(value, metric) for value in values)])
@@ -154,11 +168,7 @@ def _held_out(summary: Summary, size: str, metric: Metric) -> str:
     cells = [[escaped(MISSING), "pretrained", *start, escaped(MISSING)]]
     for row in summary.of_size(size):
         kept = row.held_out[metric]
-        models = {"experts": kept.experts}
-        for method, merged in kept.merges.items():
-            models[summary.title(method)] = merged
-            if method in kept.weighted:
-                models[summary.title(method) + WEIGHTED] = kept.weighted[method]
+        models = _models(summary, kept.experts, kept.merges, kept.weighted)
         for model, scores in models.items():
             values = [*(scores.tasks.get(task) for task in tasks), scores.mean]
             change = MISSING if scores.change is None else points(scores.change.mean, metric)
