@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +27,7 @@ from saft.training.callbacks import Diverged
 from saft.training.train_config import TrainConfig
 from saft.training.trainer import interruptible
 
-__all__ = ["Order", "launch", "main"]
+__all__ = ["Order", "free_port", "launch", "main"]
 
 GRACE = 30.0  # seconds that a process has to end
 EVERY = 0.05  # seconds between two looks at them
@@ -59,7 +61,7 @@ def launch(order: Order, count: int, bar: Bar) -> None:
         bar: advanced by what the first of them reports.
 
     Raises:
-        UserError: what one of them says; Diverged, if it is that.
+        UserError: what one of them says (Diverged, if it is that), or the system has ended one.
         RuntimeError: one ended without a word; the message has the end of what it wrote.
     """
     config, words = order.work / "rank-config.yaml", order.work / "ranks"
@@ -67,18 +69,16 @@ def launch(order: Order, count: int, bar: Bar) -> None:
     words.mkdir(exist_ok=True)
     told = {"config": str(config), "overwrite": order.overwrite, "work": str(order.work)}
     told["cache"] = None if order.cache is None else str(order.cache)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count)),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(count),
         "NODE_RANK": "0",
     }
     processes, problems = [], []
+    ended: list[int | None] = []  # by itself, before the others were ended for it
     error = UserError
 
     def hear(message: dict[str, Any]) -> None:
@@ -110,14 +110,38 @@ def launch(order: Order, count: int, bar: Bar) -> None:
                 if any(process.poll() for process in processes):
                     break
                 time.sleep(EVERY)
+            ended = [process.poll() for process in processes]
         finally:
             _end(processes)
     if problems:
         raise error(*dict.fromkeys(problems))
-    for rank, process in enumerate(processes):
-        if process.returncode > 0:
+    for rank, code in enumerate(ended):
+        if code is not None and code < 0:
+            raise UserError(
+                f"process {rank} of {count} was ended by {_name(-code)}, by the system or by someone "
+                "(SIGKILL is mostly for want of memory); the same command goes on from its last checkpoint"
+            )
+    for rank, code in enumerate(ended):
+        if code:
             text = (words / f"{rank}.txt").read_text("utf-8", "replace")
-            raise RuntimeError(f"process {rank} of {count} ended with {process.returncode}:\n{text[-4000:]}")
+            raise RuntimeError(f"process {rank} of {count} ended with {code}:\n{text[-4000:]}")
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on.
+
+    It is not one of those that the system gives to whoever asks for any: it might give it away before the
+    first of the processes, which imports torch before it listens, has it.
+
+    Example:
+        >>> 20000 <= free_port() < 32768
+        True
+    """
+    while True:
+        port = 20000 + secrets.randbelow(12768)
+        with socket.socket() as candidate, suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return port
 
 
 def main() -> None:
@@ -136,6 +160,8 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo's and of DDP's would meet an interpreter that is half gone, and abort
 
 
 class _Telling(Bar):
@@ -143,6 +169,13 @@ class _Telling(Bar):
 
     def advance(self, cost: float) -> None:
         _tell({"advance": cost})
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _tell(message: dict[str, Any]) -> None:

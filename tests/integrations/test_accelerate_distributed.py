@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
@@ -21,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 from saft.integrations.accelerate import SharpnessAware
 from saft.integrations.transformers import SharpnessAwareMixin
 from saft.optim import SAM, is_replay
+from tests.two_ranks import on_two_ranks
 
 STEPS, RHO, PARTS = 3, 0.3, 2
 pytestmark = [
@@ -211,15 +209,12 @@ CASES: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
 }
 
 
-def _main(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in here.items()}, MASTER_ADDR="127.0.0.1")
+def _main(rank: int, folder: str) -> None:
     for case, (work, options) in CASES.items():
         work(rank, f"{folder}/{case}", **options)
         AcceleratorState._reset_state()
         GradientState._reset_state()
-    dist.destroy_process_group()
+    dist.barrier()
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +223,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for case in CASES:
         (folder / case).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_main, (port, str(folder)), nprocs=2)
+    on_two_ranks(_main, str(folder))
     return folder
 
 

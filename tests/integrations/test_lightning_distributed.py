@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import socket
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision as FabricMixedPrecision
 from lightning.pytorch.plugins import MixedPrecision
@@ -25,6 +21,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from saft.errors import UserError
 from saft.integrations.lightning import SharpnessAware
 from saft.optim import SAM, is_replay
+from tests.two_ranks import on_two_ranks
 
 STEPS = 3
 pytestmark = [
@@ -318,25 +315,11 @@ CASES |= {
 }
 
 
-def _main(rank: int, port: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ |= {
-        "TORCHELASTIC_RUN_ID": "tests",  # as torchrun would start it
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def _main(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
-    try:
-        for case, (work, arguments, options) in CASES.items():
-            work(rank, f"{folder}/{case}", *arguments, **options)
-    finally:
-        dist.destroy_process_group()
+    for case, (work, arguments, options) in CASES.items():
+        work(rank, f"{folder}/{case}", *arguments, **options)
+    dist.barrier()
 
 
 @pytest.fixture(scope="module")
@@ -345,10 +328,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for case in CASES:
         (folder / case).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_main, (port, str(folder)), nprocs=2)
+    on_two_ranks(_main, str(folder))
     return folder
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from saft.optim import SAM, Ascent
+from tests.two_ranks import on_two_ranks
 
 STEPS = 3
 pytestmark = [
@@ -125,22 +123,11 @@ def sharded(rank: int, name: str, folder: str) -> None:
     torch.save(full, f"{folder}/{rank}.pt")
 
 
-def _main(
-    rank: int, port: int, folder: str, cases: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]
-) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=120),
-    )
+def _main(rank: int, folder: str, cases: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
     for case, (work, arguments) in cases.items():
         work(rank, *arguments, f"{folder}/{case}")
     dist.barrier()
-    # gloo's threads may be alive still when the interpreter takes them down, which aborts the process.
-    os._exit(0)
 
 
 METHODS = ["sam", "asam", "friendly_sam", "gsam", "looksam", "momentum_sam"]
@@ -157,10 +144,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases |= {f"sharded-{name}": (sharded, (name,)) for name in SHARDED}
     for case in cases:
         (folder / case).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_main, (port, str(folder), cases), nprocs=2)
+    on_two_ranks(_main, str(folder), cases)
     return folder
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from saft.errors import UserError
 from saft.train import TrainConfig, TrainResult, train
 from saft.training import ranks
 from saft.training.data_parallel import Replicas
+from saft.training.fine_tuning import LAST
 
 gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 
@@ -102,6 +105,38 @@ def test_what_goes_wrong_in_a_process_is_told_in_one_line_and_ends_them_all(sett
         train(on_two(settings, training=training))
     assert "\n" not in str(caught.value)
     assert not Path(settings.out + "-two").exists()
+
+
+@pytest.mark.slow  # two processes import torch and Lightning
+@gloo
+def test_a_process_that_the_system_ends_is_named_and_the_training_goes_on_from_its_checkpoint(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = subprocess.Popen
+    kept = []
+
+    def ends(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """The second process is killed once the first has kept a checkpoint."""
+        process = begin(command, **options)
+        if options["env"]["LOCAL_RANK"] == "1":
+            work = Path(json.loads(command[-1])["work"])
+
+            def kill() -> None:
+                while not (work / LAST).exists():
+                    time.sleep(0.01)
+                kept.append(work)
+                process.kill()
+
+            threading.Thread(target=kill, daemon=True).start()
+        return process
+
+    two = on_two(settings, training=dataclasses.replace(settings.training, steps=400, select_steps=[]))
+    two = dataclasses.replace(two, checkpoint_every=2)
+    monkeypatch.setattr(subprocess, "Popen", ends)
+    with pytest.raises(UserError, match=r"^process 1 of 2 was ended by SIGKILL, .* goes on from its last"):
+        train(two)
+    assert (kept[0] / LAST).exists()
+    assert not Path(two.out).exists()
 
 
 @pytest.mark.parametrize(
