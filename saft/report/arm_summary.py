@@ -17,6 +17,8 @@ from saft.tasks.metric import Metric, Score
 
 __all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "ScoreSummary", "arm_summary"]
 
+LISTED = 3  # figures that are not finite, which are named
+
 Scores = Mapping[int, Mapping[str, Score]]  # seed -> task -> score
 
 
@@ -89,7 +91,7 @@ class ArmSummary:
         memory: the most that a training took, bytes; None where it is not known.
         by_metric: metric -> the scores on its tasks.
         measured: quantity -> figures.
-        lost: in words, the figures that are not finite.
+        lost: in words, the figures that are not finite: a line, or none.
         held_out: metric -> the scores on the tasks held out that have it.
     """
 
@@ -142,7 +144,7 @@ def arm_summary(
             name: quantity_summary({s: c.measured.get(name) for s, c in cells.items()}, quantity, tasks)
             for name, quantity in results.quantities.items()
         },
-        lost=[f"{train_size}, {arm}, seed {s}: {lost}" for s, c in cells.items() for lost in _lost(c, split)],
+        lost=_all_lost(f"{train_size}, {arm}", {seed: list(_lost(c, split)) for seed, c in cells.items()}),
         held_out={
             m: held_out_summary(cells, results.base, of, split) for m, of in (held_out_of or {}).items()
         },
@@ -233,6 +235,26 @@ def _curve(merges: Mapping[int, MergeFigures], tasks: list[str]) -> dict[float, 
     return {coefficient: values for coefficient, values in curve.items() if values is not None}
 
 
+def _all_lost(whose: str, of_seeds: Mapping[int, list[str]]) -> list[str]:
+    """Return a line on what is not finite in some seeds, the first few figures by name; or none."""
+    seeds_of: dict[str, list[str]] = {}
+    for seed, lost in of_seeds.items():
+        for figure in lost:
+            seeds_of.setdefault(figure, []).append(str(seed))
+    if not seeds_of:
+        return []
+    first, *others = seeds_of.values()
+    alike = all(seeds == first for seeds in others)
+    told = [
+        figure if alike else f"{figure} (seed {', '.join(seeds)})"
+        for figure, seeds in list(seeds_of.items())[:LISTED]
+    ]
+    if len(seeds_of) > LISTED:
+        told.append(f"and {len(seeds_of) - LISTED} more figures")
+    seeds = f", seed {', '.join(first)}" if alike else ""
+    return [f"{whose}{seeds}: not finite: {'; '.join(told)}"]
+
+
 def _lost(cell: CellResult, split: Split) -> Iterator[str]:
     """Yield in words what was computed and is not finite: no mean holds it."""
     scores = {"experts": _expert_scores(cell, split)}
@@ -245,12 +267,12 @@ def _lost(cell: CellResult, split: Split) -> Iterator[str]:
     for whose, of_tasks in scores.items():
         broken = [task for task, score in of_tasks.items() if not math.isfinite(score.value)]
         if broken:
-            yield f"{whose}: no finite score on {', '.join(broken)}"
+            yield f"score of {whose} on {', '.join(broken)}"
     yield from lost_held_out(cell, split)
     for name, value in cell.measured.items():
         broken = [" and ".join(key) for key, number in numbers_of(value) if not math.isfinite(number)]
         if broken:
-            yield f"{name}: not finite" + (f" on {', '.join(broken)}" if any(broken) else "")
+            yield name + (f" on {', '.join(broken)}" if any(broken) else "")
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

@@ -91,7 +91,7 @@ def lost_held_out(cell: CellResult, split: Split) -> Iterator[str]:
     }
     for whose, of_tasks in models.items():
         if broken := [task for task, score in of_tasks.items() if not math.isfinite(score.value)]:
-            yield f"{whose}: no finite score on {', '.join(broken)}"
+            yield f"score of {whose} on {', '.join(broken)}"
 
 
 def _merged(merge: MergeFigures, split: Split) -> Mapping[str, Score]:

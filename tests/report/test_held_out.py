@@ -53,7 +53,7 @@ def test_without_the_test_split_the_validation_scores_are_shown():
 def test_a_score_that_is_not_finite_is_told():
     results = held_out()
     results["cells"][0]["merges"]["ties"]["shared"]["held_out"]["general"]["value"] = None
-    assert "ties: no finite score on general" in summarize(typed(results)).missing[0]
+    assert "not finite: score of ties on general" in summarize(typed(results)).missing[0]
 
 
 def test_results_that_know_no_such_task_are_refused():

@@ -227,7 +227,7 @@ def test_a_merge_that_diverged_is_a_dash_and_told():
     for scores in (*(point["validation"] for point in merge["curve"]), merge["shared"]["test"]):
         scores["tweets"]["value"] = None
     text = " ".join(checked(page(typed(results))).text)
-    assert "limited, sam, seed 0: ties: no finite score on tweets" in text
+    assert "limited, sam, seed 0: not finite: score of ties on tweets" in text
     assert "nan" not in text.lower().split("resolved config")[0]
 
 

@@ -87,7 +87,7 @@ def test_a_score_of_it_that_is_not_finite_is_told() -> None:
     own["test"]["tweets"] = own["test"]["tweets"] | {"value": None}
     missing = summarize(typed(plain)).missing
     assert missing == [
-        "limited, adamw, seed 0: task_arithmetic with searched weights: no finite score on tweets"
+        "limited, adamw, seed 0: not finite: score of task_arithmetic with searched weights on tweets"
     ]
 
 
@@ -121,5 +121,5 @@ def test_the_tables_have_what_it_keeps_of_a_task_that_is_held_out() -> None:
     score["value"] = None
     missing = summarize(typed(plain)).missing
     assert missing == [
-        "limited, adamw, seed 0: task_arithmetic with searched weights: no finite score on general"
+        "limited, adamw, seed 0: not finite: score of task_arithmetic with searched weights on general"
     ]
