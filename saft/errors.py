@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 
-__all__ = ["ExitCode", "NotYet", "UserError", "abbreviated", "as_user_error", "collecting", "did_you_mean"]
+__all__ = [
+    "ExitCode",
+    "NotYet",
+    "Unfinished",
+    "UserError",
+    "abbreviated",
+    "as_user_error",
+    "collecting",
+    "did_you_mean",
+]
 
 _LISTED = 12
 """Names that a message lists at most, of those that there are."""
@@ -45,6 +54,19 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class Unfinished(UserError):
+    """A part of it went wrong and the rest is done: the command line prints that before the problems.
+
+    Args:
+        *problems: one message for each part that went wrong.
+        finished: what would have been returned, of the rest.
+    """
+
+    def __init__(self, *problems: str, finished: object) -> None:
+        super().__init__(*problems)
+        self.finished = finished
 
 
 class NotYet(Exception):

@@ -10,8 +10,9 @@ from rich.console import RenderableType
 
 from saft import report
 from saft.dry_run import tiny_run
+from saft.errors import Unfinished, UserError
 from saft.experiment.collect import collect
-from saft.experiment.disk import settle
+from saft.experiment.disk import forget_outdated, settle
 from saft.experiment.events import Event
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
@@ -87,7 +88,7 @@ def run(
     Raises:
         UserError: something in the config does not fit, figures in the folder rest on something else, another
             `saft run` is at work in it, the hub refuses the upload, or a training diverged; every other cell
-            is computed before that.
+            is computed and reported before that, see `saft.errors.Unfinished`.
 
     Example:
         >>> from saft.model_config import ModelConfig
@@ -112,6 +113,7 @@ def run(
         check_upload(config.upload)
         return checked
     with uploading(folder.path, config.upload), folder.locked():
+        forget_outdated(session)
         missing = missing_steps(session, steps)  # what another call has computed meanwhile is done
         folder.write_config(resolved.plain())
         write_steps(session, steps)
@@ -121,8 +123,12 @@ def run(
             def tell(event: Event) -> None:
                 shown.stage(str(event)) if not event.done else shown.advance(event.done)
 
-            carry_out_all(session, executor, steps, missing, tell)
-        results = collect(session)
+            problems = carry_out_all(session, executor, steps, missing, tell)
+        results = collect(session, is_whole=not problems)
+        if problems and not results.cells:
+            raise UserError(*problems)
         report.write(results, folder.path)
+        if problems:  # what failed may go on from what is there, so nothing is cleared away
+            raise Unfinished(*problems, finished=RunResult(folder.path, results))
         settle(session)  # which may merge once more: the report is not to wait for it
     return RunResult(folder.path, results)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
-from saft.errors import ExitCode, UserError
+from saft.errors import ExitCode, Unfinished, UserError
 from saft.signals import interrupts
 from saft.stand_ins import stand_ins
 
@@ -55,7 +55,11 @@ def _run(words: Words) -> None:
         with stand_ins():
             _print(words.call())
     else:
-        _print(words.call())
+        try:
+            _print(words.call())
+        except Unfinished as error:
+            _print(error.finished)
+            raise
 
 
 def _print(result: object) -> None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,21 @@ class ClaimFolder:
     def offer(self, cells: Sequence[str]) -> None:
         """Write down which cells are to be computed, in which order."""
         write_text(self.folder / OPEN, json.dumps(list(cells)) + "\n")
+
+    def reopen(self, cells: Collection[str]) -> None:
+        """Release cells that have failed, or that were finished before the experiment grew."""
+        for cell, claim in self.latest().items():
+            if cell in cells and claim.state in ("failed", "finished"):
+                self.put(claim.next("released"))
+
+    def fail(self, cell: str, problems: Sequence[str]) -> None:
+        """Say that this process cannot compute a cell, and why."""
+        known = self.latest().get(cell, Claim(cell, 0, "released"))
+        self.put(known.next("failed", problems=problems))
+
+    def failed(self) -> dict[str, Claim]:
+        """Return the claims of the cells that have failed."""
+        return {cell: claim for cell, claim in self.latest().items() if claim.state == "failed"}
 
     def latest(self) -> dict[str, Claim]:
         """Return the claim that counts of each cell that was ever claimed."""

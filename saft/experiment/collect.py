@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from saft.errors import UserError
 from saft.experiment.arm_facts import arm_facts
 from saft.experiment.cells import Cell
 from saft.experiment.errors_between_arms import paired_errors
+from saft.experiment.failures import failed_cells
 from saft.experiment.figure_files import (
     Choice,
     ChoiceTest,
@@ -30,6 +31,7 @@ from saft.experiment.stages import (
     choice,
     chosen_cells,
     drawn_trials,
+    every_step,
     expert_values,
     held_out_name,
     interference_name,
@@ -68,15 +70,22 @@ _CHOSEN = (
 )
 
 
-def collect(session: Session) -> Results:
-    """Return the results of an experiment all of whose figures are known.
+def collect(session: Session, is_whole: bool = True) -> Results:
+    """Return the results of an experiment: of the cells all of whose figures are known.
+
+    An arm with `choices` that has no trial to choose is among those that failed only.
+
+    Args:
+        session: of this process.
+        is_whole: whether all are known; where not, it is looked for each figure first.
 
     Raises:
         UserError: a file of figures is damaged, or contradicts the others.
     """
-    figures = _Figures(session)
-    cells = [figures.cell(cell) for cell in chosen_cells(session)]
-    arms = {arm: arm_facts(session, _first_trial(session, arm)) for arm in session.config.arms}
+    figures, chosen = _Figures(session), chosen_cells(session)
+    cells = [figures.cell(cell) for cell in chosen if is_whole or _is_finished(session, cell)]
+    trials = {arm: trial for arm in session.config.arms if (trial := _first_trial(session, chosen, arm))}
+    arms = {arm: arm_facts(session, trial) for arm, trial in trials.items()}
     try:
         return Results(
             versions=versions(),
@@ -89,6 +98,7 @@ def collect(session: Session) -> Results:
             quantities=figures.quantities,
             arm_searches=list(_arm_searches(session)),
             paired_errors=list(figures.paired_errors(plain_arms(arms))),
+            failed=failed_cells(session),
         )
     except ValueError as error:
         raise UserError(
@@ -283,9 +293,13 @@ def _chosen(session: Session) -> str:
     return _CHOSEN.format("" if every else " that gives one model")
 
 
-def _first_trial(session: Session, arm: str) -> str:
-    """Return the trial that is the arm at the first train size."""
-    return next(cell.arm for cell in chosen_cells(session) if session.resolved.arm_of(cell) == arm)
+def _is_finished(session: Session, cell: Cell) -> bool:
+    return all(step.is_done(session.folder) for step in every_step(session, cell))
+
+
+def _first_trial(session: Session, chosen: Sequence[Cell], arm: str) -> str | None:
+    """Return the trial that is the arm at the first train size; None where none is chosen at any."""
+    return next((cell.arm for cell in chosen if session.resolved.arm_of(cell) == arm), None)
 
 
 def _arm_searches(session: Session) -> Iterator[ArmSearch]:

@@ -1,4 +1,4 @@
-"""What of a finished experiment stays on disk: experts, merges, or of the merges the best only."""
+"""What of an experiment stays on disk: experts, merges, or of the merges the best only; nothing outdated."""
 
 from __future__ import annotations
 
@@ -18,8 +18,23 @@ from saft.experiment.stages import (
     weighted_folder,
     write_merge,
 )
+from saft.progress import note
 
-__all__ = ["best_merges", "settle"]
+__all__ = ["best_merges", "forget_outdated", "settle"]
+
+
+def forget_outdated(session: Session) -> None:
+    """Remove all that is there of the cells that are outdated, the figures last: by them it is known.
+
+    Args:
+        session: of this process, which is alone in the folder.
+    """
+    figures = session.folder.path / "figures"
+    for cell in sorted(session.outdated):
+        note(f"{cell} is computed anew: its arm has changed since it failed")
+        for place in [*(p for p in session.folder.path.iterdir() if p.is_dir() and p != figures), figures]:
+            _remove(place / cell)
+    session.outdated.clear()
 
 
 def settle(session: Session) -> None:

@@ -191,24 +191,35 @@ def refuse_changes(
     folder: ExperimentFolder,
     wanted: Mapping[str, Mapping[str, Any]],
     kinds: Mapping[str, type[Any]] | None = None,
-) -> None:
+    may_change: Mapping[str, str] | None = None,
+) -> set[str]:
     """Refuse to go on where figures that are known already rest on something else than the config says now.
 
     Args:
         folder: of the experiment.
         wanted: name of the figures -> what they rest on now.
         kinds: name of the figures -> what they are; those that are known are looked at too.
+        may_change: name of the figures -> place in the config; where nothing else has changed, they are
+            outdated, and are computed anew.
+
+    Returns:
+        The names of the figures that are outdated.
 
     Raises:
         UserError: naming what has changed, and the files that rest on it; or figures are damaged.
     """
-    changes: dict[str, list[str]] = {}
+    changes, outdated = dict[str, list[str]](), set[str]()
     for name, now in wanted.items():
         before = folder.foundation(name, (kinds or {}).get(name))
-        for change in () if before is None else _changes(before, now):
+        found = [] if before is None else list(_changes(before, now))
+        place = (may_change or {}).get(name)
+        if found and place is not None and all(text.startswith((f"{place}.", f"{place}:")) for text in found):
+            outdated.add(name)
+            continue
+        for change in found:
             changes.setdefault(change, []).append(name)
     if not changes:
-        return
+        return outdated
     told = [
         f"{change} ({len(names)} file{'s' if len(names) > 1 else ''} of figures, such as "
         f"{folder.figures(names[0]).relative_to(folder.path)})"

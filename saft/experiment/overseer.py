@@ -11,6 +11,7 @@ from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.claims import Claim, ClaimFolder, Witness
 from saft.experiment.events import Event, Tell
+from saft.experiment.failures import note_failure
 from saft.experiment.left_behind import clear_after
 from saft.experiment.session import Session
 from saft.experiment.stages import Step, steps_of_cells
@@ -113,9 +114,7 @@ class _Watch:
 
     def reopen(self) -> None:
         """Offer all cells, those too that have failed, or that were finished before the experiment grew."""
-        for cell, claim in self._claims.latest().items():
-            if cell in self.open and claim.state in ("failed", "finished"):
-                self._claims.put(claim.next("released"))
+        self._claims.reopen(self.open)
         self._claims.offer(list(self._steps))
 
     def look(self) -> None:
@@ -142,7 +141,7 @@ class _Watch:
         if not self.failed:
             self._claims.clear()
             return
-        problems = [f"{cell}: {text}" for cell, claim in self.failed.items() for text in claim.problems]
+        problems = [f"{cell}: {'; '.join(claim.problems)}" for cell, claim in self.failed.items()]
         if any(claim.fault for claim in self.failed.values()):
             raise RuntimeError("\n".join(problems))
         raise UserError(*problems)
@@ -178,13 +177,18 @@ class _Watch:
             )
         if claim.state in ("finished", "failed"):
             self.open.discard(cell)
-            (self.done.add(cell) if claim.state == "finished" else self.failed.update({cell: claim}))
+            (self.done.add(cell) if claim.state == "finished" else self._fail(claim))
         if claim.state == "at work" and claim.step and (seen is None or seen.step != claim.step):
             self._tell(Event(cell, f"{claim.step} ({self._standing()})"))
         now = self._before[cell] + (claim.done if claim.state == "at work" else 0.0)
         if now != self._told[cell]:
             self._tell(Event(cell, claim.step, now - self._told[cell]))
             self._told[cell] = now
+
+    def _fail(self, claim: Claim) -> None:
+        self.failed[claim.cell] = claim
+        if self.open and not claim.fault:
+            note_failure(claim.cell, claim.problems)
 
     def _standing(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from saft.errors import UserError, collecting
+from saft.errors import collecting
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Tell
 from saft.experiment.executors import Executor
+from saft.experiment.failures import all_diverged
 from saft.experiment.run_check import all_steps
 from saft.experiment.session import Session
-from saft.experiment.stages import Step, arm_choice, carry_out, chosen_cells, drawn_cells
+from saft.experiment.stages import Step, carry_out, chosen_cells, drawn_cells
 
 __all__ = ["carry_out_all", "write_steps"]
 
@@ -21,7 +22,7 @@ def carry_out_all(
     steps: Mapping[str, list[Step]],
     missing: Mapping[str, list[Step]],
     tell: Tell,
-) -> None:
+) -> list[str]:
     """Compute what is missing of the base and of all cells.
 
     An arm without `choices` has one trial, which is the chosen one from the beginning: the first round does
@@ -35,8 +36,11 @@ def carry_out_all(
         missing: of them, as `saft.experiment.run_check.missing_steps` gives it.
         tell: is told of every step that begins or ends.
 
+    Returns:
+        What went wrong in each cell that cannot be computed; all others are computed.
+
     Raises:
-        UserError: with what went wrong in each cell that cannot be computed; all others are computed.
+        UserError: the base cannot be computed, and so nothing else.
     """
     problems: list[str] = []
     cells = [cell for cell in drawn_cells(session) if str(cell) in steps]
@@ -54,10 +58,10 @@ def carry_out_all(
             break
         undecided = [*(cell for cell in undecided if cell not in chosen), *further]
         write_steps(session, all_steps(session))
-    problems += _all_diverged(session)
-    if problems:
-        raise UserError(*problems)
-    ClaimFolder(session.folder.path).clear()  # of a call that was killed once its workers had done all, too
+    problems += map(str, all_diverged(session))
+    if not problems:  # the claims, of a call too that was killed once its workers had done all
+        ClaimFolder(session.folder.path).clear()
+    return problems
 
 
 def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:
@@ -69,14 +73,3 @@ def write_steps(session: Session, steps: Mapping[str, list[Step]]) -> None:
     """
     names = {cell: [step.name for step in part] for cell, part in steps.items() if cell != "base"}
     session.folder.write_steps(names)
-
-
-def _all_diverged(session: Session) -> Iterator[str]:
-    for arm in session.resolved.config.arms:
-        for size in session.config.regimes if len(session.resolved.trials_of(arm)) > 1 else ():
-            made = arm_choice(session, size, arm)
-            if made is not None and made.chosen is None:
-                yield (
-                    f"{size}, {arm}: training diverged in every trial, so there is none to choose; add lower "
-                    f"values of learning_rate or rho to arms.{arm}.choices"
-                )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from saft.errors import UserError, collecting
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.growth import refuse_changes
 from saft.experiment.session import Session
 from saft.experiment.stages import (
@@ -88,21 +89,34 @@ class RunCheck:
 def all_steps(session: Session) -> dict[str, list[Step]]:
     """Return what the base and each cell consist of, in order.
 
+    Cells of an arm whose own config has changed since it failed are noted in `session.outdated`.
+
     Raises:
         UserError: figures that are known are damaged, or rest on something else than the config says now.
     """
     steps = {"base": list(base_model_steps(session))}
-    steps |= steps_of_cells(session, drawn_cells(session))
+    cells = drawn_cells(session)
+    steps |= steps_of_cells(session, cells)
     every = [step for part in steps.values() for step in part]
     rests_on = {step.name: step.rests_on for step in every}
-    refuse_changes(session.folder, rests_on, {step.name: step.kind for step in every})
+    failed = {cell.arm for cell in cells if str(cell) in ClaimFolder(session.folder.path).failed()}
+    may_change = {
+        step.name: f"arms.{cell.arm}"
+        for cell in cells
+        if cell.arm in failed and cell.arm in session.config.arms  # and no trial, of which there are others
+        for step in steps[str(cell)]
+    }
+    kinds = {step.name: step.kind for step in every}
+    outdated = refuse_changes(session.folder, rests_on, kinds, may_change)
+    session.outdated = {cell for cell, part in steps.items() if any(step.name in outdated for step in part)}
     return steps
 
 
 def missing_steps(session: Session, steps: dict[str, list[Step]]) -> dict[str, list[Step]]:
     """Return what is to be done of all steps; a cell that is finished is left out."""
     missing = {
-        name: [step for step in part if not step.is_done(session.folder)] for name, part in steps.items()
+        name: [step for step in part if name in session.outdated or not step.is_done(session.folder)]
+        for name, part in steps.items()
     }
     return {name: part for name, part in missing.items() if part}
 

@@ -85,6 +85,7 @@ class Session:
         self.foundations = Foundations(resolved, {**files, **contents})
         self.arm_choices: dict[tuple[str, str], ArmChoice] = {}  # once they are known
         self.arm_draws: dict[tuple[str, str], list[str]] = {}  # trials of a search, so far
+        self.outdated: set[str] = set()  # cells whose arm has changed since it failed
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -20,6 +20,7 @@ __all__ = [
     "ChosenPerTask",
     "CurvePoint",
     "ExpertResult",
+    "FailedCell",
     "KeptParts",
     "Measurements",
     "MergeFigures",
@@ -256,3 +257,27 @@ class CellResult:
                 yield from merge.weighted.held_out
             for point in merge.curve:
                 yield from point.held_out
+
+
+@dataclass(frozen=True)
+class FailedCell:
+    """A cell that could not be computed.
+
+    Args:
+        train_size, arm: of which.
+        seed: of which; None where it is all of them.
+        problems: what went wrong, at which step, and what helps.
+
+    Example:
+        >>> print(FailedCell("all", "sam", 0, ["train on news: training diverged; lower rho"]))
+        all, sam, seed 0: train on news: training diverged; lower rho
+    """
+
+    train_size: str
+    arm: str
+    seed: int | None
+    problems: list[str]
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"{self.train_size}, {self.arm}{seed}: {'; '.join(self.problems)}"

@@ -13,7 +13,7 @@ from typing import Any
 from saft import config as configs
 from saft.errors import UserError
 from saft.interference.quantity import Quantity
-from saft.report.cell_result import BaseResult, CellResult, Number
+from saft.report.cell_result import BaseResult, CellResult, FailedCell, Number
 from saft.tasks.metric import Metric
 
 __all__ = [
@@ -190,6 +190,7 @@ class Results:
         arm_searches: of each arm with `choices`, at each train size.
         paired_errors: of the differences between merged models of two arms, where each example's part in
             their scores is known.
+        failed: cells that are missing since they could not be computed.
         format: version of this shape.
     """
 
@@ -203,6 +204,7 @@ class Results:
     quantities: dict[str, Quantity] = field(default_factory=dict)
     arm_searches: list[ArmSearch] = field(default_factory=list)
     paired_errors: list[PairedError] = field(default_factory=list)
+    failed: list[FailedCell] = field(default_factory=list)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -57,6 +57,11 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
             for name, run in runs.items()
             for error in run.paired_errors
         ],
+        failed=[
+            dataclasses.replace(failed, arm=f"{failed.arm} ({name})")
+            for name, run in runs.items()
+            for failed in run.failed
+        ],
     )
 
 

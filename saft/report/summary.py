@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from saft.report.arm_summary import ArmSummary, arm_summary
-from saft.report.cell_result import KeptParts, Split
+from saft.report.cell_result import FailedCell, KeptParts, Split
 from saft.report.comparison import Comparison, compare
 from saft.report.kept_parts import kept_sentences, method_title
 from saft.report.plain_arms import plain_arms
@@ -165,8 +165,14 @@ def _by_metric(tasks: Mapping[str, TaskFacts]) -> dict[Metric, list[str]]:
     return by_metric
 
 
+def _seeds_of(failed: FailedCell, results: Results) -> Sequence[int]:
+    return results.protocol.seeds if failed.seed is None else [failed.seed]
+
+
 def _missing(results: Results, rows: dict[tuple[str, str], ArmSummary]) -> Iterator[str]:
     """Yield in words the cells and merges of the grid that are not there, and what is not finite."""
+    yield from map(str, results.failed)
+    failed = {(of.train_size, of.arm, seed) for of in results.failed for seed in _seeds_of(of, results)}
     cells = {(cell.train_size, cell.arm, cell.seed): cell for cell in results.cells}
     methods = dict.fromkeys(method for cell in results.cells for method in cell.merges)
     for size in results.protocol.train_sizes:
@@ -174,7 +180,7 @@ def _missing(results: Results, rows: dict[tuple[str, str], ArmSummary]) -> Itera
             seeds = results.protocol.seeds
             if results.arms[arm].is_given:  # they have no seed, and stand under the first
                 seeds = [s for s in seeds if (size, arm, s) in cells] or seeds[:1]
-            absent = [str(seed) for seed in seeds if (size, arm, seed) not in cells]
+            absent = [str(seed) for seed in seeds if (size, arm, seed) not in cells.keys() | failed]
             if absent:
                 yield f"{size}, {arm}: no result for seed {', '.join(absent)}"
             for method in methods:

@@ -112,6 +112,18 @@ def test_a_change_of_what_figures_rest_on_is_refused_by_its_name(
         refuse_changes(folder, now)
 
 
+def test_what_may_change_makes_its_figures_outdated_and_nothing_else(folder: ExperimentFolder) -> None:
+    may_change = {"expert": "arms.adamw"}
+    now = every(foundations(arms=MAPPING["arms"] | {"adamw": {"steps": 7}}))
+    kept = {name: now[name] for name in ("base", "expert")}
+    assert refuse_changes(folder, kept, may_change=may_change) == {"expert"}
+    with pytest.raises(UserError, match=r"arms\.adamw\.steps: was 6, now 7"):
+        refuse_changes(folder, now, may_change=may_change)
+    now = every(foundations(arms=MAPPING["arms"] | {"adamw": {"steps": 7}}, validation_examples=3))
+    with pytest.raises(UserError, match=r"validation_examples: was None, now 3"):
+        refuse_changes(folder, {"expert": now["expert"]}, may_change=may_change)
+
+
 def test_a_data_file_with_another_content_is_refused(folder: ExperimentFolder) -> None:
     changed = foundations()
     changed.files = FILES | {"tasks.a": {"a.csv": "other"}}

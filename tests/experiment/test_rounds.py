@@ -221,6 +221,12 @@ def test_a_trial_that_diverges_is_not_chosen_and_where_all_do_it_is_told(
         with pytest.raises(UserError, match="all, adamw: training diverged in every trial") as caught:
             run(load(searching, tmp_path / "wild", arms=wild, seeds=[0]))
         assert len(caught.value.problems) == 1
+    assert not (tmp_path / "wild/results.json").exists()  # there is nothing to report
+    with pytest.raises(UserError, match="all, adamw: training diverged in every trial"):
+        run(load(searching, tmp_path / "wild", arms=wild | {"sam": {"steps": 2}}, seeds=[0]))
+    results = from_json((tmp_path / "wild/results.json").read_text())
+    assert [cell.arm for cell in results.cells] == list(results.arms) == ["sam"]
+    assert [(failed.arm, failed.seed) for failed in results.failed] == [("adamw", None)]
 
 
 def test_a_failure_in_one_arm_keeps_no_other_from_being_tested(
@@ -230,9 +236,10 @@ def test_a_failure_in_one_arm_keeps_no_other_from_being_tested(
     for file in folder.glob("figures/all/*/*/*/*/test.json"):
         file.unlink()
     arms = {"wild": {"learning_rate": 1e30}} | searching["arms"]
-    with pytest.raises(UserError, match="all/wild/seed0: training diverged"):
+    with pytest.raises(UserError, match="all/wild/seed0: train on colour: training diverged"):
         run(load(searching, folder, arms=arms, seeds=[0]))
     assert (folder / f"figures/all/{CHOSEN}/seed0/experts/colour/test.json").is_file()
+    assert {cell.arm for cell in results_of(folder)[0].cells} == {"adamw", "sam"}
 
 
 def test_a_check_tells_trials_and_passes(searching: dict[str, Any], tmp_path: Path) -> None:

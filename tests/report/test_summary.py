@@ -210,9 +210,34 @@ def test_what_is_not_finite_is_in_no_mean_and_is_told():
     assert set(row.by_metric[METRIC].merges["ties"].shared.mean.by_seed) == {0}
     assert set(row.by_metric[METRIC].merges["ties"].shared.tasks["reuters"].by_seed) == {0, 1}
     assert summary.missing == [
-        "limited, sam, seed 0: sharpness: not finite on tweets",
-        "limited, sam, seed 1: ties: no finite score on tweets",
-        "limited, sam, seed 1: sharpness: not finite on tweets",
+        "limited, sam: not finite: sharpness on tweets (seed 0, 1); score of ties on tweets (seed 1)"
+    ]
+
+
+def test_an_arm_that_has_nothing_finite_is_told_in_a_line():
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam"))
+    for cell in cells(results, "sam"):
+        for merge in cell["merges"].values():
+            merge["shared"]["test"]["tweets"]["value"] = None
+        for of_tasks in cell["measured"].values():
+            if isinstance(of_tasks, dict) and isinstance(of_tasks.get("tweets"), float):
+                of_tasks["tweets"] = None
+    (line,) = summarize(typed(results)).missing
+    assert line == (
+        "limited, sam, seed 0, 1: not finite: score of average on tweets; score of task_arithmetic on tweets; "
+        "score of ties on tweets; and 3 more figures"
+    )
+
+
+def test_what_has_failed_is_told_once_in_its_own_words():
+    results = mapping(seeds=(0, 1), arms=("adamw", "sam", "asam"))
+    results["cells"] = [cell for cell in results["cells"] if cell["arm"] == "adamw"]
+    failed = {"train_size": "limited", "problems": ["train on tweets: training diverged; lower rho"]}
+    results["failed"] = [failed | {"arm": "sam", "seed": 1}, failed | {"arm": "asam", "seed": None}]
+    assert summarize(typed(results)).missing == [
+        "limited, sam, seed 1: train on tweets: training diverged; lower rho",
+        "limited, asam: train on tweets: training diverged; lower rho",
+        "limited, sam: no result for seed 0",
     ]
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS, Executor
+from saft.experiment.failures import note_failure
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out_cell
 
@@ -22,11 +24,15 @@ class Serial(Executor):
 
     def __call__(self, session: Session, cells: Sequence[Cell], tell: Tell) -> None:
         """Compute the cells; see `Executor`."""
-        problems: list[str] = []
+        claims, problems = ClaimFolder(session.folder.path), list[str]()
+        claims.reopen([str(cell) for cell in cells])
         for cell in cells:
             try:
                 carry_out_cell(session, cell, tell)
             except UserError as error:
-                problems += (f"{cell}: {problem}" for problem in error.problems)
+                claims.fail(str(cell), error.problems)
+                problems.append(f"{cell}: {'; '.join(error.problems)}")
+                if cell != cells[-1]:
+                    note_failure(str(cell), error.problems)
         if problems:
             raise UserError(*problems)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from saft.errors import UserError
 from saft.experiment.events import Tell, TellingBar
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.session import Session
@@ -83,11 +84,18 @@ def carry_out(folder: ExperimentFolder, cell: str, steps: Iterable[Step], tell: 
         cell: name of the cell, for whoever watches.
         steps: in an order in which they can be computed.
         tell: is told what is being done, and how much of it.
+
+    Raises:
+        UserError: what only the computation could find; it names the step.
     """
     for step in steps:
         if step.is_done(folder):
             continue
         bar = TellingBar(cell, tell, step.cost)
         bar.stage(step.words)
-        folder.remember(step.name, step.rests_on, step.compute(bar))
+        try:
+            figures = step.compute(bar)
+        except UserError as error:
+            raise UserError(*(f"{step.words}: {problem}" for problem in error.problems)) from error
+        folder.remember(step.name, step.rests_on, figures)
         bar.advance(step.cost - bar.done)

@@ -53,6 +53,8 @@ def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     assert first.startswith("all/wild/seed0: ")
     assert second.startswith("all/wild/seed1: ")
     assert "training diverged" in first
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Not complete: all, wild, seed 1: train on colour: training diverged" in page
     # Without what fails, there is nothing left to compute.
     before = figures(tmp_path / "run")
     assert {item for item in figures(serial).items() if "quick" in item[0]} - before.items() == {

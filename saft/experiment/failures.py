@@ -1,0 +1,58 @@
+"""Cells that could not be computed, and arms none of whose trials could: told, and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saft.experiment.claims import ClaimFolder
+from saft.experiment.session import Session
+from saft.experiment.stages import arm_choice, drawn_cells
+from saft.progress import note
+from saft.report.cell_result import FailedCell
+
+__all__ = ["all_diverged", "failed_cells", "note_failure"]
+
+
+def note_failure(cell: str, problems: Sequence[str]) -> None:
+    """Say on standard error that a cell has failed, and that the run goes on without it.
+
+    Args:
+        cell: its name.
+        problems: what went wrong.
+    """
+    note(f"{cell} has failed, and the others go on: {'; '.join(problems)}")
+
+
+def all_diverged(session: Session) -> list[FailedCell]:
+    """Return the arms with `choices` that have no trial to choose, at each train size.
+
+    Args:
+        session: of this process.
+    """
+    found = []
+    for arm in session.resolved.config.arms:
+        for size in session.config.regimes if len(session.resolved.trials_of(arm)) > 1 else ():
+            made = arm_choice(session, size, arm)
+            if made is not None and made.chosen is None:
+                problem = (
+                    "training diverged in every trial, so there is none to choose; add lower values of "
+                    f"learning_rate or rho to arms.{arm}.choices"
+                )
+                found.append(FailedCell(size, arm, None, [problem]))
+    return found
+
+
+def failed_cells(session: Session) -> list[FailedCell]:
+    """Return what could not be computed of an experiment, as the last `saft run` in its folder has left it.
+
+    Args:
+        session: of this process.
+    """
+    claims, found = ClaimFolder(session.folder.path).failed(), list[FailedCell]()
+    for cell in drawn_cells(session):
+        if (claim := claims.get(str(cell))) is not None:
+            arm = session.resolved.arm_of(cell)
+            trial = f"{cell.arm}: " if cell.arm != arm else ""
+            problems = [trial + problem for problem in claim.problems]
+            found.append(FailedCell(cell.train_size, arm, cell.seed, problems))
+    return [*found, *all_diverged(session)]
