@@ -73,9 +73,9 @@ def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
         _made(kind).save_pretrained(folder)
     if kind in ("clip", "vit"):
         size = {"height": 28, "width": 28}
-        processor = transformers.CLIPImageProcessor if kind == "clip" else transformers.ViTImageProcessor
+        processor = _by_pil("CLIPImageProcessor" if kind == "clip" else "ViTImageProcessor")
         options: dict[str, Any] = {"size": size} | ({"crop_size": size} if kind == "clip" else {})
-        _by_pil(processor)(**options).save_pretrained(folder)
+        processor(**options).save_pretrained(folder)
     if kind != "vit":
         _write_tokenizer(folder, ends=kind not in ("gpt2", "llama"))
     return folder
@@ -111,9 +111,10 @@ def _made(kind: str) -> Any:
             return transformers.BertModel(transformers.BertConfig(**READING))
 
 
-def _by_pil(processor: Any) -> Any:
-    """Return the form of an image processor that needs no torchvision."""
-    return getattr(transformers, f"{processor.__name__.removesuffix('Fast')}Pil", processor)
+def _by_pil(name: str) -> Any:
+    """Return the form of an image processor that needs no torchvision, of which transformers would speak."""
+    with_pil = f"{name}Pil"  # since transformers 5
+    return getattr(transformers, with_pil if hasattr(transformers, with_pil) else name)
 
 
 def _write_tokenizer(folder: Path, ends: bool) -> None:

@@ -39,3 +39,14 @@ def test_a_byte_is_a_token_and_texts_end(tmp_path: Path) -> None:
     assert len(ids) == len("añ b".encode()) + 1
     assert tokenizer.decode(ids, skip_special_tokens=True) == "añ b"
     assert write_model(folder, "bert") == folder
+
+
+def test_the_form_of_a_processor_that_needs_torchvision_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else transformers tells whoever tries a recipe to install it."""
+    for name in ("CLIPImageProcessor", "ViTImageProcessor"):
+        monkeypatch.delitem(vars(transformers), name, raising=False)
+    write_model(tmp_path / "clip", "clip")
+    write_model(tmp_path / "vit", "vit")
+    assert not {"CLIPImageProcessor", "ViTImageProcessor"} & vars(transformers).keys()
