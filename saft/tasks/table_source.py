@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -184,19 +186,35 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
             raise UserError(f"{where}.data.files.{split}: '{source.files[split]}' is empty")
     options = dict(source.options)
     try:
-        if source.path == "csv":
-            options |= _as_spelled(files, options)
-        if files:
-            return datasets.load_dataset(source.path, data_files=files, **options)  # type: ignore[no-any-return]
-        return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
+        with _no_further_words():
+            if source.path == "csv":
+                options |= _as_spelled(files, options)
+            if files:
+                options |= {"data_files": files}
+            return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
     except Exception as error:  # whatever a reader raises about the user's files is the user's to mend
         cause = error.__cause__ or error
         first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        if isinstance(cause, UnicodeDecodeError):
+            first_line += "; name the file's own under options, as {encoding: latin-1}"
         given = ", ".join(f"{split}: {file}" for split, file in source.files.items())
         raise UserError(
             f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "
             + first_line
         ) from None
+
+
+@contextmanager
+def _no_further_words() -> Iterator[None]:
+    """Keep `datasets` from writing of a file that it cannot read what it raises as well."""
+    import datasets
+
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def _as_spelled(files: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class TableSplit:
             if column not in self.rows.column_names:
                 raise UserError(
                     f"{self.where}.{key}: there is no column '{column}' in the {self.rows.split or 'given'} "
-                    "split" + did_you_mean(column, self.rows.column_names)
+                    "split" + (_uncut(self.rows.column_names) or did_you_mean(column, self.rows.column_names))
                 )
 
     def values(self, column: str) -> list[Any]:
@@ -145,6 +146,13 @@ class TableSplit:
                     f"is {self.place(missing[0])}; fix the file, or leave them out by drop_missing: true"
                 )
         return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
+
+
+def _uncut(columns: Sequence[str]) -> str:
+    """Return the end of a message about a file whose lines are cut at another sign; "" of any other file."""
+    sign = next((sign for sign in ";\t|" if len(columns) == 1 and sign in columns[0]), None)
+    told = f", whose one column is {columns[0]!r:.80}; set data.options: {{delimiter: {json.dumps(sign)}}}"
+    return told if sign else ""
 
 
 def _short(value: Any, kind: Any) -> Any:

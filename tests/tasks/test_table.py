@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,36 @@ def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: 
     rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "score": numbers}, features=features)
     part = TableSplit(rows, "train", "a.parquet", False, "t")
     assert part.texts("data.text", "score") == ["3.8", "0.1", "5.0", "2.6"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("json", b'{"text": "a", "label"\n', "JSON parse error"),
+        ("csv", b'text,label\na,b\n"a,b\n', "EOF inside string starting at row 2"),
+        ("csv", b"text,label\nca\xe9f,b\n", r"codec can't decode byte.*; name the file's own under options"),
+        (
+            "csv",
+            b"text;label\na;b\n",
+            r"no column 'text' in the train split, whose one column is 'text;label'; "
+            r'set data\.options: \{delimiter: ";"\}',
+        ),
+        ("csv", b"text\tlabel\na\tb\n", r'set data\.options: \{delimiter: "\\t"\}'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line_with_the_cure(
+    kind: str,
+    content: bytes,
+    message: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    file = tmp_path / "data"
+    file.write_bytes(content)
+    given = TableConfig(kind, "text", "label", files={"train": str(file)}, test=None)
+    with pytest.raises(UserError, match=message) as caught:
+        read(given, LABELS, False, "t")
+    assert "\n" not in str(caught.value)
+    assert not caplog.records  # of `datasets`, which says the same
