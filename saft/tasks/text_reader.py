@@ -89,9 +89,19 @@ class TextReader:
             texts: one for each example, all single or all pairs.
             labels: [texts] or [texts, labels].
             places: of the texts, for a note if some are cut.
+
+        Raises:
+            UserError: a text has no tokens, so that there is nothing to pool.
         """
         key = f"{self.where}.max_length" if self.is_told else None
-        return text_examples(self.tokenizer, texts, labels, self.max_length, key, places)
+        examples = text_examples(self.tokenizer, texts, labels, self.max_length, key, places)
+        if 0 in examples.lengths:
+            row = examples.lengths.index(0)
+            raise UserError(
+                f"{self.where}.data.text: {places[row] if places else f'text {row + 1}'} holds "
+                f"{texts[row]!r:.60}, of which the model's tokenizer makes no token; leave it out of the file"
+            )
+        return examples
 
     def headless(self, trunk: nn.Module, stored: StoredHead | None, where: str) -> TextClassifier:
         """Return the trunk with the pooling of its features, and no head yet.

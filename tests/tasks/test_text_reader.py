@@ -112,3 +112,9 @@ class Slow:
 
     def __call__(self, *texts: Any, **options: Any) -> transformers.BatchEncoding:
         return transformers.BatchEncoding(dict(self.fast(*texts, **options)))
+
+
+def test_a_text_without_tokens_is_refused_by_its_row(tiny_gpt2: Path) -> None:
+    reader = TextReader.of(ModelConfig(str(tiny_gpt2)), 8, None, "t")
+    with pytest.raises(UserError, match=r"^t\.data\.text: row 7 holds ' ', of which .* no token; leave it"):
+        reader.examples(["red", " "], torch.tensor([0, 1]), ["row 2", "row 7"])
