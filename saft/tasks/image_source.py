@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from PIL import Image
 from saft import config
 from saft.errors import UserError, as_user_error, did_you_mean
 from saft.files.locations import resolve
+from saft.progress import note
 from saft.tasks.image_decoding import array_of_bytes, rgb
 from saft.tasks.table_source import TableSource, load, local_file, local_files
 from saft.tasks.table_split import LabelledRow, TableSplit, as_text
@@ -217,17 +219,28 @@ def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     ]
     if not images:
         raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
+    if others := _in_folders(folder, images=False):
+        note(
+            f"{where}: {len(others)} file(s) are not read, such as {location}/"
+            f"{others[0].relative_to(folder)}; an image is LABEL/NAME with one of {', '.join(SUFFIXES)}"
+        )
     return images
 
 
-def _in_folders(folder: Path) -> list[Path]:
-    labels = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [
-        file
-        for label in labels
-        for file in sorted(label.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    ]
+def _in_folders(folder: Path, images: bool = True) -> list[Path]:
+    """Return the images of the labels, hidden ones left out, or what else is there."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    labels = [entry for entry in entries if entry.is_dir()]
+    within = [file for label in labels for file in sorted(label.rglob("*")) if not file.is_dir()]
+    shown = [file for file in within if not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    if images:
+        return [file for file in shown if _has_suffix(file)]
+    beside = [entry for entry in entries if _has_suffix(entry) and not entry.is_dir()]
+    return beside + [file for file in shown if not _has_suffix(file)]
+
+
+def _has_suffix(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
 
 
 def _of_idx(source: ImageSource, split: str, where: str) -> Labelled:
@@ -245,7 +258,12 @@ def _idx(location: str, where: str) -> np.ndarray:
         if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTES:
             raise ValueError("it does not begin as one of unsigned bytes")
         start = 4 + 4 * content[3]
-        shape = np.frombuffer(content[4:start], dtype=">u4").tolist()
+        shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+        if len(content) != start + math.prod(shape):
+            raise ValueError(
+                f"it has {len(content)} bytes, but says that it holds {shape}, which makes "
+                f"{start + math.prod(shape)}; fetch it again"
+            )
         return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape)
 
 

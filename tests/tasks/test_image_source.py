@@ -82,6 +82,24 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     assert len(given.local_files("t")) == 6
 
 
+def test_what_is_left_out_of_a_folder_of_folders_is_told_and_a_link_to_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = tmp_path / "cat" / ".ipynb_checkpoints"
+    hidden.mkdir(parents=True)
+    for file in (tmp_path / "cat" / "1.png", hidden / "1-checkpoint.png", tmp_path / "beside.png"):
+        Image.new("RGB", (4, 4)).save(file)
+    (tmp_path / "cat" / "2.heic").write_bytes(b"")
+    given = source(path="folder", files={"train": str(tmp_path)}, test=None)
+    [(picture, label)] = pictures(given, "t")["train"]
+    assert (picture.place, label) == (f"{tmp_path}/cat/1.png", "cat")
+    assert f"2 file(s) are not read, such as {tmp_path}/beside.png; an image is" in capsys.readouterr().err
+
+    (tmp_path / "cat" / "3.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"cat/3\.png: is not an image that can be read: .*No such file"):
+        pictures(given, "t")["train"][1][0].rgb("t")
+
+
 @pytest.mark.parametrize("form", ["parquet of images", "csv of paths"])
 def test_a_column(form: str, tmp_path: Path) -> None:
     pixels, labels = images(6, 0)
@@ -122,7 +140,10 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     assert "there is no split 'trian'; did you mean 'train'?" in message(path="npz", files=a, train="trian")
     assert "is not an IDX file: it does not begin" in message(path="idx", files=a, label_files=a)
     short = {"train": files["short"]}
-    assert "short: is not an IDX file: cannot reshape" in message(path="idx", files=short, label_files=short)
+    assert (
+        "short: is not an IDX file: it has 33 bytes, but says that it holds [2, 3, 3], which makes 34; "
+        in message(path="idx", files=short, label_files=short)
+    )
     assert "is not an npz file" in message(path="npz", files=a)
     assert "there is no array 'imgae'; did you mean 'image'?" in message(
         path="npz", files={"train": files["few.npz"]}, image="imgae"
