@@ -50,7 +50,10 @@ def segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], place: str) 
         written = after
     if not pieces:
         roles = ", ".join(dict.fromkeys(str(message["role"]) for message in messages))
-        raise UserError(f"{place}: no message has the role `assistant`, whose words are learned, but {roles}")
+        raise UserError(
+            f"{place}: no message has the role `assistant`, whose words are learned, but {roles}; write the "
+            "roles user and assistant, or leave the row out of the file"
+        )
     return pieces
 
 
@@ -69,7 +72,9 @@ def _with_text(tokenizer: Any, message: Any, place: str) -> Mapping[str, Any]:
     Parts that are texts become one. No content is one where the template knows what else a message holds.
     """
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise UserError(f"{place} lacks `role` or `content`: {message!r:.80}")
+        raise UserError(
+            f"{place} lacks `role` or `content`: {message!r:.80}; write {{role: ..., content: ...}}"
+        )
     content = message["content"]
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("text") for part in content):
         content = "".join(str(part["text"]) for part in content)

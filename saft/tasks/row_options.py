@@ -151,7 +151,8 @@ def _right(
     told = f"{part.where}.answer: {part.place(row)} holds '{answer}'"
     if len(options) < 2:
         raise UserError(
-            f"{part.where}.options: {part.place(row)} has only '{options[0]:.60}'; a choice needs two or more"
+            f"{part.where}.options: {part.place(row)} has only '{options[0]:.60}'; a choice needs two or "
+            "more, so leave the row out of the file"
         )
     if labels is not None:
         if answer not in labels:

@@ -330,8 +330,11 @@ def test_a_conversation_that_cannot_be_learned_is_named(
     data = {"path": "json", "files": {"train": str(file)}, "test": None}
     task = bound(mapping, tiny_llama, data=data, prompt=None, completion=None, messages="messages")
     for messages, message in (
-        ([{"role": "user", "content": "sky"}], "no message has the role `assistant`"),
-        ([{"from": "human", "value": "sky"}], "message 1 lacks `role` or `content`"),
+        (
+            [{"role": "user", "content": "sky"}],
+            "no message has the role `assistant`, .*; write the roles user and",
+        ),
+        ([{"from": "human", "value": "sky"}], "message 1 lacks `role` or `content`: .*; write {role"),
         ([{"role": "human", "content": "sky"}], "no message has the role `assistant`, .*, but human"),
         ([{"role": "assistant", "content": "sky"}], "begins with the assistant, who answers nobody"),
         (
