@@ -121,7 +121,8 @@ def measure(config: MeasureConfig) -> MeasureResult:
     if not measured:
         why = _why_nothing(measurement, len(paths), bool(of_weights))
         raise UserError(f"measures: there is nothing to measure: {why}")
-    said = verdict(measured, quantities)
+    counts = {} if measurement is None else measurement.examples
+    said = verdict(measured, quantities, counts)
     result = MeasureResult(measured, quantities, [*said, HOW_RIGHT] if said else [])
     if config.out is not None:
         write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")

@@ -41,6 +41,7 @@ class ModelMeasurement:
         metrics: task -> what its scores are.
         measures: name -> measure, of losses, functions and merges.
         merge: the merge that is measured; None where no measure asks for one.
+        examples: task -> number of those that are measured on.
     """
 
     config: MeasureConfig
@@ -48,6 +49,7 @@ class ModelMeasurement:
     metrics: Mapping[str, Metric]
     measures: Mapping[str, Measure]
     merge: Plan | None
+    examples: Mapping[str, int]
 
     @classmethod
     def of(
@@ -85,7 +87,8 @@ class ModelMeasurement:
         metrics = {name: task.metric for name, task in bound.items()}
         if merge is None:
             measures = {name: made for name, made in measures.items() if made.needs != "merge"}
-        return cls(config, space, metrics, measures, merge)
+        counts = {name: len(some) for name, some in examples.items()}
+        return cls(config, space, metrics, measures, merge, counts)
 
     def made(self) -> tuple[dict[str, Measured], dict[str, Quantity]]:
         """Make every measure that fits the budget, and say before how long they take.

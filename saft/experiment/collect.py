@@ -41,6 +41,7 @@ from saft.experiment.stages import (
     weights_name,
 )
 from saft.files.checkpoint import tensor_headers
+from saft.interference.culprit import verdict_of_merges
 from saft.interference.quantity import Quantity
 from saft.merging.methods import METHODS
 from saft.merging.outputs.parts import kept_bytes
@@ -141,6 +142,7 @@ class _Figures:
             merges={method: self._merge(cell, method) for method in self.session.resolved.merges},
             measured=measured,
             seconds=_total(spent),
+            verdict=verdict_of_merges(measured, self.quantities, self._validation),
         )
 
     def _expert(self, cell: Cell, task: str) -> ExpertResult:
@@ -214,6 +216,11 @@ class _Figures:
         if not isinstance(made, PerTaskMethod):
             return None
         return KeptParts(*kept_bytes(made, self._shapes))
+
+    @functools.cached_property
+    def _validation(self) -> dict[str, int]:
+        """Task -> number of the examples that measures read."""
+        return {task: of["validation"] for task, of in self.session.sizes.items()}
 
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
+from saft.interference.paired_interval import half_width
 from saft.interference.quantity import Measured, Quantity
 
-__all__ = ["HOW_RIGHT", "SHARE", "hurting_pairs", "verdict"]
+__all__ = ["HOW_RIGHT", "SHARE", "hurting_pairs", "verdict", "verdict_of_merges"]
 
 HOW_RIGHT = (
     "How far such verdicts were right: of 4 sets of experts (4 or 6 tasks, 64 validation examples each) they "
@@ -23,7 +24,11 @@ MOST_TIMES = 100  # as many examples: of a harm that takes more of them to see, 
 SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
 
 
-def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]) -> list[str]:
+def verdict(
+    measured: Mapping[str, Measured],
+    quantities: Mapping[str, Quantity],
+    examples: Mapping[str, int] | None = None,
+) -> list[str]:
     r"""Return sentences on which models hurt each other in a merge, from whatever was measured.
 
     A model that has diverged is named first. The merges themselves decide where they were made: leaving each
@@ -33,14 +38,16 @@ def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]
 
     Nobody is named whose harm is not larger than chance makes the largest of as many harms that are none:
 
-    .. math:: h > z_{1 - 0.025 / m}\, e
+    .. math:: h > t_{1 - 0.025 / m}\, e
 
-    e is the standard error of h over the same examples, and m the number of models, or of ordered pairs. The
-    intervals in the sentences, :math:`h \pm z e`, hold for all of them together at 95 %.
+    e is the standard error of h over the same examples, m the number of models, or of ordered pairs, and t
+    Student's, of as many examples. The intervals in the sentences, :math:`h \pm t e`, hold for all of them
+    together at 95 %.
 
     Args:
         measured: quantity -> value.
         quantities: what each of them is.
+        examples: task -> number of those that it was measured on; None takes them for many.
 
     Returns:
         At least one sentence of two models or more; of one only where it has diverged.
@@ -52,9 +59,29 @@ def verdict(measured: Mapping[str, Measured], quantities: Mapping[str, Quantity]
         >>> verdict({"harm": harm, "harm_error": error}, what)
         ['a hurts the merge most: without it the others gain 3.0 % on average (95 % interval 1.3 to 4.7; ...']
     """
-    merged = [*_culprit(measured, quantities), *_pairs(measured, quantities)]
-    said = merged or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
+    said = verdict_of_merges(measured, quantities, examples)
+    said = said or [*_by_functions(measured, quantities)] or [*_by_weights(measured, quantities)]
     return [*_diverged(measured), *said]
+
+
+def verdict_of_merges(
+    measured: Mapping[str, Measured],
+    quantities: Mapping[str, Quantity],
+    examples: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Return the sentences that rest on merges that were made; none where none were. See `verdict`.
+
+    Args:
+        measured: quantity -> value.
+        quantities: what each of them is.
+        examples: task -> number of those that it was measured on; None takes them for many.
+
+    Example:
+        >>> verdict_of_merges({"cosine": {"a": {"b": 0.9}, "b": {"a": 0.9}}}, {})
+        []
+    """
+    counts = examples or {}
+    return [*_culprit(measured, quantities, counts), *_pairs(measured, quantities, counts)]
 
 
 def _diverged(measured: Mapping[str, Any]) -> Iterator[str]:
@@ -65,7 +92,9 @@ def _diverged(measured: Mapping[str, Any]) -> Iterator[str]:
         yield f"{task} has no finite loss or score on its own examples: leave it out, or train it again."
 
 
-def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+def _culprit(
+    measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
+) -> Iterator[str]:
     finite = {
         j: {task: change for task, change in row.items() if math.isfinite(change)}
         for j, row in measured.get("harm", {}).items()
@@ -75,8 +104,8 @@ def _culprit(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) ->
         return
     quantity = quantities["harm"]
     means = {j: round(fmean(row.values()), 12) for j, row in harm.items()}
-    points = _points(len(measured["harm"]))
-    halves = {j: points * _error_of_mean(_errors(measured, "harm", j), row) for j, row in harm.items()}
+    several = len(measured["harm"])
+    halves = {j: _half(_errors(measured, "harm", j), row, examples, several) for j, row in harm.items()}
     hurting = sorted((j for j in means if means[j] > max(halves[j], 0.0)), key=lambda j: -means[j])
     for number, j in enumerate(hurting):
         hurts = "hurts it too" if number else "hurts the merge most"
@@ -101,8 +130,15 @@ def _enough(mean: float, half: float) -> str:
     return f" (about {math.ceil(times)} times as many would)" if times <= MOST_TIMES else ""
 
 
-def _error_of_mean(errors: Mapping[str, float], tasks: Collection[str]) -> float:
-    return math.hypot(*(errors.get(task, math.nan) for task in tasks)) / len(tasks)
+def _half(
+    errors: Mapping[str, float], tasks: Collection[str], examples: Mapping[str, int], several: int
+) -> float:
+    """Return half the width of the interval of a mean over tasks, one of several that hold together.
+
+    Each of m has a share of 1/m of the 5 % (Bonferroni). NaN where an error is not known.
+    """
+    of_tasks = [errors.get(task, math.nan) for task in tasks]
+    return half_width(of_tasks, [examples.get(task, math.inf) for task in tasks], 1 - 0.05 / several)
 
 
 def _gain(row: Mapping[str, float], mean: float, half: float, quantity: Quantity, others: str) -> str:
@@ -114,7 +150,9 @@ def _gain(row: Mapping[str, float], mean: float, half: float, quantity: Quantity
     return f"{others} {gain} on average ({interval}; {each})"
 
 
-def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+def hurting_pairs(
+    measured: Mapping[str, Any], examples: Mapping[str, int] | None = None
+) -> list[tuple[str, str]]:
     """Return who is said to lose by whom: pairs of a task and the model whose vector hurts it.
 
     A loss counts that is larger than chance makes it (see `verdict`) and than `SHARE` of what fine-tuning
@@ -122,13 +160,14 @@ def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     Args:
         measured: quantity -> value; `pair_harm`, its errors, and what is there of scores.
+        examples: task -> number of those that it was measured on; None takes them for many.
 
     Example:
         >>> error = {"a": {"b": 0.05}, "b": {"a": 0.05}}
         >>> hurting_pairs({"pair_harm": {"a": {"b": 0.2}, "b": {"a": -0.1}}, "pair_harm_error": error})
         [('a', 'b')]
     """
-    gains, halves = _gains(measured), _halves_of_pairs(measured)
+    gains, halves = _gains(measured), _halves_of_pairs(measured, examples or {})
     return [
         (task, other)
         for task, row in measured.get("pair_harm", {}).items()
@@ -137,13 +176,15 @@ def hurting_pairs(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
+def _pairs(
+    measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
+) -> Iterator[str]:
     losses = measured.get("pair_harm")
     if not losses:
         return
-    quantity, halves = quantities["pair_harm"], _halves_of_pairs(measured)
+    quantity, halves = quantities["pair_harm"], _halves_of_pairs(measured, examples)
     together: dict[frozenset[str], list[tuple[str, str]]] = {}
-    for pair in hurting_pairs(measured):
+    for pair in hurting_pairs(measured, examples):
         together.setdefault(frozenset(pair), []).append(pair)
 
     def worst(losers: list[tuple[str, str]]) -> float:
@@ -167,13 +208,16 @@ def _pairs(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> I
         )
 
 
-def _halves_of_pairs(measured: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+def _halves_of_pairs(
+    measured: Mapping[str, Any], examples: Mapping[str, int]
+) -> dict[tuple[str, str], float]:
     """Return half the width of the interval of each ordered pair's harm; NaN where its error is not known."""
     losses = measured.get("pair_harm", {})
-    several = _points(sum(map(len, losses.values())))
+    several = sum(map(len, losses.values()))
     return {
-        (task, other): several * _errors(measured, "pair_harm", task).get(other, math.nan)
+        (task, other): _half({task: errors.get(other, math.nan)}, [task], examples, several)
         for task, row in losses.items()
+        for errors in [_errors(measured, "pair_harm", task)]
         for other in row
     }
 
@@ -181,11 +225,6 @@ def _halves_of_pairs(measured: Mapping[str, Any]) -> dict[tuple[str, str], float
 def _errors(measured: Mapping[str, Any], name: str, row: str) -> Mapping[str, float]:
     errors: Mapping[str, Mapping[str, float]] = measured.get(f"{name}_error", {})
     return errors.get(row, {})
-
-
-def _points(count: int) -> float:
-    """Return by how many standard errors one of so many harms must differ from none (Bonferroni)."""
-    return NormalDist().inv_cdf(1 - 0.025 / max(count, 1))
 
 
 def _interval(value: float, half: float, quantity: Quantity) -> str:

@@ -86,7 +86,10 @@ class Quantity:
             name: of this quantity.
         """
         meaning = f"standard error of {name.replace('_', ' ')}, from the finite number of examples"
-        definition = "√(Σ_i (d_i − d̄)² / (n (n − 1))), d_i the difference that example i makes"
+        definition = (
+            "√(Σ_i (d_i − d̄)² / (n (n − 1))), d_i the difference that example i makes; where each is right "
+            "or wrong, at least what one more of either way would make it"
+        )
         return replace(self, meaning=meaning, definition=definition, source="", error_of=name, cell="")
 
     def format(self, value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
+from saft.interference.paired_interval import paired_error
 from saft.merging.inputs.factors import Factors
 
 __all__ = ["BASE", "Point", "Probe", "Response", "Scored", "TaskSpace"]
@@ -196,13 +196,10 @@ class TaskSpace:
         return self._scored(task, point).error
 
     def paired_error(self, task: str, point: Point, other: Point) -> float:
-        r"""Return the standard error of the difference of two scores, which are of the same examples.
+        """Return the standard error of the difference of two scores, which are of the same examples.
 
-        .. math:: e = \sqrt{\frac{1}{n (n - 1)} \sum_i (d_i - \bar d)^2}
-
-        d_i is what example i adds to the one score, less what it adds to the other. What makes an example
-        easy or hard moves both models alike, so that it is smaller than the error of two scores of different
-        examples.
+        What makes an example easy or hard moves both models alike, so that it is smaller than the error of
+        two scores of different examples; see `saft.interference.paired_interval.paired_error`.
 
         Args:
             task: one of `probes`.
@@ -212,8 +209,7 @@ class TaskSpace:
         Returns:
             NaN where it is not known, as of a single example.
         """
-        apart = self._scored(task, point).by_example - self._scored(task, other).by_example
-        return float(apart.std() / math.sqrt(len(apart))) if len(apart) > 1 else math.nan
+        return paired_error(self._scored(task, point).by_example, self._scored(task, other).by_example)
 
     def layers(self, task: str, point: Point) -> dict[str, Tensor]:
         """Return what every layer gives for the examples of a task at a point.

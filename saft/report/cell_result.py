@@ -195,6 +195,8 @@ class CellResult:
         measured: quantity -> number, task -> number, or task -> task -> number; deeper where
             the quantity has more axes; see `Results.quantities`.
         seconds: wall time of the cell; None where it is not known.
+        verdict: sentences on who hurts whom in the merges, as `saft measure` tells it; empty where no merge
+            was measured for it.
     """
 
     train_size: str
@@ -204,6 +206,7 @@ class CellResult:
     merges: dict[str, MergeFigures]
     measured: dict[str, Measurements] = field(default_factory=dict)
     seconds: float | None = None
+    verdict: list[str] = field(default_factory=list)
 
     def problems(
         self, tasks: set[str], tests: bool, quantities: Mapping[str, Quantity], held_out: Collection[str] = ()

@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from saft.interference.culprit import HOW_RIGHT
 from saft.report.arm_summary import ArmSummary
 from saft.report.chosen_arms import chosen_arms, tried, worth_in_words
 from saft.report.drawing import colours, shade_of, sign_of
 from saft.report.expected import expected_figures
 from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread, without_errors
+from saft.report.merge_verdict import SHOWN_BELOW, merge_verdict
 from saft.report.over_seeds import OverSeeds
 from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts, Results
@@ -86,6 +88,7 @@ def page(results: Results) -> str:
             trained=_trained(results),
             worth=next((worth_in_words(search) for search in results.arm_searches), ""),
             training=_training(results, summary, colour),
+            how_right=HOW_RIGHT,
             config=json.dumps(results.config, indent=2, ensure_ascii=False),
             shown=_shown(results, summary),
             measured_figures=_measured_figures(results, summary, colour),
@@ -225,20 +228,28 @@ def _training(results: Results, summary: Summary, colour: Mapping[str, str]) -> 
 def _measured_figures(
     results: Results, summary: Summary, colour: Mapping[str, str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return train size -> heading, SVG element and caption of everything that was measured."""
+    """Return train size -> heading, SVG element and caption of everything that was measured, and the verdict
+    below the last of the matrices that it rests on.
+    """
     from markupsafe import Markup
 
     from saft.report.measured_figures import measured_figures
 
-    return {
-        size: [
-            {"heading": figure.heading, "svg": Markup(figure.svg), "caption": figure.caption}
-            for figure in measured_figures(
-                summary.of_size(size), results.quantities, summary.tasks, colour, f"measured{i}"
-            )
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for i, size in enumerate(summary.train_sizes):
+        rows = summary.of_size(size)
+        drawn = measured_figures(rows, results.quantities, summary.tasks, colour, f"measured{i}")
+        last = max((n for n, figure in enumerate(drawn) if figure.quantity in SHOWN_BELOW), default=None)
+        shown[size] = [
+            {
+                "heading": figure.heading,
+                "svg": Markup(figure.svg),
+                "caption": figure.caption,
+                "verdict": merge_verdict(results, size) if n == last else [],
+            }
+            for n, figure in enumerate(drawn)
         ]
-        for i, size in enumerate(summary.train_sizes)
-    }
+    return shown
 
 
 def _shown(results: Results, summary: Summary) -> dict[str, list[str]]:

@@ -30,11 +30,13 @@ class MeasuredFigure:
         heading: what it is of.
         svg: the element; "" where all numbers are the same, which the caption tells.
         caption: how to read it.
+        quantity: name of the one that it is of; "" where it is of several.
     """
 
     heading: str
     svg: str
     caption: str
+    quantity: str = ""
 
 
 def measured_figures(
@@ -141,7 +143,7 @@ class _Pictures:
         same = {quantity.format(cells[key]) for cells in shown.values() for key in own if key in cells}
         others = {quantity.format(v) for c in shown.values() for key, v in c.items() if key not in own}
         if len(others) == 1:
-            return MeasuredFigure(title, "", f"{others.pop()} for every pair and arm.")
+            return MeasuredFigure(title, "", f"{others.pop()} for every pair and arm.", name)
         svg = cells_figure(
             shown, (axes[0], axes[1]), quantity, self._id(name),
             f"{heading(name, quantity)}; {_sides(axes)}; " + _extremes(shown, quantity),
@@ -149,7 +151,7 @@ class _Pictures:
         )  # fmt: skip
         each = f"Each cell{f', in {quantity.unit}' if quantity.unit else ''}{self._over_seeds}"
         caption = f"{_sides(axes)}. {each}: {quantity.cell or quantity.meaning}.{self._errors(name)}"
-        return MeasuredFigure(title, svg, f"{caption} One scale for all arms.")
+        return MeasuredFigure(title, svg, f"{caption} One scale for all arms.", name)
 
     def _errors(self, name: str) -> str:
         """Return a sentence on the standard errors of a quantity's numbers; empty where there are none."""

@@ -10,12 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from saft.interference.culprit import HOW_RIGHT
 from saft.report.arm_summary import ArmSummary
 from saft.report.chosen_arms import chosen_arms
 from saft.report.columns import Column, Stacked, plain_table, stacked
 from saft.report.comparison import Comparison
 from saft.report.expected import ExpectedFigure, expected_figures
 from saft.report.measured import heading, legend, with_spread, without_errors
+from saft.report.merge_verdict import merge_verdict
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
 from saft.report.summary import Summary, summarize
@@ -94,6 +96,9 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
             figures = {arm: Text(with_spread(mean, quantity)) for arm, mean in means.items()}
             columns.append(Column(heading(name, quantity), figures))
     yield from stacked("Measured (mean over tasks, pairs and seeds)", "arm", arms, columns)
+    if sentences := merge_verdict(results, size):
+        yield Text("\nWho hurts whom in the merges, by what was measured", style="bold")
+        yield from (Padding(Text(sentence), (0, 0, 0, 2)) for sentence in [*sentences, HOW_RIGHT])
     for metric in summary.metrics:
         compared = [c for c in summary.comparisons if c.train_size == size and c.metric == metric]
         yield from _differences(compared, metric)

@@ -185,7 +185,8 @@ def claims(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many pairs the verdict says will hurt, how many of them do on test, and of how many all."""
     counts = {"claimed": 0, "claimed and worse": 0, "pairs": 0, "worse": 0}
     for cell in cells:
-        truth, claimed = flat(cell["test"]["pair_harm"]), set(hurting_pairs(cell["validation"]))
+        truth, counted = flat(cell["test"]["pair_harm"]), cell["examples"]["validation"]
+        claimed = set(hurting_pairs(cell["validation"], counted))
         counts["claimed"] += len(claimed)
         counts["claimed and worse"] += sum(truth[pair] > 0 for pair in claimed)
         counts["pairs"] += len(truth)

@@ -99,9 +99,11 @@ class Dense:
         return [int(told == right) for told, right in pairs]
 
     def paired_error(self, task: str, one: Mapping[str, float], other: Mapping[str, float]) -> float:
-        """The standard error of a mean difference, written out."""
+        """The standard error of a mean difference, written out, or with one example more of either way."""
         pairs = zip(self.right(task, one), self.right(task, other), strict=True)
-        return statistics.stdev(a - b for a, b in pairs) / math.sqrt(12)
+        apart = [a - b for a, b in pairs]
+        two_more = statistics.pstdev([*apart, 1, -1]) / math.sqrt(14)
+        return max(statistics.stdev(apart) / math.sqrt(12), two_more)
 
 
 def toy_space() -> TaskSpace:

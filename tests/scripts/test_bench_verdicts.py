@@ -61,4 +61,5 @@ def test_a_claim_is_right_where_the_task_loses_on_test(bench: Any) -> None:
     truth = {"a": {"b": 0.1, "c": 0.0}, "b": {"a": 0.2, "c": 0.0}, "c": {"a": 0.1, "b": 0.0}}
     sure = {task: dict.fromkeys(row, 0.01) for task, row in harm.items()}
     cell = {"validation": {"pair_harm": harm, "pair_harm_error": sure}, "test": {"pair_harm": truth}}
+    cell["examples"] = {"validation": dict.fromkeys(harm, 64)}
     assert bench.claims([cell]) == {"claimed": 3, "claimed and worse": 2, "pairs": 6, "worse": 3}

@@ -1,0 +1,105 @@
+"""How sure a difference of scores on the same examples is, also where these are few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+__all__ = ["half_width", "paired_error", "student_t"]
+
+STEPS = 4096  # of the angle that Student's t is integrated over
+LIKE_NORMAL = 1e4  # degrees of freedom
+
+
+def paired_error(one: Tensor, other: Tensor) -> float:
+    r"""Return the standard error of the difference of two scores, which are means over the same examples.
+
+    .. math:: e = \sqrt{\frac{1}{n (n - 1)} \sum_i (d_i - \bar d)^2}
+
+    Where each example is right or wrong, a few that do not differ say little: e is at least what two examples
+    more would make it, of which one is better and one is worse (Bonett and Price's n + 2). Else it would be 0
+    where none, or all, differ, as if no number of examples could show otherwise.
+
+    Args:
+        one: [examples], what each adds to the one score.
+        other: [examples], what it adds to the other.
+
+    Returns:
+        NaN where it is not known, as of a single example.
+
+    Example:
+        >>> right = torch.tensor([1.0, 1.0, 0.0, 1.0])
+        >>> other = torch.tensor([1.0, 0.0, 0.0, 1.0])
+        >>> round(paired_error(right, other), 3), round(paired_error(right, right), 3)
+        (0.281, 0.236)
+
+    Source:
+        Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
+        Based on Paired Data", Journal of Educational and Behavioral Statistics 37. Differs: the difference
+        itself is not moved.
+    """
+    apart, size = (one - other).double(), len(one)
+    if size < 2:
+        return math.nan
+    error = float(apart.std()) / math.sqrt(size)
+    if not _is_right_or_wrong(one) or not _is_right_or_wrong(other):
+        return error
+    two_more = torch.cat([apart, apart.new_tensor([1.0, -1.0])])
+    return max(error, float(two_more.std(correction=0)) / math.sqrt(size + 2))
+
+
+def _is_right_or_wrong(values: Tensor) -> bool:
+    return bool((values * (values - 1)).abs().max() < 1e-9)
+
+
+def half_width(errors: Sequence[float], examples: Sequence[float], share: float) -> float:
+    r"""Return half the width of the interval of a mean of several differences, each with its error.
+
+    .. math:: t_\nu \, \frac1k \sqrt{\sum_i e_i^2}, \qquad
+       \nu = \Bigl(\sum_i e_i^2\Bigr)^2 \Big/ \sum_i \frac{e_i^4}{n_i - 1}
+
+    Args:
+        errors: of each difference.
+        examples: that each error was found from; infinity where it is not known how many.
+        share: of such intervals that shall hold the truth.
+
+    Example:
+        >>> round(half_width([0.1, 0.1], [6, 6], 0.95), 3), round(half_width([0.1, 0.1], [600, 600], 0.95), 3)
+        (0.158, 0.139)
+
+    Source: Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components".
+    """
+    squares = [error * error for error in errors]
+    total = math.fsum(squares)
+    parts = (square**2 / max(size - 1, 1) for square, size in zip(squares, examples, strict=True))
+    spread = math.fsum(parts)
+    freedom = total * total / spread if spread > 0 else math.inf
+    return student_t((1 + share) / 2, freedom) * math.sqrt(total) / len(squares)
+
+
+def student_t(share: float, freedom: float) -> float:
+    r"""Return what Student's t is below with a probability.
+
+    .. math:: P(0 < T < \sqrt\nu \tan\theta) \propto \int_0^\theta \cos^{\nu - 1}\!u \, du
+
+    Args:
+        share: the probability, at least 0.5.
+        freedom: degrees of freedom ν, at least 1; need not be whole.
+
+    Example:
+        >>> [round(student_t(0.975, freedom), 2) for freedom in (1, 5, 30, math.inf)]
+        [12.71, 2.57, 2.04, 1.96]
+    """
+    if not freedom < LIKE_NORMAL:  # so that NaN, of an error that is not known, stops nothing
+        return NormalDist().inv_cdf(share)
+    angles = torch.linspace(0, math.pi / 2, STEPS + 1, dtype=torch.float64)
+    below = torch.cumulative_trapezoid(angles.cos() ** (freedom - 1), angles)
+    below = torch.cat([below.new_zeros(1), below])
+    wanted = (2 * share - 1) * below[-1]
+    after = int(torch.searchsorted(below, wanted).clamp(1, STEPS))
+    part = (wanted - below[after - 1]) / (below[after] - below[after - 1])
+    return math.sqrt(freedom) * math.tan(float(angles[after - 1] + part * (angles[1] - angles[0])))
