@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, collecting
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
+from saft.merging.inputs.overlaps import first_overlap
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
@@ -274,9 +275,30 @@ def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tens
         if tensor.dtype != dtype:
             mine, other = (str(x).removeprefix("torch.") for x in (tensor.dtype, dtype))
             raise UserError(f"out: '{name}' is {mine}, the merged one {other}; write dtype='{mine}'")
-        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), shape, strict=True)):
-            raise UserError(f"out: '{name}': is expanded, its entries are one; give tensor.contiguous()")
+    _refuse_overlaps(plan, to_fill)
     return to_fill
+
+
+def _refuse_overlaps(plan: Plan, to_fill: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of which one changes where another is filled: a second one to fill, or an input's.
+
+    As a whole a tensor may be an input's too.
+    """
+    read: dict[str, Tensor] = {}
+    for what, source in {"base": plan.base, **{f"models.{x}": y for x, y in plan.models.items()}}.items():
+        for name, header in source.headers.items():
+            if header.stored is not None:
+                read[f"{what}: {name}"] = header.stored
+    found = first_overlap(to_fill, read)
+    if found is None:
+        return
+    one, other = found if found[0] in to_fill else found[::-1]
+    if one == other:
+        raise UserError(f"out: '{one}': is expanded, entries of it are one; give tensor.contiguous()")
+    raise UserError(
+        f"out: '{one}' and '{other}' share a part of their memory, where each would write over the other; "
+        "give tensors that lie apart: tensor.clone()"
+    )
 
 
 def _refuse_shared(to_fill: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> None:

@@ -157,6 +157,39 @@ def test_what_has_no_entries_of_its_own_is_refused():
         saft.merge_models(nn.Linear(3, 2), [nn.LazyLinear(2)], "average")
 
 
+def test_tensors_to_fill_that_write_over_each_other_are_refused_and_stay():
+    base = {"a": torch.zeros(4), "b": torch.zeros(4)}
+    model = {"a": torch.ones(4), "b": torch.full((4,), 2.0)}
+    whole = torch.full((7,), 9.0)
+    shared = r"^out: 'a' and 'b' share a part of their memory.*tensor.clone\(\)$"
+    with pytest.raises(UserError, match=shared):
+        saft.merge_models(base, [model], "average", out={"a": whole[:4], "b": whole[3:]})
+    square = torch.full((2, 2), 9.0)
+    base, model = ({name: x.view(2, 2) for name, x in state.items()} for state in (base, model))
+    with pytest.raises(UserError, match=shared):
+        saft.merge_models(base, [model], "average", out={"a": square, "b": square.T})
+    out = {"a": whole[:3].unfold(0, 2, 1), "b": square}
+    with pytest.raises(UserError, match=r"out: 'a': is expanded.*tensor.contiguous\(\)"):
+        saft.merge_models(base, [model], "average", out=out)
+    assert whole.eq(9).all()
+    assert square.eq(9).all()
+    wide = torch.zeros(2, 4)
+    saft.merge_models(base, [model], "average", out={"a": wide[:, ::2], "b": wide[:, 1::2]})
+    assert wide.tolist() == [[1, 2, 1, 2], [1, 2, 1, 2]]
+
+
+def test_a_tensor_to_fill_that_is_a_part_of_an_input_is_refused():
+    whole = torch.zeros(6)
+    base, model = {"a": whole[:4]}, {"a": torch.ones(4)}
+    with pytest.raises(UserError, match=r"^out: 'a' and 'base: a' share a part of their memory"):
+        saft.merge_models(base, [model], "average", out={"a": whole[2:]})
+    with pytest.raises(UserError, match=r"^out: 'a' and 'models.x: a' share a part of their memory"):
+        saft.merge_models(model, {"x": base}, "average", out={"a": whole[2:]})
+    assert whole.eq(0).all()
+    saft.merge_models(base, [model], "average", out=base)
+    assert whole.tolist() == [1, 1, 1, 1, 0, 0]
+
+
 def test_dtype_and_device_may_be_those_of_torch():
     state = {"weight": torch.ones(2, 3)}
     options = {"dtype": torch.bfloat16, "device": torch.device("cpu")}
