@@ -42,10 +42,13 @@ class Sample(Generic[B]):
     Args:
         blocks: passes over that part.
         count: entries of a row of the whole stream.
+        above: a number for each row, [rows, 1] -> passes over the whole stream in which what is less than it
+            may be anything less; None where that is not quicker.
     """
 
     blocks: BlockStream[B]
     count: int
+    above: Callable[[Tensor], BlockStream[B]] | None = None
 
 
 def values_in_windows(
@@ -77,6 +80,8 @@ def values_in_windows(
     windows = _windows(drawn, inner, sample.count) if inner and drawn.numel() else []
     if drawn.dtype != torch.float32 or len(windows) < len(inner) * len(drawn):
         return None
+    if sample.above is not None and inner and 0 not in ranks:
+        blocks = sample.above(_floors(windows, len(drawn)).to(blocks_of_sample[0]))
     counting = _Pass(windows, sample.count, bounds=len(inner) < len(ranks))
     deque(blocks(counting.take), maxlen=0)  # goes through them all
     if counting.seen != sample.count:
@@ -102,6 +107,11 @@ class _Window:
     @property
     def is_negative(self) -> bool:
         return self.low < 0
+
+    @property
+    def least(self) -> float:
+        bits = self.low + self.size - 1 if self.is_negative else self.low
+        return float(np.int32(bits).view(np.float32))
 
 
 def _windows(sample: Tensor, ranks: Sequence[int], count: int) -> list[_Window]:
@@ -141,6 +151,12 @@ def _window(row: int, low: int, middle: int, high: int) -> _Window:
     first, last = sorted(int(_ordered(np.int32(key))) for key in (low, high))
     start = first // _STEP * _STEP
     return _Window(row, start, (last // _STEP + 1) * _STEP - start)
+
+
+def _floors(windows: Sequence[_Window], rows: int) -> Tensor:
+    """Return the least float that is in a window of each row, [rows, 1]."""
+    least = [min(window.least for window in windows if window.row == row) for row in range(rows)]
+    return torch.tensor(least).unsqueeze(1)
 
 
 def _ordered(bits: Any) -> Any:
@@ -203,10 +219,10 @@ class _Pass:
         """Return how many floats of a row are below a window, and where in it the others are."""
         last = window.low + window.size - 1
         high_enough, low_enough = row >= window.low, row <= last
-        inside = row[high_enough & low_enough] - window.low
         if window.is_negative:
-            return _count((row < 0) & ~low_enough), inside
-        return _count(~high_enough), inside
+            return _count((row < 0) & ~low_enough), row[high_enough & low_enough] - window.low
+        low_enough &= high_enough
+        return len(row) - _count(high_enough), row[low_enough] - window.low
 
     def _add(self, place: int, inside: Tensor) -> None:
         if place not in self._inside:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saft.merging.methods.pcb import Pcb
+from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import merging as oracle
 
@@ -59,3 +60,19 @@ def test_tied_best_scores_all_count():
     found = merge_task_vectors(Pcb(density=0.001, variant="es"), many)
     assert found[1::8].eq(0).all()
     assert found[3::8].eq(7).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es"])
+def test_scores_above_a_floor_are_those_without_one_to_the_bit(variant, size):
+    block = Block(drawn(1003, 3).T * size, torch.zeros(1003))
+    steps = Pcb(variant=variant).steps(3, 1003)
+    next(steps)
+    asked = steps.send(torch.tensor([[0.001, 0.2]]).expand(3, 2) * size)
+    exact = asked.values(block)
+    for share in (0.0, 0.3, 0.9, 1.0):  # the first of these floors are negative
+        floor = exact.quantile(share, dim=1, keepdim=True)
+        found = asked.above(block, floor)
+        counts = exact >= floor
+        assert found[counts].equal(exact[counts])
+        assert (found < floor)[~counts].all()
