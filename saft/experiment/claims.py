@@ -67,6 +67,11 @@ class Claim:
     problems: tuple[str, ...] = ()
     fault: bool = False
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Return whether its file says nothing: it is being written, or its claimant died over that."""
+        return not self.host
+
     def next(self, state: State, deaths: int = 0, problems: Sequence[str] = ()) -> Claim:
         """Return the claim that this process could put after this one.
 
@@ -130,7 +135,7 @@ class ClaimFolder:
         """Put a claim after the one before it; return whether it was the first to get there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(self._file(claim), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            descriptor = os.open(self.file(claim), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -139,20 +144,24 @@ class ClaimFolder:
 
     def update(self, claim: Claim) -> None:
         """Replace what a claim of this process says."""
-        file = self._file(claim)
+        file = self.file(claim)
         temporary = file.with_name(f".{file.name}.partial")
         temporary.write_text(_text(claim), "utf-8")  # a lost beat costs nothing, so it need not be synced
         temporary.replace(file)
 
     def is_overtaken(self, claim: Claim) -> bool:
         """Return whether another claim has come after this one: its claimant was taken for dead."""
-        return self._file(dataclasses.replace(claim, number=claim.number + 1)).exists()
+        return self.file(dataclasses.replace(claim, number=claim.number + 1)).exists()
 
     def age(self, claim: Claim) -> float:
         """Return the seconds since the last sign of life, as far as the clocks of two machines agree."""
         with suppress(OSError):
-            return time.time() - self._file(claim).stat().st_mtime
+            return time.time() - self.file(claim).stat().st_mtime
         return 0.0
+
+    def file(self, claim: Claim) -> Path:
+        """Return where a claim is."""
+        return self.folder / f"{quote(claim.cell, safe='')}.{claim.number}.json"
 
     def clear(self) -> None:
         """Remove all claims, once every cell is finished and nobody is at work."""
@@ -164,16 +173,13 @@ class ClaimFolder:
             if number.isdigit() and not name.startswith("."):
                 yield unquote(cell), int(number)
 
-    def _file(self, claim: Claim) -> Path:
-        return self.folder / f"{quote(claim.cell, safe='')}.{claim.number}.json"
-
     def _read(self, cell: str, number: int) -> Claim:
         """Return a claim; of one that is being written only its number is known."""
         claim = Claim(cell, number)
-        file = self._file(claim)
+        file = self.file(claim)
         if file.name in self._settled:
             return self._settled[file.name]
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
             read: dict[str, Any] = json.loads(file.read_text("utf-8"))
             claim = Claim(**read | {"problems": tuple(read["problems"])})
             if claim.state != "at work":

@@ -77,7 +77,7 @@ def status(folder: str | Path) -> RunStatus:
         known = sum(place.figures(name).is_file() for name in names)
         claim = latest.get(cell)
         if claim is not None and claim.state == "at work":
-            at_work[cell] = _where(claim, witness.is_dead(claim), claims.age(claim))
+            at_work[cell] = _where(claim, claims, witness)
         elif known == len(names):
             done.append(cell)
         elif claim is not None and claim.state == "failed":
@@ -87,8 +87,15 @@ def status(folder: str | Path) -> RunStatus:
     return RunStatus(place.path, holder(place.lock), done, at_work, failed, missing)
 
 
-def _where(claim: Claim, dead: bool, age: float) -> str:
-    heard = "has died" if dead else f"heard of {max(age, 0):.0f} seconds ago"
+def _where(claim: Claim, claims: ClaimFolder, witness: Witness) -> str:
+    age = f"{max(claims.age(claim), 0):.0f} seconds"
+    if claim.is_cut_off:
+        file = claims.file(claim).relative_to(claims.folder.parent)
+        return (
+            f"its claim {file} is empty or cut off ({age} old): it is being written, or its process died "
+            f"over that; `saft run` has the cell computed once it is so for {witness.patience:.0f} seconds"
+        )
+    heard = "has died" if witness.is_dead(claim) else f"heard of {age} ago"
     return f"{claim.step or 'begins'} (process {claim.process} on {claim.host}, {heard})"
 
 

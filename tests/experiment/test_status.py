@@ -58,6 +58,16 @@ def test_each_cell_is_told_with_where_and_why(begun: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["", '{"cell": "all/at_w', "{}", "[]"])
+def test_a_claim_that_is_cut_off_is_told_as_what_it_is(begun: Path, text: str) -> None:
+    claims = ClaimFolder(begun)
+    file = claims.file(claims.latest()["all/at_work/seed0"])
+    file.write_text(text)
+    told = status(begun).at_work["all/at_work/seed0"]
+    assert told.startswith(f"its claim claims/{file.name} is empty or cut off (0 seconds old): ")
+    assert told.endswith("; `saft run` has the cell computed once it is so for 120 seconds")
+
+
 def test_of_many_cells_some_are_shown(begun: Path) -> None:
     names = {f"all/arm/seed{seed}": ["x"] for seed in range(module.SHOWN + 3)}
     ExperimentFolder(begun).write_steps(names)
