@@ -10,7 +10,7 @@ from saft.tasks import Examples, Metric
 
 __all__ = ["groups_of", "paired_gain"]
 
-GROUPS = 10  # the table of Student's t ends there, and an example in ten is a fair share of one
+GROUPS = 10  # enough for an interval of Student's t, and an example in ten is a fair share of one
 
 
 def groups_of(examples: Mapping[str, Examples]) -> list[dict[str, Examples]]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-__all__ = ["half_width", "paired_error", "student_t"]
+from saft.student_t import student_t
 
-STEPS = 4096  # of the angle that Student's t is integrated over
-LIKE_NORMAL = 1e4  # degrees of freedom
+__all__ = ["half_width", "paired_error"]
 
 
 def paired_error(one: Tensor, other: Tensor) -> float:
@@ -79,27 +77,3 @@ def half_width(errors: Sequence[float], examples: Sequence[float], share: float)
     spread = math.fsum(parts)
     freedom = total * total / spread if spread > 0 else math.inf
     return student_t((1 + share) / 2, freedom) * math.sqrt(total) / len(squares)
-
-
-def student_t(share: float, freedom: float) -> float:
-    r"""Return what Student's t is below with a probability.
-
-    .. math:: P(0 < T < \sqrt\nu \tan\theta) \propto \int_0^\theta \cos^{\nu - 1}\!u \, du
-
-    Args:
-        share: the probability, at least 0.5.
-        freedom: degrees of freedom ν, at least 1; need not be whole.
-
-    Example:
-        >>> [round(student_t(0.975, freedom), 2) for freedom in (1, 5, 30, math.inf)]
-        [12.71, 2.57, 2.04, 1.96]
-    """
-    if not freedom < LIKE_NORMAL:  # so that NaN, of an error that is not known, stops nothing
-        return NormalDist().inv_cdf(share)
-    angles = torch.linspace(0, math.pi / 2, STEPS + 1, dtype=torch.float64)
-    below = torch.cumulative_trapezoid(angles.cos() ** (freedom - 1), angles)
-    below = torch.cat([below.new_zeros(1), below])
-    wanted = (2 * share - 1) * below[-1]
-    after = int(torch.searchsorted(below, wanted).clamp(1, STEPS))
-    part = (wanted - below[after - 1]) / (below[after] - below[after - 1])
-    return math.sqrt(freedom) * math.tan(float(angles[after - 1] + part * (angles[1] - angles[0])))

@@ -7,12 +7,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from saft.student_t import student_t
 from saft.written import as_number
 
 __all__ = ["OverSeeds", "complete_mean", "finite_over_seeds", "signed"]
-
-# Two-sided 95 % points of Student's t with 1, 2, ... 10 degrees of freedom; beyond, the last (a bit wide).
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class OverSeeds:
         """95 % confidence interval of the mean over seeds (Student's t); None for one seed."""
         if self.deviation is None:
             return None
-        half = STUDENT_T[min(self.n - 1, len(STUDENT_T)) - 1] * self.deviation / math.sqrt(self.n)
+        half = student_t(0.975, self.n - 1) * self.deviation / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
     def minus(self, other: OverSeeds) -> OverSeeds | None:
