@@ -128,6 +128,8 @@ def as_user_error(what: str) -> Iterator[None]:
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a clause that suggests the nearest of `options`, or lists the first when none is near.
 
+    The only one that begins with what was written is the nearest.
+
     Args:
         name: what the user wrote.
         options: what there is.
@@ -140,10 +142,14 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
         "unknown method 'teis'; did you mean 'ties'?"
         >>> "unknown method 'xyz'" + did_you_mean("xyz", ["ties", "pcb"])
         "unknown method 'xyz'; choose from: pcb, ties"
+        >>> "unknown method 'arcee'" + did_you_mean("arcee", ["arcee_fusion", "karcher"])
+        "unknown method 'arcee'; did you mean 'arcee_fusion'?"
     """
     options = sorted(options)
     lowered = {option.lower().replace("-", "_"): option for option in options}
-    near = get_close_matches(name.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
+    written = name.lower().replace("-", "_")
+    begun = [option for option in lowered if option.startswith(written) and len(written) > 2]
+    near = begun if len(begun) == 1 else get_close_matches(written, lowered, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{lowered[near[0]]}'?"
     more = f" and {len(options) - _LISTED} more" if len(options) > _LISTED else ""

@@ -10,6 +10,8 @@ from saft.errors import UserError, did_you_mean
     [
         ("dare-ties", "; did you mean 'dare_ties'?"),
         ("TIES", "; did you mean 'ties'?"),
+        ("dare", "; did you mean 'dare_ties'?"),
+        ("da", "; choose from: dare_ties, ties"),
         ("zzz", "; choose from: dare_ties, ties"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.files.sentence_modules import different_settings
 from saft.merging.merge_models import by_task, merge_models
 
@@ -58,17 +58,32 @@ def merge_sentence_transformers(
     ]
     if problems:
         raise UserError(*problems)
-    start, loaded = _loaded(base), {task: _loaded(model) for task, model in tasks.items()}
-    for task, model in loaded.items():
-        problems += _differences(f"models.{task}", start, model)
+    loaded: dict[str, SentenceTransformer] = {}
+    for what, model in given.items():
+        with collecting(problems, f"{what}: "):
+            loaded[what] = _loaded(model)
     if problems:
         raise UserError(*problems)
-    merged: SentenceTransformer = merge_models(start, loaded, method, **options)
+    for task in tasks:
+        problems += _differences(f"models.{task}", loaded["base"], loaded[f"models.{task}"])
+    if problems:
+        raise UserError(*problems)
+    models_of_tasks = {task: loaded[f"models.{task}"] for task in tasks}
+    merged: SentenceTransformer = merge_models(loaded["base"], models_of_tasks, method, **options)
     return merged.eval()
 
 
 def _loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    return SentenceTransformer(str(model)) if isinstance(model, (str, Path)) else model
+    if not isinstance(model, (str, Path)):
+        return model
+    try:
+        return SentenceTransformer(str(model))
+    except (OSError, ValueError) as error:  # where there is no folder it looks for one on the hub
+        told = str(error).splitlines()[0]
+        raise UserError(
+            f"'{model}' cannot be loaded by sentence-transformers: {told} Give the folder that "
+            "save_pretrained has written"
+        ) from error
 
 
 def _differences(what: str, base: SentenceTransformer, model: SentenceTransformer) -> list[str]:

@@ -245,3 +245,19 @@ def test_what_is_no_list_of_models_of_sentence_transformers_is_refused(tiny_mode
         merge_sentence_transformers(base, base, "average")
     with pytest.raises(UserError, match=r"models.x: is a NoneType; give a SentenceTransformer or a folder"):
         merge_sentence_transformers(base, {"x": None}, "average")  # type: ignore[dict-item]
+
+
+def test_folders_that_sentence_transformers_cannot_load_are_all_told(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from saft.errors import UserError
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    nowhere, empty = tmp_path / "nowhere", tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError) as told:
+        merge_sentence_transformers(nowhere, {"a": sentence_model(tiny_model, 0), "b": empty}, "average")
+    assert [text.partition("' cannot be loaded by")[0] for text in told.value.problems] == [
+        f"base: '{nowhere}",
+        f"models.b: '{empty}",
+    ]

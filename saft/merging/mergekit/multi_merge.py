@@ -79,6 +79,14 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
         Stage(name, mapping, tuple(sorted(_asked_for(mapping) & set(named))))
         for name, mapping in zip(names, mappings, strict=True)
     ]
+    if own := [stage.name for stage in waiting if stage.name in stage.needs]:
+        raise UserError(
+            *(
+                f"{where}: the merge '{name}' takes its own result; if the folder '{name}' is meant, "
+                "give the merge another `name:`"
+                for name in own
+            )
+        )
     ordered: list[Stage] = []
     while waiting:
         done = {stage.name for stage in ordered}

@@ -81,7 +81,16 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
             FILE.replace("model: first", "model: frist"),
             "the result of 'first' (is 'frist' meant for it?), and",
         ),
-        (FILE.replace("base_model: base", "base_model: first"), "need each other's results"),
+        (
+            FILE.replace("base_model: base", "base_model: first"),
+            "the merge 'first' takes its own result; if the folder 'first' is meant, give the merge another `name:`",
+        ),
+        (
+            FILE.replace("model: a", "model: other")
+            + "---\n"
+            + FILE.split("---")[1].replace("first", "other").replace("model: a", "model: first"),
+            "the merges 'first', 'other' need each other's results",
+        ),
         (FILE.replace("dtype: float32\n---", "dtype: [\n---"), "not valid YAML"),
     ):
         file.write_text(wrong)
@@ -107,7 +116,7 @@ def test_a_file_of_one_merge_may_have_a_name(file, tmp_path, capsys):
             2,
             "name: 3 is not a word, by which others ask for the result; put it in quotes",
         ),
-        (document.replace("model: a", "model: first"), 2, "need each other's results"),
+        (document.replace("model: a", "model: first"), 2, "the merge 'first' takes its own result"),
         (document.replace("merge_method", "method"), 2, "name: unknown key"),
     ):
         file.write_text(text)
