@@ -40,13 +40,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import nn
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from saft.config import counted
 from saft.errors import UserError, did_you_mean
@@ -275,6 +277,10 @@ class EvaluateMerge(L.Callback):
         **options: Any,
     ) -> None:
         self.merge = MergeWith(base, others, method, options)
+        if not callable(evaluate):
+            raise UserError(
+                f"evaluate: is {evaluate!r:.60}; give a function of the model that returns {{name: figure}}"
+            )
         self.evaluate, self.every, self.module = evaluate, counted("every", every), module
         self._done = 0
 
@@ -292,7 +298,7 @@ class EvaluateMerge(L.Callback):
         """Merge, evaluate and log, after every so many steps.
 
         Raises:
-            UserError: what `evaluate` returned has no names, or a model is not finite.
+            UserError: what `evaluate` returned has no names or is no figures, or a model is not finite.
         """
         step = trainer.global_step
         if step == self._done or step % self.every:
@@ -301,7 +307,7 @@ class EvaluateMerge(L.Callback):
         model = self._merged(pl_module)
         with self.merge.in_place_of(model, trainer.optimizers):
             figures = self.evaluate(model)
-        if not isinstance(figures, Mapping):
+        if not isinstance(figures, Mapping) or not all(_is_figure(x) for x in figures.values()):
             raise UserError(f"evaluate: must return {{name: figure}}, but returned {figures!r:.60}")
         pl_module.log_dict({f"merged/{name}": figure for name, figure in figures.items()})
 
@@ -312,3 +318,9 @@ class EvaluateMerge(L.Callback):
         except AttributeError:
             near = did_you_mean(str(self.module), [name for name, _ in pl_module.named_modules() if name])
             raise UserError(f"module: {type(pl_module).__name__} has no '{self.module}'{near}") from None
+
+
+def _is_figure(figure: object) -> bool:
+    """Return whether Lightning logs it: a number, a tensor of one, a metric of torchmetrics."""
+    one = isinstance(figure, Tensor) and figure.numel() == 1
+    return one or isinstance(figure, (Real, Metric))

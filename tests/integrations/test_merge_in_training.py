@@ -217,6 +217,10 @@ def test_a_resumed_fit_does_not_merge_again_what_it_begins_with(tmp_path: Any) -
     assert steps == [2, 4, 6]
     with pytest.raises(UserError, match=r"evaluate: must return \{name: figure\}, but returned 0\.5"):
         fit(2, figures=0.5)
+    with pytest.raises(UserError, match=r"evaluate: must return \{name: figure\}, but returned \{'a': 'b'\}"):
+        fit(2, figures={"a": "b"})
+    with pytest.raises(UserError, match=r"evaluate: is 3; give a function of the model that returns"):
+        lightning.EvaluateMerge("base", {}, "average", 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers")
