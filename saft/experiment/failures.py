@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
+import torch
+
+from saft.errors import UserError
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.session import Session
 from saft.experiment.stages import arm_choice, drawn_cells
 from saft.progress import note
 from saft.report.cell_result import FailedCell
 
-__all__ = ["all_diverged", "failed_cells", "note_failure"]
+__all__ = ["all_diverged", "failed_cells", "note_failure", "problems_of"]
+
+
+def problems_of(error: Exception) -> list[str] | None:
+    """Return what keeps a cell from being computed, in words for the user; None of a fault of saft's.
+
+    Args:
+        error: that the computation raised.
+
+    Example:
+        >>> problems_of(UserError("training diverged; lower rho")), problems_of(KeyError("news"))
+        (['training diverged; lower rho'], None)
+    """
+    if isinstance(error, UserError):
+        return list(error.problems)
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error):
+        cure = "take fewer workers, or smaller batches"
+        return [f"there is not enough memory on {socket.gethostname()}; {cure}"]
+    return None
 
 
 def note_failure(cell: str, problems: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from saft.errors import UserError
 from saft.experiment.cells import find
 from saft.experiment.claims import Claim, ClaimFolder, State
 from saft.experiment.events import Event
+from saft.experiment.failures import problems_of
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell
 from saft.signals import interrupts
@@ -60,14 +61,12 @@ def _compute(session: Session, cell: str, holding: Holding) -> None:
     """Compute one cell, and say what has become of it."""
     try:
         carry_out_cell(session, find(cell, session.resolved.cells), holding.tell)
-    except UserError as error:
-        holding.close("failed", list(error.problems))
     except Exception as error:
-        if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error):
-            cure = "take fewer workers, or smaller batches"
-            holding.close("failed", [f"there is not enough memory on {socket.gethostname()}; {cure}"])
-        else:
+        problems = problems_of(error)
+        if problems is None:
             holding.close("failed", [traceback.format_exc().rstrip()], fault=True)
+        else:
+            holding.close("failed", problems)
     else:
         holding.close("finished")
 

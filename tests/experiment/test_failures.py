@@ -110,6 +110,24 @@ def test_a_first_round_that_diverges_is_named_and_keeps_no_other_from_its_report
     assert [cell.arm for cell in results.cells] == ["adamw", "short"]
 
 
+def test_too_little_memory_for_an_arm_keeps_no_other_from_its_report(
+    small: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, trained = Path(shutil.copytree(finished, tmp_path / "run")), train_expert.trained_expert
+
+    def full(session: Any, cell: Any, *rest: Any) -> Any:
+        if cell.arm == "wild":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return trained(session, cell, *rest)
+
+    monkeypatch.setattr(train_expert, "trained_expert", full)
+    with pytest.raises(
+        Unfinished, match=r"all/wild/seed0: there is not enough memory on .*; take fewer workers"
+    ):
+        run(config.parse(RunConfig, small | {"out": str(folder), "arms": arms(small)}, "run.yaml"))
+    assert (folder / "report.html").is_file()
+
+
 def test_a_fault_is_not_hidden(
     small: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from saft.experiment.cells import Cell
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS, Executor
-from saft.experiment.failures import note_failure
+from saft.experiment.failures import note_failure, problems_of
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out_cell
 
@@ -29,10 +29,13 @@ class Serial(Executor):
         for cell in cells:
             try:
                 carry_out_cell(session, cell, tell)
-            except UserError as error:
-                claims.fail(str(cell), error.problems)
-                problems.append(f"{cell}: {'; '.join(error.problems)}")
+            except Exception as error:
+                told = problems_of(error)
+                if told is None:
+                    raise
+                claims.fail(str(cell), told)
+                problems.append(f"{cell}: {'; '.join(told)}")
                 if cell != cells[-1]:
-                    note_failure(str(cell), error.problems)
+                    note_failure(str(cell), told)
         if problems:
             raise UserError(*problems)
