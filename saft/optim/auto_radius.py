@@ -17,9 +17,13 @@ from saft.optim.batch_norm import frozen_statistics
 from saft.optim.perturbations.base import PROBES
 from saft.optim.random_streams import RandomStreams
 
-__all__ = ["find_radius", "radius_of_rise"]
+__all__ = ["BrokenLoss", "find_radius", "radius_of_rise"]
 
 FURTHEST = 100.0  # a probe is at most so many times as large, or small, as the one before
+
+
+class BrokenLoss(UserError):
+    """The loss is NaN or infinite before the radius is sought: what came before has ruined the weights."""
 
 
 def find_radius(
@@ -46,7 +50,8 @@ def find_radius(
         The radius.
 
     Raises:
-        UserError: the loss is no finite number other than 0, or no radius raises it by this share.
+        BrokenLoss: the loss is NaN or infinite.
+        UserError: the loss is 0, or no radius raises it by this share.
 
     Example:
         >>> from saft.optim import make_perturbation
@@ -86,7 +91,8 @@ def find_radius(
                 parameter.grad = None
             streams.rewind()
         if not (math.isfinite(low) and low):
-            raise UserError(f"rho: auto: the loss at the first ascent is {low:g}, of which there is no share")
+            told = f"rho: auto: the loss at the first ascent is {low:g}, of which there is no share"
+            raise UserError(told) if low == 0 else BrokenLoss(told)
         return (high - low) / abs(low)
 
     rho = radius_of_rise(rise, asked.rise, asked.rho)

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saft.errors import UserError
 from saft.optim import Ascent, make_perturbation
-from saft.optim.auto_radius import find_radius
+from saft.optim.auto_radius import BrokenLoss, find_radius
 from saft.optim.others_radius import Change, LikeOwn, SumOfOthers
 from saft.optim.parameter_groups import Groups
 from saft.penalties import BoundPenalty, Setting, penalty
 from saft.progress import note
 from saft.tasks import Batch, BoundTask, Examples, TaskModel
 from saft.tasks.examples import TrainingOrder
+from saft.training.callbacks import Diverged
 from saft.training.data_parallel import is_divided, sum_gradients, total
 from saft.training.layer_decay import layer_factors
 from saft.training.optimizer import averages_by_itself, make_optimizer, parameter_groups
@@ -147,12 +148,15 @@ class TaskModule(L.LightningModule):
             self._ask(phase)
             return self._backward(batch, climbed)
 
-        rho = find_radius(
-            ascent,
-            at_w=lambda: loss_in("in_first_pass"),
-            above=lambda: loss_in("in_replay"),
-            between=lambda: self._ask("before_replay"),
-        )
+        try:
+            rho = find_radius(
+                ascent,
+                at_w=lambda: loss_in("in_first_pass"),
+                above=lambda: loss_in("in_replay"),
+                between=lambda: self._ask("before_replay"),
+            )
+        except BrokenLoss as error:
+            raise Diverged(f"training diverged: {error}; lower learning_rate") from None
         note(f"rho: auto is {rho:.3g} in this training of {self.task.name}")
 
     def _ask(self, phase: Literal["in_first_pass", "before_replay", "in_replay"]) -> None:

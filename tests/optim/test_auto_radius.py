@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW
 
 from saft.errors import UserError
 from saft.optim import PERTURBATIONS, SAM, Ascent, make_perturbation
-from saft.optim.auto_radius import find_radius, radius_of_rise
+from saft.optim.auto_radius import BrokenLoss, find_radius, radius_of_rise
 from saft.optim.perturbations.base import PROBES
 
 H = torch.tensor([4.0, 1.0, 0.25])
@@ -222,8 +222,9 @@ def test_a_loss_without_a_share_is_told(loss: float) -> None:
         w.sum().backward()
         return loss
 
-    with pytest.raises(UserError, match=r"rho: auto: the loss at the first ascent is"):
+    with pytest.raises(UserError, match=r"rho: auto: the loss at the first ascent is") as refused:
         optimizer.step(closure)
+    assert isinstance(refused.value, BrokenLoss) == (loss != 0)
     assert torch.equal(w, torch.ones(3))
 
 
@@ -251,7 +252,7 @@ def test_a_loop_without_a_closure_is_told_the_cure_which_helps() -> None:
         ({"rho": "auto", "rise": "much"}, "rise: must be a number, but is 'much'"),
         ({"rho": 0.05, "rise": 0.1}, "rise: goes with rho: auto"),
         ({"rise": 0.1}, "rise: goes with rho: auto"),
-        ({"rho": "atuo"}, "rho: must be a number, but is 'atuo'"),
+        ({"rho": "atuo"}, "rho: must be a number, auto or others, but is 'atuo'; did you mean 'auto'?"),
     ],
 )
 def test_mistakes(options: dict[str, object], message: str) -> None:

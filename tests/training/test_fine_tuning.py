@@ -28,7 +28,7 @@ from saft.tasks import TaskModel, heads
 from saft.tasks.heads import LinearHead
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
-from saft.training.callbacks import SaveEvery
+from saft.training.callbacks import Diverged, SaveEvery
 
 SETTINGS = {"training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}}}
 
@@ -400,6 +400,14 @@ def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
     with pytest.raises(UserError, match="training diverged: the loss is nan at step"):
         train(dataclasses.replace(wild, checkpoint_every=1))  # so that there is one with NaN to go on from
     assert list(Path(wild.out).parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_divergence_that_the_search_for_a_radius_meets_is_one(settings: TrainConfig) -> None:
+    ascent = {"name": "sam", "rho": "auto", "start": 4}
+    wild = changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=8, perturbation=ascent)
+    with pytest.raises(Diverged, match="training diverged: rho: auto: the loss at the first ascent is nan"):
+        train(wild)
 
 
 def test_what_fails_before_there_is_a_checkpoint_leaves_nothing(settings: TrainConfig) -> None:

@@ -276,6 +276,10 @@ def make_perturbation(
             raise UserError(
                 f"{option}: goes with rho: {word}; leave one of the two out, or write rho: {word}"
             )
+    if isinstance(rho, str) and rho not in ("auto", "others"):
+        near = did_you_mean(rho, ["auto", "others"])
+        hint = near if near.endswith("?") else ""
+        raise UserError(f"rho: must be a number, auto or others, but is {rho!r}{hint}")
     if rho is not None and rho not in ("auto", "others"):
         options = {"rho": rho, **options}
     if not isinstance(name, str | Perturbation):
