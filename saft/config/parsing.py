@@ -177,9 +177,10 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
         case "string_type" if isinstance(error["input"], (bool, int, float)):
             return f"{place}: must be a text, but is {error['input']}; put it in quotes"
-        case "dict_type":
+        case "dict_type" | "dataclass_type":
             listed = error["input"] if isinstance(error["input"], list) else []
-            key = next((name for name in listed if isinstance(name, str)), "KEY")
+            known = _fields_beside(config_class, [*location, "any key"])
+            key = next((name for name in [*known, *listed] if isinstance(name, str)), "KEY")
             cure = without_blank(error["input"]) if isinstance(error["input"], str) else ""
             text = f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}"
             return f"{text}; {cure}" if cure else text

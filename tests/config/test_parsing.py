@@ -82,6 +82,8 @@ def test_values_are_typed_and_nested() -> None:
             "f.yaml: many: must be a mapping, {KEY: ...}, but is 'name:drift'; a blank is missing after the colon in 'name:drift'; write name: drift",
         ),
         ({"path": "a", "many": 3}, "f.yaml: many: must be a mapping, {KEY: ...}, but is 3"),
+        ({"path": "a", "inner": "b"}, "f.yaml: inner: must be a mapping, {density: ...}, but is 'b'"),
+        ({"path": "a", "optional": 3}, "f.yaml: optional: must be a mapping, {density: ...}, but is 3"),
     ],
 )
 def test_each_mistake_names_its_place(mapping: dict[str, Any], message: str) -> None:
