@@ -152,6 +152,40 @@ def test_it_prints(html, tmp_path):
     assert len(re.findall(rb"/Type /Page\b", file.read_bytes())) > 1
 
 
+# The page as on A4, its sheets side by side: columns break where pages do, and can be asked what they cut.
+SHEETS = """
+<style>main { max-width: none !important; height: 1016px; width: 20000px; columns: auto; column-width: 688px;
+  column-gap: 76px; column-fill: auto; padding: 0 !important }</style>
+<script>
+const parts = [...document.querySelectorAll("table, tbody tr, figure, .answer, h2, h3")];
+const cut = parts.filter((part) => part.getClientRects().length > 1).map((part) => part.textContent.slice(0, 60));
+const sheets = new Set(parts.map((part) => part.getClientRects()[0]?.left).filter((left) => left !== undefined));
+const told = document.createElement("pre");
+told.id = "came";
+told.textContent = JSON.stringify({ cut, sheets: sheets.size });
+document.body.append(told);
+</script>
+"""
+
+
+def test_on_paper_no_table_row_or_figure_is_cut(tmp_path):
+    tasks = [f"task_{i}" for i in range(8)]
+    many = page(typed(mapping(arms=("adamw", "sam"), tasks=tasks, seeds=(0, 1))))
+    assert "@media print" in many
+    printed = many.replace("@media print", "@media all").replace("</body>", f"{SHEETS}</body>")
+    done = browsed(printed, tmp_path, 1280, "--dump-dom")
+    came = json.loads(unescape(re.search(r'<pre id="came">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    assert came["cut"] == []
+    assert came["sheets"] > 3
+
+
+def test_what_is_printed_in_the_dark_is_light(html, tmp_path):
+    dark = html.replace("@media (prefers-color-scheme: dark)", "@media all")
+    grey = drawn(dark.replace("@media print", "@media all"), tmp_path, 800)
+    assert np.median(grey) > 200
+    assert (grey < 100).mean() > 0.005
+
+
 def scales_on_paper(html, folder):
     """Return by how much each page of the print was made smaller: as far as something on it is too wide."""
     file = folder / "page.pdf"
