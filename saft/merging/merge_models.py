@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, collecting
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
-from saft.merging.inputs.overlaps import first_overlap
 from saft.merging.inputs.peft_adapter import read_input
+from saft.merging.inputs.shared_memory import first_overlap
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.merge_check import check

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from saft.merging.inputs.overlaps import first_overlap
+from saft.merging.inputs.shared_memory import first_overlap
 
 
 def test_every_window_of_a_small_matrix_against_its_entries():
