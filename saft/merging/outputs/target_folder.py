@@ -8,6 +8,8 @@ from pathlib import Path
 
 from saft.config.ranges import name_problem
 from saft.errors import UserError
+from saft.files.checkpoint import HEADS
+from saft.files.sentence_modules import module_settings
 from saft.files.staging import refuse
 from saft.merging.inputs.source import Source
 
@@ -15,7 +17,7 @@ __all__ = ["check_room", "check_target", "file_name_problems", "size_in_words"]
 
 
 def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
-    """Refuse a folder that is or holds one of the inputs, or that is in use and is not to be replaced.
+    """Refuse a folder that is, holds or is a part of an input, or that is in use and is not to be replaced.
 
     Args:
         out: where the result will go.
@@ -32,6 +34,11 @@ def check_target(out: Path, inputs: Iterable[Source], overwrite: bool) -> None:
         if target in folder.parents:
             raise UserError(
                 f"{out}: holds {folder}, one of the models to merge; choose another folder to write to"
+            )
+        if any(folder / part in (target, *target.parents) for part in (HEADS, *module_settings(folder))):
+            raise UserError(
+                f"{out}: is in a part of {folder}, one of the models to merge; choose another folder to "
+                "write to"
             )
     refuse(target, overwrite)
 

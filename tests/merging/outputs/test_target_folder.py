@@ -33,6 +33,21 @@ def test_a_folder_that_holds_an_input_is_no_output(checkpoints, tmp_path, overwr
     assert "one of the models to merge" in found
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_part_of_an_input_is_no_output_but_a_folder_of_its_own_in_one_is(checkpoints, overwrite):
+    base, models = checkpoints
+    settings = {"modules.json": '[{"path": "1_Pooling", "type": "Pooling"}]', "1_Pooling/config.json": "{}"}
+    pooled = Path(models["a"])
+    for file, text in settings.items():
+        (pooled / file).parent.mkdir(exist_ok=True)
+        (pooled / file).write_text(text)
+    config = MergeConfig("average", base, models)
+    for out in (f"{base}/heads", f"{pooled}/1_Pooling", f"{pooled}/1_Pooling/new"):
+        (found,) = problems(config, out, overwrite)
+        assert found.startswith(f"{out}: is in a part of {Path(out).parents[out.endswith('new')]}, one of")
+    assert check(config, Path(base) / "merged", overwrite).merged
+
+
 def test_a_folder_in_use_is_told_with_everything_else(checkpoints, tmp_path):
     base, models = checkpoints
     out = tmp_path / "out"
