@@ -169,7 +169,7 @@ document.body.append(told);
 
 
 def test_on_paper_no_table_row_or_figure_is_cut(tmp_path):
-    tasks = [f"task_{i}" for i in range(8)]
+    tasks = [f"task_{i}" for i in range(6)]
     many = page(typed(mapping(arms=("adamw", "sam"), tasks=tasks, seeds=(0, 1))))
     assert "@media print" in many
     printed = many.replace("@media print", "@media all").replace("</body>", f"{SHEETS}</body>")
