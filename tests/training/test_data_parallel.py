@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from saft import config
 from saft.errors import UserError
 from saft.train import TrainConfig, TrainResult, train
-from saft.training import ranks
+from saft.training import fine_tuning, ranks
 from saft.training.data_parallel import Replicas
 from saft.training.fine_tuning import LAST
 
@@ -83,16 +84,34 @@ def weights(result: TrainResult) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow  # two processes import torch and Lightning
 @gloo
-def test_two_devices_end_with_the_weights_of_one(settings: TrainConfig) -> None:
-    one, two = train(settings), train(on_two(settings))
+def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
+    settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = []
+
+    def keeping(order: ranks.Order, *arguments: Any) -> None:
+        goes_on.append((order.work / LAST).exists())
+        ranks.launch(order, *arguments)
+        if not any(goes_on):
+            shutil.copytree(order.work, tmp_path / "kept" / "work")
+
+    monkeypatch.setattr(fine_tuning, "launch", keeping)
+    both = on_two(settings, checkpoint_every=2)
+    one, two = train(settings), train(both)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
     assert (two.steps, two.validation) == (one.steps, one.validation)
     names = [sorted(p.name for p in result.folder.rglob("*")) for result in (one, two)]
     assert names[0] == names[1]
-    assert sorted(entry.name for entry in one.folder.parent.iterdir()) == ["out", "out-two"]
+    assert sorted(entry.name for entry in one.folder.parent.iterdir()) == ["kept", "out", "out-two"]
     log = [(result.folder / "logs" / "metrics.csv").read_text().splitlines() for result in (one, two)]
     assert len(log[0]) == len(log[1])
+
+    before = weights(two)
+    shutil.move(tmp_path / "kept" / "work", two.folder.parent / f".{two.folder.name}.work")
+    resumed = train(both, overwrite=True)
+    assert goes_on == [False, True]
+    assert all(torch.equal(weights(resumed)[name], value) for name, value in before.items())
 
 
 @pytest.mark.slow  # two processes import torch and Lightning

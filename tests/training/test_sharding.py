@@ -52,7 +52,7 @@ def mapping(tiny_gpt2: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Pa
             "micro_batch_size": 3,
             "learning_rate": 1e-2,
             "gradient_clip": 0.1,
-            "perturbation": {"name": "sam", "rho": 0.1},
+            "perturbation": {"name": "friendly_sam", "rho": 0.1},  # each process remembers of its share
         },
         "train_examples": 24,
         "validation_examples": 12,
