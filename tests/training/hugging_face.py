@@ -31,15 +31,20 @@ class _Recorded(transformers.Trainer):
 
 
 def train_by_trainer(
-    model: Any, settings: TrainConfig, given: Callable[[Batch], dict[str, Tensor]], folder: Path
+    model: Any,
+    settings: TrainConfig,
+    given: Callable[[Batch], dict[str, Tensor]],
+    folder: Path,
+    parts: int = 1,
 ) -> list[float]:
     """Train a model of transformers in place, and return the loss of each step.
 
     Args:
         model: what the settings' model is in transformers.
-        settings: of our training, with a linear or a constant schedule.
+        settings: of our training, without a warm-up, which begins at another rate.
         given: what transformers takes of a batch, with its labels.
         folder: to work in.
+        parts: how many micro-batches a batch is accumulated from, by a model that counts the tokens of all.
     """
     options = settings.training
     task = tasks.build("", settings.task, "task").bind(settings.name, settings.model, "t")
@@ -53,7 +58,8 @@ def train_by_trainer(
         model,
         transformers.TrainingArguments(
             output_dir=str(folder),
-            per_device_train_batch_size=options.batch_size,
+            per_device_train_batch_size=options.batch_size // parts,
+            gradient_accumulation_steps=parts,
             max_steps=options.steps,
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,
@@ -71,7 +77,8 @@ def train_by_trainer(
     )
     trainer.losses = []
     trainer.train()
-    return trainer.losses
+    losses = iter(trainer.losses)
+    return [sum(own) for own in zip(*[losses] * parts, strict=True)]
 
 
 def losses_of(result: TrainResult) -> list[float]:
