@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from torch import nn
 
 from saft.config import Count, Positive, Range, checked
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, as_user_error, did_you_mean
 from saft.extras import require
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
@@ -92,12 +92,15 @@ class LoRA(Parametrization):
         """Freeze the trunk and put factors beside its matrices; see `Parametrization.wrap`.
 
         Raises:
-            UserError: the trunk has no linear layer, or none that is asked for.
+            UserError: the trunk has no linear layer, or none that is asked for, or peft does not adapt one.
         """
         import peft
 
         settings = self._peft_config(trunk)
-        with warnings.catch_warnings():
+        refused = (
+            f"parametrization: targets: write others, peft does not take these of {type(trunk).__name__}"
+        )
+        with warnings.catch_warnings(), as_user_error(refused):
             warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
             peft.inject_adapter_in_model(settings, trunk)
 

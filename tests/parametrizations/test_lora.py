@@ -174,6 +174,15 @@ def test_targets_that_are_not_there_are_told() -> None:
         LoRA(targets=["qery"]).wrap(trunk, lambda count: iter(()))
 
 
+def test_what_peft_does_not_adapt_is_told_in_one_line() -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
+    settings = transformers.MambaConfig(**sizes)
+    message = r"^parametrization: targets: write others, peft does not take these of MambaModel: .*'out_proj'"
+    with pytest.raises(UserError, match=message):
+        LoRA(rank=2).wrap(transformers.MambaModel(settings), lambda count: iter(()))
+    LoRA(rank=2, targets=["in_proj"]).wrap(transformers.MambaModel(settings), lambda count: iter(()))
+
+
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saft.extras.find_spec", lambda name: None)
     with pytest.raises(
