@@ -185,10 +185,13 @@ class TrainingOptions:
         """
         if self.optimizer is None:
             return
+        from saft.optim import make_perturbation
         from saft.training.optimizer import averages_by_itself, try_optimizer
 
         shapes = ({"the trunk's biases": (1,)} if self.trained.has_vectors else {}) | dict(shapes)
         made = try_optimizer(self.weight_decay, self.betas, self.optimizer, shapes, self.layer_decay)
+        if self.perturbation is not None:
+            make_perturbation(**self.perturbation).check_optimizer(made)
         if averages_by_itself(made) and (self.averaging is not None or self.select_steps):
             raise UserError(
                 f"optimizer: {self.optimizer['name']} averages the weights by itself; leave out averaging and"

@@ -57,6 +57,27 @@ def test_norms_are_climbed_only_where_they_are_trained(
         config.parse(TrainingOptions, given, "f.yaml")
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "goes"),
+    [
+        ({"name": "torch.optim:SGD"}, False),
+        ({"name": "torch.optim:Adagrad"}, False),
+        ({"name": "torch.optim:SGD", "momentum": 0.9}, True),
+        ({"name": "torch.optim:NAdam"}, True),
+    ],
+)
+def test_a_momentum_is_climbed_only_where_the_optimizer_keeps_one(
+    optimizer: dict[str, Any], goes: bool
+) -> None:
+    """Told before a training: at its second step, a first one was lost."""
+    given = {"perturbation": {"name": "momentum_sam"}, "optimizer": optimizer}
+    if goes:
+        config.parse(TrainingOptions, given, "f.yaml")
+        return
+    with pytest.raises(UserError, match="MomentumSAM needs the momentum of the base optimizer, which keeps"):
+        config.parse(TrainingOptions, given, "f.yaml")
+
+
 def test_the_first_round_has_the_ascent_unless_it_says_otherwise_or_there_are_no_others_yet() -> None:
     start = MergedStart("ties")
     sam = {"name": "sam", "rho": 0.01}

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from saft.errors import UserError, did_you_mean
 from saft.optim.slots import AscentSlots, Label
@@ -104,6 +105,16 @@ class Perturbation(ABC):
                 f"{made}: schedule: must be 'learning_rate' or a function of the step, but is"
                 f" {self.schedule!r}"
             )
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:  # noqa: B027
+        """Check that the base optimizer keeps what is read of it, where that is something.
+
+        Args:
+            optimizer: that has taken a step.
+
+        Raises:
+            UserError: it does not.
+        """
 
     def _check_others(self, made: str) -> None:
         for name, kind, least in (("coefficient", "float", 0), ("tasks", "int", 1)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from saft.errors import UserError
 from saft.optim import kernels
@@ -16,6 +17,11 @@ __all__ = ["MomentumSAM"]
 
 # What the optimizers of torch and most others call an average of past gradients.
 _BUFFERS = ("exp_avg", "momentum_buffer")
+
+_NO_MOMENTUM = (
+    "MomentumSAM needs the momentum of the base optimizer, which keeps none: use Adam, AdamW, or SGD with"
+    " momentum=0.9"
+)
 
 
 @PERTURBATIONS.register("momentum_sam")
@@ -52,6 +58,15 @@ class MomentumSAM(Perturbation):
         """Whether epsilon is added to the weights where they are."""
         return self.in_place
 
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Check that the base optimizer keeps a momentum; see `Perturbation.check_optimizer`.
+
+        Raises:
+            UserError: it does not.
+        """
+        if not any(state.get(name) is not None for state in optimizer.state.values() for name in _BUFFERS):
+            raise UserError(_NO_MOMENTUM)
+
     def displace(self, slots: AscentSlots, rho: float) -> None:
         """Fill the buffers with w + epsilon; see `Perturbation.displace`.
 
@@ -62,10 +77,7 @@ class MomentumSAM(Perturbation):
         moving = AscentSlots([slot for slot, v in zip(slots, momenta, strict=True) if v is not None])
         known = [v for v in momenta if v is not None]
         if not known and slots.step > 0:
-            raise UserError(
-                "MomentumSAM needs the momentum of the base optimizer, which keeps none: use Adam, AdamW,"
-                " or SGD with momentum=0.9"
-            )
+            raise UserError(_NO_MOMENTUM)
         scale = -kernels.safe_ratio(rho, moving.norm(known)) if known else None
         for slot, v in zip(slots, momenta, strict=True):
             if self.in_place:
