@@ -30,7 +30,7 @@ class Linearized(Parametrization):
     the base. `saft run` tests experts and merges of such an arm as linearized models; other readers,
     `saft evaluate` among them, take the weights for those of the ordinary model. A pass costs about two.
     Attention is computed step by step, since fused kernels have no forward derivative; the trunk gives no
-    cache, so it cannot generate.
+    cache, so it generates every token by a pass over the whole text.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -51,7 +51,8 @@ class Linearized(Parametrization):
         """Replace the trunk's forward by that of its tangent here; see `Parametrization.wrap`.
 
         Raises:
-            UserError: the trunk has batch norms, which change as they compute.
+            UserError: the trunk has batch norms, which change as they compute, or computes something that has
+                no forward derivative.
         """
         if has_batch_norms(trunk):
             raise UserError(
@@ -62,29 +63,61 @@ class Linearized(Parametrization):
         if hasattr(model, "set_attn_implementation"):
             model.set_attn_implementation("eager")
         load_forward_derivatives()
-        base = {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
-        model.forward = _Tangent(trunk, base)
+        base = {parameter: parameter.detach().clone() for parameter in trunk.parameters()}
+        inside = _Inside()
+        for part in _read_alone(trunk):
+            own = {name: base[parameter] for name, parameter in part.named_parameters()}
+            part.forward = _Tangent(part, own, inside)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                next(losses(1), None)
+        except RuntimeError as error:  # NotImplementedError, too, is one
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise
+            raise UserError(
+                f"parametrization: linearized: {type(trunk).__name__} has no tangent, since not all that it "
+                f"computes has a forward derivative; take {{name: full}}: {str(error).splitlines()[0]}"
+            ) from None
+
+
+def _read_alone(trunk: nn.Module) -> list[Any]:
+    """Return the trunk, and what of it tasks run by itself: an encoder, or what is below a language head."""
+    model: Any = trunk
+    parts = [trunk, getattr(model, "base_model", trunk)]
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        parts.append(model.get_encoder())
+    return list(dict.fromkeys(parts))
+
+
+@dataclass
+class _Inside:
+    """Whether a tangent is being computed, for which the parts of the trunk are the ordinary ones."""
+
+    now: bool = False
 
 
 class _Tangent:
-    """The forward of a linearized trunk."""
+    """The forward of a linearized trunk, or of a part of it."""
 
-    def __init__(self, trunk: nn.Module, base: dict[str, Tensor]) -> None:
+    gives_cache = False
+    """A cache holds what is computed at the base, and not how it moves."""
+
+    def __init__(self, trunk: nn.Module, base: dict[str, Tensor], inside: _Inside) -> None:
         self.trunk = trunk
         self.ordinary = trunk.forward
         self.base = base
-        self.is_inside = False
+        self.inside = inside
         self.__signature__ = inspect.signature(trunk.forward)  # by which tasks know what it takes
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Return the outputs of the linearized trunk, in the form of the ordinary one's."""
-        if self.is_inside:
+        if self.inside.now:
             return self.ordinary(*args, **keywords)
         form: type[Any] = dict
 
         def outputs(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
             nonlocal form
-            with self._inside():
+            with self._ordinary():
                 given = torch.func.functional_call(self.trunk, parameters, tuple(args), keywords)
             form = type(given)
             named = {"": given} if isinstance(given, Tensor) else dict(given.items())
@@ -104,12 +137,12 @@ class _Tangent:
         return summed[""] if "" in summed else form(**summed)
 
     @contextmanager
-    def _inside(self) -> Iterator[None]:
-        self.is_inside = True
+    def _ordinary(self) -> Iterator[None]:
+        self.inside.now = True
         try:
             yield
         finally:
-            self.is_inside = False
+            self.inside.now = False
 
 
 def _own(value: Any) -> Any:

@@ -205,11 +205,15 @@ def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, token
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=own.decoder_start_token_id,
+        use_cache=getattr(trunk.forward, "gives_cache", True),
     )
     trunk.generation_config = plain  # what the folder's own asks for, such as sampling, is not wanted here
     try:
         on_device = {name: value.to(_device(model)) for name, value in inputs.items()}
-        produced = trunk.generate(**on_device, generation_config=plain)
+        if trunk.config.is_encoder_decoder and not plain.use_cache:
+            produced = _by_whole_passes(trunk, on_device, plain)
+        else:
+            produced = trunk.generate(**on_device, generation_config=plain)
     finally:
         trunk.generation_config = own
     given = 1 if trunk.config.is_encoder_decoder else inputs["input_ids"].shape[1]
@@ -217,6 +221,20 @@ def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, token
         list(itertools.takewhile(lambda token: token not in stop, row))
         for row in produced[:, given:].tolist()
     ]
+
+
+def _by_whole_passes(trunk: Any, inputs: dict[str, Tensor], settings: Any) -> Tensor:
+    """Return greedy answers, [batch, tokens], by an encoder-decoder whose encoder cannot be run by itself."""
+    rows = len(inputs["input_ids"])
+    produced = inputs["input_ids"].new_full((rows, 1), settings.decoder_start_token_id)
+    has_ended = torch.zeros(rows, dtype=torch.bool, device=produced.device)
+    ends = produced.new_tensor(settings.eos_token_id or [])
+    while produced.shape[1] <= settings.max_new_tokens and not has_ended.all():
+        logits = trunk(**inputs, decoder_input_ids=produced, use_cache=False).logits
+        likeliest = logits[:, -1].argmax(-1)
+        has_ended |= torch.isin(likeliest, ends)
+        produced = torch.cat([produced, likeliest.unsqueeze(1)], 1)
+    return produced
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
