@@ -43,11 +43,13 @@ class Only(Parametrization):
         Raises:
             UserError: a pattern matches no tensor.
         """
-        names = [name for name, _ in trunk.named_parameters()]
+        own = dict(trunk.named_parameters(remove_duplicate=False))  # a tied tensor goes by any of its names
+        names = list(own)
         for pattern in self.tensors:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise UserError(
                     f"parametrization: tensors: '{pattern}' matches no tensor of {type(trunk).__name__}"
                     f"{did_you_mean(pattern, names) or f', which has {names[0]} and others'}"
                 )
-        train_only(trunk, {n for n in names if any(fnmatchcase(n, pattern) for pattern in self.tensors)})
+        chosen = {p for n, p in own.items() if any(fnmatchcase(n, pattern) for pattern in self.tensors)}
+        train_only(trunk, {name for name, parameter in trunk.named_parameters() if parameter in chosen})

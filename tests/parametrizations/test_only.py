@@ -22,6 +22,13 @@ def test_every_pattern_must_match_a_tensor() -> None:
         Only(tensors=["bias", "wieght"]).wrap(nn.Linear(1, 1), lambda count: iter(()))
 
 
+def test_a_tied_tensor_goes_by_any_of_its_names() -> None:
+    trunk = nn.ModuleDict({"embedding": nn.Embedding(3, 2), "head": nn.Linear(2, 3)})
+    trunk["head"].weight = trunk["embedding"].weight
+    Only(tensors=["head.weight"]).wrap(trunk, lambda count: iter(()))
+    assert [name for name, p in trunk.named_parameters() if p.requires_grad] == ["embedding.weight"]
+
+
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(UserError, match="tensors: must not be empty"):
         parametrization("only", tensors=[])
