@@ -52,7 +52,7 @@ def mapping(tiny_gpt2: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Pa
             "micro_batch_size": 3,
             "learning_rate": 1e-2,
             "gradient_clip": 0.1,
-            "perturbation": {"name": "friendly_sam", "rho": 0.1},  # each process remembers of its share
+            "perturbation": {"name": "sam", "rho": 0.1},
         },
         "train_examples": 24,
         "validation_examples": 12,
@@ -104,7 +104,8 @@ class TestTwoProcesses:
     def test_they_end_with_the_weights_of_one_and_go_on_to_the_bit(
         self, mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        mapping["training"] |= {"select_steps": [1, 3, 4]}
+        remembers = {"name": "friendly_sam", "rho": 0.1}  # each process of its share
+        mapping["training"] |= {"select_steps": [1, 3, 4], "perturbation": remembers}
         mapping["checkpoint_every"] = 2
         kept = tmp_path / "kept"
 
