@@ -51,7 +51,7 @@ def all_diverged(session: Session) -> list[FailedCell]:
     Args:
         session: of this process.
     """
-    found = []
+    failed = []
     for arm in session.resolved.config.arms:
         for size in session.config.regimes if len(session.resolved.trials_of(arm)) > 1 else ():
             made = arm_choice(session, size, arm)
@@ -60,8 +60,8 @@ def all_diverged(session: Session) -> list[FailedCell]:
                     "training diverged in every trial, so there is none to choose; add lower values of "
                     f"learning_rate or rho to arms.{arm}.choices"
                 )
-                found.append(FailedCell(size, arm, None, [problem]))
-    return found
+                failed.append(FailedCell(size, arm, None, [problem]))
+    return failed
 
 
 def failed_cells(session: Session) -> list[FailedCell]:
@@ -70,11 +70,11 @@ def failed_cells(session: Session) -> list[FailedCell]:
     Args:
         session: of this process.
     """
-    claims, found = ClaimFolder(session.folder.path).failed(), list[FailedCell]()
+    claims, failed = ClaimFolder(session.folder.path).failed(), list[FailedCell]()
     for cell in drawn_cells(session):
         if (claim := claims.get(str(cell))) is not None:
             arm = session.resolved.arm_of(cell)
             trial = f"{cell.arm}: " if cell.arm != arm else ""
             problems = [trial + problem for problem in claim.problems]
-            found.append(FailedCell(cell.train_size, arm, cell.seed, problems))
-    return [*found, *all_diverged(session)]
+            failed.append(FailedCell(cell.train_size, arm, cell.seed, problems))
+    return [*failed, *all_diverged(session)]

@@ -211,12 +211,12 @@ def refuse_changes(
     changes, outdated = dict[str, list[str]](), set[str]()
     for name, now in wanted.items():
         before = folder.foundation(name, (kinds or {}).get(name))
-        found = [] if before is None else list(_changes(before, now))
+        since = [] if before is None else list(_changes(before, now))
         place = (may_change or {}).get(name)
-        if found and place is not None and all(text.startswith((f"{place}.", f"{place}:")) for text in found):
+        if since and place is not None and all(text.startswith((f"{place}.", f"{place}:")) for text in since):
             outdated.add(name)
             continue
-        for change in found:
+        for change in since:
             changes.setdefault(change, []).append(name)
     if not changes:
         return outdated

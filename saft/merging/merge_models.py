@@ -289,10 +289,10 @@ def _refuse_overlaps(plan: Plan, to_fill: Mapping[str, Tensor]) -> None:
         for name, header in source.headers.items():
             if header.stored is not None:
                 read[f"{what}: {name}"] = header.stored
-    found = first_overlap(to_fill, read)
-    if found is None:
+    pair = first_overlap(to_fill, read)
+    if pair is None:
         return
-    one, other = found if found[0] in to_fill else found[::-1]
+    one, other = pair if pair[0] in to_fill else pair[::-1]
     if one == other:
         raise UserError(f"out: '{one}': is expanded, entries of it are one; give tensor.contiguous()")
     raise UserError(
