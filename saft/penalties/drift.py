@@ -39,8 +39,8 @@ class Drift(PenaltyOnInputs):
     inputs.
 
     Args:
-        strength: lambda, at least 0; 0.5 for texts and 2 for images were found to work at every step, 2 and
-            0.5 at every 8th.
+        strength: lambda, at least 0; for texts 0.5 was found to work at every step and 2 to 32 at every 8th,
+            for images 2 and 0.5.
         every: k; see `Penalty`.
         ascend: see `Penalty`.
         inputs: whose: "others", the training inputs of the experiment's other tasks, unlabelled; "reference",
