@@ -18,7 +18,9 @@ ACCURACY = Metric("accuracy", "%")
 
 def measurement(measures, **options):
     config = MeasureConfig("base", ["a"], **options)
-    return ModelMeasurement(config, toy_space(), dict.fromkeys("abc", ACCURACY), chosen(measures, "m"), None)
+    return ModelMeasurement(
+        config, toy_space(), dict.fromkeys("abc", ACCURACY), chosen(measures, "m"), None, {}
+    )
 
 
 def test_the_best_coefficient_is_the_one_that_the_dense_models_have():

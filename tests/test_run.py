@@ -245,7 +245,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_killed_between_the_steps(
     uninterrupted: Path, short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise Killed
 
     place = Session if where == "write_base" else importlib.import_module("saft.run")

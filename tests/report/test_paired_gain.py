@@ -7,7 +7,7 @@ from saft.report.paired_gain import PairedGain
 
 def test_the_interval_is_students_t_over_the_groups() -> None:
     gain = PairedGain([0.0, 0.02])
-    assert gain.interval == pytest.approx((0.01 - 12.706 * 0.01, 0.01 + 12.706 * 0.01))
+    assert gain.interval == pytest.approx((0.01 - 12.7062 * 0.01, 0.01 + 12.7062 * 0.01))
     assert not gain.is_sure
 
 
