@@ -99,7 +99,8 @@ def all_steps(session: Session) -> dict[str, list[Step]]:
     steps |= steps_of_cells(session, cells)
     every = [step for part in steps.values() for step in part]
     rests_on = {step.name: step.rests_on for step in every}
-    failed = {cell.arm for cell in cells if str(cell) in ClaimFolder(session.folder.path).failed()}
+    claims = ClaimFolder(session.folder.path).failed()
+    failed = {cell.arm for cell in cells if str(cell) in claims}
     may_change = {
         step.name: f"arms.{cell.arm}"
         for cell in cells

@@ -75,5 +75,5 @@ def half_width(errors: Sequence[float], examples: Sequence[float], share: float)
     total = math.fsum(squares)
     parts = (square**2 / max(size - 1, 1) for square, size in zip(squares, examples, strict=True))
     spread = math.fsum(parts)
-    freedom = total * total / spread if spread > 0 else math.inf
+    freedom = round(total * total / spread, 9) if spread > 0 else math.inf  # one quantile for equal numbers
     return student_t((1 + share) / 2, freedom) * math.sqrt(total) / len(squares)

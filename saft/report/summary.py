@@ -174,13 +174,14 @@ def _missing(results: Results, rows: dict[tuple[str, str], ArmSummary]) -> Itera
     yield from map(str, results.failed)
     failed = {(of.train_size, of.arm, seed) for of in results.failed for seed in _seeds_of(of, results)}
     cells = {(cell.train_size, cell.arm, cell.seed): cell for cell in results.cells}
+    told = cells.keys() | failed
     methods = dict.fromkeys(method for cell in results.cells for method in cell.merges)
     for size in results.protocol.train_sizes:
         for arm in results.arms:
             seeds = results.protocol.seeds
             if results.arms[arm].is_given:  # they have no seed, and stand under the first
                 seeds = [s for s in seeds if (size, arm, s) in cells] or seeds[:1]
-            absent = [str(seed) for seed in seeds if (size, arm, seed) not in cells.keys() | failed]
+            absent = [str(seed) for seed in seeds if (size, arm, seed) not in told]
             if absent:
                 yield f"{size}, {arm}: no result for seed {', '.join(absent)}"
             for method in methods:

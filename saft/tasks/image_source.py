@@ -76,7 +76,7 @@ class ImageSource(TableSource):
             f"{location}/{file.relative_to(folder)}": file
             for split, location in self.files.items()
             for folder in [_folder(location, f"{where}.data.files.{split}")]
-            for file in _in_folders(folder)
+            for file in _in_folders(folder)[0]
         }
 
 
@@ -213,13 +213,14 @@ def _cell(rows: Any, row: int, column: str, beside: Path) -> Any:
 def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     location = source.files[split]
     folder = _folder(location, where)
+    files, others = _in_folders(folder)
     images = [
         _labelled(f"{location}/{inside}", partial(Path, folder / inside), inside.parts[0])
-        for inside in (file.relative_to(folder) for file in _in_folders(folder))
+        for inside in (file.relative_to(folder) for file in files)
     ]
     if not images:
         raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
-    if others := _in_folders(folder, images=False):
+    if others:
         note(
             f"{where}: {len(others)} file(s) are not read, such as {location}/"
             f"{others[0].relative_to(folder)}; an image is LABEL/NAME with one of {', '.join(SUFFIXES)}"
@@ -227,16 +228,15 @@ def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     return images
 
 
-def _in_folders(folder: Path, images: bool = True) -> list[Path]:
-    """Return the images of the labels, hidden ones left out, or what else is there."""
+def _in_folders(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images of the labels, hidden ones left out, and what else is there."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     labels = [entry for entry in entries if entry.is_dir()]
     within = [file for label in labels for file in sorted(label.rglob("*")) if not file.is_dir()]
     shown = [file for file in within if not any(part[0] == "." for part in file.relative_to(folder).parts)]
-    if images:
-        return [file for file in shown if _has_suffix(file)]
     beside = [entry for entry in entries if _has_suffix(entry) and not entry.is_dir()]
-    return beside + [file for file in shown if not _has_suffix(file)]
+    images = [file for file in shown if _has_suffix(file)]
+    return images, beside + [file for file in shown if not _has_suffix(file)]
 
 
 def _has_suffix(file: Path) -> bool:
