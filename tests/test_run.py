@@ -331,6 +331,10 @@ GROWN: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seeds": [0, 1]}, "figures/limited/*/seed1/*"),
     "arm": ({"arms": {"adamw": {"description": "AdamW"}, "new": {"steps": 2}}}, "figures/limited/new/*"),
     "merge": ({"merges": {"average": {}, "magmax": {}}}, "figures/*/magmax/*"),
+    "the same method over another grid": (
+        {"merges": {"average": {}, "wide": {"method": "ties", "scaling": [0.5, 3.0]}}},
+        "figures/*/wide/*",
+    ),
     "train size": ({"regimes": {"limited": 24, "few": 8}}, "figures/few/*"),
 }
 

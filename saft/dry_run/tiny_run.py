@@ -87,15 +87,16 @@ def _given(arm: str, changes: Mapping[str, Any], folder: Path, kind: str) -> dic
     return {**changes, "experts": experts}
 
 
-def _merge(method: str, options: MergeOptions) -> MergeOptions:
+def _merge(name: str, options: MergeOptions) -> MergeOptions:
     """Return how a method is tried: at few coefficients, with few iterations where it has any."""
     parameters = dict(options.parameters)
-    if any(field.name == "iterations" for field in dataclasses.fields(METHODS.get(method))):
+    if any(field.name == "iterations" for field in dataclasses.fields(METHODS.get(options.method or name))):
         parameters["iterations"] = STEPS
     choices = {
         name: values[:MERGE_VALUES] for name, values in options.choices.items() if name not in parameters
     }
-    return MergeOptions(parameters, options.scaling[:COEFFICIENTS], choices)
+    scaling = options.scaling[:COEFFICIENTS]
+    return dataclasses.replace(options, parameters=parameters, scaling=scaling, choices=choices)
 
 
 def _training(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from saft.experiment.figure_files import (
     WeightsChoice,
     WeightsTest,
 )
-from saft.experiment.resolve import keeps_parts
 from saft.experiment.selection import mean_normalized
 from saft.experiment.session import Session
 from saft.experiment.stages import (
@@ -199,7 +198,7 @@ class _Figures:
 
     def _held_out(self, cell: Cell, method: str) -> tuple[dict[str, dict[float, Score]], dict[str, Score]]:
         """Return task that is held out -> coefficient -> validation score, and task -> test score."""
-        if keeps_parts(method):
+        if self.session.resolved.keeps_parts(method):
             return {}, {}
         name = merge_name(self.session, cell, method)
         places = {held: held_out_name(name, held) for held in self.session.held_out}
@@ -212,7 +211,7 @@ class _Figures:
         )
 
     def _parts(self, method: str, parameters: dict[str, Any]) -> KeptParts | None:
-        made = METHODS.get(method).build(parameters)
+        made = METHODS.get(self.session.resolved.method(method)).build(parameters)
         if not isinstance(made, PerTaskMethod):
             return None
         return KeptParts(*kept_bytes(made, self._shapes))

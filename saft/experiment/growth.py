@@ -130,8 +130,11 @@ class Foundations:
 
     def merge(self, cell: Cell, method: str) -> dict[str, Any]:
         """Return what a merge, and the choice of its coefficient, rest on."""
+        unsaid = {"choices": {}, "method": method}  # as before there were these keys
         options = {
-            key: value for key, value in self.plain["merges"][method].items() if value or key != "choices"
+            key: value
+            for key, value in self.plain["merges"][method].items()
+            if key not in unsaid or value != unsaid[key]
         }
         config = {"merges": {method: options}}
         if self.plain["selection"]["search"] != "grid":  # a grid has neither a budget nor a seed
@@ -228,7 +231,7 @@ def refuse_changes(
     more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
     raise UserError(
         f"{folder.path}: holds figures that rest on something else: {'; '.join(told)}{more}. "
-        "Choose another `out`, or give what has changed a new name, as an arm of its own"
+        "Choose another `out`, or give what has changed a new name, as an arm or a merge of its own"
     )
 
 

@@ -18,11 +18,16 @@ __all__ = ["MergeOptions", "SelectionOptions"]
 class MergeOptions:
     """How a method is tried: its parameters, and the scaling coefficients to choose from.
 
+    A merge has the name of its method, or one of its own where `method` says which it is; so a method can be
+    tried with other parameters, or over another grid, beside what is known of it already.
+
     Example:
         >>> MergeOptions(parameters={"density": 0.1}, scaling=[0.3, 0.5, 1.0]).scaling
         [0.3, 0.5, 1.0]
     """
 
+    method: str | None = None
+    """Name of the method; null takes the merge's own."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the method; see `saft methods NAME`."""
     scaling: list[FiniteFloat] = field(default_factory=list)

@@ -21,7 +21,7 @@ from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
 from saft.training.options import TrainingOptions
 
-__all__ = ["Resolved", "keeps_parts", "resolve"]
+__all__ = ["Resolved", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Resolved:
         trials: name -> trial that may be tried of an arm, those of an arm one after the other; an arm without
             `choices` is its own only trial.
         arms: name of a trial -> how it trains: the common options with the arm's changes and its own values.
-        merges: method -> its parameters, and the coefficients to choose from, at least one.
+        merges: name -> its method and parameters, and the coefficients to choose from, at least one.
         measures: name -> measure, beside those of weights and the sharpness.
     """
 
@@ -45,18 +45,26 @@ class Resolved:
 
     @property
     def measured_merge(self) -> str:
-        """The method whose merge is measured: task_arithmetic, or the first of one model and no examples."""
-        plain = [name for name in self.merges if _is_measurable(name)]
+        """The merge that is measured: task_arithmetic, or the first of one model and no examples."""
+        plain = [name for name in self.merges if _is_measurable(self.method(name))]
         return "task_arithmetic" if "task_arithmetic" in plain else plain[0]
 
     @property
     def deciding(self) -> list[str]:
-        """The methods that a trial of an arm is chosen by, and the best merge is of: they give one model.
+        """The merges that a trial of an arm is chosen by, and the best merge is of: they give one model.
 
         Those that keep a part per task need to be told the task, so they are no rivals of the others; only
         where there are no others do they decide.
         """
-        return [name for name in self.merges if not keeps_parts(name)] or list(self.merges)
+        return [name for name in self.merges if not self.keeps_parts(name)] or list(self.merges)
+
+    def method(self, merge: str) -> str:
+        """Return the name of the method of a merge of the config."""
+        return self.merges[merge].method or merge
+
+    def keeps_parts(self, merge: str) -> bool:
+        """Return whether a merge of the config keeps a part per task, and so each task has its own model."""
+        return issubclass(METHODS.get(self.method(merge)), PerTaskMethod)
 
     @property
     def cells(self) -> list[Cell]:
@@ -159,7 +167,7 @@ def resolve(config: RunConfig) -> Resolved:
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
         measures = {name: measure for name, measure in every.items() if measure.needs != "weights"}
-    if measures and not any(map(_is_measurable, merges)):
+    if measures and not any(_is_measurable(tried.method or name) for name, tried in merges.items()):
         problems.append(
             "measures: need a merge that gives one model and reads no examples; "
             "add task_arithmetic to `merges`"
@@ -224,7 +232,7 @@ def _without_sum(config: RunConfig) -> Iterator[str]:
     if config.selection.weights == "equal":
         return
     options = config.merges.get("task_arithmetic")
-    if options is None:
+    if options is None or options.method not in (None, "task_arithmetic"):
         yield (
             f"selection.weights: {config.selection.weights} needs the merge that is weighed; "
             "add task_arithmetic to `merges`"
@@ -234,7 +242,8 @@ def _without_sum(config: RunConfig) -> Iterator[str]:
 
 
 def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) -> MergeOptions:
-    """Return the options with the method's own grid where the user gives none."""
+    """Return the options with the method's name, and its own grid where the user gives none."""
+    name = _method(name, options)
     method = METHODS.get(name).build(options.parameters)
     if method.needs_adapters and not all(arm.trained.is_adapter for arm in arms):
         raise UserError("merges LoRA adapters, so every arm needs parametrization: {name: lora}")
@@ -242,25 +251,24 @@ def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) ->
         raise UserError(f"scaling: {name} has no scaling coefficient; leave it out")
     choices = {parameter: _values(name, options, parameter) for parameter in options.choices}
     scaling = options.scaling or list(method.scaling_grid)
-    return dataclasses.replace(options, scaling=scaling, choices=choices)
+    return dataclasses.replace(options, method=name, scaling=scaling, choices=choices)
 
 
-def keeps_parts(method: str) -> bool:
-    """Return whether a merge method keeps a part per task, so that a task's model is made for the task.
-
-    Args:
-        method: its name.
-
-    Example:
-        >>> keeps_parts("emr"), keeps_parts("ties")
-        (True, False)
-    """
-    return issubclass(METHODS.get(method), PerTaskMethod)
+def _method(merge: str, options: MergeOptions) -> str:
+    """Return the name of a merge's method."""
+    if options.method is None:
+        return merge
+    if merge in METHODS and merge != options.method:
+        raise UserError(
+            f"method: is {options.method}, but {merge} is another method's name; give it a new one"
+        )
+    return options.method
 
 
 def _is_measurable(method: str) -> bool:
     """Return whether measures of the merge can take this one: it is a single model, of weights alone."""
-    return not METHODS.get(method).calibration and not keeps_parts(method)
+    kind = METHODS.get(method)
+    return not kind.calibration and not issubclass(kind, PerTaskMethod)
 
 
 def _values(name: str, options: MergeOptions, parameter: str) -> list[float]:

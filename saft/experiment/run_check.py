@@ -287,7 +287,7 @@ def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
 
 def _merged_bytes(session: Session, method: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the bytes of a merge's folder: of a model, or of the base and what is kept of the tasks."""
-    made = METHODS.get(method).build(session.resolved.merges[method].parameters)
+    made = METHODS.get(session.resolved.method(method)).build(session.resolved.merges[method].parameters)
     if not isinstance(made, PerTaskMethod):
         return _whole(shapes)
     shared, each = kept_bytes(made, shapes)

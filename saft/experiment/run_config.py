@@ -20,6 +20,7 @@ from saft.config import (
     Seeds,
     Target,
 )
+from saft.config.ranges import name_problem
 from saft.errors import UserError, collecting, did_you_mean
 from saft.experiment.arm_trials import ArmTrial, arm_trials, with_values
 from saft.experiment.cluster import RayOptions, SlurmOptions
@@ -83,8 +84,8 @@ class RunConfig:
             name: MergeOptions() for name in ("average", "task_arithmetic", "ties", "pcb")
         }
     )
-    """Method -> its parameters and the coefficients to choose from. Of one that keeps a part per task, each
-    task is scored with its own model."""
+    """Method, or a name beside `method`, -> its parameters and the coefficients to choose from. Of one that
+    keeps a part per task, each task is scored with its own model."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     """How they are searched: a grid, or Optuna's TPE in a budget; whether each task has a weight; and in how
     many passes the `choices` of arms are."""
@@ -156,6 +157,12 @@ class RunConfig:
             for name in self.held_out
             if name in self.tasks
         ]
+        for name, merge in self.merges.items():
+            if merge.method in (None, name):
+                continue
+            taken = f"'{name}' stands for another model in every table; take another name"
+            if problem := taken if name in ("base", "experts") else name_problem(name):
+                problems.append(f"merges.{name}: {problem}")
         for name, figure in self.expected.items():
             if figure.task is not None and figure.task not in self.tasks | self.held_out:
                 hint = did_you_mean(figure.task, self.tasks | self.held_out)

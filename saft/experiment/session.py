@@ -74,7 +74,7 @@ class Session:
         given = {arm: of for arm in self.config.arms if (of := self.config.given(arm)) is not None}
         self._given = expert_folders(given)
         for arm, experts in self._given.items():
-            merges = {name: options.parameters for name, options in resolved.merges.items()}
+            merges = {resolved.method(name): options.parameters for name, options in resolved.merges.items()}
             check_experts(arm, experts, start.path, declared, merges)
         files = files_of(self.config.model.path, folder.base, read)
         contents = {

@@ -34,7 +34,9 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
     whole = experiment(
         seeds=[0, 3, 4],
         regimes={"limited": 10, "plentiful": 20},
-        merges={"ties": MergeOptions(scaling=[0.1, 0.2, 0.3], choices={"density": [0.1, 0.2]})},
+        merges={
+            "mine": MergeOptions(method="ties", scaling=[0.1, 0.2, 0.3], choices={"density": [0.1, 0.2]})
+        },
         reference={"web": task("abcde")},
         expected={"one": Expected("ties", 0.5, 0.1, "a paper")},
         executor="local",

@@ -31,6 +31,19 @@ def test_a_method_without_coefficients_has_its_own_grid() -> None:
     assert resolved.merges["ties"].scaling == [0.5]
 
 
+def test_a_merge_with_a_name_of_its_own_says_its_method() -> None:
+    merges = {
+        "ties": {},
+        "sparse": {"method": "ties", "parameters": {"density": 0.1}},
+        "apart": {"method": "emr"},
+    }
+    resolved = resolve(config.parse(RunConfig, MAPPING | {"merges": merges}, ""))
+    assert [resolved.method(name) for name in merges] == ["ties", "ties", "emr"]
+    assert resolved.merges["sparse"].scaling == resolved.merges["ties"].scaling
+    assert resolved.deciding == ["ties", "sparse"]
+    assert config.parse(RunConfig, resolved.plain() | {"out": "again"}, "").merges == resolved.merges
+
+
 def test_every_mistake_is_told_at_once() -> None:
     arms = {"sam": {"perturbation": {"name": "smm"}}, "b": {"averaging": {"name": "ema", "decay": 2}}}
     mapping = MAPPING | {"arms": arms, "merges": {"teis": {}, "emr": {"parameters": {"varient": 1}}}}
@@ -65,6 +78,14 @@ def test_mistakes_of_arms_are_told_by_the_config_itself() -> None:
         ({"tasks": {"a+b": {}}}, "'a+b' cannot be a name"),
         ({"merges": {"ties": {"scaling": [float("nan")]}}}, "scaling.0: must be a finite number"),
         ({"merges": {"ties": {"scaling": [1, 1]}}}, "holds a coefficient twice"),
+        (
+            {"merges": {"mine": {"method": "tise"}}},
+            "merges.mine: unknown merge method 'tise'; did you mean 'ties'?",
+        ),
+        ({"merges": {"mine": {}}}, "merges.mine: unknown merge method 'mine'"),
+        ({"merges": {"pcb": {"method": "ties"}}}, "merges.pcb: method: is ties, but pcb is another method"),
+        ({"merges": {"a/b": {"method": "ties"}}}, "merges.a/b: 'a/b' cannot be a name"),
+        ({"merges": {"experts": {"method": "ties"}}}, "merges.experts: 'experts' stands for another model"),
         ({"density": 5}, "density: must be in (0, 1]"),
         ({"sharpness_rho": -1}, "sharpness_rho: must be at least 0"),
         ({"sharpness_examples": 0}, "sharpness_examples: must be at least 1"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from saft.experiment.cells import Cell
 from saft.experiment.figure_files import HeldOutCurve, HeldOutPoint, WeightsChoice
-from saft.experiment.resolve import keeps_parts
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, merge_name, merged_trunk
@@ -51,7 +50,7 @@ def merge_held_out_steps(session: Session, cell: Cell, method: str) -> Iterator[
         cell: whose experts are merged.
         method: name of the merge in the config.
     """
-    if keeps_parts(method):  # a task that is held out has no part
+    if session.resolved.keeps_parts(method):  # a task that is held out has no part
         return
     foundations, name = session.foundations, merge_name(session, cell, method)
     for held, sizes in session.held_out_sizes.items():

@@ -188,7 +188,7 @@ def recipe(session: Session, cell: Cell, method: str, parameters: Mapping[str, f
         parameters: those that were searched.
     """
     return MergeConfig(
-        method=method,
+        method=session.resolved.method(method),
         base=str(start_folder(session, cell)),
         models={task: str(expert_folder(session, cell, task)) for task in session.tasks},
         parameters=session.resolved.merges[method].parameters | dict(parameters),
@@ -204,7 +204,7 @@ def _trainings(session: Session, cell: Cell) -> dict[str, Training]:
 def _data(session: Session, cell: Cell, method: str) -> DataConfig:
     """Return what a method reads: validation examples, where it reads any, and no more than the run."""
     default, most = DataConfig(), session.config.validation_examples
-    if not METHODS.get(method).calibration:
+    if not METHODS.get(session.resolved.method(method)).calibration:
         return default
     declared = session.config.tasks if session.resolved.is_given(cell.arm) else {}  # others say it themselves
     return DataConfig(declared, examples=default.examples if most is None else min(most, default.examples))
