@@ -12,6 +12,7 @@ from saft.report.arm_summary import ArmSummary
 from saft.report.chosen_arms import chosen_arms, tried, worth_in_words
 from saft.report.drawing import colours, shade_of, sign_of
 from saft.report.expected import expected_figures
+from saft.report.grid_ends import ADD_A_GRID, grid_ends
 from saft.report.headline import Headline, headlines
 from saft.report.measured import heading, with_spread, without_errors
 from saft.report.merge_verdict import SHOWN_BELOW, merge_verdict
@@ -83,6 +84,8 @@ def page(results: Results) -> str:
             held_out_figures=_held_out_figures(summary, colour),
             how_searched=how_searched(results),
             searched={size: searches(results, size) for size in summary.train_sizes},
+            grid_ends={size: grid_ends(results, size) for size in summary.train_sizes},
+            add_a_grid=ADD_A_GRID,
             chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
             tried={size: tried(results, size) for size in summary.train_sizes},
             trained=_trained(results),

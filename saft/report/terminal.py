@@ -16,6 +16,7 @@ from saft.report.chosen_arms import chosen_arms
 from saft.report.columns import Column, Stacked, plain_table, stacked
 from saft.report.comparison import Comparison
 from saft.report.expected import ExpectedFigure, expected_figures
+from saft.report.grid_ends import ADD_A_GRID, grid_ends
 from saft.report.measured import heading, legend, with_spread, without_errors
 from saft.report.merge_verdict import merge_verdict
 from saft.report.over_seeds import OverSeeds
@@ -88,6 +89,9 @@ def _of_size(results: Results, summary: Summary, size: str) -> Iterator[Renderab
         yield Text(f"A weight for each task: {sentence}")
     for sentence in chosen_arms(results, size):
         yield Text(f"Chosen: {sentence}")
+    if ends := grid_ends(results, size):
+        yield from (Text(f"At the end of the grid: {sentence}") for sentence in ends)
+        yield Text(ADD_A_GRID, style="dim")
     yield from _cost(results, rows)
     arms, columns = [row.arm for row in rows], []
     for name, quantity in without_errors(results.quantities).items():

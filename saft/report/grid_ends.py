@@ -1,0 +1,44 @@
+"""Where the best coefficient of a merge is the last that was tried: a wider grid might have a better one."""
+
+from __future__ import annotations
+
+from saft.report.results import Results
+
+__all__ = ["ADD_A_GRID", "grid_ends"]
+
+ADD_A_GRID = (
+    "Beyond the grid it may merge better; what is finished stays if a merge of its own is added, such as "
+    "merges: {wide: {method: ties, scaling: [...]}}."
+)
+"""What can be done where `grid_ends` says anything."""
+
+
+def grid_ends(results: Results, train_size: str) -> list[str]:
+    """Return a sentence for each end of a merge's grid that was chosen in some cell.
+
+    Args:
+        results: the experiment.
+        train_size: whose cells.
+    """
+    chosen: dict[tuple[str, str, float], dict[str, int]] = {}  # in the order of the cells
+    seeds: dict[str, int] = {}
+    for cell in results.cells:
+        if cell.train_size != train_size:
+            continue
+        seeds[cell.arm] = seeds.get(cell.arm, 0) + 1
+        for method, merge in cell.merges.items():
+            tried = {point.coefficient for point in merge.curve}
+            ends = {"smallest": min(tried), "largest": max(tried)} if len(tried) > 1 else {}
+            for end, value in ends.items():
+                if merge.shared.coefficient == value:
+                    arms = chosen.setdefault((method, end, value), {})
+                    arms[cell.arm] = arms.get(cell.arm, 0) + 1
+    return [
+        f"{method.replace('_', ' ')}: the {end} coefficient of its grid, {value:g}, was chosen in "
+        + ", ".join(f"{arm}{_of(times, seeds[arm])}" for arm, times in arms.items())
+        for (method, end, value), arms in sorted(chosen.items(), key=lambda item: item[0][0])
+    ]
+
+
+def _of(times: int, seeds: int) -> str:
+    return "" if seeds == 1 else f" ({times} of {seeds} seeds)"

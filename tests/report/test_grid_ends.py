@@ -1,0 +1,50 @@
+"""Which coefficients were chosen at the end of what was tried."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from saft.report.grid_ends import ADD_A_GRID, grid_ends
+from saft.report.html import page
+from saft.report.terminal import table
+from tests.report.made_up import COEFFICIENTS, mapping, typed
+
+
+def results(**chosen: tuple[float, ...]):
+    """Return results of two seeds; arm -> the coefficient that TIES chose for each."""
+    made = mapping(seeds=(0, 1), arms=tuple(chosen), methods=("average", "ties"))
+    for cell in made["cells"]:
+        merge = cell["merges"]["average"]
+        merge["curve"] = merge["curve"][2:3]  # no choice
+        merge["per_task"]["coefficients"] = dict.fromkeys(merge["per_task"]["coefficients"], 0.5)
+        merge = cell["merges"]["ties"]
+        merge["shared"]["coefficient"] = chosen[cell["arm"]][cell["seed"]]
+    return typed(made)
+
+
+def printed(made) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table(made))
+    return capture.get()
+
+
+def test_a_coefficient_in_the_middle_is_no_end():
+    assert grid_ends(results(sam=(0.5, 0.3)), "limited") == []
+
+
+def test_each_end_is_told_with_the_arms_and_seeds_that_chose_it():
+    made = results(adamw=(COEFFICIENTS[-1], 0.5), sam=(COEFFICIENTS[-1], COEFFICIENTS[0]))
+    assert grid_ends(made, "limited") == [
+        "ties: the largest coefficient of its grid, 1, was chosen in adamw (1 of 2 seeds), sam (1 of 2 seeds)",
+        "ties: the smallest coefficient of its grid, 0.1, was chosen in sam (1 of 2 seeds)",
+    ]
+    assert grid_ends(made, "other") == []
+
+
+def test_page_and_terminal_tell_it_with_what_can_be_done():
+    made = results(sam=(COEFFICIENTS[-1], COEFFICIENTS[-1]))
+    (sentence,) = grid_ends(made, "limited")
+    assert all(text in page(made) and text in printed(made) for text in (sentence, ADD_A_GRID))
+    inside = results(sam=(0.5, 0.5))
+    assert ADD_A_GRID not in page(inside) + printed(inside)
