@@ -19,7 +19,6 @@ from saft.interference.quantity import MEASURES, Measure, Measured
 __all__ = [
     "Batch",
     "LossMeasure",
-    "LossNotFinite",
     "Neighbourhood",
     "inner_product",
     "length_of",
@@ -30,10 +29,6 @@ Batch = TypeVar("Batch")
 _PIECE = (
     1 << 18
 )  # numbers that are widened at a time: float64 copies of whole tensors cost more than the sums
-
-
-class LossNotFinite(UserError):
-    """The loss of a model that diverged: a measure of it is NaN, and those of other models go on."""
 
 
 class LossMeasure(Measure):

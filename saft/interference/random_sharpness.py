@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from saft.config import Count, NonNegative, Seed, checked
-from saft.interference.loss import Batch, LossMeasure, LossNotFinite
+from saft.interference.loss import Batch, LossMeasure
 from saft.interference.quantity import MEASURES, Passes, Quantity
 from saft.interference.sharpness import average_sharpness
 
@@ -73,12 +73,9 @@ class RandomSharpness(LossMeasure):
         parameters: Iterable[Tensor] | None = None,
     ) -> dict[str, float]:
         """Return the mean; and its error, where there are two directions or more."""
-        try:
-            measured = average_sharpness(
-                module, loss, batches, self.radius, False, self.n_samples, self.seed, parameters
-            )
-        except LossNotFinite:
-            return {"random_sharpness": math.nan}
+        measured = average_sharpness(
+            module, loss, batches, self.radius, False, self.n_samples, self.seed, parameters
+        )
         values = {"random_sharpness": measured.average}
         if measured.deviation is not None:
             values["random_sharpness_error"] = measured.deviation / math.sqrt(self.n_samples)

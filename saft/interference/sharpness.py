@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import Count, NonNegative, checked
-from saft.interference.loss import Batch, LossMeasure, LossNotFinite, Neighbourhood, length_of
+from saft.interference.loss import Batch, LossMeasure, Neighbourhood, length_of
 from saft.interference.quantity import MEASURES, Passes, Quantity
 
 __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
@@ -72,12 +72,9 @@ class Sharpness(LossMeasure):
         parameters: Iterable[Tensor] | None = None,
     ) -> dict[str, float]:
         """Return the loss and its largest increase; see `worst_case_sharpness`."""
-        try:
-            measured = worst_case_sharpness(
-                module, loss, batches, self.rho, self.adaptive, self.n_steps, parameters
-            )
-        except LossNotFinite:
-            return dict.fromkeys(self.quantities, math.nan)
+        measured = worst_case_sharpness(
+            module, loss, batches, self.rho, self.adaptive, self.n_steps, parameters
+        )
         return {"loss": measured.loss, "sharpness": measured.worst_case}
 
 
@@ -87,7 +84,7 @@ class WorstCaseSharpness:
 
     Attributes:
         loss: at the weights.
-        worst_case: the largest increase over it.
+        worst_case: the largest increase over it; NaN where the loss or its gradient is not finite there.
         rho, adaptive, n_steps: as they were given.
     """
 
@@ -104,8 +101,8 @@ class AverageSharpness:
 
     Attributes:
         loss: at the weights.
-        average: the mean increase over it.
-        deviation: the standard deviation of the samples; None for a single one.
+        average: the mean increase over it; NaN where it is not finite.
+        deviation: the standard deviation of the samples; None for a single one, or if the loss is not finite.
         rho, adaptive, n_samples, seed: as they were given.
     """
 
@@ -152,7 +149,6 @@ def worst_case_sharpness(
 
     Raises:
         ValueError: `rho` or `n_steps` is out of range.
-        LossNotFinite: the loss or its gradient at the weights is not finite.
         UserError: the weights are too coarse to be perturbed (bfloat16, float16), or there is no batch or
             nothing to move.
 
@@ -172,8 +168,9 @@ def worst_case_sharpness(
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, but is {n_steps}")
     with Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
-        at_weights = _finite(near.loss(loss, backward=True))
-        _finite(length_of(near.gradients()))
+        at_weights = near.loss(loss, backward=True)
+        if not math.isfinite(at_weights + length_of(near.gradients())):
+            return WorstCaseSharpness(at_weights, math.nan, rho, adaptive, n_steps)
         shift = [torch.zeros_like(weight) for weight in near.weights]
         length = rho * min(1.0, 2 / n_steps)
         increases = []
@@ -217,7 +214,7 @@ def average_sharpness(
 
     Raises:
         ValueError: `rho` or `n_samples` is out of range.
-        LossNotFinite, UserError: as in `worst_case_sharpness`.
+        UserError: as in `worst_case_sharpness`.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
@@ -237,7 +234,9 @@ def average_sharpness(
     generator = torch.Generator().manual_seed(seed)
     increases = []
     with Neighbourhood(module, batches, rho, adaptive, parameters).visited() as near:
-        at_weights = _finite(near.loss(loss, backward=False))
+        at_weights = near.loss(loss, backward=False)
+        if not math.isfinite(at_weights):
+            return AverageSharpness(at_weights, math.nan, None, rho, adaptive, n_samples, seed)
         for _ in range(n_samples):
             direction = [
                 torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device) for w in near.weights
@@ -248,14 +247,6 @@ def average_sharpness(
     spread = torch.tensor(increases, dtype=torch.float64)
     deviation = float(spread.std()) if n_samples > 1 else None
     return AverageSharpness(at_weights, float(spread.mean()), deviation, rho, adaptive, n_samples, seed)
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise LossNotFinite(
-            f"loss: the loss or its gradient is {value}; look for NaN in the weights and batches"
-        )
-    return value
 
 
 def _increase(loss: float, at_weights: float) -> float:

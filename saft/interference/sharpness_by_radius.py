@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -11,7 +10,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from saft.config import Count, Positive, checked, distinct
-from saft.interference.loss import Batch, LossMeasure, LossNotFinite
+from saft.interference.loss import Batch, LossMeasure
 from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
 from saft.interference.sharpness import worst_case_sharpness
 
@@ -79,11 +78,7 @@ class SharpnessByRadius(LossMeasure):
         moved = None if parameters is None else list(parameters)
 
         def at(rho: float, adaptive: bool) -> float:
-            try:
-                measured = worst_case_sharpness(module, loss, batches, rho, adaptive, self.n_steps, moved)
-            except LossNotFinite:
-                return math.nan
-            return measured.worst_case
+            return worst_case_sharpness(module, loss, batches, rho, adaptive, self.n_steps, moved).worst_case
 
         return {
             "sharpness_by_radius": {f"{rho:g}": at(rho, False) for rho in self.radii},

@@ -209,14 +209,30 @@ def test_mistakes_are_named(measure):
     bowl = Bowl([1.0], [1.0])
     with pytest.raises(UserError, match="no batch"):
         measure(bowl, bowl, [], rho=0.1)
-    with pytest.raises(UserError, match="the loss or its gradient is nan"):
-        measure(bowl, bowl, [float("nan")], rho=0.1)
     with pytest.raises(ValueError, match="rho must be at least 0"):
         measure(bowl, bowl, [1.0], rho=-0.1)
     with pytest.raises(UserError, match=r"bfloat16.*module\.float"):
         measure(bowl.bfloat16(), bowl, [1.0], rho=0.1)
     with pytest.raises(UserError, match="requires a gradient"):
         measure(bowl.double().requires_grad_(False), bowl, [1.0], rho=0.1)
+
+
+@pytest.mark.parametrize("start", [math.nan, math.inf, -math.inf])
+def test_around_a_loss_that_is_not_finite_nothing_is_known(start):
+    bowl = Bowl([1.0], [1.0])
+    worst = worst_case_sharpness(bowl, lambda _: bowl.weight.sum() + start, [None], rho=0.1)
+    average = average_sharpness(bowl, lambda _: bowl.weight.sum() + start, [None], rho=0.1)
+    assert str(worst.loss) == str(average.loss) == str(start)
+    assert math.isnan(worst.worst_case)
+    assert math.isnan(average.average)
+    assert average.deviation is None
+
+
+def test_where_only_the_gradient_overflows_the_loss_is_known():
+    bowl = Bowl([0.0], [1.0])
+    steep = worst_case_sharpness(bowl, lambda _: bowl.weight.abs().sqrt().sum(), [None], rho=0.1)
+    assert steep.loss == 0
+    assert math.isnan(steep.worst_case)
 
 
 def test_counts_of_steps_and_samples_are_checked():
