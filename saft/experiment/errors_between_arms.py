@@ -5,57 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean, stdev
 
+import torch
+
+from saft.interference.paired_interval import error_of_mean, freedom_of_mean, paired_error
 from saft.report.results import PairedError
 
-__all__ = ["ByExample", "paired_error", "paired_errors"]
+__all__ = ["ByExample", "paired_errors"]
 
 ByExample = Mapping[int, Mapping[str, Mapping[str, Sequence[float]]]]
 """Seed -> merge method -> task -> what each test example adds to the score."""
-
-
-def paired_error(
-    one: ByExample, other: ByExample, methods: Sequence[str], tasks: Sequence[str]
-) -> float | None:
-    r"""Return the standard error of the difference of two arms' scores, from the finite number of examples.
-
-    .. math:: e = \frac{1}{T} \sqrt{\sum_t \frac{s_t^2}{n_t}}, \qquad
-       d_{ti} = \frac{1}{S M} \sum_{s, m} (a_{smti} - b_{smti})
-
-    :math:`s_t` is the standard deviation of :math:`d_{ti}` over the examples i of task t. All seeds and
-    methods see the same examples, so what is averaged over them is averaged for each example first.
-
-    Args:
-        one: of an arm.
-        other: of the arm that it is compared with; the seeds that both have count.
-        methods: that are averaged.
-        tasks: that are averaged.
-
-    Returns:
-        In the metric's own size; None where an example's part is not known or not finite.
-
-    Example:
-        >>> one = {0: {"ties": {"news": [1.0, 1.0, 0.0, 1.0]}}}
-        >>> other = {0: {"ties": {"news": [1.0, 0.0, 0.0, 1.0]}}}
-        >>> paired_error(one, other, ["ties"], ["news"])
-        0.25
-    """
-    squares = []
-    for task in tasks:
-        parts = [
-            (one[seed].get(method, {}).get(task, ()), other[seed].get(method, {}).get(task, ()))
-            for seed in one.keys() & other.keys()
-            for method in methods
-        ]
-        count = len(parts[0][0]) if parts else 0
-        if count < 2 or any(len(a) != count or len(b) != count for a, b in parts):
-            return None
-        if not all(math.isfinite(value) for pair in parts for values in pair for value in values):
-            return None  # a merge may ruin a model: an infinite loss
-        differences = [fmean(a[i] - b[i] for a, b in parts) for i in range(count)]
-        squares.append(stdev(differences) ** 2 / count)
-    return math.sqrt(math.fsum(squares)) / len(squares) if squares else None
 
 
 def paired_errors(
@@ -66,6 +25,9 @@ def paired_errors(
     together: Sequence[str],
 ) -> Iterator[PairedError]:
     """Yield the errors of every other arm against every baseline: of each method, and of several together.
+
+    All seeds and methods see the same examples, so each example counts once, by its mean over them. None is
+    yielded where an example's part is not known or not finite.
 
     Args:
         train_size: of the arms.
@@ -82,6 +44,25 @@ def paired_errors(
         for metric, tasks in tasks_of.items():
             averaged = tuple(method for method in methods if method in together)
             for chosen in dict.fromkeys([averaged, *((method,) for method in methods)]):
-                error = paired_error(one, other, chosen, tasks)
-                if error is not None:
-                    yield PairedError(train_size, arm, baseline, metric, list(chosen), error)
+                parts = [_parts(one, other, chosen, task) for task in tasks]
+                errors = [paired_error(*of) if of else math.nan for of in parts]
+                if errors and all(map(math.isfinite, errors)):
+                    freedom = freedom_of_mean(errors, [of[0].shape[-1] for of in parts if of])
+                    yield PairedError(
+                        train_size, arm, baseline, metric, list(chosen), error_of_mean(errors), freedom
+                    )
+
+
+def _parts(
+    one: ByExample, other: ByExample, methods: Sequence[str], task: str
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return what each example adds to the scores of two arms, [seeds and methods, examples].
+
+    The seeds that both have count. None where something of one is not known.
+    """
+    models = [(seed, method) for seed in one.keys() & other.keys() for method in methods]
+    rows = [[of[seed].get(method, {}).get(task, ()) for seed, method in models] for of in (one, other)]
+    if len({len(row) for of in rows for row in of}) != 1:
+        return None
+    first, second = (torch.tensor(of, dtype=torch.float64) for of in rows)
+    return first, second

@@ -13,6 +13,7 @@ from saft.report.arm_summary import ArmSummary
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmFacts, PairedError
 from saft.report.with_interval import Estimate, experts_estimate, merged_estimate
+from saft.student_t import student_t
 from saft.tasks.metric import Metric
 
 __all__ = ["Comparison", "Difference", "Outcome", "compare", "relation"]
@@ -30,29 +31,30 @@ class Difference:
         standard_error: of the difference, from the finite number of examples: paired example by example
             where each one's part is known, as of merged models; else the two arms are taken as independent
             (they share their examples, so it is rather too large). None where it is not known.
+        freedom: degrees of freedom of Student's t for that error; not finite where it is that of many
+            examples, or not known.
         is_paired: whether that error is of pairs.
         outcome: "better" or "worse" when 0 is outside the 95 % interval over seeds, else "within the noise".
-            With one seed: "ahead" or "behind" when it is outside two standard errors.
+            With one seed: "ahead" or "behind" when it is outside the one over the examples.
     """
 
     arm: float
     baseline: float
     values: OverSeeds
     standard_error: float | None
+    freedom: float
     is_paired: bool
     outcome: Outcome
 
     @property
     def over_examples(self) -> tuple[float, float] | None:
-        """95 % interval over the test examples, for these seeds; None where they are not paired."""
-        if self.standard_error is None or not self.is_paired:
-            return None
-        return self.values.mean - 1.96 * self.standard_error, self.values.mean + 1.96 * self.standard_error
+        """95 % interval over the examples, for these seeds (Student's t); None where it is not known."""
+        return _over_examples(self.values.mean, self.standard_error, self.freedom)
 
     @property
-    def below_evaluation_error(self) -> bool:
-        """Whether the difference is less than two standard errors of the evaluation."""
-        return self.standard_error is not None and abs(self.values.mean) < 2 * self.standard_error
+    def is_open(self) -> bool:
+        """Whether the examples leave open which of the two is better."""
+        return self.over_examples is not None and _holds_zero(self.over_examples)
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ def compare(
         paired: standard errors of differences between merged models, paired example by example.
     """
     rows, metrics = list(rows), list(metrics)
-    errors = {
-        (e.train_size, e.arm, e.baseline, e.metric, frozenset(e.methods)): e.standard_error for e in paired
-    }
+    errors = {(e.train_size, e.arm, e.baseline, e.metric, frozenset(e.methods)): e for e in paired}
 
-    def error(row: ArmSummary, baseline: ArmSummary, metric: Metric, methods: Iterable[str]) -> float | None:
+    def error(
+        row: ArmSummary, baseline: ArmSummary, metric: Metric, methods: Iterable[str]
+    ) -> PairedError | None:
         return errors.get((row.train_size, row.arm, baseline.arm, metric.name, frozenset(methods)))
 
     compared = (
@@ -159,7 +161,7 @@ def _comparison(
     baseline: ArmSummary,
     metric: Metric,
     in_common: str,
-    error: Callable[[Iterable[str]], float | None],
+    error: Callable[[Iterable[str]], PairedError | None],
 ) -> Comparison | None:
     one, other = arm.by_metric[metric], baseline.by_metric[metric]
     by_method = {
@@ -176,7 +178,7 @@ def _comparison(
     experts = _difference(experts_estimate(one), experts_estimate(other), metric)
     if merged is None or experts is None:
         return None
-    errors = {method: of for method in by_method if (of := error([method])) is not None}
+    errors = {m: of.standard_error for m in by_method if (of := error([m])) is not None}
     return Comparison(
         arm.train_size, arm.arm, baseline.arm, metric, in_common, methods, merged, by_method, errors, experts
     )
@@ -187,31 +189,42 @@ def _minus(one: OverSeeds | None, other: OverSeeds | None) -> OverSeeds | None:
 
 
 def _difference(
-    one: Estimate | None, other: Estimate | None, metric: Metric, paired: float | None = None
+    one: Estimate | None, other: Estimate | None, metric: Metric, paired: PairedError | None = None
 ) -> Difference | None:
     if one is None or other is None or (values := one.values.minus(other.values)) is None:
         return None
-    standard_error = paired
-    if paired is None and one.error is not None and other.error is not None:
+    standard_error, freedom = None, math.inf
+    if paired is not None:
+        standard_error, freedom = paired.standard_error, paired.freedom
+    elif one.error is not None and other.error is not None:
         standard_error = math.hypot(one.error, other.error)
     return Difference(
         arm=fmean(one.values.by_seed[seed] for seed in values.by_seed),
         baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),
         values=values,
         standard_error=standard_error,
+        freedom=freedom,
         is_paired=paired is not None,
-        outcome=_outcome(values, standard_error, metric),
+        outcome=_outcome(values, _over_examples(values.mean, standard_error, freedom), metric),
     )
 
 
-def _outcome(values: OverSeeds, standard_error: float | None, metric: Metric) -> Outcome:
-    if values.interval is not None:
-        low, high = values.interval
-    elif standard_error is not None:
-        low, high = values.mean - 2 * standard_error, values.mean + 2 * standard_error
-    else:
+def _over_examples(mean: float, error: float | None, freedom: float) -> tuple[float, float] | None:
+    if error is None:
+        return None
+    half = student_t(0.975, freedom) * error
+    return mean - half, mean + half
+
+
+def _holds_zero(ends: tuple[float, float]) -> bool:
+    return ends[0] <= 0 <= ends[1]
+
+
+def _outcome(values: OverSeeds, over_examples: tuple[float, float] | None, metric: Metric) -> Outcome:
+    ends = values.interval or over_examples
+    if ends is None:
         return "unknown"
-    if low <= 0 <= high:
+    if _holds_zero(ends):
         return "within the noise"
     if metric.is_better(values.mean, 0.0):
         return "better" if values.n > 1 else "ahead, one seed"

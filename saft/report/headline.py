@@ -96,11 +96,9 @@ def certainty(comparison: Comparison) -> str:
     difference, metric = comparison.merged, comparison.metric
     if difference.values.interval is not None:
         return f"95 % interval {interval(difference.values.interval, metric)}, {difference.values.n} seeds"
-    if difference.standard_error is None:
+    if difference.over_examples is None:
         return "error not known, one seed"
-    return (
-        f"± {metric.format(2 * difference.standard_error)}, two standard errors of the evaluation, one seed"
-    )
+    return f"95 % interval {interval(difference.over_examples, metric)} over the examples, one seed"
 
 
 def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> Headline:

@@ -164,6 +164,8 @@ class PairedError:
         metric: name of that of the tasks.
         methods: merge methods whose differences, with the shared coefficient, are averaged.
         standard_error: of the mean over methods, tasks and seeds, the two arms paired example by example.
+        freedom: degrees of freedom of Student's t, which says how many errors an interval reaches; not finite
+            where it is that of many examples, and of results of earlier versions.
     """
 
     train_size: str
@@ -172,6 +174,7 @@ class PairedError:
     metric: str
     methods: list[str]
     standard_error: Number
+    freedom: Number = math.inf
 
 
 @dataclass(frozen=True)

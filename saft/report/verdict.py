@@ -126,7 +126,7 @@ def _merged(comparisons: list[Comparison]) -> str:
         parts = (f"{words[outcome]} {', '.join(names)}" for outcome, names in outcomes.items())
         return f"the merged model is {'; '.join(parts)}."
     every, any_ = ("every", "any") if len(comparisons) > 1 else ("the one", "the one")
-    examples = " on these examples" if any(c.merged.below_evaluation_error for c in comparisons) else ""
+    examples = " on these examples" if any(c.merged.is_open for c in comparisons) else ""
     return {
         "better": f"it helps{examples}: the merged model is better than that of {every} plain arm.",
         "worse": f"it does not help{examples}: the merged model is worse than that of {every} plain arm.",
@@ -148,7 +148,7 @@ def _experts(comparisons: list[Comparison]) -> list[str]:
                 f"{c.baseline} ({points(c.experts.values.mean, c.metric)}{_unit(c.metric)})" for c in beyond
             )
             one_seed = any(c.experts.values.n == 1 for c in beyond)
-            bound = "two standard errors of the evaluation (one seed)" if one_seed else "the noise"
+            bound = "what the examples leave open (one seed)" if one_seed else "the noise"
             sentences.append(f"Its experts are {word} before merging, beyond {bound}, than those of {names}.")
     return sentences
 
@@ -164,17 +164,12 @@ def _figure(comparison: Comparison) -> str:
 
 
 def _certainty(difference: Difference, metric: Metric) -> str:
-    values, error = difference.values, difference.standard_error
-    if error is None:
-        errors = "the error of the evaluation is not known"
-    else:
-        errors = f"two standard errors of the evaluation, {metric.format(error)} each"
-    if values.interval is not None:
-        seeds = f"{values.n} seeds, 95 % interval {interval(values.interval, metric)}"
-        if difference.over_examples is not None:
-            seeds += f"; over the examples {interval(difference.over_examples, metric)}"
-        yet = difference.outcome != "within the noise" and difference.below_evaluation_error
-        return f"{seeds}; yet less than {errors}" if yet else seeds
-    if error is None:
-        return f"{errors}, so nothing can be said of its size"
-    return f"{'less' if difference.outcome == 'within the noise' else 'more'} than {errors}"
+    values, examples = difference.values, difference.over_examples
+    over_examples = f"over the examples {interval(examples, metric)}"
+    if values.interval is None:
+        if examples is None:
+            return "the error of the evaluation is not known, so nothing can be said of its size"
+        return f"95 % interval {over_examples}"
+    yet = difference.outcome != "within the noise" and difference.is_open
+    seeds = f"{values.n} seeds, 95 % interval {interval(values.interval, metric)}"
+    return f"{seeds}; {'yet ' if yet else ''}{over_examples}" if yet or difference.is_paired else seeds

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from saft.interference.paired_interval import error_of_mean
 from saft.report.arm_summary import MetricSummary, ScoreSummary
 from saft.report.over_seeds import OverSeeds
 from saft.tasks.metric import Metric
 
-__all__ = ["Estimate", "error_of_mean", "experts_estimate", "merged_estimate", "task_estimate"]
+__all__ = ["Estimate", "experts_estimate", "merged_estimate", "task_estimate"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Estimate:
 def experts_estimate(summary: MetricSummary) -> Estimate | None:
     """Return the score of an arm's experts, mean over tasks; None where one is not known."""
     mean = summary.experts.mean
-    return None if mean is None else Estimate(mean, error_of_mean(summary.experts.errors))
+    return None if mean is None else Estimate(mean, _error_over_tasks(summary.experts.errors))
 
 
 def merged_estimate(summary: MetricSummary, methods: Sequence[str]) -> Estimate | None:
@@ -70,7 +70,7 @@ def merged_estimate(summary: MetricSummary, methods: Sequence[str]) -> Estimate 
         task: _error([summary.merges[m].shared for m in methods], task) for task in summary.experts.errors
     }
     values = OverSeeds({seed: fmean(mean[seed] for mean in means) for seed in seeds})
-    return Estimate(values, error_of_mean(by_task))
+    return Estimate(values, _error_over_tasks(by_task))
 
 
 def task_estimate(scores: Sequence[ScoreSummary], task: str) -> Estimate | None:
@@ -89,15 +89,10 @@ def task_estimate(scores: Sequence[ScoreSummary], task: str) -> Estimate | None:
     )
 
 
-def error_of_mean(errors: Mapping[str, float | None]) -> float | None:
-    """Return the standard error of a mean over tasks, ``sqrt(sum_t se_t^2) / n_tasks``.
-
-    Example:
-        >>> error_of_mean({"a": 0.03, "b": 0.04}), error_of_mean({"a": 0.03, "b": None})
-        (0.025, None)
-    """
+def _error_over_tasks(errors: Mapping[str, float | None]) -> float | None:
+    """Return the standard error of a mean over tasks; None where that of one is not known."""
     known = [error for error in errors.values() if error is not None]
-    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+    return error_of_mean(known) if known and len(known) == len(errors) else None
 
 
 def _error(scores: Sequence[ScoreSummary], task: str) -> float | None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from saft.interference.paired_interval import half_width, paired_error
+from saft.interference.paired_interval import error_of_mean, freedom_of_mean, half_width, paired_error
 
 
 def test_an_error_that_is_not_known_stops_nothing() -> None:
@@ -28,6 +28,45 @@ def test_where_none_or_all_differ_the_error_is_not_none() -> None:
     assert paired_error(right, 0 * right) == pytest.approx(math.sqrt(8 / 8 - (6 / 8) ** 2) / math.sqrt(8))
     with_rounding = right - 1e-13  # as the jackknife of an accuracy gives it
     assert paired_error(with_rounding, right) == pytest.approx(paired_error(right, right))
+
+
+def test_several_models_count_each_example_once_and_two_more_as_far_apart_as_they_agree() -> None:
+    draw = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 4, 30, generator=draw, dtype=torch.float64)
+    assert paired_error(one, other) == pytest.approx(float((one - other).mean(0).std()) / math.sqrt(30))
+    ones, others = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    far = math.sqrt((2 * 0.5**2) / (2 * 0.5))  # each example differs in one model of two
+    two_more = torch.tensor([0.5, 0.5, far, -far], dtype=torch.float64)
+    assert paired_error(ones, others) == pytest.approx(float(two_more.std(correction=0)) / 2)
+    assert paired_error(ones[:1].expand(3, 2), others[:1].expand(3, 2)) == pytest.approx(
+        paired_error(ones[0], others[0])
+    )
+
+
+def test_the_freedom_of_a_mean_is_between_the_least_and_the_sum() -> None:
+    assert freedom_of_mean([0.1, 0.1, 0.1], [6, 6, 6]) == 15
+    assert freedom_of_mean([0.1, 1e-6], [6, 100]) == pytest.approx(5)
+    assert freedom_of_mean([0.0], [6]) == math.inf
+    assert error_of_mean([0.3, 0.4]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("examples", [6, 20, 100])
+@pytest.mark.parametrize(("better", "worse"), [(0.02, 0.02), (0.1, 0.0), (0.3, 0.1)])
+def test_means_over_models_lie_in_it_as_often_as_it_says(
+    alike: float, examples: int, better: float, worse: float
+) -> None:
+    """Of 9 models, as of 3 seeds and 3 merge methods, and 3 tasks; `alike` is how often one does as another."""
+    draw = torch.Generator().manual_seed(0)
+    sure, draws = 0, 200
+    for _ in range(draws):
+        own, common = torch.rand(3, 9, examples, generator=draw), torch.rand(3, 1, examples, generator=draw)
+        kinds = torch.where(torch.rand(3, 9, examples, generator=draw) < alike, common, own)
+        ones, others = (kinds < better).double(), ((kinds >= better) & (kinds < better + worse)).double()
+        errors = [paired_error(*pair) for pair in zip(ones, others, strict=True)]
+        apart = float((ones - others).mean()) - (better - worse)
+        sure += abs(apart) <= half_width(errors, [examples] * 3, 0.95)
+    assert sure / draws >= 0.9  # and 0.015 is the error of this share
 
 
 @pytest.mark.parametrize("tasks", [1, 3])

@@ -57,16 +57,38 @@ def test_a_paired_error_takes_the_place_of_two_independent_ones():
     results = mapping(seeds=(0, 1), arms=TWO_ARMS)
     methods = list(results["cells"][0]["merges"])
     error = {"train_size": results["cells"][0]["train_size"], "arm": "sam", "baseline": "adamw"}
-    error |= {"metric": "accuracy", "methods": methods[::-1], "standard_error": 0.002}
+    error |= {"metric": "accuracy", "methods": methods[::-1], "standard_error": 0.002, "freedom": 10.0}
     results["paired_errors"] = [error, error | {"methods": methods[:1], "standard_error": 0.004}]
     (comparison,) = summarize(typed(results)).comparisons
     mean = comparison.merged.values.mean
     assert comparison.merged.standard_error == 0.002
-    assert comparison.merged.over_examples == pytest.approx((mean - 0.00392, mean + 0.00392))
+    assert comparison.merged.over_examples == pytest.approx((mean - 0.004456, mean + 0.004456), abs=1e-6)
     assert comparison.errors == {methods[0]: 0.004}
-    assert comparison.experts.over_examples is None, "of experts no example's part is kept"
+    assert not comparison.experts.is_paired, "of experts no example's part is kept"
     (finding,) = summarize(typed(results)).verdict[comparison.train_size]
-    assert f"; over the examples {100 * mean - 0.392:+.1f} to" in finding.figures[0].replace("−", "-")
+    assert f"; over the examples {100 * mean - 0.4456:+.1f} to" in finding.figures[0].replace("−", "-")
+
+
+def test_results_of_earlier_versions_have_many_examples():
+    results = mapping(seeds=(0,), arms=TWO_ARMS)
+    error = {"train_size": results["cells"][0]["train_size"], "arm": "sam", "baseline": "adamw"}
+    error |= {"metric": "accuracy", "methods": list(results["cells"][0]["merges"]), "standard_error": 0.01}
+    for freedom in ({}, {"freedom": None}):  # JSON has no infinity
+        results["paired_errors"] = [error | freedom]
+        (comparison,) = summarize(typed(results)).comparisons
+        low, high = comparison.merged.over_examples
+        assert high - low == pytest.approx(2 * 0.0196, abs=1e-5)
+
+
+def test_one_seed_is_ahead_only_where_its_few_examples_say_so():
+    results = mapping(seeds=(0,), arms=TWO_ARMS, gain=0.03, noise=0.0)
+    error = {"train_size": results["cells"][0]["train_size"], "arm": "sam", "baseline": "adamw"}
+    error |= {"metric": "accuracy", "methods": list(results["cells"][0]["merges"]), "standard_error": 0.0125}
+    for freedom, outcome in ((100.0, "ahead, one seed"), (5.0, "within the noise")):
+        results["paired_errors"] = [error | {"freedom": freedom}]
+        (comparison,) = summarize(typed(results)).comparisons
+        assert comparison.merged.outcome == outcome
+        assert comparison.merged.is_open == (outcome == "within the noise")
 
 
 def test_the_error_is_that_of_the_scores():

@@ -48,7 +48,7 @@ def test_one_seed_tells_of_the_experts_by_the_error_of_the_evaluation():
     text = verdict(seeds=(0,), gain=0.0, quality=-0.045, noise=0.0, arms=TWO_ARMS)
     assert "nothing can be concluded" in text
     assert (
-        "Its experts are worse before merging, beyond two standard errors of the evaluation (one seed), than "
+        "Its experts are worse before merging, beyond what the examples leave open (one seed), than "
         "those of adamw (−4.5 points)." in text
     )
     assert "experts −4.5 (behind, one seed)" in text
@@ -57,8 +57,8 @@ def test_one_seed_tells_of_the_experts_by_the_error_of_the_evaluation():
 def test_a_gain_smaller_than_the_error_of_the_evaluation_says_so():
     text = verdict(gain=0.005, noise=0.0, arms=TWO_ARMS)
     assert "it helps on these examples: the merged model is better than that of the one plain arm" in text
-    assert "yet less than two standard errors of the evaluation, 0.7 each" in text
-    assert "yet less" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
+    assert "; yet over the examples −0.8 to +1.8)" in text
+    assert "yet over" not in verdict(gain=0.05, noise=0.0, arms=TWO_ARMS)
 
 
 def test_an_arm_with_more_than_fine_tuning_is_compared_with_the_plain_ones():
@@ -87,8 +87,8 @@ def test_one_seed_concludes_nothing_and_gives_the_error_of_the_evaluation():
     (comparison,) = summary.comparisons
     text = said(summary)
     assert "no spread can be given and nothing can be concluded" in text
-    error = 100 * comparison.merged.standard_error
-    assert f"more than two standard errors of the evaluation, {error:.1f} each" in text
+    low, high = (100 * end for end in comparison.merged.over_examples)
+    assert f"(95 % interval over the examples {low:+.1f} to {high:+.1f})" in text
     assert "it helps" not in text
 
 
