@@ -172,13 +172,18 @@ def try_optimizer(
     Example:
         >>> _ = try_optimizer(0.0, (0.9, 0.999), {"name": "torch.optim:LBFGS"})
         Traceback (most recent call last):
-        saft.errors.UserError: optimizer: torch.optim:LBFGS cannot take a step: TypeError: ...
+        saft.errors.UserError: optimizer: torch.optim:LBFGS wants a function that computes the loss anew ...
     """
 
     def stepped(groups: list[dict[str, Any]]) -> Optimizer:
         return _stepped(make_optimizer(groups, 0.1, weight_decay, betas, options), options["name"])
 
-    made = stepped([{"params": [_small(2)]}])
+    try:
+        made = stepped([{"params": [_small(2)]}])
+    except UserError:
+        if weight_decay:  # what does not fit without it either is told first: then it is no cure
+            try_optimizer(0.0, betas, options, shapes, layer_decay)
+        raise
     first: dict[int, str] = {}
     for what, shape in shapes.items():
         first.setdefault(len(shape), what)
@@ -233,6 +238,12 @@ def _small(dimensions: int) -> nn.Parameter:
 
 def _stepped(made: Optimizer, name: str) -> Optimizer:
     """Let an optimizer take two steps: what it remembers from the first may be what does not fit."""
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer: {name} wants a function that computes the loss anew at every step (closure), which "
+            "a training here does not give; take one that steps along the gradient, such as torch.optim:Adam"
+        )
     with as_user_error(f"optimizer: {name} cannot take a step"):
         if averages_by_itself(made):
             made.train()  # type: ignore[attr-defined]

@@ -244,6 +244,13 @@ def test_an_optimizer_of_one_group_is_refused() -> None:
         config.parse(TrainingOptions, {"optimizer": {"name": f"{__name__}:OneGroup"}}, "f.yaml", "training")
 
 
+class NoDecay(torch.optim.SGD):
+    """SGD without weight decay."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+
+
 class Forgetful(torch.optim.SGD):
     """SGD that cannot take a second step."""
 
@@ -344,9 +351,9 @@ def test_an_optimizer_of_matrices_alone_trains_what_has_no_biases(
             {"optimizer": {"name": "torch.optim:SGD", "lr": 1}},
             "lr: is set by saft; use training.learning_rate",
         ),
-        ({"optimizer": {"name": "torch.optim:LBFGS"}}, "has no weight decay; write weight_decay: 0"),
-        ({"optimizer": {"name": "torch.optim:LBFGS"}, "weight_decay": 0}, "cannot take a step"),
-        ({"optimizer": {"name": "torch.optim:SparseAdam"}, "weight_decay": 0}, "cannot take a step"),
+        ({"optimizer": {"name": f"{__name__}:NoDecay"}}, "has no weight decay; write weight_decay: 0"),
+        ({"optimizer": {"name": "torch.optim:LBFGS"}}, "LBFGS wants a function that computes the loss"),
+        ({"optimizer": {"name": "torch.optim:SparseAdam"}}, "cannot take a step: RuntimeError: SparseAdam"),
         ({"optimizer": {"name": "torch.optim:SGD"}, "betas": [0.8, 0.9]}, "betas: are AdamW's"),
         (
             {"optimizer": "torch.optim:SGD"},
