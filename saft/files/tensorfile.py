@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError
+from saft.files.plain_tensors import not_plain
 from saft.files.write_behind import WriteBehind
 
 __all__ = ["Layout", "TensorHeader", "TensorWriter", "file_order", "read_headers", "view"]
@@ -35,6 +36,8 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -50,6 +53,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _AS_SAFETENSORS = (
     "save it again as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
 )
+_NOT_READ = "which is not read here; save it in another dtype, such as float32"
 _LENGTH_BYTES = 8  # the file begins with the header's length, a little-endian 64-bit integer
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
@@ -129,7 +133,7 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
 
 def _header(file: Path, name: str, entry: Mapping[str, Any], start: int) -> TensorHeader:
     if entry["dtype"] not in _DTYPES:
-        raise UserError(f"{file}: '{name}' is stored as {entry['dtype']}, which torch cannot hold")
+        raise UserError(f"{file}: '{name}' is stored as {entry['dtype']}, {_NOT_READ}")
     first, last = entry["data_offsets"]
     header = TensorHeader(_DTYPES[entry["dtype"]], tuple(entry["shape"]), file, (start + first, start + last))
     sound = first >= 0 and all(isinstance(length, int) and length >= 0 for length in header.shape)
@@ -165,9 +169,11 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
         ) from error
     if not isinstance(tensors, Mapping) or not all(isinstance(item, Tensor) for item in tensors.values()):
         raise UserError(f"{file}: is not a state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
-    sparse = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
-    if sparse:
-        raise UserError(f"{file}: '{sparse[0]}' is sparse; write it densely: tensor.to_dense()")
+    for name, tensor in tensors.items():
+        if problem := not_plain(tensor):
+            raise UserError(f"{file}: '{name}' {problem}")
+        if tensor.dtype not in _CODES:
+            raise UserError(f"{file}: '{name}' is {str(tensor.dtype).removeprefix('torch.')}, {_NOT_READ}")
     first = min((tensor.data_ptr() for tensor in tensors.values() if tensor.numel()), default=0)
     headers = {}
     for name, tensor in tensors.items():
@@ -282,7 +288,8 @@ class TensorWriter:
             )
         if part.numel() == 0 or self._stream is None:
             return
-        flat = (part if part.device.type == "cpu" else part.cpu()).detach().contiguous().view(-1)
+        own = (part if part.device.type == "cpu" else part.cpu()).detach()
+        flat = own.resolve_conj().resolve_neg().contiguous().view(-1)
         self._stream.write(flat.view(torch.uint8).numpy().data)
         self._behind.wrote(flat.nbytes)
         self._elements = there % count

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from saft.errors import UserError, abbreviated, collecting
+from saft.errors import UserError, abbreviated, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.shared_memory import first_overlap
@@ -145,7 +147,7 @@ def plan_of(
     Raises:
         UserError: with every problem that was found.
     """
-    if problems := list(_for_folders(method, options)):
+    if problems := list(_not_here(method, options)):
         raise UserError(*problems)
     given = by_task(models)
     named: dict[str, Model] = {"base": base, **{f"models.{task}": model for task, model in given.items()}}
@@ -160,17 +162,14 @@ def plan_of(
         for key, value in settings.items()
         if isinstance(value, torch.dtype | torch.device)
     }
-    try:
-        config = MergeConfig(
-            method, locations["base"], {task: locations[f"models.{task}"] for task in given}, **settings
-        )
-    except TypeError as error:
-        raise UserError(f"merge_models: {error}; `saft merge --help` lists the keys") from None
+    config = MergeConfig(
+        method, locations["base"], {task: locations[f"models.{task}"] for task in given}, **settings
+    )
     return check(config, read=read)
 
 
-def _for_folders(method: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what only a merge of folders does."""
+def _not_here(method: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what no merge does, and what only one of folders does."""
     with suppress(UserError):  # there is no such method: `check` tells it, with all else that is wrong
         kind = METHODS.get(method)
         if kind.calibration or issubclass(kind, PerTaskMethod):
@@ -179,6 +178,11 @@ def _for_folders(method: str, options: Mapping[str, Any]) -> Iterator[str]:
                 f"method: '{method}' {why}; merge folders by it, with saft.merge, or take a method that "
                 "`saft methods` lists under 'Needs base, models; gives one model', such as ties"
             )
+    known = [item.name for item in dataclasses.fields(MergeConfig)]
+    keys = [key for key in known if key not in ("method", "base", "models", *_OF_A_FOLDER)]
+    for key in options:
+        if key not in known:
+            yield f"{key}: unknown key{did_you_mean(key, keys)}"
     for key in _OF_A_FOLDER:
         if options.get(key) is not None:
             or_else = ", or an adapter with saft.integrations.peft" if key == "adapter_rank" else ""
@@ -203,11 +207,13 @@ def _location(model: Model) -> str:
 
 def _device(base: Model) -> torch.device:
     """Return where the base is, on which it is merged."""
-    tensors: dict[str, Tensor] = {}
-    with suppress(UserError):  # it is no model, which `check` tells with all else that is wrong
-        tensors = {} if isinstance(base, (str, Path, OneAdapter)) else tensors_of(base)
-    on_gpu = (tensor.device for tensor in tensors.values() if tensor.device.type == "cuda")
-    return next(on_gpu, torch.device("cpu"))
+    held: Iterable[Any] = ()
+    if isinstance(base, nn.Module):
+        held = chain(base.parameters(), base.buffers())
+    elif isinstance(base, Mapping):
+        held = base.values()
+    tensors = (tensor for tensor in held if isinstance(tensor, Tensor))  # what else there is `check` tells
+    return next((x.device for x in tensors if x.device.type == "cuda"), torch.device("cpu"))
 
 
 def merged_tensors(plan: Plan) -> dict[str, Tensor]:

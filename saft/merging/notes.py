@@ -8,7 +8,7 @@ from typing import Any
 
 from saft.errors import abbreviated, did_you_mean
 from saft.files.side_files import custom_code
-from saft.merging.inputs.alignment import beside_tower
+from saft.merging.inputs.alignment import beside_tower, same_numbers
 from saft.merging.inputs.config_differences import config_notes
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
@@ -38,6 +38,12 @@ def notes(plan: Plan) -> Iterator[str]:
             f"the models are a tower of {plan.base.location}; {abbreviated(sorted(beside))}, which they do "
             "not have, are the base's own"
         )
+    changed = [name for name in plan.copied if _is_whole(plan, name) and not _is_same_in_all(plan, name)]
+    if changed:
+        yield (
+            f"{abbreviated(changed)}: of whole numbers or booleans, which are not merged; the models' differ "
+            "from the base's, which stay"
+        )
     code = custom_code(plan.base.folder)
     if code and plan.output.is_model:
         yield (
@@ -49,6 +55,18 @@ def notes(plan: Plan) -> Iterator[str]:
             if not any(part in name for name in plan.merged):
                 near = did_you_mean(part, {piece for name in plan.merged for piece in name.split(".")})
                 yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
+
+
+def _is_whole(plan: Plan, name: str) -> bool:
+    """Return whether a tensor holds whole numbers or booleans."""
+    dtype = plan.base.headers[name].dtype
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def _is_same_in_all(plan: Plan, name: str) -> bool:
+    """Return whether a tensor is the base's in every model that has it."""
+    models = (model for model in plan.models.values() if name in model.headers)
+    return all(same_numbers(name, plan.base, model) for model in models)
 
 
 def _files(model: Source) -> tuple[Path, ...]:

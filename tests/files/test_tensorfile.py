@@ -10,6 +10,7 @@ from saft.errors import UserError
 from saft.files.tensorfile import TensorWriter, read_headers, view
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES += [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
 
 
@@ -103,3 +104,15 @@ def test_a_tensor_may_come_in_pieces_and_an_empty_one_not_at_all(tmp_path):
     assert found["a"].equal(whole)
     assert found["nothing"].shape == (0, 4)
     assert found["z"] == 7
+
+
+def test_numbers_that_are_conjugated_or_negated_when_they_are_read_are_written_so(tmp_path):
+    lazily = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    tensors = {"conjugated": lazily, "negated": lazily.imag}
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with TensorWriter(tmp_path / "f", layout) as writer:
+        for name in writer.names:
+            writer.write(name, tensors[name])
+    found = safetensors.torch.load_file(tmp_path / "f")
+    assert found["conjugated"].tolist() == [1 - 2j, 3 + 4j]
+    assert found["negated"].tolist() == [-2.0, 4.0]

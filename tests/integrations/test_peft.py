@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import saft
 from saft.errors import UserError
 from saft.integrations.peft import merge_adapters, merge_into_base
+from saft.merging.inputs import in_memory
 from saft.merging.inputs.in_memory import OneAdapter
 
 pytestmark = [
@@ -92,6 +93,14 @@ def test_by_changes_the_new_adapter_is_the_one_of_the_merge_of_folders(tiny_llam
         scaling=0.5,
     ).eval()
     torch.testing.assert_close(out, sum_of_both(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_where_the_adapters_are_is_looked_for_once_an_input(tiny_llama, monkeypatch):
+    model, looked = with_adapters(tiny_llama, ["q_proj", "down_proj"]), []
+    look = in_memory._adapters
+    monkeypatch.setattr(in_memory, "_adapters", lambda model: looked.append(model) or look(model))
+    merge_adapters(model, "linear", rank=2)
+    assert len(looked) == 3  # the base and two adapters
 
 
 def test_a_rank_beyond_that_of_the_matrices_becomes_theirs(tiny_llama):

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import saft
 from saft.cli import main
@@ -238,7 +239,8 @@ def test_buffers_are_the_base_s(berts):
             {"upload": "anna/merged"},
             "upload: is of a folder, and here is none; write one with saft.merge",
         ),
-        ("ties", {"paramters": {}}, "merge_models: .*paramters"),
+        ("ties", {"out_dtype": "float16"}, "out_dtype: unknown key; did you mean 'dtype'"),
+        ("ties", {"paramters": {}}, "paramters: unknown key; did you mean 'parameters'"),
         ("emr", {}, "method: 'emr' gives more than one model; merge folders by it, with saft.merge"),
         (
             "fisher",
@@ -275,6 +277,42 @@ def test_a_model_that_does_not_fit_is_named(berts, tiny_gpt2):
     a.config.num_attention_heads = 4
     with pytest.raises(UserError, match=r"config of <BertModel in memory>: num_attention_heads is 4"):
         saft.merge_models(base, {"a": a}, "average")
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.complex128])
+def test_complex_tensors_are_the_bases_where_all_agree_and_else_refused(dtype):
+    def model(weight, phase):
+        return {"weight": torch.full((2,), weight), "phase": torch.tensor([1, phase]).to(dtype)}
+
+    merged = saft.merge_models(model(1.0, 2j), [model(2.0, 2j)], "average")
+    assert merged["weight"].tolist() == [2.0, 2.0]
+    assert merged["phase"].to(torch.complex64).tolist() == [1, 2j]
+    told = r"models.2: <state dict>: 'phase' differs from the base's, and is complex .* exclude: \["
+    with pytest.raises(UserError, match=told) as caught:
+        saft.merge_models(model(1.0, 2j), [model(2.0, 2j), model(2.0, 3j)], "average")
+    assert "models.1" not in str(caught.value)
+    kept = saft.merge_models(model(1.0, 2j), [model(2.0, 3j)], "average", exclude=["phase"])
+    assert kept["phase"].to(torch.complex64).tolist() == [1, 2j]
+    without = {"weight": torch.ones(2)}
+    with pytest.raises(UserError, match=r"models.1: <state dict> lacks 'phase', which the base"):
+        saft.merge_models(model(1.0, 2j), [without], "average")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, at tensors of these kinds
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8), "is quantized, and codes"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "is nested"),
+        (lambda: torch.eye(2).to_sparse(), "is sparse"),
+        (lambda: torch.ones(2, device="meta"), "is on the device 'meta'"),
+        (lambda: TwoTensor(torch.ones(2), torch.ones(2)), "is a TwoTensor and not a plain tensor"),
+    ],
+)
+def test_tensors_that_have_no_plain_numbers_are_named(make, message):
+    with pytest.raises(UserError, match=f"base: 'w': {message}"):
+        saft.merge_models({"w": make()}, [{"w": torch.ones(2)}], "average")
 
 
 def test_an_adapter_by_itself_is_no_base(berts):

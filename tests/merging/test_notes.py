@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
@@ -51,3 +53,22 @@ def test_a_filter_that_matches_nothing(checkpoints, part):
     found = told("task_arithmetic", base, models, varying={"weights": [setting, 1.0, 1.0]})
     assert len(found) == 1
     assert found[0].startswith(f"varying.weights: the filter '{part}' matches no tensor")
+
+
+def test_whole_numbers_that_the_merge_leaves_as_the_bases(tmp_path):
+    locations = {}
+    for place, values in {"base": [0, 1], "a": [0, 1], "b": [0, 2]}.items():
+        tensors = {"weight": torch.ones(2), "mask": torch.tensor(values), "kept": torch.tensor([True])}
+        (tmp_path / place).mkdir()
+        save_file(tensors, tmp_path / place / "model.safetensors")
+        locations[place] = str(tmp_path / place)
+
+    def told(*models):
+        config = MergeConfig("average", locations["base"], [locations[name] for name in models])
+        return list(notes(check(config)))
+
+    assert told("a") == []
+    assert told("a", "b") == [
+        "'mask': of whole numbers or booleans, which are not merged; the models' differ from the base's, "
+        "which stay"
+    ]

@@ -19,7 +19,7 @@ from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_positions, is_vocabulary, rename
 
-__all__ = ["beside_tower", "differences", "factors_differ", "fitted", "rows_differ"]
+__all__ = ["beside_tower", "differences", "factors_differ", "fitted", "rows_differ", "same_numbers"]
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
         )
         return
     # Integer buffers are copied from the base, so it does not matter who else has them.
-    extra = [name for name in ours if name not in theirs and ours[name].dtype.is_floating_point]
-    missing = [name for name in theirs if name not in ours and theirs[name].dtype.is_floating_point]
+    extra = [name for name in ours if name not in theirs and _kind(ours[name])]
+    missing = [name for name in theirs if name not in ours and _kind(theirs[name])]
     if extra:
         cure = _keep_out(extra, shared)
         tied = " or ties to another" if any(name in base.tied for name in extra) else ""
@@ -188,15 +188,48 @@ def differences(what: str, base: Source, model: Source, excluded: Collection[str
         yield f"{what}: {model.folder} lacks {abbreviated(missing)}, which the base {base.folder} has; {cure}"
     for name in shared:
         mine, other = ours[name], theirs[name]
-        if mine.dtype.is_floating_point != other.dtype.is_floating_point:
+        if _kind(mine) != _kind(other):
             yield (
                 f"{what}: {mine.file}: '{name}' is {_dtype(mine)}, in the base ({other.file}) it is "
                 f"{_dtype(other)}; {_keep_out([name], shared)}"
             )
-    merged = [name for name in shared if theirs[name].dtype.is_floating_point]
-    wrong = [name for name in merged if ours[name].shape != theirs[name].shape]
+    weights = [name for name in shared if _kind(theirs[name])]
+    wrong = [name for name in weights if ours[name].shape != theirs[name].shape]
     if wrong:
         yield _shapes_differ(what, wrong, ours, theirs, shared)
+    # No method merges complex numbers: where they are the same in all, as rotations are, the base's stay.
+    complex_ones = [name for name in weights if theirs[name].dtype.is_complex and name not in wrong]
+    if changed := [name for name in complex_ones if not same_numbers(name, base, model)]:
+        others = [name for name in shared if name not in changed]
+        yield (
+            f"{what}: {ours[changed[0]].file}: {abbreviated(changed)} differs from the base's, and is "
+            f"complex ({_dtype(ours[changed[0]])}), which no method merges; save it as pairs of real "
+            f"numbers (torch.view_as_real), or {_keep_out(changed, others)}"
+        )
+
+
+def same_numbers(name: str, base: Source, model: Source) -> bool:
+    """Return whether a tensor that is not merged is the base's, number by number; it is read as a whole.
+
+    Args:
+        name: of the tensor in both.
+        base: the base model.
+        model: a fine-tuned one, under the base's names.
+    """
+    if base.headers[name].shape != model.headers[name].shape:
+        return False
+    if model.keeps(name, base):
+        return True
+    ours, theirs = (
+        torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+        for x in (model.tensor(name), base.tensor(name))
+    )
+    return ours.detach().to(theirs).equal(theirs.detach())
+
+
+def _kind(header: TensorHeader) -> str:
+    """Return what the numbers of a tensor are: "float", "complex", or "" of whole ones and booleans."""
+    return "complex" if header.dtype.is_complex else "float" if header.dtype.is_floating_point else ""
 
 
 def _shapes_differ(

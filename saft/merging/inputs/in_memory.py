@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from saft.errors import UserError, abbreviated, did_you_mean
+from saft.files.plain_tensors import not_plain
 from saft.files.sentence_modules import folder_name_of
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted, refusals, scale_of
@@ -87,9 +87,9 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         UserError: there is no such adapter, it is more than LoRA, does not fit the base, or was trained on
             other weights.
     """
-    configs = _adapters(model)
+    within, configs = _adapters(model)
     if name is None:
-        name = _active(model)
+        name = _active(model, configs)
     if name not in configs:
         raise UserError(f"there is no adapter '{name}'{did_you_mean(name, configs)}")
     place = f"<adapter '{name}' of {type(model).__name__}>"
@@ -104,16 +104,16 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         raise UserError(
             f"{place}: is added to the weights of {abbreviated(merged)} already; call unmerge_adapter()"
         )
-    within, in_folder = _place(model), folder_name_of(model)
+    in_folder, state = folder_name_of(model), _state(model)
     beside, below = dict[str, Tensor](), dict[str, Tensor]()
-    for key, tensor in _own_tensors(model).items():
+    for key, tensor in _own_tensors(within, state).items():
         known = match(in_folder(key), base.headers) or in_folder(key)
         if key.startswith(within):
             below[known] = tensor
         elif known not in base.tied:
             beside[known] = tensor
     _refuse_other_weights(place, below, base)
-    own = {in_folder(_below(within, key)): tensor for key, tensor in _of_adapter(_state(model), name)}
+    own = {in_folder(_below(within, key)): tensor for key, tensor in _of_adapter(state, name)}
     adapter = LoraAdapter(
         Path(place),
         config,
@@ -140,7 +140,7 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
     Raises:
         UserError: the adapter is more than LoRA of matrices.
     """
-    settings = _adapters(model)[name].to_dict()
+    settings = _adapters(model)[1][name].to_dict()
     place = f"<adapter '{name}' of {type(model).__name__}>"
     problems = list(refusals(f"config of {place}", settings))
     tensors = dict(_of_adapter(_state(model), name))
@@ -163,7 +163,7 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
 
 def has_adapters(model: object) -> bool:
     """Return whether a model is one that peft has put adapters into."""
-    return isinstance(model, nn.Module) and bool(_adapters(model))
+    return isinstance(model, nn.Module) and bool(_adapters(model)[1])
 
 
 def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,8 +177,9 @@ def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if not isinstance(model, nn.Module):
         return _state(model)
-    in_folder = folder_name_of(model)
-    return {in_folder(name): tensor for name, tensor in _own_tensors(model).items()}
+    (place, configs), state = _adapters(model), _state(model)
+    in_folder, own = folder_name_of(model), _own_tensors(place, state) if configs else state
+    return {in_folder(name): tensor for name, tensor in own.items()}
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if isinstance(tensor, Tensor):
             by_name[name] = tensor
-            if problem := _problem(tensor):
+            if problem := not_plain(tensor):
                 raise UserError(f"'{name}': {problem}")
         elif not whole:
             raise UserError(
@@ -225,17 +226,6 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not by_name:
         raise UserError(f"{type(model).__name__} has no tensor")
     return by_name
-
-
-def _problem(tensor: Tensor) -> str | None:
-    """Return what keeps a tensor from being read, or None."""
-    if is_lazy(tensor):
-        return "is not initialized yet (lazy); call the model once, on any input"
-    if hasattr(tensor, "full_tensor"):
-        return "is a shard (DTensor); give the whole: model_state_dict with full_state_dict=True"
-    if tensor.is_meta:
-        return "is on the device 'meta' and has no numbers; load the weights first"
-    return "is sparse; write it densely: tensor.to_dense()" if tensor.layout != torch.strided else None
 
 
 def _headers(tensors: Mapping[str, Tensor], place: str) -> dict[str, TensorHeader]:
@@ -259,29 +249,29 @@ def _config(model: object) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _holder(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """Return place and module of what peft has put adapters into: a model, or a part of it; None of no such.
+def _adapters(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return where in a model peft has put adapters, and which.
+
+    Returns:
+        What the names of the tensors there begin with, "" where it is the model itself, or there are none;
+        name -> config of each adapter.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several such parts.
     """
-    holders: list[tuple[str, nn.Module]] = []
+    holders: dict[str, dict[str, Any]] = {}
     for place, module in model.named_modules():
-        within = any(not above or place.startswith(f"{above}.") for above, _ in holders)
+        within = any(place.startswith(f"{above}.") for above in holders)
         if not within and isinstance(configs := getattr(module, "peft_config", None), dict) and configs:
-            holders.append((place, module))
-    if holders[1:]:
+            if not place:
+                return "", configs  # the others are within it
+            holders[place] = configs
+    if len(holders) > 1:
         raise UserError(
-            f"{type(model).__name__} has adapters in {abbreviated([place for place, _ in holders])}; merge "
+            f"{type(model).__name__} has adapters in {abbreviated(holders)}; merge "
             "them into their models first: merge_and_unload()"
         )
-    return holders[0] if holders else None
-
-
-def _place(model: nn.Module) -> str:
-    """Return what the names of the tensors begin with that are in what peft has put adapters into."""
-    holder = _holder(model)
-    return f"{holder[0]}." if holder and holder[0] else ""
+    return next(((f"{place}.", configs) for place, configs in holders.items()), ("", {}))
 
 
 def _below(place: str, name: str) -> str:
@@ -289,12 +279,8 @@ def _below(place: str, name: str) -> str:
     return f"{place}{name.removeprefix(place).removeprefix(PREFIX)}" if name.startswith(place) else name
 
 
-def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return name -> tensor of the model below its adapters."""
-    state = _state(model)
-    if not has_adapters(model):
-        return state
-    place = _place(model)
+def _own_tensors(place: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name -> tensor of the model below adapters that are at a place in it."""
     return {
         _OWN.sub(".", _below(place, name)): tensor
         for name, tensor in state.items()
@@ -302,18 +288,12 @@ def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _adapters(model: nn.Module) -> dict[str, Any]:
-    holder = _holder(model)
-    configs: dict[str, Any] = getattr(holder[1], "peft_config", {}) if holder else {}
-    return configs
-
-
-def _active(model: nn.Module) -> str:
+def _active(model: nn.Module, configs: Mapping[str, Any]) -> str:
     # Of the layers: models of transformers' tell it only with some versions of peft.
     names: list[Any] = next((layer.active_adapters for layer in _layers(model)), [])
     if len(names) != 1:
         raise UserError(
-            f"{type(model).__name__} has the adapters {', '.join(_adapters(model))}, of which one must be "
+            f"{type(model).__name__} has the adapters {', '.join(configs)}, of which one must be "
             "active: model.set_adapter(NAME); saft.integrations.peft merges those of one model"
         )
     return str(names[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from saft import config
 from saft.errors import UserError, collecting, did_you_mean
+from saft.merging.dtypes import DTYPES
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import OWN_KEYS, check_keys
 from saft.merging.mergekit.method_table import MERGE_METHODS, MergeMethod, Parameter
@@ -50,6 +51,10 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
     base, models = _models(mapping, method, problems)
     settings = _Settings(mapping, method, base, models, problems)
     resolved = settings.resolved()
+    dtypes = {key: _dtype(mapping.get(key)) for key in ("out_dtype", "dtype")}
+    for key, word in dtypes.items():
+        if word is not None and word not in DTYPES:
+            problems.append(f"{key}: unknown '{word}'{did_you_mean(str(word), DTYPES)}")
     if problems:
         raise UserError(*(f"{where}: {problem}" for problem in dict.fromkeys(problems)))
     translated = {
@@ -57,7 +62,7 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
         "base": base,
         "models": [model["model"] for model in models],
         **resolved,
-        "dtype": _dtype(mapping.get("out_dtype") or mapping.get("dtype")),
+        "dtype": dtypes["out_dtype"] or dtypes["dtype"],
     }
     own = {key: mapping[key] for key in OWN_KEYS if key in mapping}
     given = [entry.get("parameters") or {} for entry in (mapping, *models)]

@@ -67,6 +67,7 @@ class Harmful:
         return (print, ("run",))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch, at quantized tensors
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -75,6 +76,9 @@ class Harmful:
         (lambda: {"epoch": 1, "state_dict": {"w": torch.zeros(2)}}, "is not a state dict"),
         (lambda: torch.zeros(2), "is not a state dict"),
         (lambda: {"w": torch.zeros(2).to_sparse()}, "'w' is sparse"),
+        (lambda: {"w": torch.zeros(2, device="meta")}, "'w' is on the device 'meta' and has no numbers"),
+        (lambda: {"w": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)}, "'w' is quantized"),
+        (lambda: {"w": torch.zeros(2, dtype=torch.complex128)}, "'w' is complex128, which is not read here"),
     ],
 )
 def test_a_pickle_of_anything_else_is_refused_and_never_run(save, pickled, capsys, content, told):

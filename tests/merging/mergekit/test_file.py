@@ -73,6 +73,8 @@ REFUSED = [
     ({"modules": {}}, "modules: mergekit can do this; saft does not"),
     ({"experts": []}, "experts: mergekit can do this; saft does not"),
     ({"dtpye": "float32"}, "dtpye: unknown key; did you mean 'dtype'?"),
+    ({"out_dtype": "flaot16"}, "out_dtype: unknown 'flaot16'; did you mean 'float16'"),
+    ({"dtype": "flaot16", "out_dtype": "float16"}, "dtype: unknown 'flaot16'; did you mean"),
     ({"lambda": 0.3}, "lambda: belongs under `parameters:`"),
     ({"tokenizer_source": "union"}, "tokenizer_source: union: mergekit can do this"),
     ({"tokenizer": {"source": "base", "tokens": {}}}, "tokenizer.tokens: mergekit can do this"),
