@@ -41,7 +41,7 @@ def left_out(config: RunConfig) -> list[str]:
     if any(arm.get("choices") for arm in config.arms.values()):
         words.append(f"values of an arm's choices beyond {ARM_VALUES}, and all of its numbers of steps")
     if config.expected:
-        words.append("the published figures")
+        words.append("whether the published figures are met")
     if config.executor != "serial":
         words.append(f"the executor {config.executor}: its cells come one after the other")
     return words

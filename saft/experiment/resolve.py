@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import yaml
 
-from saft.errors import UserError, collecting, did_you_mean
+from saft.errors import UserError, collecting
 from saft.experiment.arm_trials import ArmTrial, drawn, refuse_small_budget, without_values
 from saft.experiment.cells import Cell, grid
 from saft.experiment.merge_options import MergeOptions
+from saft.experiment.published_figures import unknown_methods
 from saft.experiment.run_config import RunConfig
 from saft.experiment.trial_search import TrialSearch
 from saft.interference.chosen_measures import chosen
@@ -162,7 +163,8 @@ def resolve(config: RunConfig) -> Resolved:
         with collecting(problems, f"merges.{name}: "):
             trained = [options for trial, options in arms.items() if config.given(trials[trial].arm) is None]
             merges[name] = _merge(name, tried, trained)
-    problems += [*_without_sum(config), *_expected_of_nothing(config)]
+    problems += _without_sum(config)
+    problems += unknown_methods(config.expected, {*config.merges, *METHODS.names()})
     measures: dict[str, Measure] = {}
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
@@ -213,18 +215,6 @@ def _without_inputs(config: RunConfig, arm: str, options: TrainingOptions) -> It
     if options.start is not None:
         method = METHODS.get(options.start.method).build(options.start.parameters)
         yield from (f"arms.{arm}.start: {problem}" for problem in method.problems(len(config.tasks)))
-
-
-def _expected_of_nothing(config: RunConfig) -> Iterator[str]:
-    """Yield what is wrong where a figure is expected of what is no method, and could never come out.
-
-    One of a method that is not among `merges` is told as not run: it may be left out of a recipe's.
-    """
-    known = {"base", "experts", *config.merges, *METHODS.names()}
-    for name, figure in config.expected.items():
-        if figure.of not in known:
-            hint = did_you_mean(figure.of, known)
-            yield f"expected.{name}.of: '{figure.of}' is not base, experts or a merge method{hint}"
 
 
 def _without_sum(config: RunConfig) -> Iterator[str]:

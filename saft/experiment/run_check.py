@@ -12,6 +12,7 @@ from pathlib import Path
 from saft.errors import UserError, collecting
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.growth import refuse_changes
+from saft.experiment.published_figures import refuse_mixed_units
 from saft.experiment.session import Session
 from saft.experiment.stages import (
     Step,
@@ -145,9 +146,11 @@ def refuse_unfit(session: Session) -> None:
     """Refuse an experiment that its data or the disk have no room for; nothing is written.
 
     Raises:
-        UserError: a batch is larger than the training examples, an optimizer does not take what an arm trains
-            of the trunk, an input under `reference` cannot be read, or the disk is too full.
+        UserError: an expected figure is of tasks of several units, a batch is larger than the training
+            examples, an optimizer does not take what an arm trains of the trunk, an input under `reference`
+            cannot be read, or the disk is too full.
     """
+    refuse_mixed_units(session.config.expected, session.metrics)
     _refuse_large_batches(session)
     _refuse_untaken_weights(session)
     for cell in session.resolved.cells:

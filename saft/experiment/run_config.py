@@ -12,7 +12,6 @@ from saft.config import (
     Count,
     CountOrZero,
     Depth,
-    FiniteFloat,
     Fraction,
     Name,
     NonNegative,
@@ -21,36 +20,18 @@ from saft.config import (
     Target,
 )
 from saft.config.ranges import name_problem
-from saft.errors import UserError, collecting, did_you_mean
+from saft.errors import UserError, collecting
 from saft.experiment.arm_trials import ArmTrial, arm_trials, with_values
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.experiment.given_experts import given_experts
 from saft.experiment.merge_options import MergeOptions, SelectionOptions
+from saft.experiment.published_figures import Expected, unknown_names
 from saft.model_config import ModelConfig
 from saft.training.loggers import LoggerName, check_logger
 from saft.training.options import TrainingOptions
 from saft.training.trainer_arguments import check_sharded, check_trainer
 
-__all__ = ["Expected", "RunConfig"]
-
-
-@configs.checked
-@dataclass(frozen=True)
-class Expected:
-    """A published figure, which the report sets beside the one that comes out."""
-
-    of: str
-    """base, experts, or a merge method with its shared coefficient."""
-    value: FiniteFloat
-    """On the test split, in the unit that reports print: percent for accuracies."""
-    tolerance: NonNegative
-    """How far the figure that comes out may be from it."""
-    source: str
-    """Where it was published."""
-    arm: str | None = None
-    """Of which arm; null is the first."""
-    task: str | None = None
-    """Of which task; null is the mean over all."""
+__all__ = ["RunConfig"]
 
 
 @configs.checked
@@ -163,13 +144,7 @@ class RunConfig:
             taken = f"'{name}' stands for another model in every table; take another name"
             if problem := taken if name in ("base", "experts") else name_problem(name):
                 problems.append(f"merges.{name}: {problem}")
-        for name, figure in self.expected.items():
-            if figure.task is not None and figure.task not in self.tasks | self.held_out:
-                hint = did_you_mean(figure.task, self.tasks | self.held_out)
-                problems.append(f"expected.{name}.task: there is no task '{figure.task}'{hint}")
-            if figure.arm is not None and figure.arm not in self.arms:
-                hint = did_you_mean(figure.arm, self.arms)
-                problems.append(f"expected.{name}.arm: there is no arm '{figure.arm}'{hint}")
+        problems += unknown_names(self.expected, self.tasks | self.held_out, self.arms)
         for name in self.arms:
             with collecting(problems):
                 self.given(name)

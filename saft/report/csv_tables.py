@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from saft.report.arm_summary import ArmSummary, ScoreSummary
+from saft.report.expected import ExpectedFigure, expected_figures
 from saft.report.held_out import HeldOutScores
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import Results
@@ -25,7 +26,8 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
     `scores.csv`: experts, merged models and the pretrained one, by task and over tasks; `gains.csv`: arm
     against arm; `costs.csv`: passes, seconds and bytes; `searches.csv`: what was tried and chosen;
     `measured.csv`: each measured number; `trials.csv`, where arms have `choices`: what was tried of them;
-    `held_out.csv`, where tasks are held out: the scores on them, and the trade-off over the coefficient.
+    `held_out.csv`, where tasks are held out: the scores on them, and the trade-off over the coefficient;
+    `expected.csv`, where figures were published: those and ours, in the unit that it says.
     The coefficient of a merge with a weight for each task, where these were searched, is "weights".
     Values are raw (an accuracy is a share), with the deviation over seeds and the ends of the 95 % interval.
     Scores of a merge that keeps a part per task say the bytes of a part, and each is of the task's own model.
@@ -64,6 +66,9 @@ def csv_tables(results: Results, summary: Summary) -> dict[str, str]:
         options = dict.fromkeys(o for s in results.arm_searches for t in s.trials.values() for o in t.values)
         heading = "train_size", "arm", *options, "passes", "seed", "merged_validation", "chosen"
         tables["trials.csv"] = _text(heading, _trials(results, list(options)))
+    if figures := expected_figures(results):
+        heading = "figure", "of", "unit", "expected", "tolerance", *OVER_SEEDS, "outcome", "source"
+        tables["expected.csv"] = _text(heading, map(_expected, figures))
     return tables
 
 
@@ -78,6 +83,12 @@ def _text(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _values(values: OverSeeds) -> tuple[object, ...]:
     low, high = values.interval or (None, None)
     return values.mean, values.deviation, low, high, values.n
+
+
+def _expected(figure: ExpectedFigure) -> tuple[object, ...]:
+    ours = (None,) * len(OVER_SEEDS) if figure.ours is None else _values(figure.ours)
+    published = figure.value, figure.tolerance
+    return figure.name, figure.of, figure.unit, *published, *ours, figure.outcome, figure.source
 
 
 def _scores(summary: Summary) -> Iterator[tuple[object, ...]]:

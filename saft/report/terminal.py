@@ -66,10 +66,10 @@ def table(results: Results) -> RenderableType:
 
 def _expected(figures: Sequence[ExpectedFigure]) -> Table:
     rows = plain_table("Published figures, and ours on the test split")
-    for name in ("figure", "published", "ours", "outcome", "source"):
+    for name in ("figure", "of", "published", "ours", "outcome", "source"):
         rows.add_column(name, justify="right" if name in ("published", "ours") else "left", overflow="fold")
     for figure in figures:
-        rows.add_row(Text(figure.name), *figure.written, figure.outcome, Text(figure.source))
+        rows.add_row(Text(figure.name), Text(figure.of), *figure.written, figure.outcome, Text(figure.source))
     return rows
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from saft.dry_run.left_out import left_out
 from saft.experiment.merge_options import MergeOptions
-from saft.experiment.run_config import Expected, RunConfig
+from saft.experiment.published_figures import Expected
+from saft.experiment.run_config import RunConfig
 from saft.model_config import ModelConfig
 
 
@@ -47,7 +48,7 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
         "labels of a task beyond 4",
         "coefficients of a merge beyond 2",
         "all but the first of a merge's choices",
-        "the published figures",
+        "whether the published figures are met",
         "the executor local: its cells come one after the other",
     ]
 

@@ -9,7 +9,9 @@ import pytest
 
 from saft import config
 from saft.dry_run import tiny_run
+from saft.experiment.published_figures import Expected
 from saft.experiment.run_config import RunConfig
+from saft.report.expected import expected_figures
 from saft.run import run
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -104,3 +106,13 @@ def test_an_arm_with_choices_keeps_two_values_of_each_and_few_steps(tmp_path: Pa
         {"learning_rate": 2e-5, "schedule": "linear", "perturbation.rho": 1},
     ]
     assert [made.training_of(trial).steps for trial in made.trials_of("longer")] == [2]
+
+
+def test_published_figures_are_shown_and_not_compared(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        short("glue-roberta", (slice(1), slice(1), slice(1)), tmp_path),
+        expected={"average": Expected("average", 51.0, 3.0, "a paper")},
+    )
+    (figure,) = expected_figures(run(recipe, tiny=True).results)
+    assert figure.outcome == "not comparable"
+    assert figure.ours is not None
