@@ -10,7 +10,7 @@ from typing import Any
 from saft.interference.paired_interval import half_width
 from saft.interference.quantity import Measured, Quantity
 
-__all__ = ["HOW_RIGHT", "SHARE", "hurting_pairs", "verdict", "verdict_of_merges"]
+__all__ = ["HOW_RIGHT", "SHARE", "hurting_models", "hurting_pairs", "verdict", "verdict_of_merges"]
 
 HOW_RIGHT = (
     "How far such verdicts were right: of 4 sets of experts (4 or 6 tasks, 64 validation examples each) they "
@@ -92,35 +92,60 @@ def _diverged(measured: Mapping[str, Any]) -> Iterator[str]:
         yield f"{task} has no finite loss or score on its own examples: leave it out, or train it again."
 
 
+def hurting_models(
+    measured: Mapping[str, Any], examples: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Return who is said to hurt the merge, worst first -> what the others gain without it, mean over them.
+
+    Args:
+        measured: quantity -> value; `harm` and its errors.
+        examples: task -> number of those that it was measured on; None takes them for many.
+
+    Example:
+        >>> harm = {"a": {"b": 0.2}, "b": {"a": -0.1}}
+        >>> hurting_models({"harm": harm, "harm_error": {"a": {"b": 0.05}, "b": {"a": 0.05}}})
+        {'a': 0.2}
+    """
+    left_out = _left_out(measured, examples or {})
+    hurting = {j: mean for j, (_, mean, half) in left_out.items() if mean > max(half, 0.0)}
+    return dict(sorted(hurting.items(), key=lambda item: -item[1]))
+
+
+def _left_out(
+    measured: Mapping[str, Any], examples: Mapping[str, int]
+) -> dict[str, tuple[dict[str, float], float, float]]:
+    """Return model -> task -> its gain without it, where finite; their mean; half of the mean's interval."""
+    known = {}
+    for j, row in measured.get("harm", {}).items():
+        finite = {task: change for task, change in row.items() if math.isfinite(change)}
+        if finite:
+            half = _half(_errors(measured, "harm", j), finite, examples, len(measured["harm"]))
+            known[j] = finite, round(fmean(finite.values()), 12), half
+    return known
+
+
 def _culprit(
     measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
 ) -> Iterator[str]:
-    finite = {
-        j: {task: change for task, change in row.items() if math.isfinite(change)}
-        for j, row in measured.get("harm", {}).items()
-    }
-    harm = {j: row for j, row in finite.items() if row}
-    if not harm:
+    left_out = _left_out(measured, examples)
+    if not left_out:
         return
-    quantity = quantities["harm"]
-    means = {j: round(fmean(row.values()), 12) for j, row in harm.items()}
-    several = len(measured["harm"])
-    halves = {j: _half(_errors(measured, "harm", j), row, examples, several) for j, row in harm.items()}
-    hurting = sorted((j for j in means if means[j] > max(halves[j], 0.0)), key=lambda j: -means[j])
+    quantity, hurting = quantities["harm"], hurting_models(measured, examples)
     for number, j in enumerate(hurting):
         hurts = "hurts it too" if number else "hurts the merge most"
-        yield f"{j} {hurts}: without it {_gain(harm[j], means[j], halves[j], quantity, 'the others gain')}."
+        yield f"{j} {hurts}: without it {_gain(*left_out[j], quantity, 'the others gain')}."
     if hurting:
         return
-    worst = max(means, key=lambda j: means[j])
-    if means[worst] <= 0:
-        gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain nothing,")
+    worst = max(left_out, key=lambda j: left_out[j][1])
+    _, mean, half = left_out[worst]
+    if mean <= 0:
+        gain = _gain(*left_out[worst], quantity, "they gain nothing,")
         yield f"no model is seen to hurt the others: even without {worst}, {gain}."
     else:
-        gain = _gain(harm[worst], means[worst], halves[worst], quantity, "they gain most,")
+        gain = _gain(*left_out[worst], quantity, "they gain most,")
         yield (
             f"no model is seen to hurt the others: without {worst}, {gain}, "
-            f"which so few examples do not tell from chance{_enough(means[worst], halves[worst])}."
+            f"which so few examples do not tell from chance{_enough(mean, half)}."
         )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from saft.interference.culprit import hurting_models, hurting_pairs
+from saft.report.cell_result import CellResult
 from saft.report.results import Results
+from saft.report.side_by_side import plain_name
 
 __all__ = ["SHOWN_BELOW", "merge_verdict"]
 
@@ -12,14 +17,37 @@ SHOWN_BELOW = ("harm", "pair_harm")  # the matrices that the sentences rest on
 def merge_verdict(results: Results, train_size: str) -> list[str]:
     """Return the sentences on who hurts whom, each after its arm; none where no merge was measured for it.
 
+    Of several seeds one sentence says first what holds in how many of them.
+
     Args:
         results: the experiment.
         train_size: of the cells.
     """
     several = len(results.protocol.seeds) > 1
-    return [
-        f"{cell.arm}{f', seed {cell.seed}' if several else ''}: {sentence}"
-        for cell in results.cells
-        if cell.train_size == train_size
-        for sentence in cell.verdict
-    ]
+    sentences = []
+    for arm in results.arms:
+        cells = [c for c in results.cells if (c.train_size, c.arm) == (train_size, arm) and c.verdict]
+        if len(cells) > 1:
+            sentences.append(f"{arm}, in {len(cells)} seeds: {'; '.join(_together(results, cells))}.")
+        for cell in cells:
+            whose = f"{arm}, seed {cell.seed}" if several else arm
+            sentences += [f"{whose}: {sentence}" for sentence in cell.verdict]
+    return sentences
+
+
+def _together(results: Results, cells: Sequence[CellResult]) -> Iterator[str]:
+    """Yield who is named in how many of the seeds, the most often named first."""
+    examples = {task: facts.validation for task, facts in results.protocol.tasks.items()}
+    models, pairs = dict[str, int](), dict[tuple[str, str], int]()
+    for cell in cells:
+        measured = {plain_name(name): value for name, value in cell.measured.items()}
+        for model in hurting_models(measured, examples):
+            models[model] = models.get(model, 0) + 1
+        for pair in hurting_pairs(measured, examples):
+            pairs[pair] = pairs.get(pair, 0) + 1
+    said = {f"{model} hurts the merge": times for model, times in models.items()}
+    said |= {f"{task} loses by {other}": times for (task, other), times in pairs.items()}
+    for what, times in sorted(said.items(), key=lambda item: -item[1]):
+        yield f"{what} in {times} of {len(cells)}"
+    if not said:
+        yield "nobody is seen to hurt in any of them"

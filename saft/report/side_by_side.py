@@ -12,7 +12,7 @@ from saft.interference.quantity import Quantity
 from saft.report.cell_result import BaseResult, CellResult
 from saft.report.results import Protocol, Results, TaskFacts
 
-__all__ = ["labels", "side_by_side"]
+__all__ = ["labels", "plain_name", "side_by_side"]
 
 SAME = 0.25  # of a standard error: what the pretrained model's scores may differ by between two devices
 
@@ -188,6 +188,16 @@ def _quantities(name: str, run: Results, runs: Mapping[str, Results]) -> dict[st
         return any(other.quantities.get(quantity, what) != what for other in runs.values())
 
     return {q: f"{q} ({name})" if other_ways(q, what) else q for q, what in run.quantities.items()}
+
+
+def plain_name(quantity: str) -> str:
+    """Return the name of a quantity without that of its run.
+
+    Example:
+        >>> plain_name("harm (runs/a)"), plain_name("harm")
+        ('harm', 'harm')
+    """
+    return quantity.partition(" (")[0]
 
 
 def _cell(name: str, cell: CellResult, renamed: Mapping[str, str]) -> CellResult:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from saft.interference.culprit import HOW_RIGHT, verdict
 from saft.interference.quantity import MEASURES
 from saft.report.html import page
 from saft.report.merge_verdict import merge_verdict
 from saft.report.results import from_json, to_json
+from saft.report.side_by_side import side_by_side
 from saft.report.terminal import table
 from tests.report.made_up import mapping, typed
 from tests.report.test_terminal import printed
@@ -46,9 +49,33 @@ def test_the_words_are_those_of_measure_and_each_names_its_arm():
     assert sam.startswith(
         "sam: reuters hurts the merge most: without it the others gain 10.0 % on average (95 %"
     )
-    assert merge_verdict(measured(seeds=(0, 1)), "limited")[3].startswith(
+    assert merge_verdict(measured(seeds=(0, 1)), "limited")[-1].startswith(
         "sam, seed 1: reuters hurts the merge most"
     )
+
+
+def test_of_several_seeds_it_says_first_what_holds_in_how_many():
+    results = measured(seeds=(0, 1, 2))
+    adamw, *_, sam, first, _, _ = merge_verdict(results, "limited")
+    assert adamw == "adamw, in 3 seeds: nobody is seen to hurt in any of them."
+    assert sam == "sam, in 3 seeds: reuters hurts the merge in 3 of 3."
+    assert first.startswith("sam, seed 0: reuters hurts the merge most")
+    losses = {"tweets": {"reuters": 0.1}, "reuters": {"tweets": 0.0}}
+    for cell in results.cells[-2:]:
+        cell.measured["pair_harm"] = losses
+        cell.measured["pair_harm_error"] = {t: dict.fromkeys(row, 0.01) for t, row in losses.items()}
+    results.cells[-1].measured.pop("harm")
+    assert merge_verdict(results, "limited")[4] == (
+        "sam, in 3 seeds: reuters hurts the merge in 2 of 3; tweets loses by reuters in 2 of 3."
+    )
+
+
+def test_it_is_found_where_runs_measured_in_two_ways():
+    one, other = measured(seeds=(0, 1)), measured(seeds=(0, 1))
+    other.quantities["harm"] = dataclasses.replace(other.quantities["harm"], meaning="another one")
+    both = side_by_side({"a": one, "b": other})
+    assert "sam (b), in 2 seeds: reuters hurts the merge in 2 of 2." in merge_verdict(both, "limited")
+    assert "<li>sam (b), in 2 seeds" in page(both)
 
 
 def test_it_stands_below_the_matrix_and_in_the_terminal_and_in_the_file():
