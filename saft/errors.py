@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,10 +17,19 @@ __all__ = [
     "as_user_error",
     "collecting",
     "did_you_mean",
+    "is_for_memory",
 ]
 
 _LISTED = 12
 """Names that a message lists at most, of those that there are."""
+_FOR_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "out of shared memory",
+)
+"""What torch's errors for want of memory say, where they are of no kind of their own."""
 
 
 class ExitCode(IntEnum):
@@ -116,13 +126,36 @@ def as_user_error(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if is_for_memory(error):
+            raise
         text = str(error).strip().split("\n")
         words = text[0] if not text[0].endswith(":") else " ".join(" ".join(text).split())
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
         raise UserError(f"{what}: {kind}{words[:300]}") from None
+
+
+def is_for_memory(error: BaseException) -> bool:
+    """Return whether an error is for want of memory, of the machine or of a GPU: it is no fault of what was read.
+
+    Args:
+        error: that Python, torch or the system raised.
+
+    Example:
+        >>> is_for_memory(MemoryError()), is_for_memory(RuntimeError("CUDA error: out of memory"))
+        (True, True)
+        >>> is_for_memory(RuntimeError("shapes cannot be multiplied"))
+        False
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    by_name = any(
+        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+    )  # torch is not imported
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or by_name or any(said in words for said in _FOR_MEMORY)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

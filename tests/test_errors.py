@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import errno
 
-from saft.errors import UserError, did_you_mean
+import pytest
+import torch
+
+from saft.errors import UserError, as_user_error, did_you_mean, is_for_memory
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,29 @@ def test_nothing_to_suggest() -> None:
 
 def test_problems_are_lines() -> None:
     assert str(UserError("a", "b")) == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("unable to mmap 64 bytes from file <a.pt>: Cannot allocate memory (12)"), True),
+        (
+            RuntimeError("DataLoader worker is killed. It is possible that workers are out of shared memory"),
+            True,
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("out of memory, as a label"), False),
+        (RuntimeError("size mismatch"), False),
+    ],
+)
+def test_want_of_memory_is_known_whoever_tells_it(error: Exception, expected: bool) -> None:
+    assert is_for_memory(error) == expected
+
+
+def test_want_of_memory_is_not_blamed_on_the_file_that_was_read() -> None:
+    with pytest.raises(torch.OutOfMemoryError), as_user_error("config.json: cannot be read"):
+        raise torch.OutOfMemoryError("CUDA out of memory")

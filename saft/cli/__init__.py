@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
-from saft.errors import ExitCode, Unfinished, UserError
+from saft.errors import ExitCode, Unfinished, UserError, is_for_memory
 from saft.signals import interrupts
 from saft.stand_ins import stand_ins
 
 __all__ = ["VERBS", "main"]
+
+_CURE = "take a smaller micro_batch_size or batch, gradient_checkpointing: true, or fewer models at once"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,14 +30,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # what reads our words, such as `head`, has had enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAULT
-    except OSError as error:
-        if error.strerror is None:
+    except Exception as error:
+        if is_for_memory(error):
+            return _complain(f"there is not enough memory; {_CURE}")
+        if not isinstance(error, OSError) or error.strerror is None:
             raise
         return _complain(": ".join(str(part) for part in (error.filename, error.strerror) if part))
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
-            raise
-        return _complain("there is not enough memory; take smaller batches, or fewer models at once")
     except KeyboardInterrupt:
         after = next((VERBS[word].interrupted for word in words[:1] if word in VERBS), "nothing was written")
         _complain(f"interrupted; {after}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-import torch
-
-from saft.errors import UserError
+from saft.errors import UserError, is_for_memory
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.session import Session
 from saft.experiment.stages import arm_choice, drawn_cells
@@ -29,8 +27,8 @@ def problems_of(error: Exception) -> list[str] | None:
     """
     if isinstance(error, UserError):
         return list(error.problems)
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error):
-        cure = "take fewer workers, or smaller batches"
+    if is_for_memory(error):
+        cure = "take fewer workers, a smaller micro_batch_size, or gradient_checkpointing: true"
         return [f"there is not enough memory on {socket.gethostname()}; {cure}"]
     return None
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from saft.errors import UserError
+from saft.errors import UserError, is_for_memory
 from saft.files.plain_tensors import not_plain
 from saft.files.write_behind import WriteBehind
 
@@ -159,6 +159,8 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
             f"{_AS_SAFETENSORS}"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError) as error:  # of a file that is cut off, any of them
+        if is_for_memory(error):
+            raise
         if "mmap can only be used" in str(error):
             raise UserError(
                 f"{file}: was written by torch before 1.6, or is damaged; {_AS_SAFETENSORS}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import checked
-from saft.errors import UserError
+from saft.errors import UserError, is_for_memory
 from saft.forward_derivatives import load_forward_derivatives
 from saft.optim.batch_norm import has_batch_norms
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
@@ -72,7 +72,7 @@ class Linearized(Parametrization):
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 next(losses(1), None)
         except RuntimeError as error:  # NotImplementedError, too, is one
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if is_for_memory(error):
                 raise
             raise UserError(
                 f"parametrization: linearized: {type(trunk).__name__} has no tangent, since not all that it "

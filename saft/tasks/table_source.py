@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from saft import config
 from saft.config import OpenFraction, Seed
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, did_you_mean, is_for_memory
 from saft.files.locations import is_hub_id, resolve
 from saft.tasks.examples import permutation
 from saft.tasks.table_split import TableSplit
@@ -193,6 +193,8 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
                 options |= {"data_files": files}
             return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
     except Exception as error:  # whatever a reader raises about the user's files is the user's to mend
+        if is_for_memory(error):
+            raise
         cause = error.__cause__ or error
         first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
         if isinstance(cause, UnicodeDecodeError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -307,6 +309,31 @@ def test_what_the_system_refuses_is_one_line(task_file: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert "File name too long" in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:125] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_its_cure(
+    error: Exception, task_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("saft.training.module.TaskModule.training_step", full)
+    assert main(["train", str(task_file)]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("saft: ")]
+    assert told[-1] == (
+        "saft: there is not enough memory; take a smaller micro_batch_size or batch, gradient_checkpointing: "
+        "true, or fewer models at once"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes")
