@@ -30,6 +30,7 @@ class Verb:
             writes none.
         folders: the key of the config that folders stand for, which can be given instead of CONFIG; "" if
             none can.
+        named: the keys of the config below which the user names things, each with options.
         lists: whether it only says what there is, and computes nothing.
     """
 
@@ -44,6 +45,7 @@ class Verb:
     interrupted: str = "nothing was written"
     folder: str = ""
     folders: str = ""
+    named: tuple[str, ...] = ()
     lists: bool = False
 
     @property
@@ -82,6 +84,7 @@ VERBS = {
         kinds={"tasks.NAME": "saft.tasks:TASKS"},
         interrupted=RESUMES,
         folder="config.yaml",
+        named=("tasks", "reference", "held_out", "arms", "expected"),
     ),
     "train": Verb(
         "fine-tune on one task -> one checkpoint folder",
@@ -100,12 +103,16 @@ VERBS = {
         read="saft.cli.merge_file:read",
     ),
     "evaluate": Verb(
-        "any checkpoint folder on any tasks", "saft.evaluate:evaluate", "saft.evaluate_config:EvaluateConfig"
+        "any checkpoint folder on any tasks",
+        "saft.evaluate:evaluate",
+        "saft.evaluate_config:EvaluateConfig",
+        named=("tasks",),
     ),
     "measure": Verb(
         "who hurts whom in a set of checkpoints: weights, losses, functions, merges",
         "saft.measure:measure",
         "saft.measure_config:MeasureConfig",
+        named=("tasks",),
     ),
     "suggest": Verb(
         "which merge of these checkpoints: methods and coefficients tried in a budget -> a merge file",
@@ -113,6 +120,7 @@ VERBS = {
         "saft.suggest_config:SuggestConfig",
         flags=("overwrite",),
         folders="checkpoints",
+        named=("tasks",),
     ),
     "report": Verb(
         "the figures of finished runs -> page and tables, written again",

@@ -98,7 +98,7 @@ class Words:
             file, own = None, {verb.folders: [file, *self.others]}
         several = "stages" if verb.read else None
         return config.overridden(
-            {**config.read(file, several), **own}, self.overrides
+            {**config.read(file, several), **own}, self.overrides, verb.named
         ), file or "command line"
 
     def _not_written(self, folder: Path, verb: Verb) -> str:

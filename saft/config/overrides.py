@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from saft.config import yaml_files
@@ -11,7 +11,9 @@ from saft.errors import UserError, did_you_mean
 __all__ = ["differences", "overridden"]
 
 
-def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def overridden(
+    mapping: Mapping[str, Any], overrides: Sequence[str], named: Collection[str] = ()
+) -> dict[str, Any]:
     """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
 
     `--shard-size` is understood as `--shard_size`.
@@ -19,9 +21,11 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     Args:
         mapping: what the file says.
         overrides: the remaining words of the command line: `--a.b=1`, or `--a.b 1`; values are YAML.
+        named: keys below which the file has names of the user's own, such as `arms`: an option of one that
+            is not there would make one more of a misspelt name, and is refused.
 
     Raises:
-        UserError: a word is not an override, its value is not YAML, or it is an option of an arm that is not
+        UserError: a word is not an override, its value is not YAML, or it is an option of a name that is not
             there.
 
     Example:
@@ -43,7 +47,8 @@ def overridden(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
         if len(parents) > yaml_files.DEPTH:
             raise UserError(f"command line: --{key[:40]}...: is nested too deeply")
-        _refuse_new_arm(result, parents, key)
+        if parents[:1] and parents[0] in named and mapping.get(parents[0]):
+            _refuse_new_name(result[parents[0]], parents, key)
         place = result
         for parent in parents:
             if not isinstance(place.get(parent), dict):
@@ -74,15 +79,12 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: was {old}, now {new}"
 
 
-def _refuse_new_arm(mapping: Mapping[str, Any], parents: Sequence[str], key: str) -> None:
-    """Refuse an option of an arm that is not there: a misspelt name would make one more, which needs none."""
-    arms = mapping.get("arms")
-    if parents[:1] != ["arms"] or len(parents) == 1 or not isinstance(arms, dict) or not arms:
-        return
-    if (name := parents[1]) not in arms:
+def _refuse_new_name(known: Any, parents: Sequence[str], key: str) -> None:
+    """Refuse an option of a name that is not there."""
+    if len(parents) > 1 and isinstance(known, dict) and (name := parents[1]) not in known:
         raise UserError(
-            f"command line: --{key}: there is no arm '{name}'{did_you_mean(name, arms)} "
-            f"(a new one is given whole: --arms.{name}='{{...}}')"
+            f"command line: --{key}: there is no '{name}' in {parents[0]}{did_you_mean(name, known)} "
+            f"(a new one is given whole: --{parents[0]}.{name}='{{...}}')"
         )
 
 

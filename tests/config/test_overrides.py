@@ -42,11 +42,13 @@ def test_a_key_may_be_written_with_hyphens_and_a_task_keeps_them() -> None:
     assert changed == {"shard_size": "1GB", "models": {"my-task": "folder"}}
 
 
-def test_an_option_of_an_arm_that_is_misspelt_makes_no_further_arm() -> None:
-    given = {"arms": {"openclip": {}}}
-    with pytest.raises(UserError, match="there is no arm 'openclp'; did you mean 'openclip'") as caught:
-        config.overridden(given, ["--arms.openclp.perturbation.rho=0.1"])
+def test_an_option_of_a_name_that_is_misspelt_makes_no_further_one() -> None:
+    given, named = {"arms": {"openclip": {}}}, ("arms", "tasks")
+    with pytest.raises(UserError, match="there is no 'openclp' in arms; did you mean 'openclip'") as caught:
+        config.overridden(given, ["--arms.openclp.perturbation.rho=0.1"], named)
     assert caught.value.problems[0].endswith("(a new one is given whole: --arms.openclp='{...}')")
-    added = config.overridden(given, ["--arms.sam={steps: 3}", "--arms.sam.perturbation.name=sam"])
+    added = config.overridden(given, ["--arms.sam={steps: 3}", "--arms.sam.perturbation.name=sam"], named)
     assert added["arms"] == {"openclip": {}, "sam": {"steps": 3, "perturbation": {"name": "sam"}}}
-    assert config.overridden({}, ["--arms.sam.steps=3"]) == {"arms": {"sam": {"steps": 3}}}
+    several = config.overridden(given, ["--tasks.a.kind=x", "--tasks.b.kind=y"], named)
+    assert several["tasks"] == {"a": {"kind": "x"}, "b": {"kind": "y"}}
+    assert config.overridden(given, ["--arms.x.y=3"])["arms"] == {"openclip": {}, "x": {"y": 3}}
