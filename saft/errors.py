@@ -138,7 +138,7 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def is_for_memory(error: BaseException) -> bool:
-    """Return whether an error is for want of memory, of the machine or of a GPU: it is no fault of what was read.
+    """Return whether an error is for want of memory, a GPU's too: nothing is wrong with what was read.
 
     Args:
         error: that Python, torch or the system raised.
@@ -151,11 +151,9 @@ def is_for_memory(error: BaseException) -> bool:
     """
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    by_name = any(
-        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
-    )  # torch is not imported
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch is not imported for it
     words = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or by_name or any(said in words for said in _FOR_MEMORY)
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(said in words for said in _FOR_MEMORY)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from saft.experiment.claims import ClaimFolder
 from saft.experiment.session import Session
 from saft.experiment.stages import arm_choice, drawn_cells
 from saft.progress import note
-from saft.report.cell_result import FailedCell
+from saft.report.cell_result import FailedCell, failure_in_words
 
 __all__ = ["all_diverged", "failed_cells", "note_failure", "problems_of"]
 
@@ -40,7 +40,7 @@ def note_failure(cell: str, problems: Sequence[str]) -> None:
         cell: its name.
         problems: what went wrong.
     """
-    note(f"{cell} has failed, and the others go on: {'; '.join(problems)}")
+    note(failure_in_words(f"{cell} has failed, and the others go on", problems))
 
 
 def all_diverged(session: Session) -> list[FailedCell]:

@@ -16,6 +16,7 @@ from saft.experiment.left_behind import clear_after
 from saft.experiment.session import Session
 from saft.experiment.stages import Step, steps_of_cells
 from saft.progress import note
+from saft.report.cell_result import failure_in_words
 
 __all__ = ["Crew", "oversee"]
 
@@ -141,7 +142,7 @@ class _Watch:
         if not self.failed:
             self._claims.clear()
             return
-        problems = [f"{cell}: {'; '.join(claim.problems)}" for cell, claim in self.failed.items()]
+        problems = [failure_in_words(cell, claim.problems) for cell, claim in self.failed.items()]
         if any(claim.fault for claim in self.failed.values()):
             raise RuntimeError("\n".join(problems))
         raise UserError(*problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ __all__ = [
     "SearchedCandidate",
     "Split",
     "Weighted",
+    "failure_in_words",
 ]
 
 
@@ -283,4 +284,18 @@ class FailedCell:
 
     def __str__(self) -> str:
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.train_size}, {self.arm}{seed}: {'; '.join(self.problems)}"
+        return failure_in_words(f"{self.train_size}, {self.arm}{seed}", self.problems)
+
+
+def failure_in_words(failed: str, problems: Iterable[str]) -> str:
+    """Return the sentence on what could not be computed.
+
+    Args:
+        failed: what it is, a cell or an arm.
+        problems: what went wrong, at which step, and what helps.
+
+    Example:
+        >>> failure_in_words("all/sam/seed0", ["training diverged; lower rho"])
+        'all/sam/seed0: training diverged; lower rho'
+    """
+    return f"{failed}: {'; '.join(problems)}"

@@ -13,6 +13,7 @@ from saft.experiment.executors import EXECUTORS, Executor
 from saft.experiment.failures import note_failure, problems_of
 from saft.experiment.session import Session
 from saft.experiment.stages import carry_out_cell
+from saft.report.cell_result import failure_in_words
 
 __all__ = ["Serial"]
 
@@ -34,7 +35,7 @@ class Serial(Executor):
                 if told is None:
                     raise
                 claims.fail(str(cell), told)
-                problems.append(f"{cell}: {'; '.join(told)}")
+                problems.append(failure_in_words(str(cell), told))
                 if cell != cells[-1]:
                     note_failure(str(cell), told)
         if problems:
