@@ -11,6 +11,7 @@ from saft.report.arm_summary import ArmSummary, arm_summary
 from saft.report.cell_result import FailedCell, KeptParts, Split
 from saft.report.comparison import Comparison, compare
 from saft.report.kept_parts import kept_sentences, method_title
+from saft.report.named_merges import named_merges
 from saft.report.plain_arms import plain_arms
 from saft.report.results import Results, TaskFacts
 from saft.report.verdict import Finding, verdict
@@ -38,6 +39,7 @@ class Summary:
         comparisons: every arm that is not plain against every plain one.
         verdict: train size -> findings.
         parts: merge method -> what it stores, of those that keep a part per task.
+        named: in words, which methods the merges are that have a name of their own.
     """
 
     split: Split
@@ -54,6 +56,7 @@ class Summary:
     comparisons: list[Comparison]
     verdict: dict[str, list[Finding]]
     parts: dict[str, KeptParts]
+    named: list[str]
 
     @property
     def metrics(self) -> list[Metric]:
@@ -61,9 +64,9 @@ class Summary:
         return list(self.tasks_of)
 
     @property
-    def kept(self) -> list[str]:
-        """What a reader must know of the methods that keep a part per task, a sentence for each."""
-        return kept_sentences(self.parts, others=len(self.parts) < len(self.methods))
+    def of_methods(self) -> list[str]:
+        """What a reader must know of the methods: of those named anew, of those that keep a part per task."""
+        return self.named + kept_sentences(self.parts, others=len(self.parts) < len(self.methods))
 
     @property
     def one_model(self) -> list[str]:
@@ -155,6 +158,7 @@ def summarize(results: Results) -> Summary:
             for method, merge in cell.merges.items()
             if merge.parts is not None
         },
+        named=named_merges(results.config),
     )
 
 

@@ -48,7 +48,7 @@ def table(results: Results) -> RenderableType:
         if summary.of_size(size):
             parts.extend(_of_size(results, summary, size))
     parts.extend(_base(summary))
-    parts.extend(Text(sentence) for sentence in summary.kept)
+    parts.extend(Text(sentence) for sentence in summary.of_methods)
     parts.append(Text(_legend(results, summary), style="dim"))
     if figures := expected_figures(results):
         parts.append(_expected(figures))

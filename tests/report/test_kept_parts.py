@@ -53,7 +53,7 @@ def test_where_none_gives_one_model_they_are_what_is_compared() -> None:
     summary = summarize(results(("emr",)))
     (compared,) = summary.comparisons
     assert compared.methods == ["emr"]
-    assert "Means over methods" not in " ".join(summary.kept)
+    assert "Means over methods" not in " ".join(summary.of_methods)
 
 
 def test_an_arm_that_has_no_other_method_is_compared_by_it() -> None:
@@ -69,7 +69,7 @@ def test_an_arm_that_has_no_other_method_is_compared_by_it() -> None:
 def test_every_form_marks_them_and_says_what_is_stored() -> None:
     made = results()
     summary = summarize(made)
-    (sentence,) = summary.kept
+    (sentence,) = summary.of_methods
     assert "emr (part per task): each task is scored with a model of its own" in sentence
     assert "87.0 MB for all tasks and 2.7 MB for each. Means over methods are without it." in sentence
     terminal = " ".join(printed(made).split())
@@ -113,7 +113,7 @@ def test_on_tasks_that_are_held_out_they_have_no_column() -> None:
 
 def test_a_report_without_them_says_nothing_of_them() -> None:
     made = made_up(arms=ARMS)
-    assert not summarize(made).kept
+    assert not summarize(made).of_methods
     assert "part per task" not in page(made) + printed(made)
 
 
