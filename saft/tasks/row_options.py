@@ -82,7 +82,7 @@ class OptionColumns:
         if isinstance(self.options, str):
             return _lists(part, "options", self.options)
         columns = [part.texts("options", column) for column in self.options]
-        return [list(cells) if all(cells) else [] for cells in zip(*columns, strict=True)]
+        return [list(cells) if all(map(str.strip, cells)) else [] for cells in zip(*columns, strict=True)]
 
     def _labels(self, part: TableSplit, options: Sequence[list[str]]) -> Sequence[list[str]] | Sequence[None]:
         if self.labels is None:
@@ -141,7 +141,7 @@ def _texts(value: Any, part: TableSplit, row: int, key: str, column: str) -> lis
         if not is_written(item):
             raise UserError(f"{told} holds {item!r:.60} in a list of '{column}', which is no text or number")
     texts = [as_text(item) for item in value]
-    return texts if all(texts) else []
+    return texts if all(map(str.strip, texts)) else []
 
 
 def _right(

@@ -96,12 +96,17 @@ def _rows(part: TableSplit, table: TableConfig, several: bool = False) -> Rows:
     parts = zip(*(part.texts("data.text", column) for column in columns), strict=True)
     texts = ["\n".join(filter(None, filled)) for filled in parts]
     labels = part.texts("data.label", table.label)
-    needed = {"data.text": texts} | ({} if several else {"data.label": labels})
+    needed = {"data.text": _stripped(texts)} | ({} if several else {"data.label": labels})
     if table.pair is None:
         return [LabelledRow(texts[row], labels[row], part.place(row)) for row in part.present(needed)]
     seconds = part.texts("data.pair", table.pair)
-    rows = part.present(needed | {"data.pair": seconds})
+    rows = part.present(needed | {"data.pair": _stripped(seconds)})
     return [LabelledRow((texts[row], seconds[row]), labels[row], part.place(row)) for row in rows]
+
+
+def _stripped(texts: Sequence[str]) -> list[str]:
+    """Return texts by which one of white space alone is none."""
+    return [text.strip() for text in texts]
 
 
 def _checked_several(rows: Rows, labels: Sequence[str], drop_other_labels: bool, where: str) -> Rows:

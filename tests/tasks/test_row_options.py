@@ -150,7 +150,7 @@ def test_a_bad_row_is_named(
 
 def test_a_row_without_options_or_answer_is_told_or_left_out(tmp_path: Path) -> None:
     rows = [{"t": "x", "o": ["a", "b"], "a": "0"} for _ in range(8)]
-    for bad in ({"o": None}, {"o": []}, {"o": ["a", ""]}, {"a": "-1"}, {"a": ""}):
+    for bad in ({"o": None}, {"o": []}, {"o": ["a", ""]}, {"o": ["a", " "]}, {"a": "-1"}, {"a": ""}):
         file = tmp_path / "rows.jsonl"
         file.write_text("\n".join(map(json.dumps, [*rows, rows[0] | bad])))
         key = next(iter({"o": "options", "a": "answer"}[key] for key in bad))

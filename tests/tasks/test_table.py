@@ -171,6 +171,15 @@ def test_a_missing_value_is_told_and_left_out_where_that_is_asked_for(tmp_path: 
         all_rows(table, ["x", "None"])
 
 
+@pytest.mark.parametrize(("key", "row"), [("text", '" ",b,x'), ("pair", 'a,"\t ",x')])
+def test_white_space_alone_is_no_text(key: str, row: str, tmp_path: Path) -> None:
+    text = "text,pair,label\n" + "a,b,x\nc,d,y\n" * 4 + row + "\n"
+    with pytest.raises(UserError, match=rf"t.data.{key}: 1 row\(s\) have no {key}, the first is row 9 of"):
+        read(of_csv(tmp_path, text, pair="pair"), ["x", "y"], False, "t")
+    rest = read(of_csv(tmp_path, text, pair="pair", drop_missing=True), ["x", "y"], False, "t")
+    assert sum(map(len, rest.values())) == 8
+
+
 def test_an_unlabelled_row_of_a_hub_split_is_missing_and_not_the_last_class(tmp_path: Path) -> None:
     """Test splits of the hub often have the label -1."""
     features = datasets.Features(
