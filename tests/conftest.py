@@ -32,6 +32,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _not_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out what only a power cut could show: a test waits milliseconds for each of thousands of files.
+
+    The processes that tests start do wait, among them those that are killed at every call.
+    """
+
+    def checked(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", checked)
+        yield
+
+
 COLOURS = {
     "red": ["rose", "blood", "brick"],
     "blue": ["sky", "sea", "ink"],
