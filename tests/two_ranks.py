@@ -11,11 +11,12 @@ import torch
 import torch.multiprocessing as mp
 
 from saft.training.ranks import free_port
+from tests.forks import FORKS
 
 
 def on_two_ranks(work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(rank, *arguments)` in two processes; the first failure ends both, and is raised."""
-    mp.spawn(_run, (free_port(), work, arguments), nprocs=2)
+    mp.start_processes(_run, (free_port(), work, arguments), nprocs=2, start_method=FORKS.get_start_method())
 
 
 def _run(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

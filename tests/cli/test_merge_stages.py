@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from saft.cli import main, merge_stages
 from saft.files.fingerprints import fingerprint
 from saft.files.lock import locked
 from saft.merging.outputs import target_folder
+from tests.forks import forked
 
 MODELS = Path(__file__).parents[1] / "golden" / "mergekit"
 FILE = """\
@@ -72,8 +71,9 @@ def merge(text, *flags):
 
 def killed(where, text=FILE):
     Path("m.yaml").write_text(text)
-    ended = subprocess.run([sys.executable, "-c", KILLED, where, "m.yaml", "out"], capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    process = forked(KILLED, where, "m.yaml", "out")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def files(folder):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from saft import config
 from saft.experiment import RunConfig
 from saft.run import run
+from tests.forks import FORKS
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +55,4 @@ def moved_models(tiny_model: Path, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork the workers of the executor `local` from one process that has the imports: they take seconds."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(
-        ["saft.experiment.worker", "datasets", "transformers.models.bert.modeling_bert"]
-    )
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forkserver)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: FORKS)
