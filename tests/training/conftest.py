@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from saft import config
 from saft.train import TrainConfig
+from tests.forks import ForkedCommand
 
 
 @pytest.fixture
@@ -24,3 +26,9 @@ def settings(
         "trainer": {"accelerator": "cpu"},
     }
     return config.parse(TrainConfig, mapping | request.module.SETTINGS, "test")
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of a training on two devices: importing what they need takes each many seconds."""
+    monkeypatch.setattr(subprocess, "Popen", ForkedCommand)

@@ -82,7 +82,8 @@ def weights(result: TrainResult) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.slow  # two processes import torch and Lightning
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 @gloo
 def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
     settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +115,8 @@ def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
     assert all(torch.equal(weights(resumed)[name], value) for name, value in before.items())
 
 
-@pytest.mark.slow  # two processes import torch and Lightning
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 @gloo
 def test_what_goes_wrong_in_a_process_is_told_in_one_line_and_ends_them_all(settings: TrainConfig) -> None:
     training = dataclasses.replace(

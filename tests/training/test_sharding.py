@@ -25,7 +25,8 @@ from saft.training.ranks import Order, launch
 from saft.training.sharding import stacks
 
 two_processes = [
-    pytest.mark.slow,  # which import torch and Lightning
+    pytest.mark.slow,
+    pytest.mark.usefixtures("forked_ranks"),
     pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo"),
 ]
 SHARED = {"accelerator": "cpu", "devices": 2, "strategy": "fsdp"}
