@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from saft.errors import UserError
+from saft.errors import UserError, collecting, did_you_mean
 from saft.files.staging import write_text
 from saft.report.csv_tables import csv_tables
 from saft.report.latex_tables import latex_tables
@@ -52,13 +52,27 @@ def read(folder: str | Path) -> Results:
     file = Path(folder) / "results.json"
     try:
         text = file.read_text("utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder}: holds no results.json; give the `out` folder of a finished `saft run`"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: {_why_nothing(Path(folder))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     return from_json(text, str(file))
+
+
+def _why_nothing(folder: Path) -> str:
+    """Return why a path is no folder with results, and what to give instead."""
+    instead = "give the `out` folder of a finished `saft run`"
+    if folder.is_file():
+        return f"is a file; {'give its folder' if folder.name in OWN else instead}"
+    if not folder.is_dir():
+        near = [file.parent.name for file in folder.parent.glob("*/results.json")]
+        return f"there is no such folder{did_you_mean(folder.name, near)}; {instead}"
+    if (folder / "figures").is_dir():
+        return (
+            "holds no results.json yet: `saft run` with the same config goes on and writes it; "
+            f"`saft run --status {folder}` says what is missing"
+        )
+    return f"holds no results.json; {instead}"
 
 
 def rewrite(folders: Sequence[str | Path], out: str | Path | None = None) -> RenderableType:
@@ -76,12 +90,23 @@ def rewrite(folders: Sequence[str | Path], out: str | Path | None = None) -> Ren
         raise UserError("report: FOLDER is missing: the `out` folder of a finished `saft run`")
     if out is not None:
         return _compared(folders, Path(out))
-    results = {str(folder): read(folder) for folder in folders}
+    results = _read_all({str(folder): folder for folder in folders})
     parts: list[RenderableType] = []
     for folder, of_folder in results.items():
         write(of_folder, folder)
         parts += _told(of_folder, Path(folder))
     return Group(*parts)
+
+
+def _read_all(folders: Mapping[str, str | Path]) -> dict[str, Results]:
+    """Return the results of every folder; what is wrong is told of all."""
+    results, problems = dict[str, Results](), list[str]()
+    for name, folder in folders.items():
+        with collecting(problems):
+            results[name] = read(folder)
+    if problems:
+        raise UserError(*problems)
+    return results
 
 
 def _compared(folders: Sequence[str | Path], out: Path) -> RenderableType:
@@ -90,7 +115,7 @@ def _compared(folders: Sequence[str | Path], out: Path) -> RenderableType:
     strangers = {entry.name for entry in out.iterdir()} - OWN if out.is_dir() else set()
     if strangers or out.is_file():
         raise UserError(f"--out: {out}: holds something else than a report; choose another folder")
-    results = side_by_side({name: read(folder) for name, folder in labels(folders).items()})
+    results = side_by_side(_read_all(labels(folders)))
     write(results, out)
     return Group(*_told(results, out))
 

@@ -312,10 +312,13 @@ def from_json(text: str, where: str = "results.json") -> Results:
         raise UserError(f"{where}: must hold an object, but holds {type(mapping).__name__}")
     version = mapping.get("format", 1)
     if version != FORMAT:
-        raise UserError(
-            f"{where}: format: is {version}, but this saft reads {FORMAT}; "
-            "write it again with `saft run` and the same config, which computes only what is missing"
+        later = isinstance(version, int) and version > FORMAT
+        cure = (
+            "a later saft wrote it, which reads it too"
+            if later
+            else "write it again with `saft run` and the same config, which computes only what is missing"
         )
+        raise UserError(f"{where}: format: is {version}, but this saft reads {FORMAT}; {cure}")
     return configs.parse(Results, mapping, where)
 
 

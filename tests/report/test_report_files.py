@@ -61,6 +61,24 @@ def test_a_folder_without_results_is_told(tmp_path):
         read(tmp_path)
 
 
+def test_each_folder_is_told_why_it_has_no_results(tmp_path, capsys):
+    for name in ("runs", "runs/half/figures"):
+        (tmp_path / name).mkdir(parents=True)
+    write(made_up(**SMALL), tmp_path / "whole")
+    (tmp_path / "run.yaml").write_text("out: runs")
+    names = ["runs", "whol", "run.yaml", "runs/half", "whole/results.json"]
+    assert main(["report", *(str(tmp_path / name) for name in names)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix(f"saft: {tmp_path}/") for line in told] == [
+        "runs: holds no results.json; give the `out` folder of a finished `saft run`",
+        "whol: there is no such folder; did you mean 'whole'?; give the `out` folder of a finished `saft run`",
+        "run.yaml: is a file; give the `out` folder of a finished `saft run`",
+        "runs/half: holds no results.json yet: `saft run` with the same config goes on and writes it; "
+        f"`saft run --status {tmp_path}/runs/half` says what is missing",
+        "whole/results.json: is a file; give its folder",
+    ]
+
+
 def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     write(made_up(**SMALL), tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
@@ -89,7 +107,7 @@ def test_all_folders_are_read_before_a_page_is_written(tmp_path, capsys):
     write(made_up(**SMALL), tmp_path / "a")
     (tmp_path / "a" / "report.html").unlink()
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
-    assert f"{tmp_path / 'b'}: holds no results.json" in capsys.readouterr().err
+    assert f"{tmp_path / 'b'}: there is no such folder" in capsys.readouterr().err
     assert not (tmp_path / "a" / "report.html").exists()
     with pytest.raises(UserError, match="FOLDER is missing"):
         rewrite([])
