@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,9 @@ STEPS = "steps.json"
 LOCK = ".lock"
 
 T = TypeVar("T")
+LONGEST = (
+    240  # bytes of a name: disks take 255, of which a file that is being written adds ".", ".json.partial"
+)
 
 
 def team(tasks: Sequence[str]) -> str:
@@ -36,8 +40,13 @@ def team(tasks: Sequence[str]) -> str:
     Example:
         >>> team(["news", "tweets"])
         'news+tweets'
+        >>> team([f"task_number_{number}" for number in range(20)])
+        'task_number_0+19-others-25a9e5b2'
     """
-    return "+".join(tasks)
+    name = "+".join(tasks)
+    if len(name) <= LONGEST:
+        return name
+    return f"{tasks[0]}+{len(tasks) - 1}-others-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class ExperimentFolder:

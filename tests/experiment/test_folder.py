@@ -8,7 +8,7 @@ import pytest
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
-from saft.experiment.folder import ExperimentFolder
+from saft.experiment.folder import ExperimentFolder, team
 from saft.tasks import Score
 
 
@@ -49,6 +49,18 @@ def test_merges_of_other_tasks_are_other_files() -> None:
     one, more = folder.merge(cell, ["a", "b"], "ties"), folder.merge(cell, ["a", "b", "c"], "ties")
     assert one == Path("run/merges/all/sam/seed0/a+b/ties")
     assert one != more
+
+
+def test_merges_of_many_tasks_have_a_name_that_a_disk_takes(tmp_path: Path) -> None:
+    many = [f"{'task' * 5}_{number}" for number in range(40)]
+    names = [team(many), team(many[::-1]), team(many[:-1]), team([*many[:-1], "another"])]
+    assert len(set(names)) == len(names)
+    folder, score = ExperimentFolder(tmp_path), Score(0.1, None, 3)
+    longest = [f"{'x' * 100}", "y" * 100, "z" * 38]
+    assert team(longest) == "+".join(longest), "as before, so that a finished run grows"
+    for name in [*names, team(longest), team(["x" * 100] * 3)]:
+        folder.remember(f"a/{name}", {"config": {}, "files": {}}, score)
+        assert folder.known(f"a/{name}", Score) == score
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
