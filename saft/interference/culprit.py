@@ -279,7 +279,7 @@ def _by_weights(measured: Mapping[str, Any], quantities: Mapping[str, Quantity])
     (first, second), value = max(pairs.items(), key=lambda item: abs(item[1]))
     yield (
         f"{first} and {second} overlap most in their weights (cosine {quantities['cosine'].format(value)}). "
-        "Weights do not tell who suffers: give `tasks:`, so that losses and merges can be measured."
+        "Weights do not tell who suffers: `leave_one_out` and `pairwise` do, which take models with tasks."
     )
 
 

@@ -243,9 +243,9 @@ class InterferenceAccumulator:
                 _add_to(whole, name, part)
         measured, quantities = self._measured(whole), dict[str, Quantity]()
         for name in whole:
-            quantities |= self._measures[name].quantities
-        if self.thresholds is not None:
-            trimmed = self._measured(self._trimmed)
+            of_measure = self._measures[name].quantities
+            quantities |= {quantity: of_measure[quantity] for quantity in of_measure if quantity in measured}
+        if self.thresholds is not None and (trimmed := self._measured(self._trimmed)):
             measured |= {name + TRIMMED: value for name, value in trimmed.items()}
             measured["kept"] = self._named(self._kept / self._n_entries)
             quantities |= {name + TRIMMED: _of_trimmed(quantities[name]) for name in trimmed}
@@ -279,10 +279,12 @@ class InterferenceAccumulator:
                 _add_to(totals, name, measure.sums(chunk).double().cpu())
 
     def _measured(self, totals: dict[str, Tensor]) -> dict[str, Measured]:
+        """Return each quantity; of one model only those of each task, since the others compare models."""
         values = {}
         for name, sums in totals.items():
             values.update(self._measures[name].values(sums))
-        return {name: self._named(value) for name, value in values.items()}
+        several = len(self.tasks) > 1
+        return {name: self._named(value) for name, value in values.items() if several or value.dim() == 1}
 
     def _named(self, value: Tensor) -> Measured:
         """Return a tensor's numbers with the names of the tasks."""

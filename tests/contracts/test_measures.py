@@ -33,7 +33,9 @@ def measured(name, blocks, **options):
     for block in blocks:
         accumulator.update(block)
     measured = accumulator.compute().measured
-    return {quantity: measured[quantity] for quantity in MEASURES.get(name)().quantities}
+    return {
+        quantity: measured[quantity] for quantity in MEASURES.get(name)().quantities if quantity in measured
+    }
 
 
 def numbers(value):
@@ -153,7 +155,7 @@ def test_the_cut_into_blocks_does_not_matter(name, seed, n_tasks, n, cut):
 
 @every_measure
 @SETTINGS
-@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.floats(0, 1))
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 40), st.floats(0, 1))
 def test_agrees_with_the_definition(name, seed, n_tasks, n, zeros):
     oracle = getattr(oracles, name, None)
     if oracle is None:
@@ -162,6 +164,20 @@ def test_agrees_with_the_definition(name, seed, n_tasks, n, zeros):
     assert numbers(measured(name, [block])) == pytest.approx(
         numbers(oracle(block.tolist())), rel=1e-12, abs=1e-12
     )
+
+
+@every_measure
+def test_of_one_model_only_what_needs_no_other_is_told(name):
+    block = random_block(0, 2, 24)
+    of_each = {q for q, quantity in MEASURES.get(name)().quantities.items() if quantity.per == "task"}
+    accumulator = InterferenceAccumulator(["a"], thresholds=[0.1], measures=[name])
+    accumulator.update(block[:1], "layers.0.weight")
+    accumulator.update(block[1:], "layers.1.weight")
+    result = accumulator.compute()
+    told = {quantity.removesuffix("_trimmed").removesuffix("_by_layer") for quantity in result.measured}
+    assert told - {"kept"} == of_each
+    assert ("kept" in told) == bool(of_each)
+    assert result.quantities.keys() == result.measured.keys()
 
 
 @every_measure
