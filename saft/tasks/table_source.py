@@ -52,7 +52,8 @@ class TableSource:
     """Where a table is, and how it splits."""
 
     path: str
-    """The first argument of datasets.load_dataset: a hub id, or csv, json, parquet, text for local files."""
+    """The first argument of datasets.load_dataset: a hub id, or csv, json, parquet, text for local files; or
+    the folder that save_to_disk of `datasets` has written."""
     files: dict[str, str] = field(default_factory=dict, kw_only=True)
     """Split name -> file: a local path, or package://DISTRIBUTION/path/inside."""
     options: dict[str, Any] = field(default_factory=dict, kw_only=True)
@@ -95,6 +96,8 @@ class TableSource:
         Raises:
             UserError: a file is missing.
         """
+        if (saved := _saved(self)) is not None:
+            return {f"{self.path}/{file.relative_to(saved)}": file for file in sorted(saved.rglob("*.arrow"))}
         return local_files(self.files, f"{where}.data.files")
 
 
@@ -189,6 +192,9 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
         with _no_further_words():
             if source.path == "csv":
                 options |= _as_spelled(files, options)
+            if (saved := _saved(source)) is not None:
+                content = datasets.load_from_disk(str(saved), **options)
+                return content if isinstance(content, dict) else {source.train: content}
             if files:
                 options |= {"data_files": files}
             return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
@@ -204,6 +210,13 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
             f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "
             + first_line
         ) from None
+
+
+def _saved(source: TableSource) -> Path | None:
+    """Return the folder that a table was saved to by `datasets`; None of any other source."""
+    folder = Path(source.path).expanduser()
+    is_one = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return folder if is_one and not source.files else None
 
 
 @contextmanager

@@ -104,6 +104,19 @@ def test_a_file_for_validation_is_not_left_unread_in_silence(table: TableConfig,
     assert dataclasses.replace(table, files=files, test=name).test == name
 
 
+@pytest.mark.parametrize("splits", [True, False])
+def test_what_datasets_has_saved_to_disk_is_read_as_it_is_there(splits: bool, tmp_path: Path) -> None:
+    content = datasets.Dataset.from_dict({"text": list("abcdefgh"), "label": ["red", "blue"] * 4})
+    saved = datasets.DatasetDict({"train": content, "test": content}) if splits else content
+    saved.save_to_disk(tmp_path / "saved")
+    table = TableConfig(str(tmp_path / "saved"), "text", "label", test="test" if splits else None)
+    rows = read(table, ["red", "blue"], False, "t")
+    assert sum(map(len, rows.values())) == (16 if splits else 8)
+    own = table.local_files("t")  # whose change is noticed when a run goes on
+    assert own.keys() == {f"{table.path}/{file.relative_to(table.path)}" for file in own.values()}
+    assert len(own) == (2 if splits else 1)
+
+
 def of_csv(folder: Path, text: str, **options: Any) -> TableConfig:
     (folder / "data.csv").write_text(text)
     files = {"train": str(folder / "data.csv")}
