@@ -38,6 +38,8 @@ def rgb(content: bytes | np.ndarray) -> Image.Image:
             return ImageOps.exif_transpose(_of_eight_bits(image)).convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}; leave it out, or convert it") from None
+    except OSError as error:
+        raise OSError(f"{error}; fetch it again, or leave it out") from None
 
 
 def _of_eight_bits(image: Image.Image) -> Image.Image:

@@ -86,3 +86,10 @@ def test_an_array_that_is_no_image_is_refused(values: np.ndarray, message: str) 
 def test_whole_numbers_of_any_type_are_bytes() -> None:
     for kind in (np.int64, np.float32, np.uint16):
         assert array_of_bytes(np.full((2, 3, 1), 200, dtype=kind)).tolist() == [[200] * 3] * 2
+
+
+def test_a_file_that_ends_early_is_told_with_its_cure() -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((32, 32), 9).save(stream, "png")
+    with pytest.raises(OSError, match="truncated; fetch it again, or leave it out"):
+        rgb(stream.getvalue()[:200])
