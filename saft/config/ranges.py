@@ -22,7 +22,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, GetCoreSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from saft.errors import UserError
@@ -35,6 +35,7 @@ __all__ = [
     "FractionOrZero",
     "Location",
     "Name",
+    "Named",
     "NonNegative",
     "OpenFraction",
     "Positive",
@@ -253,6 +254,16 @@ def _repository(text: str) -> str:
 
 
 Repository = Annotated[str, AfterValidator(_repository)]
+
+
+def _with_name(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"must be a mapping; write {{name: {value}}}")
+    return value
+
+
+Named = Annotated[dict[str, Any], BeforeValidator(_with_name)]
+"""`name` of something that is registered, or is elsewhere as `module:Name`, and its options."""
 
 
 def distinct(values: S) -> S:

@@ -14,6 +14,7 @@ from saft.config import (
     Count,
     CountOrZero,
     Fraction,
+    Named,
     NonNegative,
     Positive,
     Range,
@@ -77,15 +78,15 @@ class TrainingOptions:
     """Steps over which the learning rate rises from 0."""
     gradient_clip: Positive | None = 1.0
     """Largest norm of the descent gradient; null does not clip. The ascent gradient is never clipped."""
-    optimizer: dict[str, Any] | None = None
+    optimizer: Named | None = None
     """Who takes the steps: {name: "module:Class"} and keywords of that class; null is AdamW."""
-    perturbation: dict[str, Any] | None = None
+    perturbation: Named | None = None
     """The ascent step, for example {name: sam, rho: 0.05}; rho may be auto or others; null has none."""
-    penalty: dict[str, Any] | None = None
+    penalty: Named | None = None
     """What is added to the loss, for example {name: drift, strength: 2, every: 8}; null adds nothing."""
-    parametrization: dict[str, Any] | None = None
+    parametrization: Named | None = None
     """What of the trunk is trained, for example {name: attention}; null is all of it, as {name: full}."""
-    averaging: dict[str, Any] | None = None
+    averaging: Named | None = None
     """Average of the weights of all steps that is kept, for example {name: ema}; null keeps the last."""
     first_round: dict[str, Any] | None = None
     """Of an arm of `saft run`: what a training before it, of every task from the base, changes of these

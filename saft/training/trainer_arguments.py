@@ -156,6 +156,6 @@ def _problems(key: str, value: Any) -> Iterator[str]:
     elif key == "precision" and str(value).startswith(OTHER_PRECISIONS):
         yield f"{value} is not supported, since weights are float32 here; use bf16-mixed or 32-true"
     elif key in _WORDS and type(value) in _YAML and value is not None and value not in _WORDS[key]:
-        yield f"unknown value {value!r}" + did_you_mean(str(value), map(str, dict.fromkeys(_WORDS[key])))
+        yield f"unknown value {value!r}" + did_you_mean(str(value), dict.fromkeys(map(str, _WORDS[key])))
     elif kinds and type(value) in _YAML and not isinstance(value, tuple(kinds)):
         yield f"must be {' | '.join(sorted(map(in_words, kinds)))}, but is {value!r}"

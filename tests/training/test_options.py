@@ -93,3 +93,10 @@ def test_the_first_round_has_the_ascent_unless_it_says_otherwise_or_there_are_no
     assert first_of(perturbation={"name": "task_vectors"}, first_round={"steps": 3}) is None
     others = sam | {"rho": "others"}
     assert first_of(perturbation=others, first_round={"steps": 3}) is None
+
+
+@pytest.mark.parametrize("key", ["optimizer", "perturbation", "penalty", "parametrization", "averaging"])
+def test_a_name_alone_is_told_as_what_it_is_to_be_written(key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(TrainingOptions, {key: "torch.optim:SGD"}, "t.yaml", "training")
+    assert str(caught.value) == f"t.yaml: training.{key}: must be a mapping; write {{name: torch.optim:SGD}}"

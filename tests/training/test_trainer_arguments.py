@@ -18,6 +18,7 @@ from saft.training.trainer_arguments import check_trainer
             for value in ("16-mixed", "16-true", 16, "bf16-true", "64-true", 64, "64", "transformer-engine")
         ),
         ({"precision": "bf17"}, "trainer.precision: unknown value 'bf17'; did you mean 'bf16'?"),
+        ({"precision": "fp8"}, "trainer.precision: unknown value 'fp8'; choose from: 32, 32-true, bf16"),
         ({"accelerator": "gpuu"}, "trainer.accelerator: unknown value 'gpuu'; did you mean 'gpu'?"),
         (
             {"devices": {"a": 1}},
