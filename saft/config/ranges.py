@@ -211,11 +211,11 @@ def counted(what: str, value: object) -> int:
 
 def name_problem(text: str) -> str | None:
     """Return what is wrong with a name that files are called by, or None."""
-    if re.fullmatch(r"[\w-][\w.-]*", text) and len(text) <= 100:
+    if re.fullmatch(r"[\w-][\w.-]*", text) and len(text.encode()) <= 100:
         return None
     return (
         f"'{text}' cannot be a name, since files are called by it: "
-        "write letters, digits, '_', '-' and '.', with no '.' at the beginning, at most 100 of them"
+        "write letters, digits, '_', '-' and '.', with no '.' at the beginning, at most 100 bytes of them"
     )
 
 

@@ -44,7 +44,7 @@ def team(tasks: Sequence[str]) -> str:
         'task_number_0+19-others-25a9e5b2'
     """
     name = "+".join(tasks)
-    if len(name) <= LONGEST:
+    if len(name.encode()) <= LONGEST:
         return name
     return f"{tasks[0]}+{len(tasks) - 1}-others-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

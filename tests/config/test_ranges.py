@@ -75,6 +75,8 @@ class Outer:
         ({"name": "../../evil"}, "name: '../../evil' cannot be a name"),
         ({"name": "."}, "name: '.' cannot be a name"),
         ({"name": ""}, "name: '' cannot be a name"),
+        ({"name": "x" * 101}, "at most 100 bytes"),
+        ({"name": "名" * 34}, "at most 100 bytes"),
         ({"name": "a\n"}, "name: 'a\n' cannot be a name"),
         ({"upload": "merged"}, "upload: must be a repository of the hub, OWNER/NAME, but is 'merged'"),
         ({"upload": "anna/../b"}, "upload: must be a repository of the hub, OWNER/NAME, but is 'anna/../b'"),

@@ -58,7 +58,7 @@ def test_merges_of_many_tasks_have_a_name_that_a_disk_takes(tmp_path: Path) -> N
     folder, score = ExperimentFolder(tmp_path), Score(0.1, None, 3)
     longest = [f"{'x' * 100}", "y" * 100, "z" * 38]
     assert team(longest) == "+".join(longest), "as before, so that a finished run grows"
-    for name in [*names, team(longest), team(["x" * 100] * 3)]:
+    for name in [*names, team(longest), team(["x" * 100] * 3), team(["名" * 33] * 3)]:
         folder.remember(f"a/{name}", {"config": {}, "files": {}}, score)
         assert folder.known(f"a/{name}", Score) == score
 
