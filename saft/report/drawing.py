@@ -254,6 +254,7 @@ def _style() -> dict[str, Any]:
         "font.size": 8,
         "axes.titlesize": 9,
         "axes.titlelocation": "left",
+        "axes.titley": 1.0,  # where it is anyway; else all that is written around a panel is measured for it
         "axes.titlecolor": ink,
         "axes.labelcolor": muted,
         "axes.edgecolor": rule,
