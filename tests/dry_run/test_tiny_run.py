@@ -17,7 +17,8 @@ from saft.run import run
 pytestmark = pytest.mark.slow  # whole runs
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-RECIPES = [file.stem for file in sorted(CONFIGS.glob("*.yaml")) if "task" not in config.read(file)]
+CONTENTS = {file.stem: config.read(file) for file in sorted(CONFIGS.glob("*.yaml"))}
+RECIPES = [name for name, content in CONTENTS.items() if "task" not in content]
 PARTS = ("clip-8", "clip-14")  # of clip-20
 MOST = 24  # trainings of a run in one piece
 Cut = tuple[slice, slice, slice]  # what is run of the tasks, arms and merges
@@ -28,7 +29,7 @@ ALL_ARMS = (slice(2), slice(None), slice(1))
 
 def pieces(name: str) -> list[Cut]:
     """Return the pieces in which a recipe is run: every task, every arm and every merge is in one of them."""
-    content = config.read(CONFIGS / f"{name}.yaml")
+    content = CONTENTS[name]
     if len(content["tasks"]) * len(content["arms"]) <= MOST:
         return [WHOLE]
     return [ALL_TASKS, ALL_ARMS]
