@@ -17,7 +17,7 @@ from saft.errors import UserError
 from saft.experiment.cells import Cell
 from saft.experiment.run_config import RunConfig
 from saft.files.lock import locked
-from saft.files.staging import write_text
+from saft.files.staging import refuse_file, write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -147,10 +147,11 @@ class ExperimentFolder:
         """Refuse a place that is not free and holds no experiment.
 
         Raises:
-            UserError: it is a file, or a folder of something else.
+            UserError: it is a file, or a folder of something else, or may not be written to.
         """
         if self.path.is_file():
             raise UserError(f"{self.path}: is a file; choose another `out`")
+        refuse_file(self.path / CONFIG)
         strangers = self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir())
         if strangers and not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path}: is not empty, and is not a run of saft; choose another `out`")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ExperimentFolder(tmp_path).refuse_strangers()
     with pytest.raises(UserError, match="is a file"):
         ExperimentFolder(tmp_path / "letter.txt").refuse_strangers()
+
+
+def test_a_place_that_may_not_be_written_to_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=r"cannot be made, since .* may not be written to"):
+        ExperimentFolder(tmp_path / "new" / "run").refuse_strangers()
