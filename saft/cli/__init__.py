@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from saft.stand_ins import stand_ins
 
 __all__ = ["VERBS", "main"]
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _CURE = "take a smaller micro_batch_size or batch, gradient_checkpointing: true, or fewer models at once"
 
 
@@ -35,12 +37,17 @@ def main(words: Sequence[str] | None = None) -> int:
             return _complain(f"there is not enough memory; {_CURE}")
         if not isinstance(error, OSError) or error.strerror is None:
             raise
-        return _complain(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        return _complain(f"{told}; make room ({_after(words)})" if error.errno in _FULL else told)
     except KeyboardInterrupt:
-        after = next((VERBS[word].interrupted for word in words[:1] if word in VERBS), "nothing was written")
-        _complain(f"interrupted; {after}")
+        _complain(f"interrupted; {_after(words)}")
         return ExitCode.INTERRUPTED if not received else 128 + received[0]
     return ExitCode.DONE
+
+
+def _after(words: Sequence[str]) -> str:
+    """Return what is to be said of a verb that did not come to its end."""
+    return next((VERBS[word].interrupted for word in words[:1] if word in VERBS), "nothing was written")
 
 
 def _run(words: Words) -> None:

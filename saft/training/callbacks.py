@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saft.errors import UserError
-from saft.files.staging import replaced
+from saft.files.staging import replaced, telling_a_full_disk
 from saft.progress import Bar
 from saft.tasks import Metric
 from saft.trajectory import RunningAverage
@@ -178,13 +178,22 @@ class SaveEvery(L.Callback):
         self.file = file
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Write the checkpoint if it is due."""
+        """Write the checkpoint if it is due.
+
+        Raises:
+            UserError: the disk is full.
+        """
         if not self.every or trainer.global_step % self.every or trainer.global_step == trainer.max_steps:
             return
         temporary = self.file.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.file)
+        try:
+            with telling_a_full_disk(self.file):
+                trainer.save_checkpoint(temporary)
+                if trainer.is_global_zero:
+                    os.replace(temporary, self.file)
+        except UserError:
+            temporary.unlink(missing_ok=True)  # room for what comes next; the one before it stays
+            raise
 
 
 class Stopwatch(L.Callback):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 import yaml
@@ -334,6 +336,36 @@ def test_too_little_memory_is_one_line_with_its_cure(
         "saft: there is not enough memory; take a smaller micro_batch_size or batch, gradient_checkpointing: "
         "true, or fewer models at once"
     )
+
+
+def test_a_full_disk_is_told_with_its_cure_and_the_checkpoint_before_it_stays(
+    task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = lightning.Trainer.save_checkpoint
+
+    def full(trainer: Any, file: Path, *rest: Any, **more: Any) -> None:
+        save(trainer, file, *rest, **more)
+        if trainer.global_step > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", full)
+    words = ["train", str(task_file), "--training.steps=4", "--checkpoint_every=1"]
+    assert main([*words, f"--out={tmp_path / 'new'}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "last.ckpt: could not be written: No space left on device; " in told
+    assert "make room" in told
+    assert (tmp_path / ".new.work" / "last.ckpt").is_file()
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    assert main([*words, f"--out={tmp_path / 'new'}"]) == 0
+
+    def full_elsewhere(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("saft.training.module.TaskModule.training_step", full_elsewhere)
+    assert main([*words, f"--out={tmp_path / 'newer'}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "saft: No space left on device; make room (the same command goes on where it stopped)"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes")
