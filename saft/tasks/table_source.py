@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -203,6 +204,10 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
             raise
         cause = error.__cause__ or error
         first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        if source.path == "json" and (line := _broken_line(files)):
+            first_line = line
+        if "corresponds to no data" in first_line:
+            first_line = "it holds no rows"
         if isinstance(cause, UnicodeDecodeError):
             first_line += "; name the file's own under options, as {encoding: latin-1}"
         given = ", ".join(f"{split}: {file}" for split, file in source.files.items())
@@ -230,6 +235,23 @@ def _no_further_words() -> Iterator[None]:
         yield
     finally:
         datasets.logging.set_verbosity(level)
+
+
+def _broken_line(files: Mapping[str, str]) -> str:
+    """Return which line of files of JSON lines is no row: the reader counts within a block of its own."""
+    for file in files.values():
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line) if line.strip() else {}
+                    problem = "" if isinstance(row, dict) else "no mapping, {COLUMN: VALUE}"
+                except json.JSONDecodeError as error:
+                    problem = f"not JSON: {error.msg}"
+                if problem and number == 1:  # one document over several lines, perhaps
+                    break
+                if problem:
+                    return f"line {number} of {file} is {problem}; fix it, or leave it out"
+    return ""
 
 
 def _as_spelled(files: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -251,6 +251,13 @@ def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: 
             r"no column 'text' in the train split, whose one column is 'text;label'; "
             r'set data\.options: \{delimiter: ";"\}',
         ),
+        (
+            "json",
+            b'{"text": "a", "label": "b"}\n\n{"text": \n{"text": "c"}\n',
+            r"line 3 of .*data is not JSON: Expecting value; fix it, or leave it out",
+        ),
+        ("json", b'{"text": "a"}\n3\n', r"line 2 of .*data is no mapping, \{COLUMN: VALUE\}; fix it"),
+        ("csv", b"text,label\n", r"cannot read 'csv' \(train: .*data\): it holds no rows"),
         ("csv", b"text\tlabel\na\tb\n", r'set data\.options: \{delimiter: "\\t"\}'),
     ],
 )
