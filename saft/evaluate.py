@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 from torch import nn
 
 from saft import tasks
@@ -21,6 +23,7 @@ from saft.files.staging import refuse_file, write_text
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar, note
+from saft.report.columns import Column, stacked
 from saft.tasks import BoundTask, Limits, Metric, Score, Splits, Task
 from saft.training.precision import computing
 
@@ -51,18 +54,25 @@ class EvaluateResult:
         """Checkpoint -> task -> raw value: an accuracy as a fraction."""
         return {path: {name: score.value for name, score in row.items()} for path, row in self.scores.items()}
 
-    def table(self) -> Table:
+    def table(self) -> RenderableType:
         """Return the scores, one row a checkpoint; a mean where a row has every task, and all one metric."""
-        metric = next(iter(self.metrics.values()))
-        same = len(self.metrics) > 1 and all(other == metric for other in self.metrics.values())
-        heads = [f"{name}\n{m.name} {m.unit}".rstrip() for name, m in self.metrics.items()]
-        table = Table("checkpoint", *heads, *(["mean"] if same else []), title=f"{self.split} split")
-        for checkpoint, row in self.scores.items():
-            cells = [m.format(row[name].value) if name in row else "" for name, m in self.metrics.items()]
-            whole = same and len(row) == len(self.metrics)
-            mean = [metric.format(sum(score.value for score in row.values()) / len(row))] if whole else []
-            table.add_row(checkpoint, *cells, *mean)
-        return table
+        columns = [
+            Column(
+                f"{name}, {metric.name} {metric.unit}".rstrip(),
+                {
+                    path: Text(metric.format(row[name].value))
+                    for path, row in self.scores.items()
+                    if name in row
+                },
+            )
+            for name, metric in self.metrics.items()
+        ]
+        metric, *others = self.metrics.values()
+        if others and all(other == metric for other in others):
+            whole = {path: row for path, row in self.scores.items() if len(row) == len(self.metrics)}
+            means = {path: fmean(score.value for score in row.values()) for path, row in whole.items()}
+            columns.append(Column("mean", {path: Text(metric.format(mean)) for path, mean in means.items()}))
+        return Group(*stacked(f"{self.split} split", "checkpoint", list(self.scores), columns))
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.text import Text
 
 from saft import config as configs
 from saft.merging.merge_config import MergeConfig
+from saft.report.columns import Column, stacked
 from saft.report.paired_gain import PairedGain
 from saft.report.results import plain
 from saft.tasks import Metric, Score
@@ -81,17 +82,23 @@ class SuggestResult:
 
     def table(self) -> RenderableType:
         """Return what was tried, best first, and what is suggested."""
-        heads = [f"{name}\n{m.name} {m.unit}".rstrip() for name, m in self.metrics.items()]
-        table = Table("merge", "mean, % of\nthe experts", "± 95 %", *heads)
-        table.add_row("experts", "100.0", "", *self._cells(self.experts))
+        rows = {"experts": (Text("100.0"), Text("–"), self.experts)}
         for tried in self.tried:
-            half = "" if tried.error is None else f"{200 * tried.error:.1f}"
             worth = as_number(100 * tried.worth, 1) if math.isfinite(tried.worth) else "–"
-            table.add_row(in_words(tried.merge), worth, half, *self._cells(tried.scores))
-        return Group(table, *self.sentences, f"written: {self.file}; saft merge {self.file} OUT")
-
-    def _cells(self, scores: Mapping[str, Score]) -> list[str]:
-        return [metric.format(scores[task].value) for task, metric in self.metrics.items()]
+            half = "–" if tried.error is None else f"{200 * tried.error:.1f}"
+            rows[in_words(tried.merge)] = Text(worth), Text(half), tried.scores
+        columns = [
+            Column(
+                f"{name}, {metric.name} {metric.unit}".rstrip(),
+                {row: Text(metric.format(scores[name].value)) for row, (_, _, scores) in rows.items()},
+            )
+            for name, metric in self.metrics.items()
+        ]
+        worths = Column("mean, % of the experts", {row: worth for row, (worth, _, _) in rows.items()})
+        halves = Column("± 95 %", {row: half for row, (_, half, _) in rows.items()})
+        tables = stacked("Merges that were tried, best first", "merge", list(rows), columns, [worths, halves])
+        told = [*self.sentences, f"written: {self.file}; saft merge {self.file} OUT"]
+        return Group(*tables, Text(), *map(Text, told))
 
 
 def in_words(merge: MergeConfig) -> str:

@@ -15,6 +15,7 @@ from saft.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from saft.merge import MergeConfig, merge
 from saft.models import load_task
 from saft.tasks import Metric, Score
+from tests.report.test_terminal import printed
 
 
 def test_any_model_on_given_tasks(
@@ -77,16 +78,23 @@ def test_a_mean_is_of_all_tasks_in_one_metric() -> None:
     accuracy, loss = Metric("accuracy", "%"), Metric("loss", "nats", False, 1.0, 2)
     scores = {"x": {"a": Score(0.5, None, 4), "b": Score(0.7, None, 4)}, "y": {"a": Score(0.9, None, 4)}}
 
-    def columns(metrics: dict[str, Metric]) -> dict[str, list[object]]:
-        table = EvaluateResult(scores, metrics, "test").table()
-        return {str(column.header): list(column.cells) for column in table.columns}
+    def lines(metrics: dict[str, Metric]) -> list[list[str]]:
+        text = printed(EvaluateResult(scores, metrics, "test").table(), width=80)
+        return [line.split() for line in text.splitlines()[-2:]]
 
-    same = columns({"a": accuracy, "b": accuracy})
-    assert same["mean"] == ["60.0", ""]
-    assert same["a\naccuracy %"] == ["50.0", "90.0"]
-    mixed = columns({"a": accuracy, "b": loss})
-    assert "mean" not in mixed
-    assert mixed["b\nloss nats"] == ["0.70", ""]
+    assert lines({"a": accuracy, "b": accuracy}) == [["x", "50.0", "70.0", "60.0"], ["y", "90.0", "–", "–"]]
+    assert lines({"a": accuracy, "b": loss}) == [["x", "50.0", "0.70"], ["y", "90.0", "–"]]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_scores_on_many_tasks_stay_whole_in_a_narrow_terminal(width: int) -> None:
+    tasks = [f"task_of_a_name_{number}" for number in range(20)]
+    scores = {f"runs/some/where/x{i}": {t: Score(0.123 * (i + 1), None, 4) for t in tasks} for i in range(2)}
+    text = printed(
+        EvaluateResult(scores, dict.fromkeys(tasks, Metric("accuracy", "%")), "test").table(), width
+    )
+    assert text.count(" 12.3") == text.count(" 24.6") == 21
+    assert all(f"{task}," in text for task in tasks)
 
 
 @pytest.mark.parametrize(

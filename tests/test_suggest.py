@@ -22,9 +22,10 @@ from saft.merge import MergeConfig, merge
 from saft.model_config import ModelConfig
 from saft.suggest import SuggestConfig, SuggestResult, suggest
 from saft.suggest_models import MergedModels
-from saft.suggest_result import in_words
-from saft.tasks import Limits, Score
+from saft.suggest_result import Tried, in_words
+from saft.tasks import Limits, Metric, Score
 from tests.moved import moved
+from tests.report.test_terminal import printed
 
 METHODS: dict[str, dict[str, Any]] = {"average": {}, "task_arithmetic": {}, "ties": {"density": 0.5}}
 
@@ -113,6 +114,21 @@ def test_what_was_tried_is_told_best_first_and_kept(suggested: tuple[SuggestConf
     text = Path(config.out).read_text()
     assert all(f"# {sentence}\n" in text for sentence in result.sentences)
     assert "it is within the noise of " in result.sentences[1]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_merges_of_many_tasks_stay_whole_in_a_narrow_terminal(width: int) -> None:
+    tasks = [f"task_{number}" for number in range(20)]
+    scores = dict.fromkeys(tasks, Score(0.123, None, 4))
+    tried = [
+        Tried(MergeConfig("task_arithmetic", "b", ["x"], scaling=0.1 * n), scores, 0.9, 0.1) for n in (1, 2)
+    ]
+    metrics = dict.fromkeys(tasks, Metric("accuracy", "%"))
+    text = printed(SuggestResult(tried, scores, metrics, {}, 4, Path("merge.yaml")).table(), width)
+    assert text.count(" 12.3") == 3 * 20
+    assert all(f"{task}," in text for task in tasks)
+    assert "90.0" in text
+    assert "suggested: task_arithmetic at 0.1" in text
 
 
 def test_the_same_again(suggested: tuple[SuggestConfig, SuggestResult], config: SuggestConfig) -> None:
