@@ -183,10 +183,24 @@ def _scores_above(floor: Tensor, intra: Tensor, argument: Tensor) -> Tensor:
     """
     bounds = torch.mul(intra, argument).contiguous()  # so that what is flat is a view
     flat_bounds, flat_intra, flat_argument = (x.numpy().reshape(-1) for x in (bounds, intra, argument))
-    near = np.flatnonzero(bounds.numpy() >= (floor * (1 - _ROUNDING)).numpy())
+    near = _places(bounds.numpy() >= (floor * (1 - _ROUNDING)).numpy())
     exact = torch.from_numpy(flat_argument[near]).tanh_()
     flat_bounds[near] = exact.mul_(torch.from_numpy(flat_intra[near])).numpy()
     return bounds
+
+
+def _places(mask: np.ndarray) -> np.ndarray:
+    """Return where a mask, of any shape, is true once it is flat, which is seldom.
+
+    Of words of eight places first: where a twentieth is true that takes half of numpy's time.
+    """
+    flat = mask.reshape(-1)
+    whole = len(flat) // 8 * 8
+    words = flat[:whole].view(np.uint64)
+    some = np.flatnonzero(words != 0)
+    inside = np.flatnonzero(words[some].view(bool))
+    places = some[inside >> 3] * 8 + (inside & 7)
+    return np.concatenate([places, whole + np.flatnonzero(flat[whole:])])
 
 
 def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from saft.merging.methods.pcb import Pcb
+from saft.merging.methods.pcb import Pcb, _places
 from saft.merging.stream.block import Block
 from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import merging as oracle
@@ -76,3 +77,10 @@ def test_scores_above_a_floor_are_those_without_one_to_the_bit(variant, size):
         counts = exact >= floor
         assert found[counts].equal(exact[counts])
         assert (found < floor)[~counts].all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 8), (3, 21), (4, 1000)])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.9, 1.0])
+def test_the_places_where_a_mask_is_true_are_numpys(shape, share):
+    mask = np.random.default_rng(0).random(shape) < share
+    assert _places(mask).tolist() == np.flatnonzero(mask).tolist()
