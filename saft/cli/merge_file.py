@@ -6,15 +6,17 @@ A file's keys are checked before anything that is slow to import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saft import config
-from saft.errors import UserError, collecting
+from saft.errors import NotYet, UserError, collecting
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import check_keys, is_mergekit
 from saft.merging.mergekit.multi_merge import Stage, stages
+from saft.stand_ins import stand_ins
 
 if TYPE_CHECKING:
     from saft.cli.merge_stages import MergesResult
@@ -84,7 +86,10 @@ def _place(where: str, stage: Stage) -> str:
 def _read_one(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> MergeConfig:
     notes: list[str] = []
     if not is_mergekit(mapping):
-        settings = config.parse(MergeConfig, mapping, where, depth=depth)
+        try:
+            settings = config.parse(MergeConfig, mapping, where, depth=depth)
+        except UserError as error:
+            raise UserError(*_with_cures(error.problems, mapping, where)) from None
     else:
         check_keys(mapping, where)
         from saft.merging.mergekit import file as mergekit
@@ -95,6 +100,18 @@ def _read_one(mapping: Mapping[str, Any], where: str, depth: config.Depth) -> Me
     for note in notes if depth == "all" else ():
         print(note, file=sys.stderr)
     return settings
+
+
+def _with_cures(problems: Sequence[str], mapping: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yield the problems of a file, with the cure where a parameter of the method stands beside its keys."""
+    of_method: list[str] = []
+    with stand_ins(), suppress(UserError, NotYet):  # there is no such method, which is told later
+        from saft.merging.methods import METHODS
+
+        of_method = [item.name for item in METHODS.get(str(mapping.get("method"))).parameter_infos()]
+    for problem in problems:
+        misplaced = (key for key in of_method if problem.startswith(f"{where}: {key}: unknown key"))
+        yield next((f"{where}: {key}: belongs under `parameters:`" for key in misplaced), problem)
 
 
 def _check_options(settings: MergeConfig, where: str) -> None:

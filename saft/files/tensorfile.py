@@ -169,7 +169,10 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
             f"{file}: is damaged, or is not a file of torch ({str(error).splitlines()[0]}); "
             "copy or download it again"
         ) from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(item, Tensor) for item in tensors.values()):
+    whole = isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(item, Tensor) for name, item in tensors.items()
+    )
+    if not whole:
         raise UserError(f"{file}: is not a state dict, a mapping of names to tensors; {_AS_SAFETENSORS}")
     for name, tensor in tensors.items():
         if problem := not_plain(tensor):

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from saft.errors import UserError, abbreviated, collecting, did_you_mean
+from saft.errors import UserError, abbreviated, as_user_error, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.shared_memory import first_overlap
@@ -90,6 +90,9 @@ def merge_models(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
     target = None if out is None else fitting(plan, out)
+    if out is None and isinstance(base, nn.Module):
+        with as_user_error("base: cannot be copied; give a module to fill as out, or base.state_dict()"):
+            _copy_with(base, tensors_of(base))
     merged = merged_tensors(plan)
     if target is not None:
         _refuse_shared(target, merged)
@@ -170,8 +173,10 @@ def plan_of(
 
 def _not_here(method: str, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield what no merge does, and what only one of folders does."""
+    of_method: list[str] = []
     with suppress(UserError):  # there is no such method: `check` tells it, with all else that is wrong
         kind = METHODS.get(method)
+        of_method = [item.name for item in kind.parameter_infos()]
         if kind.calibration or issubclass(kind, PerTaskMethod):
             why = "reads examples of each task" if kind.calibration else "gives more than one model"
             yield (
@@ -181,7 +186,9 @@ def _not_here(method: str, options: Mapping[str, Any]) -> Iterator[str]:
     known = [item.name for item in dataclasses.fields(MergeConfig)]
     keys = [key for key in known if key not in ("method", "base", "models", *_OF_A_FOLDER)]
     for key in options:
-        if key not in known:
+        if key in of_method and key not in known:
+            yield f"{key}: is a parameter of {method}; write parameters={{'{key}': {options[key]!r:.40}}}"
+        elif key not in known:
             yield f"{key}: unknown key{did_you_mean(key, keys)}"
     for key in _OF_A_FOLDER:
         if options.get(key) is not None:

@@ -103,6 +103,15 @@ def test_where_the_adapters_are_is_looked_for_once_an_input(tiny_llama, monkeypa
     assert len(looked) == 3  # the base and two adapters
 
 
+@pytest.mark.parametrize("by", ["change", "factors"])
+def test_biases_that_adapters_share_are_refused(tiny_llama, by):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    settings = peft.LoraConfig(r=3, target_modules=["q_proj"], bias="lora_only")
+    model = peft.PeftModel(base, settings, "one")  # peft takes only one adapter with biases
+    with pytest.raises(UserError, match="bias: 'lora_only': its biases are in the model"):
+        merge_adapters(model, "linear", by=by)
+
+
 def test_a_rank_beyond_that_of_the_matrices_becomes_theirs(tiny_llama):
     model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
     widest = max(min(x.shape) for name, x in state(model).items() if "base_layer" in name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import saft
 from saft.cli import main
 from saft.errors import UserError
+from saft.merging import merge_models
 from saft.merging.inputs.in_memory import OneAdapter
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
@@ -239,6 +241,7 @@ def test_buffers_are_the_base_s(berts):
             {"upload": "anna/merged"},
             "upload: is of a folder, and here is none; write one with saft.merge",
         ),
+        ("ties", {"density": 0.2}, r"density: is a parameter of ties; write parameters=\{'density': 0.2\}"),
         ("ties", {"out_dtype": "float16"}, "out_dtype: unknown key; did you mean 'dtype'"),
         ("ties", {"paramters": {}}, "paramters: unknown key; did you mean 'parameters'"),
         ("emr", {}, "method: 'emr' gives more than one model; merge folders by it, with saft.merge"),
@@ -315,6 +318,37 @@ def test_tensors_that_have_no_plain_numbers_are_named(make, message):
         saft.merge_models({"w": make()}, [{"w": torch.ones(2)}], "average")
 
 
+def test_what_torch_wraps_modules_in_does_not_count():
+    base, model = (
+        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)),
+        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)),
+    )
+    expected = saft.merge_models(base.state_dict(), [model], "average")
+    by_layer = {f"{name[:2]}_orig_mod.{name[2:]}": tensor for name, tensor in model.state_dict().items()}
+    wholly = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    fsdp = {f"_fsdp_wrapped_module.{name}": tensor for name, tensor in model.state_dict().items()}
+    for wrapped in (by_layer, wholly, fsdp):
+        merged = saft.merge_models(base.state_dict(), [wrapped], "average")
+        assert all(merged[name].equal(tensor) for name, tensor in expected.items())
+    merged = saft.merge_models(by_layer, [base], "average")
+    assert merged.keys() == by_layer.keys()  # it goes back into the compiled module
+
+
+class Locked(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+        self.lock = threading.Lock()
+
+
+def test_a_module_that_cannot_be_copied_is_told_before_the_merge(monkeypatch):
+    base = Locked()
+    monkeypatch.setattr(merge_models, "merged_tensors", None)
+    with pytest.raises(UserError, match="base: cannot be copied; give a module to fill as out"):
+        saft.merge_models(base, [nn.Linear(2, 2)], "average")
+    monkeypatch.undo()
+    assert saft.merge_models(base, [Locked()], "average", out=base) is base
+
+
 def test_an_adapter_by_itself_is_no_base(berts):
     with pytest.raises(UserError, match="base: is an adapter"):
         saft.merge_models(OneAdapter(berts[0], "a"), [berts[1]], "average")
@@ -334,6 +368,11 @@ LIST = r"give \[model\], or \{task: model\}"
         (torch.ones(2), r"models: is tensor.*; give \{task: model\}, or a list of models"),
         ({"a": None}, r"models.a: is None, and neither a module nor a state dict, \{name: tensor\}"),
         ([nn.Linear(2, 2), 7], "models.2: is 7, and neither a module nor a state dict"),
+        (
+            [{"model": nn.Linear(2, 2).state_dict(), "epoch": 1}],
+            r"models.1: 'model': is a state dict itself; give that one: checkpoint\['model'\]",
+        ),
+        ([{0: torch.ones(2)}], "models.1: 0: is not the name of a tensor"),
         ([{"weight": [1.0]}], r"models.1: 'weight': is \[1.0\], and not a tensor"),
         ([], "models: is empty"),
     ],

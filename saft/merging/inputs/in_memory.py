@@ -94,11 +94,8 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
         raise UserError(f"there is no adapter '{name}'{did_you_mean(name, configs)}")
     place = f"<adapter '{name}' of {type(model).__name__}>"
     config = configs[name].to_dict()
-    if config.get("bias", "none") != "none":
-        raise UserError(
-            f"{place}: bias: {config['bias']!r}: its biases are in the model, for all adapters; give the "
-            "folder that save_pretrained has written"
-        )
+    if problem := _bias_problem(place, config):
+        raise UserError(problem)
     merged = [at for at, module in model.named_modules() if getattr(module, "merged_adapters", None)]
     if merged:
         raise UserError(
@@ -143,6 +140,8 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
     settings = _adapters(model)[1][name].to_dict()
     place = f"<adapter '{name}' of {type(model).__name__}>"
     problems = list(refusals(f"config of {place}", settings))
+    if problem := _bias_problem(place, settings):
+        problems.append(problem)
     tensors = dict(_of_adapter(_state(model), name))
     others = [key for key in tensors if not _MATRIX.search(key)]
     if others:
@@ -159,6 +158,15 @@ def lora_factors(model: nn.Module, name: str) -> dict[str, Tensor]:
         root = abs(scale) ** 0.5
         scaled[key] = tensor.detach() * (root if down or scale > 0 else -root)
     return scaled
+
+
+def _bias_problem(place: str, settings: Mapping[str, Any]) -> str | None:
+    if settings.get("bias", "none") == "none":
+        return None
+    return (
+        f"{place}: bias: {settings['bias']!r}: its biases are in the model, for all adapters; give the "
+        "folder that save_pretrained has written"
+    )
 
 
 def has_adapters(model: object) -> bool:
@@ -215,11 +223,17 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     state: Mapping[str, Any] = model.state_dict(keep_vars=True) if isinstance(model, nn.Module) else model
     by_name: dict[str, Tensor] = {}
     for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{name!r}: is not the name of a tensor; give a state dict, {{name: tensor}}")
         if isinstance(tensor, Tensor):
             by_name[name] = tensor
             if problem := not_plain(tensor):
                 raise UserError(f"'{name}': {problem}")
-        elif not whole:
+        elif whole:  # a module's extra state
+            continue
+        elif isinstance(tensor, Mapping) and any(isinstance(entry, Tensor) for entry in tensor.values()):
+            raise UserError(f"'{name}': is a state dict itself; give that one: checkpoint['{name}']")
+        else:
             raise UserError(
                 f"'{name}': is {tensor!r:.60}, and not a tensor; give a state dict, {{name: tensor}}"
             )

@@ -31,6 +31,8 @@ _POSITIONS = (
 _LOOKED_UP = re.compile(r"embed|wte|wpe|^shared$|^relative_attention_bias$")
 # The names that LayerNorm's weight and bias had in checkpoints of TensorFlow, as in bert-base-uncased.
 _OLD_NAMES = {"gamma": "weight", "beta": "bias", "weight": "gamma", "bias": "beta"}
+# What torch.compile, FSDP and activation checkpointing put before the names within a module.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def _module(name: str) -> str:
@@ -146,7 +148,8 @@ def match(name: str, known: Collection[str], prefix: str | None = None) -> str |
 def rename(names: Collection[str], known: Collection[str]) -> dict[str, str]:
     """Return new name -> name, so that as many tensors as can be have names of another checkpoint.
 
-    All names get or lose one and the same prefix; and LayerNorm's `gamma` and `beta` become `weight` and
+    All names get or lose one and the same prefix; what torch puts into the names of what it has wrapped
+    (`_orig_mod.` of a compiled module) does not count; and LayerNorm's `gamma` and `beta` become `weight` and
     `bias`, or the other way round. A tensor that the other checkpoint does not have keeps its name.
 
     Args:
@@ -157,7 +160,16 @@ def rename(names: Collection[str], known: Collection[str]) -> dict[str, str]:
         >>> rename(["LayerNorm.gamma", "w"], {"bert.LayerNorm.weight", "bert.w"})
         {'bert.LayerNorm.weight': 'LayerNorm.gamma', 'bert.w': 'w'}
     """
-    known = set(known)
+    plain, plainly_known = ({_WRAPPERS.sub("", name): name for name in x} for x in (names, known))
+    if len(plain) < len(names) or len(plainly_known) < len(known):  # two names must not become one
+        return _renamed(names, set(known))
+    return {
+        plainly_known.get(new, plain[old] if new == old else new): plain[old]
+        for new, old in _renamed(plain, set(plainly_known)).items()
+    }
+
+
+def _renamed(names: Collection[str], known: Collection[str]) -> dict[str, str]:
     removed = [("", "")] + [("", prefix) for prefix in _prefixes(names)]
     best: dict[str, str] = {}
     most = -1

@@ -53,7 +53,7 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
     resolved = settings.resolved()
     dtypes = {key: _dtype(mapping.get(key)) for key in ("out_dtype", "dtype")}
     for key, word in dtypes.items():
-        if word is not None and word not in DTYPES:
+        if word is not None and word not in [*DTYPES]:  # which anything can be asked, a list too
             problems.append(f"{key}: unknown '{word}'{did_you_mean(str(word), DTYPES)}")
     if problems:
         raise UserError(*(f"{where}: {problem}" for problem in dict.fromkeys(problems)))
@@ -101,7 +101,10 @@ def _models(
     if base is None:
         return (models[0]["model"] if models else ""), models
     if not method.takes_base:
-        return base, [model for model in models if model["model"] != base]
+        others = [model for model in models if model["model"] != base]
+        if models and not others:
+            problems.append(f"models: are only the base, {base}; give those that are to be merged into it")
+        return base, others
     if mapping["merge_method"] == "slerp":  # goes from the base, wherever that stands
         models.sort(key=lambda model: model["model"] != base)
     if all(model["model"] != base for model in models):

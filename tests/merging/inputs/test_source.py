@@ -75,6 +75,7 @@ class Harmful:
         (lambda: torch.nn.Linear(2, 2), r"more than weights \(torch\.\S+\.Linear\), and is not loaded"),
         (lambda: {"epoch": 1, "state_dict": {"w": torch.zeros(2)}}, "is not a state dict"),
         (lambda: torch.zeros(2), "is not a state dict"),
+        (lambda: {0: torch.zeros(2)}, "is not a state dict"),
         (lambda: {"w": torch.zeros(2).to_sparse()}, "'w' is sparse"),
         (lambda: {"w": torch.zeros(2, device="meta")}, "'w' is on the device 'meta' and has no numbers"),
         (lambda: {"w": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)}, "'w' is quantized"),

@@ -75,6 +75,8 @@ REFUSED = [
     ({"dtpye": "float32"}, "dtpye: unknown key; did you mean 'dtype'?"),
     ({"out_dtype": "flaot16"}, "out_dtype: unknown 'flaot16'; did you mean 'float16'"),
     ({"dtype": "flaot16", "out_dtype": "float16"}, "dtype: unknown 'flaot16'; did you mean"),
+    ({"dtype": ["float16"]}, r"dtype: unknown '\['float16'\]'; choose from"),
+    ({"models": [{"model": "base"}, {"model": "base"}]}, "models: are only the base, base; give those that"),
     ({"lambda": 0.3}, "lambda: belongs under `parameters:`"),
     ({"tokenizer_source": "union"}, "tokenizer_source: union: mergekit can do this"),
     ({"tokenizer": {"source": "base", "tokens": {}}}, "tokenizer.tokens: mergekit can do this"),
@@ -234,3 +236,12 @@ def test_nearswap_and_arcee_fusion_merge_one_model_into_the_base():
     settings, _ = mergekit.read(case, "fusion.yaml")
     with pytest.raises(UserError, match="models: this method merges 1, but there are 2"):
         check(settings)
+
+
+def test_a_parameter_in_the_place_of_a_key_is_told_where_it_belongs(tmp_path, capsys):
+    file = tmp_path / "merge.yaml"
+    file.write_text("method: ties\nbase: base\nmodels: [a]\ndensity: 0.2\nout_dtype: float16\n")
+    assert main(["merge", "--check", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert "merge.yaml: density: belongs under `parameters:`" in told
+    assert "merge.yaml: out_dtype: unknown key; did you mean 'dtype'?" in told
