@@ -75,7 +75,7 @@ REFUSED = [
     ({"dtpye": "float32"}, "dtpye: unknown key; did you mean 'dtype'?"),
     ({"out_dtype": "flaot16"}, "out_dtype: unknown 'flaot16'; did you mean 'float16'"),
     ({"dtype": "flaot16", "out_dtype": "float16"}, "dtype: unknown 'flaot16'; did you mean"),
-    ({"dtype": ["float16"]}, r"dtype: unknown '\['float16'\]'; choose from"),
+    ({"dtype": ["float16"]}, r"dtype: unknown '\['float16'\]'; did you mean 'float16'"),
     ({"models": [{"model": "base"}, {"model": "base"}]}, "models: are only the base, base; give those that"),
     ({"lambda": 0.3}, "lambda: belongs under `parameters:`"),
     ({"tokenizer_source": "union"}, "tokenizer_source: union: mergekit can do this"),
