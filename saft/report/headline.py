@@ -98,7 +98,8 @@ def certainty(comparison: Comparison) -> str:
         return f"95 % interval {interval(difference.values.interval, metric)}, {difference.values.n} seeds"
     if difference.over_examples is None:
         return "error not known, one seed"
-    return f"95 % interval {interval(difference.over_examples, metric)} over the examples, one seed"
+    told = "" if "one seed" in difference.outcome else ", one seed"
+    return f"95 % interval {interval(difference.over_examples, metric)} over the examples{told}"
 
 
 def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> Headline:

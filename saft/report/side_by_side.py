@@ -135,10 +135,13 @@ def _of_task(one: TaskFacts, other: TaskFacts) -> Iterator[tuple[str, object, ob
 
 def _of_model(one: Results, other: Results) -> Iterator[tuple[str, object, object]]:
     """Yield differences of the pretrained models: by their scores, or where there are none by their names."""
+    known, its_own = (run.protocol.tasks | run.protocol.held_out for run in (one, other))
     common = [task for task in one.base if task in other.base]
     for task in common:
+        metric = known[task].metric
+        if its_own[task].metric != metric:
+            continue  # is told already, and the scores say different things
         if (pair := _scores_apart(one.base[task], other.base[task])) is not None:
-            metric = (one.protocol.tasks | one.protocol.held_out)[task].metric
             mine, its = (metric.format(value) for value in pair)
             yield f"the pretrained model or its examples: {metric.name} on {task}", mine, its
     if not common and one.config.get("model") != other.config.get("model"):

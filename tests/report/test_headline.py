@@ -27,6 +27,16 @@ def test_one_arm_that_is_both_is_told_once():
     assert headline.gains[0].answer == "Yes"
 
 
+def test_one_seed_is_told_once():
+    for gain, outcome in ((0.0, "within the noise"), (0.05, "ahead, one seed")):
+        results = made_up(arms=("adamw", "sam"), seeds=(0,), gain=gain, noise=0.0)
+        (headline,) = headlines(results, summarize(results))
+        for _, _, certainty, told in headline.gains[0].figures:
+            assert told == outcome
+            assert " over the examples" in certainty
+            assert f"{told}; {certainty}".count("one seed") == 1
+
+
 def test_chosen_steps_are_not_equal_passes():
     results = made_up(arms=("adamw_selected", "sam"))
     (headline,) = headlines(results, summarize(results))

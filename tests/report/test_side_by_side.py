@@ -101,6 +101,17 @@ def test_other_tasks_splits_and_models_are_told():
         side_by_side(runs(change))
 
 
+def test_scores_of_another_metric_are_not_compared():
+    def another(results):
+        task(results)["metric"].update(name="Matthews")
+        results["base"]["tweets"]["validation"]["value"] = -0.4
+
+    with pytest.raises(UserError) as refused:
+        side_by_side(runs(another))
+    (problem,) = refused.value.problems
+    assert problem.endswith("tasks.tweets.metric: Matthews in b, accuracy in a")
+
+
 def test_the_same_model_on_another_device_can_be_compared():
     side_by_side(runs(lambda results: results["base"]["tweets"]["test"].update(value=0.601)))
 
