@@ -14,7 +14,7 @@ def not_plain(tensor: Tensor) -> str | None:
     """Return what keeps a tensor from being read, number by number, with the cure; None where nothing does.
 
     Args:
-        tensor: of any kind that torch has.
+        tensor: of any shape, and any kind that torch has.
 
     Example:
         >>> not_plain(torch.zeros(2)) is None

@@ -275,7 +275,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "a", "--uot=b"], "report: '--uot=b' is not understood; did you mean '--out'?"),
         (["report", "a", "--out="], "report: --out needs a value"),
         (["report", "a", "--out=b", "--out", "c"], "report: --out is given twice"),
-        (["report", "nowhere"], "nowhere: holds no results.json"),
+        (["report", "nowhere"], "nowhere: there is no such folder"),
         (["report", "nowhere", "--check=1"], "--check takes no value"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is not a local folder"),

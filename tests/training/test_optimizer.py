@@ -355,10 +355,7 @@ def test_an_optimizer_of_matrices_alone_trains_what_has_no_biases(
         ({"optimizer": {"name": "torch.optim:LBFGS"}}, "LBFGS wants a function that computes the loss"),
         ({"optimizer": {"name": "torch.optim:SparseAdam"}}, "cannot take a step: RuntimeError: SparseAdam"),
         ({"optimizer": {"name": "torch.optim:SGD"}, "betas": [0.8, 0.9]}, "betas: are AdamW's"),
-        (
-            {"optimizer": "torch.optim:SGD"},
-            "optimizer: must be a mapping, {KEY: ...}, but is 'torch.optim:SGD'",
-        ),
+        ({"optimizer": "torch.optim:SGD"}, "optimizer: must be a mapping; write {name: torch.optim:SGD}"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(training: dict[str, Any], message: str) -> None:

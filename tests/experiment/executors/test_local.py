@@ -29,6 +29,7 @@ def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
             if claim.state == "at work" and "/slow/" in claim.cell and claim.done > 0:
                 os.kill(claim.process, signal.SIGKILL)
                 killed.append(claim)
+                break
         return running(self)
 
     monkeypatch.setattr(local.Processes, "running", kill_one)
