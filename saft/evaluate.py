@@ -23,7 +23,7 @@ from saft.files.staging import refuse_file, write_text
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar, note
-from saft.report.columns import Column, stacked
+from saft.report.columns import Column, score_columns, stacked
 from saft.tasks import BoundTask, Limits, Metric, Score, Splits, Task
 from saft.training.precision import computing
 
@@ -56,17 +56,7 @@ class EvaluateResult:
 
     def table(self) -> RenderableType:
         """Return the scores, one row a checkpoint; a mean where a row has every task, and all one metric."""
-        columns = [
-            Column(
-                f"{name}, {metric.name} {metric.unit}".rstrip(),
-                {
-                    path: Text(metric.format(row[name].value))
-                    for path, row in self.scores.items()
-                    if name in row
-                },
-            )
-            for name, metric in self.metrics.items()
-        ]
+        columns = score_columns(self.metrics, self.scores)
         metric, *others = self.metrics.values()
         if others and all(other == metric for other in others):
             whole = {path: row for path, row in self.scores.items() if len(row) == len(self.metrics)}

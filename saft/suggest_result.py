@@ -14,7 +14,7 @@ from rich.text import Text
 
 from saft import config as configs
 from saft.merging.merge_config import MergeConfig
-from saft.report.columns import Column, stacked
+from saft.report.columns import Column, score_columns, stacked
 from saft.report.paired_gain import PairedGain
 from saft.report.results import plain
 from saft.tasks import Metric, Score
@@ -87,13 +87,7 @@ class SuggestResult:
             worth = as_number(100 * tried.worth, 1) if math.isfinite(tried.worth) else "–"
             half = "–" if tried.error is None else f"{200 * tried.error:.1f}"
             rows[in_words(tried.merge)] = Text(worth), Text(half), tried.scores
-        columns = [
-            Column(
-                f"{name}, {metric.name} {metric.unit}".rstrip(),
-                {row: Text(metric.format(scores[name].value)) for row, (_, _, scores) in rows.items()},
-            )
-            for name, metric in self.metrics.items()
-        ]
+        columns = score_columns(self.metrics, {row: scores for row, (_, _, scores) in rows.items()})
         worths = Column("mean, % of the experts", {row: worth for row, (worth, _, _) in rows.items()})
         halves = Column("± 95 %", {row: half for row, (_, half, _) in rows.items()})
         tables = stacked("Merges that were tried, best first", "merge", list(rows), columns, [worths, halves])

@@ -93,7 +93,7 @@ def _given(arm: str, changes: Mapping[str, Any], folder: Path, kind: str) -> dic
 def _merge(name: str, options: MergeOptions) -> MergeOptions:
     """Return how a method is tried: at few coefficients, with few iterations where it has any."""
     parameters = dict(options.parameters)
-    if any(field.name == "iterations" for field in dataclasses.fields(METHODS.get(options.method or name))):
+    if any(field.name == "iterations" for field in dataclasses.fields(METHODS.get(options.method_of(name)))):
         parameters["iterations"] = STEPS
     choices = {
         name: values[:MERGE_VALUES] for name, values in options.choices.items() if name not in parameters

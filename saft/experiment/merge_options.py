@@ -36,6 +36,10 @@ class MergeOptions:
     """Parameter of the method -> its values to choose from, together with the coefficient; for example
     {density: [0.1, 0.2, 0.5]}."""
 
+    def method_of(self, name: str) -> str:
+        """Return the name of the method of the merge that has this name."""
+        return name if self.method is None else self.method
+
     def __post_init__(self) -> None:
         if len(set(self.scaling)) < len(self.scaling):
             raise ValueError(f"scaling: holds a coefficient twice: {self.scaling}")

@@ -61,7 +61,7 @@ class Resolved:
 
     def method(self, merge: str) -> str:
         """Return the name of the method of a merge of the config."""
-        return self.merges[merge].method or merge
+        return self.merges[merge].method_of(merge)
 
     def keeps_parts(self, merge: str) -> bool:
         """Return whether a merge of the config keeps a part per task, and so each task has its own model."""
@@ -169,7 +169,7 @@ def resolve(config: RunConfig) -> Resolved:
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
         measures = {name: measure for name, measure in every.items() if measure.needs != "weights"}
-    if measures and not any(_is_measurable(tried.method or name) for name, tried in merges.items()):
+    if measures and not any(_is_measurable(tried.method_of(name)) for name, tried in merges.items()):
         problems.append(
             "measures: need a merge that gives one model and reads no examples; "
             "add task_arithmetic to `merges`"
@@ -222,7 +222,7 @@ def _without_sum(config: RunConfig) -> Iterator[str]:
     if config.selection.weights == "equal":
         return
     options = config.merges.get("task_arithmetic")
-    if options is None or options.method not in (None, "task_arithmetic"):
+    if options is None or options.method_of("task_arithmetic") != "task_arithmetic":
         yield (
             f"selection.weights: {config.selection.weights} needs the merge that is weighed; "
             "add task_arithmetic to `merges`"
@@ -246,13 +246,10 @@ def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) ->
 
 def _method(merge: str, options: MergeOptions) -> str:
     """Return the name of a merge's method."""
-    if options.method is None:
-        return merge
-    if merge in METHODS and merge != options.method:
-        raise UserError(
-            f"method: is {options.method}, but {merge} is another method's name; give it a new one"
-        )
-    return options.method
+    method = options.method_of(merge)
+    if merge in METHODS and merge != method:
+        raise UserError(f"method: is {method}, but {merge} is another method's name; give it a new one")
+    return method
 
 
 def _is_measurable(method: str) -> bool:

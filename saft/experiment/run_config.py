@@ -139,7 +139,7 @@ class RunConfig:
             if name in self.tasks
         ]
         for name, merge in self.merges.items():
-            if merge.method in (None, name):
+            if merge.method_of(name) == name:
                 continue
             taken = f"'{name}' stands for another model in every table; take another name"
             if problem := taken if name in ("base", "experts") else name_problem(name):

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from saft.report.row_names import LARGEST_SHARE, broken
+from saft.tasks.metric import Metric, Score
 
-__all__ = ["Column", "Stacked", "plain_table", "stacked"]
+__all__ = ["Column", "Stacked", "plain_table", "score_columns", "stacked"]
 
 BETWEEN = 2  # columns are this far apart
 FEWEST_LETTERS = 16  # of a line of a row's name
@@ -93,6 +94,26 @@ class Stacked:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.tables(options.max_width)
+
+
+def score_columns(metrics: Mapping[str, Metric], scores: Mapping[str, Mapping[str, Score]]) -> list[Column]:
+    """Return a column of scores for each task.
+
+    Args:
+        metrics: task -> what its scores are.
+        scores: row -> task -> score; a task that a row lacks has a dash there.
+    """
+    return [
+        Column(
+            f"{task}, {metric.name} {metric.unit}".rstrip(),
+            {
+                row: Text(metric.format(of_row[task].value))
+                for row, of_row in scores.items()
+                if task in of_row
+            },
+        )
+        for task, metric in metrics.items()
+    ]
 
 
 def stacked(

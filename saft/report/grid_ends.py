@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saft.report.kept_parts import method_title
 from saft.report.results import Results
 
 __all__ = ["ADD_A_GRID", "grid_ends"]
@@ -34,7 +35,7 @@ def grid_ends(results: Results, train_size: str) -> list[str]:
                     arms = chosen.setdefault((method, end, value), {})
                     arms[cell.arm] = arms.get(cell.arm, 0) + 1
     return [
-        f"{method.replace('_', ' ')}: the {end} coefficient of its grid, {value:g}, was chosen in "
+        f"{method_title(method, None)}: the {end} coefficient of its grid, {value:g}, was chosen in "
         + ", ".join(f"{arm}{_of(times, seeds[arm])}" for arm, times in arms.items())
         for (method, end, value), arms in sorted(chosen.items(), key=lambda item: item[0][0])
     ]

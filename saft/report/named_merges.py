@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from saft.report.kept_parts import method_title
+from saft.report.side_by_side import configs_of_runs
+
 __all__ = ["named_merges"]
 
 
@@ -19,21 +22,16 @@ def named_merges(config: Mapping[str, Any]) -> list[str]:
         >>> named_merges({"merges": {"few": few, "pcb": {}}})
         ['few is ties with density 0.1.']
     """
-    of_runs = config.get("folders")
-    configs = of_runs.values() if isinstance(of_runs, Mapping) else [config]
-    return list(dict.fromkeys(sentence for of_run in configs for sentence in _sentences(of_run)))
+    return list(dict.fromkeys(told for of_run in configs_of_runs(config) for told in _sentences(of_run)))
 
 
-def _sentences(config: Any) -> Iterator[str]:
-    merges = config.get("merges") if isinstance(config, Mapping) else None
+def _sentences(config: Mapping[str, Any]) -> Iterator[str]:
+    merges = config.get("merges")
     for name, options in merges.items() if isinstance(merges, Mapping) else ():
         method = options.get("method") if isinstance(options, Mapping) else None
         if method in (None, name):
             continue
         parameters = options.get("parameters") or {}
         values = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in parameters.items())
-        yield f"{_words(name)} is {_words(method)}{f' with {values}' if values else ''}."
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+        told = f" with {values}" if values else ""
+        yield f"{method_title(name, None)} is {method_title(method, None)}{told}."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from saft.report.cell_result import MergeFigures
 from saft.report.results import Results
+from saft.report.side_by_side import configs_of_runs
 
 __all__ = ["Searched", "how_searched", "searches"]
 
@@ -54,9 +55,7 @@ def how_searched(results: Results) -> str:
     Args:
         results: the experiment, whose config says it.
     """
-    of_runs = results.config.get("folders")
-    configs = list(of_runs.values()) if isinstance(of_runs, dict) else [results.config]
-    selections = [config.get("selection") if isinstance(config, dict) else None for config in configs]
+    selections = [config.get("selection") for config in configs_of_runs(results.config)]
     sampled = [isinstance(of, dict) and of.get("search") == "tpe" for of in selections]
     if all(sampled):
         return "Optuna’s TPE drew the candidates"

@@ -12,7 +12,7 @@ from saft.interference.quantity import Quantity
 from saft.report.cell_result import BaseResult, CellResult
 from saft.report.results import Protocol, Results, TaskFacts
 
-__all__ = ["labels", "plain_name", "side_by_side"]
+__all__ = ["configs_of_runs", "labels", "plain_name", "side_by_side"]
 
 SAME = 0.25  # of a standard error: what the pretrained model's scores may differ by between two devices
 
@@ -191,6 +191,21 @@ def _quantities(name: str, run: Results, runs: Mapping[str, Results]) -> dict[st
         return any(other.quantities.get(quantity, what) != what for other in runs.values())
 
     return {q: f"{q} ({name})" if other_ways(q, what) else q for q, what in run.quantities.items()}
+
+
+def configs_of_runs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the configs that results hold: the one of a run, or each of several side by side.
+
+    Args:
+        config: of the results; a run whose own is damaged has an empty one.
+
+    Example:
+        >>> configs_of_runs({"folders": {"a": {"seeds": [0]}, "b": {"seeds": [1]}}})
+        [{'seeds': [0]}, {'seeds': [1]}]
+    """
+    of_runs = config.get("folders")
+    every = of_runs.values() if isinstance(of_runs, Mapping) else [config]
+    return [of_run if isinstance(of_run, Mapping) else {} for of_run in every]
 
 
 def plain_name(quantity: str) -> str:
