@@ -50,6 +50,14 @@ def test_the_freedom_of_a_mean_is_between_the_least_and_the_sum() -> None:
     assert error_of_mean([0.3, 0.4]) == pytest.approx(0.25)
 
 
+def holds(kinds: torch.Tensor, better: float, worse: float) -> bool:
+    """Return whether the truth lies in the interval of what was drawn, [tasks, ..., examples] in [0, 1)."""
+    ones, others = (kinds < better).double(), ((kinds >= better) & (kinds < better + worse)).double()
+    errors = [paired_error(*pair) for pair in zip(ones, others, strict=True)]
+    apart = float((ones - others).mean()) - (better - worse)
+    return abs(apart) <= half_width(errors, [kinds.shape[-1]] * len(kinds), 0.95)
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("examples", [6, 20, 100])
 @pytest.mark.parametrize(("better", "worse"), [(0.02, 0.02), (0.1, 0.0), (0.3, 0.1)])
@@ -62,10 +70,7 @@ def test_means_over_models_lie_in_it_as_often_as_it_says(
     for _ in range(draws):
         own, common = torch.rand(3, 9, examples, generator=draw), torch.rand(3, 1, examples, generator=draw)
         kinds = torch.where(torch.rand(3, 9, examples, generator=draw) < alike, common, own)
-        ones, others = (kinds < better).double(), ((kinds >= better) & (kinds < better + worse)).double()
-        errors = [paired_error(*pair) for pair in zip(ones, others, strict=True)]
-        apart = float((ones - others).mean()) - (better - worse)
-        sure += abs(apart) <= half_width(errors, [examples] * 3, 0.95)
+        sure += holds(kinds, better, worse)
     assert sure / draws >= 0.9  # and 0.015 is the error of this share
 
 
@@ -80,10 +85,7 @@ def test_accuracies_lie_in_it_as_often_as_it_says(
     sure, draws = 0, 400
     for _ in range(draws):
         kinds = torch.rand(tasks, examples, generator=draw, dtype=torch.float64)
-        ones, others = (kinds < better).double(), ((kinds >= better) & (kinds < better + worse)).double()
-        errors = [paired_error(*pair) for pair in zip(ones, others, strict=True)]
-        apart = float((ones - others).mean()) - (better - worse)
-        sure += abs(apart) <= half_width(errors, [examples] * tasks, 0.95)
+        sure += holds(kinds, better, worse)
     assert sure / draws >= 0.9  # and 0.01 is the error of this share
 
 

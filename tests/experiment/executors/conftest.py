@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import pytest
 
 from saft import config
 from saft.experiment import RunConfig
+from saft.experiment.claims import Claim, ClaimFolder
 from saft.run import run
 
 Load = Callable[..., RunConfig]
 Figures = Callable[[Path], dict[str, str]]
+Kill = Callable[[Path, type[Any], Callable[[Claim], bool]], list[Claim]]
 
 
 @pytest.fixture(scope="package")
@@ -58,3 +62,24 @@ def figures() -> Figures:
 @pytest.fixture(autouse=True)
 def _no_notes_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saft.progress._noted", set())
+
+
+@pytest.fixture
+def kill_one(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    def kill_one(folder: Path, workers: type[Any], is_far: Callable[[Claim], bool]) -> list[Claim]:
+        """Kill the first worker that is far enough, whenever a crew counts its own; return who was killed."""
+        killed: list[Claim] = []
+        running = workers.running
+
+        def watched(self: Any) -> int:
+            for claim in ClaimFolder(folder).latest().values() if not killed else ():
+                if claim.state == "at work" and is_far(claim):
+                    os.kill(claim.process, signal.SIGKILL)
+                    killed.append(claim)
+                    break  # not another as well, which may be as far
+            return int(running(self))
+
+        monkeypatch.setattr(workers, "running", watched)
+        return killed
+
+    return kill_one

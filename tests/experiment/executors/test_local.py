@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,16 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
-    load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    load: Any,
+    figures: Any,
+    serial: Path,
+    tmp_path: Path,
+    kill_one: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    folder, killed = tmp_path / "run", []
-    running = local.Processes.running
-
-    def kill_one(self: local.Processes) -> int:
-        for claim in ClaimFolder(folder).latest().values() if not killed else ():
-            if claim.state == "at work" and "/slow/" in claim.cell and claim.done > 0:
-                os.kill(claim.process, signal.SIGKILL)
-                killed.append(claim)
-                break
-        return running(self)
-
-    monkeypatch.setattr(local.Processes, "running", kill_one)
+    folder = tmp_path / "run"
+    killed = kill_one(folder, local.Processes, lambda claim: "/slow/" in claim.cell and claim.done > 0)
     monkeypatch.setattr(local, "EVERY", 0.05)
     result = run(load(folder, executor="local"))
     assert len(killed) == 1

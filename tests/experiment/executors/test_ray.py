@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 
 from saft.errors import UserError
-from saft.experiment.claims import ClaimFolder
+from saft.experiment.claims import Claim
 from saft.run import run
 
 ray = pytest.importorskip("ray")
@@ -40,24 +38,15 @@ def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
     grid: dict[str, Any],
     serial: Path,
     tmp_path: Path,
+    kill_one: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, killed = tmp_path / "run", []
-    running = module._Tasks.running
+    folder = tmp_path / "run"
 
-    def kill_one(self: module._Tasks) -> int:
-        for claim in ClaimFolder(folder).latest().values() if not killed else ():
-            if (
-                claim.state == "at work"
-                and claim.machine
-                and any(folder.glob(f"figures/{claim.cell}/**/*.json"))
-            ):
-                os.kill(claim.process, signal.SIGKILL)
-                killed.append(claim)
-                break  # not the other as well, which may be as far
-        return running(self)
+    def is_far(claim: Claim) -> bool:
+        return bool(claim.machine) and any(folder.glob(f"figures/{claim.cell}/**/*.json"))
 
-    monkeypatch.setattr(module._Tasks, "running", kill_one)
+    killed = kill_one(folder, module._Tasks, is_far)
     monkeypatch.setattr(module, "EVERY", 0.2)
     run(load(folder, executor="ray", arms={"slow": grid["arms"]["slow"]}))  # a cell for each worker
     assert len(killed) == 1

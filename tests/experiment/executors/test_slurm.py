@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from saft.errors import UserError
-from saft.experiment.claims import ClaimFolder
+from saft.experiment.claims import Claim
 from saft.run import run
 
 pytest.importorskip("submitit")
@@ -21,25 +19,15 @@ from saft.experiment.executors import slurm as module
 
 @pytest.mark.slow
 def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
-    load: Any, figures: Any, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Any, figures: Any, serial: Path, tmp_path: Path, kill_one: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, killed = tmp_path / "run", []
-    running = module._Jobs.running
+    folder = tmp_path / "run"
 
-    def kill_one(self: module._Jobs) -> int:
-        for claim in ClaimFolder(folder).latest().values() if not killed else ():
-            if (
-                claim.state == "at work"
-                and claim.machine
-                and any(folder.glob(f"figures/{claim.cell}/**/*.json"))
-            ):
-                os.kill(claim.process, signal.SIGKILL)
-                killed.append(claim)
-                break  # not the other as well, which may be as far
-        return running(self)
+    def is_far(claim: Claim) -> bool:
+        return bool(claim.machine) and any(folder.glob(f"figures/{claim.cell}/**/*.json"))
 
+    killed = kill_one(folder, module._Jobs, is_far)
     monkeypatch.setattr(module, "CLUSTER", "local")
-    monkeypatch.setattr(module._Jobs, "running", kill_one)
     monkeypatch.setattr(module, "EVERY", 0.2)
     run(load(folder, executor="slurm"))
     assert len(killed) == 1
