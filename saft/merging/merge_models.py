@@ -90,10 +90,12 @@ def merge_models(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
     target = None if out is None else fitting(plan, out)
-    if out is None and isinstance(base, nn.Module):
+    merged = _empty(plan)
+    copied: nn.Module | None = None
+    if out is None and isinstance(base, nn.Module):  # before the merge: not all modules can be copied
         with as_user_error("base: cannot be copied; give a module to fill as out, or base.state_dict()"):
-            _copy_with(base, tensors_of(base))
-    merged = merged_tensors(plan)
+            copied = _copy_with(base, merged)
+    _fill(merged, plan)
     if target is not None:
         _refuse_shared(target, merged)
         for name, tensor in target.items():
@@ -101,7 +103,7 @@ def merge_models(
             with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
                 tensor.copy_(merged[name])
         return out
-    return _copy_with(base, merged) if isinstance(base, nn.Module) else merged
+    return merged if copied is None else copied
 
 
 def by_task(models: Mapping[str, T] | Sequence[T], what: str = "models") -> dict[str, T]:
@@ -235,19 +237,31 @@ def merged_tensors(plan: Plan) -> dict[str, Tensor]:
     Raises:
         UserError: an input is not finite, or the result does not fit its dtype.
     """
-    merged: dict[str, Tensor] = {}
-    for name, (dtype, shape) in plan.layout.items():
-        like = plan.base.tensor(name)
-        merged[name] = torch.empty(shape, dtype=dtype, device=like.device)
-        if name in plan.copied or not like.numel():
-            merged[name].copy_(like)
+    merged = _empty(plan)
+    _fill(merged, plan)
+    return merged
+
+
+def _empty(plan: Plan) -> dict[str, Tensor]:
+    """Return the tensors of the result, without their numbers; those that are tied are one."""
+    empty = {
+        name: torch.empty(shape, dtype=dtype, device=plan.base.tensor(name).device)
+        for name, (dtype, shape) in plan.layout.items()
+    }
+    return empty | {name: empty[other] for name, other in plan.base.tied.items()}
+
+
+def _fill(merged: Mapping[str, Tensor], plan: Plan) -> None:
+    """Carry out the merge, into tensors that `_empty` gave."""
+    for name in plan.layout:
+        if name in plan.copied or not merged[name].numel():
+            merged[name].copy_(plan.base.tensor(name))
     flat, start, last = torch.empty(0), 0, ""
     for name, part in engine.weights(plan, device=plan.device):
         if name != last:
             flat, start, last = merged[name].view(-1), 0, name
         flat[start : start + part.numel()].copy_(part.reshape(-1))
         start += part.numel()
-    return merged | {name: merged[other] for name, other in plan.base.tied.items()}
 
 
 def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
@@ -257,7 +271,11 @@ def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
         is_parameter = isinstance(tensor, nn.Parameter)
         new = nn.Parameter(merged[name], tensor.requires_grad) if is_parameter else merged[name]
         taken[id(tensor)] = new
-    return copy.deepcopy(base, taken)
+    copied = copy.deepcopy(base, taken)
+    for name, tensor in tensors_of(copied).items():
+        if tensor.data_ptr() != merged[name].data_ptr():  # of a module that copies itself in a way of its own
+            tensor.data = merged[name]
+    return copied
 
 
 def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

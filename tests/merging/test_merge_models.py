@@ -342,11 +342,41 @@ class Locked(nn.Linear):
 
 def test_a_module_that_cannot_be_copied_is_told_before_the_merge(monkeypatch):
     base = Locked()
-    monkeypatch.setattr(merge_models, "merged_tensors", None)
+    monkeypatch.setattr(merge_models, "_fill", None)
     with pytest.raises(UserError, match="base: cannot be copied; give a module to fill as out"):
         saft.merge_models(base, [nn.Linear(2, 2)], "average")
     monkeypatch.undo()
     assert saft.merge_models(base, [Locked()], "average", out=base) is base
+
+
+class Copied(nn.Linear):
+    """Copies itself in a way of its own, with its weights, as scripted modules do."""
+
+    copies = 0
+
+    def __deepcopy__(self, memo):
+        Copied.copies += 1
+        other = Copied(self.in_features, self.out_features)
+        other.load_state_dict(self.state_dict())
+        return other
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_module_is_copied_once_and_its_copy_has_the_merged_weights_however_it_copies_itself(dtype):
+    base, model = Copied(2, 2), nn.Linear(2, 2)
+    Copied.copies = 0
+    merged = saft.merge_models(base, [model], "average", dtype=dtype)
+    assert Copied.copies == 1
+    expected = saft.merge_models(base.state_dict(), [model], "average", dtype=dtype)
+    assert_same(merged.state_dict(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_a_scripted_module_has_the_merged_weights():
+    base, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    merged = saft.merge_models(torch.jit.script(base), [model], "average")
+    x = torch.ones(1, 2)
+    assert torch.equal(merged(x), saft.merge_models(base, [model], "average")(x))
 
 
 def test_an_adapter_by_itself_is_no_base(berts):
