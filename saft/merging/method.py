@@ -52,13 +52,10 @@ class OrderStatistics:
     Args:
         values: maps a block to float32 [rows, n].
         ranks: positions in ascending order, from 0.
-        above: maps a block and a number for each row, [rows, 1], to the same values, but that what is less
-            than the row's number may be anything less than it: for values that take long to work out.
     """
 
     values: Callable[[Block], Tensor]
     ranks: tuple[int, ...]
-    above: Callable[[Block, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -139,17 +139,9 @@ def gather(statistic: Statistic, blocks: BlockStream[Block], sample: Sample[Bloc
     if isinstance(statistic, OrderStatistics):
         like = None
         if sample is not None:
-            like = Sample(values(sample.blocks), sample.count, _above(statistic, blocks))
+            like = Sample(values(sample.blocks), sample.count)
         return order_statistics(values(blocks), statistic.ranks, like)
     return extremes(values(blocks)) if isinstance(statistic, Extremes) else sums(values(blocks))
-
-
-def _above(
-    statistic: OrderStatistics, blocks: BlockStream[Block]
-) -> Callable[[Tensor], BlockStream[Tensor]] | None:
-    if (above := statistic.above) is None:
-        return None
-    return lambda floors: lambda function: blocks(lambda block: function(above(block, floors)))
 
 
 def extremes(blocks: BlockStream[Tensor]) -> Tensor:

@@ -42,13 +42,10 @@ class Sample(Generic[B]):
     Args:
         blocks: passes over that part.
         count: entries of a row of the whole stream.
-        above: a number for each row, [rows, 1] -> passes over the whole stream in which what is less than it
-            may be anything less; None where that is not quicker.
     """
 
     blocks: BlockStream[B]
     count: int
-    above: Callable[[Tensor], BlockStream[B]] | None = None
 
 
 def values_in_windows(
@@ -80,8 +77,6 @@ def values_in_windows(
     windows = _windows(drawn, inner, sample.count) if inner and drawn.numel() else []
     if drawn.dtype != torch.float32 or len(windows) < len(inner) * len(drawn):
         return None
-    if sample.above is not None and inner and 0 not in ranks:
-        blocks = sample.above(_floors(windows, len(drawn)).to(blocks_of_sample[0]))
     counting = _Pass(windows, sample.count, bounds=len(inner) < len(ranks))
     deque(blocks(counting.take), maxlen=0)  # goes through them all
     if counting.seen != sample.count:
@@ -107,11 +102,6 @@ class _Window:
     @property
     def is_negative(self) -> bool:
         return self.low < 0
-
-    @property
-    def least(self) -> float:
-        bits = self.low + self.size - 1 if self.is_negative else self.low
-        return float(np.int32(bits).view(np.float32))
 
 
 def _windows(sample: Tensor, ranks: Sequence[int], count: int) -> list[_Window]:
@@ -151,12 +141,6 @@ def _window(row: int, low: int, middle: int, high: int) -> _Window:
     first, last = sorted(int(_ordered(np.int32(key))) for key in (low, high))
     start = first // _STEP * _STEP
     return _Window(row, start, (last // _STEP + 1) * _STEP - start)
-
-
-def _floors(windows: Sequence[_Window], rows: int) -> Tensor:
-    """Return the least float that is in a window of each row, [rows, 1]."""
-    least = [min(window.least for window in windows if window.row == row) for row in range(rows)]
-    return torch.tensor(least).unsqueeze(1)
 
 
 def _ordered(bits: Any) -> Any:
