@@ -11,6 +11,7 @@ from enum import IntEnum
 __all__ = [
     "ExitCode",
     "NotYet",
+    "Note",
     "Unfinished",
     "UserError",
     "abbreviated",
@@ -42,6 +43,15 @@ class ExitCode(IntEnum):
     """The user can mend it: one line for each problem, and nothing half-written."""
     INTERRUPTED = 130
     """Ctrl-C."""
+
+
+class Note(UserWarning):
+    """What is right, but may not be meant; the command line prints it, a function of Python's warns of it.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", Note)  # whoever means it
+    """
 
 
 class UserError(Exception):

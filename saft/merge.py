@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from saft.files.upload import check_upload, uploading
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.notes import notes
 from saft.merging.outputs import record
 from saft.merging.outputs.output import Written
 from saft.merging.outputs.record import write_merge
@@ -34,6 +36,7 @@ class MergeResult:
         examples_memory: bytes that the models take while examples go through them, when it was only checked;
             0 for a merge that reads none.
         shards_left: how many shards a killed merge has left to go on with, and how many there will be.
+        notes: what may not be meant. They are told from the inputs, which need not be there afterwards.
     """
 
     folder: Path | None
@@ -42,18 +45,19 @@ class MergeResult:
     written: Written = field(default_factory=Written)
     examples_memory: int = 0
     shards_left: tuple[int, int] = (0, 0)
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         if self.folder:
             summary = f"\n{self.written.summary}" if self.written.summary else ""
-            return f"{record.describe(self.plan)}{summary}\nwritten: {self.folder}"
+            return f"{record.describe(self.plan, self.notes)}{summary}\nwritten: {self.folder}"
         time = "" if self.seconds is None else f"\ntakes about {self.seconds:.1f} s, by a short trial"
         if self.examples_memory:
             mebibytes = self.examples_memory / 2**20
             time = f"\nreads examples through the models, which take about {mebibytes:.0f} MiB meanwhile"
         if self.shards_left[0]:
             time += "\ngoes on with {} of {} shards, of a merge that was killed".format(*self.shards_left)
-        return f"{record.describe(self.plan)}{time}\nnothing is wrong"
+        return f"{record.describe(self.plan, self.notes)}{time}\nnothing is wrong"
 
 
 def merge(
@@ -124,10 +128,11 @@ def checked(plan: Plan, out: str | Path | None) -> MergeResult:
         UserError: the examples or the upload are not to be had.
     """
     check_surroundings(plan)
+    told = tuple(notes(plan))
     if calibration := _calibration(plan):
-        return MergeResult(None, plan, examples_memory=calibration.memory(plan))
+        return MergeResult(None, plan, examples_memory=calibration.memory(plan), notes=told)
     left = shards_left(plan, Path(out)) if out is not None else (0, 0)
-    return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left)
+    return MergeResult(None, plan, time_estimate.seconds(plan), shards_left=left, notes=told)
 
 
 def carried_out(
@@ -145,10 +150,11 @@ def carried_out(
     calibration = _calibration(plan)
     if calibration:
         calibration.check(plan)
+    told = tuple(notes(plan))
     collected = calibration.collected(plan, progress) if calibration else nullcontext(plan)
     with uploading(Path(out), plan.config.upload), collected as ready:
         written = write_merge(ready, out, overwrite, progress)
-    return MergeResult(Path(out), ready, written=written)
+    return MergeResult(Path(out), ready, written=written, notes=told)
 
 
 def _calibration(plan: Plan) -> ModuleType | None:

@@ -37,6 +37,11 @@ class SeveralMerges:
     merges: tuple[tuple[Stage, MergeConfig], ...]
     where: str
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names by which results can be asked for."""
+        return [stage.name for stage, _ in self.merges if stage.name is not None]
+
     def place(self, stage: Stage) -> str:
         """Return what begins the messages about a merge."""
         return _place(self.where, stage)

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from saft.merging.inputs.source import Source, read_source
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.multi_merge import Stage
+from saft.merging.notes import notes
 from saft.merging.outputs.record import describe
 from saft.merging.outputs.resume import is_repeatable, mark
 from saft.merging.outputs.target_folder import check_room, check_target, size_in_words
@@ -54,7 +56,7 @@ class MergesResult:
 
     def __str__(self) -> str:
         plans = {name: result.plan for name, result in self.results.items()}
-        lines = [f"{name}: {describe(plan)}" for name, plan in plans.items()]
+        lines = [f"{name}: {describe(one.plan, one.notes)}" for name, one in self.results.items()]
         *between, last = (plan.bytes_out for plan in plans.values())
         passes = sum(plan.passes for plan in plans.values())
         read = sum(plan.bytes_to_read for plan in plans.values())
@@ -161,7 +163,7 @@ def _checked(several: SeveralMerges, between: Path) -> dict[str, _Checked]:
         if not checks.keys() >= {*stage.needs}:
             continue  # what is wrong with those is told
         with collecting(problems, f"{several.place(stage)}: "):
-            plan = _plan(stage, config, known, checks, between)
+            plan = _plan(stage, config, known, checks, between, several.names)
             if refused := [*_refused(plan, stage, last)]:
                 raise UserError(*refused)
             checks[stage.label] = _Checked(plan, mark(plan))
@@ -177,14 +179,28 @@ def _plan(
     known: Mapping[str, Source],
     checks: Mapping[str, _Checked],
     between: Path,
+    names: Collection[str],
 ) -> Plan:
-    """Return the plan of a merge, given what the others give and their plans."""
-    plan = check(config, read=partial(read_input, known=known))
+    """Return the plan of a merge, given what the others give, their plans, and the names of all."""
+    plan = check(config, read=partial(_read, known=known, names=names))
     earlier: dict[str, Earlier] = {}
     for name in stage.needs:
         earlier |= {one.name: one for one in checks[name].plan.earlier}
         earlier[name] = Earlier(name, between / name, checks[name].mark)
     return dataclasses.replace(plan, earlier=tuple(earlier.values()))
+
+
+def _read(
+    location: str, what: str, base: Source | None, known: Mapping[str, Source], names: Collection[str]
+) -> Source:
+    """Return an input; where there is none, it may have been meant for one of the merges."""
+    try:
+        return read_input(location, what, base, known)
+    except UserError as error:
+        parts = [part for part in location.split("+") if not Path(part).exists()]
+        near = [name for part in parts for name in get_close_matches(part, names, n=1)]
+        hint = f"; did you mean the merge '{near[0]}'?" if near and near[0] not in parts else ""
+        raise UserError(*(f"{problem}{hint}" for problem in error.problems)) from error
 
 
 def _refused(plan: Plan, stage: Stage, last: bool) -> Iterator[str]:
@@ -231,8 +247,13 @@ def _results(
     results: dict[str, MergeResult] = {}
     for name, one in checks.items():
         target = None if out is None else out if name == [*checks][-1] else between / name
-        results[name] = MergeResult(None, one.plan) if name in finished else checked(one.plan, target)
+        results[name] = _known(one.plan) if name in finished else checked(one.plan, target)
     return results
+
+
+def _known(plan: Plan) -> MergeResult:
+    """Return what is known of a merge that is not done again."""
+    return MergeResult(None, plan, notes=tuple(notes(plan)))
 
 
 def _carried_out(
@@ -248,12 +269,13 @@ def _carried_out(
     done = list(finished)
     for stage, config in several.merges:
         name, last = stage.label, stage is several.merges[-1][0]
-        results[name] = MergeResult(None, checks[name].plan)
         problems: list[str] = []
-        if name not in finished:
+        if name in finished:
+            results[name] = _known(checks[name].plan)
+        else:
             with bar(total=1) as shown, collecting(problems, f"{several.place(stage)}: "):
                 shown.stage(f"{name}: merge by {config.method}")
-                plan = _plan(stage, config, known, checks, between)
+                plan = _plan(stage, config, known, checks, between, several.names)
                 target = out if last else between / name
                 results[name] = carried_out(plan, target, overwrite and last, shown.at)
         if problems:

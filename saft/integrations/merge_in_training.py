@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from saft.errors import UserError
+from saft.errors import Note, UserError
 from saft.merging.inputs.in_memory import tensors_of, without_adapters
 from saft.merging.merge_models import Model, by_task, fitting, merge_models, plan_of
+from saft.merging.notes import warn_of
 from saft.optim.random_streams import RandomStreams
 
 __all__ = ["MergeWith"]
@@ -62,7 +64,9 @@ class MergeWith:
         Raises:
             UserError: with every problem that was found.
         """
-        fitting(plan_of(self.base, self._with(model), self.method, self.options), model)
+        plan = plan_of(self.base, self._with(model), self.method, self.options)
+        warn_of(plan)
+        fitting(plan, model)
 
     @contextmanager
     def in_place_of(self, model: nn.Module, optimizers: Iterable[Any] = ()) -> Iterator[None]:
@@ -88,7 +92,9 @@ class MergeWith:
         try:
             for optimizer in averaging:
                 optimizer.eval()
-            merge_models(self.base, self._with(model), self.method, out=model, **self.options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Note)  # `check` has warned, once
+                merge_models(self.base, self._with(model), self.method, out=model, **self.options)
             model.eval()
             with torch.no_grad(), without_adapters(model):
                 yield

@@ -19,6 +19,7 @@ from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.merge_models import merge_models, merged_tensors, plan_of
 from saft.merging.methods import METHODS
+from saft.merging.notes import warn_of
 from saft.merging.outputs.adapter import LowRankFit, low_rank, matrices, peft_settings
 from saft.merging.plan import Plan
 
@@ -89,6 +90,7 @@ def merge_adapters(
             rank = max(model.peft_config[adapter].r for adapter in chosen)
         pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
         plan = plan_of(model, pieces, method, options, adapter_rank=rank)
+        warn_of(plan)
         if saved := _saved_whole(model, plan):
             exclude = ", ".join(f'"{module}.*"' for module in saved)
             raise UserError(
@@ -131,7 +133,9 @@ def merge_into_base(
         )
     """
     pieces = {adapter: OneAdapter(model, adapter) for adapter in _chosen(model, adapters)}
-    merged = merged_tensors(plan_of(model, pieces, method, options))
+    plan = plan_of(model, pieces, method, options)
+    warn_of(plan)
+    merged = merged_tensors(plan)
     base: nn.Module = model.unload()
     with torch.no_grad():
         for name, tensor in base.state_dict(keep_vars=True).items():

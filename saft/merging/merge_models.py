@@ -22,6 +22,7 @@ from saft.merging.inputs.tensor_names import rename
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
+from saft.merging.notes import warn_of
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
@@ -77,6 +78,9 @@ def merge_models(
     Raises:
         UserError: with every problem that was found. `out` is as it was then.
 
+    Warns:
+        Note: of whole numbers that differ, and stay the base's.
+
     Example:
         >>> base, a, b = (nn.Linear(1, 1, bias=False) for _ in range(3))
         >>> for model, weight in ((base, 1.0), (a, 2.0), (b, 1.5)):
@@ -90,6 +94,7 @@ def merge_models(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
     target = None if out is None else fitting(plan, out)
+    warn_of(plan)
     merged = _empty(plan)
     copied: nn.Module | None = None
     if out is None and isinstance(base, nn.Module):  # before the merge: not all modules can be copied

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saft.errors import abbreviated, did_you_mean
+from saft.errors import Note, abbreviated, did_you_mean
 from saft.files.side_files import custom_code
+from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.alignment import beside_tower, same_numbers
 from saft.merging.inputs.config_differences import config_notes
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
 
-__all__ = ["notes"]
+__all__ = ["notes", "warn_of", "whole_numbers"]
+
+_COMPARED = 256 * 2**20
+"""Bytes of whole numbers that are read to compare them, of all models together."""
+_COUNTED = "num_batches_tracked"
+"""How many batches a batch norm has seen: other numbers in every training, on which no output depends."""
 
 
 def notes(plan: Plan) -> Iterator[str]:
@@ -38,12 +45,7 @@ def notes(plan: Plan) -> Iterator[str]:
             f"the models are a tower of {plan.base.location}; {abbreviated(sorted(beside))}, which they do "
             "not have, are the base's own"
         )
-    changed = [name for name in plan.copied if _is_whole(plan, name) and not _is_same_in_all(plan, name)]
-    if changed:
-        yield (
-            f"{abbreviated(changed)}: of whole numbers or booleans, which are not merged; the models' differ "
-            "from the base's, which stay"
-        )
+    yield from whole_numbers(plan)
     code = custom_code(plan.base.folder)
     if code and plan.output.is_model:
         yield (
@@ -57,16 +59,54 @@ def notes(plan: Plan) -> Iterator[str]:
                 yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
 
 
-def _is_whole(plan: Plan, name: str) -> bool:
+def whole_numbers(plan: Plan) -> Iterator[str]:
+    """Yield where the models' whole numbers and booleans are not the base's, which stay.
+
+    The small ones are read first, up to 256 MiB of all models; of the others it is said that they were not.
+
+    Args:
+        plan: from `check`.
+    """
+    ours = plan.base.headers
+    changed, unread, left = [], [], _COMPARED
+    whole = (name for name in plan.copied if _is_whole(ours[name]) and not name.endswith(_COUNTED))
+    for name in sorted(whole, key=lambda name: ours[name].nbytes):
+        models = [
+            model
+            for model in plan.models.values()
+            if name in model.headers and not model.keeps(name, plan.base)
+        ]
+        shapes_differ = any(model.headers[name].shape != ours[name].shape for model in models)
+        left -= 0 if shapes_differ else sum(model.headers[name].nbytes for model in models)
+        if not shapes_differ and left < 0:
+            unread += [name] if models else []
+        elif shapes_differ or not all(same_numbers(name, plan.base, model) for model in models):
+            changed.append(name)
+    if changed:
+        yield (
+            f"{abbreviated(changed)}: of whole numbers or booleans, which are not merged; the models' differ "
+            "from the base's, which stay"
+        )
+    if unread:
+        yield (
+            f"{abbreviated(unread)}: of whole numbers or booleans, which are not merged; the base's stay and "
+            f"are not compared with the models', since those are more than {_COMPARED >> 20} MiB"
+        )
+
+
+def warn_of(plan: Plan) -> None:
+    """Warn of what `whole_numbers` tells, for a merge in memory: where it was called from.
+
+    Args:
+        plan: of the merge; the function that the user has called calls this one.
+    """
+    for note in whole_numbers(plan):
+        warnings.warn(note, Note, stacklevel=3)
+
+
+def _is_whole(header: TensorHeader) -> bool:
     """Return whether a tensor holds whole numbers or booleans."""
-    dtype = plan.base.headers[name].dtype
-    return not (dtype.is_floating_point or dtype.is_complex)
-
-
-def _is_same_in_all(plan: Plan, name: str) -> bool:
-    """Return whether a tensor is the base's in every model that has it."""
-    models = (model for model in plan.models.values() if name in model.headers)
-    return all(same_numbers(name, plan.base, model) for model in models)
+    return not (header.dtype.is_floating_point or header.dtype.is_complex)
 
 
 def _files(model: Source) -> tuple[Path, ...]:

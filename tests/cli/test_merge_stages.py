@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from saft.cli import main, merge_stages
@@ -120,6 +121,22 @@ def test_the_result_records_every_stage_and_no_folder_that_is_gone():
     assert "stages" not in first | second
     assert "- `first` = base + 1 × (" in card
     assert "Base: `base`. Fine-tuned models: `a`, `b`." in card
+
+
+def test_notes_are_told_though_the_stages_that_they_are_of_are_gone(capsys):
+    for folder, mask in {"base": 0, "a": 0, "b": 1, "c": 0}.items():
+        file = Path(folder, "model.safetensors")
+        save_file(load_file(file) | {"mask": torch.tensor([mask])}, file)
+    Path("merge.yaml").write_text(FILE.replace("base_model: base\nmodels: [", "base_model: first\nmodels: ["))
+    assert main(["merge", "merge.yaml", "out"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("note: 'mask': of whole numbers") == 1, told
+
+
+def test_a_mistyped_stage_is_guessed_where_there_is_no_such_folder(capsys):
+    Path("merge.yaml").write_text(FILE.replace("{model: first}, {model: c}", "{model: ./frist}, {model: c}"))
+    assert main(["merge", "--check", "merge.yaml", "out"]) == 2
+    assert "; did you mean the merge 'first'?" in capsys.readouterr().err
 
 
 def test_a_check_sums_over_the_stages(capsys):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 import saft
-from saft.errors import UserError
+from saft.errors import Note, UserError
 from saft.integrations import lightning, transformers
 from saft.integrations.merge_in_training import MergeWith
 
@@ -166,6 +166,17 @@ def test_a_method_that_needs_folders_is_told_before_the_training(method: str) ->
     base = Network()
     with pytest.raises(UserError, match=f"method: '{method}' .*; merge folders by it"):
         MergeWith(base, {"b": other_of(base)}, method).check(base)
+
+
+def test_whole_numbers_that_differ_are_told_before_the_training_and_not_in_it() -> None:
+    base, model, other = (nn.Linear(2, 2) for _ in range(3))
+    for at, each in enumerate((base, model, other)):
+        each.register_buffer("mask", torch.tensor([at]))
+    merge = MergeWith(base, [other], "average")  # type: ignore[arg-type]
+    with pytest.warns(Note, match="'mask'"):
+        merge.check(model)
+    with merge.in_place_of(model):
+        pass
 
 
 def test_the_others_may_be_a_list_and_not_a_single_model() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+import saft
+from saft.errors import Note
+from saft.merging.inputs.alignment import same_numbers
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
-from saft.merging.notes import notes
+from saft.merging.merge_models import plan_of
+from saft.merging.notes import notes, whole_numbers
 
 
 def told(*arguments, **more):
@@ -72,3 +78,47 @@ def test_whole_numbers_that_the_merge_leaves_as_the_bases(tmp_path):
         "'mask': of whole numbers or booleans, which are not merged; the models' differ from the base's, "
         "which stay"
     ]
+
+
+def test_whole_numbers_are_compared_up_to_a_size_the_small_ones_first(monkeypatch):
+    base = {"weight": torch.ones(2), "large": torch.zeros(9), "small": torch.zeros(2, dtype=torch.int8)}
+    model = base | {"large": torch.zeros(9), "small": torch.ones(2, dtype=torch.int8)}
+    base, model = (
+        {name: x.long() if name == "large" else x for name, x in tensors.items()} for tensors in (base, model)
+    )
+    monkeypatch.setattr("saft.merging.notes._COMPARED", 16)
+    read = []
+    monkeypatch.setattr(
+        "saft.merging.notes.same_numbers",
+        lambda name, *sources: read.append(name) or same_numbers(name, *sources),
+    )
+    changed, unread = whole_numbers(plan_of(base, [model], "average", {}))
+    assert changed.startswith(
+        "'small': of whole numbers or booleans, which are not merged; the models' differ"
+    )
+    assert unread.startswith("'large': ")
+    assert "are not compared with the models', since those are more than" in unread
+    assert read == ["small"]
+
+
+def test_another_shape_is_told_without_reading(monkeypatch):
+    monkeypatch.setattr("saft.merging.notes._COMPARED", 0)
+    base = {"weight": torch.ones(2), "mask": torch.zeros(2, dtype=torch.bool)}
+    (changed,) = whole_numbers(
+        plan_of(base, [base | {"mask": torch.zeros(3, dtype=torch.bool)}], "average", {})
+    )
+    assert "the models' differ from the base's" in changed
+
+
+def test_merges_in_memory_warn_where_they_are_called():
+    base, model = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    model.num_batches_tracked += 1
+    saft.merge_models(base, [model], "average")  # how many batches it has seen changes nothing
+    base.register_buffer("mask", torch.tensor([0, 1]))
+    model.register_buffer("mask", torch.tensor([0, 2]))
+    with pytest.warns(Note, match="^'mask': of whole numbers") as told:
+        saft.merge_models(base, [model], "average")
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)
+        saft.merge_models(base, [model], "average")

@@ -71,7 +71,7 @@ def stages(documents: Sequence[Any], where: str) -> list[Stage]:
     if names.count(None) > 1:
         problems.append(
             f"{where}: {names.count(None)} of its merges are without `name:`, but only one may be: the one "
-            "whose result is written to OUT"
+            "whose result is written to OUT" + _mistyped(mappings)
         )
     if problems:
         raise UserError(*problems)
@@ -130,6 +130,13 @@ def _asked_for(mapping: Mapping[str, Any]) -> set[str]:
         with suppress(UserError):  # what is no name of a model is told when the merge is read
             asked.add(location(reference).partition("+")[0])
     return asked
+
+
+def _mistyped(mappings: Iterable[Mapping[str, Any]]) -> str:
+    """Return which key may be meant for `name`, as the end of a sentence."""
+    keys = {key for mapping in mappings for key in mapping if isinstance(key, str)}
+    near = get_close_matches("name", keys, n=1)
+    return f"; is '{near[0]}' meant for `name`?" if near else ""
 
 
 def _meant(name: str | None, asked: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import mmap
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +33,6 @@ from saft.files.locations import is_hub_id
 from saft.files.side_files import copy_side_files
 from saft.merging.inputs.source import Source
 from saft.merging.methods import shown
-from saft.merging.notes import notes
 from saft.merging.outputs.output import Output, Written
 from saft.merging.outputs.resume import can_resume, mark
 from saft.merging.outputs.target_folder import size_in_words
@@ -226,8 +225,8 @@ def formula(plan: Plan) -> str:
     return f"base + {plan.scaling:g} × ({words}), K = {len(plan.models)} tasks"
 
 
-def describe(plan: Plan) -> str:
-    """Return what will be read, merged, copied and written, for people."""
+def describe(plan: Plan, notes: Iterable[str] = ()) -> str:
+    """Return what will be read, merged, copied and written, for people, with notes on it."""
     parameters = "".join(f", {name} {shown(value)}" for name, value in plan.parameters.items())
     models = "".join(f"\n  {task}: {source.location}" for task, source in plan.models.items())
     copied = f", {len(plan.copied)} copied from the base ({abbreviated(plan.copied)})" if plan.copied else ""
@@ -239,7 +238,7 @@ def describe(plan: Plan) -> str:
         f"{len(plan.merged)} tensors merged{copied}\n"
         f"reads {size_in_words(plan.bytes_per_pass)} in {passes}, writes {size_in_words(plan.bytes_out)}, "
         f"needs at most about {plan.memory / 2**20:.0f} MiB of memory"
-        + "".join(f"\nnote: {note}" for note in notes(plan))
+        + "".join(f"\nnote: {note}" for note in notes)
     )
 
 

@@ -67,6 +67,7 @@ def test_a_mistake_in_any_of_them_is_told_before_the_first(file, tmp_path, capsy
         (FILE.replace("{model: b", "{model: bb"), "bb"),
         (FILE.replace("name: first", "name: 2nd/../x"), "name:"),
         (FILE.replace("name: first\n", ""), "2 of its merges are without `name:`, but only one may be"),
+        (FILE.replace("name: first\n", "nmae: first\n"), "is 'nmae' meant for `name`?"),
         (
             FILE.replace("name: first", "name: 3"),
             "name: 3 is not a word, by which others ask for the result; put it in quotes",
