@@ -105,7 +105,7 @@ def run(
     folder.refuse_strangers()
     executor = EXECUTORS.get(config.executor)(config)
     with waiting("loading model and data ..."):
-        session = Session(resolved, folder)
+        session = Session(resolved, folder, executor.elsewhere)
         steps = all_steps(session)
         refuse_unfit(session)
         checked = check(session, steps) if check_only else None

@@ -38,16 +38,17 @@ class Session:
     Args:
         resolved: the experiment.
         folder: its folder.
+        elsewhere: whether its cells are computed on other machines, so that this one may lack the device.
 
     Raises:
         UserError: the model, a task, or a file of its data is missing or does not fit.
     """
 
-    def __init__(self, resolved: Resolved, folder: ExperimentFolder) -> None:
+    def __init__(self, resolved: Resolved, folder: ExperimentFolder, elsewhere: bool = False) -> None:
         self.resolved = resolved
         self.config = resolved.config
         self.folder = folder
-        self.device = device_of(self.config.trainer)
+        self.device = device_of(self.config.trainer, elsewhere)
         self.base = ModelConfig(str(folder.base), self.config.model.pooling)
         start = self.base if folder.base.exists() else self.config.model
         declared = {name: tasks.build(name, keys, "tasks") for name, keys in self.config.tasks.items()}

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from saft.training.devices import has_bfloat16
+
 __all__ = ["computing", "usual_precision"]
 
 
@@ -21,7 +23,7 @@ def usual_precision(accelerator: str) -> str:
         '32-true'
     """
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if on_gpu and has_bfloat16() else "32-true"
 
 
 @contextmanager

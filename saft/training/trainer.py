@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from saft.errors import UserError
+from saft.training.devices import NoSuchDevice, check_devices
 from saft.training.precision import usual_precision
 from saft.training.trainer_arguments import is_sharded
 
@@ -48,6 +49,7 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     Raises:
         UserError: Lightning refuses the arguments, there are no such devices, or several machines.
     """
+    check_devices(options)
     try:
         with quiet_lightning():
             given = dict(options) | ({"strategy": "auto"} if is_sharded(options) else {})  # ours, not theirs
@@ -63,11 +65,12 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
     return trainer
 
 
-def device_of(options: Mapping[str, Any]) -> torch.device:
+def device_of(options: Mapping[str, Any], elsewhere: bool = False) -> torch.device:
     """Return the device that a trainer with these options trains on; the first, if there are several.
 
     Args:
         options: `trainer` of the config.
+        elsewhere: other machines train, which may have a device that this one has not; then the CPU.
 
     Raises:
         UserError: as `make_trainer`.
@@ -76,7 +79,12 @@ def device_of(options: Mapping[str, Any]) -> torch.device:
         >>> device_of({"accelerator": "cpu"})
         device(type='cpu')
     """
-    device: torch.device = make_trainer(options, logger=False).strategy.root_device
+    try:
+        device: torch.device = make_trainer(options, logger=False).strategy.root_device
+    except NoSuchDevice:
+        if not elsewhere:
+            raise
+        return torch.device("cpu")
     return device
 
 

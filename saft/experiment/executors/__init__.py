@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
@@ -28,6 +29,9 @@ class Executor(ABC):
     Raises:
         UserError: what it needs is not there: a library, a cluster.
     """
+
+    elsewhere: ClassVar[bool] = False
+    """Whether other machines compute: this one needs no accelerator then."""
 
     config: RunConfig
 

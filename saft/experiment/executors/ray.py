@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
@@ -33,6 +33,8 @@ class Ray(Executor):
     `ray start --head` on one machine and `ray start --address=...` on the others is all that it needs; every
     machine has to see the experiment's folder, the data and an installed saft under the same paths.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("ray", "executor: ray")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from saft.errors import UserError
 from saft.experiment.cells import Cell
@@ -34,6 +34,8 @@ class Slurm(Executor):
     whose time is up, or that is pre-empted, gives its cell back, and the next goes on from the last
     checkpoint. What workers print is in the folder's `slurm`.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("submitit", "executor: slurm")
