@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from saft.experiment.run_config import RunConfig
 
-__all__ = ["ARM_VALUES", "COEFFICIENTS", "LABELS", "MERGE_VALUES", "left_out"]
+__all__ = ["ARM_VALUES", "COEFFICIENTS", "LABELS", "MACHINE", "MERGE_VALUES", "left_out"]
 
 LABELS = 4  # of a task, at most
 COEFFICIENTS = 2  # of a merge, at most
 ARM_VALUES = 2  # of an option among an arm's `choices`, at most
 MERGE_VALUES = 1  # of a parameter among a merge's
+MACHINE = ("accelerator", "devices", "num_nodes", "strategy")  # of the trainer: this machine may lack them
 
 
 def left_out(config: RunConfig) -> list[str]:
@@ -42,6 +43,8 @@ def left_out(config: RunConfig) -> list[str]:
         words.append(f"values of an arm's choices beyond {ARM_VALUES}, and all of its numbers of steps")
     if config.expected:
         words.append("whether the published figures are met")
+    if lacking := [f"{key}: {config.trainer[key]}" for key in MACHINE if key in config.trainer]:
+        words.append(f"the trainer's {', '.join(lacking)}: it trains on one device that is there")
     if config.executor != "serial":
         words.append(f"the executor {config.executor}: its cells come one after the other")
     return words

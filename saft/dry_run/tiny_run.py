@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saft import config as configs
-from saft.dry_run.left_out import ARM_VALUES, COEFFICIENTS, LABELS, MERGE_VALUES, left_out
+from saft.dry_run.left_out import ARM_VALUES, COEFFICIENTS, LABELS, MACHINE, MERGE_VALUES, left_out
 from saft.dry_run.tiny_data import ROWS, table_of
 from saft.dry_run.tiny_model import architecture, write_model
 from saft.experiment.arm_trials import dotted
@@ -76,7 +76,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         "data_workers": None,
         "logger": None,
         "upload": None,
-        "trainer": {key: value for key, value in config.trainer.items() if key != "devices"},
+        "trainer": {key: value for key, value in config.trainer.items() if key not in MACHINE},
     }
     return configs.parse(RunConfig, plain, "--tiny")
 

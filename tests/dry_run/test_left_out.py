@@ -41,6 +41,7 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
         reference={"web": task("abcde")},
         expected={"one": Expected("ties", 0.5, 0.1, "a paper")},
         executor="local",
+        trainer={"accelerator": "gpu", "precision": "32-true"},
     )
     assert left_out(whole) == [
         "the seeds 3, 4",
@@ -49,6 +50,7 @@ def test_everything_that_a_dry_run_leaves_out_is_named() -> None:
         "coefficients of a merge beyond 2",
         "all but the first of a merge's choices",
         "whether the published figures are met",
+        "the trainer's accelerator: gpu: it trains on one device that is there",
         "the executor local: its cells come one after the other",
     ]
 

@@ -109,6 +109,13 @@ def test_an_arm_with_choices_keeps_two_values_of_each_and_few_steps(tmp_path: Pa
     assert [made.training_of(trial).steps for trial in made.trials_of("longer")] == [2]
 
 
+def test_devices_that_this_machine_may_lack_are_not_asked_for(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(short("mergebench-3b", ALL_ARMS, tmp_path), arms={"adamw": {}})
+    trainer = {"accelerator": "gpu", "devices": 8, "strategy": "fsdp", "precision": "bf16-mixed"}
+    made = tiny_run(config.parse(RunConfig, dataclasses.asdict(recipe) | {"trainer": trainer}, ""))
+    assert made.trainer == {"precision": "bf16-mixed"}
+
+
 def test_published_figures_are_shown_and_not_compared(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         short("glue-roberta", (slice(1), slice(1), slice(1)), tmp_path),
