@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from saft.errors import UserError
+from saft.merging.mergekit.generalized_arithmetic import Mergekit
 from saft.merging.mergekit.ram import RamPlus
 from saft.merging.method import Elementwise, Method, Tensorwise
 from saft.merging.methods import METHODS, describe, methods
@@ -129,6 +130,31 @@ def test_float64_is_computed_in_float64(method):
     assert merged.dtype == torch.float64
     rough = merge_task_vectors(method, vectors)
     torch.testing.assert_close(rough.double(), merged, rtol=1e-3, atol=1e-5)
+
+
+@every_method
+def test_float64_is_rounded_to_float32_nowhere_on_the_way(method):
+    shape = (40,) if isinstance(method, Elementwise) else (6, 7)
+    given = {field.name for field in dataclasses.fields(method)}
+    some = {"density": 0.5, "densities": (0.5,), "weights": (0.3,), "filter_wise": True}
+    method = dataclasses.replace(method, **{name: some[name] for name in some.keys() & given})
+    drawn = torch.randn(2, 3, *shape, generator=torch.manual_seed(0), dtype=torch.float64)
+    vectors, change = (as_many(method, rows) for rows in drawn)
+
+    def merged(step):
+        return merge_task_vectors(method, vectors + step * change, seed=1, arithmetic=torch.float64)
+
+    # What changes evenly gives what changes evenly; a factor that is rounded jumps by 1e-8 and more.
+    bends = torch.stack([merged(step * 1e-6) for step in range(6)]).diff(n=2, dim=0)
+    assert bends.abs().max() < 1e-8
+
+
+def test_numbers_of_parameters_keep_their_digits_in_float64():
+    vectors = torch.tensor([[1.0, 2.0], [0.0, 4.0]], dtype=torch.float64)
+    pairs = [(Mergekit(weights=(0.1, 0.7)), [0.1, 0.1 * 2 + 0.7 * 4]), (RamPlus(), [1 + 0.1 * 0.2, 3.0])]
+    for method, expected in pairs:
+        merged = merge_task_vectors(method, vectors, arithmetic=torch.float64)
+        assert merged.tolist() == pytest.approx(expected, rel=1e-15)
 
 
 @every_method

@@ -53,7 +53,7 @@ class GeneralizedArithmetic(Method):
         Args:
             kept: what is kept of the task vectors, [n_tasks, ...]; it is changed.
         """
-        weights = for_each_task(self.weights, len(kept)).to(kept.device)
+        weights = for_each_task(self.weights, len(kept), kept.dtype).to(kept.device)
         weights = weights.view(-1, *[1] * (kept.dim() - 1))
         weighted = kept.mul_(weights)
         divisor = weights.sum(dim=0)
@@ -135,7 +135,7 @@ class Mergekit(GeneralizedArithmetic, Trimming):
             return size.ge(low).logical_and_(size.le(high)).mul(block.task_vectors)
 
         factors = (yield from rescaling(keep)) if self.rescale else torch.ones(tasks, 1)
-        return lambda block: self.mixed(keep(block).mul_(factors))
+        return lambda block: self.mixed(keep(block).mul_(factors.to(block.base.dtype)))
 
     def _ranks(self, tasks: int, count: int) -> list[tuple[int, int]]:
         """Return the ranks in ascending order of magnitude of the first and the last entry that is kept."""
@@ -196,17 +196,15 @@ class MergekitDare(GeneralizedArithmetic, Trimming):
             return block.uniform().lt(densities).mul(block.task_vectors)
 
         factors = (yield from rescaling(keep)) if self.rescale else torch.ones(tasks, 1)
-        return lambda block: self.mixed(keep(block).mul_(factors))
+        return lambda block: self.mixed(keep(block).mul_(factors.to(block.base.dtype)))
 
 
 def rescaling(keep: Callable[[Block], Tensor]) -> Generator[Statistic, Tensor, Tensor]:
     """Ask for the L1 norms of the task vectors, before and after `keep`, and return their ratios.
 
     Returns:
-        float32 [n_tasks, 1]; 1 where either norm is next to nothing.
+        float64 [n_tasks, 1]; 1 where either norm is next to nothing.
     """
     norms = yield Sums(lambda block: torch.cat([magnitudes(block), keep(block).abs_()]))
     before, after = norms.chunk(2)
-    return torch.where(
-        (before < _NO_NORM) | (after < _NO_NORM), 1, before / after.clamp(min=_NO_NORM)
-    ).float()
+    return torch.where((before < _NO_NORM) | (after < _NO_NORM), 1, before / after.clamp(min=_NO_NORM))

@@ -94,7 +94,7 @@ class RamPlus(_Ram, Trimming):
 
         shared, own = (yield Sums(kinds)).chunk(2)
         ratio = shared / own.clamp(min=self.epsilon)
-        factors = (1 + self.r * ratio.clamp(0, self.alpha)).float()
+        factors = 1 + self.r * ratio.clamp(0, self.alpha)
 
         def merge(block: Block) -> Tensor:
             changed, how_many = self.changed(block)

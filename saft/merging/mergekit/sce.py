@@ -71,7 +71,7 @@ class MergekitSce(Trimming):
 
         squares = (yield Sums(lambda block: keep(block).square())) / count
         whole = squares.sum()
-        weights = (squares / whole if whole >= _NO_WEIGHT else torch.full_like(squares, 1 / tasks)).float()
+        weights = squares / whole if whole >= _NO_WEIGHT else torch.full_like(squares, 1 / tasks)
 
         def merge(block: Block) -> Tensor:
             rows = keep(block)

@@ -63,7 +63,7 @@ class ModelStock(Tensorwise):
             mean = total(block.task_vectors) / tasks
             if not self.filter_wise or mean.dim() < 2:
                 return mean * float(self._share(gram.of_task_vectors(block)))
-            shares = self._share(gram.of_rows(block)).float()
+            shares = self._share(gram.of_rows(block)).to(mean.dtype)
             return mean * shares.view(-1, *[1] * (mean.dim() - 1))
 
         return merge

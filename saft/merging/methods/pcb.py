@@ -155,7 +155,7 @@ class Pcb(Trimming):
 
         def merge(block: Block) -> Tensor:
             score = scores(block)
-            masked = score.ge(to_beat).float().mul_(score)
+            masked = score.ge(to_beat).to(score.dtype).mul_(score)
             return _weighted_mean(block.task_vectors.clone(), _norm(masked, least, greatest))
 
         return merge
@@ -193,8 +193,13 @@ def _softmax(
     def exponential(block: Block) -> Tensor:
         return _norm(values(block), low, high).mul_(temperature).exp_()
 
-    scale = (count / (yield Sums(exponential))).float()
-    return lambda block: exponential(block).mul_(scale)
+    scale = count / (yield Sums(exponential))
+
+    def scaled(block: Block) -> Tensor:
+        shares = exponential(block)
+        return shares.mul_(scale.to(shares.dtype))
+
+    return scaled
 
 
 def _weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
