@@ -30,11 +30,8 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
     problems = [
         f"varying: unknown parameter '{n}'" + did_you_mean(n, known) for n in varying if n not in known
     ]
-    if method.statistics_over == "model":
-        cure = "set granularity: tensor" if "granularity" in known else "leave `varying` out"
-        problems.append(
-            f"varying: what this method does to a tensor depends on the whole model's statistics; {cure}"
-        )
+    if problem := _statistics_problem(method):
+        problems.append(f"varying: {problem}")
     per_model = {name for name, item in known.items() if isinstance(item.default, tuple)}
     for name, setting in varying.items():
         several = name in per_model
@@ -60,6 +57,8 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
         }
         try:
             result[name] = kind.build(method.parameters() | given)
+            if problem := _statistics_problem(result[name]):  # of a word that varies
+                raise UserError(problem)
         except UserError as error:
             for text in error.problems:
                 wrong.setdefault(text.partition(", but is ")[0], []).append(f"'{name}': {text}")
@@ -69,6 +68,14 @@ def methods_by_tensor(method: Method, varying: Mapping[str, Any], names: Sequenc
     if problems:
         raise UserError(*problems)
     return result
+
+
+def _statistics_problem(method: Method) -> str | None:
+    """Return why a method cannot be another one at each tensor, or None."""
+    if method.statistics_over != "model":
+        return None
+    cure = "set granularity: tensor" if "granularity" in method.parameters() else "leave `varying` out"
+    return f"what this method does to a tensor depends on the whole model's statistics; {cure}"
 
 
 def value_at(setting: Any, name: str, depth: float) -> Any:

@@ -66,6 +66,11 @@ def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp
     [
         ("ties", {"density": [0.1, 0.5]}, "depends on the whole model's statistics; set granularity: tensor"),
         (
+            "breadcrumbs",
+            {"merger": [{"filter": "layer", "value": "ties"}, {"value": "sum"}]},
+            r"varying, at 'layer\.\d.*': what this method does .* statistics; leave `varying` out \(and 2 more",
+        ),
+        (
             "task_arithmetic",
             {"wieghts": [1]},
             "varying: unknown parameter 'wieghts'; did you mean 'weights'?",
