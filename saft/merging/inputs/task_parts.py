@@ -18,7 +18,7 @@ from saft.files.tensorfile import TensorHeader, read_headers, view
 from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
-from saft.merging.stream.engine import apply
+from saft.merging.stream.engine import apply, cast
 from saft.merging.stream.reader import all_finite
 
 __all__ = ["SHARED", "Parts", "part_file", "read"]
@@ -104,7 +104,7 @@ class Parts:
         for name, header in self.base.items():
             dtype = self.dtype(name)
             if name not in part:
-                yield name, view(header).to(dtype)
+                yield name, cast(name, view(header), dtype)
                 continue
             vector = view(self.shared[name]) if self.method.shares else None
             own = self.method.restored(header.shape, vector, part[name], rescaler)

@@ -39,7 +39,11 @@ class Weights(Output):
         return sum(math.prod(shape) * dtype.itemsize for dtype, shape in plan.layout.values())
 
     def write(self, plan: Plan, folder: Path, progress: Progress | None = None) -> Written:
-        """Write the weights in the order of the file, what is copied between what is merged."""
+        """Write the weights in the order of the file, what is copied between what is merged.
+
+        Raises:
+            UserError: as `Output.write`.
+        """
         with WeightsWriter(folder, plan.layout, plan.shard_size) as writer:
             pieces = (
                 engine.weights(plan, progress, only=set(writer.names))
@@ -60,4 +64,4 @@ class Weights(Output):
 def _copy(plan: Plan, name: str, writer: WeightsWriter) -> None:
     flat = plan.base.tensor(name).reshape(-1)
     for start in range(0, len(flat), _COPIED):
-        writer.append(name, flat[start : start + _COPIED].to(plan.layout[name][0]))
+        writer.append(name, engine.cast(name, flat[start : start + _COPIED], plan.layout[name][0]))

@@ -17,7 +17,16 @@ from saft.merging.stream.block import Block
 from saft.merging.stream.gathering import gather, on_device, prepare
 from saft.merging.stream.reader import Progress, Reader, all_finite, one_torch_thread
 
-__all__ = ["apply", "merge_task_vectors", "stream", "task_vectors", "thresholds", "weights", "weights_of"]
+__all__ = [
+    "apply",
+    "cast",
+    "merge_task_vectors",
+    "stream",
+    "task_vectors",
+    "thresholds",
+    "weights",
+    "weights_of",
+]
 
 T = TypeVar("T")
 
@@ -76,6 +85,32 @@ def apply(base: Tensor, task_vector: Tensor, scaling: float, dtype: torch.dtype 
         The merged weights; the same bits that `write` writes.
     """
     return (task_vector * scaling).add_(base.to(task_vector.dtype)).to(dtype or base.dtype)
+
+
+def cast(name: str, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weights that are copied from the base in the dtype of the result; infinity and NaN stay.
+
+    Args:
+        name: of the tensor, for messages.
+        weights: all of it, or a part, of any shape.
+        dtype: of the result.
+
+    Raises:
+        UserError: a number is too large for it.
+
+    Example:
+        >>> cast("head.bias", torch.tensor([1e5]), torch.float16)
+        Traceback (most recent call last):
+        saft.errors.UserError: 'head.bias': the base's weights do not fit float16; write with dtype: ...
+    """
+    result = weights.to(dtype)
+    overflows = result.dtype != weights.dtype and not all_finite(result)
+    if overflows and not result.isfinite().equal(weights.double().isfinite()):
+        raise UserError(
+            f"'{name}': the base's weights do not fit {str(dtype).removeprefix('torch.')}; write with dtype: "
+            "float32 or bfloat16"
+        )
+    return result
 
 
 def task_vectors(plan: Plan) -> Iterator[tuple[str, Tensor]]:

@@ -208,6 +208,14 @@ def test_weights_that_do_not_fit_their_dtype_are_told(save, tmp_path):
         dict(task_parts.read(tmp_path / "out").task_tensors("a"))
 
 
+def test_what_is_the_bases_and_does_not_fit_the_dtype_is_told(save, tmp_path):
+    base, model = ({"w": torch.full((9,), one), "head": torch.full((2,), 1e5)} for one in (0.0, 1.0))
+    config = MergeConfig("emr", save("base", base), [save("a", model)], dtype="float16", exclude=["head"])
+    merge(config, tmp_path / "out")
+    with pytest.raises(UserError, match=r"'head': the base's weights do not fit float16"):
+        dict(task_parts.read(tmp_path / "out").task_tensors("a"))
+
+
 def test_what_no_file_can_be_called_and_shards_are_refused_at_once(checkpoints, tmp_path):
     base, models = checkpoints
     (tmp_path / "a model").symlink_to(models["a"])

@@ -280,6 +280,19 @@ def test_a_result_that_does_not_fit_its_dtype_is_told(save, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_copied_and_does_not_fit_the_dtype_is_told(save, tmp_path):
+    base = {"w": torch.zeros(2), "mask": torch.tensor([-torch.inf, 0.0]), "head": torch.tensor([1e5])}
+    model = save("a", base | {"w": torch.ones(2)})
+    config = MergeConfig("average", save("base", base), [model], dtype="float16", exclude=["mask", "head"])
+    with pytest.raises(UserError, match=r"'head': the base's weights do not fit float16; write with dtype: "):
+        write_merge(check(config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    write_merge(check(dataclasses.replace(config, dtype="bfloat16")), tmp_path / "out")
+    written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    assert written["mask"].tolist() == [-torch.inf, 0.0]  # as in the base
+    assert written["head"].item() == pytest.approx(1e5, rel=0.01)
+
+
 def test_a_result_that_eight_bits_would_cut_is_told(save, tmp_path):
     eight = torch.float8_e4m3fn  # has no infinity: torch makes 448 of what is larger
     config = MergeConfig(
