@@ -98,7 +98,9 @@ class KFACDrift(Penalty):
             inputs = source.inputs(range(min(self.examples, len(source))), device)
             with torch.no_grad(), without_dropout(trunk):
                 probe = source.features(trunk, {name: value[:1] for name, value in inputs.items()})
-            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac", self.rank)
+            # A layer below all that is trained has no factors, so other arms may have others.
+            trained = [name for name, parameter in trunk.named_parameters() if parameter.requires_grad]
+            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac", self.rank, trained)
 
         tensors = cached(
             setting.cache, key, lambda: summarize(trunk, source, self.examples).packed(self.rank), device

@@ -62,6 +62,19 @@ def test_summaries_in_files_stand_for_the_inputs(tmp_path: Path) -> None:
     assert bound.loss(model.trunk, 0).item() == direct.loss(model.trunk, 0).item()
 
 
+def test_what_is_kept_for_other_arms_does_not_lack_the_layers_that_the_first_of_them_froze(
+    tmp_path: Path,
+) -> None:
+    around, penalty = setting(cache=tmp_path), KFACDrift(examples=10)
+    frozen, model = model_of(), model_of()
+    frozen.trunk.embed.requires_grad_(False)
+    frozen.trunk.norm.requires_grad_(False)
+    penalty.bind(frozen.trunk, around)
+    bound, alone = penalty.bind(model.trunk, around), penalty.bind(model.trunk, setting())
+    moved(model)
+    assert bound.loss(model.trunk, 0).item() == alone.loss(model.trunk, 0).item()
+
+
 def test_factors_of_another_model_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     factors = summarize(model_of().trunk, setting().own, 5)
