@@ -1,4 +1,4 @@
-"""A test's work in two processes, which find each other as torchrun's do."""
+"""A test's work in two processes, or more, which find each other as torchrun's do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from saft.training.ranks import free_port
 from tests.forks import FORKS
 
 
-def on_two_ranks(work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work(rank, *arguments)` in two processes; the first failure ends both, and is raised."""
-    mp.start_processes(_run, (free_port(), work, arguments), nprocs=2, start_method=FORKS.get_start_method())
+def on_two_ranks(work: Callable[..., None], *arguments: Any, ranks: int = 2) -> None:
+    """Run `work(rank, *arguments)` in so many processes; the first failure ends all, and is raised."""
+    start = FORKS.get_start_method()
+    mp.start_processes(_run, (ranks, free_port(), work, arguments), nprocs=ranks, start_method=start)
 
 
-def _run(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run(rank: int, ranks: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ |= {
@@ -27,8 +28,8 @@ def _run(rank: int, port: int, work: Callable[..., None], arguments: tuple[Any, 
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

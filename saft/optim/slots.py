@@ -78,9 +78,10 @@ class Slot:
         """This rank's place among the shards; empty where the tensor is whole."""
         if self.layout is None:
             return ()
-        places = enumerate(self.layout.placements)
         return tuple(
-            self.layout.mesh.get_local_rank(dim) for dim, placement in places if placement.is_shard()
+            self.layout.mesh.get_local_rank(dimension)
+            for dimension, placement in enumerate(self.layout.placements)
+            if not placement.is_replicate()
         )
 
 
@@ -124,10 +125,8 @@ class AscentSlots:
 
     @property
     def n_elements(self) -> int:
-        """Number of weights, over all shards of all ranks."""
-        return sum(
-            slot.parameter.numel() if slot.rows is None else slot.weight.numel() for slot in self.slots
-        )
+        """Number of weights, over all shards of all ranks; of a complex one both parts."""
+        return sum((slot.weight if slot.layout is None else slot.parameter).numel() for slot in self.slots)
 
     def where(self, condition: Callable[[Slot], bool]) -> AscentSlots:
         """Return the slots of which the condition holds."""
@@ -188,5 +187,6 @@ def _over_ranks(value: Tensor, layout: Layout | None) -> Tensor:
         return value
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
-    parts = [Partial() if placement.is_shard() else Replicate() for placement in layout.placements]
+    # Not by `is_shard`: FSDP2 on top of tensor parallelism divides by a placement of another class.
+    parts = [Replicate() if placement.is_replicate() else Partial() for placement in layout.placements]
     return DTensor.from_local(value, layout.mesh, parts, run_check=False).full_tensor()

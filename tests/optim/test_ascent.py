@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from saft.errors import UserError
-from saft.optim import SAM, Ascent, AscentOptions, is_replay
+from saft.optim import SAM, Ascent, AscentOptions, is_replay, make_perturbation
 from tests.oracles import optim as oracle
 
 
@@ -417,6 +417,16 @@ def test_complex_parameters_are_pairs_of_real_ones(name: str) -> None:
         for _ in range(3):
             optimizer.step(lambda loss=loss, optimizer=optimizer: (optimizer.zero_grad(), loss().backward()))
     torch.testing.assert_close(torch.view_as_real(w), pair)
+
+
+@pytest.mark.parametrize(("name", "power"), [("sampled_shift", 1), ("smat", 2)])
+def test_the_mean_over_complex_parameters_is_over_both_parts(name: str, power: int) -> None:
+    w = nn.Parameter(torch.zeros(50, dtype=torch.complex64))
+    options = {"drop": 0.0} if name == "smat" else {"n_models": 1, "coefficients": (2.0, 2.0)}
+    ascent = Ascent(SGD([w], lr=0.1), make_perturbation(name, rho=1e-3, **options))
+    with ascent.first_pass():
+        entries = torch.view_as_real(w.detach())
+        assert float(entries.abs().pow(power).mean()) ** (1 / power) == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_memory_formats_other_than_contiguous() -> None:

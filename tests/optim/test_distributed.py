@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from saft.optim import SAM, Ascent
@@ -121,6 +123,38 @@ def sharded(rank: int, name: str, folder: str) -> None:
     optimizer.load_state_dict(state)
     full = [p.full_tensor().detach() for p in model.parameters()]  # type: ignore[attr-defined]
     torch.save(full, f"{folder}/{rank}.pt")
+
+
+def divided_twice(rank: int, folder: str) -> None:
+    """FSDP2 on top of tensor parallelism, which divides the rows of a weight by two axes of the mesh."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=120))
+    for name in ("sam", "asam"):
+        model = model_of()
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(output_layouts=Replicate())})
+        fully_shard(model[0], mesh=mesh["data"])
+        fully_shard(model, mesh=mesh["data"])
+        optimizer = optimizer_of(name, model)
+        for step in range(STEPS):
+            part = batch_of(step).chunk(2)[rank // 2]
+
+            def closure(part: Tensor = part, model: nn.Module = model, optimizer: SAM = optimizer) -> None:
+                optimizer.zero_grad()
+                loss_of(model, part).backward()
+
+            optimizer.step(closure)
+        full = [p.full_tensor().detach() for p in model.parameters()]  # type: ignore[attr-defined]
+        torch.save(full, f"{folder}/{name}{rank}.pt")
+    dist.barrier()
+
+
+def test_shards_of_shards_equal_the_single_process_result(tmp_path: Path) -> None:
+    on_two_ranks(divided_twice, str(tmp_path), ranks=4)
+    for name in ("sam", "asam"):
+        zero, *others = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(4)]
+        for other in others:
+            assert_alike(zero, other)
+        assert_close(zero, single(name))
 
 
 def _main(rank: int, folder: str, cases: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
