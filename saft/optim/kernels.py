@@ -79,7 +79,7 @@ def dot(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
         [
             (a * b).sum().to(device)
             for x, y in zip(xs, ys, strict=True)
-            for a, b in zip(_pieces(x), _pieces(y), strict=True)
+            for a, b in pieces(x, y)  # of one order in memory, or whole
         ]
     ).sum()
 

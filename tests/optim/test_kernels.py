@@ -29,6 +29,12 @@ def test_norm_and_dot_are_over_all_tensors(shapes: list[tuple[int, ...]], seed: 
     torch.testing.assert_close(kernels.dot(xs, ys), (x * y).sum())
 
 
+def test_dot_pairs_entries_whatever_the_memory_formats() -> None:
+    x, y = (randn(seed, 2, 3, 4, 5) for seed in range(2))
+    mixed = kernels.dot([x], [y.contiguous(memory_format=torch.channels_last)])
+    torch.testing.assert_close(mixed, (x * y).sum())
+
+
 def test_norm_of_a_long_float32_tensor_is_exact_enough() -> None:
     x = torch.rand(30_000_000, generator=torch.Generator().manual_seed(0))
     assert float(kernels.norm([x])) == pytest.approx(float(x.double().norm()), rel=2e-6)
