@@ -73,7 +73,7 @@ def find_radius(
     before, streams = copy.deepcopy(ascent.state_dict()), RandomStreams(p.device for p in parameters)
 
     def rise(rho: float) -> float:
-        ascent.perturbation = dataclasses.replace(asked, rho=rho, rise=None, schedule=None)
+        ascent.perturbation = asked.with_radius(rho)
         streams.rewind()
         try:
             for parameter in parameters:

@@ -186,6 +186,17 @@ def test_the_schedule_is_no_part_of_what_is_found() -> None:
     assert halved.ascent.rho == plain.ascent.rho / 2
 
 
+def test_a_radius_that_follows_the_learning_rate_by_itself_is_found_as_its_largest() -> None:
+    found = {}
+    for name in ("sam", "gsam"):
+        w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
+        optimizer = sam_on(w, name)
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / 10)
+        optimizer.step(closure_of(optimizer, w))
+        found[name] = optimizer.ascent.perturbation.rho
+    assert found["gsam"] == found["sam"]
+
+
 @pytest.mark.parametrize("start", [1e-6, 1.0, 1e4])
 def test_the_search_comes_from_far(start: float) -> None:
     assert radius_of_rise(lambda rho: rho + 4 * rho**2, 0.1, start) == pytest.approx(0.0784, rel=0.3)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.optim import SAM
+from saft.optim.perturbations.gsam import GSAM
 from saft.optim.perturbations.sampled_shift import SampledShift
 from tests.oracles import optim as oracle
 
@@ -200,6 +201,27 @@ def test_sampled_shift_draws_from_a_laplace_distribution() -> None:
     factors = [shift.factor(step) for step in range(400)]
     assert -1 < min(factors) < -0.6
     assert 1.8 < max(factors) <= 2.2
+
+
+def test_a_radius_that_follows_the_learning_rate_is_rho_at_its_peak() -> None:
+    model = model_of()
+    for name, options in (("sam", {"schedule": "learning_rate"}), ("gsam", {"rho_min": 0.0})):
+        base = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+        optimizer = SAM(base, name, rho=0.6, **options)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(base, max_lr=LR, total_steps=10)
+        radii = []
+        for _ in range(9):
+            radii.append(optimizer.ascent.rho)
+            base._opt_called = True  # type: ignore[attr-defined]
+            scheduler.step()
+        assert max(radii) == pytest.approx(0.6)
+
+
+def test_gsam_radius_stays_between_its_bounds() -> None:
+    radius = GSAM(rho=0.6, rho_min=0.1, lr_min=0.2).radius
+    assert radius(0, {"lr": 0.01, "initial_lr": 1.0}) == 0.1  # a warm-up from below lr_min
+    assert radius(0, {"lr": 2.0, "initial_lr": 1.0}) == pytest.approx(0.6)
+    assert radius(0, {"lr": 0.01, "initial_lr": 0.1}) == 0.6  # lr_min lies above all rates
 
 
 def test_gsam_radius_follows_the_learning_rate() -> None:

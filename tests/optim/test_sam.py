@@ -385,6 +385,10 @@ def test_schedule_scales_rho() -> None:
         seen.append(optimizer.ascent.rho)
         train(optimizer, model, range(step, step + 1))
     assert seen == [0.4, 0.2, 0.0]
+    with pytest.raises(
+        UserError, match=r"PlainSAM: schedule: must give a factor of at least 0, but .* -0\.5"
+    ):
+        _ = optimizer.ascent.rho
 
 
 class ScheduleFree(SGD):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,7 +18,7 @@ from saft.errors import UserError, did_you_mean
 from saft.optim.slots import AscentSlots, Label
 from saft.registry import Registry
 
-__all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation"]
+__all__ = ["PERTURBATIONS", "Perturbation", "make_perturbation", "peak_rate"]
 
 PROBES = 6  # radii that are tried where rho is auto, each by two passes
 RISE = 0.1  # of the loss, where rho is auto
@@ -46,8 +48,8 @@ class Perturbation(ABC):
     start: int = 0
     """Number of optimizer steps to take before the first ascent (late start)."""
     schedule: Callable[[int], float] | Literal["learning_rate"] | None = None
-    """Factor on rho: `learning_rate`, which is the learning rate over the `initial_lr` that a scheduler
-    noted; in Python also a function of the number of steps taken."""
+    """Factor on rho: `learning_rate`, which is the learning rate over its peak, the `initial_lr` or `max_lr`
+    that a scheduler noted; in Python also a function of the number of steps taken."""
     rise: float | None = None
     """Share of the loss by which the ascent is to raise it; rho is found by that at the first ascent, from
     its own value on. `rho: auto` is rise 0.1."""
@@ -176,12 +178,23 @@ class Perturbation(ABC):
         Args:
             step: number of optimizer steps taken so far.
             group: the first parameter group of the base optimizer, for those that follow its learning rate.
+
+        Raises:
+            UserError: the schedule gives a factor below 0, or none.
         """
         if self.schedule is None:
             return self.rho
         if callable(self.schedule):
-            return self.rho * self.schedule(step)
-        return self.rho * float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1)
+            factor = self.schedule(step)
+            if not 0 <= factor < math.inf:  # below 0 it would descend
+                made = type(self).__name__
+                raise UserError(f"{made}: schedule: must give a factor of at least 0, but gives {factor}")
+            return self.rho * factor
+        return self.rho * float(group["lr"]) / (peak_rate(group) or 1)
+
+    def with_radius(self, rho: float) -> Self:
+        """Return the same with this radius at every step, whatever the learning rate is."""
+        return dataclasses.replace(self, rho=rho, rise=None, schedule=None)
 
     def selects(self, label: Label) -> bool:
         """Return whether a parameter is perturbed; all are trained."""
@@ -239,6 +252,18 @@ class Perturbation(ABC):
 PERTURBATIONS: Registry[type[Perturbation]] = Registry(
     Perturbation, "perturbation", "saft.optim.perturbations"
 )
+
+
+def peak_rate(group: Mapping[str, Any]) -> float:
+    """Return the highest learning rate of a parameter group, as a scheduler noted it; else that of now.
+
+    OneCycleLR, which rises far above its first rate, notes `max_lr`; others only the first, `initial_lr`.
+
+    Example:
+        >>> peak_rate({"lr": 0.01, "initial_lr": 0.04, "max_lr": 1.0}), peak_rate({"lr": 0.01})
+        (1.0, 0.01)
+    """
+    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
 
 
 def _wanted(kind: Any, value: Any) -> str | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from saft.errors import UserError
 from saft.optim import kernels
-from saft.optim.perturbations.base import PERTURBATIONS
+from saft.optim.perturbations.base import PERTURBATIONS, peak_rate
 from saft.optim.perturbations.sam import PlainSAM
 from saft.optim.slots import AscentSlots
 
@@ -27,7 +28,8 @@ class GSAM(PlainSAM):
     a right angle
     to the replayed one: leaving it lowers the perturbed loss as before, and raises the loss at w, closing the
     gap. $\rho_t = \rho_{min} + (\rho - \rho_{min}) (lr_t - lr_{min}) / (lr_{max} - lr_{min})$, lr_max being
-    the `initial_lr` that a scheduler notes; constant without one.
+    the peak that a scheduler notes (`initial_lr`, `max_lr`); constant without one, and never out of
+    $[\rho_{min}, \rho]$.
 
     Args:
         rho: largest radius, at least 0; 0.6 in the authors' ViT recipe from scratch, 0.05 here as in SAM.
@@ -59,10 +61,15 @@ class GSAM(PlainSAM):
     def radius(self, step: int, group: Mapping[str, Any]) -> float:
         """Return rho at a step; see the class."""
         rho, least = super().radius(step, group), min(self.rho_min, self.rho)
-        span = float(group.get("initial_lr", 0.0)) - self.lr_min
-        if "initial_lr" not in group or span == 0:
+        span = peak_rate(group) - self.lr_min
+        if "initial_lr" not in group or span <= 0:
             return rho
-        return least + (rho - least) * (float(group["lr"]) - self.lr_min) / span
+        share = (float(group["lr"]) - self.lr_min) / span
+        return least + (rho - least) * min(max(share, 0.0), 1.0)
+
+    def with_radius(self, rho: float) -> Self:
+        """Return the same with this radius at every step; see `Perturbation.with_radius`."""
+        return dataclasses.replace(super().with_radius(rho), rho_min=rho)
 
     def keep(self, slots: AscentSlots) -> dict[Tensor, Tensor]:
         """Return a copy of the first gradients: parameter -> gradient, in its shape."""

@@ -71,7 +71,8 @@ class SMAT(Perturbation):
         """Fill the buffers with w + epsilon; see `Perturbation.displace`."""
         noise = Generators(self.seed, slots.step, "noise")
         for slot in slots:
-            slot.memory.setdefault("base", slot.weight.clone())
+            if "base" not in slot.memory:
+                slot.memory["base"] = slot.weight.clone()
             for (piece,) in kernels.pieces(slot.buffer):
                 draw = noise.integers(slot, piece.numel()).view(piece.shape)
                 piece.copy_(draw).add_(0.5).mul_(2**-15)
