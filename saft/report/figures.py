@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from saft.report.drawing import NAMED, SMALLEST_SPAN, WIDTH, mark_of, panels, shade_of
 from saft.report.headline import Headline
@@ -19,6 +19,7 @@ from saft.written import as_number
 
 __all__ = ["curve_figure", "headline_figure", "score_figure", "task_figure"]
 
+FEW = 8  # rows, of which each has room for its numbers above and below
 NARROW = 4.0  # inches: wide enough to be read beside the answer, and on a telephone
 
 
@@ -36,10 +37,13 @@ def headline_figure(headline: Headline, colour: Mapping[str, str], name: str) ->
         return ""
     ends = _ends(pairs.values(), metric)
     names = RowNames.of(pairs, NARROW)
-    height = 0.25 + names.height(0.42) * len(pairs)
+    few = len(pairs) <= FEW
+    row = names.height(0.42 if few else max(0.2, 0.42 * FEW / len(pairs)))
+    height = 0.25 + row * len(pairs)
 
     def draw(axes: Any, title: str, leftmost: bool) -> None:
-        _experts_and_merged(axes, pairs, metric, colour, list(pairs), written=True)
+        where: Literal["marks", "right"] = "marks" if few else "right"
+        _experts_and_merged(axes, pairs, metric, colour, list(pairs), written=where)
         axes.set_yticklabels([names.written[arm] for arm in pairs])
         _same_width(axes, ends, _span([ends]))
 
@@ -68,7 +72,7 @@ def task_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str
     names = RowNames.of(arms, WIDTH)
 
     def draw(axes: Any, task: str, leftmost: bool) -> None:
-        _experts_and_merged(axes, known[task], metric, colour, arms, written=False)
+        _experts_and_merged(axes, known[task], metric, colour, arms)
         axes.set_yticklabels([names.written[arm] for arm in arms] if leftmost else [])
         axes.set_xlabel(with_unit(metric))
         _same_width(axes, extents[task], span)
@@ -88,9 +92,12 @@ def _experts_and_merged(
     metric: Metric,
     colour: Mapping[str, str],
     arms: list[str],
-    written: bool,
+    written: Literal["marks", "right"] | None = None,
 ) -> None:
-    """Draw a row for each arm: a bar at its experts, its mark at its merged models, a line between."""
+    """Draw a row for each arm: a bar at its experts, its mark at its merged models, a line between.
+
+    Numbers are written at both, or those of the merged models at the right, where rows are low.
+    """
     for i, arm in enumerate(arms):
         if arm not in pairs:
             continue
@@ -102,7 +109,13 @@ def _experts_and_merged(
             axes.plot([metric.scale * end for end in ends], [i, i], color=mark["color"], linewidth=2.4)
         axes.plot([experts, experts], [i - 0.2, i + 0.2], color=NAMED["ink"], linewidth=1.6)
         axes.plot([merged], [i], **mark | {"markersize": 7, "markeredgewidth": 1.6})
-        if written:
+        if written == "right":
+            text = as_number(merged, metric.digits)
+            axes.annotate(
+                text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontweight="bold",
+                annotation_clip=False,
+            )  # fmt: skip
+        if written == "marks":
             for value, place, weight in ((experts, (0, -10), "normal"), (merged, (0, 7), "bold")):
                 text = as_number(value, metric.digits)
                 axes.annotate(

@@ -15,6 +15,7 @@ from saft.tasks.metric import Metric
 
 __all__ = ["Gain", "Headline", "headlines"]
 
+FOREMOST = 6  # gains above the picture, so that a telephone shows both on its first screen
 SHORT = {
     "better": "Yes",
     "worse": "No",
@@ -74,6 +75,15 @@ class Headline:
     merged: dict[str, Estimate]
     by_task: dict[str, dict[str, tuple[Estimate, Estimate]]]
     gains: list[Gain]
+
+    @property
+    def foremost(self) -> list[Gain]:
+        """The gains that the first screen has room for: all, or those that are largest, best first."""
+        if len(self.gains) <= FOREMOST:
+            return self.gains
+        higher = self.metric.higher_is_better
+        best_first = sorted(self.gains, key=lambda gain: gain.over_best.merged.values.mean, reverse=higher)
+        return best_first[:FOREMOST]
 
 
 def headlines(results: Results, summary: Summary) -> list[Headline]:

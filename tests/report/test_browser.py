@@ -121,6 +121,45 @@ def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
     assert came["wide"] == 0  # the page itself is never scrolled sideways, only what is wide in it
 
 
+# Pages in frames of both widths, so that one browser shows all: where question, answer and picture end.
+FRAMES = """
+<script>addEventListener("load", () => {
+  const told = document.createElement("pre");
+  told.id = "came";
+  told.textContent = JSON.stringify([...document.querySelectorAll("iframe")].map((frame) =>
+    ["h1", ".told", ".answer figure svg"].map((part) =>
+      frame.contentDocument.querySelector(part).getBoundingClientRect().bottom)));
+  document.body.append(told);
+});</script>
+"""
+
+
+def test_the_first_screen_holds_question_answer_and_picture(tmp_path):
+    frames = []
+    for arms, name in (
+        (1, "sam"),
+        (2, "sam"),
+        (3, "sam"),
+        (5, "sam"),
+        (8, "sam with drift (five/run)"),
+        (16, "sam"),
+    ):
+        results = mapping(arms=("adamw", "sam")[:arms], seeds=(0, 1), methods=("average", "ties"), gain=0.02)
+        of_sam = [cell for cell in results["cells"] if cell["arm"] == "sam"]
+        for i in range(2, arms):
+            results["arms"][f"{name}_{i}"] = results["arms"]["sam"]
+            results["cells"] += [cell | {"arm": f"{name}_{i}"} for cell in of_sam]
+        html = escape(page(typed(results)))
+        frames += [f'<iframe width="{width}" height="900" srcdoc="{html}"></iframe>' for width in (1280, 400)]
+    done = browsed(f"<!doctype html><body>{''.join(frames)}{FRAMES}</body>", tmp_path, 1400, "--dump-dom")
+    came = json.loads(unescape(re.search(r'<pre id="came">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    assert len(came) == 12
+    for question, answer, picture in came:
+        assert question < answer < 900
+        assert question < picture < 900
+    assert all(answer < picture for _, answer, picture in came[1::2])  # below each other on a telephone
+
+
 def test_a_long_name_of_a_train_size_scrolls_nothing_sideways(tmp_path):
     sizes = ("limited", "a_name_of_a_train_size_that_goes_on_and_on")
     long = page(typed(mapping(arms=("adamw", "sam"), sizes=sizes, seeds=(0, 1), methods=("ties",))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from saft.report import summarize
 from saft.report.headline import headlines
 from tests.report.made_up import TASKS, made_up, mapping, moved, typed
@@ -50,6 +52,18 @@ def test_lower_is_better_where_it_is():
     accuracy, perplexity = headlines(results, summarize(results))
     assert (accuracy.gains[0].answer, perplexity.gains[0].answer) == ("Yes", "Yes")
     assert list(perplexity.by_task) == ["stories"]
+
+
+def test_of_many_gains_the_foremost_are_the_largest():
+    results = mapping(arms=("adamw", "sam"), gain=0.05)
+    of_sam = [cell for cell in results["cells"] if cell["arm"] == "sam"]
+    for i in range(8):
+        results["arms"][f"sam_{i}"] = results["arms"]["sam"]
+        results["cells"] += json.loads(json.dumps([cell | {"arm": f"sam_{i}"} for cell in of_sam]))
+        moved(results, f"sam_{i}", -0.01 + 0.003 * i)
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert [gain.arm for gain in headline.gains] == ["sam", *(f"sam_{i}" for i in range(8))]
+    assert [gain.arm for gain in headline.foremost] == ["sam_7", "sam_6", "sam_5", "sam_4", "sam", "sam_3"]
 
 
 def test_without_ascent_there_is_no_gain():
