@@ -85,7 +85,7 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
         progress.stage(in_words(merge))
         scores = models.scores(merge, "search")
         mean = mean_normalized({task: score.value for task, score in scores.items()}, values, metrics)
-        tried.append(Tried(merge, scores, mean, error_of_mean_normalized(scores, values, metrics)))
+        tried.append(Tried(merge, scores, mean, *error_of_mean_normalized(scores, values, metrics)))
         progress.advance(1)
         return tried[-1]
 

@@ -17,6 +17,7 @@ from saft.merging.merge_config import MergeConfig
 from saft.report.columns import Column, score_columns, stacked
 from saft.report.paired_gain import PairedGain
 from saft.report.results import plain
+from saft.student_t import student_t
 from saft.tasks import Metric, Score
 from saft.written import as_number
 
@@ -32,12 +33,19 @@ class Tried:
         scores: task -> score on the examples that were searched on.
         worth: mean over the tasks of the score in parts of the expert's.
         error: its standard error from the finite number of examples; None where it is not known.
+        freedom: degrees of freedom of Student's t for that error.
     """
 
     merge: MergeConfig
     scores: dict[str, Score]
     worth: float
     error: float | None
+    freedom: float = math.inf
+
+    @property
+    def half(self) -> float | None:
+        """Half of the 95 % interval of the worth over the examples; None where it is not known."""
+        return None if self.error is None else student_t(0.975, self.freedom) * self.error
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class SuggestResult:
         rows = {"experts": (Text("100.0"), Text("–"), self.experts)}
         for tried in self.tried:
             worth = as_number(100 * tried.worth, 1) if math.isfinite(tried.worth) else "–"
-            half = "–" if tried.error is None else f"{200 * tried.error:.1f}"
+            half = "–" if tried.half is None else f"{100 * tried.half:.1f}"
             rows[in_words(tried.merge)] = Text(worth), Text(half), tried.scores
         columns = score_columns(self.metrics, {row: scores for row, (_, _, scores) in rows.items()})
         worths = Column("mean, % of the experts", {row: worth for row, (worth, _, _) in rows.items()})

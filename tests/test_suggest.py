@@ -121,13 +121,15 @@ def test_merges_of_many_tasks_stay_whole_in_a_narrow_terminal(width: int) -> Non
     tasks = [f"task_{number}" for number in range(20)]
     scores = dict.fromkeys(tasks, Score(0.123, None, 4))
     tried = [
-        Tried(MergeConfig("task_arithmetic", "b", ["x"], scaling=0.1 * n), scores, 0.9, 0.1) for n in (1, 2)
+        Tried(MergeConfig("task_arithmetic", "b", ["x"], scaling=0.1 * n), scores, 0.9, 0.1, 5)
+        for n in (1, 2)
     ]
     metrics = dict.fromkeys(tasks, Metric("accuracy", "%"))
     text = printed(SuggestResult(tried, scores, metrics, {}, 4, Path("merge.yaml")).table(), width)
     assert text.count(" 12.3") == 3 * 20
     assert all(f"{task}," in text for task in tasks)
     assert "90.0" in text
+    assert "25.7" in text  # 2.571 errors, by Student's t
     assert "suggested: task_arithmetic at 0.1" in text
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from saft.interference.paired_interval import error_of_mean, freedom_of_mean
 from saft.tasks.metric import Metric, Score
 
 __all__ = [
@@ -167,8 +168,8 @@ def mean_normalized(
 
 def error_of_mean_normalized(
     scores: Mapping[str, Score], experts: Mapping[str, float], metrics: Mapping[str, Metric]
-) -> float | None:
-    r"""Return the standard error of `mean_normalized` from the finite number of examples.
+) -> tuple[float | None, float]:
+    r"""Return the standard error of `mean_normalized` over the examples, and its degrees of freedom.
 
     .. math:: \frac1K \sqrt{\sum_t \left(\frac{d\,\text{normalized}_t}{d\,a_t}\, se_t\right)^2}
 
@@ -180,24 +181,24 @@ def error_of_mean_normalized(
         metrics: task -> what the values are.
 
     Returns:
-        The error; None where that of a score is not known.
+        The error, None where that of a score is not known; degrees of freedom of Student's t for it.
 
     Example:
         >>> scores, accuracy = {"a": Score(0.4, 0.03, 9), "b": Score(0.4, 0.04, 9)}, Metric("accuracy", "%")
         >>> error_of_mean_normalized(scores, {"a": 1.0, "b": 1.0}, {"a": accuracy, "b": accuracy})
-        0.025
+        (0.025, 14.8...)
     """
     errors = []
     for task, score in scores.items():
         if score.standard_error is None:
-            return None
+            return None, math.inf
         value, expert = score.value, experts[task]
         if metrics[task].higher_is_better:
             slope = 1 / expert if expert > 0 else 1.0
         else:
             slope = expert / value**2 if expert > 0 and value > 0 else 1.0
         errors.append(slope * score.standard_error)
-    return math.hypot(*errors) / len(errors)
+    return error_of_mean(errors), freedom_of_mean(errors, [score.examples for score in scores.values()])
 
 
 def _normalized(value: float, expert: float, metric: Metric) -> float:

@@ -30,6 +30,7 @@ class ScoreSummary:
         mean: raw value, mean over tasks.
         tasks: task -> raw value.
         errors: task -> standard error from the finite number of examples, mean over seeds; or None.
+        examples: task -> how many these are; the fewest of the seeds.
         normalized: score over that of the experts, mean over tasks; None for the experts themselves.
         gain_kept: share of the experts' gain over the pretrained model, mean over tasks; None likewise.
     """
@@ -37,6 +38,7 @@ class ScoreSummary:
     mean: OverSeeds | None
     tasks: dict[str, OverSeeds]
     errors: dict[str, float | None]
+    examples: dict[str, int]
     normalized: OverSeeds | None = None
     gain_kept: OverSeeds | None = None
 
@@ -197,6 +199,7 @@ def _score_summary(
         ),
         tasks={task: values for task, values in by_task.items() if values is not None},
         errors={task: complete_mean(of[task].standard_error for of in scores.values()) for task in tasks},
+        examples={task: min((of[task].examples for of in scores.values()), default=0) for task in tasks},
         normalized=finite_over_seeds(ratios),
         gain_kept=finite_over_seeds(gains),
     )

@@ -9,11 +9,11 @@ from functools import partial
 from statistics import fmean
 from typing import Literal
 
+from saft.interference.paired_interval import freedom_of_mean
 from saft.report.arm_summary import ArmSummary
 from saft.report.over_seeds import OverSeeds
 from saft.report.results import ArmFacts, PairedError
-from saft.report.with_interval import Estimate, experts_estimate, merged_estimate
-from saft.student_t import student_t
+from saft.report.with_interval import Estimate, experts_estimate, merged_estimate, over_examples
 from saft.tasks.metric import Metric
 
 __all__ = ["Comparison", "Difference", "Outcome", "compare", "relation"]
@@ -49,7 +49,7 @@ class Difference:
     @property
     def over_examples(self) -> tuple[float, float] | None:
         """95 % interval over the examples, for these seeds (Student's t); None where it is not known."""
-        return _over_examples(self.values.mean, self.standard_error, self.freedom)
+        return over_examples(self.values.mean, self.standard_error, self.freedom)
 
     @property
     def is_open(self) -> bool:
@@ -197,7 +197,8 @@ def _difference(
     if paired is not None:
         standard_error, freedom = paired.standard_error, paired.freedom
     elif one.error is not None and other.error is not None:
-        standard_error = math.hypot(one.error, other.error)
+        errors, freedoms = (one.error, other.error), (one.freedom, other.freedom)
+        standard_error, freedom = math.hypot(*errors), freedom_of_mean(errors, [1 + f for f in freedoms])
     return Difference(
         arm=fmean(one.values.by_seed[seed] for seed in values.by_seed),
         baseline=fmean(other.values.by_seed[seed] for seed in values.by_seed),
@@ -205,23 +206,16 @@ def _difference(
         standard_error=standard_error,
         freedom=freedom,
         is_paired=paired is not None,
-        outcome=_outcome(values, _over_examples(values.mean, standard_error, freedom), metric),
+        outcome=_outcome(values, over_examples(values.mean, standard_error, freedom), metric),
     )
-
-
-def _over_examples(mean: float, error: float | None, freedom: float) -> tuple[float, float] | None:
-    if error is None:
-        return None
-    half = student_t(0.975, freedom) * error
-    return mean - half, mean + half
 
 
 def _holds_zero(ends: tuple[float, float]) -> bool:
     return ends[0] <= 0 <= ends[1]
 
 
-def _outcome(values: OverSeeds, over_examples: tuple[float, float] | None, metric: Metric) -> Outcome:
-    ends = values.interval or over_examples
+def _outcome(values: OverSeeds, of_examples: tuple[float, float] | None, metric: Metric) -> Outcome:
+    ends = values.interval or of_examples
     if ends is None:
         return "unknown"
     if _holds_zero(ends):
