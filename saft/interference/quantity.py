@@ -56,6 +56,7 @@ class Quantity:
         error_of: name of the quantity whose standard error it is; tables print it behind that one.
         cell: of a pair, what one number of the matrix says, in words of its row and its column, and which
             way hurts; empty takes the meaning.
+        name: its own, where results of several runs hold it under one with the run's; else empty.
 
     Example:
         >>> Quantity("share of weights in conflict", unit="%", scale=100, decimals=1).format(0.5)
@@ -72,8 +73,9 @@ class Quantity:
     axes: tuple[str, ...] = ()
     definition: str = ""
     source: str = ""
-    error_of: str = field(default="", compare=False)  # these two say how it is shown, not what it is
+    error_of: str = field(default="", compare=False)  # these say how it is shown, not what it is
     cell: str = field(default="", compare=False)
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         default = {"set": (), "task": ("task",), "pair": ("task", "task"), "grid": ()}[self.per]

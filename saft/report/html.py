@@ -20,7 +20,7 @@ from saft.report.over_seeds import OverSeeds
 from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts, Results
 from saft.report.searched import how_searched, searches
-from saft.report.side_by_side import plain_name
+from saft.report.side_by_side import own_name
 from saft.report.summary import Summary, summarize
 from saft.report.verdict import differences_of, in_words, interval, points
 from saft.report.weighted import weighted_sentences
@@ -244,7 +244,12 @@ def _measured_figures(
         rows = summary.of_size(size)
         drawn = measured_figures(rows, results.quantities, summary.tasks, colour, f"measured{i}")
         last = max(
-            (n for n, figure in enumerate(drawn) if plain_name(figure.quantity) in SHOWN_BELOW), default=None
+            (
+                n
+                for n, figure in enumerate(drawn)
+                if own_name(figure.quantity, results.quantities) in SHOWN_BELOW
+            ),
+            default=None,
         )
         shown[size] = [
             {

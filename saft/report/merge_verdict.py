@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from saft.interference.culprit import hurting_models, hurting_pairs
 from saft.report.cell_result import CellResult
 from saft.report.results import Results
-from saft.report.side_by_side import plain_name
+from saft.report.side_by_side import own_name
 
 __all__ = ["SHOWN_BELOW", "merge_verdict"]
 
@@ -40,7 +40,7 @@ def _together(results: Results, cells: Sequence[CellResult]) -> Iterator[str]:
     examples = {task: facts.validation for task, facts in results.protocol.tasks.items()}
     models, pairs = dict[str, int](), dict[tuple[str, str], int]()
     for cell in cells:
-        measured = {plain_name(name): value for name, value in cell.measured.items()}
+        measured = {own_name(name, results.quantities): value for name, value in cell.measured.items()}
         for model in hurting_models(measured, examples):
             models[model] = models.get(model, 0) + 1
         for pair in hurting_pairs(measured, examples):

@@ -12,7 +12,7 @@ from saft.interference.quantity import Quantity
 from saft.report.cell_result import BaseResult, CellResult
 from saft.report.results import Protocol, Results, TaskFacts
 
-__all__ = ["configs_of_runs", "labels", "plain_name", "side_by_side"]
+__all__ = ["configs_of_runs", "labels", "own_name", "side_by_side"]
 
 SAME = 0.25  # of a standard error: what the pretrained model's scores may differ by between two devices
 
@@ -43,7 +43,7 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
         base={task: scores for run in reversed(every) for task, scores in run.base.items()},
         cells=[_cell(name, cell, renamed[name]) for name, run in runs.items() for cell in run.cells],
         quantities={
-            renamed[name][quantity]: what
+            renamed[name][quantity]: _named(quantity, what, renamed[name])
             for name, run in runs.items()
             for quantity, what in run.quantities.items()
         },
@@ -187,10 +187,14 @@ def _protocol(protocols: Sequence[Protocol]) -> Protocol:
 def _quantities(name: str, run: Results, runs: Mapping[str, Results]) -> dict[str, str]:
     """Return quantity of a run -> its name among all: with the run's where another means something else."""
 
-    def other_ways(quantity: str, what: Quantity) -> bool:
+    def other_ways(quantity: str) -> bool:
+        what = run.quantities.get(quantity)
         return any(other.quantities.get(quantity, what) != what for other in runs.values())
 
-    return {q: f"{q} ({name})" if other_ways(q, what) else q for q, what in run.quantities.items()}
+    return {
+        quantity: f"{quantity} ({name})" if other_ways(quantity) or other_ways(what.error_of) else quantity
+        for quantity, what in run.quantities.items()
+    }
 
 
 def configs_of_runs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -208,14 +212,26 @@ def configs_of_runs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [of_run if isinstance(of_run, Mapping) else {} for of_run in every]
 
 
-def plain_name(quantity: str) -> str:
+def own_name(name: str, quantities: Mapping[str, Quantity]) -> str:
     """Return the name of a quantity without that of its run.
 
+    Args:
+        name: under which results hold it.
+        quantities: name -> what it is.
+
     Example:
-        >>> plain_name("harm (runs/a)"), plain_name("harm")
-        ('harm', 'harm')
+        >>> harm = Quantity("how much it hurts", name="harm")
+        >>> own_name("harm (runs/a)", {"harm (runs/a)": harm}), own_name("norm (l1)", {})
+        ('harm', 'norm (l1)')
     """
-    return quantity.partition(" (")[0]
+    return (quantities[name].name if name in quantities else "") or name
+
+
+def _named(quantity: str, what: Quantity, renamed: Mapping[str, str]) -> Quantity:
+    """Return a quantity of a run as it is held among those of all: with its own name beside the run's."""
+    if renamed[quantity] == quantity:
+        return what
+    return dataclasses.replace(what, name=quantity, error_of=renamed.get(what.error_of, what.error_of))
 
 
 def _cell(name: str, cell: CellResult, renamed: Mapping[str, str]) -> CellResult:

@@ -7,6 +7,7 @@ import dataclasses
 from saft.interference.culprit import HOW_RIGHT, verdict
 from saft.interference.quantity import MEASURES
 from saft.report.html import page
+from saft.report.measured import without_errors
 from saft.report.merge_verdict import merge_verdict
 from saft.report.results import from_json, to_json
 from saft.report.side_by_side import side_by_side
@@ -28,6 +29,7 @@ def measured(seeds=(0,)):
             "axes": made[name].axes,
             "unit": "%",
             "scale": 100,
+            "error_of": made[name].error_of,
         }
         for name in ("harm", "harm_error")
     }
@@ -76,6 +78,15 @@ def test_it_is_found_where_runs_measured_in_two_ways():
     both = side_by_side({"a": one, "b": other})
     assert "sam (b), in 2 seeds: reuters hurts the merge in 2 of 2." in merge_verdict(both, "limited")
     assert "<li>sam (b), in 2 seeds" in page(both)
+    assert {"harm (a)", "harm_error (a)", "harm (b)", "harm_error (b)"} <= set(both.quantities)
+    assert not any(name.startswith("harm_error") for name in without_errors(both.quantities))
+
+
+def test_a_name_that_holds_brackets_is_whole():
+    results = measured(seeds=(0, 1))
+    for held in (results.quantities, *(cell.measured for cell in results.cells)):
+        held["harm (l1)"] = held.pop("harm")
+    assert "sam, in 2 seeds: nobody is seen to hurt in any of them." in merge_verdict(results, "limited")
 
 
 def test_it_stands_below_the_matrix_and_in_the_terminal_and_in_the_file():
