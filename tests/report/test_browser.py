@@ -19,6 +19,7 @@ from PIL import Image
 
 from saft.report.html import page
 from tests.report.made_up import mapping, typed
+from tests.report.printed_text import pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -189,6 +190,24 @@ def test_it_prints(html, tmp_path):
     assert file.exists(), done.stderr[-2000:]
     assert file.read_bytes().startswith(b"%PDF-")
     assert len(re.findall(rb"/Type /Page\b", file.read_bytes())) > 1
+
+
+# The first table goes on over several pages.
+LONGER = """
+<script>
+const rows = document.querySelector(".wide > table").tBodies[0];
+for (const row of [...Array(60)].flatMap(() => [...rows.rows])) rows.append(row.cloneNode(true));
+</script>
+"""
+
+
+def test_a_long_table_has_its_heading_on_each_page(html, tmp_path):
+    file = tmp_path / "page.pdf"
+    longer = html.replace("</body>", f"{LONGER}</body>")
+    browsed(longer, tmp_path, 1280, f"--print-to-pdf={file}", "--no-pdf-header-footer")
+    of_table = [text for text in pages(file.read_bytes()) if text.count("within the noise") > 9]
+    assert len(of_table) > 2
+    assert all("outcome" in text and "interval" in text for text in of_table)
 
 
 # The page as on A4, its sheets side by side: columns break where pages do, and can be asked what they cut.
