@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from saft.errors import UserError
-from saft.files.json_files import read_json
+from saft.files.json_files import read_json, read_json_object
 from saft.files.links import inside
 from saft.files.tensorfile import TensorHeader, read_headers
 
@@ -22,10 +22,13 @@ __all__ = [
     "module_of",
     "module_settings",
     "module_tensors",
+    "prompt_settings",
+    "told_settings",
     "weights_elsewhere",
 ]
 
 MODULES = "modules.json"
+_OF_THE_WHOLE = "config_sentence_transformers.json"
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = re.compile(r".*\.safetensors|pytorch_model.*\.bin")
 _NAME = re.compile(r"(\d\w*)/")
@@ -123,6 +126,32 @@ def different_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> It
         value, its = (x.get(key, _DEFAULTS.get(key)) for x in (one, other))
         if value is not None and its is not None and value != its:
             yield key, value, its
+
+
+def prompt_settings(folder: Path) -> dict[str, Any]:
+    """Return how a folder of sentence-transformers says that its model is used; {} of any other folder.
+
+    Args:
+        folder: of a checkpoint.
+
+    Raises:
+        UserError: the file that says it is damaged.
+    """
+    there = (folder / MODULES).is_file() and (folder / _OF_THE_WHOLE).is_file()
+    return told_settings(read_json_object(folder, _OF_THE_WHOLE)) if there else {}
+
+
+def told_settings(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the prompts and the similarity among what is stated of a model; what is empty is not stated.
+
+    Example:
+        >>> told_settings({"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": None})
+        {'prompts': {'query': 'q: '}}
+    """
+    prompts = stated.get("prompts")
+    settings = {key: stated.get(key) for key in ("default_prompt_name", "similarity_fn_name")}
+    settings["prompts"] = {x: y for x, y in prompts.items() if y} if isinstance(prompts, Mapping) else None
+    return {key: value for key, value in settings.items() if value}
 
 
 def _as_now(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from saft.errors import UserError, collecting
-from saft.files.sentence_modules import different_settings
+from saft.errors import Note, UserError, collecting, is_for_memory
+from saft.files.sentence_modules import different_settings, told_settings
+from saft.merging.inputs.config_differences import prompt_notes
 from saft.merging.merge_models import by_task, merge_models
 
 __all__ = ["merge_sentence_transformers"]
@@ -41,6 +43,9 @@ def merge_sentence_transformers(
     Raises:
         UserError: with every problem that was found, such as modules that are set otherwise.
 
+    Warns:
+        Note: of prompts that are others than the base's, which the result has.
+
     Example:
         >>> from sentence_transformers.sentence_transformer.modules import Dense
         >>> base, a, b = (SentenceTransformer(modules=[Dense(2, 2)], device="cpu") for _ in range(3))
@@ -68,6 +73,10 @@ def merge_sentence_transformers(
         problems += _differences(f"models.{task}", loaded["base"], loaded[f"models.{task}"])
     if problems:
         raise UserError(*problems)
+    stated = {what: _stated(model) for what, model in loaded.items()}
+    for task in tasks:
+        for note in prompt_notes(f"models.{task}", stated["base"], stated[f"models.{task}"]):
+            warnings.warn(note, Note, stacklevel=2)
     models_of_tasks = {task: loaded[f"models.{task}"] for task in tasks}
     merged: SentenceTransformer = merge_models(loaded["base"], models_of_tasks, method, **options)
     return merged.eval()
@@ -78,12 +87,20 @@ def _loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:
         return model
     try:
         return SentenceTransformer(str(model))
-    except (OSError, ValueError) as error:  # where there is no folder it looks for one on the hub
-        told = str(error).splitlines()[0]
+    except Exception as error:  # where there is no folder it looks for one on the hub
+        if is_for_memory(error):
+            raise
+        told = " ".join(str(error).split())[:300]
         raise UserError(
-            f"'{model}' cannot be loaded by sentence-transformers: {told} Give the folder that "
-            "save_pretrained has written"
+            f"'{model}' cannot be loaded by sentence-transformers: {told.removesuffix('.')}. "
+            "Give the folder that save_pretrained has written"
         ) from error
+
+
+def _stated(model: SentenceTransformer) -> dict[str, Any]:
+    # To ask for the similarity itself would set it, where it is not.
+    similarity = getattr(model, "_similarity_fn_name", None)
+    return told_settings({**vars(model), "similarity_fn_name": similarity})
 
 
 def _differences(what: str, base: SentenceTransformer, model: SentenceTransformer) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,46 @@ def test_modules_that_are_set_otherwise_are_refused(tiny_model: Path, tmp_path: 
         merge_sentence_transformers(base, {"x": shorter}, "average")
 
 
+def test_modules_in_another_order_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    import saft
+    from saft.errors import UserError
+
+    for name, seed in (("base", 0), ("other", 1)):
+        sentence_model(tiny_model, seed).save_pretrained(str(tmp_path / name))
+    place = tmp_path / "other" / "modules.json"
+    first, pooling, dense, *rest = json.loads(place.read_text())
+    place.write_text(json.dumps([first, dense, pooling, *rest]))
+    config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "other")})
+    with pytest.raises(UserError, match=r"its modules come in the order 2_Dense, 1_Pooling.*1_Pooling, 2_D"):
+        saft.merge(config, None, check_only=True)
+
+
+def test_other_prompts_than_the_bases_are_told(tiny_model: Path, tmp_path: Path) -> None:
+    import saft
+    from saft.errors import Note
+    from saft.integrations.sentence_transformers import merge_sentence_transformers
+
+    base, other = sentence_model(tiny_model, 0), sentence_model(tiny_model, 1)
+    base.prompts, other.prompts = {"query": "find ", "document": ""}, {"query": "look for "}
+    other.similarity_fn_name = "dot"
+    for name, model in (("base", base), ("other", other)):
+        model.save_pretrained(str(tmp_path / name))
+    expected = [
+        "models.x: was made with similarity_fn_name 'dot', the base with 'cosine'; the merged model has the "
+        "base's",
+        "models.x: was made with prompts {'query': 'look for '}, the base with {'query': 'find '}; the merged "
+        "model has the base's",
+    ]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", Note)
+        merged = merge_sentence_transformers(base, {"x": other}, "average")
+        merge_sentence_transformers(other, {"x": other}, "average")  # of which nothing is told
+    assert [str(warning.message) for warning in warned if warning.category is Note] == expected
+    assert merged.prompts == base.prompts
+    config = saft.MergeConfig("average", str(tmp_path / "base"), {"x": str(tmp_path / "other")})
+    assert saft.merge(config, None, check_only=True).notes == tuple(expected)
+
+
 def test_a_module_that_is_left_out_may_be_set_otherwise(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Dense
 
@@ -253,11 +295,15 @@ def test_folders_that_sentence_transformers_cannot_load_are_all_told(
     from saft.errors import UserError
     from saft.integrations.sentence_transformers import merge_sentence_transformers
 
-    nowhere, empty = tmp_path / "nowhere", tmp_path / "empty"
+    nowhere, empty, damaged = tmp_path / "nowhere", tmp_path / "empty", tmp_path / "damaged"
     empty.mkdir()
+    sentence_model(tiny_model, 0).save_pretrained(str(damaged))
+    (damaged / "2_Dense" / "config.json").unlink()
+    models = {"a": sentence_model(tiny_model, 0), "b": empty, "c": damaged}
     with pytest.raises(UserError) as told:
-        merge_sentence_transformers(nowhere, {"a": sentence_model(tiny_model, 0), "b": empty}, "average")
+        merge_sentence_transformers(nowhere, models, "average")
     assert [text.partition("' cannot be loaded by")[0] for text in told.value.problems] == [
         f"base: '{nowhere}",
         f"models.b: '{empty}",
+        f"models.c: '{damaged}",
     ]

@@ -12,10 +12,11 @@ from saft.files.sentence_modules import (
     module_files,
     module_of,
     module_settings,
+    prompt_settings,
 )
 from saft.merging.inputs.source import Source
 
-__all__ = ["config_notes", "config_problems"]
+__all__ = ["config_notes", "config_problems", "prompt_notes"]
 
 # The same tensors, cut or joined in another way: their sum is of no use.
 _REFUSED = (
@@ -64,9 +65,16 @@ def _module_problems(what: str, base: Source, model: Source, excluded: Collectio
             f"({base.folder / MODULES}) {theirs_are}: they compute differently; only models of the same "
             "modules can be merged"
         )
+    shared, in_base = [name for name in mine if name in theirs], [name for name in theirs if name in mine]
+    if shared != in_base:
+        yield (
+            f"{what}: {model.folder / MODULES}: its modules come in the order {', '.join(shared)}, in "
+            f"the base ({base.folder / MODULES}) {', '.join(in_base)}: they compute differently; only models "
+            "of the same modules can be merged"
+        )
     merged = {module_of(name) for name in base.headers.keys() - set(excluded)}
     kept = {module_of(name) for name in excluded} - merged
-    for name in [name for name in mine if name in theirs and name not in kept]:
+    for name in [name for name in shared if name not in kept]:
         for key, value, other in different_settings(mine[name], theirs[name]):
             yield (
                 f"{what}: {model.folder / name}: {key} is {value!r}, in the base ({base.folder / name}) it "
@@ -75,7 +83,7 @@ def _module_problems(what: str, base: Source, model: Source, excluded: Collectio
 
 
 def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:
-    """Yield where a model was made for other positions than the base, one note each.
+    """Yield where a model was made for other positions or prompts than the base, one note each.
 
     Args:
         what: begins each note: the model's place in the merge file.
@@ -84,6 +92,22 @@ def config_notes(what: str, base: Source, model: Source) -> Iterator[str]:
     """
     for key, value, other in _different(model.config, base.config, _TOLD):
         yield f"{what}: its {key} is {value}, the base's {other}; the merged model has the base's"
+    yield from prompt_notes(what, *(prompt_settings(x.folder) if x.files else {} for x in (base, model)))
+
+
+def prompt_notes(what: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a model of sentence-transformers was made for other prompts than the base, one note each.
+
+    Args:
+        what: begins each note: the model's place in the merge file.
+        base: what is stated of the base.
+        model: what is stated of the fine-tuned model; where that is nothing it was made as the base is used.
+    """
+    for key, value in model.items():
+        if value != base.get(key):
+            its = repr(base[key]) if key in base else "none"
+            made = f"was made with {key} {value!r}, the base with {its}"
+            yield f"{what}: {made}; the merged model has the base's"
 
 
 def _different(
