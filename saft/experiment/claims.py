@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+from saft.files.processes import born
 from saft.files.staging import write_text
 
 __all__ = ["Claim", "ClaimFolder", "Witness"]
@@ -208,7 +209,7 @@ class Witness:
         if claim.state != "at work":
             return False
         if claim.machine == _machine():
-            return _born(claim.process) != claim.born
+            return born(claim.process) != claim.born
         now, place = self._clock(), (claim.cell, claim.number)
         beat, since = self._heard.get(place, (-1, now))
         if beat != claim.beat:
@@ -220,7 +221,7 @@ class Witness:
 def _mine(claim: Claim) -> Claim:
     process = os.getpid()
     return dataclasses.replace(
-        claim, host=socket.gethostname(), process=process, machine=_machine(), born=_born(process)
+        claim, host=socket.gethostname(), process=process, machine=_machine(), born=born(process)
     )
 
 
@@ -236,15 +237,3 @@ def _machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
-
-
-def _born(process: int) -> str:
-    """Return when a process of this machine began, in the system's own unit; "" if it has ended."""
-    with suppress(OSError):
-        # After the name, which is in brackets and may hold anything: the state, and 20th the beginning.
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    with suppress(OSError):
-        os.kill(process, 0)
-        return "running"  # where the system does not tell more
-    return ""

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saft.errors import UserError
+from saft.files.processes import born
 from saft.files.staging import telling_a_full_disk
 
 with suppress(ImportError):  # Windows has none, and so no lock
@@ -48,11 +49,12 @@ def locked(file: Path, what: str) -> Iterator[None]:
         descriptor = _opened(file, what)
     try:
         _refuse_of_other_machine(file, what)
-        holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n"
+        process = os.getpid()
+        known = {"process": process, "host": socket.gethostname(), "born": born(process)}
         try:
             with telling_a_full_disk(file):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, holder.encode(), 0)
+                os.pwrite(descriptor, (json.dumps(known) + "\n").encode(), 0)
             yield
         finally:
             file.unlink(missing_ok=True)
@@ -70,12 +72,10 @@ def holder(file: Path) -> str | None:
     if not left:
         return None
     if os.name == "posix" and left.get("host") == socket.gethostname():
-        try:  # the lock itself is not tried: a `saft run` that begins now would meet it
-            os.kill(int(str(left.get("process"))), 0)
-        except (ProcessLookupError, ValueError):
+        # The lock itself is not tried: a `saft run` that begins now would meet it.
+        process = str(left.get("process"))
+        if not process.isdigit() or born(int(process)) != left.get("born"):
             return None
-        except PermissionError:
-            pass
     return _holder(file)
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from saft.errors import UserError
+from saft.files.processes import born
 
 __all__ = [
     "left_behind",
@@ -227,7 +228,8 @@ def _refuse_above(target: Path) -> None:
 
 
 def _sibling(target: Path) -> Path:
-    mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    process = os.getpid()
+    mark = f"{socket.gethostname()}-{process}-{born(process)}-{secrets.token_hex(4)}"
     return target.parent / f".{target.name}.saft-{mark}"
 
 
@@ -245,8 +247,10 @@ def left_behind(target: str | Path) -> Iterator[Path]:
 def _leftovers(target: Path) -> Iterator[Path]:
     mark = f".{target.name}.saft-{socket.gethostname()}-"
     for entry in sorted(target.parent.iterdir()) if os.name == "posix" and target.parent.is_dir() else ():
-        process = entry.name.removeprefix(mark).split("-")[0]
-        if entry.name.startswith(mark) and process.isdigit() and not _alive(int(process)):
+        process, _, rest = entry.name.removeprefix(mark).partition("-")
+        if not entry.name.startswith(mark) or not process.isdigit():
+            continue
+        if born(int(process)) != rest.partition("-")[0]:  # it has ended; its number may be another's now
             yield entry
 
 
@@ -274,16 +278,6 @@ def _renamed(folder: Path | None, name: Path) -> bool:
         return folder is not None
     except FileNotFoundError:
         return False
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -83,6 +83,9 @@ def test_who_holds_a_lock_is_told_without_touching_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert file.exists()
     assert lock.holder(file) is None
+    earlier = {"process": os.getpid(), "host": socket.gethostname(), "born": "1"}  # in a container before
+    file.write_text(json.dumps(earlier))
+    assert lock.holder(file) is None
     file.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
     assert lock.holder(file) == "process 7 on elsewhere"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,17 @@ def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
         (folder / "complete").touch()
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"], "leftovers of the killed are gone"
     assert [entry.name for entry in target.iterdir()] == ["complete"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes")
+def test_what_an_earlier_process_of_the_same_number_has_left_is_cleared(tmp_path):
+    """In a container that is started again a process has the number of the one that was killed."""
+    left = tmp_path / f".model.saft-{socket.gethostname()}-{os.getpid()}-1-ab"
+    left.mkdir()
+    assert list(staging.left_behind(tmp_path / "model")) == [left]
+    with staging.staged(tmp_path / "model") as folder:
+        (folder / "complete").touch()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 OVERWRITER = """
