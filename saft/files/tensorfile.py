@@ -262,8 +262,8 @@ class TensorWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % _LENGTH_BYTES)
         self._stream = self.file.open("wb")
-        self._stream.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
         self._behind = WriteBehind(self._stream)
+        self._stream.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
@@ -304,7 +304,8 @@ class TensorWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._stream is not None
+        if self._stream is None:
+            return  # of several files the one before could not be ended, or this one not be made
         with self._stream:
             self._behind.close()
         if kind is None and self._missing:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +49,29 @@ def test_a_shard_that_is_left_out_is_told(tmp_path):
         with WeightsWriter(tmp_path, layout, 8) as writer:
             writer.append("a", torch.zeros(2))
     assert not (tmp_path / checkpoint.INDEX).exists()
+
+
+@pytest.mark.parametrize("limit", [None, 16])
+@pytest.mark.parametrize("room", [0, 100, 200])
+def test_a_disk_that_is_full_at_any_place_is_the_systems_own_error(room, limit, tmp_path, monkeypatch):
+    """At a header, at the end of a file, where what was buffered is written, or where the next one begins."""
+    written = 0
+
+    class Full(io.FileIO):
+        def write(self, content):
+            nonlocal written
+            written += len(content)
+            if written > room:
+                raise OSError(errno.ENOSPC, "full")
+            return super().write(content)
+
+    monkeypatch.setattr(Path, "open", lambda file, mode: io.BufferedWriter(Full(file, "w")))
+    layout = dict.fromkeys("abc", (torch.float32, (3,)))
+
+    def write():
+        with WeightsWriter(tmp_path, layout, limit) as writer:
+            for name in writer.names:
+                writer.append(name, torch.zeros(3))
+
+    with pytest.raises(OSError, match="full"):
+        write()
