@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from saft.files.lock import beside, locked
 from saft.files.upload import check_upload, uploading
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
@@ -87,7 +88,7 @@ def merge(
         Where the result is, and the plan that was carried out.
 
     Raises:
-        UserError: with every problem that was found.
+        UserError: with every problem that was found, or another process merges into the folder.
 
     Example:
         >>> merge(MergeConfig("teis", "no/base", ["no/model"]), "out")
@@ -145,14 +146,14 @@ def carried_out(
         out, overwrite, progress: as for `merge`.
 
     Raises:
-        UserError: as `merge`.
+        UserError: as `merge`, or another process merges into the folder.
     """
     calibration = _calibration(plan)
     if calibration:
         calibration.check(plan)
     told = tuple(notes(plan))
     collected = calibration.collected(plan, progress) if calibration else nullcontext(plan)
-    with uploading(Path(out), plan.config.upload), collected as ready:
+    with locked(beside(out), f"out: {out}"), uploading(Path(out), plan.config.upload), collected as ready:
         written = write_merge(ready, out, overwrite, progress)
     return MergeResult(Path(out), ready, written=written, notes=told)
 

@@ -20,6 +20,7 @@ from saft import config
 from saft.errors import UserError
 from saft.files.checkpoint import read_card, read_manifest, write_tensors
 from saft.files.fingerprints import fingerprint
+from saft.files.lock import locked
 from saft.merge import MergeConfig, merge
 from saft.merging.outputs import record
 
@@ -152,6 +153,16 @@ def test_shards_load_in_transformers_and_hold_the_same_bits(tiny_model, experts,
 def test_what_is_no_size_is_told(tiny_model, experts, size):
     with pytest.raises(UserError, match=f"shard_size: '{size}' is not a size; .* such as 1GB"):
         merge(MergeConfig("ties", str(tiny_model), experts, shard_size=size), None, check_only=True)
+
+
+def test_a_second_merge_into_a_folder_is_told_before_it_reads_any_weights(
+    tiny_model, experts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["saft.merge"], "write_merge", None)  # which would fail if it were called
+    settings = MergeConfig("ties", str(tiny_model), experts)
+    with locked(tmp_path / ".out.lock", "out"), pytest.raises(UserError, match="out: another saft works in"):
+        merge(settings, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_check_writes_nothing(tiny_model, experts, tmp_path):

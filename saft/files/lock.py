@@ -16,7 +16,7 @@ from saft.files.staging import telling_a_full_disk
 with suppress(ImportError):  # Windows has none, and so no lock
     import fcntl
 
-__all__ = ["forget", "holder", "locked"]
+__all__ = ["beside", "forget", "holder", "locked"]
 
 
 @contextmanager
@@ -60,6 +60,20 @@ def locked(file: Path, what: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def beside(target: str | Path) -> Path:
+    """Return the lock file of a folder that is to be written.
+
+    Args:
+        target: the folder.
+
+    Example:
+        >>> beside("/runs/news").name
+        '.news.lock'
+    """
+    folder = Path(os.path.realpath(target))
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def holder(file: Path) -> str | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from saft import config as configs
 from saft import tasks
 from saft.errors import UserError, collecting
-from saft.files.lock import locked
+from saft.files.lock import beside, locked
 from saft.files.staging import refuse, write_text
 from saft.files.upload import uploading
 from saft.parametrizations.parametrization import trained_shapes
@@ -94,7 +94,8 @@ def fine_tune(
     count = device_count(config.trainer)
     ready = _ready(config, device_of(config.trainer), splits, reference, cache)
     _refuse_batch(config, len(ready.splits.train), count)
-    with locked(_lock(out), f"out: {out}"), uploading(out, config.upload):
+    with locked(beside(out), f"out: {out}"), uploading(out, config.upload):
+        refuse(out, overwrite)  # another may have written it while the data were read
         order = Order(config, overwrite, _work_folder(out), cache)
         rests_on = {key: value for key, value in vars(config).items() if key != "upload"}
         basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
@@ -295,14 +296,10 @@ def clear_after_kill(out: Path) -> None:
     Args:
         out: the checkpoint folder, which is complete.
     """
-    work, lock = _work_folder(out), _lock(out)
+    work, lock = _work_folder(out), beside(out)
     if work.exists() or lock.exists():
         with suppress(UserError), locked(lock, f"out: {out}"):  # another may be about to do it
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _lock(out: Path) -> Path:
-    return out.parent / f".{out.name}.lock"
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from saft.tasks import TaskModel, heads
 from saft.tasks.heads import LinearHead
 from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
+from saft.training import fine_tuning
 from saft.training.callbacks import Diverged, SaveEvery
 
 SETTINGS = {"training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}}}
@@ -358,6 +359,21 @@ def test_a_second_training_into_a_folder_is_told(settings: TrainConfig) -> None:
     with locked(out.parent / ".out.lock", "out"), pytest.raises(UserError, match="another saft works in it"):
         train(settings)
     assert not (out.parent / ".out.work").exists()
+
+
+def test_a_folder_that_another_writes_while_the_data_are_read_is_told_before_the_training(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any) -> Any:
+        monkeypatch.setattr(fine_tuning, "_ready", ready)
+        train(settings)
+        monkeypatch.setattr(fine_tuning, "_train", None)  # which would fail if it were called
+        return ready(*arguments)
+
+    ready = fine_tuning._ready
+    monkeypatch.setattr(fine_tuning, "_ready", read)
+    with pytest.raises(UserError, match="is not empty; choose another folder"):
+        train(settings)
 
 
 def test_training_leaves_the_callers_random_numbers_alone(settings: TrainConfig) -> None:
