@@ -51,15 +51,22 @@ class Verb:
     @property
     def usage(self) -> str:
         """The words that follow the verb."""
-        first = "CONFIG" if self.config else ""
         parts = [
-            f"{first} | FOLDER..." if self.folders else first,
+            self._first,
             self.words,
             *(f"[--{flag}]" for flag in self.flags),
         ]
         parts += [f"[--{option}=VALUE]" for option in self.options]
         overrides = "[--dotted.name=value ...]" if self.config else ""
         return " ".join(part for part in (*parts, overrides) if part)
+
+    @property
+    def _first(self) -> str:
+        """What the config is given as; in brackets where the command line alone may hold it."""
+        if not self.config:
+            return ""
+        given = "CONFIG" + (" | FOLDER..." if self.folders else " | FOLDER" if self.folder else "")
+        return given if self.words else f"[{given}]"
 
 
 FLAGS = {  # flag -> keyword of the function, meaning

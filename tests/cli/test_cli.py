@@ -64,6 +64,19 @@ def test_every_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[
         assert name.split(".")[-1] in printed
 
 
+@pytest.mark.parametrize(
+    ("verb", "first"),
+    [
+        ("measure", "[CONFIG] [--"),
+        ("run", "[CONFIG | FOLDER] [--"),
+        ("suggest", "[CONFIG | FOLDER...] [--"),
+        ("merge", "CONFIG OUT [--"),  # a file must be given: OUT alone would be read as one
+    ],
+)
+def test_the_usage_says_what_stands_for_a_config_and_where_none_is_needed(verb: str, first: str) -> None:
+    assert VERBS[verb].usage.startswith(first)
+
+
 def test_version_and_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "usage: saft" in capsys.readouterr().out
