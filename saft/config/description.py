@@ -76,6 +76,8 @@ def in_words(hint: Any) -> str:
         >>> in_words(Literal["model", "tensor"])
         'model | tensor'
     """
+    if dataclasses.is_dataclass(hint):
+        return "mapping"  # its keys are told beside it; the name of our class would tell nobody anything
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         allowed = next((item for item in arguments[1:] if isinstance(item, Range)), None)

@@ -31,7 +31,7 @@ def test_every_key_with_type_default_and_documentation() -> None:
     assert list(config.describe(Outer)) == [
         ("path", "text", "required", "Where it is."),
         ("inner.density", "number in (0, 1]", "0.2", "Share of the entries that is kept."),
-        ("many", "mapping to inner", "{}", ""),
+        ("many", "mapping to mapping", "{}", ""),
         ("many.NAME.density", "number in (0, 1]", "0.2", "Share of the entries that is kept."),
         ("maybe.density", "number in (0, 1]", "0.2", "Share of the entries that is kept."),
         ("seeds", "list of whole number of at least 0", "[0]", ""),
