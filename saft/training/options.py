@@ -73,9 +73,9 @@ class TrainingOptions:
     betas: tuple[Momentum, Momentum] = BETAS
     """Decay rates of AdamW's moments, in [0, 1)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """The learning rate after the warm-up: constant, or falling to 0 at the last step."""
+    """The learning rate after the warm-up: constant, or falling to what would be 0 after the last step."""
     warmup_steps: CountOrZero = 0
-    """Steps over which the learning rate rises from 0."""
+    """Steps over which the learning rate rises: step i of n, from 1, takes i / (n + 1) of it."""
     gradient_clip: Positive | None = 1.0
     """Largest norm of the descent gradient; null does not clip. The ascent gradient is never clipped."""
     optimizer: Named | None = None
