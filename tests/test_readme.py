@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,17 @@ def test_every_verb_script_and_file_is_named() -> None:
     for path in (ROOT / "saft").iterdir():
         if not path.name.startswith(("_", "py.typed")):
             assert path.name in README, path.name
+
+
+def test_the_house_is_as_it_stands() -> None:
+    (house,) = re.findall(r"## The house\n\n```\n(.*?)```", README, re.DOTALL)
+    there = {path.name for path in (ROOT / "saft").rglob("*.py")}
+    assert set(re.findall(r"\b\w+\.py\b", house)) <= there
+    words = re.findall(r"[\w*-]+(?=[.,)\s])", house)
+    for config in (ROOT / "configs").iterdir():
+        assert any(fnmatch(config.stem, word) for word in words), config.name
+    for script in (ROOT / "scripts").iterdir():
+        assert script.name in house
 
 
 def test_every_promise_names_a_test_that_there_is() -> None:
