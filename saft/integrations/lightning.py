@@ -47,6 +47,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -212,7 +213,7 @@ class SharpnessAware(L.Callback):
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step, and what the perturbation remembers."""
+        """Return the step, and what the perturbation remembers; of weights in shards all ranks have to ask."""
         if self._passes is None:
             return dict(self._loaded)
         pending = len(self._passes.micro_batches)
@@ -222,7 +223,8 @@ class SharpnessAware(L.Callback):
                 " are not saved: training cannot be resumed from it",
                 stacklevel=2,
             )
-        return {**self._passes.ascent.state_dict(), "micro_batches": pending}
+        state = apply_to_collection(self._passes.ascent.state_dict(), Tensor, _whole)
+        return {**state, "micro_batches": pending}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the optimizer is there."""
@@ -236,6 +238,12 @@ class SharpnessAware(L.Callback):
         if self._passes is not None:
             self._passes.give_up()
             self._passes.detach()
+
+
+def _whole(tensor: Any) -> Tensor:
+    """Return a tensor whose shards are put together: Lightning writes what the first rank has."""
+    whole: Tensor = tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
 class _Ascent(Ascent):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from lightning.fabric.utilities.types import _PATH
@@ -18,6 +18,9 @@ from saft.tasks import Score
 from saft.training.data_parallel import Replicas
 
 __all__ = ["Shards", "shard", "stacks", "unshard"]
+
+
+State = TypeVar("State")
 
 
 class Shards(Replicas):
@@ -83,22 +86,15 @@ class Shards(Replicas):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None
     ) -> None:
-        """Write the checkpoint, with what the perturbation of each process remembers of its share.
+        """Write the checkpoint, with the whole of what the perturbation remembers.
 
         Args:
-            checkpoint: as Lightning made it; `ascent` is this process's.
+            checkpoint: as Lightning made it; of what is in `ascent` each process has its share.
             filepath: where the first process writes it.
             storage_options: passed on to Lightning.
         """
-        states: list[Any] = [None] * self.world_size
-        own = apply_to_collection(checkpoint["ascent"], Tensor, Tensor.cpu)
-        dist.all_gather_object(states, own)
-        super().save_checkpoint(checkpoint | {"ascent": states}, filepath, storage_options)
-
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the checkpoint, and of what perturbations remember the part of this process."""
-        checkpoint: dict[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
-        return checkpoint | {"ascent": checkpoint["ascent"][self.global_rank]}
+        whole = checkpoint | {"ascent": _whole(checkpoint["ascent"])}
+        super().save_checkpoint(whole, filepath, storage_options)
 
 
 def shard(trunk: nn.Module, device_type: str) -> None:
@@ -150,9 +146,9 @@ def unshard(trunk: nn.Module) -> None:
                 setattr(module, name, whole[share])
 
 
-def _whole(state: dict[str, Any]) -> dict[str, Any]:
+def _whole(state: State) -> State:
     """Return a state with its shares put together."""
-    gathered: dict[str, Any] = apply_to_collection(state, DTensor, _together)
+    gathered: State = apply_to_collection(state, DTensor, _together)
     return gathered
 
 

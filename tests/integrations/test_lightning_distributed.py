@@ -223,6 +223,29 @@ def resumed(rank: int, folder: str, **options: Any) -> None:
     torch.save({"weights": weights(module)}, f"{folder}/{rank}")
 
 
+def resumed_shards(rank: int, folder: str, together: bool) -> None:
+    def trained(*callbacks: L.Callback, path: str | None = None, **options: Any) -> list[Tensor]:
+        strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=not together)
+        quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(
+            accelerator="cpu", devices=2, strategy=strategy, logger=False,
+            callbacks=[SharpnessAware("friendly_sam", rho=0.3), *callbacks], **quiet, **options,
+        )  # fmt: skip
+        module = Shards()
+        trainer.fit(module, Loader(rank), ckpt_path=path)
+        return weights(module)
+
+    class Saves(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(f"{folder}/state.ckpt")
+
+    whole = trained(max_epochs=2)
+    trained(Saves(), max_epochs=1)
+    found = trained(max_epochs=2, path=f"{folder}/state.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
+    torch.save({"weights": found}, f"{folder}/{rank}")
+
+
 def sharded(rank: int, folder: str, parts: int, **options: Any) -> None:
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     found = fit(
@@ -299,6 +322,8 @@ CASES |= {
 CASES |= {
     "overflow": (overflow, (), {}),
     "flattened": (flattened, (), {}),
+    "resumed-shards-together": (resumed_shards, (True,), {}),
+    "resumed-shards": (resumed_shards, (False,), {}),
     "resumed": (resumed, (), {"perturbation": "friendly_sam", "rho": 0.3, "sync_ascent": True}),
     "manual": (manual, (Manual,), {}),
     "manual-alone": (manual, (ManualAlone,), {}),
@@ -414,6 +439,11 @@ def test_an_overflow_in_the_ascent_of_one_replica_skips_the_step_of_all(results:
 
 def test_a_resumed_run_of_replicas_equals_one_that_never_stopped(results: Path) -> None:
     alike(results / "resumed")  # the ranks have compared
+
+
+@pytest.mark.parametrize("case", ["resumed-shards", "resumed-shards-together"])
+def test_a_resumed_run_of_shards_equals_one_that_never_stopped(case: str, results: Path) -> None:
+    alike(results / case)  # the ranks have compared
 
 
 def test_fsdp1_is_refused_at_construction(results: Path) -> None:

@@ -121,6 +121,12 @@ def sharded(rank: int, name: str, folder: str) -> None:
         optimizer.base.step()
     state = optimizer.state_dict()
     optimizer.load_state_dict(state)
+    remembered = optimizer.ascent._memory.by_position(list(model.parameters()))
+    for position, parts in state["saft"]["memory"].items():
+        for name_, share in parts.items():  # laid out as the weight is, for who saves shards
+            again: Any = remembered[position][name_]
+            assert share.placements == next(iter(model.parameters())).placements  # type: ignore[attr-defined]
+            assert torch.equal(share.full_tensor(), again.full_tensor())
     full = [p.full_tensor().detach() for p in model.parameters()]  # type: ignore[attr-defined]
     torch.save(full, f"{folder}/{rank}.pt")
 
