@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from saft.errors import UserError
-from saft.interference.functions import FunctionMeasure
+from saft.errors import UserError, abbreviated
+from saft.interference.functions import FunctionMeasure, MergeMeasure
 from saft.interference.loss import LossMeasure
 from saft.interference.quantity import DIFFERENCE, IN_METRIC, Measure, Measured, Passes, Quantity
 from saft.interference.retained import normalized
@@ -20,11 +20,20 @@ from saft.measure_probe import task_space
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.methods import METHODS
+from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
 from saft.progress import Bar, bar, note
 from saft.tasks import BoundTask, Limits, Metric
 
-__all__ = ["ModelMeasurement", "best_scaling", "in_metric", "merge_to_measure", "values_of"]
+__all__ = [
+    "ModelMeasurement",
+    "best_scaling",
+    "in_metric",
+    "merge_problems",
+    "merge_to_measure",
+    "values_of",
+]
 
 SCALING = Quantity(
     "scaling coefficient of the merge that is measured", definition="λ in base + λ · merged task vector"
@@ -76,6 +85,8 @@ class ModelMeasurement:
         merge = None
         if len(bound) > 1 and any(measure.needs == "merge" for measure in measures.values()):
             merge = merge_to_measure(config.merge, plan, list(bound))
+            if problems := list(merge_problems(measures, config.merge.method, merge.parameters, list(bound))):
+                raise UserError(*problems)
         limits = Limits(train=0, validation=config.examples, test=0)
         examples = {name: task.examples(limits).validation for name, task in bound.items()}
         if empty := [name for name, some in examples.items() if not len(some)]:
@@ -178,6 +189,36 @@ def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str]) -> Pla
             "weights only, such as task_arithmetic or ties"
         )
     return checked
+
+
+def merge_problems(
+    measures: Mapping[str, Measure], method: str, parameters: Mapping[str, Any], tasks: Sequence[str]
+) -> Iterator[str]:
+    """Yield for each measure why a method cannot merge those of the models that it merges, if so.
+
+    Args:
+        measures: name -> measure.
+        method: name of the merge method.
+        parameters: of the method, for all models.
+        tasks: of all models.
+
+    Example:
+        >>> from saft.interference.leave_one_out import LeaveOneOut
+        >>> list(merge_problems({"leave_one_out": LeaveOneOut()}, "slerp", {}, ["a", "b"]))
+        ["measures: leave_one_out merges the model of 'a' by slerp: this method merges 2, but there are 1; ...
+    """
+    kind = METHODS.get(method)
+    for name, measure in measures.items():
+        for some in measure.merges(tasks) if isinstance(measure, MergeMeasure) else ():
+            places = [tasks.index(task) for task in some]
+            problems = kind.build(of_some_models(kind, parameters, places)).problems(len(some))
+            if problems:
+                models = "model" if len(some) == 1 else "models"
+                yield (
+                    f"measures: {name} merges the {models} of {abbreviated(some)} by {method}: "
+                    f"{problems[0].removeprefix('models: ')}; leave {name} out, or measure another merge"
+                )
+                break
 
 
 def values_of(measure: Measure, space: TaskSpace, progress: Bar, cost: float) -> dict[str, Measured]:

@@ -18,6 +18,8 @@ from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.tensor_names import match
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.methods import METHODS
+from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
@@ -213,10 +215,14 @@ def _merger(
 ) -> Callable[[tuple[str, ...]], dict[str, Tensor]]:
     files = {file: name for name, file in names.items()}
     locations = plan.config.by_task()
+    kind, every = METHODS.get(merge.method), list(merge.by_task())
 
     def merged(tasks: tuple[str, ...]) -> dict[str, Tensor]:
         models = {task: locations[task] for task in tasks}
-        of_these = check(replace(merge, base=plan.config.base, models=models, exclude=plan.config.exclude))
+        own = of_some_models(kind, merge.parameters, [every.index(task) for task in tasks])
+        of_these = check(
+            replace(merge, base=plan.config.base, models=models, parameters=own, exclude=plan.config.exclude)
+        )
         return {files[file]: vector for file, vector in engine.stream(of_these) if file in files}
 
     return merged

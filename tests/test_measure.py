@@ -247,6 +247,25 @@ def test_a_merge_that_measures_cannot_make_is_refused(
         measure(config("teis"))
 
 
+def test_a_measure_merges_some_of_the_models_with_their_own_weights(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str]
+) -> None:
+    config = MeasureConfig(
+        str(tiny_model),
+        models,
+        measures=["leave_one_out"],
+        tasks={"a": tiny_tasks["size"], "b": tiny_tasks["colour"]},
+        merge=MergeToMeasure("task_arithmetic", {"weights": [1.0, 0.0001]}, scaling=1.0),
+    )
+    measured = measure(config).measured
+    assert measured["harm"]["b"] == {"a": 0.0}  # without b, of which next to nothing was there
+    with pytest.raises(
+        UserError,
+        match=r"measures: leave_one_out merges the model of 'a' by slerp: this method merges 2, but",
+    ):
+        measure(dataclasses.replace(config, merge=MergeToMeasure("slerp")))
+
+
 def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: dict[str, str]) -> None:
     result = measure(MeasureConfig(str(tiny_model), models))
     assert {"norm", "cosine", "sign_conflict"} <= set(result.measured)

@@ -39,6 +39,14 @@ class MergeMeasure(FunctionMeasure):
 
     needs = "merge"
 
+    def merges(self, tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the tasks whose models are merged, of each merge that is made; default: all, once.
+
+        Args:
+            tasks: that there are.
+        """
+        yield tuple(tasks)
+
 
 def disagreement(predictions: Tensor, others: Tensor) -> float:
     """Return how far the predictions of two models for the same examples are apart.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import ClassVar
 
 from saft.interference.functions import MergeMeasure
@@ -55,6 +57,12 @@ class LeaveOneOut(MergeMeasure):
     def cost(self, tasks: int) -> Passes:
         """Return all tasks' passes on the merge of all and on each with one left out."""
         return Passes(forward=tasks + tasks * tasks, merges=tasks + 1)
+
+    def merges(self, tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield all tasks, and all but each one; nothing of a single task."""
+        if len(tasks) > 1:
+            yield tuple(tasks)
+            yield from combinations(tasks, len(tasks) - 1)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
         """Return both with their errors; nothing of a single task, of which no merge is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +60,10 @@ class Pairwise(MergeMeasure):
     def cost(self, tasks: int) -> Passes:
         """Return two passes for each pair, and two on each task's own vector."""
         return Passes(forward=tasks * tasks + tasks, merges=tasks * (tasks - 1) / 2)
+
+    def merges(self, tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield each pair of tasks."""
+        yield from pairs(tasks)
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
         """Return both matrices, without their diagonals, and their errors; nothing of a single task."""

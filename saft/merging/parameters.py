@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from saft.config.ranges import MOST, Range
 from saft.errors import did_you_mean
 
-__all__ = ["ParameterInfo", "not_to_be_normalized", "own_fields_first", "parameter", "range_of", "validate"]
+__all__ = [
+    "ParameterInfo",
+    "not_to_be_normalized",
+    "of_some_models",
+    "own_fields_first",
+    "parameter",
+    "range_of",
+    "validate",
+]
 
 
 def parameter(
@@ -72,6 +80,26 @@ def validate(item: Field[Any], value: Any) -> str | None:
     else:
         problem = allowed.problem(value)
     return f"{item.name}: {problem}" if problem else None
+
+
+def of_some_models(kind: type[Any], given: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """Return a method's parameters for some of the models that they were given for.
+
+    Args:
+        kind: the class of the method.
+        given: name -> value; a list of numbers has one for each of all models, or one for all.
+        places: of the models that are left among all, from 0.
+
+    Example:
+        >>> from saft.merging.methods.ties import Ties
+        >>> of_some_models(Ties, {"density": 0.2, "weights": [1.0, 0.5, 0.7]}, [0, 2])
+        {'density': 0.2, 'weights': [1.0, 0.7]}
+    """
+    each = {item.name for item in fields(kind) if isinstance(item.default, tuple)}
+    return {
+        name: [value[at] for at in places] if name in each and len(value) > 1 else value
+        for name, value in given.items()
+    }
 
 
 def not_to_be_normalized(weights: Sequence[float]) -> list[str]:
