@@ -18,6 +18,7 @@ from saft.experiment.run_config import RunConfig
 from saft.experiment.trial_search import TrialSearch
 from saft.interference.chosen_measures import chosen
 from saft.interference.quantity import Measure
+from saft.measure_models import merge_problems
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
 from saft.training.options import TrainingOptions
@@ -162,7 +163,7 @@ def resolve(config: RunConfig) -> Resolved:
     for name, tried in config.merges.items():
         with collecting(problems, f"merges.{name}: "):
             trained = [options for trial, options in arms.items() if config.given(trials[trial].arm) is None]
-            merges[name] = _merge(name, tried, trained)
+            merges[name] = _merge(name, tried, trained, len(config.tasks))
     problems += _without_sum(config)
     problems += unknown_methods(config.expected, {*config.merges, *METHODS.names()})
     measures: dict[str, Measure] = {}
@@ -176,7 +177,14 @@ def resolve(config: RunConfig) -> Resolved:
         )
     if problems:
         raise UserError(*problems)
-    return Resolved(config, trials, arms, merges, measures)
+    resolved = Resolved(config, trials, arms, merges, measures)
+    if measures:
+        measured = resolved.measured_merge
+        given = merges[measured].parameters
+        problems += merge_problems(measures, resolved.method(measured), given, list(config.tasks))
+    if problems:
+        raise UserError(*problems)
+    return resolved
 
 
 def _trained(config: RunConfig, arm: str) -> list[tuple[ArmTrial, TrainingOptions]]:
@@ -231,15 +239,17 @@ def _without_sum(config: RunConfig) -> Iterator[str]:
         yield "merges.task_arithmetic.parameters.weights: are searched by selection.weights; leave one out"
 
 
-def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions]) -> MergeOptions:
+def _merge(name: str, options: MergeOptions, arms: Iterable[TrainingOptions], tasks: int) -> MergeOptions:
     """Return the options with the method's name, and its own grid where the user gives none."""
     name = _method(name, options)
     method = METHODS.get(name).build(options.parameters)
+    if problems := method.problems(tasks):
+        raise UserError(*problems)
     if method.needs_adapters and not all(arm.trained.is_adapter for arm in arms):
         raise UserError("merges LoRA adapters, so every arm needs parametrization: {name: lora}")
     if len(method.scaling_grid) == 1 and options.scaling not in ([], list(method.scaling_grid)):
         raise UserError(f"scaling: {name} has no scaling coefficient; leave it out")
-    choices = {parameter: _values(name, options, parameter) for parameter in options.choices}
+    choices = {parameter: _values(name, options, parameter, tasks) for parameter in options.choices}
     scaling = options.scaling or list(method.scaling_grid)
     return dataclasses.replace(options, method=name, scaling=scaling, choices=choices)
 
@@ -258,14 +268,15 @@ def _is_measurable(method: str) -> bool:
     return not kind.calibration and not issubclass(kind, PerTaskMethod)
 
 
-def _values(name: str, options: MergeOptions, parameter: str) -> list[float]:
+def _values(name: str, options: MergeOptions, parameter: str, tasks: int) -> list[float]:
     """Return the values of a method's parameter to choose from; of one that counts, whole numbers."""
     kind = METHODS.get(name)
     counts = any(info.name == parameter and info.type == "int" for info in kind.parameter_infos())
     values = [int(value) if counts and value.is_integer() else value for value in options.choices[parameter]]
     try:
         for value in values:
-            kind.build({**options.parameters, parameter: value})
+            if problems := kind.build({**options.parameters, parameter: value}).problems(tasks):
+                raise UserError(*problems)
     except UserError as error:
         raise UserError(*(f"choices.{parameter}: {problem}" for problem in error.problems)) from None
     return values

@@ -146,3 +146,29 @@ def test_a_penalty_without_inputs_is_refused() -> None:
         "arms.others.penalty",
         "arms.outside.penalty",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"merges": {"slerp": {}}}, "merges.slerp: models: this method merges 2, but there are 3"),
+        (
+            {"merges": {"mine": {"method": "ties", "parameters": {"weights": [1, 2]}}}},
+            "merges.mine: weights: has 2 numbers, but there are 3 models",
+        ),
+        (
+            {"merges": {"smile": {"choices": {"top_k": [1, 4]}}}},
+            "merges.smile: choices.top_k: top_k: must be at most the number of models, 3, but is 4",
+        ),
+        (
+            {"merges": {"linear": {"parameters": {"weights": [1, -1, 1]}}}, "measures": ["pairwise"]},
+            "measures: pairwise merges the models of 'a', 'b' by linear: weights: they add up to zero",
+        ),
+    ],
+)
+def test_a_merge_that_does_not_take_the_experts_is_told_before_they_are_trained(
+    changes: dict[str, Any], told: str
+) -> None:
+    mapping = MAPPING | {"tasks": dict.fromkeys("abc", A)} | changes
+    with pytest.raises(UserError, match=told):
+        config.parse(RunConfig, mapping, "")
