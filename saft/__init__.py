@@ -1,7 +1,7 @@
 """saft: fine-tune models that will be merged, merge them, and measure how much the tasks interfere.
 
-Every verb of the command line is a function: `saft.run`, `train`, `merge`, `evaluate`, `measure`,
-`suggest`, `summarize`, `methods`.
+Every verb of the command line that takes a config is a function: `saft.run`, `train`, `merge`, `evaluate`,
+`measure`, `suggest`, `summarize`; and so is `saft.methods`.
 The optimizer needs nothing else of saft: `saft.SAM`; nor do models in memory that are merged:
 `saft.merge_models`.
 """
