@@ -213,7 +213,7 @@ class SharpnessAware(L.Callback):
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step, and what the perturbation remembers; of weights in shards all ranks have to ask."""
+        """Return the step, and what the perturbation remembers; of shards only if all ranks ask."""
         if self._passes is None:
             return dict(self._loaded)
         pending = len(self._passes.micro_batches)

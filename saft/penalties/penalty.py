@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saft import config
 from saft.config import Count, NonNegative
 from saft.errors import UserError
+from saft.optim.perturbations.base import Perturbation
 from saft.penalties.unlabelled import Unlabelled
 from saft.registry import Registry
 from saft.tasks.task import BoundTask
@@ -65,7 +66,8 @@ class Penalty(ABC):
         strength: lambda, at least 0; 0 turns the penalty off.
         every: k, at least 1; the steps between pay nothing.
         ascend: what the ascent of SAM climbs on a step with the penalty: the task's loss, the penalty, or
-            both. Both are in the descent gradient, whichever it is.
+            both. Both are in the descent gradient, whichever it is. GSAM and LookSAM combine the two gradients
+            of a step, and take only both.
 
     Example:
         >>> penalty("l2_base", strength=0.1).due(step=3)
@@ -108,6 +110,25 @@ class Penalty(ABC):
             batch_size: examples of a training batch.
         """
         return len(self.due_steps(steps)) * self.cost(batch_size) + self.base_cost(steps, batch_size)
+
+    def check_ascent(self, ascent: Perturbation) -> None:
+        """Check that it goes with the ascent of an arm.
+
+        Raises:
+            UserError: both gradients of a step are combined, and only one would have the penalty in it; or
+                rho is sought by a loss that begins at 0.
+        """
+        name = type(ascent).__name__
+        if ascent.uses_first_gradient and self.ascend != "both":
+            raise UserError(
+                f"ascend: is {self.ascend}, but {name} combines both gradients of a step, which must be of "
+                "one sum; write both"
+            )
+        if ascent.rise is not None and self.ascend == "penalty":
+            raise UserError(
+                "ascend: is penalty, which begins at 0, so rho: auto finds no share of it; give rho a number,"
+                " or write both"
+            )
 
     def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:  # noqa: B027 - most take all
         """Check that it goes with tasks on their model, before anything is trained.

@@ -159,7 +159,11 @@ class TrainingOptions:
                 f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"
                 " they are; take {name: drift}, which looks at outputs"
             )
-
+        if self.penalty is not None and self.perturbation is not None:
+            with collecting(problems, "penalty: "):
+                penalty(**self.penalty).check_ascent(make_perturbation(**self.perturbation))
+            if problems:
+                raise UserError(*problems)
         for key in ("gradient_checkpointing", "compile"):
             if getattr(self, key) and self.trained.is_linear:
                 raise ValueError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import pytest
@@ -93,6 +94,23 @@ def test_the_first_round_has_the_ascent_unless_it_says_otherwise_or_there_are_no
     assert first_of(perturbation={"name": "task_vectors"}, first_round={"steps": 3}) is None
     others = sam | {"rho": "others"}
     assert first_of(perturbation=others, first_round={"steps": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "ascend", "message"),
+    [
+        ({"name": "looksam"}, "loss", "penalty: ascend: is loss, but LookSAM combines both gradients"),
+        ({"name": "gsam"}, "penalty", "penalty: ascend: is penalty, but GSAM combines both gradients"),
+        ({"name": "sam", "rho": "auto"}, "penalty", "penalty: ascend: is penalty, which begins at 0"),
+        ({"name": "looksam"}, "both", None),
+        ({"name": "sam", "rho": "auto"}, "loss", None),
+    ],
+)
+def test_gradients_that_are_combined_are_of_one_sum(
+    perturbation: dict[str, Any], ascend: str, message: str | None
+) -> None:
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        TrainingOptions(perturbation=perturbation, penalty={"name": "drift", "ascend": ascend})
 
 
 @pytest.mark.parametrize("key", ["optimizer", "perturbation", "penalty", "parametrization", "averaging"])
