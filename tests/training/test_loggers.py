@@ -135,6 +135,58 @@ def test_a_run_is_called_as_its_folder_in_the_project_of_the_environment(
     assert "mine" in given[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "key"), [("wandb", "WandbLogger", "id"), ("mlflow", "MLFlowLogger", "run_id")]
+)
+def test_a_training_that_goes_on_writes_to_the_run_that_it_had_begun(
+    name: Any, kind: str, key: str, tmp_path: Path, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str | None] = []
+
+    class Begun(Recorder):
+        version = "run-7"
+
+    def make(*args: Any, **keywords: Any) -> Recorder:
+        given.append(keywords[key])
+        return Begun()
+
+    service = SimpleNamespace(Settings=lambda **keys: keys, get_tracking_uri=lambda: "file:here")
+    monkeypatch.setitem(sys.modules, name, service)
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}", make)
+    for _ in range(2):
+        with loggers(settings(logger=name), tmp_path):
+            pass
+    with loggers(settings(logger=name), tmp_path / "other"):
+        pass
+    assert given == [None, "run-7", None]
+
+
+def test_a_service_that_fails_meanwhile_is_told_once_and_loses_no_training(
+    tiny_model: Path,
+    tiny_tasks: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is away\nmore of it")
+
+    for name in ("log_metrics", "save", "finalize", "_finish"):
+        monkeypatch.setattr(recorder, name, fail)
+    mapping = {
+        "model": {"path": str(tiny_model)},
+        "task": tiny_tasks["colour"],
+        "out": str(tmp_path / "out"),
+        "training": {"steps": 3},
+        "logger": "wandb",
+    }
+    folder = train(config.parse(TrainConfig, mapping, "test")).folder
+    assert (folder / "logs/metrics.csv").is_file()
+    told = capsys.readouterr().err
+    assert told.count("logger: wandb: the server is away; the training goes on") == 1, told
+
+
 def test_a_training_writes_to_both(
     tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path, recorder: Recorder
 ) -> None:
