@@ -22,7 +22,7 @@ from saft.files.locations import resolve
 from saft.progress import note
 from saft.tasks.image_decoding import array_of_bytes, rgb
 from saft.tasks.table_source import TableSource, load, local_file, local_files
-from saft.tasks.table_split import LabelledRow, TableSplit, as_text
+from saft.tasks.table_split import LabelledRow, TableSplit, as_text, present
 
 __all__ = ["ImageSource", "Picture", "pictures"]
 
@@ -246,7 +246,7 @@ def _has_suffix(file: Path) -> bool:
 def _of_idx(source: ImageSource, split: str, where: str) -> Labelled:
     images = _idx(source.files[split], where)
     labels = _idx(source.label_files[split], where.replace(".files.", ".label_files."))
-    return _of_arrays(images, labels, source.files[split], where)
+    return _of_arrays(images, labels, source, split, where)
 
 
 def _idx(location: str, where: str) -> np.ndarray:
@@ -278,10 +278,15 @@ def _of_npz(source: ImageSource, split: str, where: str) -> Labelled:
                 near = did_you_mean(name, arrays.files)
                 raise UserError(f"{where}: {location}: {key}: there is no array '{name}'{near}")
         images, labels = arrays[source.image], arrays[source.label]
-    return _of_arrays(images, labels, location, where)
+    return _of_arrays(images, labels, source, split, where)
 
 
-def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str) -> Labelled:
+def _of_arrays(
+    images: np.ndarray, labels: np.ndarray, source: ImageSource, split: str, where: str
+) -> Labelled:
+    location = source.files[split]
+    if images.ndim > 1 and not len(images):
+        raise UserError(f"{where}: {location}: holds no images")
     colour = images.ndim == 4 and images.shape[-1] in (1, 3, 4)
     if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape:
         raise UserError(
@@ -297,10 +302,14 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, location: str, where: str
         images = images[..., 0]
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels)
-    return [
-        _labelled(f"{location}, row {row + 1}", partial(images.__getitem__, row), as_text(label))
-        for row, label in enumerate(labels.tolist())
-    ]
+    texts = [as_text(label) for label in labels.tolist()]
+
+    def place(row: int) -> str:
+        return f"{location}, row {row + 1}"
+
+    task = where.removesuffix(f".data.files.{split}")
+    rows = present({"data.label": texts}, place, source.drop_missing, task)
+    return [_labelled(place(row), partial(images.__getitem__, row), texts[row]) for row in rows]
 
 
 def _folder(location: str, where: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -14,7 +14,7 @@ import numpy
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["LabelledRow", "TableSplit", "as_text", "is_written"]
+__all__ = ["LabelledRow", "TableSplit", "as_text", "is_written", "present"]
 
 # What has one spelling; the first item of a list, which may be a list again, stands for all.
 _WRITTEN = (str, int, float, numpy.floating, Decimal, date, time, timedelta, list, type(None))
@@ -138,14 +138,35 @@ class TableSplit:
         Raises:
             UserError: a value is missing, and `drop_missing` is false.
         """
-        for key, column in values.items():
-            missing = [row for row, value in enumerate(column) if not value]
-            if missing and not self.drop_missing:
-                raise UserError(
-                    f"{self.where}.{key}: {len(missing)} row(s) have no {key.rpartition('.')[2]}, the first "
-                    f"is {self.place(missing[0])}; fix the file, or leave them out by drop_missing: true"
-                )
-        return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
+        return present(values, self.place, self.drop_missing, self.where)
+
+
+def present(
+    values: Mapping[str, Sequence[Any]], place: Callable[[int], str], drop_missing: bool, where: str
+) -> list[int]:
+    """Return the numbers of the rows that lack nothing, from 0.
+
+    Args:
+        values: key of the config -> the value of every row; "", None or an empty list is missing.
+        place: number of a row -> where it is, for messages.
+        drop_missing: whether rows that lack something are left out.
+        where: the place in front of every message.
+
+    Raises:
+        UserError: a value is missing, and `drop_missing` is false.
+
+    Example:
+        >>> present({"data.label": ["a", ""]}, str, True, "task")
+        [0]
+    """
+    for key, column in values.items():
+        missing = [row for row, value in enumerate(column) if not value]
+        if missing and not drop_missing:
+            raise UserError(
+                f"{where}.{key}: {len(missing)} row(s) have no {key.rpartition('.')[2]}, the first "
+                f"is {place(missing[0])}; fix the file, or leave them out by drop_missing: true"
+            )
+    return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
 
 
 def _uncut(columns: Sequence[str]) -> str:

@@ -260,3 +260,24 @@ def test_labels_of_arrays_are_texts_as_those_of_columns(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=pixels[:, :0], label=np.array([0, 1]))
     with pytest.raises(UserError, match=r"images must be bytes, .*, but are uint8 \[2, 0, 4\]"):
         pictures(given, "t")
+
+
+@pytest.mark.parametrize("missing", [["cat", ""], [1.0, float("nan")]])
+def test_a_label_of_an_array_that_is_missing_is_told_or_left_out(missing: list[Any], tmp_path: Path) -> None:
+    file = str(tmp_path / "a.npz")
+    np.savez(file, image=np.zeros((2, 4, 4), dtype=np.uint8), label=np.array(missing))
+    keys = {"path": "npz", "files": {"train": file}, "test": None}
+    with pytest.raises(UserError) as caught:
+        pictures(source(**keys), "t")
+    assert str(caught.value) == (
+        f"t.data.label: 1 row(s) have no label, the first is {file}, row 2; fix the file, or leave them out by "
+        "drop_missing: true"
+    )
+    [(_, label)] = pictures(source(**keys, drop_missing=True), "t")["train"]
+    assert label == str(missing[0])
+
+
+def test_an_array_without_images_is_told_as_such(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=np.zeros((0, 4, 4), dtype=np.uint8), label=np.zeros(0, dtype=int))
+    with pytest.raises(UserError, match=r"a\.npz: holds no images"):
+        pictures(source(path="npz", files={"train": str(tmp_path / "a.npz")}, test=None), "t")
