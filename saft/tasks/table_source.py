@@ -186,7 +186,7 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
     paths = local_files(source.files, f"{where}.data.files")
     files = {split: str(paths[file]) for split, file in source.files.items()}
     for split, file in files.items():
-        if Path(file).is_file() and not Path(file).stat().st_size:
+        if Path(file).is_file() and _is_blank(file):
             raise UserError(f"{where}.data.files.{split}: '{source.files[split]}' is empty")
     options = dict(source.options)
     try:
@@ -215,6 +215,11 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
             f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "
             + first_line
         ) from None
+
+
+def _is_blank(file: str) -> bool:
+    with open(file, "rb") as lines:
+        return not any(line.strip() for line in lines)
 
 
 def _saved(source: TableSource) -> Path | None:

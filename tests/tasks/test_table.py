@@ -124,8 +124,9 @@ def of_csv(folder: Path, text: str, **options: Any) -> TableConfig:
 
 
 @pytest.mark.parametrize("path", ["csv", "json"])
-def test_an_empty_file_is_named(tmp_path: Path, path: str) -> None:
-    table = dataclasses.replace(of_csv(tmp_path, ""), path=path)
+@pytest.mark.parametrize("content", ["", "\n", " \n\n"])
+def test_an_empty_file_is_named(tmp_path: Path, path: str, content: str) -> None:
+    table = dataclasses.replace(of_csv(tmp_path, content), path=path)
     with pytest.raises(UserError, match=r"^t\.data\.files\.train: '.*data\.csv' is empty$"):
         read(table, LABELS, False, "t")
 
