@@ -34,6 +34,7 @@ from saft.measure_config import MeasureConfig
 from saft.measure_models import ModelMeasurement, merge_to_measure
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.notes import identical
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.progress import note
@@ -97,9 +98,12 @@ def measure(config: MeasureConfig) -> MeasureResult:
             raise UserError(f"tasks.{name}: there is no checkpoint of this name{did_you_mean(name, paths)}")
     measures = chosen(config.measures, "measures", rho=config.rho, grid=config.grid, seed=config.seed)
     folders = {name: local_folder(path, f"checkpoints.{name}") for name, path in paths.items()}
-    for alike in _same_folder(folders):
-        note(f"{abbreviated(alike)} are one and the same checkpoint, so that their cosine is 1")
     plan = _plan(config.base, paths, config.exclude)
+    same, every = identical(plan)
+    if same:
+        note(f"{abbreviated(same)} is the base itself: a task vector of zeros, which has no direction")
+    for alike in every:
+        note(f"{abbreviated(alike)} are one and the same checkpoint, so that their cosine is 1")
     of_models = {name: made for name, made in measures.items() if made.needs != "weights"}
     measurement = None
     if of_models:
@@ -245,14 +249,6 @@ def _why_nothing(measurement: ModelMeasurement | None, checkpoints: int, of_weig
     return (
         f"seconds: {measurement.config.seconds:g} leaves no room for any of them; give more, or leave it out"
     )
-
-
-def _same_folder(folders: Mapping[str, Path]) -> list[list[str]]:
-    """Return the names of the checkpoints that lie in one folder, where there are several."""
-    names: dict[Path, list[str]] = {}
-    for name, folder in folders.items():
-        names.setdefault(folder.resolve(), []).append(name)
-    return [alike for alike in names.values() if len(alike) > 1]
 
 
 def _bound(config: MeasureConfig, name: str, folder: Path) -> BoundTask | None:

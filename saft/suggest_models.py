@@ -20,9 +20,11 @@ from saft.files.locations import folder as local_folder
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.notes import identical_notes
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.model_config import Precision
+from saft.progress import note
 from saft.suggest_config import SuggestConfig
 from saft.tasks import BoundTask, Examples, Limits, Metric, Score, check_one_trunk
 from saft.training.precision import computing
@@ -86,6 +88,8 @@ class MergedModels:
             for name, (method, parameters) in config.variants.items()
         }
         plans = _checked(merges)
+        for text in identical_notes(next(iter(plans.values()))):
+            note(text)
         bound = {name: task_of(name, folder, config.tasks, config.device) for name, folder in folders.items()}
         check_one_trunk({"tasks": bound})
         limits = Limits(train=0, validation=config.examples, test=0)

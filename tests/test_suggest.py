@@ -171,6 +171,22 @@ def test_scores_are_in_the_precision_that_is_asked_for(
     assert seen == [precision is not None]
 
 
+def test_identical_checkpoints_are_told(
+    config: SuggestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(config.checkpoints, dict)
+    (one, folder), (other, of_other) = config.checkpoints.items()
+    copy, untouched = (shutil.copytree(of_other, tmp_path / name) for name in ("copy", "untouched"))
+    shutil.copy(Path(folder) / "model.safetensors", copy)
+    shutil.copy(Path(config.base) / "model.safetensors", untouched)
+    for given, said in (
+        (copy, f"'{one}', '{other}' are one and the same model, which counts 2 times"),
+        (untouched, f"'{other}' is the base itself: a task vector of zeros"),
+    ):
+        MergedModels.of(dataclasses.replace(config, checkpoints={one: folder, other: str(given)}))
+        assert said in capsys.readouterr().err
+
+
 def test_a_file_that_is_there_stays(config: SuggestConfig) -> None:
     Path(config.out).write_text("mine")
     with pytest.raises(UserError, match=r"merge.yaml is there already; give another name, or --overwrite"):

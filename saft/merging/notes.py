@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from saft.merging.inputs.config_differences import config_notes
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
 
-__all__ = ["notes", "warn_of", "whole_numbers"]
+__all__ = ["identical", "identical_notes", "notes", "warn_of", "whole_numbers"]
 
 _COMPARED = 256 * 2**20
 """Bytes of whole numbers that are read to compare them, of all models together."""
@@ -29,15 +30,7 @@ def notes(plan: Plan) -> Iterator[str]:
     Args:
         plan: from `check`.
     """
-    same = [task for task, model in plan.models.items() if _files(model) == _files(plan.base)]
-    if same:
-        yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
-    tasks: dict[tuple[Path, ...], list[str]] = {}
-    for task, model in plan.models.items():
-        tasks.setdefault(_files(model), []).append(task)
-    for alike in tasks.values():
-        if len(alike) > 1 and alike != same:
-            yield f"{abbreviated(alike)} are one and the same model, which counts {len(alike)} times"
+    yield from identical_notes(plan, _COMPARED)
     for task, model in plan.models.items():
         yield from config_notes(f"models.{task}", plan.base, model)
     if beside := beside_tower(plan.base, plan.models.values()):
@@ -57,6 +50,54 @@ def notes(plan: Plan) -> Iterator[str]:
             if not any(part in name for name in plan.merged):
                 near = did_you_mean(part, {piece for name in plan.merged for piece in name.split(".")})
                 yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
+
+
+def identical_notes(plan: Plan, most: float = math.inf) -> Iterator[str]:
+    """Yield that models are the base, or each other.
+
+    Args:
+        plan: from `check`.
+        most: bytes that are read of a model; see `identical`.
+    """
+    same, alike = identical(plan, most)
+    if same:
+        yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
+    for models in alike:
+        yield f"{abbreviated(models)} are one and the same model, which counts {len(models)} times"
+
+
+def identical(plan: Plan, most: float = math.inf) -> tuple[list[str], list[list[str]]]:
+    """Return the models that are the base, and those that are each other, in groups: number by number.
+
+    Two are compared from the smallest tensor on until one differs, as one soon does where they are different.
+
+    Args:
+        plan: from `check`.
+        most: bytes that are read of a model to compare it with another; where these are all the same and
+            there are more, the two count as different, unless they are the same files.
+    """
+    names = sorted(plan.merged, key=lambda name: plan.base.headers[name].nbytes)
+    groups: list[tuple[Source, list[str]]] = [(plan.base, [])]
+    for task, model in plan.models.items():
+        found = next((own for other, own in groups if _same(names, plan.base, other, model, most)), None)
+        groups.append((model, [task])) if found is None else found.append(task)
+    (_, same), *others = groups
+    return same, [own for _, own in others if len(own) > 1]
+
+
+def _same(names: Iterable[str], base: Source, other: Source, model: Source, most: float) -> bool:
+    if model.files and _files(model) == _files(other):
+        return True
+    for name in names:
+        if model.keeps(name, base) and (other is base or other.keeps(name, base)):
+            continue
+        most -= base.headers[name].nbytes
+        if most < 0:
+            return False
+        ours, theirs = model.tensor(name).detach(), other.tensor(name).detach()
+        if ours.shape != theirs.shape or not ours.to(theirs).equal(theirs):
+            return False
+    return True
 
 
 def whole_numbers(plan: Plan) -> Iterator[str]:

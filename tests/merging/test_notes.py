@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from saft.merging.inputs.alignment import same_numbers
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.merge_models import plan_of
-from saft.merging.notes import notes, whole_numbers
+from saft.merging.notes import identical, notes, whole_numbers
 
 
 def told(*arguments, **more):
@@ -35,6 +36,24 @@ def test_the_base_among_the_models_and_a_model_given_twice(checkpoints):
     found = told("average", base, {"zero": base, "one": models["a"], "two": models["a"], "three": again})
     assert found[0].startswith("'zero' is the base itself")
     assert found[1:] == ["'one', 'two', 'three' are one and the same model, which counts 3 times"]
+
+
+def test_copies_in_other_folders_are_found_by_their_numbers(checkpoints, tmp_path):
+    base, models = checkpoints
+    for name, source in (("copy", models["a"]), ("untouched", base)):
+        shutil.copytree(source, tmp_path / name)
+    each = {**models, "copy": str(tmp_path / "copy"), "untouched": str(tmp_path / "untouched")}
+    zero, alike = told("average", base, each)
+    assert zero == "'untouched' is the base itself: a task vector of zeros, counted as a task"
+    assert alike == "'a', 'copy' are one and the same model, which counts 2 times"
+
+
+def test_few_bytes_are_read_to_find_copies(checkpoints, tmp_path):
+    base, models = checkpoints
+    shutil.copytree(models["a"], tmp_path / "copy")
+    plan = check(MergeConfig("average", base, {**models, "copy": str(tmp_path / "copy")}))
+    assert identical(plan) == ([], [["a", "copy"]])
+    assert identical(plan, most=1) == ([], [])
 
 
 def test_other_positions_than_the_bases(checkpoints, tmp_path):
@@ -64,7 +83,11 @@ def test_a_filter_that_matches_nothing(checkpoints, part):
 def test_whole_numbers_that_the_merge_leaves_as_the_bases(tmp_path):
     locations = {}
     for place, values in {"base": [0, 1], "a": [0, 1], "b": [0, 2]}.items():
-        tensors = {"weight": torch.ones(2), "mask": torch.tensor(values), "kept": torch.tensor([True])}
+        tensors = {
+            "weight": torch.full((2,), 1.0 + len(locations)),
+            "mask": torch.tensor(values),
+            "kept": torch.tensor([True]),
+        }
         (tmp_path / place).mkdir()
         save_file(tensors, tmp_path / place / "model.safetensors")
         locations[place] = str(tmp_path / place)
