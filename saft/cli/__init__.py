@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from saft.cli.any_encoding import print_in_any_encoding
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
 from saft.errors import ExitCode, Unfinished, UserError, is_for_memory
@@ -23,6 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; see `ExitCode`."""
     words = list(sys.argv[1:] if words is None else words)
     received: list[int] = []
+    print_in_any_encoding(sys.stdout, sys.stderr)
     try:
         with interrupts(received):
             _run(understood(words))

@@ -79,10 +79,10 @@ def identical(plan: Plan, most: float = math.inf) -> tuple[list[str], list[list[
     names = sorted(plan.merged, key=lambda name: plan.base.headers[name].nbytes)
     groups: list[tuple[Source, list[str]]] = [(plan.base, [])]
     for task, model in plan.models.items():
-        found = next((own for other, own in groups if _same(names, plan.base, other, model, most)), None)
-        groups.append((model, [task])) if found is None else found.append(task)
-    (_, same), *others = groups
-    return same, [own for _, own in others if len(own) > 1]
+        same = next((own for other, own in groups if _same(names, plan.base, other, model, most)), None)
+        groups.append((model, [task])) if same is None else same.append(task)
+    (_, of_base), *others = groups
+    return of_base, [own for _, own in others if len(own) > 1]
 
 
 def _same(names: Iterable[str], base: Source, other: Source, model: Source, most: float) -> bool:
