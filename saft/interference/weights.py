@@ -36,7 +36,7 @@ KEPT = Quantity(
     per="task",
     scale=100,
     decimals=1,
-    definition="|{i : |τ_ti| ≥ threshold of t}| / n",
+    definition="|{i : |τ_ti| ≥ threshold of t, τ_ti ≠ 0}| / n",
 )
 
 
