@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import deque
@@ -24,7 +25,7 @@ from saft.merging.inputs import peft_adapter
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.merge_config import MergeConfig
-from saft.merging.method import Method
+from saft.merging.method import Elementwise, Method
 from saft.merging.outputs.output import OUTPUTS, Output, Written
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
@@ -35,6 +36,8 @@ __all__ = ["Adapter", "LowRankFit", "factors", "greatest_rank", "low_rank", "mat
 
 T = TypeVar("T")
 
+_ROUNDING = 1e-6
+"""Share of a tensor that rounding may change."""
 _SIDE = 128
 """Rows and columns of the matrix that factoring is tried on, to say how long it takes."""
 
@@ -222,9 +225,26 @@ def matrices(plan: Plan) -> list[str]:
 
 
 def _changing(plan: Plan) -> list[str]:
-    """Return the names of the merged tensors that not every model is known to share with the base."""
+    """Return the names of the merged tensors that the merge may change: not those that all models have from
+    the base, but for a method that changes these too.
+    """
     models = plan.models.values()
-    return [name for name in plan.merged if not all(model.keeps(name, plan.base) for model in models)]
+    return [
+        name
+        for name in plan.merged
+        if not all(model.keeps(name, plan.base) for model in models)
+        or _changes_the_base(plan.by_tensor.get(name, plan.method), len(models))
+    ]
+
+
+@functools.cache
+def _changes_the_base(method: Method, tasks: int) -> bool:
+    """Return whether a method gives another tensor than the base's where all models have just that: as a
+    weighted average does whose weights do not add up to one.
+    """
+    base = torch.ones(2) if isinstance(method, Elementwise) else torch.ones(2, 2)
+    merged = engine.merge_task_vectors(method, torch.zeros(tasks, *base.shape), base)
+    return float(merged.abs().max()) > _ROUNDING
 
 
 @dataclass(frozen=True)

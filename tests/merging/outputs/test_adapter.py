@@ -273,3 +273,29 @@ def test_heads_and_tasks_of_the_models_go_with_an_adapter_and_with_what_is_merge
         tasks = json.loads((tmp_path / out / "saft.json").read_text())["tasks"]
         assert tasks.keys() == {Path(folder).name for folder in tuned}
     assert not (tmp_path / "adapter" / "config.json").exists()
+
+
+def test_weights_that_do_not_add_up_to_one_change_what_no_model_has_changed(tmp_path):
+    base = {f"layers.{layer}.mlp.weight": torch.randn(4, 4) for layer in range(2)}
+    module = "base_model.model.layers.0.mlp"
+    factors = {f"{module}.lora_A.weight": torch.ones(1, 4), f"{module}.lora_B.weight": torch.ones(4, 1)}
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    for name in ("base", "a", "b"):
+        (tmp_path / name).mkdir()
+    write_tensors(tmp_path / "base" / "model.safetensors", base)
+    (tmp_path / "base" / "config.json").write_text("{}")
+    for name in ("a", "b"):
+        write_tensors(tmp_path / name / "adapter_model.safetensors", factors)
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+    recipe = MergeConfig(
+        "linear",
+        str(tmp_path / "base"),
+        [str(tmp_path / name) for name in ("a", "b")],
+        {"weights": [0.5, 0.3], "normalize": False},
+        adapter_rank=4,
+    )
+    merge(recipe, tmp_path / "out")
+    written = read_input(str(tmp_path / "out"), "out", read_input(str(tmp_path / "base"), "base"))
+    for name, tensor in base.items():
+        moved = tensor + 1 if ".0." in name else tensor
+        torch.testing.assert_close(written.tensor(name), 0.8 * moved, rtol=1e-4, atol=1e-5)
