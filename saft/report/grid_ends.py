@@ -29,16 +29,27 @@ def grid_ends(results: Results, train_size: str) -> list[str]:
         seeds[cell.arm] = seeds.get(cell.arm, 0) + 1
         for method, merge in cell.merges.items():
             tried = {point.coefficient for point in merge.curve}
-            ends = {"smallest": min(tried), "largest": max(tried)} if len(tried) > 1 else {}
+            drawn = _drawn_between(results, method)
+            grid = drawn or tried
+            near = (max(drawn) - min(drawn)) / 100 if drawn else 0.0  # a draw seldom is the end itself
+            ends = {"smallest": min(grid), "largest": max(grid)} if len(grid) > 1 else {}
             for end, value in ends.items():
-                if merge.shared.coefficient == value:
-                    arms = chosen.setdefault((method, end, value), {})
+                if abs(merge.shared.coefficient - value) <= near:
+                    words = f"a coefficient near the {end}" if drawn else f"the {end} coefficient"
+                    arms = chosen.setdefault((method, words, value), {})
                     arms[cell.arm] = arms.get(cell.arm, 0) + 1
     return [
-        f"{method_title(method, None)}: the {end} coefficient of its grid, {value:g}, was chosen in "
+        f"{method_title(method, None)}: {words} of its grid, {value:g}, was chosen in "
         + ", ".join(f"{arm}{_of(times, seeds[arm])}" for arm, times in arms.items())
-        for (method, end, value), arms in sorted(chosen.items(), key=lambda item: item[0][0])
+        for (method, words, value), arms in sorted(chosen.items(), key=lambda item: item[0][0])
     ]
+
+
+def _drawn_between(results: Results, method: str) -> set[float]:
+    """Return the coefficients between whose ends a search drew; none where it tried them all."""
+    if results.config.get("selection", {}).get("search") != "tpe":
+        return set()
+    return set(results.config["merges"][method]["scaling"])
 
 
 def _of(times: int, seeds: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 
 from saft.report.grid_ends import ADD_A_GRID, grid_ends
@@ -40,6 +42,18 @@ def test_each_end_is_told_with_the_arms_and_seeds_that_chose_it():
         "ties: the smallest coefficient of its grid, 0.1, was chosen in sam (1 of 2 seeds)",
     ]
     assert grid_ends(made, "other") == []
+
+
+def test_what_is_drawn_between_two_ends_has_these_and_not_the_least_that_was_drawn():
+    made = results(adamw=(COEFFICIENTS[0], COEFFICIENTS[-1]))
+    drawn = {
+        "selection": {"search": "tpe"},
+        "merges": {"ties": {"scaling": [0.0, 1.001]}, "average": {"scaling": [1.0]}},
+    }
+    made = dataclasses.replace(made, config={**made.config, **drawn})
+    assert grid_ends(made, "limited") == [
+        "ties: a coefficient near the largest of its grid, 1.001, was chosen in adamw (1 of 2 seeds)"
+    ]
 
 
 def test_page_and_terminal_tell_it_with_what_can_be_done():
