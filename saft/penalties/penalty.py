@@ -66,8 +66,8 @@ class Penalty(ABC):
         strength: lambda, at least 0; 0 turns the penalty off.
         every: k, at least 1; the steps between pay nothing.
         ascend: what the ascent of SAM climbs on a step with the penalty: the task's loss, the penalty, or
-            both. Both are in the descent gradient, whichever it is. GSAM and LookSAM combine the two gradients
-            of a step, and take only both.
+            both. Both are in the descent gradient, whichever it is. GSAM and LookSAM, which combine the two
+            gradients of a step, take only both.
 
     Example:
         >>> penalty("l2_base", strength=0.1).due(step=3)
