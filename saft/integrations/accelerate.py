@@ -213,11 +213,7 @@ class SharpnessAware:
             raise UserError(
                 "per_micro_batch ascends along the micro-batches of each replica: leave out sync_ascent"
             )
-        if (
-            (perturbation.uses_first_gradient or perturbation.has_memory)
-            and self.accelerator.num_processes > 1
-            and not self.sync_ascent
-        ):
+        if perturbation.remembers_gradients and self.accelerator.num_processes > 1 and not self.sync_ascent:
             raise UserError(
                 f"{type(perturbation).__name__} uses the first gradient again, which must then be the same on"
                 " every replica: set sync_ascent=True"

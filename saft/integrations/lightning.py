@@ -152,9 +152,7 @@ class SharpnessAware(L.Callback):
                 f"{type(pl_module).__name__}.training_step takes `dataloader_iter`, whose batch cannot be"
                 " replayed: take `batch`"
             )
-        if self._ascends_alone(trainer) and (
-            self.perturbation.uses_first_gradient or self.perturbation.has_memory
-        ):
+        if self._ascends_alone(trainer) and self.perturbation.remembers_gradients:
             raise UserError(
                 f"{type(self.perturbation).__name__} keeps the first gradient, which must be the same on all"
                 " replicas: SharpnessAware(..., sync_ascent=True)"

@@ -303,6 +303,7 @@ SYNC = [
     ("sam", {"rho": 0.3, "every": 2, "start": 1, "sync_ascent": True}),
     ("momentum_sam", {"rho": 0.3}),
     ("sampled_shift", {"rho": 0.01}),
+    ("smat", {"rho": 0.01, "every": 2}),
 ]
 Case = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]
 CASES: dict[str, Case] = {

@@ -108,6 +108,11 @@ class Perturbation(ABC):
                 f" {self.schedule!r}"
             )
 
+    @property
+    def remembers_gradients(self) -> bool:
+        """Whether the first gradient is used again, so that it must be the same on all replicas."""
+        return self.replays and (self.uses_first_gradient or self.has_memory)
+
     def check_optimizer(self, optimizer: Optimizer) -> None:  # noqa: B027
         """Check that the base optimizer keeps what is read of it, where that is something.
 
