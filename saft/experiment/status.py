@@ -13,6 +13,7 @@ from saft.files.lock import holder
 __all__ = ["RunStatus", "status"]
 
 SHOWN = 10  # cells of one sort
+_SKEW = 5.0  # seconds by which clocks that agree may differ
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,27 @@ def status(folder: str | Path) -> RunStatus:
         elif known == len(names):
             done.append(cell)
         elif claim is not None and claim.state == "failed":
-            failed[cell] = claim.problems[-1].splitlines()[-1]
+            told = "\n".join(claim.problems).split("\n")
+            failed[cell] = next((line for line in reversed(told) if line.strip()), "it does not say why")
         else:
             missing[cell] = (known, len(names))
     return RunStatus(place.path, holder(place.lock), done, at_work, failed, missing)
 
 
 def _where(claim: Claim, claims: ClaimFolder, witness: Witness) -> str:
-    age = f"{max(claims.age(claim), 0):.0f} seconds"
+    seconds = claims.age(claim)
+    age = f"{max(seconds, 0):.0f} seconds"
     if claim.is_cut_off:
         file = claims.file(claim).relative_to(claims.folder.parent)
         return (
             f"its claim {file} is empty or cut off ({age} old): it is being written, or its process died "
             f"over that; `saft run` has the cell computed once it is so for {witness.patience:.0f} seconds"
         )
-    heard = "has died" if witness.is_dead(claim) else f"heard of {age} ago"
+    heard = f"heard of {age} ago"
+    if seconds < -_SKEW:
+        heard = f"heard of at a time {-seconds:.0f} seconds ahead of this machine's clock: the clocks differ"
+    if witness.is_dead(claim):
+        heard = "has died"
     return f"{claim.step or 'begins'} (process {claim.process} on {claim.host}, {heard})"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,22 @@ def test_each_cell_is_told_with_where_and_why(begun: Path) -> None:
             "    all/untouched/seed0: 1 of 2 figures",
         ]
     )
+
+
+def test_a_clock_that_is_ahead_is_told(begun: Path) -> None:
+    """As of a machine whose clock is ten minutes off."""
+    claims = ClaimFolder(begun)
+    file = claims.file(claims.latest()["all/at_work/seed0"])
+    ahead = time.time() + 600
+    os.utime(file, (ahead, ahead))
+    told = status(begun).at_work["all/at_work/seed0"]
+    assert re.search(r"heard of at a time (600|59\d) seconds ahead of this machine's clock", told), told
+
+
+def test_a_failure_without_a_word_is_told(begun: Path) -> None:
+    claims = ClaimFolder(begun)
+    claims.put(claims.latest()["all/failed/seed0"].next("failed", problems=[""]))
+    assert status(begun).failed == {"all/failed/seed0": "it does not say why"}
 
 
 @pytest.mark.parametrize("text", ["", '{"cell": "all/at_w', "{}", "[]"])
