@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from saft import tasks
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
@@ -25,6 +25,7 @@ from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
 from saft.report.cell_result import Split
 from saft.tasks import BoundTask, Examples, Limits, Metric, Outcomes, Score, Splits, Task, TaskModel
+from saft.tasks.bound_with_head import BoundWithHead
 from saft.tasks.heads import head_file
 from saft.training.precision import computing
 from saft.training.trainer import device_of
@@ -77,6 +78,7 @@ class Session:
         for arm, experts in self._given.items():
             merges = {resolved.method(name): options.parameters for name, options in resolved.merges.items()}
             check_experts(arm, experts, start.path, declared, merges)
+            _refuse_other_heads(arm, experts, self.tasks)
         files = files_of(self.config.model.path, folder.base, read)
         contents = {
             f"arms.{arm}.experts.{task}": {"its weights": content(at)}
@@ -294,6 +296,17 @@ def _refuse_untrained(held_out: Mapping[str, Task]) -> None:
         for name, task in held_out.items()
         if task.trained_head
     ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _refuse_other_heads(arm: str, experts: Mapping[str, Path], bound: Mapping[str, BoundTask]) -> None:
+    """Refuse given experts whose folders hold heads for other labels than the tasks', or in another order."""
+    problems: list[str] = []
+    for name, task in bound.items():
+        if isinstance(task, BoundWithHead):
+            with collecting(problems, f"arms.{arm}.experts.{name}: "):
+                task.stored_head(experts[name])
     if problems:
         raise UserError(*problems)
 

@@ -108,3 +108,17 @@ def test_what_does_not_fit_is_told_first(
     with pytest.raises(UserError, match=r"arms\.published\.steps: experts that are given are not trained"):
         run(loaded(small, tmp_path / "run", published, arms=arms))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_for_other_labels_is_told_first(finished: Path, small: dict[str, Any], tmp_path: Path) -> None:
+    own = {task: str(finished / "experts/all/adamw/seed0" / task) for task in ("colour", "size")}
+    tasks = {
+        name: keys | {"labels": dict(reversed(keys["labels"].items()))}
+        for name, keys in small["tasks"].items()
+    }
+    with pytest.raises(
+        UserError, match=r"arms\.published\.experts\.colour: .*its logits are, in order, red"
+    ) as told:
+        run(loaded(small, tmp_path / "run", own, tasks=tasks))
+    assert "arms.published.experts.size: " in str(told.value)
+    assert not (tmp_path / "run").exists()
