@@ -12,6 +12,8 @@ from saft.training.trainer_arguments import check_trainer
     ("trainer", "message"),
     [
         ({"max_steps": 3}, "trainer.max_steps: is set by saft; use training.steps"),
+        ({"enable_checkpointing": True}, "use checkpoint_every of saft train; saft run writes one every 200"),
+        ({"overfit_batches": 1}, "use train_examples of saft train, or regimes of saft run"),
         ({"devcies": 1}, "trainer.devcies: unknown argument; did you mean 'devices'?"),
         *(
             ({"precision": value}, f"trainer.precision: {value} is not supported, since weights are float32")
