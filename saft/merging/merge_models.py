@@ -260,7 +260,7 @@ def _fill(merged: Mapping[str, Tensor], plan: Plan) -> None:
     """Carry out the merge, into tensors that `_empty` gave."""
     for name in plan.layout:
         if name in plan.copied or not merged[name].numel():
-            merged[name].copy_(plan.base.tensor(name))
+            merged[name].copy_(engine.cast(name, plan.base.tensor(name), merged[name].dtype))
     flat, start, last = torch.empty(0), 0, ""
     for name, part in engine.weights(plan, device=plan.device):
         if name != last:

@@ -439,3 +439,10 @@ def test_a_module_made_in_inference_mode_is_filled():
     base, model = nn.Linear(2, 1), nn.Linear(2, 1)
     saft.merge_models(base, [model], "average", out=out)
     assert torch.equal(out.weight, model.weight)
+
+
+def test_what_is_copied_and_does_not_fit_the_dtype_is_told():
+    base = {"w": torch.zeros(2), "head": torch.tensor([1e5])}
+    models = [base | {"w": torch.ones(2)}]
+    with pytest.raises(UserError, match=r"'head': the base's weights do not fit float16; write with dtype: "):
+        saft.merge_models(base, models, method="average", dtype="float16", exclude=["head"])

@@ -28,6 +28,9 @@ __all__ = ["Pcb"]
 # The share of the smallest, and of the largest magnitudes that is clipped, by variant of the authors' code.
 _CLIPPED = {"vision": 0.01, "es": 0.01, "nlp": 0.01, "root": 0.0001}
 
+_GREATEST = 80.0
+"""An exponent whose exp is still in float32 once it is multiplied by a sum over thousands of tasks."""
+
 
 @METHODS.register("pcb")
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ class Pcb(Trimming):
         def score(block: Block, signs: Tensor, magnitude: Tensor) -> Tensor:
             _norm(magnitude, low, high)  # it and the signs are used up
             signed = signs.mul_(magnitude)
-            intra = magnitude.square_().mul_(tasks).exp_()
+            intra = _exp(magnitude.square_(), tasks)
             return self._competition(intra, block.task_vectors, signed)
 
         def scores(block: Block) -> Tensor:
@@ -184,14 +187,25 @@ def _norm(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return values.sub_(low).div_(span + (span == 0))
 
 
+def _exp(values: Tensor, temperature: float) -> Tensor:
+    """Return exp(temperature · values), of values in [0, 1] that are used up, times what keeps it in float32.
+
+    Scores and softmax are the same whatever they are multiplied by.
+    """
+    values.mul_(temperature)
+    if temperature > _GREATEST:
+        values.sub_(temperature - _GREATEST)
+    return values.exp_()
+
+
 def _softmax(
     values: Callable[[Block], Tensor], temperature: float, count: int
 ) -> Generator[Statistic, Tensor, Callable[[Block], Tensor]]:
-    """Return `count` times the softmax over the stream of temperature * norm(values)."""
+    """Return `count` times the softmax over the stream of temperature · norm(values)."""
     low, high = (yield Extremes(values)).chunk(2, dim=1)
 
     def exponential(block: Block) -> Tensor:
-        return _norm(values(block), low, high).mul_(temperature).exp_()
+        return _exp(_norm(values(block), low, high), temperature)
 
     scale = count / (yield Sums(exponential))
 

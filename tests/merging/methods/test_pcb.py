@@ -69,3 +69,13 @@ def test_tanh_is_within_a_place_of_the_rounding(dtype, size):
     exact = np.tanh(values.numpy().astype(np.longdouble))
     error = np.abs(_tanh(values.clone()).numpy() - exact)
     assert (error <= np.abs(exact) * torch.finfo(dtype).eps).all()
+
+
+@pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es", "paper"])
+@pytest.mark.parametrize("tasks", [88, 89, 150])
+def test_the_exponential_of_many_tasks_stays_in_float32(variant, tasks):
+    task_vectors = drawn(tasks, 200, seed=tasks)
+    found = merge_task_vectors(Pcb(density=0.1, variant=variant), task_vectors)
+    vectors = task_vectors.numpy().astype(np.float64)
+    expected = oracle.pcb_paper(vectors, 0.1) if variant == "paper" else oracle.pcb(vectors, 0.1, variant)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=2e-3, atol=1e-5)
