@@ -144,6 +144,8 @@ class LoRA(Parametrization):
         settings.base_model_name_or_path = location if is_hub_id(location) else str(base.absolute())
         settings.target_modules = sorted(settings.target_modules)  # a set, of no order
         settings.inference_mode = True
+        kind = type(trunk)  # by which peft's AutoPeftModel and its like load the base
+        settings.auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
         settings.save_pretrained(folder)
 
     def _peft_config(self, trunk: nn.Module) -> Any:

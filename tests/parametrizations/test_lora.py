@@ -57,6 +57,8 @@ def test_peft_and_load_trunk_read_the_same_model(
     expected = outputs(trunk)
     by_peft = peft.PeftModel.from_pretrained(kind.from_pretrained(base), tmp_path)
     torch.testing.assert_close(outputs(by_peft), expected, rtol=1e-5, atol=1e-5)
+    by_name: Any = peft.AutoPeftModel if name == "tiny_model" else peft.AutoPeftModelForCausalLM
+    torch.testing.assert_close(outputs(by_name.from_pretrained(tmp_path)), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
         outputs(load_trunk(ModelConfig(str(tmp_path)), kind=kind)), expected, rtol=1e-5, atol=1e-5
     )
