@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.amp.grad_scaler import GradScaler
 
 from saft.errors import UserError
 from saft.optim.ascent import Ascent
@@ -22,6 +23,10 @@ __all__ = ["BrokenLoss", "find_radius", "radius_of_rise"]
 FURTHEST = 100.0  # a probe is at most so many times as large, or small, as the one before
 
 
+class _NoAscent(UserError):
+    """No radius changes the loss, or each makes it infinite: the gradient is zero, or not finite."""
+
+
 class BrokenLoss(UserError):
     """The loss is NaN or infinite before the radius is sought: what came before has ruined the weights."""
 
@@ -31,7 +36,8 @@ def find_radius(
     at_w: Callable[[], Any],
     above: Callable[[], Any],
     between: Callable[[], Any] = lambda: None,
-) -> float:
+    scaler: GradScaler | None = None,
+) -> float | None:
     r"""Find the radius of an ascent whose rho is auto, and give it to the ascent; there it stays.
 
     .. math:: \frac{L(w + \epsilon(\rho)) - L(w)}{|L(w)|} = \text{rise}
@@ -45,9 +51,11 @@ def find_radius(
         at_w: runs forward and backward at w, and returns the loss.
         above: returns the loss of the same batch at w + epsilon; it may run backward too.
         between: is called after `at_w`, before the ascent.
+        scaler: the gradient scaler, if the passes scale their loss.
 
     Returns:
-        The radius.
+        The radius; None where the gradient overflows at its scale, a step that the scaler skips: it is to be
+        found at a later one.
 
     Raises:
         BrokenLoss: the loss is NaN or infinite.
@@ -82,7 +90,7 @@ def find_radius(
                 with ascent.first_pass():
                     low = _number(at_w())
                 between()
-                with ascent.perturbed():
+                with ascent.perturbed(scaler):
                     high = _number(above())
         finally:
             ascent.perturbation = asked
@@ -95,7 +103,12 @@ def find_radius(
             raise UserError(told) if low == 0 else BrokenLoss(told)
         return (high - low) / abs(low)
 
-    rho = radius_of_rise(rise, asked.rise, asked.rho)
+    try:
+        rho = radius_of_rise(rise, asked.rise, asked.rho)
+    except _NoAscent:
+        if scaler is None or not scaler.is_enabled():
+            raise
+        return None
     ascent.perturbation = dataclasses.replace(asked, rho=rho, rise=None)
     return rho
 
@@ -126,7 +139,8 @@ def radius_of_rise(rise: Callable[[float], float], target: float, start: float) 
         radius = _next(probes, radius, target)
     best = min(probes, key=lambda rho: _distance(probes[rho], target))
     if _distance(probes[best], target) > math.log(2):
-        raise UserError(
+        error = UserError if any(value not in (0, math.inf) for value in probes.values()) else _NoAscent
+        raise error(
             f"rho: auto: no radius was found that raises the loss by {target:.3g} of it: {best:.3g} raises "
             f"it by {probes[best]:.3g}; give a number, or another rise"
         )

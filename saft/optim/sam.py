@@ -217,11 +217,12 @@ class SAM(Optimizer):
             loss = call_without_backward(self.ascent, closure)
             self._step_along_gradient()
             return loss
-        if self.ascent.needs_radius:
-            find_radius(self.ascent, closure, closure)
+        overflows = (
+            self.ascent.needs_radius and find_radius(self.ascent, closure, closure, scaler=scaler) is None
+        )
         with require_fresh_gradients(self.ascent, by_lightning), self.first_pass():
             loss = closure()
-        if self.replays:
+        if self.replays and not overflows:
             with self.perturbed(scaler):
                 closure()
         else:

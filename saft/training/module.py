@@ -157,6 +157,7 @@ class TaskModule(L.LightningModule):
             )
         except BrokenLoss as error:
             raise Diverged(f"training diverged: {error}; lower learning_rate") from None
+        assert rho is not None  # nothing scales the gradients here
         note(f"rho: auto is {rho:.3g} in this training of {self.task.name}")
 
     def _ask(self, phase: Literal["in_first_pass", "before_replay", "in_replay"]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, AdamW
 
 from saft.errors import UserError
@@ -300,3 +301,32 @@ def test_processes_share_one_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     assert together == find_radius(
         Ascent([{"params": [w]}], make_perturbation("sam", rho="auto")), loss, loss
     )
+
+
+def test_it_is_sought_again_after_steps_that_a_gradient_scaler_skips():
+    w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    optimizer, before = sam_on(w, rise=0.1), w.detach().clone()
+    scaler = GradScaler("cpu", init_scale=2.0**20)
+
+    def step() -> None:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = quadratic(w)
+            largest = 2.0**18  # what the gradient's dtype holds, as it were
+            scale = scaler.get_scale()
+            scaler.scale(loss * (1.0 if scale < largest else torch.inf)).backward()
+            return loss
+
+        optimizer.step(closure, scaler=scaler)
+        scaler.update()
+
+    for _ in range(3):
+        assert optimizer.ascent.needs_radius
+        step()
+        assert w.equal(before)
+    step()
+    other = nn.Parameter(before.clone())
+    plain = sam_on(other, rise=0.1)
+    plain.step(closure_of(plain, other))
+    assert optimizer.ascent.rho == plain.ascent.rho
+    torch.testing.assert_close(w, other)
