@@ -60,7 +60,7 @@ def identical_notes(plan: Plan, most: float = math.inf) -> Iterator[str]:
         most: bytes that are read of a model; see `identical`.
     """
     same, alike = identical(plan, most)
-    if same:
+    if same and plan.config.method != "linear":  # to which no base matters
         yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
     for models in alike:
         yield f"{abbreviated(models)} are one and the same model, which counts {len(models)} times"

@@ -317,7 +317,16 @@ def _config(plan: Plan, rank: int, tensors: Mapping[str, Tensor]) -> dict[str, A
     return {
         "peft_type": "LORA",
         "task_type": None,
+        "auto_mapping": _auto_mapping(plan.base.config),
         "base_model_name_or_path": plan.base.location if hub else str(plan.base.folder.absolute()),
         "inference_mode": True,
         **peft_settings(tensors, rank, is_transposed(plan.base.config)),
     }
+
+
+def _auto_mapping(config: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the class by which peft's AutoPeftModel and its like load a base of this config."""
+    architectures = config.get("architectures")
+    if not architectures or "auto_map" in config:  # code of its own, which is not carried out
+        return None
+    return {"base_model_class": str(architectures[0]), "parent_library": "transformers"}

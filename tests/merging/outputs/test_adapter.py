@@ -87,6 +87,9 @@ def test_peft_loads_an_adapter_of_full_rank_as_the_whole_merge(models, tmp_path,
         torch.testing.assert_close(source.tensor(name), wanted, rtol=1e-5, atol=1e-6)
     assert error_of(result)["overall"] < 1e-6
     assert error_of(result)["left out"] == ()
+    for automatic in (peft.AutoPeftModel, peft.AutoPeftModelForCausalLM):
+        loaded_alone = automatic.from_pretrained(tmp_path / "adapter").merge_and_unload().state_dict()
+        torch.testing.assert_close(dict(loaded_alone), dict(found))
 
 
 def test_the_error_is_what_the_loaded_adapter_lacks(models, tmp_path):
