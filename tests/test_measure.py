@@ -96,6 +96,23 @@ def test_adapters_are_measured_by_their_small_matrices(
         measure(MeasureConfig(str(tiny_model), adapters, ["norm_l1"]))
 
 
+def test_identical_adapters_and_one_that_changes_nothing_are_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = {"a": 0, "b": 1, "c": 0}
+    adapters = {name: write_adapter(tmp_path / name, tiny_model, seed) for name, seed in seeds.items()}
+    idle = tmp_path / "idle"
+    write_adapter(idle, tiny_model, 2)
+    factors = load_file(idle / "adapter_model.safetensors")
+    idle_factors = {name: x * 0 if "lora_B" in name else x for name, x in factors.items()}
+    save_file(idle_factors, idle / "adapter_model.safetensors", metadata={"format": "pt"})
+    measure(MeasureConfig(str(tiny_model), {**adapters, "idle": str(idle)}, ["norm"]))
+    told = capsys.readouterr().err
+    assert "'idle' is the base itself" in told
+    assert "'a', 'c' are one and the same checkpoint" in told
+    assert "'b'" not in told
+
+
 def test_excluded_tensors_do_not_count(tiny_model: Path, models: dict[str, str]) -> None:
     whole = weight_interference(str(tiny_model), models, density=1.0)
     part = weight_interference(str(tiny_model), models, density=1.0, exclude=["embeddings.*"])

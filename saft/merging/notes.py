@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from saft.files.side_files import custom_code
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.alignment import beside_tower, same_numbers
 from saft.merging.inputs.config_differences import config_notes
+from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
 
@@ -89,7 +90,13 @@ def _same(names: Iterable[str], base: Source, other: Source, model: Source, most
     if model.files and _files(model) == _files(other):
         return True
     for name in names:
-        if model.keeps(name, base) and (other is base or other.keeps(name, base)):
+        changing = [
+            source for source in (model, other) if source is not base and not source.keeps(name, base)
+        ]
+        products = [factors for source in changing if (factors := source.factors(name, base)) is not None]
+        if len(products) == len(changing):  # of adapters, which are not multiplied out
+            if not _alike(products):
+                return False
             continue
         most -= base.headers[name].nbytes
         if most < 0:
@@ -98,6 +105,15 @@ def _same(names: Iterable[str], base: Source, other: Source, model: Source, most
         if ours.shape != theirs.shape or not ours.to(theirs).equal(theirs):
             return False
     return True
+
+
+def _alike(products: Sequence[Factors]) -> bool:
+    """Return whether what is added to a tensor of the base, by some of two models, is the same."""
+    adding = [one for one in products if one.scale and one.up.any() and one.down.any()]
+    if len(adding) < 2:
+        return not adding
+    mine, its = adding
+    return mine.scale == its.scale and mine.up.equal(its.up) and mine.down.equal(its.down)
 
 
 def whole_numbers(plan: Plan) -> Iterator[str]:
