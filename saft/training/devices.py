@@ -9,7 +9,7 @@ import torch
 
 from saft.errors import UserError
 
-__all__ = ["NoSuchDevice", "check_devices", "has_bfloat16"]
+__all__ = ["BFLOAT16", "NoSuchDevice", "check_devices", "has_bfloat16"]
 
 BFLOAT16 = ("bf16", "bf16-mixed")
 # A word of Lightning's -> the kinds of accelerators that it stands for, the first that is there.

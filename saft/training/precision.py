@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from saft.training.devices import has_bfloat16
+from saft.training.devices import BFLOAT16, has_bfloat16
 
 __all__ = ["computing", "usual_precision"]
 
@@ -44,5 +44,5 @@ def computing(precision: str | int | None, device: torch.device) -> Iterator[Non
         yield
         return
     named = str(usual_precision(device.type) if precision is None else precision)
-    with torch.autocast(device.type, torch.bfloat16, enabled=named in ("bf16-mixed", "bf16")):
+    with torch.autocast(device.type, torch.bfloat16, enabled=named in BFLOAT16):
         yield
