@@ -57,6 +57,18 @@ def recorder(monkeypatch: pytest.MonkeyPatch, installed: None) -> Recorder:
     return made
 
 
+def trained(model: Path, task: dict[str, Any], out: Path, logger: str) -> Path:
+    """Train in a few steps, and return the folder."""
+    mapping = {
+        "model": {"path": str(model)},
+        "task": task,
+        "out": str(out),
+        "training": {"steps": 3},
+        "logger": logger,
+    }
+    return train(config.parse(TrainConfig, mapping, "test")).folder
+
+
 def settings(**keys: Any) -> TrainConfig:
     return TrainConfig(ModelConfig("no/model"), TASK, out="runs/news", **keys)
 
@@ -174,14 +186,7 @@ def test_a_service_that_fails_meanwhile_is_told_once_and_loses_no_training(
 
     for name in ("log_metrics", "save", "finalize", "_finish"):
         monkeypatch.setattr(recorder, name, fail)
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "out": str(tmp_path / "out"),
-        "training": {"steps": 3},
-        "logger": "wandb",
-    }
-    folder = train(config.parse(TrainConfig, mapping, "test")).folder
+    folder = trained(tiny_model, tiny_tasks["colour"], tmp_path / "out", "wandb")
     assert (folder / "logs/metrics.csv").is_file()
     told = capsys.readouterr().err
     assert told.count("logger: wandb: the server is away; the training goes on") == 1, told
@@ -190,17 +195,10 @@ def test_a_service_that_fails_meanwhile_is_told_once_and_loses_no_training(
 def test_a_training_writes_to_both(
     tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path, recorder: Recorder
 ) -> None:
-    mapping = {
-        "model": {"path": str(tiny_model)},
-        "task": tiny_tasks["colour"],
-        "out": str(tmp_path / "out"),
-        "training": {"steps": 3},
-        "logger": "mlflow",
-    }
-    result = train(config.parse(TrainConfig, mapping, "test"))
+    folder = trained(tiny_model, tiny_tasks["colour"], tmp_path / "out", "mlflow")
     losses = [metrics["loss"] for _, metrics in recorder.metrics if "loss" in metrics]
     assert losses
-    written = (result.folder / "logs/metrics.csv").read_text("utf-8")
+    written = (folder / "logs/metrics.csv").read_text("utf-8")
     assert str(losses[0])[:6] in written
     assert recorder.finished == 0
 
