@@ -18,6 +18,7 @@ __all__ = [
     "as_user_error",
     "collecting",
     "did_you_mean",
+    "first_line",
     "is_for_memory",
 ]
 
@@ -164,6 +165,16 @@ def is_for_memory(error: BaseException) -> bool:
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch is not imported for it
     words = str(error) if isinstance(error, RuntimeError) else ""
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(said in words for said in _FOR_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, or what it is where it says nothing.
+
+    Example:
+        >>> first_line(OSError("\\nno route\\nmore of it")), first_line(TimeoutError())
+        ('no route', 'TimeoutError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
+from saft.errors import first_line
+
 __all__ = ["POOLINGS", "Device", "ModelConfig", "Pooling", "check_device"]
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "xla")
@@ -65,5 +67,4 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name).item()  # `meta` computes, but nothing can be read from it
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device: '{name}' is not a device of this machine: {reason}") from None
+        raise ValueError(f"device: '{name}' is not a device of this machine: {first_line(error)}") from None

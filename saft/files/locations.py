@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from saft.errors import UserError, did_you_mean
+from saft.errors import UserError, did_you_mean, first_line
 from saft.files.side_files import NEVER_READ
 
 __all__ = ["PACKAGE_SCHEME", "by_name", "folder", "is_hub_id", "resolve"]
@@ -138,10 +138,9 @@ def _from_hub(hub_id: str, what: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, ignore_patterns=[*NEVER_READ]))
     except (OSError, ValueError) as error:  # every error of the hub and of the network is one of these
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{what}: '{hub_id}' is not a local folder ({Path(hub_id).absolute()}), "
-            f"and the hub did not give a model of this name: {reason}"
+            f"and the hub did not give a model of this name: {first_line(error)}"
         ) from error
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from saft.errors import UserError, is_for_memory
+from saft.errors import UserError, first_line, is_for_memory
 from saft.files.plain_tensors import not_plain
 from saft.files.write_behind import WriteBehind
 
@@ -166,8 +166,7 @@ def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
                 f"{file}: was written by torch before 1.6, or is damaged; {_AS_SAFETENSORS}"
             ) from error
         raise UserError(
-            f"{file}: is damaged, or is not a file of torch ({str(error).splitlines()[0]}); "
-            "copy or download it again"
+            f"{file}: is damaged, or is not a file of torch ({first_line(error)}); copy or download it again"
         ) from error
     whole = isinstance(tensors, Mapping) and all(
         isinstance(name, str) and isinstance(item, Tensor) for name, item in tensors.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from saft.errors import UserError
+from saft.errors import UserError, first_line
 from saft.progress import note
 
 __all__ = ["check_upload", "uploading"]
@@ -87,6 +87,6 @@ def _told(repository: str, cure: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub's, the network's, and those of the library below
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = first.partition(". ")[0].rstrip(".:")  # further sentences are cures, of which there is one
+        # Further sentences are cures, of which there is one.
+        reason = first_line(error).partition(". ")[0].rstrip(".:")
         raise UserError(f"upload: {repository}: {reason}; {cure}") from error

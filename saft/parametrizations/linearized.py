@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import checked
-from saft.errors import UserError, is_for_memory
+from saft.errors import UserError, first_line, is_for_memory
 from saft.forward_derivatives import load_forward_derivatives
 from saft.optim.batch_norm import has_batch_norms
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
@@ -76,7 +76,7 @@ class Linearized(Parametrization):
                 raise
             raise UserError(
                 f"parametrization: linearized: {type(trunk).__name__} has no tangent, since not all that it "
-                f"computes has a forward derivative; take {{name: full}}: {str(error).splitlines()[0]}"
+                f"computes has a forward derivative; take {{name: full}}: {first_line(error)}"
             ) from None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from saft.errors import UserError
+from saft.errors import UserError, first_line
 from saft.training.options import TrainingOptions
 
 __all__ = ["executed"]
@@ -70,7 +70,7 @@ def _compiled(trunk: nn.Module) -> Iterator[None]:
             yield
     except Exception as error:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+            reason = first_line(getattr(error, "inner_exception", error))
             raise UserError(
                 f"training.compile: torch cannot compile the model here: {reason}; leave it out"
             ) from error

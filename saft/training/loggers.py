@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from saft.errors import UserError
+from saft.errors import UserError, first_line
 from saft.extras import require
 from saft.files.staging import write_text
 from saft.progress import note
@@ -79,8 +79,8 @@ def loggers(config: TrainConfig, work: Path) -> Iterator[list[Logger]]:
         further.log_hyperparams(_hyperparameters(config))
         _keep_run(config.logger, work, further.version)
     except Exception as error:  # each service has errors of its own
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"logger: {config.logger}: {told}; {_CURES[config.logger]}") from None
+        cure = _CURES[config.logger]
+        raise UserError(f"logger: {config.logger}: {first_line(error)}; {cure}") from None
     forgiving = _Forgiving(config.logger)
     for name in _CALLED:
         setattr(further, name, forgiving.calling(getattr(further, name)))
@@ -111,9 +111,9 @@ class _Forgiving:
             except Exception as error:  # each service has errors of its own
                 if not self._has_failed:
                     self._has_failed = True
-                    told = (str(error).strip() or type(error).__name__).splitlines()[0]
                     note(
-                        f"logger: {self._service}: {told}; the training goes on, logs/metrics.csv has it all"
+                        f"logger: {self._service}: {first_line(error)}; the training goes on, "
+                        "logs/metrics.csv has it all"
                     )
 
         return call

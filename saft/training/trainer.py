@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from saft.errors import UserError
+from saft.errors import UserError, first_line
 from saft.training.devices import NoSuchDevice, check_devices
 from saft.training.precision import usual_precision
 from saft.training.trainer_arguments import is_sharded
@@ -56,7 +56,7 @@ def make_trainer(options: Mapping[str, Any], **own: Any) -> L.Trainer:
             usual = {"precision": usual_precision(options.get("accelerator", "auto"))}
             trainer = L.Trainer(**DEFAULTS | usual | given | own)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"trainer: {first_line(error)}") from None
     if trainer.num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes: is {trainer.num_nodes}, but saft trains a model on devices of one machine; "

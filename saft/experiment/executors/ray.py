@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from saft.errors import UserError
+from saft.errors import UserError, first_line
 from saft.experiment.cells import Cell
 from saft.experiment.events import Tell
 from saft.experiment.executors import EXECUTORS, Executor
@@ -47,7 +47,7 @@ class Ray(Executor):
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"ray.address: '{address}' is not a cluster within reach: {str(error).splitlines()[0]}; "
+                f"ray.address: '{address}' is not a cluster within reach: {first_line(error)}; "
                 "start one by `ray start --head`"
             ) from None
 
