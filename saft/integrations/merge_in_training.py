@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from saft.errors import Note, UserError
+from saft.errors import UserError
 from saft.merging.inputs.in_memory import tensors_of, without_adapters
-from saft.merging.merge_models import Model, by_task, fitting, merge_models, plan_of
+from saft.merging.merge_models import Model, by_task, plan_of
+from saft.merging.merged_tensors import fill_in_place, fitting
 from saft.merging.notes import warn_of
+from saft.merging.plan import Plan
 from saft.optim.random_streams import RandomStreams
 
 __all__ = ["MergeWith"]
@@ -64,7 +65,7 @@ class MergeWith:
         Raises:
             UserError: with every problem that was found.
         """
-        plan = plan_of(self.base, self._with(model), self.method, self.options)
+        plan = self._plan(model)
         warn_of(plan)
         fitting(plan, model)
 
@@ -92,9 +93,8 @@ class MergeWith:
         try:
             for optimizer in averaging:
                 optimizer.eval()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Note)  # `check` has warned, once
-                merge_models(self.base, self._with(model), self.method, out=model, **self.options)
+            plan = self._plan(model)
+            fill_in_place(plan, fitting(plan, model))
             model.eval()
             with torch.no_grad(), without_adapters(model):
                 yield
@@ -108,8 +108,8 @@ class MergeWith:
                 module.training = training
             streams.rewind()
 
-    def _with(self, model: nn.Module) -> dict[str, Model]:
-        return {self.name: model, **by_task(self.others)}
+    def _plan(self, model: nn.Module) -> Plan:
+        return plan_of(self.base, {self.name: model, **by_task(self.others)}, self.method, self.options)
 
 
 def _is_averaging(optimizer: Any) -> bool:

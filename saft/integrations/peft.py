@@ -17,7 +17,8 @@ from saft.config import counted
 from saft.errors import UserError, abbreviated, collecting, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, lora_factors
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
-from saft.merging.merge_models import merge_models, merged_tensors, plan_of
+from saft.merging.merge_models import merge_models, plan_of
+from saft.merging.merged_tensors import merged_tensors
 from saft.merging.methods import METHODS
 from saft.merging.notes import warn_of
 from saft.merging.outputs.adapter import LowRankFit, low_rank, matrices, peft_settings

@@ -13,21 +13,19 @@ from typing import Any, TypeAlias, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from saft.errors import UserError, abbreviated, as_user_error, collecting, did_you_mean
+from saft.errors import UserError, as_user_error, did_you_mean
 from saft.merging.inputs.in_memory import OneAdapter, adapter_in_memory, has_adapters, in_memory, tensors_of
 from saft.merging.inputs.peft_adapter import read_input
-from saft.merging.inputs.shared_memory import first_overlap
 from saft.merging.inputs.source import Source
-from saft.merging.inputs.tensor_names import rename
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.merged_tensors import empty, fill, fill_in_place, fitting
 from saft.merging.methods import METHODS
 from saft.merging.notes import warn_of
 from saft.merging.per_task import PerTaskMethod
 from saft.merging.plan import Plan
-from saft.merging.stream import engine
 
-__all__ = ["Model", "by_task", "fitting", "merge_models", "merged_tensors", "plan_of"]
+__all__ = ["Model", "by_task", "merge_models", "plan_of"]
 
 Model: TypeAlias = nn.Module | Mapping[str, Tensor] | OneAdapter | str | Path
 M = TypeVar("M", bound="nn.Module | dict[str, Tensor]")
@@ -89,25 +87,22 @@ def merge_models(
         2.5
     """
     plan = plan_of(base, models, method, options)
-    if out is None and has_adapters(base):
+    if out is not None:
+        to_fill = fitting(plan, out)
+        warn_of(plan)
+        fill_in_place(plan, to_fill)
+        return out
+    if has_adapters(base):
         raise UserError(
             "base: holds adapters, which would stay on the merged weights; saft.integrations.peft merges them"
         )
-    target = None if out is None else fitting(plan, out)
     warn_of(plan)
-    merged = _empty(plan)
+    merged = empty(plan)
     copied: nn.Module | None = None
-    if out is None and isinstance(base, nn.Module):  # before the merge: not all modules can be copied
+    if isinstance(base, nn.Module):  # before the merge: not all modules can be copied
         with as_user_error("base: cannot be copied; give a module to fill as out, or base.state_dict()"):
             copied = _copy_with(base, merged)
-    _fill(merged, plan)
-    if target is not None:
-        _refuse_shared(target, merged)
-        for name, tensor in target.items():
-            # Tensors that were made in inference mode change there only.
-            with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-                tensor.copy_(merged[name])
-        return out
+    fill(merged, plan)
     return merged if copied is None else copied
 
 
@@ -230,45 +225,6 @@ def _device(base: Model) -> torch.device:
     return next((x.device for x in tensors if x.device.type == "cuda"), torch.device("cpu"))
 
 
-def merged_tensors(plan: Plan) -> dict[str, Tensor]:
-    """Return the state dict of the result, each tensor on the base's device; tied ones are one.
-
-    Args:
-        plan: from `plan_of`.
-
-    Returns:
-        Name -> tensor, in the base's shapes and the dtype of the merge.
-
-    Raises:
-        UserError: an input is not finite, or the result does not fit its dtype.
-    """
-    merged = _empty(plan)
-    _fill(merged, plan)
-    return merged
-
-
-def _empty(plan: Plan) -> dict[str, Tensor]:
-    """Return the tensors of the result, without their numbers; those that are tied are one."""
-    empty = {
-        name: torch.empty(shape, dtype=dtype, device=plan.base.tensor(name).device)
-        for name, (dtype, shape) in plan.layout.items()
-    }
-    return empty | {name: empty[other] for name, other in plan.base.tied.items()}
-
-
-def _fill(merged: Mapping[str, Tensor], plan: Plan) -> None:
-    """Carry out the merge, into tensors that `_empty` gave."""
-    for name in plan.layout:
-        if name in plan.copied or not merged[name].numel():
-            merged[name].copy_(engine.cast(name, plan.base.tensor(name), merged[name].dtype))
-    flat, start, last = torch.empty(0), 0, ""
-    for name, part in engine.weights(plan, device=plan.device):
-        if name != last:
-            flat, start, last = merged[name].view(-1), 0, name
-        flat[start : start + part.numel()].copy_(part.reshape(-1))
-        start += part.numel()
-
-
 def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a module that has the merged tensors in the place of its own, which are not copied."""
     taken: dict[int, Any] = {}
@@ -281,69 +237,3 @@ def _copy_with(base: nn.Module, merged: Mapping[str, Tensor]) -> nn.Module:
         if tensor.data_ptr() != merged[name].data_ptr():  # of a module that copies itself in a way of its own
             tensor.data = merged[name]
     return copied
-
-
-def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return name of a merged tensor -> the tensor to fill; tied ones too, where `out` has them.
-
-    Args:
-        plan: from `plan_of`.
-        out: to fill.
-
-    Raises:
-        UserError: a tensor is missing, or is of another shape or dtype than the merged one.
-    """
-    problems: list[str] = []
-    with collecting(problems, "out: "):
-        tensors = tensors_of(out)
-    if problems:
-        raise UserError(*problems)
-    stored = {**{name: name for name in plan.layout}, **plan.base.tied}
-    names = rename(list(tensors), stored.keys())
-    missing = [name for name in plan.layout if name not in names]
-    if missing:
-        raise UserError(f"out: lacks {abbreviated(missing)}; give a module that is built like the base")
-    to_fill = {name: tensors[names[name]] for name in stored if name in names}
-    for name, tensor in to_fill.items():
-        dtype, shape = plan.layout[stored[name]]
-        if tuple(tensor.shape) != shape:
-            raise UserError(f"out: '{name}' is {list(tensor.shape)}, the merged one {list(shape)}")
-        if tensor.dtype != dtype:
-            mine, other = (str(x).removeprefix("torch.") for x in (tensor.dtype, dtype))
-            raise UserError(f"out: '{name}' is {mine}, the merged one {other}; write dtype='{mine}'")
-    _refuse_overlaps(plan, to_fill)
-    return to_fill
-
-
-def _refuse_overlaps(plan: Plan, to_fill: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of which one changes where another is filled: a second one to fill, or an input's.
-
-    As a whole a tensor may be an input's too.
-    """
-    read: dict[str, Tensor] = {}
-    for what, source in {"base": plan.base, **{f"models.{x}": y for x, y in plan.models.items()}}.items():
-        for name, header in source.headers.items():
-            if header.stored is not None:
-                read[f"{what}: {name}"] = header.stored
-    pair = first_overlap(to_fill, read)
-    if pair is None:
-        return
-    one, other = pair if pair[0] in to_fill else pair[::-1]
-    if one == other:
-        raise UserError(f"out: '{one}': is expanded, entries of it are one; give tensor.contiguous()")
-    raise UserError(
-        f"out: '{one}' and '{other}' share a part of their memory, where each would write over the other; "
-        "give tensors that lie apart: tensor.clone()"
-    )
-
-
-def _refuse_shared(to_fill: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> None:
-    """Refuse tensors to fill that are one, where the merged ones differ."""
-    first: dict[tuple[int, torch.device], str] = {}
-    for name, tensor in to_fill.items():
-        other = first.setdefault((tensor.data_ptr(), tensor.device), name)
-        if other != name and tensor.numel() and not merged[name].equal(merged[other]):
-            raise UserError(
-                f"out: '{other}' and '{name}' are one tensor, and two in the merge; give a module that is "
-                "built like the base"
-            )

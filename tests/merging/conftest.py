@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from saft.files.checkpoint import write_tensors
 
@@ -60,3 +61,17 @@ def task_tensors(base_tensors):
 def checkpoints(save, base_tensors, task_tensors):
     """The folders of the base and of {task: model}."""
     return save("base", base_tensors), {task: save(task, tensors) for task, tensors in task_tensors.items()}
+
+
+@pytest.fixture
+def berts(tiny_model):
+    """A base and two models that were fine-tuned from it, as modules."""
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = transformers.AutoModel.from_pretrained(tiny_model)
+        with torch.no_grad():
+            for weight in model.parameters() if seed else ():
+                weight += torch.randn_like(weight) * 0.01
+        found.append(model.eval())
+    return found
