@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from saft.errors import abbreviated
 from saft.interference.paired_interval import half_width
 from saft.interference.quantity import Measured, Quantity
 
@@ -81,15 +82,39 @@ def verdict_of_merges(
         []
     """
     counts = examples or {}
-    return [*_culprit(measured, quantities, counts), *_pairs(measured, quantities, counts)]
+    return [
+        *_broken(measured),
+        *_culprit(measured, quantities, counts),
+        *_pairs(measured, quantities, counts),
+    ]
 
 
 def _diverged(measured: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence on each model that is broken by itself."""
-    own = [of for name in ("loss", "expert_score") if isinstance(of := measured.get(name), Mapping)]
-    tasks = dict.fromkeys(task for of in own for task, value in of.items() if not math.isfinite(value))
-    for task in tasks:
+    for task in _of_broken_models(measured):
         yield f"{task} has no finite loss or score on its own examples: leave it out, or train it again."
+
+
+def _of_broken_models(measured: Mapping[str, Any]) -> dict[str, None]:
+    own = [of for name in ("loss", "expert_score") if isinstance(of := measured.get(name), Mapping)]
+    return dict.fromkeys(task for of in own for task in _not_finite(of))
+
+
+def _broken(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence on each task that a merge leaves without a finite score, where every model has one."""
+    if _of_broken_models(measured):
+        return
+    rows = measured.get("harm", {}).values()
+    for task in dict.fromkeys(task for row in rows for task in _not_finite(row)):
+        yield f"{task} has no finite score in the merge of all, or in one that leaves a model out."
+    for task, row in measured.get("pair_harm", {}).items():
+        if others := _not_finite(row):
+            with_others = f"merged with {abbreviated(others)}"
+            yield f"{task} has no finite score by its own vector scaled, or {with_others}."
+
+
+def _not_finite(row: Mapping[str, float]) -> list[str]:
+    return [name for name, value in row.items() if not math.isfinite(value)]
 
 
 def hurting_models(
@@ -226,7 +251,12 @@ def _pairs(
             yield f"these two will hurt each other: {task} and {other} (by the other's vector {lost})."
         else:
             yield f"{other} will hurt {task} (by its vector {lost})."
-    if not together:
+    finite = [half for (task, other), half in halves.items() if math.isfinite(losses[task][other])]
+    if together or not finite:
+        return
+    if not any(map(math.isfinite, finite)):
+        yield "no pair is seen to hurt: how sure it is what one loses is not known, as of a single example."
+    else:
         yield (
             f"no pair is seen to hurt: as a pair, none loses both more than {100 * SHARE:.0f} % of what "
             f"fine-tuning gained and more than chance makes the worst of {len(halves)}."
@@ -265,8 +295,11 @@ def _by_functions(measured: Mapping[str, Any], quantities: Mapping[str, Quantity
         if pairs:
             (first, second), value = max(pairs.items(), key=lambda item: item[1])
             culprit, victim = (second, first) if name == "shift_by_other" else (first, second)
+            disturbs = f"{culprit} disturbs {victim} most"
+            if value <= 0:
+                disturbs = f"no model disturbs another; the nearest to it is {culprit} for {victim}"
             yield (
-                f"{culprit} disturbs {victim} most: {quantities[name].meaning}: "
+                f"{disturbs}: {quantities[name].meaning}: "
                 f"{_with_unit(value, quantities[name])}. Nothing was merged: only a merge tells who is hurt."
             )
             return
@@ -277,8 +310,9 @@ def _by_weights(measured: Mapping[str, Any], quantities: Mapping[str, Quantity])
     if not pairs:
         return
     (first, second), value = max(pairs.items(), key=lambda item: abs(item[1]))
+    how = "overlap most in" if value > 0 else "are most opposed in" if value < 0 else "do not overlap in"
     yield (
-        f"{first} and {second} overlap most in their weights (cosine {quantities['cosine'].format(value)}). "
+        f"{first} and {second} {how} their weights (cosine {quantities['cosine'].format(value)}). "
         "Weights do not tell who suffers: `leave_one_out` and `pairwise` do, which take models with tasks."
     )
 
@@ -290,7 +324,9 @@ def _gains(measured: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _apart(matrix: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
-    return {(s, t): value for s, row in matrix.items() for t, value in row.items() if s != t}
+    """Return the finite numbers of pairs, without those of a task with itself."""
+    pairs = {(s, t): value for s, row in matrix.items() for t, value in row.items() if s != t}
+    return {pair: value for pair, value in pairs.items() if math.isfinite(value)}
 
 
 def _with_unit(value: float, quantity: Quantity) -> str:

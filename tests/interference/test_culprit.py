@@ -130,7 +130,45 @@ def test_without_a_merge_nobody_is_said_to_be_hurt():
     assert sentence.startswith("b disturbs a most: rise of a loss: 0.500 nats. Nothing was merged")
     cosines = {"a": {"a": 1.0, "b": -0.2}, "b": {"a": -0.2, "b": 1.0}}
     (sentence,) = verdict({"cosine": cosines}, {"cosine": Quantity("c", per="pair", decimals=2)})
-    assert sentence.startswith("a and b overlap most in their weights (cosine −0.20). Weights do not tell")
+    assert sentence.startswith(
+        "a and b are most opposed in their weights (cosine −0.20). Weights do not tell"
+    )
+
+
+def test_a_merge_that_breaks_a_task_is_told_and_not_left_out():
+    """A perplexity that overflows in the merge is the worst harm there is, and has no error."""
+    lost = {"a": {"b": math.inf, "c": 0.0}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": math.inf}}
+    figures = {"harm": lost, "harm_error": errors(lost, 0.01)}
+    broken, others = verdict(figures, WHAT)
+    assert broken == "b has no finite score in the merge of all, or in one that leaves a model out."
+    assert others.startswith("no model is seen to hurt the others")
+    (diverged, _) = verdict(figures | {"expert_score": {"b": math.inf}}, WHAT)
+    assert diverged.startswith("b has no finite loss or score on its own examples")
+    pairs = {"a": {"b": math.nan, "c": 0.0}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}
+    broken, others = verdict({"pair_harm": pairs, "pair_harm_error": errors(pairs, 0.01)}, WHAT)
+    assert broken == "a has no finite score by its own vector scaled, or merged with 'b'."
+    assert others.startswith("no pair is seen to hurt: as a pair")
+    every = {"a": {"b": math.nan}, "b": {"a": math.nan}}
+    assert len(verdict({"pair_harm": every, "pair_harm_error": every}, WHAT)) == 2
+
+
+def test_pairs_of_a_single_example_are_not_compared_with_chance():
+    losses = {"a": {"b": 1.0}, "b": {"a": 0.0}}
+    (sentence,) = verdict({"pair_harm": losses, "pair_harm_error": errors(losses, math.nan)}, WHAT)
+    assert sentence.endswith("how sure it is what one loses is not known, as of a single example.")
+
+
+def test_nobody_disturbs_who_lowers_the_loss_and_opposed_weights_are_no_overlap():
+    quantity = {"shift_by_other": Quantity("rise of a loss", "nats", per="pair")}
+    (sentence,) = verdict({"shift_by_other": {"a": {"b": -0.1}, "b": {"a": -0.2}}}, quantity)
+    assert sentence.startswith(
+        "no model disturbs another; the nearest to it is b for a: rise of a loss: −0.1"
+    )
+    (sentence,) = verdict({"shift_by_other": {"a": {"b": math.nan}, "b": {"a": 0.2}}}, quantity)
+    assert sentence.startswith("a disturbs b most: rise of a loss: 0.200 nats.")
+    cosines = {"cosine": Quantity("c", per="pair", decimals=2)}
+    (sentence,) = verdict({"cosine": {"a": {"b": 0.0}, "b": {"a": 0.0}}}, cosines)
+    assert sentence.startswith("a and b do not overlap in their weights (cosine 0.00).")
 
 
 def test_one_model_has_no_verdict():
