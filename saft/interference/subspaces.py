@@ -19,9 +19,11 @@ __all__ = ["Subspaces", "singular_interference", "subspace_alignment"]
 @checked
 @dataclass(frozen=True)
 class Subspaces(MatrixMeasure):
-    """How much the matrices of two tasks act in the same directions, mean over the linear layers.
+    """How much the matrices of two tasks act in the same directions, mean over the linear layers that move.
 
-    See `subspace_alignment` and `singular_interference`. Takes an eigendecomposition of each matrix: seconds
+    See `subspace_alignment`, whose mean is over the matrices that its row's task moves, and
+    `singular_interference`, whose mean is over those that any task moves: an adapter of one matrix is as
+    aligned with itself as a whole model. Takes an eigendecomposition of each matrix: seconds
     for a model of 20 million parameters, far longer for one of billions.
 
     Args:
@@ -29,14 +31,15 @@ class Subspaces(MatrixMeasure):
 
     Example:
         >>> Subspaces().sums(torch.eye(2).repeat(2, 1, 1).double()).shape
-        torch.Size([3, 2, 2])
+        torch.Size([4, 2, 2])
     """
 
     error: OpenFraction = 0.05
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "subspace_alignment": Quantity(
-            "share of a task's matrices that lies in the dominant output directions of another's",
+            "share of a task's matrices that lies in the dominant output directions of another's, mean over "
+            "those that it moves",
             "%",
             per="pair",
             scale=100,
@@ -47,32 +50,34 @@ class Subspaces(MatrixMeasure):
             cell="share of the row's matrices that lies in the dominant output directions of the column's",
         ),
         "singular_interference": Quantity(
-            "singular task interference, mean over matrices: 0 where the tasks' directions are orthogonal",
+            "singular task interference, mean over matrices that move: 0 where tasks are orthogonal",
             definition="‖(UᵀU − I) Σ (VᵀV − I)‖₁, over the first singular vectors of all tasks",
             source="Gargiulo et al. 2025, arXiv 2412.00081",
         ),
     }
 
     def sums(self, block: Tensor) -> Tensor:
-        """Return alignments, interference and 1 of one tensor, to be added up: `[3, n_tasks, n_tasks]`.
+        """Return alignments, interference and their counts of one tensor: `[4, n_tasks, n_tasks]`.
 
         Args:
             block: float64 `[n_tasks, rows, columns]`.
         """
         alignment = subspace_alignment(block, self.error)
         ones = torch.ones_like(alignment)
-        return torch.stack([alignment, singular_interference(block) * ones, ones])
+        moved = block.flatten(1).count_nonzero(dim=1).clamp(max=1).to(alignment)
+        interference = singular_interference(block) * ones
+        return torch.stack([alignment, moved[:, None] * ones, interference, moved.amax() * ones])
 
     def values(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return the means over the tensors.
+        """Return the means over the tensors; 0 where a task moves none of them.
 
         Args:
             sums: what `sums` returned, added up over all tensors.
         """
-        alignment, interference, count = sums
+        alignment, by_task, interference, by_any = sums
         return {
-            "subspace_alignment": alignment / count,
-            "singular_interference": (interference / count)[0, 0],
+            "subspace_alignment": alignment / by_task.clamp_min(1),
+            "singular_interference": (interference / by_any.clamp_min(1))[0, 0],
         }
 
 

@@ -61,3 +61,20 @@ def test_a_matrix_of_zeros_is_aligned_with_none():
     matrices = torch.stack([torch.zeros(3, 3), torch.eye(3)]).double()
     assert subspace_alignment(matrices).tolist() == [[0.0, 0.0], [0.0, 1.0]]
     assert singular_interference(matrices) == 0.0
+
+
+def test_matrices_that_a_task_leaves_as_they_are_do_not_count():
+    """An adapter of one matrix of many is as aligned with itself as a whole model, and not a part of it."""
+    matrix = torch.stack([low_rank(s, 4, 4, 2) for s in range(2)])
+    alone, among_others = (
+        InterferenceAccumulator(["a", "b"], measures={"subspaces": Subspaces()}) for _ in "12"
+    )
+    for accumulator in (alone, among_others):
+        accumulator.update(matrix, "layer.0.query.weight")
+    among_others.update(torch.zeros(2, 4, 4), "layer.1.query.weight")
+    assert among_others.compute().measured == alone.compute().measured
+    among_others.update(matrix * torch.tensor([1.0, 0.0])[:, None, None], "layer.2.query.weight")
+    alignment = among_others.compute().measured["subspace_alignment"]
+    expected = subspace_alignment(matrix)
+    assert alignment["a"]["b"] == pytest.approx(expected[0, 1].item() / 2)  # b has no direction there
+    assert alignment["b"]["a"] == pytest.approx(expected[1, 0].item())
