@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -59,7 +60,8 @@ def disagreement(predictions: Tensor, others: Tensor) -> float:
         others: of the same shape and kind.
 
     Returns:
-        At least 0; 0 where they are equal.
+        At least 0; 0 where they are equal. NaN where the first model gives one number for all, as for a single
+        example: then there is nothing to tell by whether a difference is large.
 
     Example:
         >>> import torch
@@ -69,7 +71,8 @@ def disagreement(predictions: Tensor, others: Tensor) -> float:
     if not predictions.is_floating_point():
         return float((predictions != others).double().mean())
     squared = (predictions.double() - others.double()).square().mean()
-    return float(squared / predictions.double().var(correction=0).clamp_min(1e-12))
+    variance = predictions.double().var(correction=0)
+    return float(squared / variance) if variance > 1e-12 else math.nan if squared > 0 else 0.0
 
 
 def distance_of_directions(features: Tensor, others: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -14,6 +16,14 @@ def test_of_a_regression_the_difference_is_in_units_of_the_spread():
     numbers = torch.tensor([0.0, 2.0, 4.0])
     assert disagreement(numbers, numbers) == 0.0
     assert disagreement(numbers, numbers + 1.0) == pytest.approx(1 / numbers.var(correction=0).item())
+
+
+def test_numbers_without_a_spread_have_no_unit_to_differ_by():
+    """A single example would differ by a share of trillions."""
+    one = torch.tensor([0.5])
+    assert disagreement(one, one) == 0.0
+    assert math.isnan(disagreement(one, one + 1.0))
+    assert math.isnan(disagreement(torch.zeros(3), torch.tensor([0.0, 1.0, 2.0])))
 
 
 def test_several_labels_differ_label_by_label():
