@@ -28,6 +28,7 @@ class OthersShift(FunctionMeasure):
 
     Sharpness in the directions that merging takes. Beside it the rise in random directions as long as the
     others' vectors are on average, which are of no model that anybody makes: the difference is interference.
+    Those leave the statistics of batch norms, which are no directions: a variance below 0 is not one.
 
     Args:
         coefficient: c.
@@ -78,7 +79,7 @@ class OthersShift(FunctionMeasure):
             return {}
         by_other: dict[str, dict[str, float]] = {}
         by_all, at_random = {}, {}
-        lengths = {task: length_of(list(space.task_vector(task).values())) for task in space.tasks}
+        lengths = {task: _length(space, task) for task in space.tasks}
         for t in space.tasks:
             others = [s for s in space.tasks if s != t]
             own = space.response(t, space.expert(t)).loss
@@ -99,9 +100,14 @@ class OthersShift(FunctionMeasure):
         losses = []
         for _ in range(self.samples):
             direction = {
-                name: torch.randn(value.shape, generator=generator) for name, value in space.base.items()
+                name: torch.randn(space.base[name].shape, generator=generator) for name in space.trained
             }
             factor = length / length_of(list(direction.values()))
             shift = {name: factor * part for name, part in direction.items()}
             losses.append(space.shifted(task, space.expert(task), shift).loss)
         return fmean(losses)
+
+
+def _length(space: TaskSpace, task: str) -> float:
+    vector = space.task_vector(task)
+    return length_of([vector[name] for name in space.trained])

@@ -108,6 +108,10 @@ class TaskSpace:
 
     Responses and scores are kept by task and point: measures that look at the same place share them.
 
+    Attributes:
+        parameters: name -> tensor of the trunk, of all that moves: weights, and statistics of batch norms.
+        trained: names of those that are weights.
+
     Args:
         trunk: float32 or float64, in evaluation mode; its weights are changed.
         base: name of a parameter of the trunk -> its pretrained value.
@@ -139,7 +143,9 @@ class TaskSpace:
         self.adapters = adapters or {}
         self.trunk, self.base, self.experts, self.probes, self.scaling = trunk, base, experts, probes, scaling
         self.tasks = list(experts)
-        self.parameters = {name: tensor for name, tensor in trunk.state_dict().items() if name in base}
+        state = trunk.state_dict(keep_vars=True)
+        self.parameters = {name: tensor.detach() for name, tensor in state.items() if name in base}
+        self.trained = [name for name in self.parameters if isinstance(state[name], nn.Parameter)]
         if missing := sorted(base.keys() - self.parameters.keys()):
             raise ValueError(f"the trunk has no parameter '{missing[0]}'")
         self._merge = merge
