@@ -88,31 +88,39 @@ class TaskProbe:
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
-        """Return the outputs for the first examples, [...]: logits, of tokens those of targets."""
-        batch = next(self.batches[0].split(OUTPUTS))
-        with _recorded(self.module) as seen:
-            self.loss(batch)
-        outputs = seen["outputs"]
-        return (outputs[batch.labels != IGNORED] if _of_tokens(outputs, batch) else outputs).float().cpu()
+        """Return the outputs for the first examples, [n, ...]: logits, of tokens those of targets."""
+        outputs, left = [], OUTPUTS
+        for whole in self.batches:
+            batch = next(whole.split(left))
+            with _recorded(self.module) as seen:
+                self.loss(batch)
+            given = seen["outputs"]
+            outputs.append(given[batch.labels != IGNORED] if _of_tokens(given, batch) else given)
+            left -= len(batch)
+            if not left:
+                break
+        return torch.cat(outputs).float().cpu()
 
     @torch.no_grad()
     def layers(self) -> dict[str, Tensor]:
         """Return layer -> mean of its output over the positions of each example, [examples, width]."""
-        layers = {name: part for name, part in self.module.trunk.named_modules() if LAYER.search(name)}
+        trunk = self.module.trunk
+        layers = {name: part for name, part in trunk.named_modules() if LAYER.search(name)}
         seen: dict[str, list[Tensor]] = {name: [] for name in layers}
-        mask: list[Tensor | None] = [None]
+        masks: dict[bool, Tensor | None] = {}
+        decodes = _decoder_layers(trunk)
 
         def keeping(name: str) -> Callable[..., None]:
             def keep(_: nn.Module, __: Any, output: Any) -> None:
                 states = output[0] if isinstance(output, tuple) else output
-                seen[name].append(_mean_over_positions(states, mask[0]).float().cpu())
+                seen[name].append(_mean_over_positions(states, masks[name in decodes]).float().cpu())
 
             return keep
 
         handles = [part.register_forward_hook(keeping(name)) for name, part in layers.items()]
         try:
             for batch in self.batches:
-                mask[0] = batch.inputs.get("attention_mask")
+                masks = {False: batch.inputs.get("attention_mask"), True: batch.labels != IGNORED}
                 self.module(batch.inputs)
         finally:
             for handle in handles:
@@ -261,6 +269,14 @@ def _predictions(model: TaskModel, outputs: Tensor, batch: Batch) -> Tensor:
 
 def _of_tokens(outputs: Tensor, batch: Batch) -> bool:
     return outputs.dim() == 3 and batch.labels.dim() == 2
+
+
+def _decoder_layers(trunk: Any) -> set[str]:
+    """Return the names of an encoder-decoder's modules that see the targets' tokens, and not the inputs'."""
+    if not getattr(getattr(trunk, "config", None), "is_encoder_decoder", False):
+        return set()
+    decoder = set(trunk.get_decoder().modules())
+    return {name for name, part in trunk.named_modules() if part in decoder}
 
 
 def _mean_over_positions(states: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from saft import tasks
 from saft.interference.task_space import BASE, TaskSpace
-from saft.measure_probe import task_space
+from saft.measure_probe import TaskProbe, task_space
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.model_config import ModelConfig
@@ -75,6 +75,26 @@ def test_layers_are_means_over_the_tokens_that_are_there(space: TaskSpace) -> No
     )  # this task pools by the mean
 
 
-def test_outputs_are_logits(space: TaskSpace) -> None:
+def test_outputs_are_logits_of_as_many_examples_whatever_the_batch_size(
+    space: TaskSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space.move(BASE)
-    assert space.probes["colour"].outputs().shape == (4, 3)
+    probe = space.probes["colour"]
+    every = torch.cat([probe.module(batch.inputs) for batch in probe.batches])
+    assert torch.allclose(probe.outputs(), every, atol=1e-6)
+    monkeypatch.setattr("saft.measure_probe.OUTPUTS", 6)
+    assert torch.allclose(probe.outputs(), every[:6], atol=1e-6)
+
+
+def test_layers_of_a_decoder_are_means_over_the_targets_and_not_their_padding(
+    tiny_t5: Path, tiny_tasks: dict[str, dict[str, Any]]
+) -> None:
+    data = {key: tiny_tasks["colour"]["data"][key] for key in ("path", "files")}
+    mapping = {"kind": "text_to_text", "data": data, "input": "{text} :", "target": "{label} {text}"}
+    task = tasks.build("colour", mapping, "tasks").bind("colour", ModelConfig(str(tiny_t5)), "tasks")
+    examples = task.examples(Limits(train=0, validation=8, test=0)).validation
+    model = task.model(task.load_trunk())
+    alone, together = (TaskProbe(task, model, examples, size).layers() for size in (1, 8))
+    assert [name for name in alone if name.endswith("block.1")] == ["encoder.block.1", "decoder.block.1"]
+    for layer, features in alone.items():
+        assert torch.allclose(features, together[layer], atol=1e-5), layer
