@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from saft.interference.paired_interval import error_of_mean, freedom_of_mean
+from saft.interference.retained import worth
 from saft.tasks.metric import Metric, Score
 
 __all__ = [
@@ -109,11 +110,11 @@ def shared(trials: Sequence[Trial], experts: Mapping[str, float], metrics: Mappi
         {'scaling': 0.6}
     """
 
-    def worth(trial: Trial) -> tuple[float, ...]:
+    def rank(trial: Trial) -> tuple[float, ...]:
         mean = mean_normalized(trial.values, experts, metrics)
         return (-math.inf if math.isnan(mean) else mean, *_smallness(trial))
 
-    return max(trials, key=worth)
+    return max(trials, key=rank)
 
 
 def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str, Trial]:
@@ -134,12 +135,12 @@ def per_task(trials: Sequence[Trial], metrics: Mapping[str, Metric]) -> dict[str
         {'scaling': 0.6}
     """
 
-    def worth(trial: Trial, task: str) -> tuple[float, ...]:
+    def rank(trial: Trial, task: str) -> tuple[float, ...]:
         value = trial.validation[task].value
         upward = value if metrics[task].higher_is_better else -value
         return (-math.inf if math.isnan(value) else upward, *_smallness(trial))
 
-    return {task: max(trials, key=lambda trial: worth(trial, task)) for task in trials[0].validation}
+    return {task: max(trials, key=lambda trial: rank(trial, task)) for task in trials[0].validation}
 
 
 def mean_normalized(
@@ -161,9 +162,8 @@ def mean_normalized(
         >>> mean_normalized({"a": 4.0}, {"a": 2.0}, {"a": Metric("loss", "nats", False)})
         0.5
     """
-    return sum(_normalized(value, experts[task], metrics[task]) for task, value in values.items()) / len(
-        values
-    )
+    worths = (worth(value, experts[task], metrics[task].higher_is_better) for task, value in values.items())
+    return sum(worths) / len(values)
 
 
 def error_of_mean_normalized(
@@ -199,12 +199,6 @@ def error_of_mean_normalized(
             slope = expert / value**2 if expert > 0 and value > 0 else 1.0
         errors.append(slope * score.standard_error)
     return error_of_mean(errors), freedom_of_mean(errors, [score.examples for score in scores.values()])
-
-
-def _normalized(value: float, expert: float, metric: Metric) -> float:
-    if metric.higher_is_better:
-        return value / expert if expert > 0 else value
-    return expert / value if expert > 0 and value > 0 else -value
 
 
 def _smallness(trial: Trial) -> tuple[float, ...]:

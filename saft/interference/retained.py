@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["gain_kept", "normalized"]
+__all__ = ["gain_kept", "normalized", "worth"]
 
 
 def normalized(merged: float, expert: float, higher_is_better: bool = True) -> float | None:
@@ -55,3 +55,23 @@ def gain_kept(merged: float, base: float, expert: float) -> float | None:
     if not all(map(math.isfinite, (merged, base, expert))) or expert == base:
         return None
     return (merged - base) / (expert - base)
+
+
+def worth(value: float, expert: float, higher_is_better: bool = True) -> float:
+    """Return what a score is worth in a search: in parts of the expert's, and more is better.
+
+    ``value / expert``, and ``expert / value`` where lower is better
+
+    Args:
+        value: score of a model.
+        expert: score of the single-task model. One at 0 or below, as a correlation may be, is no measure, and
+            then the score is its own worth, its sign turned where lower is better.
+        higher_is_better: the direction of the score.
+
+    Example:
+        >>> worth(0.4, 0.8), worth(20.0, 10.0, higher_is_better=False), worth(0.4, -0.1)
+        (0.5, 0.5, 0.4)
+    """
+    if higher_is_better:
+        return value / expert if expert > 0 else value
+    return expert / value if expert > 0 and value > 0 else -value
