@@ -116,7 +116,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
     if of_weights:
         merge = None
         if len(paths) > 1 and any(made.takes == "merge" for made in of_weights.values()):
-            merge = merge_to_measure(config.merge, plan, list(paths))
+            merge = merge_to_measure(config.merge, plan, list(paths), config.seed)
             chosen_scaling = measured.get("scaling", config.merge.scaling)
             if isinstance(chosen_scaling, float):
                 merge = dataclasses.replace(merge, scaling=chosen_scaling)

@@ -73,10 +73,10 @@ class MeasureConfig:
     batch_size: Count = 64
     """Examples in a forward pass."""
     seed: Seed = 0
-    """Seed of random directions."""
+    """Seed of random directions, and of a merge method that draws random numbers."""
     seconds: Positive | None = None
-    """Leave out the measures at the end of the list that would take longer than this in all, as estimated
-    before the first; null makes all of them."""
+    """Leave out each measure, in the order of the list, that would take more than is left of this for losses,
+    functions and merges, as estimated before the first; null makes all of them."""
     device: Device = "cpu"
     """The torch device for losses and functions: cpu, cuda, cuda:1, mps."""
     precision: Precision | None = None

@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from saft.errors import UserError, abbreviated
+from saft.errors import UserError, abbreviated, collecting
 from saft.interference.functions import FunctionMeasure, MergeMeasure
 from saft.interference.loss import LossMeasure
-from saft.interference.quantity import DIFFERENCE, IN_METRIC, Measure, Measured, Passes, Quantity
-from saft.interference.retained import normalized
+from saft.interference.quantity import (
+    DIFFERENCE,
+    IN_METRIC,
+    OWN_METRIC,
+    Measure,
+    Measured,
+    Passes,
+    Quantity,
+)
+from saft.interference.retained import worth
 from saft.interference.task_space import TaskSpace
 from saft.measure_config import MeasureConfig, MergeToMeasure
 from saft.measure_probe import task_space
@@ -84,7 +92,7 @@ class ModelMeasurement:
         """
         merge = None
         if len(bound) > 1 and any(measure.needs == "merge" for measure in measures.values()):
-            merge = merge_to_measure(config.merge, plan, list(bound))
+            merge = merge_to_measure(config.merge, plan, list(bound), config.seed)
             if problems := list(merge_problems(measures, config.merge.method, merge.parameters, list(bound))):
                 raise UserError(*problems)
         limits = Limits(train=0, validation=config.examples, test=0)
@@ -97,6 +105,8 @@ class ModelMeasurement:
         )
         metrics = {name: task.metric for name, task in bound.items()}
         if merge is None:
+            if of_merges := [name for name, made in measures.items() if made.needs == "merge"]:
+                note_empty(of_merges, list(bound))
             measures = {name: made for name, made in measures.items() if made.needs != "merge"}
         counts = {name: len(some) for name, some in examples.items()}
         return cls(config, space, metrics, measures, merge, counts)
@@ -107,23 +117,35 @@ class ModelMeasurement:
         Returns:
             Quantity -> what was measured, and quantity -> what it is.
         """
-        tasks = len(self.space.tasks)
         measures, costs = self._within_budget()
-        grid = self._scalings()
-        total = sum((cost for cost in costs.values()), Passes(forward=tasks * len(grid)))
-        measured, quantities = dict[str, Measured](), dict[str, Quantity]()
+        merges = any(made.needs == "merge" for made in measures.values())
+        search = self._search if merges else Passes()
+        total = sum((costs[name] for name in measures), search)
+        measured, quantities, empty = dict[str, Measured](), dict[str, Quantity](), list[str]()
         with bar(total=total.forwards) as progress:
-            if self.merge is not None and any(measure.needs == "merge" for measure in measures.values()):
+            if self.merge is not None and merges:
                 progress.stage(f"scaling coefficient of {self.merge.config.method}")
+                grid = self._scalings()
                 self.space.scaling = best_scaling(self.space, grid) if len(grid) > 1 else grid[0]
-                progress.advance(tasks * len(grid))
+                progress.advance(search.forwards)
                 measured["scaling"], quantities["scaling"] = self.space.scaling, SCALING
             for name, measure in measures.items():
                 progress.stage(name.replace("_", " "))
-                measured |= values_of(measure, self.space, progress, costs[name].forwards)
+                values = values_of(measure, self.space, progress, costs[name].forwards)
+                if not values:
+                    empty.append(name)
+                measured |= values
                 quantities |= measure.quantities
+        if empty:
+            note_empty(empty, self.space.tasks)
         quantities = {name: in_metric(quantities[name], self.metrics) for name in measured}
         return measured, quantities
+
+    @property
+    def _search(self) -> Passes:
+        """What the choice of the coefficient takes: the experts' scores, and those of each merge of all."""
+        count = len(self._scalings())
+        return Passes(forward=len(self.space.tasks) * (1 + count)) if count > 1 else Passes()
 
     def _scalings(self) -> list[float]:
         """Return the coefficients to choose from; one where there is no choice."""
@@ -141,45 +163,71 @@ class ModelMeasurement:
         a_pass = time.perf_counter() - begin
         a_merge = 0.0 if self.merge is None else time_estimate.seconds(self.merge)
         costs = {name: measure.cost(tasks) for name, measure in self.measures.items()}
-        spent, inside, outside = a_pass * tasks * len(self._scalings()), dict[str, Measure](), []
+        inside, outside, planned, spent = dict[str, Measure](), list[str](), Passes(), 0.0
+        search = self._search  # of the coefficient: the first measure of a merge takes it along
         for name, measure in self.measures.items():
-            takes = a_pass * costs[name].forwards + a_merge * costs[name].merges
+            of_this = costs[name] + (search if measure.needs == "merge" else Passes())
+            takes = a_pass * of_this.forwards + a_merge * of_this.merges
             if self.config.seconds is not None and spent + takes > self.config.seconds:
                 outside.append(f"{name} (about {takes:.0f} s)")
                 continue
             inside[name] = measure
-            spent += takes
-        passes = sum((costs[name] for name in inside), Passes())
+            planned, spent = planned + of_this, spent + takes
+            if measure.needs == "merge":
+                search = Passes()
         models = "1 model" if tasks == 1 else f"{tasks} models"
         note(
-            f"measures of {models}: at most {passes.forward:.0f} passes forward and "
-            f"{passes.backward:.0f} forward and backward over up to {self.config.examples} examples, and "
-            f"{passes.merges:.0f} merges: about {max(spent, 1):.0f} s"
+            f"measures of {models}: at most {planned.forward:.0f} passes forward and "
+            f"{planned.backward:.0f} forward and backward over up to {self.config.examples} examples, and "
+            f"{planned.merges:.0f} merges: about {max(spent, 1):.0f} s"
         )
         if outside:
             note(f"seconds: {self.config.seconds:g} leaves no room for {', '.join(outside)}")
         return inside, costs
 
 
-def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str]) -> Plan:
+def note_empty(measures: Sequence[str], tasks: Sequence[str]) -> None:
+    """Tell which measures give nothing, since it was asked for them: none is left out without a word.
+
+    Args:
+        measures: their names.
+        tasks: of the models that are measured.
+    """
+    why = "these models have nothing of the kind; see `saft measures NAME`"
+    if len(tasks) == 1:
+        why = f"they compare several models that have a task, and only '{tasks[0]}' has one"
+    note(f"nothing is measured by {', '.join(measures)}: {why}")
+
+
+def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str], seed: int = 0) -> Plan:
     """Return the checked merge of some of a plan's models.
 
     Args:
-        merge: the method and its parameters.
+        merge: the method and its parameters, of all models.
         plan: of all models, checked.
         tasks: names of the models that are merged.
+        seed: of methods that draw random numbers.
 
     Raises:
         UserError: the method does not exist, reads examples, or gives more than one model.
     """
     models = plan.config.by_task()
+    problems: list[str] = []
+    with collecting(problems, "merge.method: "):
+        kind = METHODS.get(merge.method)
+        with collecting(problems, "merge.parameters: "):
+            kind.build(merge.parameters)
+    if problems:
+        raise UserError(*problems)
+    places = [list(models).index(task) for task in tasks]
     checked = check(
         MergeConfig(
             method=merge.method,
-            parameters=merge.parameters,
+            parameters=of_some_models(kind, merge.parameters, places),
             base=plan.config.base,
             models={task: models[task] for task in tasks},
             exclude=plan.config.exclude,
+            seed=seed,
         )
     )
     if checked.method.calibration or checked.method.gives != "one model":
@@ -252,28 +300,28 @@ def best_scaling(space: TaskSpace, grid: list[float]) -> float:
         space: the models; its own coefficient is put back.
         grid: at least one coefficient.
     """
-    before, worth = space.scaling, dict[float, float]()
+    before, worths = space.scaling, dict[float, float]()
     experts = {task: space.score(task, space.expert(task)) for task in space.tasks}
     try:
         for scaling in grid:
             space.scaling = scaling
-            shares = []
-            for task, expert in experts.items():
-                score = space.score(task, space.merged())
-                share = normalized(score, expert, space.probes[task].higher_is_better)
-                shares.append(-math.inf if share is None else share)
-            worth[scaling] = sum(shares) / len(shares)
+            total = sum(
+                worth(space.score(task, space.merged()), expert, space.probes[task].higher_is_better)
+                for task, expert in experts.items()
+            )
+            worths[scaling] = -math.inf if math.isnan(total) else total
     finally:
         space.scaling = before
-    return max(sorted(worth), key=lambda scaling: worth[scaling])
+    return max(sorted(worths), key=lambda scaling: worths[scaling])
 
 
 def in_metric(quantity: Quantity, metrics: Mapping[str, Metric]) -> Quantity:
-    """Return a quantity of the tasks' metric in that metric's unit; raw where they have several."""
+    """Return a quantity of the tasks' metric in that metric's unit; raw where these have several units."""
     if quantity.unit not in (IN_METRIC, DIFFERENCE):
         return quantity
-    if len(set(metrics.values())) > 1:
-        return replace(quantity, unit="")
-    metric = next(iter(metrics.values()))
-    unit = "points" if quantity.unit == DIFFERENCE and metric.unit == "%" else metric.unit
-    return replace(quantity, unit=unit, scale=metric.scale, decimals=metric.digits)
+    units = {(metric.unit, metric.scale, metric.digits) for metric in metrics.values()}
+    if len(units) > 1:
+        return replace(quantity, unit=OWN_METRIC)
+    unit, scale, decimals = units.pop()
+    unit = "points" if quantity.unit == DIFFERENCE and unit == "%" else unit
+    return replace(quantity, unit=unit, scale=scale, decimals=decimals)

@@ -283,6 +283,37 @@ def test_a_measure_merges_some_of_the_models_with_their_own_weights(
         measure(dataclasses.replace(config, merge=MergeToMeasure("slerp")))
 
 
+def test_the_merges_parameters_are_those_of_all_models_also_where_one_has_no_task(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str], tmp_path: Path
+) -> None:
+    three = {"idle": str(shutil.copytree(models["b"], tmp_path / "idle")), **models}
+    named = {"a": tiny_tasks["size"], "b": tiny_tasks["colour"]}
+
+    def config(weights: list[float]) -> MeasureConfig:
+        merge = MergeToMeasure("task_arithmetic", {"weights": weights}, scaling=1.0)
+        return MeasureConfig(str(tiny_model), three, ["leave_one_out", "survival"], tasks=named, merge=merge)
+
+    measured = measure(config([0.5, 1.0, 0.0001])).measured
+    assert measured["harm"]["b"] == {"a": 0.0}  # type: ignore[index,call-overload]
+    assert measured["survival"]["a"] > 0.9  # type: ignore[index,call-overload]
+    with pytest.raises(UserError, match="weights: has 2 numbers, but there are 3 models"):
+        measure(config([0.5, 1.0]))
+
+
+def test_a_merge_that_draws_follows_the_seed(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], models: dict[str, str]
+) -> None:
+    named = {"a": tiny_tasks["size"], "b": tiny_tasks["colour"]}
+    merge = MergeToMeasure("dare", scaling=1.0)
+    config = MeasureConfig(
+        str(tiny_model), models, ["representation_bias", "survival"], tasks=named, merge=merge, examples=8
+    )
+    first, again, other = (measure(dataclasses.replace(config, seed=seed)).measured for seed in (0, 0, 1))
+    assert first == again
+    for name in ("representation_bias", "survival"):
+        assert first[name] != other[name]
+
+
 def test_without_a_task_only_weights_can_be_measured(tiny_model: Path, models: dict[str, str]) -> None:
     result = measure(MeasureConfig(str(tiny_model), models))
     assert {"norm", "cosine", "sign_conflict"} <= set(result.measured)

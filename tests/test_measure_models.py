@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from saft.interference.chosen_measures import chosen
 from saft.interference.quantity import DIFFERENCE, IN_METRIC, Quantity
+from saft.interference.task_space import TaskSpace
 from saft.interference.transfer import Transfer
 from saft.measure_config import MeasureConfig
-from saft.measure_models import ModelMeasurement, best_scaling, in_metric, values_of
+from saft.measure_models import ModelMeasurement, best_scaling, in_metric, note_empty, values_of
+from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.progress import Bar
 from saft.tasks import Metric
 from tests.oracles.toy_space import Dense, toy_space
@@ -40,6 +44,20 @@ def test_the_best_coefficient_is_the_one_that_the_dense_models_have():
     assert space.scaling == before
 
 
+def test_a_task_whose_expert_is_at_zero_does_not_choose_the_coefficient():
+    """A correlation may be 0 or below; the others' scores were not looked at, and the least coefficient won."""
+    space = toy_space()
+    scores = {0.1: 0.5, 0.4: 0.9, 0.7: 0.6}
+
+    class Half(TaskSpace):
+        def score(self, task, point):
+            of_a = scores[point.scaling] if point.merged else 1.0
+            return of_a if task == "a" else 0.0
+
+    space.__class__ = Half
+    assert best_scaling(space, list(scores)) == 0.4
+
+
 def test_measures_of_the_loss_are_made_at_each_expert():
     space = toy_space()
     dense = Dense(space)
@@ -61,7 +79,10 @@ def test_everything_measured_says_what_it_is_in_the_unit_of_the_metric():
 
 def test_metrics_that_differ_leave_raw_numbers():
     raw = in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": Metric("loss", "nats", False, 1.0, 3)})
-    assert (raw.unit, raw.format(0.5)) == ("", "0.500")
+    assert (raw.unit, raw.format(0.5)) == ("its own metric", "0.500")
+    matthews = Metric("Matthews", "%")
+    assert in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": matthews}).format(0.5) == "50.0"
+    assert in_metric(Quantity("change", DIFFERENCE), {"a": ACCURACY, "b": matthews}).unit == "points"
 
 
 def test_a_difference_of_percents_is_in_points_and_of_nats_in_nats():
@@ -82,6 +103,40 @@ def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys
     assert "measures of 3 models: at most 24 passes forward and 0 forward and backward" in told
     assert "about 24 s" in told
     assert "seconds: 30 leaves no room for hessian_eigenvalue (about 108 s)" in told
+
+
+def test_the_search_of_a_coefficient_is_paid_by_the_first_measure_of_a_merge(monkeypatch, capsys):
+    monkeypatch.setattr("saft.progress._noted", set())
+    monkeypatch.setattr("saft.measure_models.time_estimate.seconds", lambda plan: 0.0)
+    wanted = ["sharpness", "leave_one_out", "recovered"]
+
+    def told(**options):
+        ticks = iter([0.0, 1.0])  # a pass takes a second
+        monkeypatch.setattr("saft.measure_models.time.perf_counter", lambda: next(ticks))
+        some = dataclasses.replace(measurement(wanted, **options), merge=TaskArithmeticOf())
+        return list(some._within_budget()[0]), capsys.readouterr().err
+
+    class TaskArithmeticOf:
+        method = TaskArithmetic()
+
+    search = 3 * (1 + len(TaskArithmetic.scaling_grid))
+    inside, _ = told(seconds=12)
+    assert inside == ["sharpness"]  # of which none is a merge: nothing is searched
+    inside, text = told()
+    assert inside == wanted
+    assert f"at most {3 + 12 + 9 + search} passes forward and 3 forward and backward" in text
+    assert f"about {3 + 12 + 9 + search + 3 * 3} s" in text
+
+
+def test_what_gives_nothing_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("saft.progress._noted", set())
+    assert "adapter_gap" not in measurement(["adapter_gap", "transfer"]).made()[0]
+    assert "nothing is measured by adapter_gap: these models have nothing" in capsys.readouterr().err
+    note_empty(["pairwise", "disentanglement"], ["a"])
+    assert (
+        "pairwise, disentanglement: they compare several models that have a task, and only 'a' has one"
+        in (capsys.readouterr().err)
+    )
 
 
 def test_only_what_was_measured_is_returned():

@@ -72,9 +72,10 @@ class CrossTaskLinearity(FunctionMeasure):
                 for layer, features in mixed.items():
                     expected = self.alpha * first[layer] + (1 - self.alpha) * second[layer]
                     layers.setdefault(layer, []).append(_one_minus_cosine(features, expected))
-            result.setdefault(s, {})[t] = {
-                layer: float(torch.cat(all_x).mean()) for layer, all_x in layers.items()
-            }
+            if layers:  # a model may have none that is numbered
+                result.setdefault(s, {})[t] = {
+                    layer: float(torch.cat(all_x).mean()) for layer, all_x in layers.items()
+                }
         return {"cross_task_nonlinearity": result} if result else {}
 
 

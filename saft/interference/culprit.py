@@ -9,7 +9,7 @@ from typing import Any
 
 from saft.errors import abbreviated
 from saft.interference.paired_interval import half_width
-from saft.interference.quantity import Measured, Quantity
+from saft.interference.quantity import OWN_METRIC, Measured, Quantity
 
 __all__ = ["HOW_RIGHT", "SHARE", "hurting_models", "hurting_pairs", "verdict", "verdict_of_merges"]
 
@@ -156,6 +156,9 @@ def _culprit(
     if not left_out:
         return
     quantity, hurting = quantities["harm"], hurting_models(measured, examples)
+    if quantity.unit == OWN_METRIC and any(len(row) > 1 for row, _, _ in left_out.values()):
+        yield "who hurts the merge is not told: metrics of several units have no mean over the tasks."
+        return
     for number, j in enumerate(hurting):
         hurts = "hurts it too" if number else "hurts the merge most"
         yield f"{j} {hurts}: without it {_gain(*left_out[j], quantity, 'the others gain')}."
@@ -330,7 +333,8 @@ def _apart(matrix: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], f
 
 
 def _with_unit(value: float, quantity: Quantity) -> str:
-    return f"{quantity.format(value)} {quantity.unit}".rstrip()
+    unit = f"in {OWN_METRIC}" if quantity.unit == OWN_METRIC else quantity.unit
+    return f"{quantity.format(value)} {unit}".rstrip()
 
 
 def _signed(value: float, quantity: Quantity) -> str:

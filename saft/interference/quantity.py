@@ -16,6 +16,7 @@ __all__ = [
     "DIFFERENCE",
     "IN_METRIC",
     "MEASURES",
+    "OWN_METRIC",
     "Axis",
     "Figure",
     "Measure",
@@ -35,6 +36,8 @@ IN_METRIC = "metric"
 """The unit of a quantity that is measured by the tasks' own metric."""
 DIFFERENCE = "metric, difference"
 """The unit of a difference of two values of the tasks' own metric: points, where that is in percent."""
+OWN_METRIC = "its own metric"
+"""The unit of either, where the tasks' metrics have several units: numbers of tasks have no mean."""
 
 
 @dataclass(frozen=True)

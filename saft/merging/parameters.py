@@ -87,7 +87,8 @@ def of_some_models(kind: type[Any], given: Mapping[str, Any], places: Sequence[i
 
     Args:
         kind: the class of the method.
-        given: name -> value; a list of numbers has one for each of all models, or one for all.
+        given: name -> value; a list of numbers has one for each of all models, or one for all; one that has
+            too few stays as it is, to be refused where the method is checked.
         places: of the models that are left among all, from 0.
 
     Example:
@@ -97,7 +98,7 @@ def of_some_models(kind: type[Any], given: Mapping[str, Any], places: Sequence[i
     """
     each = {item.name for item in fields(kind) if isinstance(item.default, tuple)}
     return {
-        name: [value[at] for at in places] if name in each and len(value) > 1 else value
+        name: [value[at] for at in places] if name in each and len(value) > max(1, *places) else value
         for name, value in given.items()
     }
 

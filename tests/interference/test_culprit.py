@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
 from saft.interference.culprit import hurting_pairs, verdict
-from saft.interference.quantity import Quantity
+from saft.interference.quantity import OWN_METRIC, Quantity
 
 PERCENT = Quantity("example", "%", per="pair", scale=100, decimals=1)
 WHAT = {"harm": PERCENT, "pair_harm": PERCENT}
@@ -150,6 +151,19 @@ def test_a_merge_that_breaks_a_task_is_told_and_not_left_out():
     assert others.startswith("no pair is seen to hurt: as a pair")
     every = {"a": {"b": math.nan}, "b": {"a": math.nan}}
     assert len(verdict({"pair_harm": every, "pair_harm_error": every}, WHAT)) == 2
+
+
+def test_changes_of_metrics_of_several_units_are_not_averaged():
+    own = dataclasses.replace(PERCENT, unit=OWN_METRIC, scale=1.0)
+    three = {"a": {"b": 0.1, "c": 90.0}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}
+    sure = errors(three, 0.01)
+    (sentence,) = verdict({"harm": three, "harm_error": sure}, {"harm": own})
+    assert (
+        sentence == "who hurts the merge is not told: metrics of several units have no mean over the tasks."
+    )
+    of_two = {"a": {"b": 0.6}, "b": {"a": 0.0}}
+    (sentence,) = verdict({"harm": of_two, "harm_error": errors(of_two, 0.01)}, {"harm": own})
+    assert sentence.startswith("a hurts the merge most: without it b gains 0.6 in its own metric (95 %")
 
 
 def test_pairs_of_a_single_example_are_not_compared_with_chance():
