@@ -60,8 +60,8 @@ def disagreement(predictions: Tensor, others: Tensor) -> float:
         others: of the same shape and kind.
 
     Returns:
-        At least 0; 0 where they are equal. NaN where the first model gives one number for all, as for a single
-        example: then there is nothing to tell by whether a difference is large.
+        At least 0; 0 where they are equal. NaN where the first model gives one number for all, as for a
+        single example: then there is nothing to tell by whether a difference is large.
 
     Example:
         >>> import torch
