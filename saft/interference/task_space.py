@@ -108,10 +108,6 @@ class TaskSpace:
 
     Responses and scores are kept by task and point: measures that look at the same place share them.
 
-    Attributes:
-        parameters: name -> tensor of the trunk, of all that moves: weights, and statistics of batch norms.
-        trained: names of those that are weights.
-
     Args:
         trunk: float32 or float64, in evaluation mode; its weights are changed.
         base: name of a parameter of the trunk -> its pretrained value.
@@ -120,6 +116,10 @@ class TaskSpace:
         merge: tasks -> name -> merged task vector, without lambda; None where nothing is merged.
         scaling: lambda of every merge.
         adapters: task -> name -> the two matrices of its LoRA adapter, of experts that are adapters.
+
+    Attributes:
+        parameters: name -> tensor of the trunk, of all that moves: weights, and statistics of batch norms.
+        trained: names of those that are weights.
 
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
