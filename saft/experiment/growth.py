@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,6 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
     Raises:
         UserError: a file is missing.
     """
-    gone = base.exists() and not is_hub_id(model) and not Path(model).expanduser().exists()
-    if base.exists() and (gone or is_hub_id(model)):
-        weights = dict(read_manifest(base)["sha256"])
-    else:
-        weights = {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}
     data = {
         f"{key}.{name}": {
             location: fingerprint(file) for location, file in task.files(f"{key}.{name}").items()
@@ -52,7 +47,16 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
         for key, declared in tasks.items()
         for name, task in declared.items()
     }
-    return {"model": weights, **data}
+    return {"model": _weights(model, base), **data}
+
+
+def _weights(model: str, base: Path) -> Mapping[str, str]:
+    """Return the fingerprints of a model's weights; what is not at hand any more is asked of its copy."""
+    if base.exists() and (is_hub_id(model) or not Path(model).expanduser().exists()):
+        copied = read_manifest(base)
+        if copied["location"] == model:
+            return dict(copied["sha256"])
+    return {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}
 
 
 class Foundations:
@@ -242,3 +246,10 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
             known = before["files"].get(place, {}).get(file)
             if known is not None and known != digest:
                 yield f"{place}: the content of {file} has changed"
+    was, now_in = (of["files"].get("model", {}) for of in (before, now))
+    if was.keys() != now_in.keys():  # where data are, the config says
+        yield f"model: its weights were in {_some(was)}, and are now in {_some(now_in)}"
+
+
+def _some(names: Collection[str]) -> str:
+    return f"{next(iter(names), 'no file')}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

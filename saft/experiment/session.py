@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -51,12 +53,15 @@ class Session:
         self.folder = folder
         self.device = device_of(self.config.trainer, elsewhere)
         self.base = ModelConfig(str(folder.base), self.config.model.pooling)
-        start = self.base if folder.base.exists() else self.config.model
         declared = {name: tasks.build(name, keys, "tasks") for name, keys in self.config.tasks.items()}
         reference = {
             name: tasks.build(name, keys, "reference") for name, keys in self.config.reference.items()
         }
         held_out = {name: tasks.build(name, keys, "held_out") for name, keys in self.config.held_out.items()}
+        read = {"tasks": declared, "reference": reference, "held_out": held_out}
+        files = files_of(self.config.model.path, folder.base, read)
+        copied = folder.base.exists() and read_manifest(folder.base)["sha256"] == files["model"]
+        start = self._start = self.base if copied else self.config.model
         self.reference: dict[str, BoundTask] = {
             name: task.bind(name, start, f"reference.{name}", self.device) for name, task in reference.items()
         }
@@ -72,14 +77,12 @@ class Session:
             if options.penalty is not None:
                 where = f"arms.{resolved.trials[name].arm}.penalty"
                 penalty(**options.penalty).check_tasks(self.reference | self.tasks, where)
-        read = {"tasks": declared, "reference": reference, "held_out": held_out}
         given = {arm: of for arm in self.config.arms if (of := self.config.given(arm)) is not None}
         self._given = expert_folders(given)
         for arm, experts in self._given.items():
             merges = {resolved.method(name): options.parameters for name, options in resolved.merges.items()}
             check_experts(arm, experts, start.path, declared, merges)
             _refuse_other_heads(arm, experts, self.tasks)
-        files = files_of(self.config.model.path, folder.base, read)
         contents = {
             f"arms.{arm}.experts.{task}": {"its weights": content(at)}
             for arm, experts in self._given.items()
@@ -256,32 +259,30 @@ class Session:
         return next(iter(self.tasks.values())).load_trunk(location)
 
     def write_base(self) -> None:
-        """Write the pretrained trunk and every task's first head to `base`, if one of them is missing."""
+        """Write the pretrained trunk and every task's first head to `base`, unless they are there.
+
+        A run that was ended before it had a figure may have left those of another config.
+        """
         base, declared = self.folder.base, self.config.tasks | self.config.held_out
-        if base.exists() and declared.keys() <= read_manifest(base)["tasks"].keys():
-            return
-        source = base if base.exists() else local_folder(self.config.model.path, "model.path")
-        known = (
-            read_manifest(base)
-            if base.exists()
-            else {"tasks": {}, "sha256": dict(self.foundations.files["model"])}
-        )
-        bound = next(iter(self.tasks.values()))
-        trunk = bound.load_trunk(source)
+        manifest: dict[str, Any] = {
+            "kind": "base",
+            "location": self.config.model.path,
+            "tasks": json.loads(json.dumps(declared)),
+            "pooling": self.config.model.pooling,
+            "sha256": dict(self.foundations.files["model"]),
+        }
+        if base.exists():
+            known = read_manifest(base)
+            known["tasks"] = {name: keys for name, keys in known["tasks"].items() if name in declared}
+            if all(known[key] == value for key, value in manifest.items()):
+                return
+        source = local_folder(self._start.path, "model.path")
+        trunk = next(iter(self.tasks.values())).load_trunk(source)
         with staged(base, overwrite=True) as folder:
             Full().save(trunk, source, folder, self.config.model.path)
             for task in self.scored.values():
                 task.save_head(task.model(trunk), folder)
-            write_manifest(
-                folder,
-                {
-                    "kind": "base",
-                    "location": self.config.model.path,
-                    "tasks": known["tasks"] | declared,
-                    "pooling": self.config.model.pooling,
-                    "sha256": known["sha256"],
-                },
-            )
+            write_manifest(folder, manifest)
 
 
 def _sizes(part: Splits) -> dict[str, int]:
