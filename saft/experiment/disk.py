@@ -29,11 +29,10 @@ def forget_outdated(session: Session) -> None:
     Args:
         session: of this process, which is alone in the folder.
     """
-    figures = session.folder.path / "figures"
     for cell in sorted(session.outdated):
         note(f"{cell} is computed anew: its arm has changed since it failed")
-        for place in [*(p for p in session.folder.path.iterdir() if p.is_dir() and p != figures), figures]:
-            _remove(place / cell)
+        for place in session.folder.places(cell):
+            _remove(place)
     session.outdated.clear()
 
 
@@ -90,11 +89,12 @@ def best_merges(session: Session) -> set[tuple[Cell, str]]:
 
 def _remove(folder: Path) -> None:
     """Remove a folder, and the folders above it that are empty then; it is gone at once or still whole."""
-    if not folder.exists():
-        return
     aside = folder.with_name(f".{folder.name}.removed")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    elif not aside.exists():  # else a run was killed over it
+        return
     shutil.rmtree(aside)
     for above in folder.parents:
         if any(above.iterdir()):

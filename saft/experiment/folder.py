@@ -141,6 +141,11 @@ class ExperimentFolder:
         """
         return locked(self.lock, f"out: {self.path}")
 
+    def places(self, cell: Cell | str) -> list[Path]:
+        """Return where something of a cell may lie, the figures last, by which it is known."""
+        folders = [place for place in self.path.iterdir() if place.is_dir()]
+        return [place / str(cell) for place in sorted(folders, key=lambda place: place.name == "figures")]
+
     # --- config.yaml -------------------------------------------------------------------------------------
 
     def refuse_strangers(self) -> None:
@@ -152,7 +157,8 @@ class ExperimentFolder:
         if self.path.is_file():
             raise UserError(f"{self.path}: is a file; choose another `out`")
         refuse_file(self.path / CONFIG)
-        strangers = self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir())
+        begun = {LOCK, f".{CONFIG}.partial"}  # what a `saft run` leaves that was killed as it began
+        strangers = self.path.is_dir() and any(entry.name not in begun for entry in self.path.iterdir())
         if strangers and not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path}: is not empty, and is not a run of saft; choose another `out`")
 

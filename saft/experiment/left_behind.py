@@ -19,9 +19,10 @@ def clear_after(dead: Claim, folder: ExperimentFolder) -> None:
         folder: of the experiment.
     """
     mark = f".saft-{dead.host}-{dead.process}-"
-    for place in (folder.path / "experts" / dead.cell, folder.path / "merges" / dead.cell):
-        for file in place.rglob(".*.lock"):
-            forget(file, dead.host, dead.process)
-        for entry in list(place.rglob(".*")):
-            if mark in entry.name and entry.is_dir():
+    for place in folder.places(dead.cell):
+        # What the merge of a round leaves lies beside the cell's folder, which is the merge.
+        for entry in [*place.rglob(".*"), *place.parent.glob(f".{place.name}.*")]:
+            if entry.suffix == ".lock":
+                forget(entry, dead.host, dead.process)
+            elif mark in entry.name and entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)

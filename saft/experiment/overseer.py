@@ -21,7 +21,7 @@ from saft.report.cell_result import failure_in_words
 __all__ = ["Crew", "oversee"]
 
 DEATHS = 3  # claimants that may die over a cell, one after the other
-VAIN = 3  # times that every worker may end before it has computed anything
+VAIN = 3  # times that every worker may end without getting further than those before
 
 
 class Crew(Protocol):
@@ -56,14 +56,14 @@ def oversee(
     """
     watch = _Watch(session, cells, tell)
     watch.reopen()
-    fruitless, before, finished = 0, 0, 0
+    fruitless, before, reached = 0, 0, 0.0
     try:
         while watch.open:
             running = crew.running()
             watch.look()
             ended = max(0, before - running)
-            fruitless = 0 if len(watch.done) > finished else fruitless + ended
-            finished = len(watch.done)
+            fruitless = 0 if watch.reached > reached else fruitless + ended
+            reached = watch.reached
             _refuse_vain(fruitless, session.config.workers, watch)
             idle = max(0, running - watch.at_work)  # started, and not come to a cell yet
             wanted = min(session.config.workers - running, watch.free - idle)
@@ -83,7 +83,13 @@ Sleep = Callable[[float], None]
 def _refuse_vain(fruitless: int, workers: int, watch: _Watch) -> None:
     if fruitless > VAIN * workers:
         raise UserError(
-            *(watch.excuses or ["the workers end before they have computed anything; see what they print"])
+            *(
+                watch.excuses
+                or [
+                    "the workers end before they have computed anything further; see what they print, and "
+                    "give them more time if theirs is up"
+                ]
+            )
         )
 
 
@@ -102,6 +108,7 @@ class _Watch:
         self._seen: dict[str, Claim] = {}
         self._told = dict.fromkeys(self._steps, 0.0)
         self._before = dict.fromkeys(self._steps, 0.0)  # done by earlier claimants
+        self._furthest = dict.fromkeys(self._steps, 0.0)
         self.open = set(self._steps)
         self.done: set[str] = set()
         self.failed: dict[str, Claim] = {}
@@ -112,6 +119,11 @@ class _Watch:
     def free(self) -> int:
         """Cells that no process is at work on."""
         return len(self.open) - self.at_work
+
+    @property
+    def reached(self) -> float:
+        """How far the cells have come at most, in examples passed forward."""
+        return sum(self._furthest.values())
 
     def reopen(self) -> None:
         """Offer all cells, those too that have failed, or that were finished before the experiment grew."""
@@ -181,6 +193,8 @@ class _Watch:
             (self.done.add(cell) if claim.state == "finished" else self._fail(claim))
         if claim.state == "at work" and claim.step and (seen is None or seen.step != claim.step):
             self._tell(Event(cell, f"{claim.step} ({self._standing()})"))
+        part = 0.0 if claim.state == "finished" else claim.done
+        self._furthest[cell] = max(self._furthest[cell], self._before[cell] + part)
         now = self._before[cell] + (claim.done if claim.state == "at work" else 0.0)
         if now != self._told[cell]:
             self._tell(Event(cell, claim.step, now - self._told[cell]))

@@ -71,6 +71,14 @@ def test_of_a_loss_the_least_is_best_and_of_equals_the_first() -> None:
     }
 
 
+def test_what_a_killed_run_has_put_aside_goes(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("")
+    folder = tmp_path / "experts" / "all" / "colour"
+    (folder.with_name(".colour.removed") / "heads").mkdir(parents=True)
+    _remove(folder)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
 @pytest.mark.parametrize("neighbour", [False, True])
 def test_folders_that_are_empty_then_go_too(neighbour: bool, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("")

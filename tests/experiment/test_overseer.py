@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from saft.errors import UserError
 from saft.experiment import worker
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.events import Event
+from saft.experiment.folder import ExperimentFolder
 from saft.experiment.overseer import DEATHS, oversee
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import cell_steps
@@ -81,6 +83,44 @@ def test_a_cell_over_which_workers_die_is_given_up(begun: Session) -> None:
     assert crew.started == DEATHS
     assert claims.latest()["all/adamw/seed0"].state == "failed"
     have_done(begun, Here(lambda: work(begun.folder.path)))  # the next run tries it again
+
+
+class Preempted(Here):
+    """Workers of which each is ended once it has computed the figures of one step."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(self.one_step)
+        self.folder, self.ended = session.folder.path, 0
+        remember = ExperimentFolder.remember
+
+        def ending(*arguments: Any) -> None:
+            remember(*arguments)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ExperimentFolder, "remember", ending)
+
+    def one_step(self) -> None:
+        self.ended += 1
+        with suppress(KeyboardInterrupt):
+            work(self.folder)
+
+    def running(self) -> int:
+        """Return how many were there when this was asked for the last time, and have ended since."""
+        ended, self.ended = self.ended, 0
+        return ended
+
+
+def test_workers_that_are_ended_again_and_again_come_to_the_end(
+    begun: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object.__setattr__(begun.config, "workers", 1)
+    shutil.rmtree(begun.folder.path / "figures/all")
+    (cell,) = begun.resolved.cells
+    steps = cell_steps(begun, cell)
+    crew = Preempted(begun, monkeypatch)
+    have_done(begun, crew)
+    assert all(step.is_done(begun.folder) for step in steps)
+    assert crew.started == len(steps) + 1
 
 
 def test_workers_that_end_before_they_begin_are_told(begun: Session) -> None:
