@@ -28,7 +28,6 @@ Value = str | bool | int | float | None
 """What an option of a training may be chosen from: anything but a mapping or a list."""
 
 MOST = 1000  # combinations of an arm: who writes more has multiplied by mistake
-LONGEST = 200  # bytes of a name as claims write it, which a file system takes with what they add
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,7 @@ def arm_trials(arm: str, keys: Mapping[str, Any]) -> list[ArmTrial]:
     if count > MOST:
         raise UserError(f"{place}: {count} combinations are too many, {MOST} the most; write fewer values")
     combinations = itertools.product(*choices.values())
-    trials = [ArmTrial(arm, dict(zip(choices, values, strict=True))) for values in combinations]
-    longest = max(len(quote(trial.name, safe="")) for trial in trials)
-    if longest > LONGEST:
-        raise UserError(f"{place}: too long for the name of a folder; choose among fewer options at a time")
-    return trials
+    return [ArmTrial(arm, dict(zip(choices, values, strict=True))) for values in combinations]
 
 
 def dotted(choices: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,9 @@ from itertools import product
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["Cell", "find", "grid"]
+__all__ = ["Cell", "file_name", "find", "grid", "is_too_long"]
+
+LONGEST = 220  # bytes of a file's name, without the seed and what claims add: disks take 255
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,32 @@ def grid(train_sizes: Iterable[str], arms: Iterable[str], seeds: Iterable[int]) 
         ['few/adamw/seed0', 'few/sam/seed0', 'few/adamw/seed1', 'few/sam/seed1']
     """
     return [Cell(train_size, arm, seed) for seed, train_size, arm in product(seeds, train_sizes, arms)]
+
+
+def file_name(cell: str) -> str:
+    """Return the name of a cell, or a part of it, as a part of the name of a file.
+
+    Args:
+        cell: with a slash between its parts.
+
+    Example:
+        >>> file_name("limited/sam/seed0")
+        'limited%2Fsam%2Fseed0'
+    """
+    return cell.replace("%", "%25").replace("/", "%2F")
+
+
+def is_too_long(train_size: str, arm: str) -> bool:
+    """Return whether a disk would not take the file that is called by the cells of an arm at a train size.
+
+    Args:
+        train_size, arm: the names.
+
+    Example:
+        >>> is_too_long("limited", "sam"), is_too_long("limited", "sam--" + "steps=100--" * 20)
+        (False, True)
+    """
+    return len(file_name(f"{train_size}/{arm}").encode()) > LONGEST
 
 
 def find(name: str, cells: Iterable[Cell]) -> Cell:

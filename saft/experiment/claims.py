@@ -20,8 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from saft.experiment.cells import file_name
 from saft.files.processes import born
 from saft.files.staging import write_text
 
@@ -162,7 +163,7 @@ class ClaimFolder:
 
     def file(self, claim: Claim) -> Path:
         """Return where a claim is."""
-        return self.folder / f"{quote(claim.cell, safe='')}.{claim.number}.json"
+        return self.folder / f"{file_name(claim.cell)}.{claim.number}.json"
 
     def clear(self) -> None:
         """Remove all claims, once every cell is finished and nobody is at work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from saft.config import (
 from saft.config.ranges import name_problem
 from saft.errors import UserError, collecting
 from saft.experiment.arm_trials import ArmTrial, arm_trials, with_values
+from saft.experiment.cells import is_too_long
 from saft.experiment.cluster import RayOptions, SlurmOptions
 from saft.experiment.given_experts import given_experts
 from saft.experiment.merge_options import MergeOptions, SelectionOptions
@@ -149,10 +150,21 @@ class RunConfig:
             with collecting(problems):
                 self.given(name)
                 for trial in self.trials_of(name):
+                    problems += self._too_long(trial)
                     with collecting(problems):
                         self.training_of(trial, "fields")
         if problems:  # a value that cannot be is told by every trial that has it
             raise UserError(*dict.fromkeys(problems))
+
+    def _too_long(self, trial: ArmTrial) -> Iterator[str]:
+        for size in self.regimes:
+            if is_too_long(size, trial.name):
+                place = f"arms.{trial.arm}{'.choices' if trial.values else ''}"
+                cure = "choose among fewer options at a time, or " if trial.values else ""
+                yield (
+                    f"{place}: too long, with the train size {size}, for the name of a file; {cure}write a "
+                    "shorter name"
+                )
 
     def check_options(self) -> None:
         """Check what arms, merges, tasks and the executor know: their names and options.

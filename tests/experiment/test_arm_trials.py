@@ -124,7 +124,7 @@ def test_a_name_is_that_of_a_folder_and_of_no_other_arm() -> None:
         ),
         (
             {"choices": {"optimizer.name": ["x" * 250]}},
-            "arms.adamw.choices: too long for the name of a folder",
+            "arms.adamw.choices: too long, with the train size all, for the name of a file; choose",
         ),
     ],
 )

@@ -67,6 +67,16 @@ def test_cells_are_claimed_in_the_order_in_which_they_are_offered(tmp_path: Path
     assert ClaimFolder(tmp_path).latest() == {"b/x/seed0": first, "a/y/seed1": second}
 
 
+@pytest.mark.parametrize("cell", ["all/" + "ü" * 50 + "/seed0", "a/b--optimizer=x%3Ay/seed1"])
+def test_a_cell_of_whatever_name_is_claimed(tmp_path: Path, cell: str) -> None:
+    claims = ClaimFolder(tmp_path)
+    claims.offer([cell])
+    first = claims.take()
+    assert first is not None
+    claims.update(first)
+    assert claims.latest() == {cell: first}
+
+
 def test_a_released_cell_is_claimed_anew_and_the_first_claimant_can_tell(tmp_path: Path) -> None:
     claims = ClaimFolder(tmp_path)
     claims.offer(["a"])

@@ -47,6 +47,8 @@ class Local(Executor):
 class Processes:
     """Workers that are processes of this machine, and end with this one.
 
+    They are no daemons of `multiprocessing`, which may not have the processes that make batches ahead.
+
     Args:
         folder: of the experiment.
         threads: of each worker.
@@ -65,7 +67,7 @@ class Processes:
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads, and a GPU's state
         for _ in range(count):
             gpu = self._started % self._gpus if self._gpus > 1 else None
-            worker = context.Process(target=_work, args=(self._folder, self._threads, gpu), daemon=True)
+            worker = context.Process(target=_work, args=(self._folder, self._threads, gpu))
             worker.start()
             self.workers.append(worker)
             self._started += 1
@@ -90,6 +92,7 @@ def _work(folder: Path, threads: int, gpu: int | None) -> None:
     """Compute cells in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    multiprocessing.set_start_method(None, force=True)  # those that make batches start as anywhere else
     if gpu is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)

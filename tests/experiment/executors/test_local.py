@@ -36,6 +36,16 @@ def test_a_worker_killed_half_way_is_replaced_and_the_same_bits_come_out(
     assert not (folder / "claims").exists()
 
 
+def test_workers_have_processes_that_make_batches_ahead(
+    load: Any, figures: Any, grid: dict[str, Any], serial: Path, tmp_path: Path
+) -> None:
+    quick = {"arms": {"quick": grid["arms"]["quick"]}, "seeds": [0]}
+    run(load(tmp_path / "run", executor="local", workers=1, data_workers=1, **quick))
+    assert {
+        name for name, text in figures(tmp_path / "run").items() if text != figures(serial)[name]
+    } == set()
+
+
 @pytest.mark.usefixtures("forked_workers")
 def test_cells_that_fail_are_told_together_and_the_others_are_computed(
     load: Any, figures: Any, grid: dict[str, Any], serial: Path, tmp_path: Path
