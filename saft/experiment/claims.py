@@ -153,7 +153,7 @@ class ClaimFolder:
 
     def is_overtaken(self, claim: Claim) -> bool:
         """Return whether another claim has come after this one: its claimant was taken for dead."""
-        return self.file(dataclasses.replace(claim, number=claim.number + 1)).exists()
+        return os.path.exists(self.file(dataclasses.replace(claim, number=claim.number + 1)))
 
     def age(self, claim: Claim) -> float:
         """Return the seconds since the last sign of life, as far as the clocks of two machines agree."""

@@ -240,6 +240,7 @@ class ExperimentFolder:
         """
         content = {"figures": dataclasses.asdict(figures), "rests_on": dict(rests_on)}
         write_text(self.figures(name), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        self.trials(name).unlink(missing_ok=True)  # of a search; the figures hold them by now
 
     def _parsed(self, name: str, content: Mapping[str, Any], kind: type[T]) -> T:
         if not isinstance(content["figures"], dict):

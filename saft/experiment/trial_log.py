@@ -64,10 +64,6 @@ class TrialLog:
 
         return answer
 
-    def remove(self) -> None:
-        """Remove the file, whose trials are in the figures by now."""
-        self.file.unlink(missing_ok=True)
-
     def _read(self) -> list[dict[str, Any]]:
         try:
             content = json.loads(self.file.read_text("utf-8"))

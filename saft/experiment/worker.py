@@ -10,6 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -125,7 +126,10 @@ class Holding:
         beat = 0
         while not self._closing.wait(self._every):
             beat += 1
-            self._claims.update(dataclasses.replace(self._claim, beat=beat))
+            with suppress(
+                OSError
+            ):  # a disk that is full, or away for a moment, does not end the signs of life
+                self._claims.update(dataclasses.replace(self._claim, beat=beat))
             if self._claims.is_overtaken(self._claim):
                 self._overtaken()
                 return

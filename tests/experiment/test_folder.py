@@ -89,3 +89,31 @@ def test_a_place_that_may_not_be_written_to_is_refused_before_anything_is_loaded
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
     with pytest.raises(UserError, match=r"cannot be made, since .* may not be written to"):
         ExperimentFolder(tmp_path / "new" / "run").refuse_strangers()
+
+
+def test_the_trials_of_a_search_go_once_its_figures_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ExperimentFolder(tmp_path)
+    folder.trials("a").parent.mkdir()
+    folder.trials("a").write_text("{}")
+
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("saft.experiment.folder.write_text", full)
+        with pytest.raises(UserError, match="full"):
+            folder.remember("a", {}, Score(0.1, None, 3))
+    assert folder.trials("a").exists()
+    folder.remember("a", {}, Score(0.1, None, 3))
+    assert not folder.trials("a").exists()
+
+
+def test_what_a_run_leaves_that_was_killed_as_it_began_is_no_stranger(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / ".config.yaml.partial").write_text("")
+    ExperimentFolder(tmp_path).refuse_strangers()
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UserError, match="is not a run of saft"):
+        ExperimentFolder(tmp_path).refuse_strangers()

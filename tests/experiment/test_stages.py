@@ -19,6 +19,7 @@ from saft.experiment.events import Event
 from saft.experiment.figure_files import Choice, ChoiceTest, WeightsChoice
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
+from saft.experiment.run_check import all_steps
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
 from saft.interference.quantity import Figure
@@ -150,6 +151,24 @@ def searched(finished: Path, small: dict[str, Any], place: Path) -> Session:
     place = ExperimentFolder(folder)
     place.write_config(resolved.plain())
     return Session(resolved, place)
+
+
+def test_a_run_grows_by_the_merge_that_is_measured_then(
+    finished: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(folder / "figures/all/adamw/seed0/measures")
+    for merges in ({"average": {}}, {"average": {}, **small["merges"]}):
+        settings = small | {"out": str(folder), "merges": merges, "measures": ["leave_one_out"]}
+        session = Session(resolve(config.parse(RunConfig, settings, "run.yaml")), ExperimentFolder(folder))
+        all_steps(session)  # refuses figures that rest on something else
+        carry_out_cell(session, *session.resolved.cells, lambda event: None)
+    measured = folder / "figures/all/adamw/seed0/measures/colour+size"
+    assert sorted(file.name for file in measured.iterdir()) == [
+        "leave_one_out-of-average.json",
+        "leave_one_out.json",
+    ]
+    assert figures(folder).items() >= {(n, t) for n, t in figures(finished).items() if n.endswith("out.json")}
 
 
 def test_a_search_of_coefficient_and_density_goes_on_after_an_interrupt_to_the_same_choice(

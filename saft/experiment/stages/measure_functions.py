@@ -12,6 +12,7 @@ from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, recipe
 from saft.experiment.stages.step import Step
 from saft.experiment.stages.trained_models import expert_folder
+from saft.experiment.stages.weigh_experts import METHOD
 from saft.interference.task_space import TaskSpace
 from saft.measure_models import in_metric, values_of
 from saft.measure_probe import task_space
@@ -57,9 +58,12 @@ def measured_name(session: Session, cell: Cell, measure: str) -> str:
     Args:
         session: the experiment in this process.
         cell: whose experts are measured.
-        measure: its name in the config.
+        measure: its name in the config. One of a merge has that merge's name beside it, unless it is task
+            arithmetic: with a further merge, another one may be measured.
     """
-    return f"{cell}/measures/{team(list(session.tasks))}/{measure.replace(':', '.')}"
+    name, merge = measure.replace(":", "."), session.resolved.measured_merge
+    of_merge = session.resolved.measures[measure].needs == "merge" and merge != METHOD
+    return f"{cell}/measures/{team(list(session.tasks))}/{name}{f'-of-{merge}' if of_merge else ''}"
 
 
 @functools.lru_cache(maxsize=1)

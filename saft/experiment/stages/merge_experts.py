@@ -88,9 +88,7 @@ def merge_steps(session: Session, cell: Cell, method: str) -> Iterator[Step]:
 
         log = TrialLog(session.folder.trials(f"{name}/validation"), rests_on)
         validate = log.answering(evaluate, lambda: bar.advance(validation_cost))
-        made = _choice(search.trials(validate), experts(), metrics)
-        log.remove()
-        return made
+        return _choice(search.trials(validate), experts(), metrics)
 
     def tested(bar: Bar) -> ChoiceTest:
         made = choice(session, cell, method)

@@ -67,7 +67,6 @@ def weigh_steps(session: Session, cell: Cell) -> Iterator[Step]:
         search = weight_search(tasks, places, start, worth, selection.budget, selection.seed)
         trials = search.trials(validate)
         best = shared(trials, experts, metrics)
-        log.remove()
         weights = {task: list(own) for task, own in weights_of(best.candidate, tasks).items()}
         return WeightsChoice(weights, best.validation, start, [dict(trial.candidate) for trial in trials])
 

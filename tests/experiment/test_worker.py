@@ -1,0 +1,44 @@
+"""What a worker says of the cell that it holds, whatever the disk does."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saft.experiment.claims import ClaimFolder
+from saft.experiment.worker import Holding
+
+
+def test_signs_of_life_go_on_after_a_disk_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims, seen, beats = ClaimFolder(tmp_path), threading.Event(), list[int]()
+    update = ClaimFolder.update
+
+    def failing(self: ClaimFolder, claim: Any) -> None:
+        beats.append(claim.beat)
+        if len(beats) == 1:
+            raise OSError(28, "No space left on device")
+        update(self, claim)
+        seen.set()
+
+    claims.offer(["a"])
+    claim = claims.take()
+    assert claim is not None
+    monkeypatch.setattr(ClaimFolder, "update", failing)
+    with Holding(claims, claim, every=0.01):
+        assert seen.wait(10)
+    assert beats[:2] == [1, 2]
+    assert claims.latest()["a"].state == "released"
+
+
+def test_who_was_taken_for_dead_is_told(tmp_path: Path) -> None:
+    claims, told = ClaimFolder(tmp_path), threading.Event()
+    claims.offer(["a"])
+    claim = claims.take()
+    assert claim is not None
+    with Holding(claims, claim, every=0.01, overtaken=told.set):
+        claims.put(claim.next("released", deaths=1))
+        assert told.wait(10)
+    assert claims.latest()["a"].number == 2
