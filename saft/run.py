@@ -16,6 +16,7 @@ from saft.experiment.disk import forget_outdated, settle
 from saft.experiment.events import Event
 from saft.experiment.executors import EXECUTORS
 from saft.experiment.folder import ExperimentFolder
+from saft.experiment.growth import Changed
 from saft.experiment.merge_options import MergeOptions
 from saft.experiment.resolve import resolve
 from saft.experiment.rounds import carry_out_all, write_steps
@@ -106,7 +107,10 @@ def run(
     executor = EXECUTORS.get(config.executor)(config)
     with waiting("loading model and data ..."):
         session = Session(resolved, folder, executor.elsewhere)
-        steps = all_steps(session)
+        try:
+            steps = all_steps(session)
+        except Changed as error:
+            raise (_another_dry_run(folder.path, error) if tiny else error) from None
         refuse_unfit(session)
         checked = check(session, steps) if check_only else None
     if checked is not None:
@@ -132,3 +136,10 @@ def run(
             raise Unfinished(*problems, finished=RunResult(folder.path, results))
         settle(session)  # which may merge once more: the report is not to wait for it
     return RunResult(folder.path, results)
+
+
+def _another_dry_run(folder: Path, changed: Changed) -> UserError:
+    return UserError(
+        f"{folder}: holds the dry run of another config, or of this one as it was: {changed.told}. "
+        "Delete it, since its figures mean nothing, or choose another `out`"
+    )

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from saft.errors import UserError
+from saft.files.staging import staged
 from saft.models import quietly
 
 __all__ = ["architecture", "write_model"]
@@ -66,18 +67,19 @@ def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
     Returns:
         The folder.
     """
-    if (folder / "config.json").is_file():
+    if folder.exists():
         return folder
-    with quietly(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _made(kind).save_pretrained(folder)
-    if kind in ("clip", "vit"):
-        size = {"height": 28, "width": 28}
-        processor = _by_pil("CLIPImageProcessor" if kind == "clip" else "ViTImageProcessor")
-        options: dict[str, Any] = {"size": size} | ({"crop_size": size} if kind == "clip" else {})
-        processor(**options).save_pretrained(folder)
-    if kind != "vit":
-        _write_tokenizer(folder, ends=kind not in ("gpt2", "llama"))
+    with staged(folder) as place:
+        with quietly(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            _made(kind).save_pretrained(place)
+        if kind in ("clip", "vit"):
+            size = {"height": 28, "width": 28}
+            processor = _by_pil("CLIPImageProcessor" if kind == "clip" else "ViTImageProcessor")
+            options: dict[str, Any] = {"size": size} | ({"crop_size": size} if kind == "clip" else {})
+            processor(**options).save_pretrained(place)
+        if kind != "vit":
+            _write_tokenizer(place, ends=kind not in ("gpt2", "llama"))
     return folder
 
 

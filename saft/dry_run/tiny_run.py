@@ -43,7 +43,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
     out = f"{config.out}-tiny"
     inputs = Path(f"{out}-inputs")
     kind = architecture(config.model.path, config.tasks | config.held_out)
-    model = write_model(inputs / "model", kind)
+    model = write_model(inputs / kind / "model", kind)
     tasks, reference, held_out = (
         {name: _task(name, keys, inputs) for name, keys in named.items()}
         for named in (config.tasks, config.reference, config.held_out)
@@ -84,7 +84,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
 def _given(arm: str, changes: Mapping[str, Any], folder: Path, kind: str) -> dict[str, Any]:
     """Return an arm whose experts are other random models."""
     experts = {
-        task: str(write_model(folder / "experts" / arm / task, kind, seed))
+        task: str(write_model(folder / kind / "experts" / arm / task, kind, seed))
         for seed, task in enumerate(changes["experts"], 1)
     }
     return {**changes, "experts": experts}

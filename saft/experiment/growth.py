@@ -23,10 +23,26 @@ from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import Task
 
-__all__ = ["Files", "Foundations", "files_of", "refuse_changes"]
+__all__ = ["Changed", "Files", "Foundations", "files_of", "refuse_changes"]
 
 Files = Mapping[str, Mapping[str, str]]
 """Place in the config -> file -> SHA-256, of the model's weights and of each task's data."""
+
+
+class Changed(UserError):
+    """Figures that are known rest on something else than the config says now.
+
+    Args:
+        folder: of the experiment.
+        told: what has changed.
+    """
+
+    def __init__(self, folder: Path, told: str) -> None:
+        super().__init__(
+            f"{folder}: holds figures that rest on something else: {told}. "
+            "Choose another `out`, or give what has changed a new name, as an arm or a merge of its own"
+        )
+        self.told = told
 
 
 def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) -> Files:
@@ -213,7 +229,8 @@ def refuse_changes(
         The names of the figures that are outdated.
 
     Raises:
-        UserError: naming what has changed, and the files that rest on it; or figures are damaged.
+        Changed: naming what has changed, and the files that rest on it.
+        UserError: figures are damaged.
     """
     changes, outdated = dict[str, list[str]](), set[str]()
     for name, now in wanted.items():
@@ -233,10 +250,7 @@ def refuse_changes(
         for change, names in list(changes.items())[:3]
     ]
     more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
-    raise UserError(
-        f"{folder.path}: holds figures that rest on something else: {'; '.join(told)}{more}. "
-        "Choose another `out`, or give what has changed a new name, as an arm or a merge of its own"
-    )
+    raise Changed(folder.path, "; ".join(told) + more)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

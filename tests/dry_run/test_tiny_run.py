@@ -9,6 +9,7 @@ import pytest
 
 from saft import config
 from saft.dry_run import tiny_run
+from saft.errors import UserError
 from saft.experiment.published_figures import Expected
 from saft.experiment.run_config import RunConfig
 from saft.report.expected import expected_figures
@@ -114,6 +115,23 @@ def test_devices_that_this_machine_may_lack_are_not_asked_for(tmp_path: Path) ->
     trainer = {"accelerator": "gpu", "devices": 8, "strategy": "fsdp", "precision": "bf16-mixed"}
     made = tiny_run(config.parse(RunConfig, dataclasses.asdict(recipe) | {"trainer": trainer}, ""))
     assert made.trainer == {"precision": "bf16-mixed"}
+
+
+def test_the_folder_of_another_configs_dry_run_is_named_and_the_cure(tmp_path: Path) -> None:
+    gpt2, roberta = (
+        dataclasses.replace(short(name, (slice(1), slice(1), slice(1)), tmp_path), out=str(tmp_path / "run"))
+        for name in ("glue-gpt2", "glue-roberta")
+    )
+    run(gpt2, tiny=True)
+    for other in (
+        roberta,
+        dataclasses.replace(gpt2, arms={name: {"learning_rate": 1.0} for name in gpt2.arms}),
+    ):
+        with pytest.raises(
+            UserError, match=r"run-tiny: holds the dry run of another config.* Delete it, since"
+        ):
+            run(other, tiny=True)
+    run(gpt2, tiny=True)  # its inputs are as they were
 
 
 def test_published_figures_are_shown_and_not_compared(tmp_path: Path) -> None:
