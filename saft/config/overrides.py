@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ def overridden(
 ) -> dict[str, Any]:
     """Return `mapping` with dotted command-line overrides set; nothing is modified in place.
 
-    `--shard-size` is understood as `--shard_size`.
+    `--shard-size` is understood as `--shard_size`, and a key of the file that holds a point as one key.
 
     Args:
         mapping: what the file says.
@@ -25,8 +26,8 @@ def overridden(
             is not there would make one more of a misspelt name, and is refused.
 
     Raises:
-        UserError: a word is not an override, its value is not YAML, or it is an option of a name that is not
-            there.
+        UserError: a word is not an override, its value is not YAML or would end at a `#`, or it is an option
+            of a name that is not there.
 
     Example:
         >>> overridden({"model": {"path": "a"}}, ["--model.path=b", "--seed", "3"])
@@ -43,10 +44,11 @@ def overridden(
             if not text or text.startswith("--"):
                 raise UserError(f"command line: --{key} needs a value; write --{key}=value")
         value = yaml_files.load(text, f"command line: --{key}")
+        _refuse_comment(key, text, value)
         first, *rest = key.split(".")
-        *parents, last = first.replace("-", "_"), *rest  # fields hold no hyphen; names of tasks may
-        if len(parents) > yaml_files.DEPTH:
+        if len(rest) > yaml_files.DEPTH:
             raise UserError(f"command line: --{key[:40]}...: is nested too deeply")
+        *parents, last = _path(result, [first.replace("-", "_"), *rest])  # fields hold no hyphen; names may
         if parents[:1] and parents[0] in named and mapping.get(parents[0]):
             _refuse_new_name(result[parents[0]], parents, key)
         place = result
@@ -77,6 +79,27 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
     elif old != new:
         yield f"{place}: was {old}, now {new}"
+
+
+def _path(known: Any, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the keys that a dotted name goes through: of those that are there the longest, as `rho0.05`."""
+    while parts:
+        known = known if isinstance(known, Mapping) else {}
+        counts = (count for count in range(len(parts), 1, -1) if ".".join(parts[:count]) in known)
+        count = next(counts, 1)
+        key, parts = ".".join(parts[:count]), parts[count:]
+        known = known.get(key)
+        yield key
+
+
+def _refuse_comment(key: str, text: str, value: Any) -> None:
+    """Refuse a value that YAML cuts off at a comment, which nobody writes on a command line."""
+    plain = not isinstance(value, dict | list) and text.strip()[:1] not in ("'", '"') and "\n" not in text
+    if plain and re.search(r"(^|\s)#", text):
+        raise UserError(
+            f"command line: --{key}: YAML reads what begins with '#' in '{text}' as a comment; put the value "
+            f"in quotes of its own: --{key}='\"{text}\"'"
+        )
 
 
 def _refuse_new_name(known: Any, parents: Sequence[str], key: str) -> None:

@@ -175,7 +175,7 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
         case "literal_error":
             options = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
-        case "string_type" if isinstance(error["input"], (bool, int, float)):
+        case "string_type" if _is_unquoted(error["input"]):
             return f"{place}: must be a text, but is {error['input']}; put it in quotes"
         case "dict_type" | "dataclass_type":
             listed = error["input"] if isinstance(error["input"], list) else []
@@ -190,6 +190,12 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             return ": ".join(part for part in (place, str(error["ctx"]["error"])) if part)
         case _:
             return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
+
+
+def _is_unquoted(value: object) -> bool:
+    """Return whether a value was meant as a text: a number, or the template {question}, a mapping."""
+    template = isinstance(value, dict) and list(value.values()) == [None]
+    return template or isinstance(value, bool | int | float)
 
 
 def _fields_beside(config_class: type[Any], location: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,18 +57,20 @@ for _name, (_pattern, _letters) in _RESOLVED.items():
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = node.value
+    text = str(loader.construct_scalar(node))
     return within_floats(int(text, 0) if text[:2] in ("0x", "0o") else int(text), text)
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower()))
+    text = str(loader.construct_scalar(node))
+    return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
 
 
 def _construct_bool(loader: _Loader, node: yaml.ScalarNode) -> bool:
-    if node.value.lower() not in ("true", "false"):
-        raise ValueError(f"'{node.value}' is neither true nor false")
-    return str(node.value).lower() == "true"
+    text = str(loader.construct_scalar(node))
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"'{text}' is neither true nor false")
+    return text.lower() == "true"
 
 
 _Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
@@ -125,7 +127,7 @@ def _documents(text: str) -> list[str]:
     lines = text.splitlines()
     ends = [*starts[1:], len(lines)] if starts else [len(lines)]
     before = lines[: starts[0]] if starts else lines
-    head = [] if all(not line.strip() or line.startswith("#") for line in before) else [(0, before)]
+    head = [] if all(not line.strip() or line[0] in "#%" for line in before) else [(0, before)]
     parts = head + [(first, lines[first:last]) for first, last in zip(starts, ends, strict=False)]
     return ["\n" * first + "\n".join(part) for first, part in parts if any(x.strip("- ") for x in part)]
 
@@ -162,6 +164,8 @@ def load(text: str, where: str) -> Any:
         words = " ".join((error.problem or error.context or "").split())
         around = text.splitlines()[max(mark.line - 1, 0) : mark.line + 1] if mark else []
         cures = [cure for line in around if (cure := without_blank(line))]
+        if mark and mark.line < len(lines := text.splitlines()):
+            cures += _cures(lines[mark.line], mark.column)
         words = "; ".join([words, *cures])
         raise UserError(f"{where}: {line}not valid YAML: {words}") from None
     except yaml.YAMLError as error:
@@ -173,6 +177,22 @@ def load(text: str, where: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _cures(line: str, column: int) -> Iterator[str]:
+    """Yield what to do about a tab, and a text whose first letter means something else: `*.weight`, `{x} is`.
+
+    Args:
+        line: where the mistake is.
+        column: of the letter that was not understood.
+    """
+    if line[column : column + 1] == "\t":
+        yield "indent by blanks, not by tabs"
+    begun = re.match(r"[*@`%][^\s,\]}]*", line[max(column - 1, 0) :].lstrip())
+    if line[:column].rstrip().endswith("}"):
+        begun = re.search(r"(?<![^\s\[])\{\w*\}.*", line)
+    if begun is not None:
+        yield f"put in quotes what begins with '{begun[0][0]}': '{begun[0]}'"
 
 
 def without_blank(text: str) -> str:

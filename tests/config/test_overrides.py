@@ -29,6 +29,12 @@ def test_command_line_wins_over_the_file() -> None:
         ),
         (["--a={b: 1, b: 2}"], "command line: --a: line 1: the key 'b' is given twice"),
         (["--" + "a." * 200 + "a=1"], "is nested too deeply"),
+        (
+            ["--out=runs/a #2"],
+            "command line: --out: YAML reads what begins with '#' in 'runs/a #2' as a comment; put the value in"
+            " quotes of its own: --out='\"runs/a #2\"'",
+        ),
+        (["--out", "#2"], "command line: --out: YAML reads what begins with '#' in '#2' as a comment"),
     ],
 )
 def test_words_that_are_not_overrides(words: list[str], message: str) -> None:
@@ -40,6 +46,19 @@ def test_words_that_are_not_overrides(words: list[str], message: str) -> None:
 def test_a_key_may_be_written_with_hyphens_and_a_task_keeps_them() -> None:
     changed = config.overridden({}, ["--shard-size=1GB", "--models.my-task=folder"])
     assert changed == {"shard_size": "1GB", "models": {"my-task": "folder"}}
+
+
+def test_a_comment_is_one_where_it_is_meant() -> None:
+    words = ["--a=x#1", "--b='x #1'", "--c={x: 1} # one", "--d=- x # one\n- y"]
+    assert config.overridden({}, words) == {"a": "x#1", "b": "x #1", "c": {"x": 1}, "d": ["x", "y"]}
+
+
+def test_a_name_may_hold_a_point() -> None:
+    given = {"arms": {"rho0": {}, "rho0.05": {"steps": 1}}, "merges": {"ties.0.1": {"scaling": 1}}}
+    words = ["--arms.rho0.05.steps=3", "--arms.rho0.steps=2", "--merges.ties.0.1=null"]
+    changed = config.overridden(given, words, ["arms"])
+    assert changed["arms"] == {"rho0": {"steps": 2}, "rho0.05": {"steps": 3}}
+    assert changed["merges"] == {"ties.0.1": None}
 
 
 def test_an_option_of_a_name_that_is_misspelt_makes_no_further_one() -> None:

@@ -109,6 +109,10 @@ def test_a_mistake_made_often_is_told_a_few_times() -> None:
 def test_a_number_where_a_text_is_wanted_is_cured_by_quotes() -> None:
     with pytest.raises(UserError, match="path: must be a text, but is 5; put it in quotes"):
         config.parse(Outer, {"path": 5}, "f.yaml")
+    with pytest.raises(
+        UserError, match=r"path: must be a text, but is \{'question': None\}; put it in quotes"
+    ):
+        config.parse(Outer, {"path": {"question": None}}, "f.yaml")
 
 
 @dataclass(frozen=True)

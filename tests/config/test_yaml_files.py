@@ -89,6 +89,12 @@ def test_read_as_people_mean_it(text: str, value: object) -> None:
             "a:\n  name:drift\n  x: 2",
             "; a blank is missing after the colon in 'name:drift'; write name: drift",
         ),
+        ("a: !!int [1]", "f.yaml: line 1: not valid YAML: expected a scalar node, but found sequence"),
+        ("a: !!bool [x]", "f.yaml: line 1: not valid YAML: expected a scalar node, but found sequence"),
+        ("only: [*.weight]", "found '.'; put in quotes what begins with '*': '*.weight'"),
+        ("only: *weight", "alias 'weight'; put in quotes what begins with '*': '*weight'"),
+        ("a: {question} is", "; put in quotes what begins with '{': '{question} is'"),
+        ("a: 1\n\tb: 1", "; indent by blanks, not by tabs"),
         ("{<<: 5}", "f.yaml: line 1: << takes over the keys of a mapping"),
         ("a: &a {<<: *a}", "f.yaml: line 1: an alias holds itself"),
     ],
@@ -117,6 +123,14 @@ def test_files_that_are_not_configs(tmp_path: Path, content: bytes | None, messa
         file.write_bytes(content)
     with pytest.raises(UserError, match=message):
         config.read(file)
+
+
+def test_a_version_of_yaml_is_no_document(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("%YAML 1.2\n---\na: 1\n", "utf-8")
+    assert config.read(file, several="all") == {"a": 1}
+    file.write_text("%YAML 1.2\n---\na: 1\n---\nb: 2\n", "utf-8")
+    assert config.read(file, several="all") == {"all": [{"a": 1}, {"b": 2}]}
 
 
 def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
