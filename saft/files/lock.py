@@ -109,14 +109,12 @@ def _opened(file: Path, what: str) -> int:
     """Return a descriptor of the file with the lock on it."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locks(descriptor, file):
             os.close(descriptor)
             raise UserError(
                 f"{what}: another saft works in it ({_holder(file)}); wait until it has ended, or choose "
                 "another folder"
-            ) from None
+            )
         # Who held it may have removed the file between our two calls: then this one has no name any more.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), file.stat()):
@@ -124,8 +122,19 @@ def _opened(file: Path, what: str) -> int:
         os.close(descriptor)
 
 
+def _locks(descriptor: int, file: Path) -> bool:
+    """Return whether nobody else had the lock, which this process has now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # some shared disks, Lustre for one, know no locks: there, the file itself is what tells
+        return _read(file).get("host") != socket.gethostname() or holder(file) is None
+    return True
+
+
 def _refuse_of_other_machine(file: Path, what: str) -> None:
-    """Some shared disks keep locks to the machine: there, the file itself is what tells."""
+    """Some shared disks keep locks to the machine: there, too, the file is what tells."""
     left = _read(file)
     if left and left.get("host") != socket.gethostname():
         raise UserError(

@@ -56,6 +56,30 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_on_a_disk_that_knows_no_locks_the_file_tells(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    file = tmp_path / "x.lock"
+    with holder(file) as process:
+        monkeypatch.setattr(lock.fcntl, "flock", none)
+        with (
+            pytest.raises(UserError, match=rf"works in it \(process {process.pid} on"),
+            locked(file, "out: x"),
+        ):
+            pass
+        process.send_signal(signal.SIGKILL)
+    with locked(file, "out: x"):
+        assert json.loads(file.read_text())["process"] == os.getpid()
+    assert not file.exists()
+    file.write_text(json.dumps({"process": 1, "host": "elsewhere"}))
+    with pytest.raises(UserError, match="was cut off there"), locked(file, "out: x"):
+        pass
+
+
 def test_a_lock_left_on_another_machine_is_told_with_the_cure(tmp_path: Path) -> None:
     file = tmp_path / "x.lock"
     file.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
