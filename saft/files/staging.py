@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -122,13 +123,23 @@ def telling_a_full_disk(target: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        code = _code(error)
+        if code not in _FULL:
             raise
         raise UserError(
-            f"{target}: could not be written: {os.strerror(error.errno)}; nothing of it is left; "
+            f"{target}: could not be written: {os.strerror(code)}; nothing of it is left; "
             "make room, or choose a folder on another disk"
         ) from error
+
+
+def _code(error: Exception) -> int:
+    """Return the system's number of what went wrong, 0 where it is nothing of the system's."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    # What the library safetensors raises is no OSError; it ends with the number.
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(told[1]) if told else 0
 
 
 def write_text(file: Path, text: str) -> None:

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 
 from saft.errors import UserError
 from saft.files import staging
@@ -260,6 +263,23 @@ def test_a_disk_that_becomes_full_is_told_and_nothing_is_left(tmp_path):
     with pytest.raises(UserError, match=r"a\.json: could not be written: No space left on device"):
         write_file()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of files")
+def test_a_disk_that_becomes_full_under_the_library_safetensors_is_told(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        full = pytest.raises(UserError, match=r"a\.safetensors: could not be written: File too large")
+        with full, staging.replaced(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": torch.zeros(1000)}, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SafetensorError), staging.replaced(tmp_path / "a.safetensors"):
+        load(b"no")  # any other mistake is not the disk's
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes")
