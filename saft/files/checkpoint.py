@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -105,9 +106,11 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder}: holds only pickled weights ({pickles[0]}), which can run code when they are loaded; "
             "save it again as safetensors: AutoModel.from_pretrained(...).save_pretrained(...)"
         )
-    raise UserError(
-        f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, [file.name for file in folder.iterdir()])}"
-    )
+    for file in folder.glob("*.safetensors"):
+        if not file.exists():
+            raise UserError(f"{file}: links to {os.readlink(file)}, where nothing is; download it again")
+    beside = [file.name for file in folder.iterdir() if file.name != WEIGHTS]
+    raise UserError(f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, beside)}")
 
 
 def holds_parts(folder: Path) -> bool:
@@ -118,11 +121,11 @@ def holds_parts(folder: Path) -> bool:
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         files: dict[str, str] = json.loads(inside(index.parent, index.name).read_text("utf-8"))["weight_map"]
-        if all(Path(name).name == name for name in files.values()):
+        if files and all(Path(name).name == name for name in files.values()):
             return files
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: is not an index of weights ({error!r})") from error
-    raise UserError(f"{index}: names files outside its folder")
+    raise UserError(f"{index}: names {'files outside its folder' if files else 'no weights'}")
 
 
 def tensor_headers(folder: Path) -> dict[str, TensorHeader]:

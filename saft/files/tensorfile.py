@@ -56,6 +56,7 @@ _AS_SAFETENSORS = (
 _NOT_READ = "which is not read here; save it in another dtype, such as float32"
 _LENGTH_BYTES = 8  # the file begins with the header's length, a little-endian 64-bit integer
 _LONGEST_HEADER = 100_000_000  # the format's own limit
+_LARGEST = 2**63 - 1  # that torch counts to
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,32 @@ def read_headers(file: Path) -> dict[str, TensorHeader]:
             name: _header(file, name, entry, _LENGTH_BYTES + length)
             for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        end = _end(headers, _LENGTH_BYTES + length)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file}: is not a safetensors file: its header does not read as one ({error})"
         ) from error
-    end = max((header.offsets[1] for header in headers.values()), default=0)
     if size < end:
         raise UserError(_cut_off(file, size, end))
+    if size > end:
+        raise UserError(
+            f"{file}: {size} bytes, where its header promises {end}: one of the two is of another file; copy "
+            "or download it again"
+        )
     return headers
+
+
+def _end(headers: Mapping[str, TensorHeader], start: int) -> int:
+    """Return where the last tensor ends; each begins where the one before it ends, as the format has it.
+
+    Raises:
+        ValueError: two overlap, or there is a gap, as where a name stands twice and the last of them counts.
+    """
+    for name, header in headers.items():
+        if header.offsets[0] != start:
+            raise ValueError(f"'{name}' does not begin where the tensor before it ends")
+        start = header.offsets[1]
+    return start
 
 
 def _header(file: Path, name: str, entry: Mapping[str, Any], start: int) -> TensorHeader:
@@ -136,7 +155,8 @@ def _header(file: Path, name: str, entry: Mapping[str, Any], start: int) -> Tens
         raise UserError(f"{file}: '{name}' is stored as {entry['dtype']}, {_NOT_READ}")
     first, last = entry["data_offsets"]
     header = TensorHeader(_DTYPES[entry["dtype"]], tuple(entry["shape"]), file, (start + first, start + last))
-    sound = first >= 0 and all(isinstance(length, int) and length >= 0 for length in header.shape)
+    whole = all(type(count) is int and count >= 0 for count in (*header.shape, first, last))
+    sound = whole and math.prod(max(length, 1) for length in header.shape) <= _LARGEST
     if not sound or header.nbytes != header.count * header.dtype.itemsize:
         raise ValueError(f"'{name}' has {header.nbytes} bytes, which does not fit its shape {entry['shape']}")
     return header

@@ -89,6 +89,23 @@ def test_a_broken_index(tmp_path, text):
         checkpoint.tensor_headers(tmp_path)
 
 
+def test_an_index_of_nothing(tmp_path):
+    (tmp_path / checkpoint.INDEX).write_text('{"weight_map": {}}')
+    with pytest.raises(UserError, match=r"index\.json: names no weights"):
+        checkpoint.tensor_headers(tmp_path)
+
+
+def test_a_link_to_weights_that_are_gone_is_told(tmp_path):
+    weights = tmp_path / checkpoint.WEIGHTS
+    weights.symlink_to("../blobs/123")
+    with pytest.raises(UserError, match=r"safetensors: links to \.\./blobs/123, where nothing is; download"):
+        checkpoint.tensor_headers(tmp_path)
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(UserError, match=r"holds no model\.safetensors$"):
+        checkpoint.tensor_headers(tmp_path)
+
+
 def test_a_missing_folder_is_named_absolutely(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path / "nowhere")):

@@ -45,6 +45,44 @@ def test_tensors_that_are_not_aligned_are_read(tmp_path):
     assert view(read_headers(tmp_path / "f")["b"]).tolist() == [1.5, -2.0]
 
 
+def test_tensors_that_overlap_or_leave_a_gap_are_refused(tmp_path):
+    one = '"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    for other in (
+        '"b": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}',
+        one.replace("[0, 4]", "[4, 8]"),
+    ):
+        header = f"{{{one}, {other}}}".encode()  # a name that stands twice is read once
+        (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+        with pytest.raises(UserError, match="does not begin where the tensor before it ends"):
+            read_headers(tmp_path / "f")
+    header = f"{{{one}}}".encode()
+    (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(UserError, match=r"f: \d+ bytes, where its header promises \d+: one of the two is of"):
+        read_headers(tmp_path / "f")
+
+
+@pytest.mark.parametrize("place", [[0.0, 16.0], [False, 16], ["0", "16"], [0], 16])
+def test_a_place_that_is_none_is_refused(tmp_path, place):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": place}}).encode()
+    (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(UserError, match="its header does not read as one"):
+        read_headers(tmp_path / "f")
+
+
+def test_a_shape_that_torch_cannot_have_is_refused(tmp_path):
+    for shape in ([2**40, 2**40, 0], [True, 0]):
+        header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+        (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(UserError, match="its header does not read as one"):
+            read_headers(tmp_path / "f")
+
+
+def test_a_header_that_is_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "f").write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5)
+    with pytest.raises(UserError, match="its header does not read as one"):
+        read_headers(tmp_path / "f")
+
+
 @pytest.mark.parametrize("shape", [[-2, -2], [4.0], ["4"], 4, None])
 def test_a_shape_that_is_none_is_refused(tmp_path, shape):
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 16]}
