@@ -75,7 +75,8 @@ class KFACDrift(Penalty):
         """Return the penalty on a trunk at its base; see `Penalty.bind`.
 
         Raises:
-            UserError: there are no inputs of other tasks, or a file of summaries does not fit the trunk.
+            UserError: there are no inputs of other tasks, a file of summaries does not fit the trunk, or
+                nothing that pays is trained.
         """
         device = next(trunk.parameters()).device
         if not self.summaries:
@@ -123,6 +124,12 @@ class _BoundKFACDrift:
             if weight.shape != (matrices.outputs.shape[0], matrices.inputs.shape[0]):
                 raise UserError(f"penalty: summaries: layer '{name}' has another shape in this model")
             self.base[name] = weight
+        layers = map(trunk.get_submodule, self.base)
+        if not any(p.requires_grad for layer in layers for p in layer.parameters()):
+            raise UserError(
+                "penalty: kfac_drift: no linear layer or embedding is trained here, and nothing else pays; "
+                "take drift, which looks at outputs"
+            )
 
     def loss(self, trunk: nn.Module, step: int) -> Tensor:
         """Return the quadratic form times k lambda."""

@@ -99,7 +99,10 @@ class KroneckerFactors:
 
     @classmethod
     def mean(cls, parts: Iterable[KroneckerFactors]) -> KroneckerFactors:
-        """Return the mean of each matrix over several tasks, of which one is held at a time."""
+        """Return the mean of each matrix over several tasks, of which one is held at a time.
+
+        A layer that a task lacks, since its features do not depend on it, counts there as zeros.
+        """
         total: dict[str, Tensor] = {}
         count = 0
         for part in parts:
@@ -107,7 +110,7 @@ class KroneckerFactors:
             for name, tensor in part.tensors().items():
                 if name in total:
                     total[name] += tensor
-                elif count == 1:
+                else:
                     total[name] = tensor.clone()
         return cls.of({name: tensor / count for name, tensor in total.items()})
 

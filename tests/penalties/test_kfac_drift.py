@@ -91,6 +91,17 @@ def test_factors_of_another_model_are_refused(tmp_path: Path) -> None:
         KFACDrift(summaries=[str(file)]).bind(other.trunk, setting())
 
 
+@pytest.mark.parametrize("linear_above", [True, False])
+def test_where_nothing_that_pays_is_trained_it_is_refused(linear_above: bool) -> None:
+    model = model_of()
+    model.trunk.requires_grad_(False)
+    model.trunk.norm.requires_grad_()
+    if not linear_above:  # no gradient comes to a linear layer at all
+        model.trunk.out, model.trunk.hidden = model.trunk.norm, nn.Identity()
+    with pytest.raises(UserError, match="kfac_drift: no linear layer or embedding is trained here"):
+        KFACDrift(examples=10).bind(model.trunk, setting())
+
+
 def test_a_file_that_holds_something_else_is_told(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -13,7 +13,7 @@ from transformers import Conv1D
 
 from saft.errors import UserError
 from saft.penalties import Unlabelled
-from saft.penalties.kronecker import KroneckerFactors, flat_weight, summarize
+from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
 from saft.tasks.examples import Batch, Examples
 from tests.contracts.test_penalties import features, model_of, unlabelled
 
@@ -89,6 +89,16 @@ def test_the_mean_is_over_tasks() -> None:
     mean = KroneckerFactors.mean([one, two])
     for name, tensor in mean.tensors().items():
         torch.testing.assert_close(tensor, (one.tensors()[name] + two.tensors()[name]) / 2)
+
+
+def test_the_mean_does_not_depend_on_which_task_comes_first() -> None:
+    one = Matrices(torch.eye(2), torch.eye(2))
+    some, all_of_them = KroneckerFactors({"a": one}), KroneckerFactors({"a": one, "b": one})
+    means = [KroneckerFactors.mean(order).layers for order in ((some, all_of_them), (all_of_them, some))]
+    for mean in means:
+        assert mean.keys() == {"a", "b"}
+        assert mean["a"].inputs.equal(torch.eye(2))
+        assert mean["b"].inputs.equal(torch.eye(2) / 2)
 
 
 def test_without_inputs_it_says_so() -> None:
