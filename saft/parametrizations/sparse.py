@@ -56,12 +56,10 @@ class Sparse(Parametrization):
         Raises:
             UserError: the trunk has no linear layer.
         """
-        layers = {
-            f"{name}.weight".lstrip("."): module.weight
-            for name, module in trunk.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-        }
-        own = {name: p for name, p in trunk.named_parameters() if any(p is w for w in layers.values())}
+        modules = list(trunk.modules())
+        matrices = {module.weight for module in modules if isinstance(module, nn.Linear | Conv1D)}
+        matrices -= {module.weight for module in modules if isinstance(module, nn.Embedding)}  # tied heads
+        own = {name: p for name, p in trunk.named_parameters() if p in matrices}
         if not own:
             raise UserError(f"parametrization: sparse: {type(trunk).__name__} has no linear layer")
         masks = self._masks(own, losses)

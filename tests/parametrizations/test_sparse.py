@@ -36,3 +36,19 @@ def test_the_least_sensitive_entries_of_all_matrices_together_are_trained() -> N
     moved = torch.cat([(after[name] != before[name]).flatten() for name in ("0.weight", "2.weight")])
     assert moved.nonzero().flatten().tolist() == sorted(fisher.argsort()[:10].tolist())
     assert torch.equal(after["0.bias"], before["0.bias"])
+
+
+def test_an_embedding_that_is_the_head_too_is_no_candidate() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 4), nn.Linear(4, 50, bias=False))
+    trunk[2].weight = trunk[0].weight
+    tokens = torch.randint(0, 9, (6, 3))
+
+    def losses(count: int) -> Iterator[Tensor]:
+        return (nn.functional.cross_entropy(trunk(x), x) for x in tokens[:count])
+
+    Sparse(density=0.5, examples=6).wrap(trunk, losses)
+    assert [name for name, p in trunk.named_parameters() if p.requires_grad] == ["1.weight"]
+    for loss in losses(6):
+        loss.backward()
+    assert trunk[1].weight.grad.count_nonzero() == 8
