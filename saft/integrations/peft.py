@@ -88,7 +88,8 @@ def merge_adapters(
         tensors, fit = _merged_factors(model, method, chosen, options), None
     elif by == "change":
         if rank is None:
-            rank = max(model.peft_config[adapter].r for adapter in chosen)
+            settings = [model.peft_config[adapter] for adapter in chosen]
+            rank = max(rank for one in settings for rank in (one.r, *one.rank_pattern.values()))
         pieces = {adapter: OneAdapter(model, adapter) for adapter in chosen}
         plan = plan_of(model, pieces, method, options, adapter_rank=rank)
         warn_of(plan)
@@ -224,12 +225,14 @@ def _add(model: PeftModel, name: str, tensors: dict[str, Tensor]) -> None:
     settings = peft_settings(tensors, rank, is_transposed(_config_of(model)))
     patterns = {module.removeprefix(PREFIX): own for module, own in ranks.items() if own != rank}
     config = LoraConfig(**settings, rank_pattern=patterns, alpha_pattern=dict(patterns))
-    active = model.active_adapters
+    active, asking = model.active_adapters, [(p, p.requires_grad) for p in model.parameters()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft decides it for each layer
         model.add_adapter(name, config)
     set_peft_model_state_dict(model, _as_embeddings(model, tensors), adapter_name=name)
     model.base_model.set_adapter(active)
+    for parameter, asks in asking:  # peft would train the active adapter, also one loaded for inference
+        parameter.requires_grad_(asks)
 
 
 def _config_of(model: PeftModel) -> dict[str, Any]:

@@ -120,6 +120,25 @@ def test_a_rank_beyond_that_of_the_matrices_becomes_theirs(tiny_llama):
     assert fit.overall < 1e-5
 
 
+def test_the_rank_is_the_greatest_that_any_module_has(tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj", "down_proj"], rank_pattern={"down_proj": 5})
+    fit = merge_adapters(model, "task_arithmetic", ["one"], scaling=1.0)
+    assert fit.overall < 1e-5
+    assert model.peft_config["merged"].r == 5
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_is_trained_is_so_afterwards(trained, tiny_llama):
+    model = with_adapters(tiny_llama, ["q_proj"])
+    model.set_adapter("two", inference_mode=not trained)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    merge_adapters(model, "average")
+    after = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: asks for name, asks in after.items() if ".merged." not in name} == before
+    assert any(before.values()) == any(after.values()) == trained
+    assert not any(asks for name, asks in after.items() if ".merged." in name)
+
+
 def test_by_factors_each_factor_is_merged(tiny_llama):
     model = with_adapters(tiny_llama, ["q_proj", "down_proj"])
     one, two = (peft.get_peft_model_state_dict(model, adapter_name=name) for name in ("one", "two"))
