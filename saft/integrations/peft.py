@@ -223,7 +223,9 @@ def _add(model: PeftModel, name: str, tensors: dict[str, Tensor]) -> None:
     ranks = {key.partition(".lora_")[0]: len(x) for key, x in tensors.items() if ".lora_A" in key}
     rank = max(ranks.values())
     settings = peft_settings(tensors, rank, is_transposed(_config_of(model)))
-    patterns = {module.removeprefix(PREFIX): own for module, own in ranks.items() if own != rank}
+    # A pattern is of every module whose name ends so, and the first counts: the longest names come first.
+    names = sorted(ranks, key=len, reverse=True) if {*ranks.values()} != {rank} else []
+    patterns = {name.removeprefix(PREFIX): ranks[name] for name in names}
     config = LoraConfig(**settings, rank_pattern=patterns, alpha_pattern=dict(patterns))
     active, asking = model.active_adapters, [(p, p.requires_grad) for p in model.parameters()]
     with warnings.catch_warnings():

@@ -163,6 +163,16 @@ def test_by_factors_ranks_may_differ_from_module_to_module(tiny_llama):
     assert layer.scaling["both"] == 1.0
 
 
+def test_by_factors_a_module_may_be_called_as_the_end_of_another():
+    block = torch.nn.ModuleDict({"query": torch.nn.Linear(6, 6)})
+    base = torch.nn.ModuleDict({"query": torch.nn.Linear(6, 6), "block": block})
+    settings = peft.LoraConfig(r=3, target_modules=["query"], rank_pattern={"^query": 2})
+    model = peft.PeftModel(base, settings, "one")
+    merge_adapters(model, "average", by="factors")
+    one, merged = (peft.get_peft_model_state_dict(model, adapter_name=name) for name in ("one", "merged"))
+    assert {key: x.shape for key, x in merged.items()} == {key: x.shape for key, x in one.items()}
+
+
 def test_a_peft_model_counts_as_its_active_adapter(tiny_llama):
     model = with_adapters(tiny_llama, ["q_proj"])
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
