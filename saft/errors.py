@@ -144,8 +144,8 @@ def as_user_error(what: str) -> Iterator[None]:
             raise
         text = str(error).strip().split("\n")
         words = text[0] if not text[0].endswith(":") else " ".join(" ".join(text).split())
-        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-        raise UserError(f"{what}: {kind}{words[:300]}") from None
+        kind = "" if words and isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"{what}: {kind}{words[:300]}".removesuffix(": ")) from None
 
 
 def is_for_memory(error: BaseException) -> bool:

@@ -61,3 +61,10 @@ def test_want_of_memory_is_known_whoever_tells_it(error: Exception, expected: bo
 def test_want_of_memory_is_not_blamed_on_the_file_that_was_read() -> None:
     with pytest.raises(torch.OutOfMemoryError), as_user_error("config.json: cannot be read"):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("error", [OSError(), TimeoutError(), ValueError(), AssertionError()])
+def test_an_error_that_says_nothing_is_called_by_its_kind(error: Exception) -> None:
+    with pytest.raises(UserError) as caught, as_user_error("config.json: cannot be read"):
+        raise error
+    assert str(caught.value) == f"config.json: cannot be read: {type(error).__name__}"

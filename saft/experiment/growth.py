@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
 
 def _weights(model: str, base: Path) -> Mapping[str, str]:
     """Return the fingerprints of a model's weights; what is not at hand any more is asked of its copy."""
-    if base.exists() and (is_hub_id(model) or not Path(model).expanduser().exists()):
+    if base.exists() and (is_hub_id(model) or not Path(os.path.expanduser(model)).exists()):
         copied = read_manifest(base)
         if copied["location"] == model:
             return dict(copied["sha256"])

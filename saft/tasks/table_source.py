@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -224,7 +225,7 @@ def _is_blank(file: str) -> bool:
 
 def _saved(source: TableSource) -> Path | None:
     """Return the folder that a table was saved to by `datasets`; None of any other source."""
-    folder = Path(source.path).expanduser()
+    folder = Path(os.path.expanduser(source.path))
     is_one = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     return folder if is_one and not source.files else None
 

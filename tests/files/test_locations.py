@@ -67,6 +67,11 @@ def test_a_missing_folder_is_named_as_given_and_absolutely(tmp_path, monkeypatch
     assert "did you mean 'base'" in str(caught.value)
 
 
+def test_the_home_of_nobody_is_told():
+    with pytest.raises(UserError, match="base: there is no '~nobody-is-called-so/model'"):
+        locations.folder("~nobody-is-called-so/model", "base")
+
+
 def test_local_folders_win_over_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locations.is_hub_id("bert/base")
