@@ -94,11 +94,17 @@ class PenaltyOnInputs(Penalty):
         return self.inputs if self.inputs in ("others", "reference") else None
 
     def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:
-        """Refuse images where tokens are to be drawn; see `Penalty.check_tasks`.
+        """Refuse what nothing can be made up from; see `Penalty.check_tasks`.
 
         Raises:
-            UserError: a task is of images.
+            UserError: a task is of images, and tokens are to be drawn; or it has several texts in a row.
         """
+        for name, task in tasks.items() if self.reads is None else ():
+            if getattr(getattr(task, "task", None), "packing", False):
+                raise UserError(
+                    f"{where}: inputs: {self.inputs}: is made of one text a row, but task '{name}' has "
+                    "packing: true; set it to false, or take others or reference"
+                )
         for name, task in tasks.items() if self.inputs == "random_tokens" else ():
             if isinstance(task, BoundImageClassification):
                 raise UserError(

@@ -68,3 +68,14 @@ def test_images_have_no_tokens_which_is_told_before_anything_is_trained() -> Non
     texts = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.ones(1, 4)}
     with pytest.raises(UserError, match="random_tokens: needs a model of texts"):
         with_random_tokens(texts, nn.Identity(), torch.Generator())
+
+
+def test_rows_of_several_texts_are_told_before_anything_is_trained() -> None:
+    tasks = {"stories": SimpleNamespace(task=SimpleNamespace(packing=True))}
+    for penalty in (Drift(inputs="own_shuffled"), TauJp(inputs="random_tokens")):
+        with pytest.raises(
+            UserError, match=r"^a\.penalty: inputs: \w+: is made of one text a row, but task 'sto"
+        ):
+            penalty.check_tasks(tasks, "a.penalty")  # type: ignore[arg-type]
+    fine: PenaltyOnInputs = Drift(inputs="others")
+    fine.check_tasks(tasks, "a.penalty")  # type: ignore[arg-type]
