@@ -101,8 +101,9 @@ class _BoundDrift:
         steps = penalty.due_steps(setting.steps)
         inputs = {step: self.draws.of_step(trunk, step)[1] for step in steps} if setting.cache else {}
 
-        def key() -> str:  # with a probe, which tells pooling, precision and device apart
-            probe = self._at_base(trunk, steps[:1])
+        def key() -> str:  # with a probe of each task, which tells pooling, precision and device apart
+            first = {self.draws.task(step): step for step in reversed(steps)}
+            probe = self._at_base(trunk, sorted(first.values()))
             return digest([trunk.state_dict(), probe, *inputs.values()], "drift", penalty.outputs, steps)
 
         self.base = cached(setting.cache, key, lambda: self._at_base(trunk, steps), _device(trunk))

@@ -165,6 +165,19 @@ def test_what_a_cache_holds_of_predictions_is_what_would_be_computed(tmp_path) -
     assert values[0] == values[1] == values[2]
 
 
+@pytest.mark.parametrize("task", ["task0", "task1"])
+def test_what_a_cache_holds_is_of_no_task_that_is_pooled_otherwise(tmp_path, task: str) -> None:
+    def first(trunk, inputs):
+        return trunk(inputs["input_ids"])[:, 0]
+
+    around, model = setting(cache=tmp_path), model_of()
+    pooled = dataclasses.replace(around.reference[task], features=first)
+    other = dataclasses.replace(around, reference={**around.reference, task: pooled})
+    Drift().bind(model.trunk, around)
+    bound = Drift().bind(model.trunk, other)
+    assert [bound.loss(model.trunk, step).item() for step in range(24)] == [0.0] * 24
+
+
 def test_predictions_are_refused_where_there_are_none() -> None:
     message = "penalty: outputs: predictions: task 'task[01]' predicts no tokens, as language_modeling and"
     with pytest.raises(UserError, match=message):
