@@ -92,7 +92,7 @@ def replaced(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside `file` that takes its name, and its place, once the block has ended well.
 
     Args:
-        file: the file to make; its parents are made too.
+        file: the file to make; its parents are made too. Of a link it is what the link leads to.
 
     Yields:
         The temporary path, to be written by one process.
@@ -100,6 +100,7 @@ def replaced(file: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full.
     """
+    file = Path(os.path.realpath(file))
     temporary = file.with_name(f".{file.name}.partial")
     try:
         with telling_a_full_disk(file):

@@ -293,6 +293,17 @@ def test_the_folder_of_a_living_writer_is_left_alone(tmp_path):
     assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["slow"]
 
 
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link, file = tmp_path / "best.yaml", tmp_path / "elsewhere" / "a.yaml"
+    link.symlink_to("elsewhere/a.yaml")
+    for text in ("new", "newer"):  # the first leads nowhere yet
+        staging.write_text(link, text)
+        assert link.is_symlink()
+        assert file.read_text() == text
+    assert [entry.name for entry in file.parent.iterdir()] == ["a.yaml"]
+
+
 def test_a_file_is_complete_or_what_it_was(tmp_path):
     file = tmp_path / "new" / "figures.json"
     staging.write_text(file, "old\n")
