@@ -71,7 +71,7 @@ def side_files(base: Path) -> list[Path]:
 def custom_code(folder: Path) -> list[str]:
     """Return the names of the files of a model that are code, or name code that is to be run."""
     code = [file.name for file in sorted(folder.glob("*.py"))]
-    return code + [file.name for file in sorted(folder.glob("*.json")) if _CODE in _mapping(file)]
+    return code + [file.name for file in sorted(folder.glob("*.json")) if _without_code(file) is not None]
 
 
 def _is_side_file(name: str) -> bool:
@@ -86,20 +86,29 @@ def _is_module(base: Path, name: str) -> bool:
 def _copy(base: Path, name: Path, target: Path) -> None:
     source, copy = inside(base, name), target / name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    mapping = _mapping(source)
-    if _CODE in mapping:
-        del mapping[_CODE]
-        copy.write_text(json.dumps(mapping, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    else:
+    plain = _without_code(source)
+    if plain is None:
         shutil.copyfile(source, copy)
+    else:
+        copy.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _mapping(file: Path) -> dict[str, Any]:
-    """Return what config.json or another `..._config.json` says; an empty mapping for any other file."""
+def _without_code(file: Path) -> dict[str, Any] | None:
+    """Return what config.json or another `..._config.json` says but for code; None where it names none.
+
+    A processor of several has the config of each in its own, so the key is looked for at any depth.
+    """
+    named: list[object] = []
+
+    def plain(mapping: dict[str, Any]) -> dict[str, Any]:
+        if _CODE in mapping:
+            named.append(mapping.pop(_CODE))
+        return mapping
+
     if not file.name.endswith("config.json"):
-        return {}
+        return None
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"), object_hook=plain)
     except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None
+    return content if named and isinstance(content, dict) else None

@@ -47,8 +47,15 @@ def test_code_that_a_config_names_is_not_named_in_the_copy(folders):
     (base / "modeling_x.py").write_text("raise SystemExit")
     (base / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoModel": "modeling_x.X"}}')
     (base / "tokenizer_config.json").write_text('{"a": 1}')
-    assert custom_code(base) == ["modeling_x.py", "config.json"]
+    inner = {
+        "size": 4,
+        "auto_map": {"AutoImageProcessor": "processing_x.X"},
+    }  # as processors of several have it
+    (base / "processor_config.json").write_text(json.dumps({"image_processor": inner, "more": [inner]}))
+    assert custom_code(base) == ["modeling_x.py", "config.json", "processor_config.json"]
     copy_side_files(base, target)
+    plain = {"image_processor": {"size": 4}, "more": [{"size": 4}]}
+    assert json.loads((target / "processor_config.json").read_text()) == plain
     assert json.loads((target / "config.json").read_text()) == {"model_type": "x"}
     assert (target / "tokenizer_config.json").read_text() == '{"a": 1}'
     assert custom_code(target) == []
