@@ -109,13 +109,18 @@ def in_words(merge: MergeConfig) -> str:
     Example:
         >>> in_words(MergeConfig("ties", "base", ["a", "b"], {"density": 0.1}, scaling=0.9))
         'ties (density 0.1) at 0.9'
+        >>> in_words(MergeConfig("ties", "base", ["a", "b"], {"weights": [1, 0.5]}, scaling=2))
+        'ties, weights 1, 0.5 at 2'
     """
-    if weights := merge.varying.get("weights") or merge.parameters.get("weights"):
+    weights = merge.varying.get("weights") or merge.parameters.get("weights")
+    others = ", ".join(f"{name} {value}" for name, value in merge.parameters.items() if name != "weights")
+    words = f"{merge.method} ({others})" if others else merge.method
+    if weights:
         each = (" → ".join(f"{x:g}" for x in own) if isinstance(own, list) else f"{own:g}" for own in weights)
-        return f"{merge.method}, weights {', '.join(each)}"
-    parameters = ", ".join(f"{name} {value}" for name, value in merge.parameters.items())
-    method = f"{merge.method} ({parameters})" if parameters else merge.method
-    return method if merge.scaling is None else f"{method} at {merge.scaling:g}"
+        words = f"{words}, weights {', '.join(each)}"
+        if merge.method == "task_arithmetic" and merge.scaling == 1:  # they are the coefficients
+            return words
+    return words if merge.scaling is None else f"{words} at {merge.scaling:g}"
 
 
 def merge_file(result: SuggestResult) -> str:

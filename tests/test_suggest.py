@@ -250,6 +250,19 @@ def test_every_choice_of_a_parameter_is_tried_and_what_is_suggested_is_written(c
     assert "choices" not in written
 
 
+def test_merges_with_given_weights_are_told_apart(config: SuggestConfig) -> None:
+    """Their coefficient and their other parameters were left out: one row stood for all of them, the worst's."""
+    methods: dict[str, dict[str, Any]] = {
+        "task_arithmetic": {"weights": [1.0, 0.5]},
+        "ties": {"weights": [0.5, 1.0], "choices": {"density": [0.1, 0.9]}},
+    }
+    result = suggest(dataclasses.replace(config, methods=methods, budget=8))
+    words = [in_words(one.merge) for one in result.tried]
+    assert len(set(words)) == len(words) == 8
+    text = printed(result.table(), 120)
+    assert all(word in text for word in words)
+
+
 def test_a_checkpoint_without_a_task_is_refused(
     config: SuggestConfig, experts: dict[str, str], tiny_model: Path
 ) -> None:
