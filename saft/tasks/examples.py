@@ -33,7 +33,7 @@ class Batch:
 
     Args:
         inputs: what the trunk's forward takes, each [batch, ...].
-        labels: [batch], or [batch, tokens]; `IGNORED` where nothing is learned.
+        labels: [batch], or [batch, tokens]; `IGNORED` where nothing is learned, if these are whole numbers.
 
     Example:
         >>> batch = Batch({"input_ids": torch.zeros(3, 5)}, torch.tensor([0, 1, IGNORED]))
@@ -47,6 +47,8 @@ class Batch:
     @property
     def targets(self) -> Tensor:
         """How many labels there are to learn, 0-dim: the loss is the mean over them."""
+        if self.labels.is_floating_point():  # any number may be learned, -100 too
+            return self.labels.new_tensor(self.labels.numel(), dtype=torch.long)
         return (self.labels != IGNORED).sum()
 
     def __len__(self) -> int:

@@ -73,3 +73,11 @@ def test_permutations_of_different_streams_differ() -> None:
     assert sorted(permutation(50, 0)) == list(range(50))
     assert permutation(50, 0, 0) != permutation(50, 0, 1)
     assert permutation(0, 0) == []
+
+
+def test_a_number_to_be_learned_is_not_taken_for_a_label_that_is_ignored() -> None:
+    """A regression of -100 counted as no target, so that its batch weighed less than its examples."""
+    temperatures = Batch({}, torch.tensor([-100.0, 20.0, -100.0]))
+    assert int(temperatures.targets) == 3
+    assert int(Batch({}, torch.tensor([-100, 20])).targets) == 1
+    assert temperatures.targets.dtype == torch.long
