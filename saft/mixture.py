@@ -79,7 +79,7 @@ class SmileLinear(nn.Module):
                 expert = expert + self.expert_bias[task]
             share = (self.scaling * weights[rows, places]).to(expert.dtype).unsqueeze(1)
             result = result.index_add(0, rows, (share * expert).to(result.dtype))
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[-1])
 
     def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares and the numbers of the experts that each token goes to, both [tokens, top_k]."""

@@ -168,6 +168,12 @@ def test_a_layer_equals_the_equations(top_k, gate_rank, bias):
         torch.testing.assert_close(result.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_a_layer_takes_a_batch_of_no_example_as_a_linear_layer_does():
+    eye = torch.eye(2).unsqueeze(0)
+    layer = SmileLinear(nn.Linear(2, 3, bias=False), {"U": torch.ones(1, 3, 2), "SV": eye, "router": eye}, 1)
+    assert layer(torch.empty(0, 5, 2)).shape == (0, 5, 3)
+
+
 def test_the_mixture_runs_and_differs_from_the_base_and_from_each_task(merged, tiny_model):
     mixture = saft.load_mixture(merged / "smile")
     count = sum(isinstance(module, SmileLinear) for module in mixture.modules())
