@@ -24,7 +24,8 @@ def paired_error(one: Tensor, other: Tensor) -> float:
     more would make it, of which one is better and one is worse (Bonett and Price's n + 2). Else it would be 0
     where none, or all, differ, as if no number of examples could show otherwise. Of several models the two
     are as far apart as these agree on examples that differ, :math:`\sqrt{\sum_i \bar d_i^2 / \sum_i
-    \overline{d_i^2}}`, at most 1.
+    \overline{d_i^2}}`, at most 1. Where another metric differs on every example alike, as correlations of 1
+    and -1 do on three, they are as far apart as it differs.
 
     Args:
         one: [examples] or [models, examples], what each adds to the one score.
@@ -49,10 +50,13 @@ def paired_error(one: Tensor, other: Tensor) -> float:
     if size < 2:
         return math.nan
     error = float(apart.std()) / math.sqrt(size)
-    if not _is_right_or_wrong(one) or not _is_right_or_wrong(other):
-        return error
-    squares = float(of_models.square().mean())
-    far = math.sqrt(float(apart.square().mean()) / squares) if squares else 1.0
+    if _is_right_or_wrong(one) and _is_right_or_wrong(other):
+        squares = float(of_models.square().mean())
+        far = math.sqrt(float(apart.square().mean()) / squares) if squares else 1.0
+    else:
+        far = abs(float(apart.mean()))
+        if not error <= 1e-6 * far:
+            return error
     two_more = torch.cat([apart, apart.new_tensor([far, -far])])
     return max(error, float(two_more.std(correction=0)) / math.sqrt(size + 2))
 

@@ -89,6 +89,17 @@ def test_accuracies_lie_in_it_as_often_as_it_says(
     assert sure / draws >= 0.9  # and 0.01 is the error of this share
 
 
+def test_three_examples_of_a_correlation_are_not_sure_of_everything() -> None:
+    """All of 1 and all of -1 differ by 2 on each: the error was 0, as if no number of examples were too few."""
+    best = torch.ones(3)
+    error = paired_error(best, -best)
+    assert error == pytest.approx(torch.tensor([2.0, 2, 2, 2, -2]).std(correction=0).item() / 5**0.5)
+    assert paired_error(best, 1 - best) == pytest.approx(error / 2)  # of right and wrong it was so before
+    assert paired_error(-best, -best) == 0.0
+    losses = torch.tensor([0.5, 1.5, 1.0])
+    assert paired_error(losses, losses * 1.1) == pytest.approx(0.1 * losses.std().item() / 3**0.5)
+
+
 @pytest.mark.parametrize("examples", [6, 20, 100])
 def test_losses_lie_in_it_as_often_as_it_says(examples: int) -> None:
     draw = torch.Generator().manual_seed(1)
