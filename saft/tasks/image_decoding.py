@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["FORMAT", "FORMATS", "array_of_bytes", "rgb"]
 
-FORMAT = 2
+FORMAT = 3
 """Of what is made of a file: counts the changes after which what was kept before is not to be read."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Without those that PIL reads by running another program, as it does PostScript."""

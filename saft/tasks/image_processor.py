@@ -21,6 +21,10 @@ __all__ = ["Preprocessing", "load_preprocessing"]
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
+# What a half of the work leaves to the other half, as far as a processor has it at all.
+_OF_BYTES = ("do_resize", "do_center_crop", "do_convert_rgb", "do_flip_channel_order")
+_OF_NUMBERS = ("do_rescale", "do_normalize", "include_top")
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -40,17 +44,28 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop, [channels, height, width] of bytes."""
-        options = {"do_rescale": False, "do_normalize": False, **self.sizes}
+        options = self._without(_OF_NUMBERS) | self.sizes
         values = self.processor(images=[image], return_tensors=None, **options)["pixel_values"][0]
         return np.ascontiguousarray(values, dtype=np.uint8)
 
     def normalized(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Rescale and normalize what `pixels` made, [images, channels, height, width]."""
-        options = {"do_resize": False, "do_center_crop": False, "do_convert_rgb": False}
+        options = self._without(_OF_BYTES)
         made = self.processor(
             images=list(pixels), return_tensors=None, input_data_format="channels_first", **options
         )
         return torch.from_numpy(np.stack(made["pixel_values"]).astype(np.float32))
+
+    def is_whole(self, image: Image.Image) -> bool:
+        """Return whether both halves make what the processor makes at once, up to a step of bytes."""
+        options = {"return_tensors": None, **self.sizes}
+        whole = np.asarray(self.processor(images=[image], **options)["pixel_values"][0], dtype=np.float32)
+        halves = self.normalized([self.pixels(image)])[0].numpy()
+        step = (whole.max() - whole.min()) / 255
+        return whole.shape == halves.shape and bool((abs(whole - halves) <= step).all())
+
+    def _without(self, steps: Sequence[str]) -> dict[str, Any]:
+        return {step: False for step in steps if hasattr(self.processor, step)}
 
 
 def load_preprocessing(location: str, image_size: int | None, where: str) -> Preprocessing:
@@ -63,8 +78,8 @@ def load_preprocessing(location: str, image_size: int | None, where: str) -> Pre
         where: the place of the task, for messages.
 
     Raises:
-        UserError: the folder holds no processor, one that needs code of its own or torchvision, or one whose
-            results are not all of one size.
+        UserError: the folder holds no processor, one that needs code of its own or torchvision, one whose
+            results are not all of one size, or one that does more than `Preprocessing` does in two halves.
     """
     folder = local_folder(location, "model.path")
     if not any((folder / name).is_file() for name in PROCESSOR_FILES):
@@ -87,6 +102,14 @@ def load_preprocessing(location: str, image_size: int | None, where: str) -> Pre
             f"{where}: the image processor of {location} makes images of different sizes, "
             f"{list(shape[1:])} and {list(other[1:])}; set do_center_crop: true and crop_size in its "
             f"{PROCESSOR_FILES[0]}"
+        )
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    with as_user_error(f"model {location}: its image processor does not work"):
+        is_whole = len(shape) == 3 and made.is_whole(Image.fromarray(noise))
+    if not is_whole:
+        raise UserError(
+            f"{where}: the image processor of {location}, {type(processor).__name__}, makes more of an image "
+            "than one that is resized, cropped, rescaled and normalized; take a model with another"
         )
     return Preprocessing(processor, made.sizes, *shape)
 

@@ -18,6 +18,7 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
+from saft.tasks.image_processor import load_preprocessing
 from tests.tasks.tiny_vision import KINDS, LABELS, SIDE, images, model, task
 
 
@@ -37,6 +38,34 @@ def test_the_inputs_are_what_the_models_own_processor_makes(kind: str, tmp_path:
     got = {tuple(row.flatten()[:50].tolist()) for row in batch.inputs["pixel_values"]}
     assert got == expected
     assert batch.inputs["pixel_values"].shape == (30, 3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BeitImageProcessorPil",
+        "CLIPImageProcessorPil",
+        "EfficientNetImageProcessorPil",
+        "LevitImageProcessorPil",
+        "MobileViTImageProcessorPil",
+        "SegformerImageProcessorPil",
+    ],
+)
+def test_both_halves_are_what_a_processor_does_in_one(name: str, tmp_path: Path) -> None:
+    processor = getattr(transformers, name)()
+    processor.save_pretrained(tmp_path)
+    colours = np.random.default_rng(1).integers(0, 256, (31, 42, 3), dtype=np.uint8)
+    picture = Image.fromarray(colours).resize((420, 310))
+    made = load_preprocessing(str(tmp_path), None, "t")
+    expected = torch.from_numpy(np.stack(processor(images=[picture])["pixel_values"]))
+    torch.testing.assert_close(made.normalized([made.pixels(picture)]), expected)
+
+
+@pytest.mark.parametrize("name", ["SamImageProcessorPil", "VideoMAEImageProcessorPil"])
+def test_a_processor_that_does_more_is_refused(name: str, tmp_path: Path) -> None:
+    getattr(transformers, name)().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"t: the image processor of .*, {name}, makes more of an image"):
+        load_preprocessing(str(tmp_path), None, "t")
 
 
 @pytest.mark.parametrize("kind", KINDS)
