@@ -107,6 +107,7 @@ FROM_ABOVE = {
     "tasks/image_model.py": "tasks/test_image_classification.py",
     "tasks/image_processor.py": "tasks/test_image_classification.py",
     "tasks/language_model.py": "tasks/test_language_modeling.py",
+    "tasks/bound_language_task.py": "tasks/test_text_to_text.py",
     "tasks/language_task.py": "tasks/test_text_to_text.py",
     "tasks/metric.py": "report/test_figures.py",
     "tasks/packing.py": "tasks/test_language_modeling.py",

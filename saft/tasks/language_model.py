@@ -204,7 +204,7 @@ def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, token
         eos_token_id=sorted(stop) or None,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=own.bos_token_id,
-        decoder_start_token_id=own.decoder_start_token_id,
+        decoder_start_token_id=getattr(trunk.config, "decoder_start_token_id", None),  # as it was learned
         use_cache=getattr(trunk.forward, "gives_cache", True),
     )
     trunk.generation_config = plain  # what the folder's own asks for, such as sampling, is not wanted here

@@ -17,6 +17,7 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.models import max_tokens
 from saft.tasks import TASKS
+from saft.tasks.bound_language_task import BoundLanguageTask
 from saft.tasks.causal_batch import (
     Encoded,
     causal_batch,
@@ -28,9 +29,9 @@ from saft.tasks.causal_batch import (
 )
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
-from saft.tasks.examples import Batch, Candidates, Examples
+from saft.tasks.examples import Batch, Examples
 from saft.tasks.language_model import LanguageModel, Parts
-from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
+from saft.tasks.language_task import LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, divide, load
 from saft.tasks.template import TemplateRow
@@ -122,8 +123,9 @@ class LanguageModeling(LanguageTask):
         """Bind the task to a causal model: load its tokenizer; no text is longer than its positions.
 
         Raises:
-            UserError: the model is not a causal one, or its tokenizer is missing, has no chat template or
-                does not tell the answers to choose among apart.
+            UserError: the model is not a causal one, has fewer positions than tokens are to be generated, or
+                its tokenizer is missing, has no chat template or does not tell the answers to choose among
+                apart.
         """
         folder = language_folder(model, "causal", where)
         tokenizer = load_tokenizer(model.path)
@@ -136,6 +138,8 @@ class LanguageModeling(LanguageTask):
         longest = cut_length(model, self.max_length, where)
         at = torch.device(device)
         bound = BoundLanguageModeling(self, name, model, where, at, tokenizer, longest, positions)
+        if self.metric_name == "exact_match":
+            bound.check_new_tokens("max_new_tokens")
         bound.check_answers()
         return bound
 
@@ -164,15 +168,10 @@ class LanguageModeling(LanguageTask):
 
 @dataclass(frozen=True)
 class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
-    """Language modeling with one model; see `saft.tasks.task.BoundTask`.
-
-    Args:
-        positions: that the model has.
-    """
+    """Language modeling with one model; see `saft.tasks.task.BoundTask`."""
 
     trunk_kind = "a causal language model"
     trunk_class = "AutoModelForCausalLM"
-    positions: int
 
     @property
     def text(self) -> CausalTokenizer:
@@ -189,6 +188,11 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
     def new_tokens(self) -> int:
         """As many as the task says."""
         return self.task.max_new_tokens
+
+    @property
+    def longest_answer(self) -> int:
+        """As many as the model has positions, but one for what is given."""
+        return self.positions - 1
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> LanguageModel:
         """Return the trunk as it is: it has its language head."""
@@ -250,16 +254,6 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         """Return completions in tokens, each with its end."""
         rows = [TemplateRow("words", {"prompt": "?", "completion": text}) for text in answers]
         return self.text.endings([self._pieces(row.place, row)[-1][0] for row in rows])
-
-    def _choices(self, rows: Sequence[TemplateRow]) -> list[Candidates]:
-        choices = super()._choices(rows)
-        for row, own in zip(rows, choices, strict=False):
-            if (longest := max(map(len, own.tokens))) >= self.positions:
-                raise UserError(
-                    f"{self.where}.{self.task.follows}: {row.place} may have an answer of {longest} tokens, "
-                    f"but the model has {self.positions} positions for it and what is given; shorten it"
-                )
-        return choices
 
     def _pieces(self, place: str, row: TemplateRow | list[Any]) -> list[Segment]:
         """Return a row's text in pieces: learned, or only given."""

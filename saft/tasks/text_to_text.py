@@ -16,10 +16,12 @@ from saft.config import Count
 from saft.config.ranges import MOST, Range
 from saft.errors import UserError
 from saft.model_config import ModelConfig
+from saft.models import max_tokens
 from saft.tasks import TASKS
-from saft.tasks.examples import IGNORED, Batch, Candidates, Examples
+from saft.tasks.bound_language_task import BoundLanguageTask
+from saft.tasks.examples import IGNORED, Batch, Examples
 from saft.tasks.language_model import Parts, number, padded
-from saft.tasks.language_task import BoundLanguageTask, LanguageTask, language_folder
+from saft.tasks.language_task import LanguageTask, language_folder
 from saft.tasks.table_source import TableSource
 from saft.tasks.template import TemplateRow
 from saft.tasks.text_examples import cut_length, note_cut
@@ -82,8 +84,8 @@ class TextToText(LanguageTask):
         """Bind the task to an encoder-decoder: load its tokenizer; no input is longer than its positions.
 
         Raises:
-            UserError: the model is not an encoder-decoder, its config or tokenizer lacks something, or two
-                answers to choose among are cut to the same.
+            UserError: the model is not an encoder-decoder, its config or tokenizer lacks something, answers
+                may be longer than its positions, or two to choose among are the same to its tokenizer.
         """
         folder = language_folder(model, "encoder-decoder", where)
         settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -93,8 +95,10 @@ class TextToText(LanguageTask):
                 "(decoder_start_token_id)"
             )
         longest = cut_length(model, self.max_length, where)
-        tokenizer = load_tokenizer(model.path)
-        bound = BoundTextToText(self, name, model, where, torch.device(device), tokenizer, longest, start)
+        tokenizer, positions = load_tokenizer(model.path), max_tokens(folder, MOST)
+        at = torch.device(device)
+        bound = BoundTextToText(self, name, model, where, at, tokenizer, longest, positions, start)
+        bound.check_new_tokens("max_target_length")
         bound.check_answers()
         return bound
 
@@ -125,6 +129,7 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
 
     trunk_kind = "an encoder-decoder that answers"
     trunk_class = "AutoModelForSeq2SeqLM"
+    _cuts_given = True
     start: int
 
     @property
@@ -132,19 +137,17 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         """As many as an answer has at most."""
         return self.task.max_target_length
 
-    def _cut_by(self, own: Candidates) -> tuple[str, int] | None:
-        if any(len(tokens) == self.task.max_target_length for tokens in own.tokens):
-            return "max_target_length", self.task.max_target_length
-        if any(len(tokens) == self.max_length for tokens in own.given):
-            return "max_length", self.max_length
-        return None
+    @property
+    def longest_answer(self) -> int:
+        """As many as the decoder has positions."""
+        return self.positions
 
     def facts(self) -> dict[str, Any]:
         """Return where inputs and answers are cut."""
         return {**self.resolved, "max_target_length": self.task.max_target_length}
 
     def _examples(self, rows: list[TemplateRow], training: bool) -> Examples:
-        given, answers = self._inputs(rows), self._whole([row.texts["target"] for row in rows])
+        given, answers = self._inputs(rows), self._tokens([row.texts["target"] for row in rows])
         for row, answer in zip(rows, answers, strict=True):
             self._check_known(row.place, answer)
         longest = self.task.max_target_length
@@ -171,11 +174,7 @@ class BoundTextToText(BoundLanguageTask[TextToText]):
         return tokenized(self.tokenizer, texts, self.max_length).inputs["input_ids"]
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of answers, each with its end, unless it is cut before."""
-        return [ids[: self.task.max_target_length] for ids in self._whole(answers)]
-
-    def _whole(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of answers, each with its end."""
+        """Return the tokens of whole answers, each with its end."""
         encoded = tokenized(self.tokenizer, answers, answers=True).inputs["input_ids"]
         end = self.tokenizer.eos_token_id
         return [ids if ids[-1:] == [end] or end is None else [*ids, end] for ids in encoded]

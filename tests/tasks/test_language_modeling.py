@@ -455,3 +455,7 @@ def test_an_answer_beyond_the_positions_is_refused(mapping: dict[str, Any], tiny
         UserError, match=r"t.completion: row \d+ .* may have an answer of 41 tokens, but the mod"
     ):
         bound(mapping, tiny_gpt2, **changes).examples(Limits())
+    with pytest.raises(UserError, match=r"^t.max_new_tokens: 33 is more than the 32 positions of .*; lower"):
+        bound(mapping, tiny_gpt2, metric_name="exact_match", max_new_tokens=33)
+    task = bound(mapping, tiny_gpt2, metric_name="exact_match", max_new_tokens=32)
+    assert task.score(task.model(task.load_trunk()), task.examples(Limits(0, 4, 4)).test).examples == 4

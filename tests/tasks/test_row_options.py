@@ -281,14 +281,6 @@ def test_a_right_answer_that_is_cut_is_right_still(
     assert task.score(task.model(task.load_trunk()), examples).value == 1.0
 
 
-def test_options_that_are_cut_to_the_same_are_refused(mapping: dict[str, Any], tiny_t5: Path) -> None:
-    keys = {"kind": "text_to_text", "input": "{text}", "target": "a {option}", "metric_name": "choice"}
-    with pytest.raises(
-        UserError, match=r"max_target_length: 1 token\(s\) do not tell the options of row \d+ of"
-    ):
-        bound(mapping, tiny_t5, max_target_length=1, **keys).examples(Limits())
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

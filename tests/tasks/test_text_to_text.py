@@ -197,16 +197,53 @@ def test_an_answer_that_is_cut_is_compared_as_a_whole_and_told(
     assert task.score(model, part, 8).value == pytest.approx(whole.count("sky") / 30)
 
 
-def test_answers_to_choose_among_that_are_alike_once_they_are_cut_are_refused(
+def test_answers_to_choose_among_are_compared_whole(mapping: dict[str, Any], tiny_t5: Path) -> None:
+    """Else what is cut would be the likelier for it."""
+    words = {"label": {"red": "the rose the rose the rose", "blue": "the sky", "green": "the rose a moss"}}
+    scores = []
+    for longest in (2, 32):
+        task = bound(mapping, tiny_t5, words=words, metric_name="choice", max_target_length=longest)
+        examples = task.examples(Limits(0, None, None)).test
+        assert [len(tokens) for tokens in examples.choices[0].tokens] == [7, 3, 5]
+        scores.append(task.outcomes(task.model(task.load_trunk()), examples).rows[0].tolist())
+    assert scores[0] == scores[1]
+
+
+def test_an_answer_begins_as_it_was_learned_whatever_the_generation_config_says(
     mapping: dict[str, Any], tiny_t5: Path
 ) -> None:
-    words = {"label": {"red": "the rose", "blue": "the sky", "green": "a moss"}}
-    changes = {"words": words, "metric_name": "choice"}
-    bound(mapping, tiny_t5, **changes, max_target_length=2)
-    with pytest.raises(
-        UserError, match=r"^t\.max_target_length: 1 token\(s\) do not tell .* apart; raise it$"
-    ):
-        bound(mapping, tiny_t5, **changes, max_target_length=1)
+    task = bound(mapping, tiny_t5)
+    examples, model = task.examples(Limits(0, None, 1)).test, task.model(task.load_trunk())
+    assert isinstance(model, LanguageModel)
+    trunk: Any = model.trunk
+    trunk.generation_config.decoder_start_token_id = None
+    begun = []
+    trunk.decoder.register_forward_pre_hook(
+        lambda _, __, inputs: begun.append(inputs["input_ids"][0, 0].item()), with_kwargs=True
+    )
+    task.score(model, examples)
+    assert begun[0] == 2 == examples.collate([0]).inputs["decoder_input_ids"][0, 0]
+
+
+def test_answers_beyond_the_positions_are_refused(
+    mapping: dict[str, Any], tiny_t5: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_t5))
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 12}
+    heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "decoder_start_token_id": 1}
+    transformers.BartForConditionalGeneration(
+        transformers.BartConfig(vocab_size=len(tokenizer), pad_token_id=2, **sizes, **heads)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^t.max_target_length: 13 is more than the 12 positions of .*; low"):
+        bound(mapping, tmp_path, max_target_length=13)
+    words = {"label": {"red": "the rose " * 6, "blue": "sky", "green": "a moss"}}
+    with pytest.raises(UserError, match=r"t.target: row \d+ .* may have an answer of 13 tokens, but the mod"):
+        bound(mapping, tmp_path, words=words, metric_name="choice").examples(Limits())
+    words["label"]["red"] = "the " + "rose " * 10
+    task = bound(mapping, tmp_path, words=words, metric_name="choice")
+    model = task.model(task.load_trunk())
+    assert task.score(model, task.examples(Limits(0, 4, None)).validation).examples == 4
 
 
 def test_a_target_without_a_number_is_not_ranked(mapping: dict[str, Any]) -> None:
