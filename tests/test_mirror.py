@@ -101,7 +101,6 @@ FROM_ABOVE = {
     "tasks/__init__.py": "tasks/test_text_classification.py",
     "tasks/bound_with_head.py": "tasks/test_text_classification.py",
     "tasks/causal_batch.py": "tasks/test_language_modeling.py",
-    "tasks/causal_tokenizer.py": "tasks/test_language_modeling.py",
     "tasks/conversation.py": "tasks/test_language_modeling.py",
     "tasks/image_examples.py": "tasks/test_image_classification.py",
     "tasks/image_model.py": "tasks/test_image_classification.py",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,8 @@ __all__ = ["CausalTokenizer"]
 @dataclass(frozen=True)
 class CausalTokenizer:
     """Writes pieces of a text each by itself, so that what is generated goes on as what was learned did.
+
+    Some tokenizers, such as Llama 2's, put a space in front of every text; a piece that goes on gets none.
 
     Args:
         tokenizer: of transformers.
@@ -40,7 +45,7 @@ class CausalTokenizer:
     def encode(self, texts: Sequence[Sequence[Segment]]) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield the tokens of each whole text, and whether each token is learned."""
         start, end = self.start, self.end
-        numbers = iter(self._numbers([text for pieces in texts for text, _ in pieces]))
+        numbers = self._in_place([piece for pieces in texts for piece in _with_before(pieces)])
         for pieces in texts:
             tokens, learned = list(start), [False] * len(start)
             for part, own in [*((next(numbers), own) for _, own in pieces), (end, True)]:
@@ -48,10 +53,42 @@ class CausalTokenizer:
                 learned += [own] * len(part)
             yield tokens, learned
 
-    def endings(self, texts: Sequence[str]) -> list[list[int]]:
+    def endings(self, texts: Sequence[Sequence[Segment]]) -> list[list[int]]:
         """Return the tokens of the last pieces of texts, each with its end."""
-        end = self.end
-        return [[*numbers, *end] for numbers in self._numbers(texts)]
+        last = [_with_before(pieces)[-1] for pieces in texts]
+        return [[*numbers, *self.end] for numbers in self._in_place(last)]
+
+    def _in_place(self, pieces: Sequence[tuple[str, str]]) -> Iterator[list[int]]:
+        """Yield the tokens of pieces, each with what stands before it."""
+        marks = [self._mark(before) for before, _ in pieces]
+        known = {mark: self._numbers([mark])[0] if mark else [] for mark in set(marks)}
+        written = self._numbers([mark + piece for mark, (_, piece) in zip(marks, pieces, strict=True)])
+        for mark, (_, piece), numbers in zip(marks, pieces, written, strict=True):
+            start = len(known[mark])
+            yield numbers[start:] if numbers[:start] == known[mark] else self._numbers([piece])[0]
+
+    def _mark(self, before: str) -> str:
+        """Return what a piece is written behind, to be left out again: what tells that it begins no text."""
+        if not before or not self._begins_with_space:
+            return ""
+        special = self._special_end.search(before)  # behind these too some tokenizers put a space
+        return special[0] if special else "\n"
+
+    @functools.cached_property
+    def _begins_with_space(self) -> bool:
+        alone, line, behind = self._numbers(["a", "\n", "\na"])
+        return behind != [*line, *alone]
+
+    @functools.cached_property
+    def _special_end(self) -> re.Pattern[str]:
+        names = "|".join(map(re.escape, self.tokenizer.get_added_vocab())) or "(?!)"
+        return re.compile(rf"({names})\s*\Z")
 
     def _numbers(self, texts: Sequence[str]) -> list[list[int]]:
         return tokenized(self.tokenizer, texts, add_special_tokens=False).inputs["input_ids"]
+
+
+def _with_before(pieces: Sequence[Segment]) -> list[tuple[str, str]]:
+    """Return what stands before each piece of a text, and the piece."""
+    texts = [text for text, _ in pieces]
+    return list(zip(["", *itertools.accumulate(texts)], texts, strict=False))

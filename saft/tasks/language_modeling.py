@@ -252,8 +252,9 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return completions in tokens, each with its end."""
-        rows = [TemplateRow("words", {"prompt": "?", "completion": text}) for text in answers]
-        return self.text.endings([self._pieces(row.place, row)[-1][0] for row in rows])
+        before = {"prompt": self.task.prompt or "?"}
+        rows = [TemplateRow("words", {**before, "completion": text}) for text in answers]
+        return self.text.endings([self._pieces(row.place, row) for row in rows])
 
     def _pieces(self, place: str, row: TemplateRow | list[Any]) -> list[Segment]:
         """Return a row's text in pieces: learned, or only given."""
