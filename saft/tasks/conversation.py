@@ -71,14 +71,15 @@ def _with_text(tokenizer: Any, message: Any, place: str) -> Mapping[str, Any]:
 
     Parts that are texts become one. No content is one where the template knows what else a message holds.
     """
-    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+    calls = isinstance(message, Mapping) and message.get("tool_calls")
+    if not isinstance(message, Mapping) or "role" not in message or not ("content" in message or calls):
         raise UserError(
             f"{place} lacks `role` or `content`: {message!r:.80}; write {{role: ..., content: ...}}"
         )
-    content = message["content"]
+    content = message.get("content")
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("text") for part in content):
         content = "".join(str(part["text"]) for part in content)
-    calls = message.get("tool_calls") and "tool_calls" in str(tokenizer.chat_template)
-    if not (isinstance(content, str | int | float) or (content is None and calls)):
+    are_known = calls and "tool_calls" in str(tokenizer.chat_template)
+    if not (isinstance(content, str | int | float) or (content is None and are_known)):
         raise UserError(f"{place} holds no text as its content, but {content!r:.80}; write one")
     return {**message, "content": content}

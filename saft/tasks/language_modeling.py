@@ -34,6 +34,7 @@ from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, divide, load
+from saft.tasks.table_split import without_fillers
 from saft.tasks.template import TemplateRow
 from saft.tasks.text_examples import cut_length, note_cut
 from saft.tasks.tokenizer import load_tokenizer
@@ -162,7 +163,10 @@ class LanguageModeling(LanguageTask):
                         "column of lists of messages, {role, content}"
                     )
             used = part.present({f"messages.{self.messages}": values})
-            read[split] = [(part.place(row), values[row]) for row in used]
+            kind = part.rows.features[self.messages]
+            read[split] = [
+                (part.place(row), without_fillers(values[row], kind, kept=["content"])) for row in used
+            ]
         return divide(read, self.data, where)
 
 

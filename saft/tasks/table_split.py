@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -14,7 +14,7 @@ import numpy
 
 from saft.errors import UserError, did_you_mean
 
-__all__ = ["LabelledRow", "TableSplit", "as_text", "is_written", "present"]
+__all__ = ["LabelledRow", "TableSplit", "as_text", "is_written", "present", "without_fillers"]
 
 # What has one spelling; the first item of a list, which may be a list again, stands for all.
 _WRITTEN = (str, int, float, numpy.floating, Decimal, date, time, timedelta, list, type(None))
@@ -167,6 +167,31 @@ def present(
                 f"is {place(missing[0])}; fix the file, or leave them out by drop_missing: true"
             )
     return [row for row, cells in enumerate(zip(*values.values(), strict=True)) if all(cells)]
+
+
+def without_fillers(value: Any, feature: Any, kept: Collection[str] = ()) -> Any:
+    """Return a value without the keys that it lacks, and for which a table of fixed keys holds None.
+
+    Args:
+        value: of a cell.
+        feature: its type in `datasets`: a mapping where keys are fixed; JSON holds what was written.
+        kept: keys of the outermost mappings that stay, whatever they hold.
+
+    Example:
+        >>> calls = [{"name": "now", "arguments": {"zone": None}}, {"name": None, "arguments": None}]
+        >>> without_fillers(calls, [{"name": "string", "arguments": {"zone": "string"}}], kept=["name"])
+        [{'name': 'now', 'arguments': {}}, {'name': None}]
+    """
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [without_fillers(item, inner, kept) for item in value]
+    if not (isinstance(value, dict) and isinstance(feature, dict)):
+        return value
+    return {
+        key: without_fillers(item, feature.get(key))
+        for key, item in value.items()
+        if item is not None or key in kept
+    }
 
 
 def _uncut(columns: Sequence[str]) -> str:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -409,6 +411,27 @@ def test_a_message_of_calls_alone_is_for_a_template_that_knows_them(tiny_llama: 
         "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
     assert segments(tokenizer, messages, "row 1")[-1] == ("sky ", True)
+    del call["content"]
+    assert segments(tokenizer, messages, "row 1")[-1] == ("sky ", True)
+
+
+def test_what_a_call_lacks_that_another_has_is_not_learned(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    """A parquet file has a value for every key of a column: None where a row has none."""
+    calls = [[{"name": "sky", "arguments": {key: "red"}}] for key in ("day", "city")]
+    rows = [
+        [{"role": "user", "content": "the rose"}, {"role": "assistant", "content": None, "tool_calls": call}]
+        for call in calls * 6
+    ]
+    file = tmp_path / "chat.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"messages": rows}), file)
+    data = {"path": "parquet", "files": {"train": str(file)}, "test": None}
+    declared = {"kind": "language_modeling", "data": data, "messages": "messages"}
+    train = tasks.build("calls", declared, "tasks").rows("t")["train"]  # type: ignore[attr-defined]
+    assert all(call[0].keys() == {"role", "content"} for _, call in train)
+    assert {repr(call[1]["tool_calls"]) for _, call in train} == {repr(call) for call in calls}
+    assert all(call[1]["content"] is None for _, call in train)
 
 
 def test_whatever_a_template_runs_into_is_told(tiny_llama: Path) -> None:
