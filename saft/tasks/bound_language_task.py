@@ -211,8 +211,25 @@ class BoundLanguageTask(BoundToModel[Declared]):
         pairs = []
         for indices in examples.order(batch_size):
             batch = examples.collate(indices)
-            rows = language_model.generate(model, self._given(batch), self.new_tokens, self.tokenizer)
-            for index, row, (_, answer) in zip(indices, rows, self._parts(batch), strict=True):
-                whole = examples.whole.get(index, answer)  # else a part of the answer would be right
-                pairs.append((self._decoded(row), self._decoded(whole)))
+            # A part of an answer that is cut would be right.
+            answers = [
+                examples.whole.get(index, answer)
+                for index, (_, answer) in zip(indices, self._parts(batch), strict=True)
+            ]
+            given, ends = self._given(batch), self._ends(answers)
+            rows = language_model.generate(model, given, self.new_tokens, self.tokenizer, ends)
+            pairs += [
+                (self._decoded(row), self._decoded(own)) for row, own in zip(rows, answers, strict=True)
+            ]
         return pairs
+
+    def _ends(self, answers: Sequence[list[int]]) -> set[int]:
+        """Return the special tokens that end answers: a chat template may use another than texts have."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {token for token, own in added if own.special} - {self.tokenizer.unk_token_id}
+        ends = set[int]()
+        for answer in answers:
+            last = max((at for at, token in enumerate(answer) if token in special), default=None)
+            if last is not None and not self.tokenizer.decode(answer[last + 1 :]).strip():
+                ends.add(answer[last])
+        return ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -185,7 +185,9 @@ def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Outcomes:
     return Outcomes((read[:, 0], read[:, 1]), estimate.spearman)
 
 
-def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, tokenizer: Any) -> list[list[int]]:
+def generate(
+    model: LanguageModel, inputs: dict[str, Tensor], tokens: int, tokenizer: Any, ends: Iterable[int] = ()
+) -> list[list[int]]:
     """Return what follows each input: the likeliest token each time, until one that ends a text.
 
     Args:
@@ -193,11 +195,12 @@ def generate(model: LanguageModel, inputs: dict[str, Tensor], tokens: int, token
         inputs: input_ids and attention_mask, [batch, tokens]; of a causal model padded on the left.
         tokens: at most this many are generated.
         tokenizer: the model's.
+        ends: further tokens that end a text.
     """
     trunk: Any = model.trunk
     own = trunk.generation_config
-    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    stop = {token for token in (tokenizer.eos_token_id, *ends) if token is not None}
+    of_model = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    stop = {token for token in (tokenizer.eos_token_id, *of_model, *ends) if token is not None}
     plain = transformers.GenerationConfig(
         max_new_tokens=tokens,
         do_sample=False,

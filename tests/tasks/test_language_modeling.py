@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,40 @@ def test_exact_match_counts_what_greedy_generation_gives(mapping: dict[str, Any]
     for batch_size in (1, 7, 64):
         assert task.score(model, examples, batch_size).value == pytest.approx(right / len(examples))
     assert trunk.generation_config.do_sample
+
+
+def test_an_answer_ends_where_the_chat_template_ends_it(
+    mapping: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a base model writes behind the end of a turn is not learned, and no part of its answer."""
+    shutil.copytree(tiny_llama, tmp_path / "m")
+    tokenizer = load_tokenizer(str(tiny_llama))
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [system] {% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path / "m")
+    task = bound(mapping, tmp_path / "m", chat=True, metric_name="exact_match")
+    examples, model = task.examples(Limits(0, None, 12)).test, task.model(task.load_trunk())
+    end = tokenizer.convert_tokens_to_ids("[system]")
+    [label] = examples.collate([0]).labels
+    answer = label[label != IGNORED].tolist()
+    assert answer[-1] == end != tokenizer.eos_token_id
+    asked = []
+
+    def on_and_on(*_: Any, generation_config: Any, input_ids: torch.Tensor, **__: Any) -> torch.Tensor:
+        asked.append(generation_config.eos_token_id)
+        return torch.cat([input_ids, torch.tensor([[*answer, 7, 8]]).expand(len(input_ids), -1)], 1)
+
+    monkeypatch.setattr(model.trunk, "generate", on_and_on)
+    said = words(tmp_path / "m", torch.tensor(answer[:-1]))
+    right = sum(
+        words(tmp_path / "m", label[label != IGNORED]) == f"{said} [system]"
+        for label in examples.collate(list(range(12))).labels
+    )
+    assert 0 < right < 12
+    assert task.score(model, examples).value == pytest.approx(right / 12)
+    assert asked == [sorted([1, end])]
 
 
 @pytest.mark.parametrize("metric", ["choice", "choice_per_character", "token_accuracy"])
