@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -74,6 +75,11 @@ class TableSource:
     """Leave out rows in which a column that is read is empty, instead of refusing them."""
 
     def __post_init__(self) -> None:
+        cure = "set test: null, and `test_fraction` of it is held out"
+        if self.test == self.train:
+            raise ValueError(f"test: '{self.test}' is the split that is learned; {cure}")
+        if self.test in self.files and self.files[self.test] == self.files.get(self.train):
+            raise ValueError(f"files.{self.test}: is learned, as files.{self.train}; leave it out, {cure}")
         for split in sorted(VALIDATION & self.files.keys() - {self.train, self.test}):
             raise ValueError(
                 f"files.{split}: nothing would be read of it: validation examples are drawn from the split "
@@ -196,10 +202,13 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
                 options |= _as_spelled(files, options)
             if (saved := _saved(source)) is not None:
                 content = datasets.load_from_disk(str(saved), **options)
-                return content if isinstance(content, dict) else {source.train: content}
-            if files:
-                options |= {"data_files": files}
-            return datasets.load_dataset(source.path, **options)  # type: ignore[no-any-return]
+            else:
+                if files:
+                    options |= {"data_files": files}
+                if source.path in SAFE_READERS:
+                    options.setdefault("name", _as_they_are(files))
+                content = datasets.load_dataset(source.path, **options)
+            return content if isinstance(content, dict) else {source.train: content}
     except Exception as error:  # whatever a reader raises about the user's files is the user's to mend
         if is_for_memory(error):
             raise
@@ -216,6 +225,15 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
             f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "
             + first_line
         ) from None
+
+
+def _as_they_are(files: Mapping[str, str]) -> str:
+    """Return a name that other files of the same place and time do not have, as unpacked archives may.
+
+    What `datasets` has read of a file it reads from its cache as long as the file's time is the same.
+    """
+    found = [(stat.st_size, stat.st_ctime_ns) for stat in map(os.stat, files.values())]
+    return f"default-{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
 
 
 def _is_blank(file: str) -> bool:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def test_extra_header_rows_and_joined_columns(tmp_path: Path) -> None:
     )
     table = TableConfig(
         path="csv",
-        files={"train": str(file), "test": str(file)},
+        files={"train": str(file), "test": str(shutil.copy(file, tmp_path / "test.tab"))},
         options={"delimiter": "\t", "skiprows": [1, 2]},
         text=["Title", "Text"],
         label="Category",
@@ -96,11 +98,36 @@ def test_fractions_are_checked(table: TableConfig, name: str) -> None:
         dataclasses.replace(table, **{name: 10})
 
 
+def test_no_row_is_both_learned_and_tested(table: TableConfig) -> None:
+    with pytest.raises(UserError, match=r"test: 'train' is the split that is learned; set test: null, and"):
+        dataclasses.replace(table, test="train")
+    same = dict.fromkeys(("train", "test"), table.files["train"])
+    with pytest.raises(
+        UserError, match=r"files.test: is learned, as files.train; leave it out, set test: null"
+    ):
+        dataclasses.replace(table, files=same)
+    assert dataclasses.replace(table, files=same, test=None).test is None
+
+
+def test_a_part_of_a_split_is_the_training_split(table: TableConfig) -> None:
+    half = dataclasses.replace(table, options={"split": "train[:50%]"}, test=None)
+    assert sum(map(len, read(half, LABELS, False, "t").values())) == 60
+
+
+def test_a_file_that_changes_without_a_new_time_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    table = TableConfig(path="csv", files={"train": str(file)}, test=None, text="text", label="label")
+    for word in ("one", "two"):
+        file.write_text("text,label\n" + f"{word},red\n" * 9)
+        os.utime(file, (1e9, 1e9))
+        assert {text for text, _ in read(table, ["red"], False, "t")["train"]} == {word}
+
+
 @pytest.mark.parametrize("name", ["validation", "dev"])
 def test_a_file_for_validation_is_not_left_unread_in_silence(table: TableConfig, name: str) -> None:
-    files = table.files | {name: table.files["train"]}
+    files = {"train": table.files["train"], name: table.files["test"]}
     with pytest.raises(UserError, match=rf"files\.{name}: nothing would be read of it.*validation_fraction"):
-        dataclasses.replace(table, files=files)
+        dataclasses.replace(table, files=files, test=None)
     assert dataclasses.replace(table, files=files, test=name).test == name
 
 
