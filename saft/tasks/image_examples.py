@@ -51,7 +51,8 @@ class Variation:
 
     def _part(self, pixels: np.ndarray, draw: random.Random) -> np.ndarray:
         height, width = pixels.shape[1:]
-        area, ratio = draw.uniform(self.crop, 1), draw.uniform(3 / 4, 4 / 3) ** 0.5
+        area = draw.uniform(self.crop, 1)  # wide and tall as it may be, it is within the image
+        ratio = draw.uniform(max(3 / 4, area), min(4 / 3, 1 / area)) ** 0.5
         tall, wide = (min(1.0, side) for side in (area**0.5 / ratio, area**0.5 * ratio))
         top, left = draw.uniform(0, 1 - tall) * height, draw.uniform(0, 1 - wide) * width
         box = (left, top, left + wide * width, top + tall * height)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
+from saft.tasks.image_examples import Variation
 from saft.tasks.image_processor import load_preprocessing
 from tests.tasks.tiny_vision import KINDS, LABELS, SIDE, images, model, task
 
@@ -194,6 +196,25 @@ def test_variations_depend_on_step_seed_and_image_alone(tmp_path: Path) -> None:
     seen = [pixels(flipped, [0], step) for step in range(20)]
     assert {torch.equal(one, whole) for one in seen} == {True, False}
     assert all(torch.equal(one, whole) or torch.equal(one, whole.flip(-1)) for one in seen)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_a_part_has_the_share_of_the_area_that_was_asked_for(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = []
+
+    def resized(image: Image.Image, size: Any, *_: Any, box: tuple[float, ...]) -> Image.Image:
+        left, top, right, bottom = box
+        assert min(left, top) >= 0
+        assert max(right / 40, bottom / 30) <= 1 + 1e-9
+        parts.append((right - left) * (bottom - top) / (40 * 30))
+        return image
+
+    monkeypatch.setattr(Image.Image, "resize", resized)
+    for seed in range(300):
+        Variation(crop=share)(np.zeros((3, 30, 40), dtype=np.uint8), random.Random(seed))
+    assert share - 1e-9 <= min(parts) < share + 0.05 < 0.97 < max(parts)
 
 
 def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
