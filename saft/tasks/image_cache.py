@@ -72,7 +72,7 @@ class ImageCache:
             pixels: [channels, height, width] of bytes.
         """
         if self._bytes is None:
-            self._bytes = sum(file.stat().st_size for file in cache_folder("images").glob("*/*/*"))
+            self._bytes = _bytes_in(cache_folder("images"))
         if self._bytes + pixels.nbytes > CAP:
             return
         file = self._file(content)
@@ -83,3 +83,12 @@ class ImageCache:
     def _file(self, content: bytes) -> Path:
         name = hashlib.sha256(content).hexdigest()
         return self._folder / name[:2] / name
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes of all images; other processes may be writing some, under a name that soon is gone."""
+    total = 0
+    for file in folder.glob("*/*/*"):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total

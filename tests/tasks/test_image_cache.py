@@ -87,6 +87,18 @@ def test_nothing_is_added_beyond_the_cap_of_all_models(
     assert len([file for file in home.rglob("*") if file.is_file()]) == 2
 
 
+def test_a_file_that_another_process_takes_away_is_no_hindrance(
+    preprocessing: Preprocessing, home: Path
+) -> None:
+    pixels = np.full((3, SIDE, SIDE), 7, dtype=np.uint8)
+    ImageCache(preprocessing).write(b"an image", pixels)
+    [file] = [file for file in home.rglob("*") if file.is_file()]
+    (file.parent / "gone").symlink_to("nowhere")  # listed, but not there any more once it is looked at
+    cache = ImageCache(preprocessing)
+    cache.write(b"another image", pixels)
+    assert np.array_equal(cache.read(b"another image"), pixels)
+
+
 def test_a_home_that_cannot_be_written_to_is_no_hindrance(
     preprocessing: Preprocessing, home: Path, tmp_path: Path
 ) -> None:
