@@ -301,7 +301,8 @@ def _of_arrays(
     if colour and images.shape[-1] == 1:
         images = images[..., 0]
     if labels.dtype.kind == "S":
-        labels = np.char.decode(labels)
+        with as_user_error(f"{where}: {location}: its labels are bytes, but no UTF-8; write texts"):
+            labels = np.char.decode(labels)
     texts = [as_text(label) for label in labels.tolist()]
 
     def place(row: int) -> str:

@@ -133,7 +133,9 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "floats.npz", image=np.zeros((2, 3, 3)), label=[0, 1])
     np.savez(tmp_path / "few.npz", image=np.zeros((2, 3, 3), np.uint8), label=[0])
     np.savez(tmp_path / "objects.npz", image=np.array([{}, {}]), label=[0, 1])
-    files = {name: str(tmp_path / name) for name in ("a", "short", "floats.npz", "few.npz", "objects.npz")}
+    np.savez(tmp_path / "latin.npz", image=np.zeros((2, 3, 3), np.uint8), label=[b"caf\xe9", b"tea"])
+    names = ("a", "short", "floats.npz", "few.npz", "objects.npz", "latin.npz")
+    files = {name: str(tmp_path / name) for name in names}
     a = {"train": files["a"]}
     assert "files: is required with path: folder" in message(path="folder")
     assert "label_files: must have the splits of files" in message(path="idx", files=a)
@@ -145,6 +147,8 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         in message(path="idx", files=short, label_files=short)
     )
     assert "is not an npz file" in message(path="npz", files=a)
+    latin = {"train": files["latin.npz"]}
+    assert "labels are bytes, but no UTF-8; write texts" in message(path="npz", files=latin)
     assert "there is no array 'imgae'; did you mean 'image'?" in message(
         path="npz", files={"train": files["few.npz"]}, image="imgae"
     )
