@@ -1,4 +1,7 @@
-"""How far a verb is, on standard error: a bar in a terminal, a line for each stage in a file or a pipe."""
+"""How far a verb is, on standard error: a bar in a terminal, a line for each stage in a file or a pipe.
+
+A terminal that cannot draw a line again, as TERM=dumb says, gets lines too: it would show a bar at the end.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ def note(text: str, about: str | None = None) -> None:
 def waiting(text: str) -> Iterator[None]:
     """Show on standard error what is being waited for: for work of unknown length."""
     console = _console()
-    if console.is_terminal:
+    if console.is_interactive:
         with console.status(text):
             yield
     else:
@@ -131,7 +134,7 @@ def bar(total: float) -> Iterator[Bar]:
         ...     progress.advance(1)
     """
     console = _console()
-    if not console.is_terminal:
+    if not console.is_interactive:
         yield _Written(total)
         return
     columns = (

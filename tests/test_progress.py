@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from rich.console import Console
 
@@ -32,6 +34,21 @@ def test_no_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "loading [a/b] ...\n[0:00] training\n"
+
+
+@pytest.mark.parametrize("terminal", ["dumb", "unknown"])
+def test_a_terminal_that_draws_no_bar_gets_a_line_for_each_stage(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.waiting("loading ..."), progress.bar(total=2) as shown:
+        shown.stage("train a")
+        shown.advance(1)
+        shown.stage("train b")
+        lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["loading ...", "[0:00] train a"]
+    assert lines[2].startswith("[0:00] train b (50% done")
 
 
 def test_stage_share_and_estimate_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
