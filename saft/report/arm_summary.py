@@ -15,7 +15,7 @@ from saft.report.quantity_summary import QuantitySummary, quantity_summary
 from saft.report.results import Results
 from saft.tasks.metric import Metric, Score
 
-__all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "ScoreSummary", "arm_summary"]
+__all__ = ["ArmSummary", "MergeSummary", "MetricSummary", "ScoreSummary", "arm_summary", "common_methods"]
 
 LISTED = 3  # figures that are not finite, which are named
 
@@ -80,6 +80,17 @@ class MetricSummary:
         A method that keeps a part per task must be told the task, so its scores are of another problem.
         """
         return [name for name, merge in self.merges.items() if merge.parts is None] or list(self.merges)
+
+
+def common_methods(arms: Iterable[MetricSummary]) -> list[str]:
+    """Return the methods that means over methods are of where arms stand side by side: those that all have.
+
+    Args:
+        arms: of one train size, on the tasks of one metric; those without any merge do not count.
+    """
+    known = ([m for m in arm.averaged if arm.merges[m].shared.mean is not None] for arm in arms)
+    every = [methods for methods in known if methods]
+    return [method for method in every[0] if all(method in of for of in every)] if every else []
 
 
 @dataclass(frozen=True)

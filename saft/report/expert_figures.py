@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from saft.interference.quantity import Quantity
-from saft.report.arm_summary import ArmSummary
+from saft.report.arm_summary import ArmSummary, common_methods
 from saft.report.drawing import BELOW, NAMED, arms_key, at_least, mark_of, panels
 from saft.report.kept_parts import method_title
 from saft.report.measured import heading, without_errors
@@ -86,11 +86,12 @@ def lost_figure(
         rows, metric, tasks, colour, name: as in `retained_figure`.
         quantities: name -> what it is; those that each task has are drawn.
     """
+    common = common_methods(row.by_metric[metric] for row in rows)
     lost = {
         (row.arm, task): loss
         for row in rows
         for task in tasks
-        if (loss := _lost(row, metric, task)) is not None
+        if (loss := _lost(row, metric, task, common)) is not None
     }
     shown: dict[str, tuple[Quantity, Points, float]] = {}
     for quantity, what in without_errors(quantities).items():
@@ -177,11 +178,12 @@ def rank_correlation(points: Sequence[tuple[float, float]]) -> float:
     return spearman(*torch.tensor(points, dtype=torch.float64).T).value
 
 
-def _lost(row: ArmSummary, metric: Metric, task: str) -> float | None:
-    """Return what the merge takes of a task's score, mean over merge methods; above 0 is a loss."""
+def _lost(row: ArmSummary, metric: Metric, task: str, common: Sequence[str]) -> float | None:
+    """Return what the merge takes of a task's score, mean over the methods in common; above 0 is a loss."""
     scores = row.by_metric[metric]
     expert = task_estimate([scores.experts], task)
-    merged = task_estimate([scores.merges[method].shared for method in scores.averaged], task)
+    methods = [method for method in common or scores.averaged if method in scores.merges]
+    merged = task_estimate([scores.merges[method].shared for method in methods], task)
     if expert is None or merged is None or (change := expert.values.minus(merged.values)) is None:
         return None
     return complete_mean(

@@ -47,13 +47,14 @@ def headline_figure(headline: Headline, colour: Mapping[str, str], name: str) ->
         axes.set_yticklabels([names.written[arm] for arm in pairs])
         _same_width(axes, ends, _span([ends]))
 
-    label = f"{in_words(metric)}, mean over tasks and merge methods: " + "; ".join(
+    over = headline.over or "merge methods"
+    label = f"{in_words(metric)}, mean over tasks and {over}: " + "; ".join(
         f"{arm}: experts {experts.written(metric)}, merged {merged.written(metric)}"
         for arm, (experts, merged) in pairs.items()
     )
     title = f"{in_words(metric)}, mean over tasks"
     left = 0.25 + 1.05 * names.width
-    return panels([title], draw, name, label, abreast=1, height=height, left=left, width=NARROW)
+    return panels([title], draw, name, label, abreast=1, height=height, left=left, width=NARROW, below=0.3)
 
 
 def task_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from saft.report.arm_summary import common_methods
+from saft.report.cell_result import Split
 from saft.report.comparison import Comparison
 from saft.report.results import ArmFacts, Results
 from saft.report.summary import Summary
@@ -16,6 +18,7 @@ from saft.tasks.metric import Metric
 __all__ = ["Gain", "Headline", "headlines"]
 
 FOREMOST = 6  # gains above the picture, so that a telephone shows both on its first screen
+ONE_LINE = 22  # letters of a name that a telephone shows beside its gain
 SHORT = {
     "better": "Yes",
     "worse": "No",
@@ -64,7 +67,9 @@ class Headline:
     """The answer at one train size, on the tasks of one metric.
 
     Attributes:
-        experts, merged: arm -> score, mean over tasks, and over `averaged` methods; arms that have both.
+        experts, merged: arm -> score, mean over tasks, and over the methods that all arms have, or its own
+            where they have none in common; arms that have both.
+        over: in words, which methods these are; empty where they are all that give one model.
         by_task: task -> arm -> the same two, on this task.
         gains: of every arm that can be compared.
     """
@@ -73,17 +78,31 @@ class Headline:
     metric: Metric
     experts: dict[str, Estimate]
     merged: dict[str, Estimate]
+    over: str
     by_task: dict[str, dict[str, tuple[Estimate, Estimate]]]
     gains: list[Gain]
 
     @property
     def foremost(self) -> list[Gain]:
         """The gains that the first screen has room for: all, or those that are largest, best first."""
-        if len(self.gains) <= FOREMOST:
+        most = FOREMOST if all(len(gain.arm) <= ONE_LINE for gain in self.gains) else FOREMOST // 2
+        if len(self.gains) <= most:
             return self.gains
         higher = self.metric.higher_is_better
         best_first = sorted(self.gains, key=lambda gain: gain.over_best.merged.values.mean, reverse=higher)
-        return best_first[:FOREMOST]
+        return best_first[:most]
+
+    def intervals(self, split: Split) -> str:
+        """Return what the intervals of the merged scores are over; empty where none is known.
+
+        Args:
+            split: that the scores are of.
+        """
+        seeds = sorted({of.values.n for of in self.merged.values() if of.values.n > 1})
+        words = [f"{' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))} seeds"] if seeds else []
+        if any(of.values.n == 1 and of.ends is not None for of in self.merged.values()):
+            words.append(f"{'of one seed over ' if words else ''}the {split} examples")
+        return ", ".join(words)
 
 
 def headlines(results: Results, summary: Summary) -> list[Headline]:
@@ -115,13 +134,16 @@ def certainty(comparison: Comparison) -> str:
 def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> Headline:
     experts, merged = {}, {}
     by_task: dict[str, dict[str, tuple[Estimate, Estimate]]] = {t: {} for t in summary.tasks_of[metric]}
-    for row in summary.of_size(size):
+    rows = summary.of_size(size)
+    common = common_methods(row.by_metric[metric] for row in rows)
+    for row in rows:
         scores = row.by_metric[metric]
-        of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, scores.averaged)
+        methods = [method for method in common or scores.averaged if method in scores.merges]
+        of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, methods)
         if of_experts is None or of_merged is None:
             continue
         experts[row.arm], merged[row.arm] = of_experts, of_merged
-        merges = [scores.merges[method].shared for method in scores.averaged]
+        merges = [scores.merges[method].shared for method in methods]
         for task, of_arms in by_task.items():
             of_task = task_estimate([scores.experts], task), task_estimate(merges, task)
             if of_task[0] is not None and of_task[1] is not None:
@@ -129,7 +151,15 @@ def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> 
     compared = [c for c in summary.comparisons if (c.train_size, c.metric) == (size, metric)]
     arms = dict.fromkeys(c.arm for c in compared)
     gains = [_gain([c for c in compared if c.arm == arm], results) for arm in arms]
-    return Headline(size, metric, experts, merged, by_task, gains)
+    return Headline(size, metric, experts, merged, _over(common, summary), by_task, gains)
+
+
+def _over(common: Sequence[str], summary: Summary) -> str:
+    if not common:
+        return "each arm’s own merge methods: the arms have none in common"
+    every = summary.one_model or summary.methods
+    names = ", ".join(summary.title(method) for method in common)
+    return "" if set(common) == set(every) else f"{names}, the merge methods that all arms have"
 
 
 def _gain(comparisons: Sequence[Comparison], results: Results) -> Gain:

@@ -144,6 +144,7 @@ def test_the_first_screen_holds_question_answer_and_picture(tmp_path):
         (5, "sam"),
         (8, "sam with drift (five/run)"),
         (16, "sam"),
+        (16, "sam with drift (five/run)"),
     ):
         results = mapping(arms=("adamw", "sam")[:arms], seeds=(0, 1), methods=("average", "ties"), gain=0.02)
         of_sam = [cell for cell in results["cells"] if cell["arm"] == "sam"]
@@ -154,7 +155,7 @@ def test_the_first_screen_holds_question_answer_and_picture(tmp_path):
         frames += [f'<iframe width="{width}" height="900" srcdoc="{html}"></iframe>' for width in (1280, 400)]
     done = browsed(f"<!doctype html><body>{''.join(frames)}{FRAMES}</body>", tmp_path, 1400, "--dump-dom")
     came = json.loads(unescape(re.search(r'<pre id="came">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
-    assert len(came) == 12
+    assert len(came) == 14
     for question, answer, picture in came:
         assert question < answer < 900
         assert question < picture < 900

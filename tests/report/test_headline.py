@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from saft.report import summarize
 from saft.report.headline import headlines
+from saft.report.html import page
 from tests.report.made_up import TASKS, made_up, mapping, moved, typed
 
 
@@ -71,3 +74,71 @@ def test_without_ascent_there_is_no_gain():
     (headline,) = headlines(results, summarize(results))
     assert headline.gains == []
     assert list(headline.merged) == ["adamw", "adamw_passes"]
+
+
+def lacking(method, results):
+    for cell in results["cells"]:
+        if cell["arm"] == "sam":
+            del cell["merges"][method]
+
+
+def diverged(method, results):
+    for cell in results["cells"]:
+        if cell["arm"] == "sam":
+            for score in cell["merges"][method]["shared"]["test"].values():
+                score["value"] = None
+
+
+@pytest.mark.parametrize("without", [lacking, diverged])
+def test_the_picture_is_over_the_methods_that_all_arms_have(without):
+    results = mapping(arms=("adamw", "sam"), methods=("average", "ties"), gain=0.0, noise=0.0)
+    without("average", results)  # the weaker method: over its own ones, sam would look better
+    results = typed(results)
+    (headline,) = headlines(results, summarize(results))
+    assert headline.merged["sam"].mean == headline.merged["adamw"].mean
+    for of_arms in headline.by_task.values():
+        assert of_arms["sam"][1].mean == of_arms["adamw"][1].mean
+    assert "Means are over ties, the merge methods that all arms have." in page(results)
+
+
+def test_arms_without_a_method_in_common_are_over_their_own_and_it_is_told():
+    results = mapping(arms=("adamw", "sam"), methods=("average", "ties"))
+    lacking("average", results)
+    for cell in results["cells"]:
+        if cell["arm"] == "adamw":
+            del cell["merges"]["ties"]
+    results = typed(results)
+    (headline,) = headlines(results, summarize(results))
+    assert list(headline.merged) == ["adamw", "sam"]
+    assert headline.over == "each arm’s own merge methods: the arms have none in common"
+
+
+def test_what_the_intervals_are_over_is_told_as_it_is():
+    results = mapping(arms=("adamw", "sam"), seeds=(0, 1, 2))
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert headline.over == ""
+    assert headline.intervals("test") == "3 seeds"
+    results["cells"] = [c for c in results["cells"] if c["arm"] == "adamw" or c["seed"] == 0]
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert headline.intervals("test") == "3 seeds, of one seed over the test examples"
+    results["cells"] = [c for c in results["cells"] if c["seed"] == 0]
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert headline.intervals("test") == "the test examples"
+    for cell in results["cells"]:
+        for merge in cell["merges"].values():
+            for score in merge["shared"]["test"].values():
+                score["standard_error"] = None
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert headline.intervals("test") == ""
+    assert "with its 95 % interval over" not in page(typed(results))
+
+
+def test_of_long_names_fewer_gains_are_foremost():
+    results = mapping(arms=("adamw", "sam"), gain=0.05)
+    name = "sam with drift (five/run)"
+    for i in range(4):
+        results["arms"][f"{name}_{i}"] = results["arms"]["sam"]
+        of_sam = [cell | {"arm": f"{name}_{i}"} for cell in results["cells"] if cell["arm"] == "sam"]
+        results["cells"] += of_sam
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert (len(headline.gains), len(headline.foremost)) == (5, 3)
