@@ -44,6 +44,9 @@ came.orders.ascending = column(table, index);
 came.sorted = heading.getAttribute("aria-sort");
 heading.querySelector("button").click();
 came.orders.descending = column(table, index);
+const byArm = [...document.querySelectorAll("table")].find((t) => t.tHead.textContent.startsWith("armexperts"));
+byArm.tHead.rows[0].cells[0].querySelector("button").click();
+came.arms = [...byArm.tBodies[0].rows].map((row) => row.cells[0].textContent);
 for (const button of document.querySelectorAll("figure .save")[0].querySelectorAll("button")) button.click();
 came.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 came.unlabelled = [...document.querySelectorAll("svg")].filter((svg) => !svg.getAttribute("aria-label")).length;
@@ -117,6 +120,7 @@ def test_nothing_leaves_nothing_fails_and_tables_sort(html, tmp_path, width):
     assert numbers["descending"] == sorted(numbers["first"], reverse=True)
     assert len(set(numbers["first"])) > 1
     assert came["sorted"] == "ascending"
+    assert [arm[1:] for arm in came["arms"]] == ["adamw", "adamw_passes", "sam"]  # not by the sign before it
     assert came["saved"] == ["answer0-figure.svg", "answer0-figure.png"]
     assert came["unlabelled"] == 0
     assert came["wide"] == 0  # the page itself is never scrolled sideways, only what is wide in it

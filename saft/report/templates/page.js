@@ -5,9 +5,11 @@
     const first = text.trim().replace(/^−/, "-").match(/^[+-]?\d+(\.\d+)?(e[+-]?\d+)?/);
     return first ? parseFloat(first[0]) : null;
   };
-  const own = (cell) => (cell.firstElementChild && cell.querySelector("small")
-    ? [...cell.childNodes].filter((node) => node.nodeName !== "SMALL").map((node) => node.textContent).join("")
-    : cell.textContent).trim();
+  const own = (cell) => { // what it is sorted by: its figure or name, without what is small and an arm's sign
+    const copy = cell.cloneNode(true);
+    for (const part of copy.querySelectorAll("small, .key")) part.remove();
+    return copy.textContent.trim();
+  };
 
   const sort = (table, column, heading) => {
     const descending = heading.getAttribute("aria-sort") === "ascending";
