@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
 
+from saft.report.coloured_cells import STRONGEST
 from saft.report.drawing import NAMED
 from saft.report.html import page
 from tests.report.made_up import ARMS, METHODS, TASKS, made_up, mapping, typed
@@ -287,3 +289,34 @@ def test_a_short_name_is_kept_whole_and_a_long_one_breaks():
     html = page(typed(results))
     assert '<span class="short">drift-2</span>' in html
     assert "adamw-<wbr>with-<wbr>a-<wbr>long-<wbr>name" in html
+
+
+def luminance(colour):
+    parts = [part / 255 for part in bytes.fromhex(colour.removeprefix("#"))]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def over(colour, paper, opacity):
+    pairs = zip(bytes.fromhex(colour[1:]), bytes.fromhex(paper[1:]), strict=True)
+    return "#" + bytes(round(opacity * a + (1 - opacity) * b) for a, b in pairs).hex()
+
+
+@pytest.mark.parametrize("which", range(3), ids=("light", "dark", "print"))
+def test_colours_are_told_from_the_paper_and_text_is_read_on_them(which):
+    """As WCAG 2.2 asks: text at least 4.5 to 1, marks and lines 3 to 1."""
+    style = files("saft.report").joinpath("templates/style.css").read_text("utf-8")
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", style.split(":root")[which + 1].split("}")[0]))
+    for ground in ("paper", "panel"):
+        for text in ("ink", "muted", "accent"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for name in (name for name in colours if name.startswith(("plain", "sharp"))):
+        assert contrast(colours[name], colours["paper"]) >= 3, name
+    for name in ("warm", "cool"):  # the strongest cell, on which its number is written
+        cell = over(colours[name], colours["paper"], STRONGEST)
+        assert contrast(colours["ink"], cell) >= 4.5, name
