@@ -76,8 +76,12 @@ def _text(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heading)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+    writer.writerows(["" if _is_missing(cell) else cell for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _is_missing(cell: object) -> bool:
+    return cell is None or (isinstance(cell, float) and not math.isfinite(cell))
 
 
 def _values(values: OverSeeds) -> tuple[object, ...]:
@@ -178,7 +182,7 @@ def _trials(results: Results, options: Sequence[str]) -> Iterator[tuple[object, 
             values = [trial.values.get(option) for option in options]
             for seed, worth in trial.worth.items():
                 of_trial = search.train_size, search.arm, *values, trial.facts.passes
-                yield *of_trial, seed, worth if math.isfinite(worth) else None, name == search.chosen
+                yield *of_trial, seed, worth, name == search.chosen
 
 
 def _measured(results: Results, summary: Summary) -> Iterator[tuple[object, ...]]:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from saft.report.cell_result import CellResult
-from saft.report.over_seeds import OverSeeds
+from saft.report.over_seeds import OverSeeds, finite_over_seeds
 from saft.report.results import Results
 from saft.tasks.metric import Score
 from saft.written import as_number
@@ -29,7 +29,7 @@ class ExpectedFigure:
         name: as the recipe calls it.
         value, tolerance: in the unit that tables print, such as percent; it may be off by the tolerance.
         source: where it was published.
-        ours: None where it was not run.
+        ours: over the seeds whose figures are finite, NaN where none is; None where it was not run.
         of: what it is a score of, in words.
         unit: of all these numbers, as in `Metric`.
         digits: decimals that the metric is printed with; as many as were published, if that is more.
@@ -102,7 +102,7 @@ def _figure(results: Results, name: str, keys: Mapping[str, Any]) -> ExpectedFig
         keys["value"],
         keys["tolerance"],
         keys["source"],
-        OverSeeds(ours) if ours else None,
+        finite_over_seeds(ours) or (OverSeeds({0: math.nan}) if ours else None),
         f"{words}, {keys['task']}" if keys.get("task") else words,
         metrics[0].unit if metrics else "",
         max((metric.digits for metric in metrics), default=1),

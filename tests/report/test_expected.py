@@ -17,7 +17,7 @@ from saft.report.results import Results
 from saft.report.summary import summarize
 from saft.report.terminal import table
 from saft.tasks.metric import Metric
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, mapping, typed
 
 
 def with_expected(**expected: Any) -> Results:
@@ -137,3 +137,22 @@ def test_no_published_digit_is_lost_and_seeds_have_their_spread() -> None:
     figure = ExpectedFigure("average", 66.48, 0.5, "docs", OverSeeds({0: 66.0, 1: 67.0}))
     assert figure.written == ("66.48 ± 0.5", "66.50 ± 0.71")
     assert ExpectedFigure("average", 66.0, 0.5, "docs", of_one_seed(math.nan)).written[1] == "–"
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"), [((math.nan, 0.6, 0.62), "met"), ((math.nan,) * 3, "not met")]
+)
+def test_a_seed_that_is_not_finite_keeps_no_report_from_being_written(
+    values: tuple[float, ...], outcome: str
+) -> None:
+    made = mapping(arms=("adamw",), seeds=(0, 1, 2), methods=("ties",))
+    made["config"]["expected"] = {"of": {"of": "ties", "value": 61.0, "tolerance": 0.1, "source": "a paper"}}
+    for cell, value in zip(made["cells"], values, strict=True):
+        for score in cell["merges"]["ties"]["shared"]["test"].values():
+            score["value"] = value
+    results = typed(made)
+    (figure,) = expected_figures(results)
+    assert figure.outcome == outcome
+    _, row = csv_tables(results, summarize(results))["expected.csv"].splitlines()
+    assert "nan" not in row
+    assert (outcome == "met") == ("61.0 ± 1.4" in page(results))
