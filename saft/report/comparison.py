@@ -52,6 +52,11 @@ class Difference:
         return over_examples(self.values.mean, self.standard_error, self.freedom)
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """95 % interval over the seeds; of one seed over the examples; None where it is not known."""
+        return self.values.interval or self.over_examples
+
+    @property
     def is_open(self) -> bool:
         """Whether the examples leave open which of the two is better."""
         return self.over_examples is not None and _holds_zero(self.over_examples)
@@ -206,7 +211,9 @@ def _difference(
         standard_error=standard_error,
         freedom=freedom,
         is_paired=paired is not None,
-        outcome=_outcome(values, over_examples(values.mean, standard_error, freedom), metric),
+        outcome=_outcome(
+            values, values.interval or over_examples(values.mean, standard_error, freedom), metric
+        ),
     )
 
 
@@ -214,8 +221,7 @@ def _holds_zero(ends: tuple[float, float]) -> bool:
     return ends[0] <= 0 <= ends[1]
 
 
-def _outcome(values: OverSeeds, of_examples: tuple[float, float] | None, metric: Metric) -> Outcome:
-    ends = values.interval or of_examples
+def _outcome(values: OverSeeds, ends: tuple[float, float] | None, metric: Metric) -> Outcome:
     if ends is None:
         return "unknown"
     if _holds_zero(ends):

@@ -29,8 +29,9 @@ MATHEMATICS = {
 } | {letter: f"\\{name}" for letter, name in GREEK.items()}  # fmt: skip
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''", "–": "--",
-    "--": "-{}-", "[": "{[}", "*": "{*}",  # a row may begin with them, behind the end of the one before
+    "`": "{`}", "[": "{[}", "*": "{*}",  # a row may begin with these, behind the end of the one before
 }  # fmt: skip
+JOINED = re.compile(r"""(?<=[-–])(?=[-–])|(?<=["',])(?=["',])""")  # where TeX would make one sign of two
 SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     sign: f"${word}$" for sign, word in MATHEMATICS.items()
 }
@@ -77,7 +78,10 @@ def escaped(text: str) -> str:
         >>> print(escaped("adamw_2x: 5 % ± 1"))
         adamw\_2x: 5 \% $\pm$ 1
     """
-    return re.sub("|".join(map(re.escape, SPECIAL)), lambda match: SPECIAL[match[0]], text)
+    parts = (
+        re.sub("|".join(map(re.escape, SPECIAL)), lambda at: SPECIAL[at[0]], p) for p in JOINED.split(text)
+    )
+    return "{}".join(parts)
 
 
 def _table(about: str, heading: Sequence[str], names: int, rows: Sequence[Sequence[str]]) -> str:
@@ -184,7 +188,7 @@ def _gains(summary: Summary, size: str, metric: Metric) -> str:
             escaped(c.arm),
             escaped(c.baseline),
             escaped(points(c.merged.values.mean, metric)),
-            escaped(interval(c.merged.values.interval, metric)),
+            escaped(interval(c.merged.ends, metric)),
             escaped(points(c.experts.values.mean, metric)),
             escaped(c.merged.outcome),
         ]
@@ -192,6 +196,7 @@ def _gains(summary: Summary, size: str, metric: Metric) -> str:
         if (c.train_size, c.metric) == (size, metric)
     ]
     about = f"{size}: {differences_of(metric)} of merged {metric.name}, mean over tasks and merge methods"
+    about += "; intervals over the seeds, of one seed over the examples"
     heading = ["arm", "against", "merged", "95 % interval", "experts", "outcome"]
     return _table(about, heading, 2, cells)
 

@@ -176,7 +176,7 @@ def _differences(comparisons: Sequence[Comparison], metric: Metric) -> list[Stac
         values = comparison.merged.values
         spread = "" if values.deviation is None else f" ± {metric.format(values.deviation)}"
         columns["merged"][pair] = points(values.mean, metric) + spread
-        columns["95 % interval"][pair] = interval(values.interval, metric)
+        columns["95 % interval"][pair] = interval(comparison.merged.ends, metric)
         columns["experts"][pair] = points(comparison.experts.values.mean, metric)
         columns["outcome"][pair] = comparison.merged.outcome
     return stacked(
@@ -207,8 +207,11 @@ def _gigabytes(values: OverSeeds | None) -> str:
 
 
 def _legend(results: Results, summary: Summary) -> str:
-    spread = "Mean ± standard deviation over the seeds" if len(summary.seeds) > 1 else "One seed: no spread"
-    several = (
+    several = len(summary.seeds) > 1
+    spread = "Mean ± standard deviation over the seeds" if several else "One seed: no spread"
+    if any(c.merged.values.n == 1 for c in summary.comparisons):
+        spread += f"; intervals{' of one common seed' if several else ''} are over the examples"
+    metrics = (
         " The tasks have different metrics: each mean is over the tasks of one metric."
         if len(summary.metrics) > 1
         else ""
@@ -222,6 +225,6 @@ def _legend(results: Results, summary: Summary) -> str:
     return (
         f"{spread}; in parentheses: normalized, the merged model's score over the expert's (the other way "
         f"round where lower is better), in percent. Coefficients were chosen on validation data."
-        f"{several}{kept}\n"
+        f"{metrics}{kept}\n"
         f"{legend({n: q for n, q in without_errors(results.quantities).items() if q.per != 'grid'})}"
     )

@@ -6,10 +6,14 @@ import math
 
 import pytest
 
-from saft.report import summarize
+from saft.report import summarize, table
 from saft.report.comparison import relation
+from saft.report.html import page
+from saft.report.latex_tables import escaped, latex_tables
 from saft.report.results import ArmFacts
+from saft.report.verdict import interval
 from tests.report.made_up import TASKS, made_up, mapping, typed
+from tests.report.test_terminal import printed
 
 TWO_ARMS = ("adamw", "sam")
 ADAMW, LONGER = ArmFacts("", None, None, 4, 4), ArmFacts("", None, None, 8, 8)
@@ -139,3 +143,18 @@ def test_the_spread_is_of_paired_differences():
     assert comparison.merged.outcome == "better"
     assert comparison.merged.values.mean == pytest.approx(0.01)
     assert list(comparison.by_method) == comparison.methods
+
+
+def test_the_interval_of_one_seed_is_over_the_examples():
+    results = made_up(arms=("adamw", "sam"), seeds=(0,), methods=("ties",), gain=0.05)
+    (of_one,) = summarize(results).comparisons
+    assert of_one.merged.ends == of_one.merged.over_examples is not None
+    written = interval(of_one.merged.ends, of_one.metric)
+    told = "intervals are over the examples"
+    assert all(text in printed(table(results)) for text in (written, told))
+    assert f"<td>{written}</td>" in page(results)
+    assert escaped(written) in latex_tables(results, summarize(results))["gains.tex"]
+    several = made_up(arms=("adamw", "sam"), seeds=(0, 1), methods=("ties",))
+    (of_two,) = summarize(several).comparisons
+    assert of_two.merged.ends == of_two.merged.values.interval
+    assert told not in printed(table(several))

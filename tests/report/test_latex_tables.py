@@ -97,6 +97,10 @@ def test_a_backslash_is_printed():
         ("ρ ≤ ½ τ → Δ", r"$\rho$ $\le$ ½ $\tau$ $\to$ $\Delta$"),
         ("lr<1e-4|b", "lr$<$1e-4$|$b"),  # OT1 prints others
         ("a--b", "a-{}-b"),
+        ("a---b", "a-{}-{}-b"),  # three would be a long dash, as – and - are
+        ("a–-b", "a--{}-b"),
+        ("it''s ,,so", "it'{}'s ,{},so"),
+        ("?`", "?{`}"),
         ('the "best"', "the ''best''"),
     ],
 )
