@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from saft.report.kept_parts import method_title
 from saft.report.results import Results
+from saft.report.side_by_side import config_of
 
 __all__ = ["ADD_A_GRID", "grid_ends"]
 
@@ -29,7 +33,7 @@ def grid_ends(results: Results, train_size: str) -> list[str]:
         seeds[cell.arm] = seeds.get(cell.arm, 0) + 1
         for method, merge in cell.merges.items():
             tried = {point.coefficient for point in merge.curve}
-            drawn = _drawn_between(results, method)
+            drawn = _drawn_between(config_of(results.config, cell.arm), method)
             grid = drawn or tried
             near = (max(drawn) - min(drawn)) / 100 if drawn else 0.0  # a draw seldom is the end itself
             ends = {"smallest": min(grid), "largest": max(grid)} if len(grid) > 1 else {}
@@ -45,11 +49,12 @@ def grid_ends(results: Results, train_size: str) -> list[str]:
     ]
 
 
-def _drawn_between(results: Results, method: str) -> set[float]:
+def _drawn_between(config: Mapping[str, Any], method: str) -> set[float]:
     """Return the coefficients between whose ends a search drew; none where it tried them all."""
-    if results.config.get("selection", {}).get("search") != "tpe":
+    selection = config.get("selection")
+    if not isinstance(selection, Mapping) or selection.get("search") != "tpe":
         return set()
-    return set(results.config["merges"][method]["scaling"])
+    return set(config["merges"][method]["scaling"])
 
 
 def _of(times: int, seeds: int) -> str:

@@ -13,13 +13,14 @@ from saft.files.staging import write_text
 from saft.report.csv_tables import csv_tables
 from saft.report.latex_tables import latex_tables
 from saft.report.results import Results, from_json, to_json
-from saft.report.side_by_side import labels, side_by_side
+from saft.report.side_by_side import is_of_runs, labels, side_by_side
 from saft.report.summary import summarize
 from saft.report.terminal import table
 
 __all__ = ["read", "rewrite", "write"]
 
 OWN = {"results.json", "report.html", "tables"}
+SOMETIMES = ("trials.csv", "held_out.csv", "held_out.tex", "expected.csv")  # tables that not all runs have
 
 
 def write(results: Results, folder: str | Path) -> None:
@@ -37,10 +38,13 @@ def write(results: Results, folder: str | Path) -> None:
     text = to_json(results)
     results = from_json(text)  # what a later call makes of the file, to the byte
     html, summary = page(results), summarize(results)
+    tables = csv_tables(results, summary) | latex_tables(results, summary)
     write_text(folder / "results.json", text)
     write_text(folder / "report.html", html)
-    for name, table_text in (csv_tables(results, summary) | latex_tables(results, summary)).items():
+    for name, table_text in tables.items():
         write_text(folder / "tables" / name, table_text)
+    for name in set(SOMETIMES) - tables.keys():
+        (folder / "tables" / name).unlink(missing_ok=True)  # of an earlier report, which had it
 
 
 def read(folder: str | Path) -> Results:
@@ -112,10 +116,13 @@ def _read_all(folders: Mapping[str, str | Path]) -> dict[str, Results]:
 def _compared(folders: Sequence[str | Path], out: Path) -> RenderableType:
     if len(folders) < 2:
         raise UserError(f"--out: is for a comparison of several folders; without it {folders[0]} is written")
+    runs = labels(folders)
+    if out.resolve() in [folder.resolve() for folder in runs.values()]:
+        raise UserError(f"--out: {out}: is one of these folders, whose results would be lost; choose another")
     strangers = {entry.name for entry in out.iterdir()} - OWN if out.is_dir() else set()
-    if strangers or out.is_file():
-        raise UserError(f"--out: {out}: holds something else than a report; choose another folder")
-    results = side_by_side(_read_all(labels(folders)))
+    if strangers or out.is_file() or ((out / "results.json").exists() and not is_of_runs(read(out).config)):
+        raise UserError(f"--out: {out}: holds something else than a report of several; choose another folder")
+    results = side_by_side(_read_all(runs))
     write(results, out)
     return Group(*_told(results, out))
 

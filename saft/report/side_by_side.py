@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from saft.interference.quantity import Quantity
 from saft.report.cell_result import BaseResult, CellResult
 from saft.report.results import Protocol, Results, TaskFacts
 
-__all__ = ["configs_of_runs", "labels", "own_name", "side_by_side"]
+__all__ = ["config_of", "configs_of_runs", "is_of_runs", "labels", "own_name", "side_by_side"]
 
 SAME = 0.25  # of a standard error: what the pretrained model's scores may differ by between two devices
 
@@ -29,8 +30,8 @@ def side_by_side(runs: Mapping[str, Results]) -> Results:
         UserError: a figure of one would stand beside one of another that says something else, since tasks,
             metrics, splits, train sizes, the model or the parameters of a merge differ; with every reason.
     """
-    (first, results), *others = runs.items()
-    if problems := [p for name, other in others for p in _differences(first, results, name, other)]:
+    pairs = itertools.combinations(runs.items(), 2)  # two may have what the first one lacks
+    if problems := [problem for one, other in pairs for problem in _differences(*one, *other)]:
         raise UserError(*problems)
     every = list(runs.values())
     renamed = {name: _quantities(name, run, runs) for name, run in runs.items()}
@@ -114,10 +115,11 @@ def _differences(first: str, one: Results, second: str, other: Results) -> Itera
         if size in other_sizes and sizes[size] != other_sizes[size]:
             yield told(f"train size {size}", sizes[size], other_sizes[size])
     yield from (told(what, a, b) for what, a, b in _of_model(one, other))
-    merges, other_merges = _parameters(one.config), _parameters(other.config)
-    for method in merges:
-        if method in other_merges and merges[method] != other_merges[method]:
-            yield told(f"merges.{method}.parameters", merges[method], other_merges[method])
+    merges, other_merges = _merges(one.config), _merges(other.config)
+    for name, options in merges.items():
+        for what, mine in options.items():
+            if (its := other_merges.get(name, options)[what]) != mine:
+                yield told(f"merges.{name}.{what}", mine, its)
 
 
 def _of_task(one: TaskFacts, other: TaskFacts) -> Iterator[tuple[str, object, object]]:
@@ -158,11 +160,15 @@ def _scores_apart(one: BaseResult, other: BaseResult) -> tuple[float, float] | N
     return None
 
 
-def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return merge method -> its parameters, as a run's config has them."""
-    merges = config.get("merges")
-    each = merges.items() if isinstance(merges, dict) else ()
-    return {m: (of.get("parameters") or {}) if isinstance(of, dict) else {} for m, of in each}
+def _merges(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return name of a merge -> its method and its parameters, as the configs of results have them."""
+    merges = (of_run.get("merges") for of_run in configs_of_runs(config))
+    each = {name: of for named in merges if isinstance(named, Mapping) for name, of in named.items()}
+    known = {name: of if isinstance(of, Mapping) else {} for name, of in each.items()}
+    return {
+        name: {"method": of.get("method") or name, "parameters": of.get("parameters") or {}}
+        for name, of in known.items()
+    }
 
 
 def _protocol(protocols: Sequence[Protocol]) -> Protocol:
@@ -207,9 +213,32 @@ def configs_of_runs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         >>> configs_of_runs({"folders": {"a": {"seeds": [0]}, "b": {"seeds": [1]}}})
         [{'seeds': [0]}, {'seeds': [1]}]
     """
-    of_runs = config.get("folders")
-    every = of_runs.values() if isinstance(of_runs, Mapping) else [config]
-    return [of_run if isinstance(of_run, Mapping) else {} for of_run in every]
+    if not is_of_runs(config):
+        return [config]
+    every = (of_run if isinstance(of_run, Mapping) else {} for of_run in config["folders"].values())
+    return [own for of_run in every for own in configs_of_runs(of_run)]  # one may be of several itself
+
+
+def config_of(config: Mapping[str, Any], arm: str) -> Mapping[str, Any]:
+    """Return the config of the run that an arm is of.
+
+    Args:
+        config: of the results; of several runs side by side, each under its name in "folders".
+        arm: as the results name it.
+
+    Example:
+        >>> config_of({"folders": {"a": {"seeds": [0]}, "b": {"seeds": [1]}}}, "sam (b)")
+        {'seeds': [1]}
+    """
+    if not is_of_runs(config):
+        return config
+    own = (of_run for name, of_run in config["folders"].items() if arm.endswith(f" ({name})"))
+    return next((of_run for of_run in own if isinstance(of_run, Mapping)), {})
+
+
+def is_of_runs(config: Mapping[str, Any]) -> bool:
+    """Return whether results with this config are those of several runs side by side."""
+    return isinstance(config.get("folders"), Mapping)
 
 
 def own_name(name: str, quantities: Mapping[str, Quantity]) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from saft.report.grid_ends import ADD_A_GRID, grid_ends
 from saft.report.html import page
+from saft.report.side_by_side import side_by_side
 from saft.report.terminal import table
 from tests.report.made_up import COEFFICIENTS, mapping, typed
 
@@ -62,3 +63,15 @@ def test_page_and_terminal_tell_it_with_what_can_be_done():
     assert all(text in page(made) and text in printed(made) for text in (sentence, ADD_A_GRID))
     inside = results(sam=(0.5, 0.5))
     assert ADD_A_GRID not in page(inside) + printed(inside)
+
+
+def test_of_runs_side_by_side_each_has_its_own_grid():
+    made = results(sam=(COEFFICIENTS[-1], COEFFICIENTS[-1]))
+    drawn = {
+        "selection": {"search": "tpe"},
+        "merges": {"ties": {"scaling": [0.0, 3.0]}, "average": {"scaling": [1.0]}},
+    }
+    both = side_by_side({"a": made, "b": dataclasses.replace(made, config=drawn)})
+    assert grid_ends(both, "limited") == [
+        "ties: the largest coefficient of its grid, 1, was chosen in sam (a) (2 of 2 seeds)"
+    ]

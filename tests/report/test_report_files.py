@@ -111,3 +111,25 @@ def test_all_folders_are_read_before_a_page_is_written(tmp_path, capsys):
     assert not (tmp_path / "a" / "report.html").exists()
     with pytest.raises(UserError, match="FOLDER is missing"):
         rewrite([])
+
+
+def test_a_comparison_is_never_written_over_a_run(tmp_path):
+    for name in ("a", "b", "c"):
+        write(made_up(**SMALL), tmp_path / name)  # as results.json is passed on, without the rest of the run
+    before = {name: (tmp_path / name / "results.json").read_bytes() for name in ("a", "c")}
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(UserError, match=r"--out: .*a: is one of these folders, whose results would be lost"):
+        rewrite(folders, tmp_path / "a")
+    with pytest.raises(UserError, match=r"--out: .*c: holds something else than a report of several"):
+        rewrite(folders, tmp_path / "c")
+    assert before == {name: (tmp_path / name / "results.json").read_bytes() for name in before}
+
+
+def test_a_table_that_is_no_more_is_not_left(tmp_path):
+    results = mapping(**SMALL)
+    figure = {"of": "ties", "value": 60.0, "tolerance": 1.0, "source": "a paper"}
+    write(typed(results | {"config": {"expected": {"average": figure}}}), tmp_path)
+    assert files(tmp_path) == FILES | {"tables/expected.csv"}
+    (tmp_path / "tables" / "own.csv").write_text("of the user")
+    write(typed(results), tmp_path)
+    assert files(tmp_path) == FILES | {"tables/own.csv"}

@@ -141,3 +141,28 @@ def test_a_page_of_both(tmp_path):
     (tmp_path / "both" / "config.yaml").touch()
     with pytest.raises(UserError, match=r"--out: .*both: holds something else than a report"):
         rewrite(folders, tmp_path / "both")
+
+
+def of_size(size, examples):
+    """Return a run of one arm at one train size."""
+    results = mapping(arms=("adamw",), seeds=(0,), sizes=(size,), methods=("ties",))
+    results["protocol"]["train_sizes"][size] = examples
+    for facts in results["protocol"]["tasks"].values():
+        facts["train"] = {size: examples or 9000}
+    return typed(results)
+
+
+def test_what_the_first_run_lacks_is_compared_among_the_others():
+    """The third run's 1000 examples stood in the protocol for the second one's 100."""
+    with pytest.raises(UserError, match="c cannot stand beside b: train size few: 1000 in c, 100 in b"):
+        side_by_side({"a": of_size("all", None), "b": of_size("few", 100), "c": of_size("few", 1000)})
+
+
+def test_a_name_of_two_methods_is_told():
+    one, other = of_size("few", 9), of_size("few", 9)
+    one.config["merges"], other.config["merges"] = {"mine": {"method": "ties"}}, {"mine": {"method": "pcb"}}
+    with pytest.raises(UserError, match=r"b cannot stand beside a: merges.mine.method: pcb in b, ties in a"):
+        side_by_side({"a": one, "b": other})
+    of_one = side_by_side({"a": one, "b": one})  # which may stand beside others itself
+    with pytest.raises(UserError, match=r"merges.mine.method: pcb in b, ties in both"):
+        side_by_side({"both": of_one, "b": other})
