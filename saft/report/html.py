@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from saft.report.merge_verdict import SHOWN_BELOW, merge_verdict
 from saft.report.over_seeds import OverSeeds
 from saft.report.plain_arms import plain_arms
 from saft.report.results import ArmFacts, Results
+from saft.report.row_names import parts_of
 from saft.report.searched import how_searched, searches
 from saft.report.side_by_side import own_name
 from saft.report.summary import Summary, summarize
@@ -106,13 +106,10 @@ def _breakable(name: str) -> Any:
     """Return a name that a browser may break behind what parts its words, and nowhere where it is short."""
     from markupsafe import Markup, escape
 
+    parts = parts_of(str(name))
     if len(str(name)) <= SHORT:
-        return (
-            Markup('<span class="short">{}</span>').format(name)
-            if re.search(r"[_./ -]", str(name))
-            else escape(name)
-        )
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_./-])", str(name)))
+        return Markup('<span class="short">{}</span>').format(name) if len(parts) > 1 else escape(name)
+    return Markup("<wbr>").join(map(escape, parts)).replace(Markup(" <wbr>"), Markup(" "))
 
 
 def _question(results: Results) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-__all__ = ["LARGEST_SHARE", "LETTER", "RowNames", "broken", "text_width"]
+__all__ = ["LARGEST_SHARE", "LETTER", "RowNames", "broken", "parts_of", "text_width"]
 
 LARGEST_SHARE = 0.4  # of the width of a figure or a terminal that long names may take
+PARTS = re.compile(r".+?(?:[\s_/:×–]|(?<!\de)-|[.,](?!\d))(?!\s)|.+$", re.DOTALL)  # 0.05 and 1e-4 are one
 LINE = 0.13  # of a row, inches
 LETTER = 0.07  # inches
 
@@ -18,6 +20,16 @@ LETTER = 0.07  # inches
 def text_width(text: str) -> float:
     """Return about how wide a text is in a figure, inches: its longest line."""
     return LETTER * max(map(cell_len, text.split("\n")))
+
+
+def parts_of(name: str) -> list[str]:
+    """Return the parts of a name, behind which a line may end: no number is in two.
+
+    Example:
+        >>> parts_of("drift_4e-4 (0.05)/seed0")
+        ['drift_', '4e-4 ', '(0.05)/', 'seed0']
+    """
+    return PARTS.findall(name)
 
 
 def broken(name: str, most: int) -> str:
@@ -34,8 +46,10 @@ def broken(name: str, most: int) -> str:
     lines = []
     while cell_len(name) > most:
         end = next((n for n in range(most, 1, -1) if cell_len(name[:n]) <= most), 1)
-        words = [part.end() for part in re.finditer(r"[\s_./:,×–-]+", name[:end])]
-        end = words[-1] if words and words[-1] > end / 2 else end
+        parts = parts_of(name)
+        words = [n for n in itertools.accumulate(map(len, parts)) if n <= end]
+        if words and (words[-1] > end / 2 or cell_len(parts[len(words)].rstrip()) <= most):
+            end = words[-1]
         lines.append(name[:end].rstrip())
         name = name[end:]
     return "\n".join([*lines, name])
