@@ -85,12 +85,15 @@ class MetricSummary:
 def common_methods(arms: Iterable[MetricSummary]) -> list[str]:
     """Return the methods that means over methods are of where arms stand side by side: those that all have.
 
+    Where these are some that give one model and some that keep a part per task, it is the former alone.
+
     Args:
         arms: of one train size, on the tasks of one metric; those without any merge do not count.
     """
-    known = ([m for m in arm.averaged if arm.merges[m].shared.mean is not None] for arm in arms)
-    every = [methods for methods in known if methods]
-    return [method for method in every[0] if all(method in of for of in every)] if every else []
+    known = [{m: of.parts for m, of in arm.merges.items() if of.shared.mean is not None} for arm in arms]
+    first, *others = [methods for methods in known if methods] or [{}]
+    common = [method for method in first if all(method in of for of in others)]
+    return [method for method in common if first[method] is None] or common
 
 
 @dataclass(frozen=True)

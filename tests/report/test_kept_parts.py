@@ -64,6 +64,8 @@ def test_an_arm_that_has_no_other_method_is_compared_by_it() -> None:
             del cell["merges"]["ties"]
     (compared,) = summarize(typed(made)).comparisons
     assert compared.methods == ["emr"]
+    (headline,) = headlines(typed(made), summarize(typed(made)))
+    assert headline.over == "emr (part per task), the merge methods that all arms have"
 
 
 def test_every_form_marks_them_and_says_what_is_stored() -> None:
