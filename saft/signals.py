@@ -49,7 +49,9 @@ def interrupts(
     alarm: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
         for number in numbers:
-            if replacing or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            known = signal.getsignal(number)
+            is_its_own = known in (signal.SIG_DFL, signal.default_int_handler)
+            if is_its_own or (replacing and known is not signal.SIG_IGN):
                 before[number] = signal.signal(number, interrupt)
     try:
         yield

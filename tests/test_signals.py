@@ -53,10 +53,11 @@ def test_an_import_is_not_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyP
         signal.signal(number, before)
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
+@pytest.mark.parametrize("replacing", [False, True])
+def test_an_ignored_signal_stays_ignored(replacing: bool) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interrupts([]):
+        with interrupts([], replacing=replacing):
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -101,6 +101,7 @@ class _Watch:
         self._tell = tell
         self._witness = Witness()
         self._claims = ClaimFolder(session.folder.path)
+        self._inherited: dict[str, int] = {}  # cell -> number of the claim that an earlier run has left
         self._steps: dict[str, list[Step]] = {
             cell: [step for step in steps if not step.is_done(session.folder)]
             for cell, steps in steps_of_cells(session, cells).items()
@@ -128,6 +129,7 @@ class _Watch:
     def reopen(self) -> None:
         """Offer all cells, those too that have failed, or that were finished before the experiment grew."""
         self._claims.reopen(self.open)
+        self._inherited = {cell: claim.number for cell, claim in self._claims.latest().items()}
         self._claims.offer(list(self._steps))
 
     def look(self) -> None:
@@ -161,7 +163,8 @@ class _Watch:
 
     def _free(self, dead: Claim) -> Claim:
         """Release a dead claimant's cell, or give it up where too many have died over it."""
-        deaths = dead.deaths + 1
+        # Whoever has ended an earlier run, this one begins to count anew.
+        deaths = 0 if dead.number == self._inherited.get(dead.cell) else dead.deaths + 1
         where = f"process {dead.process} on {dead.host}" if dead.host else "a process"
         if deaths < DEATHS:
             clear_after(dead, self._session.folder)

@@ -26,8 +26,8 @@ from saft.signals import interrupts
 
 __all__ = ["Holding", "work"]
 
-# SIGTERM as in `saft`, and Slurm's warning that the time is up.
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+# SIGTERM and a closed terminal as in `saft`, and Slurm's warning that the time is up.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR2") if hasattr(signal, name)]
 
 
 def work(folder: str | Path, threads: int | None = None, every: float = 10.0) -> None:

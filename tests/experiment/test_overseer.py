@@ -123,6 +123,17 @@ def test_workers_that_are_ended_again_and_again_come_to_the_end(
     assert crew.started == len(steps) + 1
 
 
+def test_who_died_in_earlier_runs_is_not_counted(begun: Session) -> None:
+    claims = ClaimFolder(begun.folder.path)
+    claims.offer(["all/adamw/seed0"])
+    claim = claims.take()
+    assert claim is not None
+    claims.update(dataclasses.replace(claim, born="long ago", deaths=DEATHS - 1))
+    crew = Here(lambda: work(begun.folder.path))
+    have_done(begun, crew)
+    assert crew.started == 1
+
+
 def test_workers_that_end_before_they_begin_are_told(begun: Session) -> None:
     crew = Here(lambda: None)
     crew.running = iter([0, 1] * 50).__next__  # type: ignore[method-assign]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from saft.experiment import worker
+from saft.experiment.cells import Cell
 from saft.experiment.claims import ClaimFolder
 from saft.experiment.worker import Holding
 
@@ -31,6 +37,23 @@ def test_signs_of_life_go_on_after_a_disk_has_failed(tmp_path: Path, monkeypatch
         assert seen.wait(10)
     assert beats[:2] == [1, 2]
     assert claims.latest()["a"].state == "released"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", worker.ENDING)
+def test_a_signal_gives_the_cell_back(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims, cell = ClaimFolder(tmp_path), Cell("all", "adamw", 0)
+    claims.offer([str(cell)])
+    session = SimpleNamespace(resolved=SimpleNamespace(cells=[cell]))
+    monkeypatch.setattr(worker, "open_session", lambda folder: session)
+    monkeypatch.setattr(worker, "carry_out_cell", lambda *_: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.work(tmp_path)
+    finally:
+        signal.signal(number, before)
+    assert claims.latest()[str(cell)].state == "released"
 
 
 def test_who_was_taken_for_dead_is_told(tmp_path: Path) -> None:
