@@ -17,6 +17,7 @@ from saft.experiment import RunConfig
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.resolve import resolve
 from saft.experiment.session import Session
+from saft.experiment.stages import trained_models
 from saft.experiment.stages.trained_models import expert_config
 from saft.merge import merge
 from saft.merging.merge_config import MergeConfig
@@ -181,6 +182,25 @@ def test_a_second_round_goes_on_from_the_merge_of_the_first(small: dict[str, Any
         folder / "starts/few/rounds/seed0"
     )
     assert any(not torch.equal(tensor, found[name]) for name, tensor in load(experts).items())
+
+
+@pytest.mark.slow  # a run
+def test_a_first_round_that_diverges_is_trained_once(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+
+    def counted(settings: TrainConfig, **more: Any) -> Any:
+        trained.append(Path(settings.out).relative_to(tmp_path / "run"))
+        return fine_tune(settings, **more)
+
+    monkeypatch.setattr(trained_models, "fine_tune", counted)
+    rounds = {"first_round": {"steps": 1}, "start": {"method": "average", "rounds": 2}}
+    arm = {"steps": 1, "batch_size": 4, "choices": {"learning_rate": [1e-3, 1e30]}, **rounds}
+    run(config.parse(RunConfig, small | {"out": str(tmp_path / "run"), "arms": {"a": arm}}, "run.yaml"))
+    assert len(set(trained)) == len(trained)
+    wild = {folder.parts[0] for folder in trained if "1e+30" in str(folder)}
+    assert wild == {"first_rounds", "rounds_2"}  # whose merge is no start for the experts
 
 
 def test_figures_rest_on_the_data_of_all_tasks(two_rounds: dict[str, Any], tmp_path: Path) -> None:

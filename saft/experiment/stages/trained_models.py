@@ -10,12 +10,14 @@ from saft import config as configs
 from saft import tasks
 from saft.errors import UserError
 from saft.experiment.cells import Cell
+from saft.experiment.figure_files import Training
 from saft.experiment.session import Session
 from saft.files.checkpoint import read_manifest
 from saft.merge import merge
 from saft.merging.merge_config import MergeConfig
 from saft.progress import Bar
 from saft.tasks.heads import head_file
+from saft.training.callbacks import Diverged
 from saft.training.fine_tuning import clear_after_kill, fine_tune
 from saft.training.options import TrainingOptions
 from saft.training.train_config import TrainConfig
@@ -116,7 +118,13 @@ def first_trained(session: Session, cell: Cell, task: str, bar: Bar, number: int
         task: the task's name.
         bar: to advance.
         number: of the round, from 1.
+
+    Raises:
+        Diverged: it has diverged, now or when it was trained before.
     """
+    name = f"{cell}/{session.folder.round_name(number, task)}"
+    if session.folder.figures(name).is_file() and session.folder.known(name, Training).diverged:
+        raise Diverged("training diverged; lower learning_rate or rho")
     options = session.resolved.arms[cell.arm].first
     assert options is not None
     out, start = session.folder.first_round(cell, task, number), round_start(session, cell, number)
