@@ -246,13 +246,15 @@ def _bytes(session: Session) -> tuple[int, int]:
     """Return the bytes that will be written: at most at a time, and of them when all is finished."""
     folder, cells, keep = session.folder, drawn_cells(session, foreseen=True), session.config.keep
     tasks, methods = list(session.tasks), session.resolved.merges
-    untrained = [
-        session.resolved.arms[cell.arm]
+    trained = [
+        cell
         for cell in cells
         for task in tasks
         if not folder.figures(f"{cell}/experts/{task}/training").exists()
         and not session.resolved.is_given(cell.arm)
     ]
+    untrained = [session.resolved.arms[cell.arm] for cell in trained]
+    at_a_time = 1 if session.config.executor == "serial" else session.config.workers
     shapes = _shapes(session)
     whole = _whole(shapes)
     experts = _BYTES * sum(arm.trained.saved_weights(shapes) for arm in untrained)
@@ -275,7 +277,7 @@ def _bytes(session: Session) -> tuple[int, int]:
         best = (_merged_bytes(session, method, shapes) for method in session.resolved.deciding)
         merges = len(groups - done) * max(best)
     base = 0 if folder.base.exists() else 1
-    training = _CHECKPOINT + 1 if untrained else 0
+    training = (_CHECKPOINT + 1) * min(at_a_time, len(set(trained)))
     kept = sum(number > 0 for number in starts)  # of several rounds, the last merge
     left = base * whole + merges + (experts + kept * whole if "experts" in keep else 0)
     return (base + sum(starts) + training) * whole + merges + experts + rounds, left

@@ -94,6 +94,18 @@ def test_folders_that_are_empty_then_go_too(neighbour: bool, tmp_path: Path) -> 
     assert (tmp_path / "kept").exists()
 
 
+def test_workers_train_at_a_time(small: dict[str, Any], tmp_path: Path) -> None:
+    def most(**changes: Any) -> int:
+        settings = small | {"out": str(tmp_path / "run"), "seeds": [0, 1, 2], "measures": []} | changes
+        return run(config.parse(RunConfig, settings, "run.yaml"), check_only=True).bytes_most
+
+    serial, two, many = most(), most(executor="local", workers=2), most(executor="local", workers=9)
+    assert two - serial == many - two > 0  # three cells, so no more than three trainings at a time
+    assert (
+        most(arms={"given": {"experts": dict.fromkeys(small["tasks"], small["model"]["path"])}}) < serial / 2
+    )
+
+
 def test_all_merges_are_kept_with_the_weighted_one_and_uploaded_and_figures_are_read_once_before(
     finished: Path, small: dict[str, Any], tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
