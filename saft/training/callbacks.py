@@ -55,7 +55,7 @@ class Diverged(UserError):
 
 
 class StopOnNonFinite(L.Callback):
-    """Stop when the loss is NaN or infinite.
+    """Stop when the loss is NaN or infinite, or the last step has made a weight so.
 
     Args:
         every: steps between two looks; a look waits for the device.
@@ -68,12 +68,13 @@ class StopOnNonFinite(L.Callback):
         self.every = every
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Look at the loss that was logged.
+        """Look at the loss that was logged, and at the end at the weights, which no loss is of.
 
         Raises:
-            Diverged: the loss is NaN or infinite.
+            Diverged: the loss, or a weight, is NaN or infinite.
         """
-        if trainer.global_step % self.every and trainer.global_step != trainer.max_steps:
+        is_last = trainer.global_step == trainer.max_steps
+        if trainer.global_step % self.every and not is_last:
             return
         loss = trainer.callback_metrics.get("loss")
         if loss is not None and not torch.isfinite(loss):
@@ -81,6 +82,16 @@ class StopOnNonFinite(L.Callback):
                 f"training diverged: the loss is {loss.item()} at step {trainer.global_step};"
                 " lower learning_rate or rho"
             )
+        if is_last and not all(map(_is_finite, pl_module.parameters())):
+            raise Diverged(
+                f"training diverged: step {trainer.global_step}, the last, has made weights infinite or NaN;"
+                " lower learning_rate or rho"
+            )
+
+
+def _is_finite(weights: torch.nn.Parameter) -> bool:
+    is_sharded = hasattr(weights, "to_local")  # then no process could say it alone
+    return not weights.requires_grad or is_sharded or bool(weights.detach().isfinite().all())
 
 
 class SelectSteps(L.Callback):

@@ -419,6 +419,13 @@ def test_divergence_is_named_and_leaves_nothing(settings: TrainConfig) -> None:
 
 
 @pytest.mark.slow
+def test_a_divergence_by_the_last_step_is_one(settings: TrainConfig) -> None:
+    wild = changed(settings, "out", learning_rate=1e39, steps=1)
+    with pytest.raises(Diverged, match="diverged: step 1, the last, has made weights infinite or NaN"):
+        train(wild)
+    assert list(Path(wild.out).parent.iterdir()) == []
+
+
 def test_a_divergence_that_the_search_for_a_radius_meets_is_one(settings: TrainConfig) -> None:
     ascent = {"name": "sam", "rho": "auto", "start": 4}
     wild = changed(settings, "out", learning_rate=1e18, gradient_clip=None, steps=8, perturbation=ascent)
