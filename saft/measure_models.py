@@ -31,7 +31,7 @@ from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
-from saft.progress import Bar, bar, note
+from saft.progress import Bar, bar, note, waiting
 from saft.tasks import BoundTask, Limits, Metric
 
 __all__ = [
@@ -156,23 +156,22 @@ class ModelMeasurement:
 
     def _within_budget(self) -> tuple[dict[str, Measure], dict[str, Passes]]:
         """Return the measures that fit into `seconds`, in their order, and what each takes; note the sum."""
-        space, tasks = self.space, len(self.space.tasks)
-        first = space.tasks[0]
-        begin = time.perf_counter()
-        space.response(first, space.expert(first))
-        a_pass = time.perf_counter() - begin
+        tasks = len(self.space.tasks)
+        with waiting("how long a pass takes ..."):
+            a_pass, a_score = self._seconds_of_passes()
         a_merge = 0.0 if self.merge is None else time_estimate.seconds(self.merge)
         costs = {name: measure.cost(tasks) for name, measure in self.measures.items()}
         inside, outside, planned, spent = dict[str, Measure](), list[str](), Passes(), 0.0
         search = self._search  # of the coefficient: the first measure of a merge takes it along
         for name, measure in self.measures.items():
-            of_this = costs[name] + (search if measure.needs == "merge" else Passes())
-            takes = a_pass * of_this.forwards + a_merge * of_this.merges
+            own, before = costs[name], search if measure.needs == "merge" else Passes()
+            takes = (a_score if _scores(measure) else a_pass) * own.forwards
+            takes += a_score * before.forwards + a_merge * own.merges
             if self.config.seconds is not None and spent + takes > self.config.seconds:
                 outside.append(f"{name} (about {takes:.0f} s)")
                 continue
             inside[name] = measure
-            planned, spent = planned + of_this, spent + takes
+            planned, spent = planned + own + before, spent + takes
             if measure.needs == "merge":
                 search = Passes()
         models = "1 model" if tasks == 1 else f"{tasks} models"
@@ -184,6 +183,26 @@ class ModelMeasurement:
         if outside:
             note(f"seconds: {self.config.seconds:g} leaves no room for {', '.join(outside)}")
         return inside, costs
+
+    def _seconds_of_passes(self) -> tuple[float, float]:
+        """Return about how long a pass takes, and one that gives scores: those may generate texts.
+
+        Nothing is computed in vain: the space keeps what is made for every task at its own model.
+        """
+        space, begin = self.space, time.perf_counter()
+        for task in space.tasks:
+            space.response(task, space.expert(task))
+        a_pass = (time.perf_counter() - begin) / len(space.tasks)
+        if not any(map(_scores, self.measures.values())):
+            return a_pass, a_pass
+        begin = time.perf_counter()
+        for task in space.tasks:
+            space.score(task, space.expert(task))
+        return a_pass, (time.perf_counter() - begin) / len(space.tasks)
+
+
+def _scores(measure: Measure) -> bool:
+    return any(quantity.unit in (IN_METRIC, DIFFERENCE) for quantity in measure.quantities.values())
 
 
 def note_empty(measures: Sequence[str], tasks: Sequence[str]) -> None:

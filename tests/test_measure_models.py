@@ -27,6 +27,12 @@ def measurement(measures, **options):
     )
 
 
+def clock(monkeypatch, of_pass, of_score):
+    """Let a pass of one of the three tasks take so many seconds, and one that gives a score."""
+    ticks = iter([0.0, 3 * of_pass, 0.0, 3 * of_score])
+    monkeypatch.setattr("saft.measure_models.time.perf_counter", lambda: next(ticks))
+
+
 def test_the_best_coefficient_is_the_one_that_the_dense_models_have():
     space, grid = toy_space(), [0.0, 0.3, 0.6, 1.0]
     dense, before = Dense(space), space.scaling
@@ -93,8 +99,7 @@ def test_a_difference_of_percents_is_in_points_and_of_nats_in_nats():
 
 def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr("saft.progress._noted", set())
-    ticks = iter([0.0, 1.0])  # a pass takes a second
-    monkeypatch.setattr("saft.measure_models.time.perf_counter", lambda: next(ticks))
+    clock(monkeypatch, of_pass=1.0, of_score=1.0)
     some = measurement(["transfer", "hessian_eigenvalue", "feature_drift"], seconds=30)
     inside, costs = some._within_budget()
     assert list(inside) == ["transfer", "feature_drift"]
@@ -111,8 +116,7 @@ def test_the_search_of_a_coefficient_is_paid_by_the_first_measure_of_a_merge(mon
     wanted = ["sharpness", "leave_one_out", "recovered"]
 
     def told(**options):
-        ticks = iter([0.0, 1.0])  # a pass takes a second
-        monkeypatch.setattr("saft.measure_models.time.perf_counter", lambda: next(ticks))
+        clock(monkeypatch, of_pass=1.0, of_score=1.0)
         some = dataclasses.replace(measurement(wanted, **options), merge=TaskArithmeticOf())
         return list(some._within_budget()[0]), capsys.readouterr().err
 
@@ -126,6 +130,21 @@ def test_the_search_of_a_coefficient_is_paid_by_the_first_measure_of_a_merge(mon
     assert inside == wanted
     assert f"at most {3 + 12 + 9 + search} passes forward and 3 forward and backward" in text
     assert f"about {3 + 12 + 9 + search + 3 * 3} s" in text
+
+
+def test_scores_that_take_longer_than_a_pass_are_foretold(monkeypatch, capsys):
+    """A metric of generated texts takes many passes: a measure of 11 s was foretold to take 1."""
+    monkeypatch.setattr("saft.progress._noted", set())
+    clock(monkeypatch, of_pass=1.0, of_score=20.0)
+    some = measurement(["feature_drift", "transfer"], seconds=100)
+    assert list(some._within_budget()[0]) == ["feature_drift"]
+    told = capsys.readouterr().err
+    assert "about 12 s" in told
+    assert "leaves no room for transfer (about 240 s)" in told
+    clock(monkeypatch, of_pass=1.0, of_score=20.0)
+    without = measurement(["feature_drift"])
+    without._within_budget()
+    assert not without.space._scores  # which nobody asked for
 
 
 def test_what_gives_nothing_is_told(capsys, monkeypatch):
