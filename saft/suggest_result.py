@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from saft import config as configs
+from saft.experiment.selection import mean_normalized
 from saft.merging.merge_config import MergeConfig
 from saft.report.columns import Column, score_columns, stacked
 from saft.report.paired_gain import PairedGain
@@ -90,7 +91,9 @@ class SuggestResult:
 
     def table(self) -> RenderableType:
         """Return what was tried, best first, and what is suggested."""
-        rows = {"experts": (Text("100.0"), Text("–"), self.experts)}
+        own = {task: score.value for task, score in self.experts.items()}
+        of_experts = as_number(100 * mean_normalized(own, own, self.metrics), 1)
+        rows = {"experts": (Text(of_experts), Text("–"), self.experts)}
         for tried in self.tried:
             worth = as_number(100 * tried.worth, 1) if math.isfinite(tried.worth) else "–"
             half = "–" if tried.half is None else f"{100 * tried.half:.1f}"

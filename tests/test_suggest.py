@@ -133,6 +133,17 @@ def test_merges_of_many_tasks_stay_whole_in_a_narrow_terminal(width: int) -> Non
     assert "suggested: task_arithmetic at 0.1" in text
 
 
+def test_experts_that_are_no_measure_are_not_said_to_have_all_of_it() -> None:
+    """A correlation below 0 stands as it is in the mean, that of the experts too: it was always 100."""
+    scores = {"a": Score(0.5, None, 4), "b": Score(-0.25, None, 4)}
+    tried = [Tried(MergeConfig("average", "b", ["x"]), scores, 0.375, None)]
+    metrics = dict.fromkeys(scores, Metric("Pearson", "%"))
+    text = printed(SuggestResult(tried, scores, metrics, {}, 4, Path("merge.yaml")).table(), 80)
+    (experts,) = [line.split() for line in text.splitlines() if line.startswith("experts")]
+    (average,) = [line.split() for line in text.splitlines() if line.startswith("average")]
+    assert experts[1] == average[1] == "37.5"
+
+
 def test_the_same_again(suggested: tuple[SuggestConfig, SuggestResult], config: SuggestConfig) -> None:
     again = suggest(config)
     before = suggested[1]
