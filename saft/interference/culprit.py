@@ -321,9 +321,15 @@ def _by_weights(measured: Mapping[str, Any], quantities: Mapping[str, Quantity])
 
 
 def _gains(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Return task -> what fine-tuning gained, whichever way is better."""
-    base, expert = measured.get("base_score", {}), measured.get("expert_score", {})
-    return {task: abs(expert[task] - base[task]) for task in base if task in expert}
+    """Return task -> what fine-tuning gained; which way is better the room tells, where there is any."""
+    scores = ("base_score", "expert_score", "merged_score", "room")
+    base, expert, merged, room = (measured.get(name, {}) for name in scores)
+    gains = {}
+    for task in base.keys() & expert.keys():
+        change = expert[task] - base[task]
+        upward = (expert[task] - merged.get(task, expert[task])) * room.get(task, 0.0)
+        gains[task] = math.copysign(change, change * upward) if upward else abs(change)
+    return gains
 
 
 def _apart(matrix: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:

@@ -117,6 +117,19 @@ def test_pairs_are_told_worst_first_and_by_who_loses():
     ]
 
 
+def test_where_fine_tuning_gained_nothing_no_share_of_it_excuses_a_harm():
+    """An expert that is worse than the base had gained as much as it lost, and a loss less than a tenth of it."""
+    losses = {"a": {"b": 0.03}, "b": {"a": 0.0}}
+    figures = {"pair_harm": losses, "pair_harm_error": errors(losses, 0.001)}
+    worse = {"base_score": {"a": 0.9}, "expert_score": {"a": 0.5}, "merged_score": {"a": 0.6}}
+    better = {"base_score": {"a": 0.5}, "expert_score": {"a": 0.9}, "merged_score": {"a": 0.8}}
+    assert hurting_pairs(figures | worse | {"room": {"a": -0.1}}) == [("a", "b")]
+    assert hurting_pairs(figures | better | {"room": {"a": 0.1}}) == []  # 3 of 40 points
+    lower_is_better = {"base_score": {"a": 0.9}, "expert_score": {"a": 0.5}, "merged_score": {"a": 0.6}}
+    assert hurting_pairs(figures | lower_is_better | {"room": {"a": 0.1}}) == []
+    assert hurting_pairs(figures | better) == []
+
+
 def test_a_loss_within_its_error_is_no_hurt():
     losses = {"a": {"b": 0.2}, "b": {"a": 0.0}}
     (sentence,) = verdict({"pair_harm": losses, "pair_harm_error": errors(losses, 0.1)}, WHAT)
