@@ -161,7 +161,8 @@ class KroneckerFactors:
         """
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.packed(rank).items()}
         with replaced(file) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt", "base": self.base})
+            # One entry only: safetensors writes several in an order that changes from process to process.
+            save_file(tensors, temporary, metadata={"base": self.base})
         return sum(tensor.numel() for tensor in tensors.values())
 
     @classmethod

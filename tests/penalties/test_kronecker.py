@@ -132,6 +132,12 @@ def test_a_small_summary_keeps_the_diagonal_and_the_largest_directions(
             assert near.equal(torch.diag(tensor.diagonal()))
 
 
+def test_a_file_notes_one_thing_since_several_come_in_an_order_that_changes(tmp_path: Path) -> None:
+    factors = KroneckerFactors({"layer": Matrices(torch.eye(2), torch.ones(1, 1))}, base="abc")
+    factors.write(tmp_path / "a")
+    assert b'{"__metadata__":{"base":"abc"},"layer.' in (tmp_path / "a").read_bytes()
+
+
 def test_a_file_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
     packed = summarize(model_of().trunk, unlabelled(), 40).packed(2)
     for name in ("hidden.inputs.vectors", "hidden.inputs.rest", "embed.inputs"):
