@@ -26,8 +26,8 @@ class Sparse(Parametrization):
     .. math:: F_i = \frac1n \sum_{j=1}^n \Big( \frac{\partial \ell_j}{\partial \theta_i} \Big)^2
        \text{ at } \theta_0, \qquad m_i = 1 \text{ for the share `density` of the smallest } F_i
 
-    over the matrices of all linear layers together; of equals, the first. Every other entry of the trunk
-    keeps the base's bits. SAM perturbs the entries that are trained.
+    over the matrices of all linear layers that the loss depends on, together; of equals, the first. Every
+    other entry of the trunk keeps the base's bits. SAM perturbs the entries that are trained.
 
     Args:
         density: share of the entries of these matrices that is trained, in (0, 1].
@@ -63,15 +63,15 @@ class Sparse(Parametrization):
         if not own:
             raise UserError(f"parametrization: sparse: {type(trunk).__name__} has no linear layer")
         masks = self._masks(own, losses)
+        own = {name: own[name] for name in masks}
         train_only(trunk, own.keys())
         base = {name: parameter.detach().clone() for name, parameter in own.items()}
         for name, parameter in own.items():
             parameter.register_hook(masks[name].to(parameter.dtype).mul)  # type: ignore[no-untyped-call]
 
         @torch.no_grad()
-        def after_step() -> (
-            None
-        ):  # weight decay and what an optimizer remembers move entries without gradient
+        def after_step() -> None:
+            # Weight decay and what an optimizer remembers move entries without gradient.
             for name, parameter in own.items():
                 parameter.copy_(torch.where(masks[name], parameter, base[name]))
 
@@ -82,18 +82,19 @@ class Sparse(Parametrization):
         return self.examples / batch_size
 
     def _masks(self, own: dict[str, nn.Parameter], losses: Losses) -> dict[str, Tensor]:
-        """Return a mask for each tensor, which together hold `density` of all entries, at least one."""
+        """Return a mask for each tensor that is used; together they hold `density` of the entries, or one."""
         fisher = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+        used = set[str]()
         for loss in losses(self.examples):
             gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-            for total, gradient in zip(fisher.values(), gradients, strict=True):
+            for name, gradient in zip(own, gradients, strict=True):
                 if gradient is not None:
-                    total.add_(gradient.square())
+                    fisher[name].add_(gradient.square())
+                    used.add(name)
+        fisher = {name: total for name, total in fisher.items() if name in used or not used}
         flat = torch.cat([total.flatten() for total in fisher.values()])
         count = max(1, round(self.density * flat.numel()))
         mask = torch.zeros_like(flat, dtype=torch.bool)
         mask[torch.argsort(flat, stable=True)[:count]] = True
-        parts = torch.split(mask, [parameter.numel() for parameter in own.values()])
-        return {
-            name: part.view_as(parameter) for (name, parameter), part in zip(own.items(), parts, strict=True)
-        }
+        parts = torch.split(mask, [total.numel() for total in fisher.values()])
+        return {name: part.view_as(fisher[name]) for name, part in zip(fisher, parts, strict=True)}

@@ -52,3 +52,17 @@ def test_an_embedding_that_is_the_head_too_is_no_candidate() -> None:
     for loss in losses(6):
         loss.backward()
     assert trunk[1].weight.grad.count_nonzero() == 8
+
+
+def test_a_layer_that_is_not_used_is_no_candidate() -> None:
+    torch.manual_seed(0)
+    trunk = nn.ModuleDict({"pooler": nn.Linear(4, 4), "layer": nn.Linear(4, 4)})
+    inputs = torch.randn(6, 4)
+
+    def losses(count: int) -> Iterator[Tensor]:
+        return (trunk["layer"](x).square().sum() for x in inputs[:count])
+
+    Sparse(density=0.5, examples=6).wrap(trunk, losses)
+    assert [name for name, p in trunk.named_parameters() if p.requires_grad] == ["layer.weight"]
+    trunk["layer"](inputs).square().sum().backward()
+    assert trunk["layer"].weight.grad.count_nonzero() == 8
