@@ -128,10 +128,11 @@ def outside(name: str, base: type[C], what: str) -> type[C]:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module of another raises
+    except (Exception, SystemExit) as error:  # whatever the module of another raises; a script may end itself
+        missing = isinstance(error, ModuleNotFoundError)
+        cure = "; is its folder on PYTHONPATH, or it installed?" if missing else ""
         raise UserError(
-            f"{what}: cannot import '{module_name}': {type(error).__name__}: {error}; "
-            "is its folder on PYTHONPATH, or it installed?"
+            f"{what}: cannot import '{module_name}': {type(error).__name__}: {error}{cure}"
         ) from error
     if not hasattr(module, attribute):
         classes = [known for known, value in vars(module).items() if isinstance(value, type)]
@@ -141,6 +142,6 @@ def outside(name: str, base: type[C], what: str) -> type[C]:
     if not (isinstance(kind, type) and issubclass(kind, base)):
         wanted = f"{base.__module__}.{base.__qualname__}"
         raise UserError(f"{what}: must be a subclass of {wanted}, but is {kind!r}")
-    if missing := getattr(kind, "__abstractmethods__", ()):
-        raise UserError(f"{what}: must define {', '.join(sorted(missing))}")
+    if undefined := getattr(kind, "__abstractmethods__", ()):
+        raise UserError(f"{what}: must define {', '.join(sorted(undefined))}")
     return kind

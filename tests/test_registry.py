@@ -48,11 +48,13 @@ def test_classes_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     registry: Registry[type[Mapping[str, int]]] = Registry(Mapping, "table", "saft.tasks")
     assert registry.get("collections:OrderedDict") is OrderedDict
     (tmp_path / "broken_outside.py").write_text("first = 1\nsecond = frist\n")
+    (tmp_path / "script_outside.py").write_text("raise SystemExit('usage: script FILE')\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name, message in (
         (":x", "table ':x': cannot import '': ValueError: Empty module name"),
         ("no_such_module:x", "cannot import 'no_such_module': ModuleNotFoundError: .*PYTHONPATH"),
-        ("broken_outside:Table", "cannot import 'broken_outside': NameError: name 'frist' is not defined"),
+        ("broken_outside:Table", "cannot import 'broken_outside': NameError: name 'frist' is not defined$"),
+        ("script_outside:Table", "cannot import 'script_outside': SystemExit: usage: script FILE$"),
         ("collections:OrderdDict", "'collections' has no 'OrderdDict'; did you mean 'OrderedDict'"),
         ("math:pi", r"must be a subclass of collections\.abc\.Mapping, but is 3\.14"),
         ("math:sin", r"must be a subclass of collections\.abc\.Mapping, but is <built-in"),
