@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from saft.errors import UserError
@@ -26,8 +27,8 @@ def inside(folder: Path, name: str | Path) -> Path:
         Traceback (most recent call last):
         saft.errors.UserError: model/../secret: leads out of its folder, to ...
     """
-    home, file = folder.resolve(), folder / name
-    target = file.resolve()
+    file = folder / name
+    home, target = Path(os.path.realpath(folder)), Path(os.path.realpath(file))  # which take a loop of links
     blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise UserError(

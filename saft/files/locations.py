@@ -70,6 +70,8 @@ def resolve(location: str | Path, what: str) -> Path:
     if not str(location):
         raise UserError(f"{what}: is empty; give a folder, a hub id, or package://DISTRIBUTION/path/inside")
     path = Path(os.path.expanduser(location))  # not Path's, which fails where nobody has the name
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{what}: '{location}' links to {os.readlink(path)}, where nothing is")
     if not path.exists():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside) if beside else "; its parent folder does not exist either"

@@ -55,3 +55,8 @@ def test_the_hubs_cache_keeps_its_files_as_links_to_blobs(tmp_path):
     (snapshot / "saft.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="leads out"):
         checkpoint.read_manifest(snapshot)
+
+
+def test_a_link_to_itself_is_no_card(folder):
+    (folder / "README.md").symlink_to("README.md")
+    assert checkpoint.read_card(folder) == {}

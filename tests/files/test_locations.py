@@ -67,6 +67,13 @@ def test_a_missing_folder_is_named_as_given_and_absolutely(tmp_path, monkeypatch
     assert "did you mean 'base'" in str(caught.value)
 
 
+def test_a_link_to_what_is_gone_is_told(tmp_path):
+    link = tmp_path / "model"
+    link.symlink_to("/scratch/purged")
+    with pytest.raises(UserError, match=r"base: '.*model' links to /scratch/purged, where nothing is$"):
+        locations.folder(link, "base")
+
+
 def test_the_home_of_nobody_is_told():
     with pytest.raises(UserError, match="base: there is no '~nobody-is-called-so/model'"):
         locations.folder("~nobody-is-called-so/model", "base")
