@@ -95,7 +95,8 @@ def module_settings(folder: Path) -> dict[str, dict[str, Any]]:
         UserError: modules.json, or the config of a module, is damaged.
     """
     settings: dict[str, dict[str, Any]] = {}
-    for entry in read_json(folder, MODULES) if (folder / MODULES).is_file() else ():
+    entries = read_json(folder, MODULES) if (folder / MODULES).is_file() else []
+    for entry in entries if isinstance(entries, list) else [entries]:
         path, kind = (entry.get(key) for key in ("path", "type")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or not isinstance(kind, str):
             raise UserError(f"{folder / MODULES}: is not a list of modules with `path` and `type`")

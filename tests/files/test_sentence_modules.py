@@ -54,7 +54,7 @@ def test_another_folder_has_no_modules(tmp_path):
     assert module_tensors(tmp_path) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '[{"path": 1, "type": "a"}]'])
+@pytest.mark.parametrize("text", ["{", "3", "null", "[1]", '[{"path": 1, "type": "a"}]'])
 def test_a_damaged_list_is_told(tmp_path, text):
     (tmp_path / "modules.json").write_text(text)
     with pytest.raises(UserError, match=r"modules\.json: is not"):
