@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class Words:
             value = value if equals else next(remaining)
             if not value or name in options:
                 raise UserError(f"{self.verb}: --{name} {'is given twice' if value else 'needs a value'}")
-            options[name] = value
+            options[name] = os.path.expanduser(value)  # no shell does it in `--out=~/runs`
         return options
 
     def _mapping(self, verb: Verb) -> tuple[dict[str, Any], str]:

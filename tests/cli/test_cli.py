@@ -319,6 +319,12 @@ def test_mistakes_end_with_2_and_one_or_two_lines(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_home_that_no_shell_has_expanded_is_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out=~/a"]) == 2
+    assert f"--out: {tmp_path / 'a'}: is one of these folders" in capsys.readouterr().err
+
+
 def test_what_the_system_refuses_is_one_line(task_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(task_file), f"--out={'x' * 300}"]) == 2
     error = capsys.readouterr().err
