@@ -232,8 +232,8 @@ def _as_they_are(files: Mapping[str, str]) -> str:
 
     What `datasets` has read of a file it reads from its cache as long as the file's time is the same.
     """
-    found = [(stat.st_size, stat.st_ctime_ns) for stat in map(os.stat, files.values())]
-    return f"default-{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
+    identity = [(stat.st_size, stat.st_ctime_ns) for stat in map(os.stat, files.values())]
+    return f"default-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}"
 
 
 def _is_blank(file: str) -> bool:
