@@ -288,6 +288,8 @@ def _errors(measured: Mapping[str, Any], name: str, row: str) -> Mapping[str, fl
 def _interval(value: float, half: float, quantity: Quantity) -> str:
     if not math.isfinite(half):
         return "its error is not known"
+    if half == 0:  # as of an F1, of which examples that do not differ give no error
+        return "no example differs"
     low, high = (quantity.format(end) for end in (value - half, value + half))
     return f"95 % interval {low} to {high}"
 

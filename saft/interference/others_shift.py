@@ -102,7 +102,7 @@ class OthersShift(FunctionMeasure):
             direction = {
                 name: torch.randn(space.base[name].shape, generator=generator) for name in space.trained
             }
-            factor = length / length_of(list(direction.values()))
+            factor = length / (length_of(list(direction.values())) or 1.0)  # where no weight is merged
             shift = {name: factor * part for name, part in direction.items()}
             losses.append(space.shifted(task, space.expert(task), shift).loss)
         return fmean(losses)

@@ -166,6 +166,15 @@ def test_a_merge_that_breaks_a_task_is_told_and_not_left_out():
     assert len(verdict({"pair_harm": every, "pair_harm_error": every}, WHAT)) == 2
 
 
+def test_examples_that_do_not_differ_are_no_interval_of_nothing():
+    """Nine examples of an F1 that a merge leaves as they are had "95 % interval 0.0 to 0.0"."""
+    of_two = {"a": {"b": 0.0}, "b": {"a": -0.1}}
+    (sentence,) = verdict({"harm": of_two, "harm_error": {"a": {"b": 0.0}, "b": {"a": 0.1}}}, WHAT)
+    assert (
+        sentence == "no model is seen to hurt the others: even without a, b gains 0.0 % (no example differs)."
+    )
+
+
 def test_changes_of_metrics_of_several_units_are_not_averaged():
     own = dataclasses.replace(PERCENT, unit=OWN_METRIC, scale=1.0)
     three = {"a": {"b": 0.1, "c": 90.0}, "b": {"a": 0.0, "c": 0.0}, "c": {"a": 0.0, "b": 0.0}}

@@ -66,3 +66,6 @@ def test_random_shifts_leave_the_statistics_of_batch_norms():
         assert torch.cat([part.flatten() for part in shift.values()]).norm().item() == pytest.approx(
             own.item()
         )
+    statistics = {name: base[name] for name in ("1.running_mean", "1.running_var")}
+    alone = TaskSpace(trunk, statistics, {task: dict(statistics) for task in "ab"}, space.probes)
+    assert set(OthersShift().values(alone)["shift_at_random"].values()) == {0.0}
