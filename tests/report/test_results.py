@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -150,3 +153,24 @@ def test_parts_that_contradict_each_other_are_told(path, value, message):
 def test_a_cell_that_is_there_twice_is_refused():
     with pytest.raises(ValueError, match="all, adamw, seed 0: appears twice"):
         dataclasses.replace(RESULTS, cells=RESULTS.cells * 2)
+
+
+def held_types(annotation, known):
+    """Add the dataclasses that a type holds, at any depth."""
+    if dataclasses.is_dataclass(annotation) and annotation not in known:
+        known.add(annotation)
+        for hint in get_type_hints(annotation).values():
+            held_types(hint, known)
+    for part in get_args(annotation):
+        held_types(part, known)
+    return known
+
+
+def test_the_readme_names_every_key():
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    told = readme.split("`results.json` has these keys.")[1].split("\n## ")[0]
+    types = held_types(Results, set())
+    assert {MergeFigures, Quantity, Metric} < types
+    for held in sorted(types, key=lambda each: each.__name__):
+        missing = [key.name for key in dataclasses.fields(held) if not re.search(rf"\b{key.name}\b", told)]
+        assert missing == [], held
