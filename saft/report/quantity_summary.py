@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saft.interference.quantity import Measured, Quantity, numbers_of
+from saft.interference.quantity import OWN_METRIC, Measured, Quantity, numbers_of
 from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
 
 __all__ = ["QuantitySummary", "quantity_summary"]
@@ -16,8 +16,8 @@ class QuantitySummary:
     """A measured quantity in one arm.
 
     Attributes:
-        mean: over all tasks, or all pairs of two; None unless all are there, and where the quantity goes over
-            something else, of which a mean says nothing.
+        mean: over all tasks, or all pairs of two; None unless all are there, and where a mean says nothing:
+            of tasks whose metrics have several units, and of what goes over something else.
         numbers: what each is of, as the quantity's axes say, such as (task, task) -> number.
     """
 
@@ -50,7 +50,7 @@ def quantity_summary(
         "pair": [(s, t) for s in tasks for t in tasks if s != t],
     }
     mean = None
-    if quantity.per in over:
+    if quantity.per in over and quantity.unit != OWN_METRIC:
         means = {s: complete_mean(n.get(key) for key in over[quantity.per]) for s, n in by_seed.items()}
         mean = finite_over_seeds(means)
     return QuantitySummary(mean, {key: values for key, values in each.items() if values is not None})
