@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saft.interference.culprit import HOW_RIGHT
@@ -85,6 +85,7 @@ def page(results: Results) -> str:
             held_out_figures=_held_out_figures(summary, colour),
             how_searched=how_searched(results),
             searched={size: searches(results, size) for size in summary.train_sizes},
+            patchy={size: _is_patchy(summary.of_size(size)) for size in summary.train_sizes},
             grid_ends={size: grid_ends(results, size) for size in summary.train_sizes},
             add_a_grid=ADD_A_GRID,
             chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
@@ -198,6 +199,12 @@ def _score(values: OverSeeds | float | None, metric: Metric) -> str:
         if isinstance(values, OverSeeds)
         else metric.format(values)
     )
+
+
+def _is_patchy(rows: Sequence[ArmSummary]) -> bool:
+    """Return whether a coefficient has scores of some seeds of an arm only, as where a search draws them."""
+    merges = (merge for row in rows for scores in row.by_metric.values() for merge in scores.merges.values())
+    return any(of.n < len(merge.shared_coefficients) for merge in merges for of in merge.curve.values())
 
 
 def _coefficients(by_seed: Mapping[int, float]) -> str:

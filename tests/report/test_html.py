@@ -320,3 +320,14 @@ def test_colours_are_told_from_the_paper_and_text_is_read_on_them(which):
     for name in ("warm", "cool"):  # the strongest cell, on which its number is written
         cell = over(colours[name], colours["paper"], STRONGEST)
         assert contrast(colours["ink"], cell) >= 4.5, name
+
+
+def test_a_curve_of_some_seeds_only_is_told():
+    told = "Not every seed has a score at every coefficient: a point is the mean of those that have one."
+    results = mapping(**SMALL)
+    assert told not in page(typed(results))
+    for point in results["cells"][0]["merges"]["ties"]["curve"]:
+        if point["coefficient"] != 0.5:  # what was chosen
+            point["coefficient"] += 0.01
+    results["cells"][0]["merges"]["ties"]["per_task"]["coefficients"] = dict.fromkeys(TASKS, 0.5)
+    assert told in page(typed(results))
