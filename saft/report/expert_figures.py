@@ -15,7 +15,7 @@ from saft.report.measured import heading, without_errors
 from saft.report.over_seeds import complete_mean, finite_over_seeds, signed
 from saft.report.results import Results
 from saft.report.scale_curves import Curve, curves_figure
-from saft.report.verdict import in_words
+from saft.report.verdict import in_words, unit_of_differences
 from saft.report.with_interval import task_estimate
 from saft.tasks.estimate import spearman
 from saft.tasks.metric import Metric
@@ -94,6 +94,7 @@ def lost_figure(
         if (loss := _lost(row, metric, task, common)) is not None
     }
     shown: dict[str, tuple[Quantity, Points, float]] = {}
+    unit = unit_of_differences(metric)
     for quantity, what in without_errors(quantities).items():
         points: Points = {}
         for row in rows:
@@ -104,7 +105,8 @@ def lost_figure(
                 if (task,) in numbers and (row.arm, task) in lost
             ]
         every = [point for of_arm in points.values() for point in of_arm]
-        if what.per == "task" and len({x for x, _ in every}) > 2:
+        printed = {what.format(x / what.scale) for x, _ in every}  # less is round-off, which has ranks too
+        if what.per == "task" and len(printed) > 2:
             shown[quantity.replace("_", " ")] = (what, points, rank_correlation(every))
     if not shown:
         return ""
@@ -124,7 +126,7 @@ def lost_figure(
         at_least(axes, "x")
         axes.grid()
         if leftmost:
-            axes.set_ylabel(f"lost in the merge, {metric.unit}" if metric.unit else "lost in the merge")
+            axes.set_ylabel(f"lost in the merge,{unit}" if unit else "lost in the merge")
         else:
             axes.set_yticklabels([])
 

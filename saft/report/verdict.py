@@ -10,7 +10,16 @@ from saft.report.comparison import Comparison, Difference
 from saft.report.over_seeds import signed
 from saft.tasks.metric import Metric
 
-__all__ = ["Finding", "differences_of", "in_words", "interval", "points", "verdict", "with_unit"]
+__all__ = [
+    "Finding",
+    "differences_of",
+    "in_words",
+    "interval",
+    "points",
+    "unit_of_differences",
+    "verdict",
+    "with_unit",
+]
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,17 @@ def differences_of(metric: Metric) -> str:
         >>> differences_of(Metric("accuracy", "%")), differences_of(Metric("perplexity", ""))
         ('differences in points', 'differences')
     """
-    unit = _unit(metric)
+    unit = unit_of_differences(metric)
     return f"differences in{unit}" if unit else "differences"
 
 
-def _unit(metric: Metric) -> str:
-    """Return what follows a difference: points of percent, else the metric's own unit, if it has one."""
+def unit_of_differences(metric: Metric) -> str:
+    """Return what follows a difference: points of percent, else the metric's own unit, if it has one.
+
+    Example:
+        >>> unit_of_differences(Metric("accuracy", "%")), unit_of_differences(Metric("perplexity", ""))
+        (' points', '')
+    """
     return " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
 
 
@@ -145,7 +159,8 @@ def _experts(comparisons: list[Comparison]) -> list[str]:
         beyond = [c for c in comparisons if c.experts.outcome in outcomes]
         if beyond:
             names = ", ".join(
-                f"{c.baseline} ({points(c.experts.values.mean, c.metric)}{_unit(c.metric)})" for c in beyond
+                f"{c.baseline} ({points(c.experts.values.mean, c.metric)}{unit_of_differences(c.metric)})"
+                for c in beyond
             )
             one_seed = any(c.experts.values.n == 1 for c in beyond)
             bound = "what the examples leave open (one seed)" if one_seed else "the noise"
@@ -157,7 +172,7 @@ def _figure(comparison: Comparison) -> str:
     merged, metric = comparison.merged, comparison.metric
     return (
         f"Against {comparison.baseline} ({comparison.relation}): {points(merged.values.mean, metric)}"
-        f"{_unit(metric)}, {metric.format(merged.arm)} against "
+        f"{unit_of_differences(metric)}, {metric.format(merged.arm)} against "
         f"{metric.format(merged.baseline)} ({_certainty(merged, metric)}); experts "
         f"{points(comparison.experts.values.mean, metric)} ({comparison.experts.outcome})."
     )
