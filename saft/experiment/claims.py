@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from saft.errors import UserError
 from saft.experiment.cells import file_name
 from saft.files.processes import born
-from saft.files.staging import write_text
+from saft.files.staging import telling_a_full_disk, write_text
 
 __all__ = ["Claim", "ClaimFolder", "Witness"]
 
@@ -109,7 +110,8 @@ class ClaimFolder:
     def fail(self, cell: str, problems: Sequence[str]) -> None:
         """Say that this process cannot compute a cell, and why."""
         known = self.latest().get(cell, Claim(cell, 0, "released"))
-        self.put(known.next("failed", problems=problems))
+        with suppress(UserError):  # of a full disk the problems themselves may tell
+            self.put(known.next("failed", problems=problems))
 
     def failed(self) -> dict[str, Claim]:
         """Return the claims of the cells that have failed."""
@@ -134,14 +136,24 @@ class ClaimFolder:
         return None
 
     def put(self, claim: Claim) -> bool:
-        """Put a claim after the one before it; return whether it was the first to get there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(self.file(claim), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(_text(claim))
+        """Put a claim after the one before it; return whether it was the first to get there.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        file = self.file(claim)
+        with telling_a_full_disk(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                return False
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                    stream.write(_text(claim))
+            except OSError:
+                file.unlink()  # it would bar the way to the cell for a while
+                raise
         return True
 
     def update(self, claim: Claim) -> None:

@@ -156,6 +156,9 @@ class ExperimentFolder:
         """
         if self.path.is_file():
             raise UserError(f"{self.path}: is a file; choose another `out`")
+        if self.path.is_symlink() and not self.path.exists():
+            there = self.path.readlink()
+            raise UserError(f"{self.path}: is a link to {there}, which is not there; make that folder")
         refuse_file(self.path / CONFIG)
         begun = {LOCK, f".{CONFIG}.partial"}  # what a `saft run` leaves that was killed as it began
         strangers = self.path.is_dir() and any(entry.name not in begun for entry in self.path.iterdir())

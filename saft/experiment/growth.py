@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from saft.files.locations import folder as local_folder
 from saft.files.locations import is_hub_id
 from saft.tasks import Task
 
-__all__ = ["Changed", "Files", "Foundations", "files_of", "refuse_changes"]
+__all__ = ["Changed", "Files", "Foundations", "copied", "files_of", "refuse_changes"]
 
 Files = Mapping[str, Mapping[str, str]]
 """Place in the config -> file -> SHA-256, of the model's weights and of each task's data."""
@@ -67,12 +68,24 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
     return {"model": _weights(model, base), **data}
 
 
+def copied(base: Path) -> dict[str, Any] | None:
+    """Return what the manifest of an experiment's copy of the model says; None where there is no whole one.
+
+    Args:
+        base: the copy's folder.
+    """
+    with suppress(UserError):
+        manifest = read_manifest(base)
+        if {"location", "tasks", "pooling", "sha256"} <= manifest.keys():
+            return manifest
+    return None
+
+
 def _weights(model: str, base: Path) -> Mapping[str, str]:
     """Return the fingerprints of a model's weights; what is not at hand any more is asked of its copy."""
-    if base.exists() and (is_hub_id(model) or not Path(os.path.expanduser(model)).exists()):
-        copied = read_manifest(base)
-        if copied["location"] == model:
-            return dict(copied["sha256"])
+    copy, is_gone = copied(base), is_hub_id(model) or not Path(os.path.expanduser(model)).exists()
+    if copy is not None and copy["location"] == model and is_gone:
+        return dict(copy["sha256"])
     return {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}
 
 

@@ -285,8 +285,7 @@ def _bytes(session: Session) -> tuple[int, int]:
 
 def _shapes(session: Session) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of the base model."""
-    location = session.folder.base if session.folder.base.exists() else session.config.model.path
-    headers = tensor_headers(local_folder(location, "model.path"))
+    headers = tensor_headers(local_folder(session.origin.path, "model.path"))  # of the copy, if there is one
     return {name: tuple(header.shape) for name, header in headers.items()}
 
 

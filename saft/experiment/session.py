@@ -17,9 +17,9 @@ from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
 from saft.experiment.folder import ExperimentFolder
 from saft.experiment.given_experts import check_experts, content, expert_folders
-from saft.experiment.growth import Foundations, files_of
+from saft.experiment.growth import Foundations, copied, files_of
 from saft.experiment.resolve import Resolved, resolve
-from saft.files.checkpoint import read_manifest, staged, write_manifest
+from saft.files.checkpoint import staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.merging.inputs.peft_adapter import is_adapter
 from saft.model_config import ModelConfig
@@ -60,8 +60,9 @@ class Session:
         held_out = {name: tasks.build(name, keys, "held_out") for name, keys in self.config.held_out.items()}
         read = {"tasks": declared, "reference": reference, "held_out": held_out}
         files = files_of(self.config.model.path, folder.base, read)
-        copied = folder.base.exists() and read_manifest(folder.base)["sha256"] == files["model"]
-        start = self._start = self.base if copied else self.config.model
+        copy = copied(folder.base)
+        is_copied = copy is not None and copy["sha256"] == files["model"]
+        start = self.origin = self.base if is_copied else self.config.model
         self.reference: dict[str, BoundTask] = {
             name: task.bind(name, start, f"reference.{name}", self.device) for name, task in reference.items()
         }
@@ -271,12 +272,11 @@ class Session:
             "pooling": self.config.model.pooling,
             "sha256": dict(self.foundations.files["model"]),
         }
-        if base.exists():
-            known = read_manifest(base)
+        if (known := copied(base)) is not None:
             known["tasks"] = {name: keys for name, keys in known["tasks"].items() if name in declared}
             if all(known[key] == value for key, value in manifest.items()):
                 return
-        source = local_folder(self._start.path, "model.path")
+        source = local_folder(self.origin.path, "model.path")
         trunk = next(iter(self.tasks.values())).load_trunk(source)
         with staged(base, overwrite=True) as folder:
             Full().save(trunk, source, folder, self.config.model.path)

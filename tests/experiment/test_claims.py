@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import saft.experiment.claims as claims_module
+from saft.errors import UserError
 from saft.experiment.claims import Claim, ClaimFolder, Witness
 
 CELLS = [f"all/sam/seed{seed}" for seed in range(100)]
@@ -75,6 +77,23 @@ def test_a_cell_of_whatever_name_is_claimed(tmp_path: Path, cell: str) -> None:
     assert first is not None
     claims.update(first)
     assert claims.latest() == {cell: first}
+
+
+def test_a_claim_for_which_the_disk_has_no_room_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(claim: Claim) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    claims = ClaimFolder(tmp_path)
+    claims.offer(["a"])
+    with monkeypatch.context() as patch:
+        patch.setattr(claims_module, "_text", full)
+        with pytest.raises(UserError, match=r"a\.1\.json: could not be written: No space left"):
+            claims.take()
+        claims.fail("a", ["the disk is full"])  # which is told all the same
+    assert claims.latest() == {}
+    assert claims.take() is not None
 
 
 def test_a_released_cell_is_claimed_anew_and_the_first_claimant_can_tell(tmp_path: Path) -> None:

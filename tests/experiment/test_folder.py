@@ -110,6 +110,12 @@ def test_the_trials_of_a_search_go_once_its_figures_are_on_the_disk(
     assert not folder.trials("a").exists()
 
 
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"run: is a link to .*nothing, which is not there; make that folder"):
+        ExperimentFolder(tmp_path / "run").refuse_strangers()
+
+
 def test_what_a_run_leaves_that_was_killed_as_it_began_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("")
     (tmp_path / ".config.yaml.partial").write_text("")

@@ -76,6 +76,22 @@ def test_the_base_says_which_heads_it_holds(finished: Path, small: dict[str, Any
         assert heads == json.loads((folder / "base/saft.json").read_text())["tasks"].keys() == tasks.keys()
 
 
+@pytest.mark.parametrize("damage", ["empty", "manifest"])
+def test_a_base_that_is_not_whole_is_written_again(
+    damage: str, finished: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    if damage == "empty":
+        shutil.rmtree(folder / "base")
+        (folder / "base").mkdir()
+    else:
+        (folder / "base/saft.json").write_text("{}")
+    run(load(small, folder))
+    for name in ("model.safetensors", "heads/size.safetensors", "saft.json"):
+        assert (folder / "base" / name).read_bytes() == (finished / "base" / name).read_bytes()
+
+
 def test_other_weights_are_refused_in_whatever_files_they_are(
     finished: Path, small: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
