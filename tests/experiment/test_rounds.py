@@ -121,6 +121,16 @@ def test_the_trial_that_merges_best_on_validation_data_is_the_arm(whole: tuple[P
     assert results.cells[2].merges["task_arithmetic"].shared.coefficient == chosen.shared
 
 
+def test_merges_are_kept_that_had_no_part_in_the_choice(searching: dict[str, Any], tmp_path: Path) -> None:
+    folder, merges = tmp_path / "run", searching["merges"] | {"emr": {}}
+    more = {"keep": ["merges"], "selection": {"weights": "per_task", "budget": 2}, "seeds": [0]}
+    arms = {"adamw": searching["arms"]["adamw"]}
+    run(load(searching, folder, merges=merges, arms=arms, **more))
+    kept = {file.parent.relative_to(folder / "merges/all") for file in folder.glob("merges/**/saft.json")}
+    assert {place.name for place in kept} == {"task_arithmetic", "task_arithmetic-per_task", "emr"}
+    assert {place.parts[0] for place in kept} == {CHOSEN}
+
+
 def test_only_the_chosen_trial_is_tested_and_measured_each_split_once(whole: tuple[Path, int]) -> None:
     folder, reads = whole
     names = list(figures(folder))

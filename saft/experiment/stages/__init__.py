@@ -117,6 +117,8 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
 def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
     """Compute what is missing of a cell, and write its merges if they are to be kept.
 
+    Where a trial is chosen by what is computed here, the rest of its steps, and its merges, take another call.
+
     Args:
         session: the experiment in this process.
         cell: to compute.
@@ -125,8 +127,9 @@ def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
     Raises:
         UserError: something that only the computation could find, such as a weight that is not finite.
     """
+    keeps = "merges" in session.config.keep and is_chosen(session, cell)
     carry_out(session.folder, str(cell), cell_steps(session, cell), tell)
-    if "merges" in session.config.keep and is_chosen(session, cell):
+    if keeps:
         keep_merges(session, cell)
 
 
