@@ -117,7 +117,7 @@ def every_step(session: Session, cell: Cell) -> Iterator[Step]:
 def carry_out_cell(session: Session, cell: Cell, tell: Tell) -> None:
     """Compute what is missing of a cell, and write its merges if they are to be kept.
 
-    Where a trial is chosen by what is computed here, the rest of its steps, and its merges, take another call.
+    Where a trial is chosen by what is computed here, its further steps and its merges take another call.
 
     Args:
         session: the experiment in this process.
