@@ -197,7 +197,13 @@ def refuse(target: Path, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file; give the name of a folder to write")
     _refuse_above(target)
-    if not target.is_dir() or not any(target.iterdir()):
+    if not target.is_dir():
+        return
+    if not any(target.iterdir()):
+        if target.samefile("."):
+            raise UserError(
+                f"{target}: is the folder that you are in, and another would take its place; go one up"
+            )
         return
     if not overwrite:
         raise UserError(f"{target}: is not empty; choose another folder, or replace it with --overwrite")

@@ -293,6 +293,16 @@ def test_the_folder_of_a_living_writer_is_left_alone(tmp_path):
     assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["slow"]
 
 
+def test_the_folder_that_one_is_in_is_not_replaced_though_it_is_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is the folder that you are in"), staging.staged("."):
+        pass
+    (tmp_path / "new").mkdir()
+    with staging.staged("new") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "new" / "a").exists()
+
+
 def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link, file = tmp_path / "best.yaml", tmp_path / "elsewhere" / "a.yaml"
