@@ -221,9 +221,10 @@ class Witness:
         """Return whether the claimant has died over a cell."""
         if claim.state != "at work":
             return False
-        if claim.machine == _machine():
-            return born(claim.process) != claim.born
         now, place = self._clock(), (claim.cell, claim.number)
+        if claim.machine == _machine():
+            self._heard.pop(place, None)  # of when its file could not be read
+            return born(claim.process) != claim.born
         beat, since = self._heard.get(place, (-1, now))
         if beat != claim.beat:
             self._heard[place] = (claim.beat, now)

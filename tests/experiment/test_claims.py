@@ -136,6 +136,18 @@ def test_a_process_of_this_machine_is_dead_once_it_has_ended(tmp_path: Path) -> 
     assert witness.is_dead(reused) == sys.platform.startswith("linux")
 
 
+def test_a_process_of_this_machine_that_could_not_be_read_now_and_then_is_alive(tmp_path: Path) -> None:
+    claims, now = ClaimFolder(tmp_path), [0.0]
+    claims.offer(["a"])
+    mine = claims.take()
+    assert mine is not None
+    witness = Witness(60.0, lambda: now[0])
+    for _ in range(3):
+        assert not witness.is_dead(mine)
+        assert not witness.is_dead(Claim("a", 1))  # all that is known of a file that is away for a moment
+        now[0] += 61
+
+
 def test_a_process_of_another_machine_is_dead_once_it_is_silent() -> None:
     now = [0.0]
     witness = Witness(60.0, lambda: now[0])

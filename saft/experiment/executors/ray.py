@@ -96,7 +96,8 @@ class _Tasks:
         try:
             self._ray.get(task)
         except Exception as error:  # whatever its task raised, or Ray has to say of it
-            note(f"a worker of Ray has ended: {str(error).strip().splitlines()[-1]}")
+            said = str(error).strip() or type(error).__name__
+            note(f"a worker of Ray has ended: {said.splitlines()[-1]}")
 
 
 def _work(folder: str, place: str, threads: int) -> None:

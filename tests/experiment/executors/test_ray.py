@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,3 +62,18 @@ def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
     with pytest.raises(UserError, match=r"ray\.address: 'auto' is not a cluster .*`ray start --head`"):
         run(load(tmp_path / "run", executor="ray"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_ended_without_a_word_is_told_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Exception):
+        pass
+
+    def ended(task: Any) -> None:
+        raise Silent
+
+    told: list[str] = []
+    monkeypatch.setattr(module, "note", told.append)
+    tasks = object.__new__(module._Tasks)
+    tasks._ray = SimpleNamespace(get=ended)
+    tasks._note_end(None)
+    assert told == ["a worker of Ray has ended: Silent"]
