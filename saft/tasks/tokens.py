@@ -116,10 +116,11 @@ def _file(tokenizer: Any, texts: Sequence[Text], max_length: int | None, options
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # a call sets both as it needs them; they are no part of the tokenizer
     backend.no_padding()
+    languages = [tokenizer.src_lang, tokenizer.tgt_lang] if hasattr(tokenizer, "tgt_lang") else []
     what = [
         FORMAT,
         [transformers.__version__, tokenizers.__version__, type(tokenizer).__qualname__, backend.to_str()],
-        [tokenizer.truncation_side, tokenizer.model_input_names, tokenizer.split_special_tokens],
+        [tokenizer.truncation_side, tokenizer.model_input_names, tokenizer.split_special_tokens, *languages],
         [max_length, dict(options)],
         texts,
     ]

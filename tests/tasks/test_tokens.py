@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from saft.tasks import tokens
 from saft.tasks.tokenizer import load_tokenizer
@@ -121,6 +122,14 @@ def test_whatever_the_tokens_depend_on_is_never_stale(
     assert tokenized(**usual) == first
     assert tokenized(**changed) == second
     assert len(made) == 2
+
+
+def test_an_answer_in_another_language_is_another_one() -> None:
+    tokenizer = transformers.NllbTokenizer(src_lang="eng_Latn", tgt_lang="fra_Latn")
+    for language in ("fra_Latn", "deu_Latn"):
+        tokenizer.tgt_lang = language
+        [answer] = tokenized(tokenizer, ["a"], answers=True).inputs["input_ids"]
+        assert tokenizer.convert_ids_to_tokens(answer[0]) == language
 
 
 def test_the_same_tokenizer_in_another_folder_is_the_same(
