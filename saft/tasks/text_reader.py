@@ -91,8 +91,16 @@ class TextReader:
             places: of the texts, for a note if some are cut.
 
         Raises:
-            UserError: a text has no tokens, so that there is nothing to pool.
+            UserError: a text has no tokens, so that there is nothing to pool, or `max_length` leaves no room
+                for one beside those that the tokenizer adds.
         """
+        pairs = bool(texts) and not isinstance(texts[0], str)
+        least = self.tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
+        if self.max_length < least:
+            raise UserError(
+                f"{self.where}.max_length: {self.max_length} token(s) hold no {'pair' if pairs else 'text'} "
+                f"beside those that the tokenizer adds; raise it to {least} or more"
+            )
         key = f"{self.where}.max_length" if self.is_told else None
         examples = text_examples(self.tokenizer, texts, labels, self.max_length, key, places)
         if 0 in examples.lengths:

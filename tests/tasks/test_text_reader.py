@@ -113,8 +113,23 @@ class Slow:
     def __call__(self, *texts: Any, **options: Any) -> transformers.BatchEncoding:
         return transformers.BatchEncoding(dict(self.fast(*texts, **options)))
 
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return int(self.fast.num_special_tokens_to_add(pair=pair))
+
 
 def test_a_text_without_tokens_is_refused_by_its_row(tiny_gpt2: Path) -> None:
     reader = TextReader.of(ModelConfig(str(tiny_gpt2)), 8, None, "t")
     with pytest.raises(UserError, match=r"^t\.data\.text: row 7 holds ' ', of which .* no token; leave it"):
         reader.examples(["red", " "], torch.tensor([0, 1]), ["row 2", "row 7"])
+
+
+def test_a_length_that_leaves_nothing_of_a_pair_is_refused(tiny_model: Path) -> None:
+    """Such a pair would not be cut at all."""
+    reader = TextReader.of(ModelConfig(str(tiny_model)), 4, None, "t")
+    with pytest.raises(
+        UserError, match=r"^t.max_length: 4 token\(s\) hold no pair .*; raise it to 5 or more$"
+    ):
+        reader.examples([("red", "blue")], torch.zeros(1))
+    assert reader.examples(["red rose blue"], torch.zeros(1)).lengths == [4]
+    wider = TextReader.of(ModelConfig(str(tiny_model)), 5, None, "t")
+    assert wider.examples([("red rose", "blue sky")], torch.zeros(1)).lengths == [5]
