@@ -47,16 +47,19 @@ class CausalTokenizer:
         start, end = self.start, self.end
         numbers = self._in_place([piece for pieces in texts for piece in _with_before(pieces)])
         for pieces in texts:
-            tokens, learned = list(start), [False] * len(start)
-            for part, own in [*((next(numbers), own) for _, own in pieces), (end, True)]:
-                tokens += part
-                learned += [own] * len(part)
+            parts = [(next(numbers), own) for _, own in pieces]
+            tokens = [token for part, _ in parts for token in part]
+            learned = [own for part, own in parts for _ in part]
+            if tokens[: len(start)] != start:  # a template may have written it
+                tokens, learned = start + tokens, [False] * len(start) + learned
+            if tokens[-1:] != end:
+                tokens, learned = tokens + end, learned + [True] * len(end)
             yield tokens, learned
 
     def endings(self, texts: Sequence[Sequence[Segment]]) -> list[list[int]]:
         """Return the tokens of the last pieces of texts, each with its end."""
-        last = [_with_before(pieces)[-1] for pieces in texts]
-        return [[*numbers, *self.end] for numbers in self._in_place(last)]
+        last, end = [_with_before(pieces)[-1] for pieces in texts], self.end
+        return [numbers if numbers[-1:] == end else numbers + end for numbers in self._in_place(last)]
 
     def _in_place(self, pieces: Sequence[tuple[str, str]]) -> Iterator[list[int]]:
         """Yield the tokens of pieces, each with what stands before it."""

@@ -77,3 +77,15 @@ def test_a_completion_gets_no_second_space(kind: str) -> None:
     assert tokens == [*fast("hi: ho")["input_ids"], 2]
     assert text.endings([pieces]) == [tokens[-3:]]
     assert fast.convert_ids_to_tokens(tokens[-3:]) == [f"{SPACE}h", "o", "</s>"]
+
+
+@pytest.mark.parametrize("kind", ["prepend", "first", "always"])
+def test_begin_and_end_are_not_doubled_where_a_template_has_them(kind: str) -> None:
+    fast = tokenizer(kind)
+    text = CausalTokenizer(fast, False)
+    plain, written = [("hi:", False), (" ho", True)], [("<s>hi:", False), (" ho</s>", True)]
+    first, second = text.encode([plain, written])
+    assert second[0].count(1) == second[0].count(2) == 1
+    assert second == first or kind == "first"  # which puts no space behind a special token
+    assert text.endings([written]) == text.endings([plain])
+    assert second[1][-3:] == [True] * 3
