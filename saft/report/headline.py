@@ -19,6 +19,7 @@ __all__ = ["Gain", "Headline", "headlines"]
 
 FOREMOST = 6  # gains above the picture, so that a telephone shows both on its first screen
 ONE_LINE = 22  # letters of a name that a telephone shows beside its gain
+ROUNDED = 1.01  # times an arm's passes: as many, of a whole number of steps
 SHORT = {
     "better": "Yes",
     "worse": "No",
@@ -36,7 +37,8 @@ class Gain:
     Attributes:
         arm: one that is not plain; see `plain_arms`.
         over_best: against the arm without that has the best merged score of all.
-        equal_passes: against the best that takes as many passes; None where none does.
+        equal_passes: against the best that takes as many passes, or a little more since steps are whole;
+            None where none does.
     """
 
     arm: str
@@ -184,4 +186,5 @@ def _equal_passes(arm: ArmFacts, baseline: ArmFacts) -> bool:
     chosen = arm.select_steps or baseline.select_steps
     if chosen or arm.passes is None or baseline.passes is None:
         return False
-    return math.isclose(arm.passes, baseline.passes)
+    as_many = arm.passes < baseline.passes or math.isclose(arm.passes, baseline.passes)
+    return as_many and baseline.passes <= ROUNDED * arm.passes

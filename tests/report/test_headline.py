@@ -142,3 +142,13 @@ def test_of_long_names_fewer_gains_are_foremost():
         results["cells"] += of_sam
     (headline,) = headlines(typed(results), summarize(typed(results)))
     assert (len(headline.gains), len(headline.foremost)) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("passes", "equal"), [(156.7, True), (157, True), (155.5, True), (154, False), (157.5, False)]
+)
+def test_steps_are_whole_so_that_a_little_more_is_as_many_passes(passes, equal):
+    results = mapping(arms=("adamw", "sam"), methods=("ties",))
+    results["arms"]["adamw"]["passes"], results["arms"]["sam"]["passes"] = 157, passes
+    (headline,) = headlines(typed(results), summarize(typed(results)))
+    assert (headline.gains[0].equal_passes is not None) == equal
