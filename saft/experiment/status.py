@@ -77,9 +77,10 @@ def status(folder: str | Path) -> RunStatus:
     for cell, names in steps.items():
         known = sum(place.figures(name).is_file() for name in names)
         claim = latest.get(cell)
-        if claim is not None and claim.state == "at work":
+        is_whole = known == len(names)
+        if claim is not None and claim.state == "at work" and not (is_whole and witness.is_dead(claim)):
             at_work[cell] = _where(claim, claims, witness)
-        elif known == len(names):
+        elif is_whole:
             done.append(cell)
         elif claim is not None and claim.state == "failed":
             told = "\n".join(claim.problems).split("\n")

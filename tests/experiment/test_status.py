@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -58,6 +59,15 @@ def test_each_cell_is_told_with_where_and_why(begun: Path) -> None:
             "    all/untouched/seed0: 1 of 2 figures",
         ]
     )
+
+
+def test_a_cell_is_done_whoever_died_over_it_before(begun: Path) -> None:
+    claims, folder = ClaimFolder(begun), ExperimentFolder(begun)
+    claims.update(dataclasses.replace(claims.latest()["all/at_work/seed0"], born="long ago"))
+    assert "has died" in status(begun).at_work["all/at_work/seed0"]
+    for name in ("a", "b"):
+        folder.remember(f"all/at_work/seed0/{name}", {}, Score(0.5, None, 9))
+    assert status(begun).done == ["all/done/seed0", "all/at_work/seed0"]
 
 
 def test_a_clock_that_is_ahead_is_told(begun: Path) -> None:
