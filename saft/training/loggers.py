@@ -27,7 +27,7 @@ PROJECT = "saft"  # where the environment names no other
 _CALLED = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
 _CURES = {
     "wandb": "log in by `wandb login`, or set WANDB_MODE=offline",
-    "mlflow": "MLFLOW_TRACKING_URI says where its server or folder is",
+    "mlflow": "MLFLOW_TRACKING_URI says where its server or database is, such as sqlite:///mlflow.db",
     "tensorboard": "leave `logger` out",
 }
 
