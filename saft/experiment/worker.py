@@ -126,9 +126,7 @@ class Holding:
         beat = 0
         while not self._closing.wait(self._every):
             beat += 1
-            with suppress(
-                OSError
-            ):  # a disk that is full, or away for a moment, does not end the signs of life
+            with suppress(OSError):  # a disk that is full, or away for a moment: others may take over
                 self._claims.update(dataclasses.replace(self._claim, beat=beat))
             if self._claims.is_overtaken(self._claim):
                 self._overtaken()
