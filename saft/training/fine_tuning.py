@@ -23,7 +23,7 @@ from saft.files.lock import beside, locked
 from saft.files.staging import refuse, write_text
 from saft.files.upload import uploading
 from saft.parametrizations.parametrization import trained_shapes
-from saft.penalties import Setting, Unlabelled
+from saft.penalties import Setting, Unlabelled, penalty
 from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
 from saft.training.callbacks import (
@@ -150,6 +150,7 @@ def _ready(
     """Bind the task and read the data."""
     declared = tasks.build("", config.task, "task")
     task = declared.bind(config.name, config.model, "task", device)
+    _check_penalty(config, task)
     if splits is None:
         limits = Limits(config.train_examples, config.validation_examples, test=0, seed=config.seed)
         splits = task.examples(limits)
@@ -158,6 +159,11 @@ def _ready(
     inputs = Unlabelled.of(task, splits.train)
     setting = Setting(inputs, reference, config.seed, config.training.steps, cache)
     return _Ready(declared, task, splits, setting, device)
+
+
+def _check_penalty(config: TrainConfig, task: BoundTask) -> None:
+    if config.training.penalty is not None:
+        penalty(**config.training.penalty).check_tasks({task.name: task}, "training.penalty")
 
 
 def _refuse_batch(config: TrainConfig, examples: int, devices: int) -> None:
@@ -208,6 +214,7 @@ def _reference(config: TrainConfig, device: torch.device) -> dict[str, Unlabelle
         with collecting(problems):
             declared = tasks.build(name, mapping, "reference")
             task = declared.bind(name, config.model, f"reference.{name}", device)
+            _check_penalty(config, task)
             references[name] = Unlabelled.of(task, task.examples(limits).train)
     if problems:
         raise UserError(*problems)

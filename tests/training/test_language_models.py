@@ -16,6 +16,7 @@ from torch import Tensor
 
 import saft
 from saft import config
+from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import Batch
 from saft.train import TrainConfig, TrainResult, train
@@ -185,3 +186,15 @@ def test_experts_merge_with_their_language_head(settings: TrainConfig) -> None:
     assert figures[str(out)]["colour"] < figures[settings.model.path]["colour"]
     own = saft.evaluate(saft.EvaluateConfig(checkpoints=[str(experts[0].folder)], split="validation")).figures
     assert own[str(experts[0].folder)]["colour"] == pytest.approx(experts[0].validation.value)
+
+
+@pytest.mark.parametrize("settings", ["tiny_llama"], indirect=True)
+def test_what_a_penalty_cannot_read_is_told_before_the_training(
+    settings: TrainConfig, tiny_tasks: dict[str, dict[str, Any]]
+) -> None:
+    shuffled = changed(settings, "shuffled", penalty={"name": "drift", "inputs": "own_shuffled"})
+    with pytest.raises(UserError, match=r"^training.penalty: inputs: own_shuffled: .*'colour' has packing"):
+        train(shuffled)
+    options = dataclasses.replace(settings.training, penalty={"name": "drift", "outputs": "predictions"})
+    with pytest.raises(UserError, match=r"^training.penalty: outputs: predictions: task 'size' predicts no"):
+        train(dataclasses.replace(settings, training=options, reference={"size": tiny_tasks["size"]}))
