@@ -23,7 +23,7 @@ from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
 from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
-from saft.tasks.examples import IGNORED
+from saft.tasks.examples import IGNORED, text_mask
 from saft.tasks.stored_names import stored_names
 from saft.training.precision import computing
 
@@ -120,7 +120,7 @@ class TaskProbe:
         handles = [part.register_forward_hook(keeping(name)) for name, part in layers.items()]
         try:
             for batch in self.batches:
-                masks = {False: batch.inputs.get("attention_mask"), True: batch.labels != IGNORED}
+                masks = {False: text_mask(batch.inputs), True: batch.labels != IGNORED}
                 self.module(batch.inputs)
         finally:
             for handle in handles:

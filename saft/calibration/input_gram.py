@@ -13,6 +13,7 @@ from saft.calibration import COLLECTORS, Collector, Statistics
 from saft.calibration.data import Advance, CalibrationData, model_bytes
 from saft.merging.plan import Plan
 from saft.models import Conv1D
+from saft.tasks.examples import text_mask
 
 __all__ = ["InputGram", "rows_that_count"]
 
@@ -46,7 +47,7 @@ class InputGram(Collector):
             with _watched(data) as (sums, counts, see):
                 for batch in examples.batches(batch_size):
                     batch = batch.to(data.plan.device)
-                    see(None if padded else batch.inputs.get("attention_mask"))
+                    see(None if padded else text_mask(batch.inputs))
                     model.features(batch.inputs)
                     advance(len(batch))
             for kind, by_weight in sums.items():

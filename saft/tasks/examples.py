@@ -19,6 +19,7 @@ __all__ = [
     "TrainingOrder",
     "limited",
     "permutation",
+    "text_mask",
 ]
 
 T = TypeVar("T")
@@ -71,6 +72,19 @@ class Batch:
         """Return the batch in memory from which a GPU can copy by itself; a loader calls it."""
         inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
         return Batch(inputs, self.labels.pin_memory())
+
+
+def text_mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return where a batch has texts and not padding, [batch, tokens]; None where it has no such mask.
+
+    Args:
+        inputs: of the batch. Packed rows have no attention mask, which would hide where one text ends.
+
+    Example:
+        >>> text_mask({"input_ids": torch.tensor([[5, 0]]), "is_text": torch.tensor([[1, 0]])})
+        tensor([[1, 0]])
+    """
+    return inputs.get("attention_mask", inputs.get("is_text"))
 
 
 @dataclass(frozen=True)

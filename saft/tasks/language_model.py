@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saft.tasks import estimate
-from saft.tasks.examples import IGNORED, Batch, Examples
+from saft.tasks.examples import IGNORED, Batch, Examples, text_mask
 from saft.tasks.metric import Metric, Score
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.pooling import pool
@@ -75,7 +75,8 @@ class LanguageModel(TaskModel):
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""
         arguments = self._arguments(inputs)
-        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        mask = text_mask(inputs)
+        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         if self.trunk.config.is_encoder_decoder:  # type: ignore[union-attr]
             encoder: Any = self.trunk.get_encoder()  # type: ignore[operator]
             states = encoder(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state

@@ -29,7 +29,7 @@ from saft.tasks.causal_batch import (
 )
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
-from saft.tasks.examples import Batch, Examples
+from saft.tasks.examples import Batch, Examples, text_mask
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
@@ -239,7 +239,8 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         return Examples([sum(lengths[text] for text in row) for row in rows], collate)
 
     def _places(self, inputs: dict[str, Tensor]) -> Tensor:
-        return inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        mask = text_mask(inputs)
+        return torch.ones_like(inputs["input_ids"]).bool() if mask is None else mask.bool()
 
     def _parts(self, batch: Batch) -> list[Parts]:
         return last_turn(batch)

@@ -35,7 +35,7 @@ def packed_batch(rows: Sequence[Sequence[tuple[list[int], list[int]]]], pad: int
     """Return a batch of rows of (token ids, labels).
 
     Positions begin at 0 in every text; by that, and for lack of a mask, transformers knows where one ends and
-    shows it none of the others. Padding is a text of its own.
+    shows it none of the others. Padding is a text of its own, which `is_text` tells from the others.
     """
     joined, labels, positions = [], [], []
     for row in rows:
@@ -44,7 +44,11 @@ def packed_batch(rows: Sequence[Sequence[tuple[list[int], list[int]]]], pad: int
         positions.append([at for tokens, _ in row for at in range(len(tokens))])
     longest = max(map(len, joined))
     positions = [[*own, *range(longest - len(own))] for own in positions]
-    inputs = {"input_ids": padded(joined, pad), "position_ids": torch.tensor(positions)}
+    inputs = {
+        "input_ids": padded(joined, pad),
+        "position_ids": torch.tensor(positions),
+        "is_text": padded([[1] * len(row) for row in joined], 0),
+    }
     return Batch(inputs, padded(labels, IGNORED))
 
 

@@ -17,7 +17,7 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import BoundTask, Limits
 from saft.tasks.conversation import segments
-from saft.tasks.examples import IGNORED
+from saft.tasks.examples import IGNORED, text_mask
 from saft.tasks.language_model import LanguageModel
 from saft.tasks.tokenizer import load_tokenizer
 
@@ -261,9 +261,13 @@ def test_packing_is_refused_where_texts_would_see_each_other(
         task.model(task.load_trunk())
 
 
-def test_the_features_are_the_mean_over_the_tokens(mapping: dict[str, Any], tiny_llama: Path) -> None:
-    task = bound(mapping, tiny_llama)
-    examples, trunk = task.examples(Limits(3, 1, 1)).train, task.load_trunk()
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_features_are_the_mean_over_the_tokens_of_texts(
+    mapping: dict[str, Any], tiny_llama: Path, packing: bool
+) -> None:
+    task = bound(mapping, tiny_llama, packing=packing)
+    examples, trunk = task.examples(Limits(20, 1, 1)).train, task.load_trunk()
+    assert len({examples.lengths[row] for row in range(3)}) > 1  # one is padded
     together = task.features(trunk, examples.collate([0, 1, 2]).inputs)
     one_by_one = [task.features(trunk, examples.collate([index]).inputs)[0] for index in range(3)]
     torch.testing.assert_close(together, torch.stack(one_by_one))
@@ -274,15 +278,14 @@ def test_the_predictions_are_the_logits_at_every_token(
     mapping: dict[str, Any], tiny_llama: Path, packing: bool
 ) -> None:
     task = bound(mapping, tiny_llama, packing=packing)
-    examples, trunk = task.examples(Limits(6, 1, 1)).train, task.load_trunk()
+    examples, trunk = task.examples(Limits(20, 1, 1)).train, task.load_trunk()
     batch = examples.collate([0, 1])
-    learned = batch.labels[batch.inputs.get("attention_mask", batch.labels != -2).bool()]
+    learned = batch.labels[text_mask(batch.inputs).bool()]
     together = task.predictions(trunk, batch.inputs)
     loss = torch.nn.functional.cross_entropy(together, learned)
     torch.testing.assert_close(loss, task.loss(task.model(trunk), batch))
     one_by_one = [task.predictions(trunk, examples.collate([index]).inputs) for index in range(2)]
-    if not packing:
-        torch.testing.assert_close(together, torch.cat(one_by_one))
+    torch.testing.assert_close(together, torch.cat(one_by_one))
 
 
 @pytest.mark.parametrize(
