@@ -47,12 +47,12 @@ class Changed(UserError):
         self.told = told
 
 
-def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) -> Files:
+def files_of(model: str, copy: Mapping[str, Any] | None, tasks: Mapping[str, Mapping[str, Task]]) -> Files:
     """Return the fingerprints of the files that an experiment rests on.
 
     Args:
         model: where the pretrained model is. Once it is copied, it need not be there any more.
-        base: the experiment's copy of it, or where that will be.
+        copy: from `copied`: what the manifest of the experiment's copy of it says.
         tasks: key of the config -> name -> task.
 
     Raises:
@@ -65,7 +65,7 @@ def files_of(model: str, base: Path, tasks: Mapping[str, Mapping[str, Task]]) ->
         for key, declared in tasks.items()
         for name, task in declared.items()
     }
-    return {"model": _weights(model, base), **data}
+    return {"model": _weights(model, copy), **data}
 
 
 def copied(base: Path) -> dict[str, Any] | None:
@@ -81,9 +81,9 @@ def copied(base: Path) -> dict[str, Any] | None:
     return None
 
 
-def _weights(model: str, base: Path) -> Mapping[str, str]:
+def _weights(model: str, copy: Mapping[str, Any] | None) -> Mapping[str, str]:
     """Return the fingerprints of a model's weights; what is not at hand any more is asked of its copy."""
-    copy, is_gone = copied(base), is_hub_id(model) or not Path(os.path.expanduser(model)).exists()
+    is_gone = is_hub_id(model) or not Path(os.path.expanduser(model)).exists()
     if copy is not None and copy["location"] == model and is_gone:
         return dict(copy["sha256"])
     return {file.name: fingerprint(file) for file in weight_files(local_folder(model, "model.path"))}

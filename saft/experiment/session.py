@@ -59,8 +59,8 @@ class Session:
         }
         held_out = {name: tasks.build(name, keys, "held_out") for name, keys in self.config.held_out.items()}
         read = {"tasks": declared, "reference": reference, "held_out": held_out}
-        files = files_of(self.config.model.path, folder.base, read)
         copy = copied(folder.base)
+        files = files_of(self.config.model.path, copy, read)
         is_copied = copy is not None and copy["sha256"] == files["model"]
         start = self.origin = self.base if is_copied else self.config.model
         self.reference: dict[str, BoundTask] = {
