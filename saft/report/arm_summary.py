@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saft.interference.quantity import numbers_of
@@ -80,6 +80,14 @@ class MetricSummary:
         A method that keeps a part per task must be told the task, so its scores are of another problem.
         """
         return [name for name, merge in self.merges.items() if merge.parts is None] or list(self.merges)
+
+    def beside_others(self, common: Sequence[str]) -> list[str]:
+        """Return the methods that its means are of beside other arms; its own where they have none in common.
+
+        Args:
+            common: from `common_methods`, of all the arms.
+        """
+        return [name for name in common or self.averaged if name in self.merges]
 
 
 def common_methods(arms: Iterable[MetricSummary]) -> list[str]:

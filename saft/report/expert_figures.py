@@ -184,7 +184,7 @@ def _lost(row: ArmSummary, metric: Metric, task: str, common: Sequence[str]) -> 
     """Return what the merge takes of a task's score, mean over the methods in common; above 0 is a loss."""
     scores = row.by_metric[metric]
     expert = task_estimate([scores.experts], task)
-    methods = [method for method in common or scores.averaged if method in scores.merges]
+    methods = scores.beside_others(common)
     merged = task_estimate([scores.merges[method].shared for method in methods], task)
     if expert is None or merged is None or (change := expert.values.minus(merged.values)) is None:
         return None

@@ -140,7 +140,7 @@ def _headline(results: Results, summary: Summary, size: str, metric: Metric) -> 
     common = common_methods(row.by_metric[metric] for row in rows)
     for row in rows:
         scores = row.by_metric[metric]
-        methods = [method for method in common or scores.averaged if method in scores.merges]
+        methods = scores.beside_others(common)
         of_experts, of_merged = experts_estimate(scores), merged_estimate(scores, methods)
         if of_experts is None or of_merged is None:
             continue
