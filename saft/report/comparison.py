@@ -54,7 +54,7 @@ class Difference:
     @property
     def ends(self) -> tuple[float, float] | None:
         """95 % interval over the seeds; of one seed over the examples; None where it is not known."""
-        return self.values.interval or self.over_examples
+        return Estimate(self.values, self.standard_error, self.freedom).ends
 
     @property
     def is_open(self) -> bool:
@@ -211,9 +211,7 @@ def _difference(
         standard_error=standard_error,
         freedom=freedom,
         is_paired=paired is not None,
-        outcome=_outcome(
-            values, values.interval or over_examples(values.mean, standard_error, freedom), metric
-        ),
+        outcome=_outcome(Estimate(values, standard_error, freedom), metric),
     )
 
 
@@ -221,11 +219,12 @@ def _holds_zero(ends: tuple[float, float]) -> bool:
     return ends[0] <= 0 <= ends[1]
 
 
-def _outcome(values: OverSeeds, ends: tuple[float, float] | None, metric: Metric) -> Outcome:
-    if ends is None:
+def _outcome(difference: Estimate, metric: Metric) -> Outcome:
+    if difference.ends is None:
         return "unknown"
-    if _holds_zero(ends):
+    if _holds_zero(difference.ends):
         return "within the noise"
-    if metric.is_better(values.mean, 0.0):
-        return "better" if values.n > 1 else "ahead, one seed"
-    return "worse" if values.n > 1 else "behind, one seed"
+    several = difference.values.n > 1
+    if metric.is_better(difference.mean, 0.0):
+        return "better" if several else "ahead, one seed"
+    return "worse" if several else "behind, one seed"
