@@ -35,6 +35,7 @@ __all__ = [
     "over_tokens",
     "padded",
     "target_loss",
+    "token_mask",
 ]
 
 METRICS = {
@@ -75,8 +76,7 @@ class LanguageModel(TaskModel):
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""
         arguments = self._arguments(inputs)
-        mask = text_mask(inputs)
-        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+        mask = token_mask(inputs)
         if self.trunk.config.is_encoder_decoder:  # type: ignore[union-attr]
             encoder: Any = self.trunk.get_encoder()  # type: ignore[operator]
             states = encoder(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
@@ -88,6 +88,20 @@ class LanguageModel(TaskModel):
         taken: dict[str, Any] = {name: value for name, value in inputs.items() if name in self.taken}
         # A cache is of no use here, and would hide from transformers that a row holds several texts.
         return taken | ({"use_cache": False} if "use_cache" in self.taken else {})
+
+
+def token_mask(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return where there are tokens of texts, [batch, tokens]: everywhere, if nothing tells padding apart.
+
+    Args:
+        inputs: of a batch.
+
+    Example:
+        >>> token_mask({"input_ids": torch.tensor([[5, 6]])}).tolist()
+        [[1, 1]]
+    """
+    mask = text_mask(inputs)
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
 
 def target_loss(model: TaskModel, batch: Batch) -> Tensor:

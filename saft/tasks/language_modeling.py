@@ -29,8 +29,8 @@ from saft.tasks.causal_batch import (
 )
 from saft.tasks.causal_tokenizer import CausalTokenizer
 from saft.tasks.conversation import Segment, segments
-from saft.tasks.examples import Batch, Examples, text_mask
-from saft.tasks.language_model import LanguageModel, Parts
+from saft.tasks.examples import Batch, Examples
+from saft.tasks.language_model import LanguageModel, Parts, token_mask
 from saft.tasks.language_task import LanguageTask, language_folder
 from saft.tasks.packing import check_separation, pack, packed_batch
 from saft.tasks.table_source import TableSource, divide, load
@@ -239,8 +239,7 @@ class BoundLanguageModeling(BoundLanguageTask[LanguageModeling]):
         return Examples([sum(lengths[text] for text in row) for row in rows], collate)
 
     def _places(self, inputs: dict[str, Tensor]) -> Tensor:
-        mask = text_mask(inputs)
-        return torch.ones_like(inputs["input_ids"]).bool() if mask is None else mask.bool()
+        return token_mask(inputs).bool()
 
     def _parts(self, batch: Batch) -> list[Parts]:
         return last_turn(batch)

@@ -261,11 +261,12 @@ def test_packing_is_refused_where_texts_would_see_each_other(
         task.model(task.load_trunk())
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_the_features_are_the_mean_over_the_tokens_of_texts(
-    mapping: dict[str, Any], tiny_llama: Path, packing: bool
-) -> None:
-    task = bound(mapping, tiny_llama, packing=packing)
+@pytest.fixture(params=[False, True], ids=["plain", "packed"])
+def task(request: pytest.FixtureRequest, mapping: dict[str, Any], tiny_llama: Path) -> BoundTask:
+    return bound(mapping, tiny_llama, packing=request.param)
+
+
+def test_the_features_are_the_mean_over_the_tokens_of_texts(task: BoundTask) -> None:
     examples, trunk = task.examples(Limits(20, 1, 1)).train, task.load_trunk()
     assert len({examples.lengths[row] for row in range(3)}) > 1  # one is padded
     together = task.features(trunk, examples.collate([0, 1, 2]).inputs)
@@ -273,11 +274,7 @@ def test_the_features_are_the_mean_over_the_tokens_of_texts(
     torch.testing.assert_close(together, torch.stack(one_by_one))
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_the_predictions_are_the_logits_at_every_token(
-    mapping: dict[str, Any], tiny_llama: Path, packing: bool
-) -> None:
-    task = bound(mapping, tiny_llama, packing=packing)
+def test_the_predictions_are_the_logits_at_every_token(task: BoundTask) -> None:
     examples, trunk = task.examples(Limits(20, 1, 1)).train, task.load_trunk()
     batch = examples.collate([0, 1])
     learned = batch.labels[text_mask(batch.inputs).bool()]
