@@ -22,9 +22,9 @@ from saft.merging.methods import METHODS
 from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
 from saft.merging.stream import engine
+from saft.stored_names import stored_names
 from saft.tasks import Batch, BoundTask, Examples, TaskModel, check_one_trunk
 from saft.tasks.examples import IGNORED, text_mask
-from saft.tasks.stored_names import stored_names
 from saft.training.precision import computing
 
 __all__ = ["TaskProbe", "task_space"]

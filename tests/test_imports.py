@@ -37,7 +37,7 @@ ROOMS = [
     ["progress", "console", "signals", "model_config"],
     ["config"],
     ["registry"],
-    ["stand_ins", "extras"],
+    ["stand_ins", "extras", "stored_names"],
     ["errors", "student_t", "written"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -45,7 +45,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 ONLY = {
     "datasets": {"tasks", "dry_run"},
     "lightning": {"training", "integrations"},
-    "transformers": {"models", "tasks", "integrations", "dry_run"},
+    "transformers": {"stored_names", "models", "tasks", "integrations", "dry_run"},
     "accelerate": {"integrations"},
     "peft": {"parametrizations", "integrations"},
 }

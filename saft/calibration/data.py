@@ -15,8 +15,8 @@ from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import rename
 from saft.merging.plan import Plan
 from saft.model_config import ModelConfig
+from saft.stored_names import stored_names
 from saft.tasks import BoundTask, Examples, Limits, Task, TaskModel
-from saft.tasks.stored_names import stored_names
 
 __all__ = [
     "Advance",

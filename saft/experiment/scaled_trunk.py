@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.merging.stream.engine import apply
-from saft.tasks.stored_names import stored_names
+from saft.stored_names import stored_names
 
 __all__ = ["ScaledTrunk"]
 

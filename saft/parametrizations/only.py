@@ -10,6 +10,7 @@ from torch import nn
 from saft.config import checked
 from saft.errors import UserError, did_you_mean
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization, train_only
+from saft.stored_names import stored_names
 
 __all__ = ["Only"]
 
@@ -21,7 +22,8 @@ class Only(Parametrization):
     """Only the tensors whose names match one of some patterns; the others keep the base's values.
 
     Args:
-        tensors: patterns, `*` for any characters; each must match a tensor of the trunk.
+        tensors: patterns, `*` for any characters; each must match a tensor of the trunk, by its name in files
+            or in the model.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -43,7 +45,9 @@ class Only(Parametrization):
         Raises:
             UserError: a pattern matches no tensor.
         """
-        own = dict(trunk.named_parameters(remove_duplicate=False))  # a tied tensor goes by any of its names
+        # A tensor goes by the name that files have for it too, and a tied one by any of its names.
+        own, stored = dict(trunk.named_parameters(remove_duplicate=False)), stored_names(trunk)
+        own |= {stored[name]: parameter for name, parameter in own.items() if name in stored}
         names = list(own)
         for pattern in self.tensors:
             if not any(fnmatchcase(name, pattern) for name in names):

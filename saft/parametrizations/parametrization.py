@@ -15,7 +15,7 @@ from saft import config
 from saft.files.checkpoint import WEIGHTS, model_config, state_dtype, write_tensors
 from saft.files.side_files import copy_side_files
 from saft.registry import Registry
-from saft.tasks.stored_names import stored_names
+from saft.stored_names import stored_names
 
 __all__ = [
     "PARAMETRIZATIONS",

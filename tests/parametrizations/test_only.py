@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from torch import nn
 
 from saft import config
@@ -27,6 +28,14 @@ def test_a_tied_tensor_goes_by_any_of_its_names() -> None:
     trunk["head"].weight = trunk["embedding"].weight
     Only(tensors=["head.weight"]).wrap(trunk, lambda count: iter(()))
     assert [name for name, p in trunk.named_parameters() if p.requires_grad] == ["embedding.weight"]
+
+
+def test_a_tensor_goes_by_its_name_in_files_too() -> None:
+    sizes = {"hidden_size": 4, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 4}
+    trunk = transformers.ViTModel(transformers.ViTConfig(image_size=4, patch_size=2, **sizes))
+    Only(tensors=["encoder.layer.1.*.query.weight"]).wrap(trunk, lambda count: iter(()))
+    trained = [name for name, p in trunk.named_parameters() if p.requires_grad]
+    assert trained == ["layers.1.attention.q_proj.weight"]
 
 
 def test_an_empty_list_is_refused() -> None:

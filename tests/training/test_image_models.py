@@ -18,8 +18,8 @@ import saft
 from saft import config, tasks
 from saft.experiment.scaled_trunk import ScaledTrunk
 from saft.models import ModelConfig
+from saft.stored_names import stored_names
 from saft.tasks import Limits
-from saft.tasks.stored_names import stored_names
 from saft.train import TrainConfig, TrainResult, train
 from saft.training.callbacks import SaveEvery
 from tests.tasks.tiny_vision import model, task

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saft.errors import abbreviated
 from saft.files.tensorfile import TensorHeader
+from saft.merging.inputs.class_names import other_names
 from saft.merging.inputs.experts import are_fused, are_separate, separated
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
@@ -103,13 +104,27 @@ def fitted(base: Source, model: Source, vocabulary: str = "refuse") -> Source:
 
 def _names(base: Source, model: Source) -> dict[str, str]:
     """Return the base's name -> the model's name; of tied tensors those that the base has, or one."""
-    names = rename([*model.headers, *model.tied], base.headers)
+    names = _renamed(base, model)
     stored = {model.tied.get(original, original) for name, original in names.items() if name in base.headers}
     return {
         name: original
         for name, original in names.items()
         if name in base.headers or (original in model.headers and original not in stored)
     }
+
+
+def _renamed(base: Source, model: Source) -> dict[str, str]:
+    """Return new name -> the model's name; where each has some of its own, by what else they are called."""
+    originals = [*model.headers, *model.tied]
+    names = rename(originals, base.headers)
+    if not (names.keys() - base.headers.keys() and base.headers.keys() - names.keys()):
+        return names
+    for others in other_names(model.config or base.config, originals):
+        back = {other: original for original, other in others.items()}
+        renamed = {new: back[other] for new, other in rename(list(back), base.headers).items()}
+        if len(renamed.keys() & base.headers.keys()) > len(names.keys() & base.headers.keys()):
+            names = renamed
+    return names
 
 
 def beside_tower(base: Source, models: Collection[Source]) -> set[str]:

@@ -22,6 +22,7 @@ from saft.files.locations import is_hub_id
 from saft.merging.algebra import svd
 from saft.merging.dtypes import DTYPES
 from saft.merging.inputs import peft_adapter
+from saft.merging.inputs.class_names import in_class
 from saft.merging.inputs.lora_change import PREFIX, is_transposed
 from saft.merging.inputs.tensor_names import can_be_factored
 from saft.merging.merge_config import MergeConfig
@@ -184,6 +185,7 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
     rank = greatest_rank(plan, rank)
     transposed = is_transposed(plan.base.config)
     dtype = DTYPES[plan.config.dtype or "float32"]
+    modules = in_class(plan.base, matrices(plan))
     tensors: dict[str, Tensor] = {}
     squares: dict[str, tuple[float, float]] = {}
     left_out = []
@@ -205,7 +207,7 @@ def low_rank(plan: Plan, rank: int, progress: Progress | None = None) -> tuple[d
         if one.factors is None:
             left_out.append(one.name)
             continue
-        module = PREFIX + one.name.removesuffix(".weight")
+        module = PREFIX + modules[one.name].removesuffix(".weight")
         up, down = one.factors
         tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
     if not tensors:
