@@ -20,6 +20,8 @@ from saft.student_t import student_t
         (0.99375, 5, 3.8100),
         (0.975, 30, 2.0423),
         (0.9995, 100, 3.3905),
+        (0.975, 1000, 1.962339),
+        (0.975, 9999, 1.960201),
     ],
 )
 def test_it_is_that_of_the_tables(share: float, freedom: float, value: float) -> None:
@@ -27,5 +29,6 @@ def test_it_is_that_of_the_tables(share: float, freedom: float, value: float) ->
 
 
 def test_of_many_values_it_is_the_normal_distribution() -> None:
-    assert student_t(0.99, 9999.0) == pytest.approx(NormalDist().inv_cdf(0.99), rel=1e-3)
-    assert student_t(0.99, math.nan) == student_t(0.99, math.inf) == NormalDist().inv_cdf(0.99)
+    assert student_t(0.99, math.inf) == NormalDist().inv_cdf(0.99)
+    assert student_t(0.99, 199.999) == pytest.approx(student_t(0.99, 200), rel=2e-5)
+    assert math.isnan(student_t(0.99, math.nan))

@@ -118,20 +118,26 @@ def _not_finite(row: Mapping[str, float]) -> list[str]:
 
 
 def hurting_models(
-    measured: Mapping[str, Any], examples: Mapping[str, int] | None = None
+    measured: Mapping[str, Any],
+    quantities: Mapping[str, Quantity],
+    examples: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """Return who is said to hurt the merge, worst first -> what the others gain without it, mean over them.
 
     Args:
         measured: quantity -> value; `harm` and its errors.
+        quantities: what each of them is; metrics of several units have no mean, and nobody is said to hurt.
         examples: task -> number of those that it was measured on; None takes them for many.
 
     Example:
         >>> harm = {"a": {"b": 0.2}, "b": {"a": -0.1}}
-        >>> hurting_models({"harm": harm, "harm_error": {"a": {"b": 0.05}, "b": {"a": 0.05}}})
+        >>> what = {"harm": Quantity("example", "%", per="pair")}
+        >>> hurting_models({"harm": harm, "harm_error": {"a": {"b": 0.05}, "b": {"a": 0.05}}}, what)
         {'a': 0.2}
     """
     left_out = _left_out(measured, examples or {})
+    if _has_no_mean(left_out, quantities):
+        return {}
     hurting = {j: mean for j, (_, mean, half) in left_out.items() if mean > max(half, 0.0)}
     return dict(sorted(hurting.items(), key=lambda item: -item[1]))
 
@@ -149,14 +155,21 @@ def _left_out(
     return known
 
 
+def _has_no_mean(
+    left_out: Mapping[str, tuple[dict[str, float], float, float]], quantities: Mapping[str, Quantity]
+) -> bool:
+    several = any(len(row) > 1 for row, _, _ in left_out.values())
+    return several and quantities["harm"].unit == OWN_METRIC
+
+
 def _culprit(
     measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
 ) -> Iterator[str]:
     left_out = _left_out(measured, examples)
     if not left_out:
         return
-    quantity, hurting = quantities["harm"], hurting_models(measured, examples)
-    if quantity.unit == OWN_METRIC and any(len(row) > 1 for row, _, _ in left_out.values()):
+    quantity, hurting = quantities["harm"], hurting_models(measured, quantities, examples)
+    if _has_no_mean(left_out, quantities):
         yield "who hurts the merge is not told: metrics of several units have no mean over the tasks."
         return
     for number, j in enumerate(hurting):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from saft.interference.culprit import hurting_models, hurting_pairs
-from saft.interference.quantity import OWN_METRIC
 from saft.report.cell_result import CellResult
 from saft.report.results import Results
 from saft.report.side_by_side import own_name
@@ -40,10 +39,13 @@ def _together(results: Results, cells: Sequence[CellResult]) -> Iterator[str]:
     """Yield who is named in how many of the seeds, the most often named first."""
     examples = {task: facts.validation for task, facts in results.protocol.tasks.items()}
     models, pairs = dict[str, int](), dict[tuple[str, str], int]()
-    of_one_unit = all(quantity.unit != OWN_METRIC for quantity in results.quantities.values())
     for cell in cells:
-        measured = {own_name(name, results.quantities): value for name, value in cell.measured.items()}
-        for model in hurting_models(measured, examples) if of_one_unit else ():
+        own = {own_name(name, results.quantities): name for name in cell.measured}
+        measured = {name: cell.measured[held] for name, held in own.items()}
+        quantities = {
+            name: results.quantities[held] for name, held in own.items() if held in results.quantities
+        }
+        for model in hurting_models(measured, quantities, examples):
             models[model] = models.get(model, 0) + 1
         for pair in hurting_pairs(measured, examples):
             pairs[pair] = pairs.get(pair, 0) + 1

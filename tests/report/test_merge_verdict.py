@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from saft.interference.culprit import HOW_RIGHT, verdict
-from saft.interference.quantity import MEASURES
+from saft.interference.quantity import MEASURES, OWN_METRIC
 from saft.report.html import page
 from saft.report.measured import without_errors
 from saft.report.merge_verdict import merge_verdict
@@ -77,6 +77,12 @@ def test_it_is_found_where_runs_measured_in_two_ways():
     other.quantities["harm"] = dataclasses.replace(other.quantities["harm"], meaning="another one")
     both = side_by_side({"a": one, "b": other})
     assert "sam (b), in 2 seeds: reuters hurts the merge in 2 of 2." in merge_verdict(both, "limited")
+    other.quantities["harm"] = dataclasses.replace(other.quantities["harm"], unit=OWN_METRIC)
+    said = merge_verdict(side_by_side({"a": one, "b": other}), "limited")
+    assert (
+        "sam (a), in 2 seeds: reuters hurts the merge in 2 of 2." in said
+    )  # what one run lacks, another has
+    assert "sam (b), in 2 seeds: nobody is seen to hurt in any of them." in said
     assert "<li>sam (b), in 2 seeds" in page(both)
     assert {"harm (a)", "harm_error (a)", "harm (b)", "harm_error (b)"} <= set(both.quantities)
     assert not any(name.startswith("harm_error") for name in without_errors(both.quantities))
