@@ -30,8 +30,10 @@ def student_t(share: float, freedom: float) -> float:
         >>> [round(student_t(0.975, freedom), 2) for freedom in (1, 5, 30, math.inf)]
         [12.71, 2.57, 2.04, 1.96]
     """
-    if not freedom < LIKE_NORMAL:  # so that NaN, of an error that is not known, stops nothing
+    if not freedom < LIKE_NORMAL:
         z = NormalDist().inv_cdf(share)
+        if math.isnan(freedom):  # of an error that is not known, or that JSON has no number for: of many
+            return z
         return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     width = math.pi / 2 / STEPS
     density = [math.cos(step * width) ** (freedom - 1) for step in range(STEPS)] + [float(freedom == 1)]
