@@ -57,7 +57,10 @@ def locked(file: Path, what: str) -> Iterator[None]:
                 os.pwrite(descriptor, (json.dumps(known) + "\n").encode(), 0)
             yield
         finally:
-            file.unlink(missing_ok=True)
+            # A process that was taken for dead, its lock forgotten, may come back: the next one's lock stays.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    file.unlink()
     finally:
         os.close(descriptor)
 

@@ -134,3 +134,11 @@ def test_a_lock_on_a_full_disk_is_told_and_not_left(tmp_path: Path, monkeypatch:
     ):
         pytest.fail("the block must not run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_who_came_after_stays(tmp_path: Path) -> None:
+    file = tmp_path / "a.lock"
+    with locked(file, "out: a"):
+        file.unlink()  # as `forget` does with that of a process that is taken for dead
+        file.write_text("{}")
+    assert file.read_text() == "{}"
