@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saft.errors import UserError, did_you_mean
-from saft.merging.parameters import ParameterInfo, own_fields_first, parameter, range_of, validate
+from saft.merging.parameters import ParameterInfo, as_held, own_fields_first, parameter, range_of, validate
 from saft.merging.stream.block import Block
 
 __all__ = [
@@ -124,6 +124,8 @@ class Method(ABC):
         problems = [text for item in fields(self) if (text := validate(item, getattr(self, item.name)))]
         if problems:
             raise UserError(*problems)
+        for item in fields(self):
+            object.__setattr__(self, item.name, as_held(item, getattr(self, item.name)))
 
     @classmethod
     def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
@@ -144,7 +146,7 @@ class Method(ABC):
                 problems.append(text)
         if problems:
             raise UserError(*problems)
-        return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in parameters.items()})
+        return cls(**parameters)
 
     @classmethod
     def parameter_infos(cls) -> list[ParameterInfo]:

@@ -12,6 +12,7 @@ from saft.errors import did_you_mean
 
 __all__ = [
     "ParameterInfo",
+    "as_held",
     "not_to_be_normalized",
     "of_some_models",
     "own_fields_first",
@@ -80,6 +81,16 @@ def validate(item: Field[Any], value: Any) -> str | None:
     else:
         problem = allowed.problem(value)
     return f"{item.name}: {problem}" if problem else None
+
+
+def as_held(item: Field[Any], value: Any) -> Any:
+    """Return a value that is right as a method holds it: a list as a tuple, a whole number as an int.
+
+    Files write 300 as 3e2 too, and numbers that are spread over the layers are floats.
+    """
+    if isinstance(value, list):
+        return tuple(value)
+    return int(value) if item.metadata["range"].whole else value
 
 
 def of_some_models(kind: type[Any], given: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:

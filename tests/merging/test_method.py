@@ -11,6 +11,7 @@ from saft.merging.methods.linear import Linear
 from saft.merging.methods.multi_slerp import MultiSlerp
 from saft.merging.methods.ties import Ties
 from saft.merging.methods.wudi import Wudi
+from saft.merging.stream.engine import merge_task_vectors
 
 
 def test_percent_is_taken_for_the_mistake_that_it_is():
@@ -49,6 +50,14 @@ def test_an_empty_list_of_weights_is_one_mistake(method):
 
 def test_an_integer_is_a_number():
     assert Ties(density=1).density == 1
+
+
+def test_a_whole_number_that_is_written_as_a_float_is_one():
+    method = Wudi.build({"iterations": 1e1})
+    assert repr(method.iterations) == "10"
+    assert merge_task_vectors(method, torch.ones(2, 3, 3)).equal(
+        merge_task_vectors(Wudi(iterations=10), torch.ones(2, 3, 3))
+    )
 
 
 def test_all_mistakes_are_told_at_once():

@@ -10,8 +10,9 @@ from saft.errors import UserError
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.methods.karcher import Karcher
 from saft.merging.outputs.record import write_merge
-from saft.merging.varying import LAYER, setting_problem, value_at
+from saft.merging.varying import LAYER, methods_by_tensor, setting_problem, value_at
 
 
 def test_gradients_are_interpolated_over_the_layers_of_each_prefix():
@@ -43,6 +44,12 @@ def test_the_first_filter_that_fits_holds():
 )
 def test_what_is_no_setting(setting, message):
     assert message in setting_problem(setting)
+
+
+def test_a_whole_number_can_be_spread_over_the_layers():
+    names = ["layers.0.w", "layers.1.w", "layers.2.w"]
+    varied = methods_by_tensor(Karcher(), {"iterations": [2, 4]}, names)
+    assert repr([varied[name].iterations for name in names]) == "[2, 3, 4]"
 
 
 def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp_path):
