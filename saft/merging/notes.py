@@ -11,7 +11,7 @@ from typing import Any
 from saft.errors import Note, abbreviated, did_you_mean
 from saft.files.side_files import custom_code
 from saft.files.tensorfile import TensorHeader
-from saft.merging.inputs.alignment import beside_tower, same_numbers
+from saft.merging.inputs.alignment import beside_tower, equal_numbers, same_numbers
 from saft.merging.inputs.config_differences import config_notes
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
@@ -101,8 +101,7 @@ def _same(names: Iterable[str], base: Source, other: Source, model: Source, most
         most -= base.headers[name].nbytes
         if most < 0:
             return False
-        ours, theirs = model.tensor(name).detach(), other.tensor(name).detach()
-        if ours.shape != theirs.shape or not ours.to(theirs).equal(theirs):
+        if not equal_numbers(model.tensor(name).detach(), other.tensor(name).detach()):
             return False
     return True
 

@@ -51,6 +51,13 @@ def test_copies_in_other_folders_are_found_by_their_numbers(checkpoints, tmp_pat
     assert alike == "'a', 'copy' are one and the same model, which counts 2 times"
 
 
+def test_a_change_below_the_digits_of_the_base_is_one():
+    weight = torch.ones(4, dtype=torch.bfloat16)
+    moved = [{"w": weight.float() * (1 + by)} for by in (0, 1e-3, 1e-3, 2e-3)]
+    found = identical(plan_of({"w": weight}, [*moved, {"w": moved[1]["w"].bfloat16()}], "average", {}))
+    assert found == (["1", "5"], [["2", "3"]])
+
+
 def test_few_bytes_are_read_to_find_copies(checkpoints, tmp_path):
     base, models = checkpoints
     shutil.copytree(models["a"], tmp_path / "copy")

@@ -20,7 +20,15 @@ from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_positions, is_vocabulary, rename
 
-__all__ = ["beside_tower", "differences", "factors_differ", "fitted", "rows_differ", "same_numbers"]
+__all__ = [
+    "beside_tower",
+    "differences",
+    "equal_numbers",
+    "factors_differ",
+    "fitted",
+    "rows_differ",
+    "same_numbers",
+]
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,21 @@ def same_numbers(name: str, base: Source, model: Source) -> bool:
         torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
         for x in (model.tensor(name), base.tensor(name))
     )
-    return ours.detach().to(theirs).equal(theirs.detach())
+    return equal_numbers(ours.detach(), theirs.detach())
+
+
+def equal_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether two real tensors hold the same numbers, whatever their dtypes and devices.
+
+    Example:
+        >>> equal_numbers(torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16))
+        True
+        >>> equal_numbers(torch.tensor([1.001]), torch.tensor([1.001], dtype=torch.bfloat16))
+        False
+    """
+    # Both ways: only the wider of the two holds the other's numbers, and which it is need not be known.
+    there = one.shape == other.shape and one.to(other).equal(other)
+    return there and (one.dtype == other.dtype or other.to(one).equal(one))
 
 
 def _kind(header: TensorHeader) -> str:
