@@ -36,7 +36,8 @@ class InputGram(Collector):
 
         What is padding does not count, unless the method's parameter `padding` says so. A statistic is
         float32 [inputs, inputs]; `gram` belongs to weights [outputs, inputs], `gram_of_rows` to those that
-        are [inputs, outputs].
+        are [inputs, outputs]. It is zero of a layer that the task's examples do not reach, as an expert of a
+        mixture: there the other tasks' inputs decide.
 
         Source:
             Jin et al. 2023, arXiv 2212.09849, section 3.
@@ -51,7 +52,8 @@ class InputGram(Collector):
                     model.features(batch.inputs)
                     advance(len(batch))
             for kind, by_weight in sums.items():
-                yield name, kind, {weight: total / counts[weight] for weight, total in by_weight.items()}
+                means = {weight: total / max(counts[weight], 1) for weight, total in by_weight.items()}
+                yield name, kind, means
 
 
 @contextmanager
@@ -74,9 +76,8 @@ def _watched(
     def watch(kind: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             rows = rows_that_count(inputs[0], mask)
-            product = rows.T @ rows
-            sums[kind][name] = product if name not in sums[kind] else sums[kind][name].add_(product)
-            counts[name] = counts.get(name, 0) + len(rows)
+            sums[kind][name] += rows.T @ rows
+            counts[name] += len(rows)
 
         return hook
 
@@ -85,6 +86,9 @@ def _watched(
             own = data.names.get(f"{name}.weight")
             kind = KINDS.get(type(module))
             if own in data.plan.merged and kind is not None:
+                width = module.weight.shape[1 if kind == "gram" else 0]
+                sums[kind][own] = module.weight.new_zeros(width, width)
+                counts[own] = 0
                 hooks.enter_context(_closing(module.register_forward_pre_hook(watch(kind, own))))
         yield sums, counts, see
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import transformers
 from torch import nn
 
 from saft.calibration.data import load_calibration_data
-from saft.calibration.input_gram import rows_that_count
+from saft.calibration.input_gram import InputGram, rows_that_count
 from saft.merging.merge_check import check
 from saft.merging.merge_config import DataConfig, MergeConfig
 from saft.models import Conv1D
@@ -30,6 +32,16 @@ def test_the_products_are_those_of_the_examples_without_padding(planned, collect
         assert set(found["gram"][task]) == set(expected)
         for name, product in expected.items():
             torch.testing.assert_close(found["gram"][task][name].double(), product, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_a_task_does_not_reach_has_products_of_zero(planned):
+    """So that the other task's inputs decide there."""
+    material = load_calibration_data(planned("regmean"))
+    none = SimpleNamespace(batches=lambda size: [])
+    material = dataclasses.replace(material, examples={**material.examples, "size": none})
+    found = {(task, kind): each for task, kind, each in InputGram().collect(material, lambda cost: None)}
+    assert found["size", "gram"].keys() == found["colour", "gram"].keys()
+    assert not any(product.any() for product in found["size", "gram"].values())
 
 
 def test_padding_counts_where_it_is_asked_for(planned, collect):
