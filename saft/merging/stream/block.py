@@ -86,7 +86,8 @@ class Block:
             True
         """
         kept = np.empty((self.tasks, self.base.numel()), dtype=bool)
-        greatest = np.uint32((math.ceil(np.float32(probability) * 2**24) << 8) - 1)
+        below = max(math.ceil(np.float32(probability) * 2**24), 1)  # none of float32 is as small as some
+        greatest = np.uint32((below << 8) - 1)
         for row, words in zip(kept, self._words(), strict=True):
             np.less_equal(words, greatest, out=row)
         bytes_kept = torch.from_numpy(kept.view(np.uint8))  # torch takes six times as long over booleans

@@ -21,7 +21,7 @@ def test_any_cut_draws_the_same_numbers(start, count):
     assert block(count, start).uniform().equal(block(400).uniform()[:, start : start + count])
 
 
-@pytest.mark.parametrize("probability", [1e-9, 0.1, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("probability", [1e-50, 1e-9, 0.1, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_kept_has_a_number_less_than_the_probability(probability, dtype):
     of = Block(torch.zeros(2, 10_000, dtype=dtype), torch.zeros(10_000, dtype=dtype), start=3)
