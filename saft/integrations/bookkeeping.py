@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 __all__ = ["put_back"]
 
@@ -53,20 +53,23 @@ def _undo(value: Any) -> Callable[[], Any]:
         return _undo_dictionary(value)
     if isinstance(value, list | deque | set):
         return _undo_collection(value)
-    if isinstance(value, Metric):
+    if isinstance(value, Metric | MetricCollection):
         return _undo_metric(value)
-    if isinstance(value, Tensor) and value.numel() <= _SMALL and not value.is_inference():
+    if isinstance(value, Tensor) and value.numel() <= _SMALL:
         return _undo_tensor(value)
     return lambda: value
 
 
-def _undo_dictionary(value: dict[Any, Any]) -> Callable[[], Any]:
-    undo = {key: _undo(item) for key, item in value.items()}
+def _undo_dictionary(
+    value: dict[Any, Any], of_item: Callable[[Any], Callable[[], Any]] = _undo
+) -> Callable[[], Any]:
+    undo = {key: of_item(item) for key, item in value.items()}
 
     def undone() -> dict[Any, Any]:
         items = {key: item() for key, item in undo.items()}
-        value.clear()
-        value.update(items)
+        if len(value) != len(items) or any(value.get(key, undo) is not item for key, item in items.items()):
+            value.clear()
+            value.update(items)
         return value
 
     return undone
@@ -76,14 +79,17 @@ def _undo_collection(value: Any) -> Callable[[], Any]:
     items = list(value)
 
     def undone() -> Any:
-        value.clear()
-        (value.update if isinstance(value, set) else value.extend)(items)
+        if len(value) != len(items) or any(now is not item for now, item in zip(value, items, strict=True)):
+            value.clear()
+            (value.update if isinstance(value, set) else value.extend)(items)
         return value
 
     return undone
 
 
 def _undo_tensor(value: Tensor) -> Callable[[], Tensor]:
+    if value.is_inference():  # it counts no versions
+        return lambda: value
     version, copy = value._version, value.detach().clone()
 
     def undone() -> Tensor:
@@ -95,17 +101,14 @@ def _undo_tensor(value: Tensor) -> Callable[[], Tensor]:
     return undone
 
 
-def _undo_metric(metric: Metric) -> Callable[[], Metric]:
-    names = ("_update_count", "_computed", "_forward_cache")
-    states = {
-        name: list(state) if isinstance(state, list) else state.clone()
-        for name, state in metric.metric_state.items()
-    }
-    others = {name: getattr(metric, name) for name in names}
+def _undo_metric(metric: Metric | MetricCollection) -> Callable[[], Any]:
+    """Undo of its states, of whatever size, what wrappers count beside them, and the metrics inside."""
+    undo = _undo_dictionary(
+        vars(metric), lambda value: _undo_tensor(value) if isinstance(value, Tensor) else _undo(value)
+    )
 
-    def undone() -> Metric:
-        for name, state in {**states, **others}.items():
-            setattr(metric, name, state)
+    def undone() -> Any:
+        undo()
         return metric
 
     return undone

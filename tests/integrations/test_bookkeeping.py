@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric
+from torchmetrics.aggregation import RunningMean
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from saft.integrations.bookkeeping import put_back
 
@@ -69,3 +71,31 @@ def test_metrics_of_torchmetrics_count_once() -> None:
         metric.update(3.0)
     metric.update(5.0)
     assert metric.compute() == 3
+
+
+def test_wrappers_and_collections_of_metrics_count_once() -> None:
+    held: dict[str, Any] = {
+        "running": RunningMean(window=4),  # counts beside its states, for which of its slots comes next
+        "extremes": MinMaxMetric(MeanMetric()),
+        "all": MetricCollection([MeanMetric()]),
+    }
+    for seen in (1.0, 2.0, 3.0, 4.0):
+        for metric in held.values():
+            metric.update(seen)
+            metric.compute()
+        with put_back(held):
+            for metric in held.values():
+                metric.update(100 * seen)
+                metric.compute()
+    assert held["running"].compute() == 2.5
+    assert held["extremes"].compute() == {"raw": 2.5, "max": 2.5, "min": 1}
+    assert held["all"].compute() == {"MeanMetric": 2.5}
+
+
+def test_a_dictionary_that_refuses_changes_is_kept_unless_it_was_changed() -> None:
+    trainer = SimpleNamespace(last=SequenceClassifierOutput(loss=torch.tensor(1.0)))  # type: ignore[no-untyped-call]
+    kept = trainer.last
+    with put_back(vars(trainer)):
+        trainer.last = SequenceClassifierOutput(loss=torch.tensor(2.0))  # type: ignore[no-untyped-call]
+    assert trainer.last is kept
+    assert kept.loss == 1
