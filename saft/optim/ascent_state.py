@@ -27,7 +27,8 @@ def saved(
     Returns:
         Plain values and tensors; `rho` is None as long as it is still to be found.
     """
-    rho = perturbation.rho if perturbation.rise is None else None
+    # A plain number: of NumPy's, torch.load refuses to read the checkpoint again.
+    rho = float(perturbation.rho) if perturbation.rise is None else None
     return {"perturbation": type(perturbation).__name__, "step": step, "memory": memory, "rho": rho}
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+
+import numpy
 import pytest
 import torch
 
@@ -18,6 +21,13 @@ def test_a_radius_that_is_still_to_be_found_stays_so() -> None:
 def test_one_that_was_found_is_taken_and_nothing_else() -> None:
     found = restored(AUTO, saved(make_perturbation("sam", rho=0.3), 3, {}))
     assert found == make_perturbation("sam", rho=0.3, every=2)
+
+
+def test_a_radius_from_numpy_is_saved_as_a_plain_number_which_torch_reads_again() -> None:
+    file = io.BytesIO()
+    torch.save(saved(make_perturbation("sam", rho=numpy.geomspace(0.01, 1, 3)[1]), 3, {}), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["rho"] == pytest.approx(0.1)
 
 
 def test_a_number_and_a_radius_of_another_metric_are_left() -> None:
