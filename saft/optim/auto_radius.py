@@ -6,10 +6,12 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from saft.errors import UserError
@@ -167,8 +169,11 @@ def _distance(value: float, target: float) -> float:
 
 def _number(loss: Any) -> float:
     """Return a loss as a number, its mean over all processes, so that all find one radius."""
-    if loss is None:
-        raise UserError("rho: auto: the closure must return the loss")
+    if not isinstance(loss, Tensor | Real):
+        raise UserError(
+            "rho: auto: the closure must return the loss, a number or a tensor, but returned"
+            f" {'nothing' if loss is None else f'a {type(loss).__name__}'}"
+        )
     value = torch.as_tensor(loss).detach().float().mean()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         value = value.clone()

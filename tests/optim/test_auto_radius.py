@@ -240,6 +240,17 @@ def test_a_loss_without_a_share_is_told(loss: float) -> None:
     assert torch.equal(w, torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("beside", "called"), [(lambda loss: (loss, 0.9), "a tuple"), (lambda loss: None, "nothing")]
+)
+def test_a_closure_that_returns_more_or_less_than_the_loss_is_told(beside, called):
+    w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
+    optimizer = sam_on(w)
+    closure = closure_of(optimizer, w)
+    with pytest.raises(UserError, match=f"must return the loss.*but returned {called}"):
+        optimizer.step(lambda: beside(closure()))
+
+
 def test_a_loop_without_a_closure_is_told_the_cure_which_helps() -> None:
     w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
     optimizer = sam_on(w)
