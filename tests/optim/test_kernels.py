@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -136,10 +137,8 @@ def test_the_path_of_other_devices_agrees_and_waits_for_nothing(
             model(inputs).square().mean().backward()
 
         for step in range(7):
-            if device_path:
-                with NoWaiting():
-                    optimizer.step(closure)
-            else:
+            begins = name == "friendly_sam" and step == 0  # an average, if the gradient is finite
+            with NoWaiting() if device_path and not begins else nullcontext():
                 optimizer.step(closure)
             assert optimizer.ascent.step == step + 1
         results.append([p.detach().clone() for p in model.parameters()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -139,6 +140,17 @@ def test_friendly_sam(sigma: float, decay: float) -> None:
         return e
 
     assert_same(run_saft("friendly_sam", rho=0.3, sigma=sigma, decay=decay), run_oracle(plain(epsilon)))
+
+
+def test_friendly_sam_averages_from_the_first_finite_gradient_on() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = SAM(torch.optim.SGD([weight], lr=0.1), "friendly_sam")
+    for gradient in (math.inf, 2.0):  # an overflow, as of a gradient scaler's first steps
+        weight.grad = torch.full((3,), gradient)
+        with optimizer.perturbed():
+            weight.sum().backward()
+        optimizer.zero_grad()
+    assert torch.equal(optimizer.ascent.state_dict()["memory"][0]["average"], torch.full((3,), 2.0))
 
 
 def test_gsam() -> None:

@@ -20,7 +20,8 @@ __all__ = ["FriendlySAM"]
 class FriendlySAM(Perturbation):
     r"""F-SAM: $\epsilon = \rho\, d / \|d\|$, $d = g - \sigma m$; $m \leftarrow \lambda m + (1 - \lambda) g$.
 
-    The average m stands for the full gradient; it starts as the first gradient, whose step is plain SAM's.
+    The average m stands for the full gradient; it starts as the first finite gradient, whose step is plain
+    SAM's.
 
     Args:
         rho: radius in weight space, at least 0; 0.05 in the authors' class.
@@ -63,7 +64,10 @@ class FriendlySAM(Perturbation):
             if "average" in slot.memory:
                 average = slot.memory["average"]
                 average.mul_(kept.to(average)).add_(slot.buffer, alpha=1 - self.decay)
-        for slot in new:
-            slot.memory["average"] = slot.buffer.clone()
+        # The only wait for a device, at the start of an average: not at the zeros that stand for an overflow,
+        # as a gradient scaler's first steps often are one.
+        if new and finite:
+            for slot in new:
+                slot.memory["average"] = slot.buffer.clone()
         slots.ascend(kernels.safe_ratio(rho, norm))
         return norm
