@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CyclicLR
 
 from saft.errors import UserError
 from saft.optim import SAM, PlainSAM, is_replay
@@ -389,6 +390,18 @@ def test_schedule_scales_rho() -> None:
         UserError, match=r"PlainSAM: schedule: must give a factor of at least 0, but .* -0\.5"
     ):
         _ = optimizer.ascent.rho
+
+
+def test_a_radius_that_follows_the_learning_rate_never_exceeds_rho() -> None:
+    model = model_of()
+    optimizer = SAM(SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.4, schedule="learning_rate")
+    scheduler = CyclicLR(optimizer, base_lr=1e-3, max_lr=1e-1, step_size_up=2)  # notes its lowest rate
+    seen = []
+    for step in range(3):
+        seen.append(optimizer.ascent.rho)
+        train(optimizer, model, range(step, step + 1))
+        scheduler.step()
+    assert seen == [0.4, 0.4, 0.4]
 
 
 class ScheduleFree(SGD):

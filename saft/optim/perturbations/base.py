@@ -49,7 +49,7 @@ class Perturbation(ABC):
     """Number of optimizer steps to take before the first ascent (late start)."""
     schedule: Callable[[int], float] | Literal["learning_rate"] | None = None
     """Factor on rho: `learning_rate`, which is the learning rate over its peak, the `initial_lr` or `max_lr`
-    that a scheduler noted; in Python also a function of the number of steps taken."""
+    that a scheduler noted, at most 1; in Python also a function of the number of steps taken."""
     rise: float | None = None
     """Share of the loss by which the ascent is to raise it; rho is found by that at the first ascent, from
     its own value on. `rho: auto` is rise 0.1."""
@@ -195,7 +195,8 @@ class Perturbation(ABC):
                 made = type(self).__name__
                 raise UserError(f"{made}: schedule: must give a factor of at least 0, but gives {factor}")
             return self.rho * factor
-        return self.rho * float(group["lr"]) / (peak_rate(group) or 1)
+        # CyclicLR notes no peak, but its lowest rate; no rate may make rho larger than it was given.
+        return self.rho * min(float(group["lr"]) / (peak_rate(group) or 1), 1.0)
 
     def with_radius(self, rho: float) -> Self:
         """Return the same with this radius at every step, whatever the learning rate is."""
