@@ -95,8 +95,8 @@ class Ascent:
         self.others: Change | None = None
         self._memory = Memory()
         options.require_form_of(self.perturbation)
-        if self.perturbation.replays and self.perturbation.rho:
-            self.parameter_groups.refuse_maximize()
+        if self.perturbation.rho:
+            self.parameter_groups.refuse_what_ascents_ignore(self.perturbation.replays)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -302,8 +302,7 @@ class Ascent:
         return made.reuses_last_ascent and self.step >= made.start and not self.replays
 
     def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
-        if self.perturbation.replays:
-            self.parameter_groups.refuse_maximize()
+        self.parameter_groups.refuse_what_ascents_ignore(self.perturbation.replays)
         slots = make_slots(
             self.parameter_groups, parameters, self.perturbation, self._memory, self.modules, self.options
         )

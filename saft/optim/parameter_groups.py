@@ -85,17 +85,30 @@ class ParameterGroups:
         """Whether every learning rate is 0, as when a checkpointing library makes an optimizer's state."""
         return all(group.get("lr", 1) == 0 for group in self.current)
 
-    def refuse_maximize(self) -> None:
-        """Raise if the optimizer climbs the loss: an ascent of the loss would then make nothing robust.
+    def refuse_what_ascents_ignore(self, climbs: bool) -> None:
+        """Raise if a group has options that an ascent would go against.
+
+        Args:
+            climbs: whether the ascent climbs the loss: it would make nothing robust where the step does, too.
 
         Raises:
-            UserError: a group has `maximize=True`.
+            UserError: `maximize=True`; or a `rho` or `adaptive` that is no option of the optimizer, but meant
+                for other implementations of SAM.
         """
-        if any(group.get("maximize") for group in self.current):
+        if climbs and any(group.get("maximize") for group in self.current):
             raise UserError(
                 "maximize=True: the step climbs the loss, and so does the perturbation, which is then not the"
                 " worst case: leave it out, and call backward() on the loss times -1"
             )
+
+        known = {} if self.optimizer is None else self.optimizer.defaults
+        for name in ("rho", "adaptive"):
+            if name not in known and any(name in group for group in self.current):
+                raise UserError(
+                    f"a parameter group has its own {name}, but one epsilon is made of all groups: give rho"
+                    " and the perturbation once, beside the optimizer; where some parameters are not to be"
+                    " perturbed, a perturbation of your own, whose `selects` says which"
+                )
 
     def state_of(self, parameter: Tensor) -> Mapping[str, Any]:
         """Return what the optimizer keeps for a parameter; empty before its first step.

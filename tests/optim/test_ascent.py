@@ -689,6 +689,18 @@ def test_an_optimizer_that_climbs_the_loss_is_refused(name: str) -> None:
         pass
 
 
+def test_a_radius_of_a_group_is_not_ignored() -> None:
+    """davda54/sam and pytorch_optimizer read it; Adadelta has a rho that is its own."""
+    head = {"params": [nn.Parameter(torch.ones(2))], "rho": 0.0}
+    with pytest.raises(UserError, match="a parameter group has its own rho"):
+        Ascent(AdamW([head]))
+    late = Ascent(torch.optim.Adadelta([head]))
+    late.parameter_groups.current[0]["adaptive"] = True  # type: ignore[index]
+    head["params"][0].sum().backward()
+    with pytest.raises(UserError, match="a parameter group has its own adaptive"), late.perturbed():
+        pass
+
+
 def test_what_has_no_second_pass_may_climb() -> None:
     model = model_of()
     Ascent(AdamW(model.parameters(), maximize=True), "momentum_sam")
