@@ -340,6 +340,7 @@ class Ascent:
             raise UserError(f"{name} perturbs the first pass, and there was none: {self.advice.first_pass}")
 
     def __getstate__(self) -> dict[str, Any]:
+        self.require_rest("a copy of the optimizer")  # which could not put the weights back
         kept = ("perturbation", "modules", "options", "advice", "step", "parameter_groups")
         return {name: getattr(self, name) for name in (*kept, "others", "_memory")}
 

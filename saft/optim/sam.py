@@ -285,12 +285,13 @@ class SAM(Optimizer):
         """Return the base optimizer's state, which it can load, with a small section `saft` beside it.
 
         Raises:
-            UserError: the weights are perturbed.
+            UserError: within a pass, where the weights may be perturbed.
         """
         if self._open is not None:
             raise UserError(
                 "the weights are perturbed, between first_step() and second_step(): save after the latter"
             )
+        self.ascent.require_rest("state_dict()")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = {**self.base.state_dict(), "saft": self.ascent.state_dict()}

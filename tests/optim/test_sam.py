@@ -430,13 +430,18 @@ def test_the_modes_of_schedule_free_optimizers_are_passed_through() -> None:
     copy.deepcopy(optimizer).eval()
 
 
-def test_modes_are_not_switched_under_a_perturbation() -> None:
+def test_modes_are_not_switched_nor_states_saved_under_a_perturbation() -> None:
     model = model_of()
     optimizer: Any = SAM(ScheduleFree(model.parameters(), lr=0.1))
     loss_of(model, batch_of(0)).backward()
     with optimizer.perturbed():
         with pytest.raises(UserError, match=r"eval\(\) inside the replay"):
             optimizer.eval()
+        for save in (optimizer.state_dict, lambda: copy.deepcopy(optimizer), lambda: pickle.dumps(optimizer)):
+            with pytest.raises(
+                UserError, match=r"(state_dict\(\)|a copy of the optimizer) inside the replay"
+            ):
+                save()
         loss_of(model, batch_of(0)).backward()
 
 
