@@ -115,7 +115,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
         measured, quantities = measurement.made()
     if of_weights:
         merge = None
-        if len(paths) > 1 and any(made.takes == "merge" for made in of_weights.values()):
+        if len(paths) > 1 and any(made.of_merge for made in of_weights.values()):
             merge = merge_to_measure(config.merge, plan, list(paths), config.seed)
             chosen_scaling = measured.get("scaling", config.merge.scaling)
             if isinstance(chosen_scaling, float):
@@ -134,25 +134,29 @@ def measure(config: MeasureConfig) -> MeasureResult:
 
 
 def weight_interference(
-    base: str, checkpoints: Mapping[str, str], density: float, exclude: Sequence[str] = ()
+    base: str,
+    checkpoints: Mapping[str, str],
+    density: float,
+    exclude: Sequence[str] = (),
+    measures: Mapping[str, WeightMeasure] | None = None,
+    merge: Plan | None = None,
 ) -> InterferenceResult:
-    """Measure the task vectors of checkpoints, whole and trimmed, by `standard` measures.
+    """Measure the task vectors of checkpoints, whole and trimmed.
 
     Args:
         base: the base model: a folder, a hub id, or package://.
         checkpoints: name -> checkpoint.
         density: fraction of entries that trimming keeps, in (0, 1].
         exclude: globs of tensor names that are not measured.
+        measures: name -> measure; default: the `standard` ones of task vectors alone.
+        merge: of these checkpoints, with its scaling coefficient, for measures that are of it.
 
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
-    measures = {
-        name: made
-        for name, made in chosen(["standard"], "measures").items()
-        if isinstance(made, WeightMeasure)
-    }
-    return _of_weights(_plan(base, checkpoints, exclude), density, measures)
+    standard = chosen(["standard"], "measures").items() if measures is None else ()
+    measures = measures or {name: made for name, made in standard if isinstance(made, WeightMeasure)}
+    return _of_weights(_plan(base, checkpoints, exclude), density, measures, merge)
 
 
 def _plan(base: str, checkpoints: Mapping[str, str], exclude: Sequence[str]) -> Plan:

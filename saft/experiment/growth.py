@@ -158,9 +158,8 @@ class Foundations:
         )
         options = {field.name: getattr(made, field.name) for field in fields}
         config = {"config": {"measures": {name: json.loads(json.dumps(options))}}}
-        of_merge = made.needs == "merge"
-        below = self.merge(cell, self.resolved.measured_merge) if of_merge else self.experts(cell)
-        return union(below, config)
+        below = self.merge(cell, self.resolved.measured_merge) if made.of_merge else self.experts(cell)
+        return union(below, config, self._keys("density") if made.needs == "weights" else {})
 
     def merge(self, cell: Cell, method: str) -> dict[str, Any]:
         """Return what a merge, and the choice of its coefficient, rest on."""

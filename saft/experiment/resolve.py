@@ -17,7 +17,7 @@ from saft.experiment.published_figures import unknown_methods
 from saft.experiment.run_config import RunConfig
 from saft.experiment.trial_search import TrialSearch
 from saft.interference.chosen_measures import chosen
-from saft.interference.quantity import Measure
+from saft.interference.quantity import MEASURES, Measure
 from saft.measure_models import merge_problems
 from saft.merging.methods import METHODS
 from saft.merging.per_task import PerTaskMethod
@@ -169,8 +169,9 @@ def resolve(config: RunConfig) -> Resolved:
     measures: dict[str, Measure] = {}
     with collecting(problems):
         every = chosen(config.measures, "measures", rho=config.sharpness_rho)
-        measures = {name: measure for name, measure in every.items() if measure.needs != "weights"}
-    if measures and not any(_is_measurable(tried.method_of(name)) for name, tried in merges.items()):
+        measures = {name: made for name, made in every.items() if not _is_always_made(name, made)}
+    of_models = [made for made in measures.values() if made.of_merge or made.needs != "weights"]
+    if of_models and not any(_is_measurable(tried.method_of(name)) for name, tried in merges.items()):
         problems.append(
             "measures: need a merge that gives one model and reads no examples; "
             "add task_arithmetic to `merges`"
@@ -178,7 +179,7 @@ def resolve(config: RunConfig) -> Resolved:
     if problems:
         raise UserError(*problems)
     resolved = Resolved(config, trials, arms, merges, measures)
-    if measures:
+    if of_models:
         measured = resolved.measured_merge
         given = merges[measured].parameters
         problems += merge_problems(measures, resolved.method(measured), given, list(config.tasks))
@@ -260,6 +261,13 @@ def _method(merge: str, options: MergeOptions) -> str:
     if merge in METHODS and merge != method:
         raise UserError(f"method: is {method}, but {merge} is another method's name; give it a new one")
     return method
+
+
+def _is_always_made(name: str, measure: Measure) -> bool:
+    """Return whether `weight_interference` makes a measure of every cell, with the options that it has."""
+    default = measure == type(measure)() if dataclasses.is_dataclass(measure) else True
+    of_vectors = measure.needs == "weights" and measure.standard and not measure.of_merge
+    return of_vectors and name in MEASURES.names() and default
 
 
 def _is_measurable(method: str) -> bool:

@@ -244,6 +244,11 @@ class Measure(ABC):
         """Name -> what the number of this name is. Tables print it by this name."""
 
     @property
+    def of_merge(self) -> bool:
+        """Whether a merge of the models is made for it."""
+        return self.needs == "merge"
+
+    @property
     def variants(self) -> Mapping[str, Quantity]:
         """Name -> what is told of its quantities besides: trimmed, of each layer."""
         return {}

@@ -93,6 +93,11 @@ class MergedWeightMeasure(WeightMeasure):
 
     takes = "merge"
 
+    @property
+    def of_merge(self) -> bool:
+        """Whether a merge of the models is made for it: the weights of the merge of all."""
+        return True
+
 
 def of_task_vectors(measure: WeightMeasure, task_vectors: Tensor) -> dict[str, Tensor]:
     """Return a measure of task vectors `[n_tasks, ...]` held in memory; see `WeightMeasure.values`.

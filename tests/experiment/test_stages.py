@@ -23,7 +23,9 @@ from saft.experiment.run_check import all_steps
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
 from saft.interference.quantity import Figure
+from saft.measure import MeasureConfig, measure
 from saft.report import read
+from saft.run import run
 from tests.interrupted import interrupted_at_score
 
 pytestmark = pytest.mark.slow  # a whole run each
@@ -125,6 +127,40 @@ def test_a_further_measure_is_made_without_training_again(finished: Path, small:
         if not step.is_done(session.folder)
     ]
     assert missing == ["all/adamw/seed0/measures/colour+size/feature_drift"]
+
+
+def test_measures_of_weights_are_made_as_by_measure(
+    finished: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    wanted: list[str] = ["norm", "subspaces", "survival"]  # of which every run has the first
+    more = small | {"out": str(folder), "measures": [*small["measures"], *wanted]}
+    run(config.parse(RunConfig, more, "run.yaml"))
+    (cell,) = read(folder).cells
+    merge = {"method": "task_arithmetic", "scaling": cell.merges["task_arithmetic"].shared.coefficient}
+    experts = {task: str(folder / f"experts/all/adamw/seed0/{task}") for task in small["tasks"]}
+    options = {"base": small["model"]["path"], "checkpoints": experts, "measures": wanted, "merge": merge}
+    alone = measure(config.parse(MeasureConfig, options, "measure.yaml")).measured
+    assert {"subspace_alignment", "survival", "norm"} <= alone.keys()
+    assert {name: cell.measured[name] for name in alone} == alone
+    assert not (folder / "figures/all/adamw/seed0/measures/colour+size/norm.json").exists()
+
+
+def test_a_measure_that_gives_nothing_is_told(
+    finished: Path, small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = {"colour": small["tasks"]["colour"]}
+    run(
+        config.parse(
+            RunConfig,
+            small | {"out": str(tmp_path / "run"), "tasks": tasks, "measures": ["transfer", "subspaces"]},
+            "r",
+        )
+    )
+    told = [line for line in capsys.readouterr().err.splitlines() if "gives nothing" in line]
+    assert told == [
+        "saft: note: measures: subspaces gives nothing here: it compares several tasks, and there is one"
+    ]
 
 
 def test_mistakes_in_measures_are_told_before_anything_is_done(small: dict[str, Any]) -> None:

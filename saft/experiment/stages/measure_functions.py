@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -11,13 +12,16 @@ from saft.experiment.folder import team
 from saft.experiment.session import Session
 from saft.experiment.stages.merge_experts import choice, recipe
 from saft.experiment.stages.step import Step
-from saft.experiment.stages.trained_models import expert_folder
+from saft.experiment.stages.trained_models import expert_folder, start_folder
 from saft.experiment.stages.weigh_experts import METHOD
+from saft.interference.quantity import Measure
 from saft.interference.task_space import TaskSpace
+from saft.interference.weights import WeightMeasure
+from saft.measure import weight_interference
 from saft.measure_models import in_metric, values_of
 from saft.measure_probe import task_space
 from saft.merging.merge_check import check
-from saft.progress import Bar
+from saft.progress import Bar, note
 
 __all__ = ["measure_functions_steps", "measured_name"]
 
@@ -35,12 +39,15 @@ def measure_functions_steps(session: Session, cell: Cell) -> Iterator[Step]:
     for name, measure in session.resolved.measures.items():
 
         def measured(bar: Bar, name: str = name) -> Measurement:
-            made, space = session.resolved.measures[name], _space(session, cell)
-            if made.needs == "merge":
-                space.scaling = choice(session, cell, session.resolved.measured_merge).shared
-            values = values_of(made, space, bar, made.cost(len(space.tasks)).forwards * examples)
-            quantities = {key: in_metric(made.quantities[key], session.metrics) for key in values}
-            return Measurement(values, quantities)
+            made = session.resolved.measures[name]
+            if isinstance(made, WeightMeasure):
+                result = _of_weights(session, cell, name, made)
+            else:
+                result = _of_models(session, cell, made, bar, examples)
+            if not result.measured:
+                few = ": it compares several tasks, and there is one" if len(session.tasks) == 1 else ""
+                note(f"measures: {name} gives nothing here{few}", about=f"measures: {name}")
+            return result
 
         yield Step(
             measured_name(session, cell, name),
@@ -62,8 +69,32 @@ def measured_name(session: Session, cell: Cell, measure: str) -> str:
             arithmetic: with a further merge, another one may be measured.
     """
     name, merge = measure.replace(":", "."), session.resolved.measured_merge
-    of_merge = session.resolved.measures[measure].needs == "merge" and merge != METHOD
+    of_merge = session.resolved.measures[measure].of_merge and merge != METHOD
     return f"{cell}/measures/{team(list(session.tasks))}/{name}{f'-of-{merge}' if of_merge else ''}"
+
+
+def _of_models(session: Session, cell: Cell, measure: Measure, bar: Bar, examples: float) -> Measurement:
+    """Measure the experts of a cell by what they give for examples."""
+    space = _space(session, cell)
+    if measure.needs == "merge":
+        space.scaling = choice(session, cell, session.resolved.measured_merge).shared
+    values = values_of(measure, space, bar, measure.cost(len(space.tasks)).forwards * examples)
+    return Measurement(values, {key: in_metric(measure.quantities[key], session.metrics) for key in values})
+
+
+def _of_weights(session: Session, cell: Cell, name: str, measure: WeightMeasure) -> Measurement:
+    """Measure the task vectors of a cell by one measure, beside their merge where it is of that."""
+    base = str(start_folder(session, cell))
+    folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
+    merge = None
+    if measure.of_merge:
+        method = session.resolved.measured_merge
+        chosen = choice(session, cell, method)
+        merge = check(
+            dataclasses.replace(recipe(session, cell, method, chosen.parameters), scaling=chosen.shared)
+        )
+    result = weight_interference(base, folders, session.config.density, measures={name: measure}, merge=merge)
+    return Measurement(result.measured, result.quantities)
 
 
 @functools.lru_cache(maxsize=1)
