@@ -271,7 +271,8 @@ class InterferenceAccumulator:
         """Return quantity -> layer -> value, where there is more than one layer."""
         told = {quantity for measure in self._measures.values() for quantity in measure.by_layer}
         result: dict[str, dict[str, Any]] = {}
-        for layer, sums in self._by_layer.items() if len(self._by_layer) > 1 else ():
+        for layer in sorted(self._by_layer, key=_place) if len(self._by_layer) > 1 else ():
+            sums = self._by_layer[layer]
             for quantity, value in self._measured(sums).items():
                 if quantity in told:
                     result.setdefault(quantity, {})[layer] = value
@@ -326,6 +327,12 @@ def _layer(name: str) -> str:
     """
     match = re.search(LAYERS, name)
     return name[: match.end(1)] if match else OUTSIDE
+
+
+def _place(layer: str) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts layers by their numbers, layer 10 after layer 9; what is in none comes first."""
+    parts = re.split(r"(\d+)", layer)
+    return [(layer != OUTSIDE, int(part) if part.isdecimal() else -1, part) for part in parts]
 
 
 def _of_layer(quantity: Quantity) -> Quantity:

@@ -101,6 +101,16 @@ def test_sums_are_float64():
     assert measured["sign_conflict_weighted"] == pytest.approx(1e-8)
 
 
+def test_layers_are_in_the_order_of_their_numbers(vectors):
+    accumulator = InterferenceAccumulator(TASKS, measures=["norm"])
+    names = ["encoder.layer.10.a", "encoder.layer.2.a", "pooler.w", "decoder.layer.0.a", "encoder.layer.0.a"]
+    for name in names:
+        accumulator.update(vectors[:, :10], name)
+    numbers = {"decoder": (0,), "encoder": (0, 2, 10)}
+    layers = [f"{stack}.layer.{number}" for stack, some in numbers.items() for number in some]
+    assert list(accumulator.compute().measured["norm_by_layer"]) == ["outside", *layers]
+
+
 def test_layers_add_up_to_the_whole(vectors):
     accumulator = InterferenceAccumulator(TASKS, measures=["norm", "cosine", "sign_conflict"])
     parts = {"embeddings.w": (0, 300), "encoder.layer.0.a": (300, 500), "encoder.layer.0.b": (500, 600)}
