@@ -209,8 +209,7 @@ def _merged(merge: Plan, vectors: Iterator[tuple[str, Tensor]], name: str) -> Te
     """Return lambda times the next merged tensor, [n]; zeros of one that the method leaves to the base."""
     if name not in merge.merged:
         return torch.zeros(merge.base.headers[name].count)
-    own, vector = next(vectors)
-    assert own == name, f"the merge gives '{own}' where '{name}' is read"
+    vector = next(vector for own, vector in vectors if own == name)  # one without entries is not read
     return merge.scaling * vector.flatten()
 
 

@@ -64,6 +64,19 @@ def test_the_stream_equals_the_dense_vectors(tiny_model: Path, models: dict[str,
     assert measured["kept"] == pytest.approx({"a": 0.2, "b": 0.2}, abs=1e-3)
 
 
+def test_a_tensor_without_entries_is_none_of_the_merge(
+    tiny_model: Path, models: dict[str, str], tmp_path: Path
+) -> None:
+    """As the register tokens of a DINOv3 that has none."""
+    base = str(shutil.copytree(tiny_model, tmp_path / "base"))
+    merge = MergeToMeasure(scaling=0.5)
+    expected = measure(MeasureConfig(base, models, ["survival"], merge=merge)).measured
+    for folder in (base, *models.values()):
+        file = Path(folder) / "model.safetensors"
+        save_file(load_file(file) | {"encoder.empty": torch.zeros(1, 0, 4)}, file, metadata={"format": "pt"})
+    assert measure(MeasureConfig(base, models, ["survival"], merge=merge)).measured == expected
+
+
 def write_adapter(folder: Path, base: Path, seed: int) -> str:
     """Write a LoRA adapter of one layer's query, as peft does."""
     folder.mkdir()

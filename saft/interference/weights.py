@@ -330,7 +330,7 @@ def _layer(name: str) -> str:
 
 
 def _place(layer: str) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts layers by their numbers, layer 10 after layer 9; what is in none comes first."""
+    """Return a key that sorts layers by their numbers, 10 after 9; what is in none comes first."""
     parts = re.split(r"(\d+)", layer)
     return [(layer != OUTSIDE, int(part) if part.isdecimal() else -1, part) for part in parts]
 

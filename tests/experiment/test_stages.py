@@ -159,7 +159,7 @@ def test_a_measure_that_gives_nothing_is_told(
     )
     told = [line for line in capsys.readouterr().err.splitlines() if "gives nothing" in line]
     assert told == [
-        "saft: note: measures: subspaces gives nothing here: it compares several tasks, and there is one"
+        "saft: note: measures: subspaces gives nothing of all/adamw/seed0: it compares several tasks, and there is one"
     ]
 
 

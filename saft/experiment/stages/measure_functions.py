@@ -46,7 +46,7 @@ def measure_functions_steps(session: Session, cell: Cell) -> Iterator[Step]:
                 result = _of_models(session, cell, made, bar, examples)
             if not result.measured:
                 few = ": it compares several tasks, and there is one" if len(session.tasks) == 1 else ""
-                note(f"measures: {name} gives nothing here{few}", about=f"measures: {name}")
+                note(f"measures: {name} gives nothing of {cell}{few}", about=f"measures: {name}")
             return result
 
         yield Step(
