@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, nn
 
 from saft.errors import UserError
 from saft.optim import is_replay
@@ -16,11 +17,18 @@ from saft.optim.random_streams import RandomStreams
 __all__ = ["PreparedInputs", "RepeatableCall"]
 
 
+@runtime_checkable
+class _Movable(Protocol):
+    """What trainers move to a device: a tensor, or an object of a batch, such as a graph."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
 class RepeatableCall:
     """Arguments of a call, as they were when it was made.
 
-    Lists and dictionaries are copied, for the call may take things out of them; tensors are not, but a change
-    in place is noticed.
+    Lists, dictionaries and objects that hold a batch (`batch.x`) are copied, for the call may take things out
+    of them or replace them; tensors are not, but a change in place is noticed.
 
     Example:
         >>> batch = {"x": torch.ones(2)}
@@ -32,7 +40,13 @@ class RepeatableCall:
 
     def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
-        self._given = apply_to_collection((arguments, keywords), Tensor, self._note, allow_frozen=True)
+        self._given = apply_to_collection(
+            (arguments, keywords),
+            _Movable,
+            self._kept,
+            wrong_dtype=(Mapping, Sequence, nn.Module),
+            allow_frozen=True,
+        )
 
     def again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the same arguments for the replay.
@@ -49,10 +63,11 @@ class RepeatableCall:
         arguments, keywords = self._given
         return arguments, keywords
 
-    def _note(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_inference():  # these count no versions
-            self._tensors.append((tensor, tensor._version))
-        return tensor
+    def _kept(self, value: Any) -> Any:
+        for tensor in [value] if isinstance(value, Tensor) else getattr(value, "__dict__", {}).values():
+            if isinstance(tensor, Tensor) and not tensor.is_inference():  # these count no versions
+                self._tensors.append((tensor, tensor._version))
+        return value if isinstance(value, Tensor) else copy.copy(value)
 
 
 class PreparedInputs:

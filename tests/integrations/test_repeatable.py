@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,3 +40,25 @@ def test_what_was_prepared_is_prepared_once_and_draws_its_random_numbers_once() 
             prepared.take(pytest.fail)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a["x"], b["x"])
+
+
+class Graph:
+    """A batch as of torch_geometric: an object with attributes."""
+
+    def __init__(self) -> None:
+        self.x, self.name = torch.ones(2), "a"
+
+    def to(self, device: Any) -> Graph:
+        return self
+
+
+def test_an_object_whose_attributes_a_call_replaces_is_given_as_it_was() -> None:
+    graph = Graph()
+    call = RepeatableCall(({"graph": graph},), {})
+    graph.x = 2 * graph.x
+    ((again,), _), x = call.again(), graph.x
+    assert torch.equal(again["graph"].x, torch.ones(2))
+    assert torch.equal(graph.x, x)
+    again["graph"].x.mul_(2)
+    with pytest.raises(UserError, match="changed its batch in place"):
+        call.again()
