@@ -289,7 +289,7 @@ class SAM(Optimizer):
         """
         if self._open is not None:
             raise UserError(
-                "the weights are perturbed, between first_step() and second_step(): save after the latter"
+                "the weights are perturbed, between first_step() and second_step(): save after it"
             )
         self.ascent.require_rest("state_dict()")
         for before in self._optimizer_state_dict_pre_hooks.values():
