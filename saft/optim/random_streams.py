@@ -33,7 +33,7 @@ class RandomStreams:
         # transformers' Wav2Vec2 and Whisper draw their masks by NumPy, and mixup does its shares.
         self._numpy, self._python = numpy.random.get_state(), random.getstate()
         self._devices = [
-            (device, getattr(torch, device.type).get_rng_state(device))
+            (device, getattr(torch, device.type).get_rng_state(*_named(device)))
             for device in dict.fromkeys(devices)
             if device.type not in ("cpu", "meta")
         ]
@@ -44,4 +44,9 @@ class RandomStreams:
         numpy.random.set_state(self._numpy)
         random.setstate(self._python)
         for device, state in self._devices:
-            getattr(torch, device.type).set_rng_state(state, device)
+            getattr(torch, device.type).set_rng_state(state, *_named(device))
+
+
+def _named(device: torch.device) -> tuple[torch.device, ...]:
+    # There is one of Apple's, and torch 2.4 takes no name for it.
+    return () if device.type == "mps" else (device,)

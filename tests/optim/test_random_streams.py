@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import numpy
+import pytest
 import torch
 
 from saft.optim.random_streams import RandomStreams
@@ -16,3 +17,12 @@ def test_streams_rewind_again_and_again() -> None:
         draws.append(torch.tensor([*torch.rand(3), numpy.random.rand(), random.random()]))
     assert torch.equal(draws[0], draws[1])
     assert torch.equal(draws[0], draws[2])
+
+
+def test_apples_generator_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in torch 2.4, whose functions take no device."""
+    kept = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "state")
+    monkeypatch.setattr(torch.mps, "set_rng_state", kept.append)
+    RandomStreams([torch.device("mps", 0)]).rewind()
+    assert kept == ["state"]
