@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saft.errors import UserError
-from saft.optim import SAM, Ascent, Perturbation, make_perturbation
+from saft.integrations.repeatable import RepeatableCall
+from saft.optim import SAM, Ascent, Perturbation, is_replay, make_perturbation
 from saft.optim.ascent_options import Advice, AscentOptions
 
 try:
@@ -122,15 +123,17 @@ class SharpnessAware:
 
         Args:
             compute_loss: maps a batch to a loss. It is called once at w and once at w + epsilon, where
-                `saft.optim.is_replay()` is true; it must depend only on its argument, and not change it.
+                `saft.optim.is_replay()` is true; it must depend only on its argument. What it takes out of
+                the batch, or replaces in it, is as before in the second call.
             batch: the micro-batch; kept until the last one of the accumulation window.
 
         Returns:
             The loss at w, detached.
 
         Raises:
-            UserError: `compute_loss` is not a function, or gives no scalar loss; or an earlier micro-batch
-                was neither stepped along nor accumulated by the accelerator.
+            UserError: `compute_loss` is not a function, gives no scalar loss, or changed a tensor of the
+                batch in place; or an earlier micro-batch was neither stepped along nor accumulated by the
+                accelerator.
         """
         if not callable(compute_loss):
             raise UserError(
@@ -139,8 +142,10 @@ class SharpnessAware:
                 " `sharpness_aware.backward(lambda batch: model(**batch).loss, batch)`"
             )
 
+        call = RepeatableCall((batch,), {})
+
         def forward_backward() -> Tensor:
-            loss = compute_loss(batch)
+            loss = compute_loss(call.again()[0][0] if is_replay() else batch)
             self.accelerator.backward(loss)
             return loss.detach()
 

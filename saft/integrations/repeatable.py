@@ -57,7 +57,7 @@ class RepeatableCall:
         for tensor, version in self._tensors:
             if tensor._version != version:
                 raise UserError(
-                    f"training_step changed its batch in place (a tensor of shape {tuple(tensor.shape)}), so"
+                    f"the first pass changed its batch in place (a tensor of shape {tuple(tensor.shape)}), so"
                     " the replay would see other data: work on a copy, `tensor.clone()`"
                 )
         arguments, keywords = self._given

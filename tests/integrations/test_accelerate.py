@@ -315,6 +315,25 @@ def test_a_batch_may_be_given_up() -> None:
     assert_close(run.steps(*range(STEPS)), raw())
 
 
+def test_the_second_pass_has_the_batch_as_it_was() -> None:
+    model = model_of()
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, base_of(model))
+    sharpness_aware = SharpnessAware(accelerator, model, optimizer)
+    seen = []
+
+    def compute_loss(batch: dict[str, Tensor]) -> Tensor:
+        batch["x"] = 2 * batch["x"]
+        seen.append(batch["x"])
+        return loss_of(model, batch.pop("x"))
+
+    sharpness_aware.backward(compute_loss, {"x": batch_of(0)})
+    assert torch.equal(*seen)
+    optimizer.step()
+    with pytest.raises(UserError, match="the first pass changed its batch in place"):
+        sharpness_aware.backward(lambda batch: loss_of(model, batch.mul_(2)), batch_of(1))
+
+
 def test_a_step_without_replay_is_refused() -> None:
     run = Run()
     run.accelerator.backward(loss_of(run.model, batch_of(0)))
