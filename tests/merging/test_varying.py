@@ -10,6 +10,7 @@ from saft.errors import UserError
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.methods.della import Della
 from saft.merging.methods.karcher import Karcher
 from saft.merging.outputs.record import write_merge
 from saft.merging.varying import LAYER, methods_by_tensor, setting_problem, value_at
@@ -50,6 +51,11 @@ def test_a_whole_number_can_be_spread_over_the_layers():
     names = ["layers.0.w", "layers.1.w", "layers.2.w"]
     varied = methods_by_tensor(Karcher(), {"iterations": [2, 4]}, names)
     assert repr([varied[name].iterations for name in names]) == "[2, 3, 4]"
+
+
+def test_della_varies_where_no_sign_is_elected():
+    varied = methods_by_tensor(Della(merger="sum"), {"density": [0.2, 0.5]}, ["layers.0.w", "layers.1.w"])
+    assert [method.density for method in varied.values()] == [0.2, 0.5]
 
 
 def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saft.merging.method import Steps, Tensorwise, in_rows, parameter
+from saft.merging.method import Scope, Steps, Tensorwise, in_rows, parameter
 from saft.merging.methods import METHODS
 from saft.merging.methods.ties import Ties
 from saft.merging.stream.block import Block
@@ -79,10 +79,14 @@ class Della(Tensorwise):
         "mergekit rescales by the norm; both rank convolutions along their second dimension, and fail on "
         "rows of one entry"
     )
-    statistics_over = "model"
     scaling = 1.0
     scaling_grid = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
     random = True
+
+    @property
+    def statistics_over(self) -> Scope:
+        """The whole model, where TIES elects the sign of entries whose sum is zero; else nothing is asked."""
+        return "model" if self.merger == "ties" else "none"
 
     def steps(self, tasks: int, count: int) -> Steps:
         """Ask for what TIES asks for, if it is wanted; return the merge of a tensor."""
