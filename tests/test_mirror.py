@@ -56,6 +56,7 @@ FROM_ABOVE = {
     "merging/inputs/adapted_model.py": "parametrizations/test_lora.py",
     "merging/inputs/alignment.py": "merging/test_merge_check.py",
     "merging/inputs/in_memory.py": "merging/test_merge_models.py",
+    "merging/inputs/same_numbers.py": "merging/test_notes.py",
     "merging/inputs/lora_change.py": "merging/inputs/test_peft_adapter.py",
     "merging/inputs/factors.py": "merging/methods/test_robust_merge.py",
     "merging/inputs/task_parts.py": "merging/outputs/test_parts.py",

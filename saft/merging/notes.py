@@ -11,9 +11,10 @@ from typing import Any
 from saft.errors import Note, abbreviated, did_you_mean
 from saft.files.side_files import custom_code
 from saft.files.tensorfile import TensorHeader
-from saft.merging.inputs.alignment import beside_tower, equal_numbers, same_numbers
+from saft.merging.inputs.alignment import beside_tower
 from saft.merging.inputs.config_differences import config_notes
 from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.same_numbers import equal_numbers, same_numbers
 from saft.merging.inputs.source import Source
 from saft.merging.plan import Plan
 

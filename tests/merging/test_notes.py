@@ -14,7 +14,7 @@ from torch import nn
 
 import saft
 from saft.errors import Note
-from saft.merging.inputs.alignment import same_numbers
+from saft.merging.inputs.same_numbers import same_numbers
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
 from saft.merging.merge_models import plan_of
