@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler
@@ -47,6 +48,7 @@ __all__ = [
     "counted",
     "distinct",
     "name_problem",
+    "plain",
     "within_floats",
 ]
 
@@ -111,6 +113,7 @@ class Range:
 
     def problem(self, value: object) -> str | None:
         """Return what is wrong with a value, as the end of a sentence that begins with its place, or None."""
+        value = plain(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"must be a {self.words}, but is {value!r}"
         if not abs(value) <= sys.float_info.max:
@@ -137,7 +140,7 @@ class Range:
         Raises:
             ValueError: there is none, or it is out of range.
         """
-        number = _number(value) if isinstance(value, str) else value
+        number = _number(value) if isinstance(value, str) else plain(value)
         if problem := self.problem(number):
             raise ValueError(problem)
         assert isinstance(number, (int, float))
@@ -145,6 +148,19 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)
+
+
+def plain(value: object) -> Any:
+    """Return a number of NumPy, or of another library, as one of Python's, and anything else as it is.
+
+    Example:
+        >>> import numpy
+        >>> plain(numpy.float32(0.5)), plain(numpy.int64(3)), plain("0.5")
+        (0.5, 3, '0.5')
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def within_floats(number: int, text: str) -> int:

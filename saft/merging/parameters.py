@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from saft.config.ranges import MOST, Range
+from saft.config.ranges import MOST, Range, plain
 from saft.errors import did_you_mean
 
 __all__ = [
@@ -88,9 +88,9 @@ def as_held(item: Field[Any], value: Any) -> Any:
 
     Files write 300 as 3e2 too, and numbers that are spread over the layers are floats.
     """
-    if isinstance(value, list):
-        return tuple(value)
-    return int(value) if item.metadata["range"].whole else value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return int(value) if item.metadata["range"].whole else plain(value)
 
 
 def of_some_models(kind: type[Any], given: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:

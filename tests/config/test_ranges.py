@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy
 import pytest
 from pydantic import TypeAdapter
 
@@ -65,6 +66,7 @@ class Outer:
         ({"rate": 0}, "rate: must be above 0, but is 0"),
         ({"rate": math.nan}, "rate: must be a finite number above 0, but is nan"),
         ({"rate": 10**400}, "rate: must be a finite number above 0, but is 1000"),
+        ({"rate": numpy.float32("inf")}, "rate: must be a finite number above 0, but is inf"),
         ({"steps": 10**400}, "steps: must be a finite whole number of at least 1, but is 1000"),
         ({"rate": "nan"}, "rate: must be a finite number above 0, but is nan"),
         ({"seed": -1}, "seed: must be at least 0, but is -1"),
@@ -104,6 +106,8 @@ def test_out_of_range_in_a_file_and_in_python(mapping: dict[str, Any], message: 
         ({"steps": "1e3"}, "steps", 1000),
         ({"steps": 3.0}, "steps", 3),
         ({"rate": "1e-5"}, "rate", 1e-5),
+        ({"rate": numpy.float32(0.5)}, "rate", 0.5),
+        ({"seed": numpy.int64(3)}, "seed", 3),
         ({"density": 1}, "density", 1.0),
         ({"seed": 2**32 - 1}, "seed", 2**32 - 1),
         ({"limit": None}, "limit", None),

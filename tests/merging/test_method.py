@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
 
@@ -58,6 +59,11 @@ def test_a_whole_number_that_is_written_as_a_float_is_one():
     assert merge_task_vectors(method, torch.ones(2, 3, 3)).equal(
         merge_task_vectors(Wudi(iterations=10), torch.ones(2, 3, 3))
     )
+
+
+def test_a_number_of_numpy_is_one_of_python():
+    method = Ties.build({"density": numpy.float32(0.5), "weights": [numpy.int64(1), numpy.float64(0.5)]})
+    assert repr((method.density, method.weights)) == "(0.5, (1, 0.5))"
 
 
 def test_all_mistakes_are_told_at_once():

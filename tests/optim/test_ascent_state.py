@@ -25,7 +25,8 @@ def test_one_that_was_found_is_taken_and_nothing_else() -> None:
 
 def test_a_radius_from_numpy_is_saved_as_a_plain_number_which_torch_reads_again() -> None:
     file = io.BytesIO()
-    torch.save(saved(make_perturbation("sam", rho=numpy.geomspace(0.01, 1, 3)[1]), 3, {}), file)
+    radius = numpy.geomspace(0.01, 1, 3, dtype=numpy.float32)[1]
+    torch.save(saved(make_perturbation("sam", rho=radius), 3, {}), file)
     file.seek(0)
     assert torch.load(file, weights_only=True)["rho"] == pytest.approx(0.1)
 

@@ -283,7 +283,9 @@ def _wanted(kind: Any, value: Any) -> str | None:
     if name == "float":
         is_number = isinstance(value, Real) and not is_flag  # an integer may be too large for a float
         if is_number:
-            return None if abs(value) <= sys.float_info.max else "a finite number"
+            # Of NumPy's float32 the greatest float is infinity: it is compared as Python's own.
+            size = abs(int(value) if isinstance(value, Integral) else float(value))
+            return None if size <= sys.float_info.max else "a finite number"
         return "a number"
     if name == "tuple[float, float]":
         is_pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
