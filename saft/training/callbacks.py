@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from saft.trajectory import RunningAverage
 __all__ = [
     "AverageWeights",
     "Diverged",
+    "LogSteps",
     "SaveEvery",
     "SelectSteps",
     "ShowProgress",
@@ -170,6 +172,53 @@ class AverageWeights(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the average of an interrupted run."""
         self.running.load_state_dict(state_dict)
+
+
+class LogSteps(L.Callback):
+    """Write what the module logs to a CSV file, of every step that Lightning would tell its loggers of.
+
+    Lightning's own logger begins a new file when a training goes on. This one's rows are in the checkpoint:
+    the file of a resumed training is that of an uninterrupted one.
+
+    Args:
+        file: to write; `step` is counted from 0.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the file anew, with the rows of an interrupted run up to its checkpoint."""
+        if trainer.is_global_zero:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.unlink(missing_ok=True)
+            self._write(self.rows)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Add the row of a step."""
+        every = trainer.log_every_n_steps
+        if trainer.is_global_zero and every and trainer.global_step % every == 0:
+            logged = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+            self.rows.append({"step": trainer.global_step - 1, **logged})
+            self._write(self.rows[-1:])
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        if not rows:
+            return
+        with telling_a_full_disk(self.file), self.file.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            if not file.tell():
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, for Lightning's checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows of an interrupted run."""
+        self.rows = list(state_dict["rows"])
 
 
 class SaveEvery(L.Callback):

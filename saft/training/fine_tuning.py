@@ -29,6 +29,7 @@ from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
     Diverged,
+    LogSteps,
     SaveEvery,
     SelectSteps,
     ShowProgress,
@@ -45,7 +46,7 @@ from saft.training.peak_memory import PeakMemory
 from saft.training.precision import computing
 from saft.training.ranks import Order, launch
 from saft.training.train_config import TrainConfig
-from saft.training.train_result import TrainResult, inputs, write
+from saft.training.train_result import LOSSES, TrainResult, inputs, write
 from saft.training.trainer import (
     device_count,
     device_of,
@@ -257,6 +258,7 @@ def _fit(
             ShowProgress(progress, training_cost(options) / options.steps),
             watch,
             memory,
+            LogSteps(work / LOSSES),
             SaveEvery(config.checkpoint_every, work / LAST),
         ]
         own: dict[str, Any] = {

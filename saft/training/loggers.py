@@ -61,16 +61,13 @@ def loggers(config: TrainConfig, work: Path) -> Iterator[list[Logger]]:
         work: the folder in which `logs` is made; which run it is is kept there.
 
     Yields:
-        The loggers of Lightning: that of the CSV file, and the one that the config names.
+        The loggers of Lightning: the one that the config names, if it names one.
 
     Raises:
         UserError: it is not installed, or its service cannot be used.
     """
-    from lightning.pytorch.loggers import CSVLogger
-
-    always = CSVLogger(work, name="logs", version="")
     if config.logger is None:
-        yield [always]
+        yield []
         return
     check_logger(config.logger)
     try:
@@ -85,7 +82,7 @@ def loggers(config: TrainConfig, work: Path) -> Iterator[list[Logger]]:
     for name in _CALLED:
         setattr(further, name, forgiving.calling(getattr(further, name)))
     try:
-        yield [always, further]
+        yield [further]
     finally:
         if config.logger == "wandb":  # else the next training of this process would go on with this run
             forgiving.calling(run.finish)()

@@ -24,20 +24,23 @@ class PeakMemory(L.Callback):
 
     def __init__(self) -> None:
         self.bytes: int | None = None
-        self._counts = False
+        self._device: torch.device | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""
-        self._counts = reset_peak(pl_module.device)
+        self._device = pl_module.device if reset_peak(pl_module.device) else None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the peak, also over an interrupted run before."""
-        if self._counts and (most := peak(pl_module.device)) is not None:
-            self.bytes = max(most, self.bytes or 0)
+        self.bytes, self._device = self._most(), None
+
+    def _most(self) -> int | None:
+        now = None if self._device is None else peak(self._device)
+        return max((most for most in (now, self.bytes) if most is not None), default=None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the peak until now, for Lightning's checkpoint."""
-        return {"bytes": self.bytes}
+        return {"bytes": self._most()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the peak of an interrupted run."""

@@ -37,7 +37,7 @@ from saft.training.options import TrainingOptions
 from saft.training.other_experts import fingerprints
 from saft.training.train_config import TrainConfig
 
-__all__ = ["TrainResult", "inputs", "versions", "write"]
+__all__ = ["LOSSES", "TrainResult", "inputs", "versions", "write"]
 
 LOSSES = "logs/metrics.csv"
 SECONDS = "logs/seconds.json"  # beside what is the same in every run, since seconds and memory never are

@@ -140,7 +140,7 @@ def quiet_lightning() -> Iterator[None]:
     levels = [talker.level for talker in talkers]
     with warnings.catch_warnings():
         # The last is Lightning 2.6's own, about torch 2.13's pytree.
-        talk = (".*many workers.*", ".*exists and is not empty.*", ".*historical reasons.*", ".*LeafSpec.*")
+        talk = (".*many workers.*", ".*historical reasons.*", ".*LeafSpec.*")
         for pattern in talk:
             warnings.filterwarnings("ignore", pattern)
         for talker in talkers:

@@ -163,7 +163,8 @@ class Killed(Exception):
 def test_killed_and_resumed_equals_uninterrupted(
     settings: TrainConfig, arm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = dataclasses.replace(settings, checkpoint_every=5)
+    every_step = settings.trainer | {"log_every_n_steps": 1}
+    settings = dataclasses.replace(settings, checkpoint_every=5, trainer=every_step)
     uninterrupted = train(changed(settings, "whole", **arm))
 
     save = SaveEvery.on_train_batch_end
@@ -183,8 +184,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     resumed = train(changed(settings, "resumed", **arm))
     assert not work.exists()
     assert equal(weights(uninterrupted), weights(resumed))
-    first, second = ((r.folder / "saft.json").read_text() for r in (uninterrupted, resumed))
-    assert first == second
+    for file in ("saft.json", "logs/metrics.csv"):
+        first, second = ((result.folder / file).read_text() for result in (uninterrupted, resumed))
+        assert first == second
+    assert [step for step, _ in resumed.losses] == list(range(1, 13))
 
 
 @pytest.mark.slow
