@@ -197,7 +197,7 @@ class LogSteps(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Add the row of a step."""
-        every = trainer.log_every_n_steps
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.is_global_zero and every and trainer.global_step % every == 0:
             logged = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
             self.rows.append({"step": trainer.global_step - 1, **logged})
