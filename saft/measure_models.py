@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from saft.interference.loss import LossMeasure
 from saft.interference.quantity import (
     DIFFERENCE,
     IN_METRIC,
-    OWN_METRIC,
     Measure,
     Measured,
     Passes,
@@ -25,6 +24,7 @@ from saft.interference.retained import worth
 from saft.interference.task_space import TaskSpace
 from saft.measure_config import MeasureConfig, MergeToMeasure
 from saft.measure_probe import task_space
+from saft.measured_units import in_units
 from saft.merging import time_estimate
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
@@ -32,12 +32,11 @@ from saft.merging.methods import METHODS
 from saft.merging.parameters import of_some_models
 from saft.merging.plan import Plan
 from saft.progress import Bar, bar, note, waiting
-from saft.tasks import BoundTask, Limits, Metric
+from saft.tasks import BoundTask, Limits
 
 __all__ = [
     "ModelMeasurement",
     "best_scaling",
-    "in_metric",
     "merge_problems",
     "merge_to_measure",
     "values_of",
@@ -55,7 +54,7 @@ class ModelMeasurement:
     Args:
         config: what the user asked for.
         space: the models.
-        metrics: task -> what its scores are.
+        tasks: that it is measured on.
         measures: name -> measure, of losses, functions and merges.
         merge: the merge that is measured; None where no measure asks for one.
         examples: task -> number of those that are measured on.
@@ -63,7 +62,7 @@ class ModelMeasurement:
 
     config: MeasureConfig
     space: TaskSpace
-    metrics: Mapping[str, Metric]
+    tasks: Collection[BoundTask]
     measures: Mapping[str, Measure]
     merge: Plan | None
     examples: Mapping[str, int]
@@ -103,13 +102,12 @@ class ModelMeasurement:
         space = task_space(
             plan, bound, examples, folders, config.batch_size, recipe, precision=config.precision
         )
-        metrics = {name: task.metric for name, task in bound.items()}
         if merge is None:
             if of_merges := [name for name, made in measures.items() if made.needs == "merge"]:
                 note_empty(of_merges, list(bound))
             measures = {name: made for name, made in measures.items() if made.needs != "merge"}
         counts = {name: len(some) for name, some in examples.items()}
-        return cls(config, space, metrics, measures, merge, counts)
+        return cls(config, space, bound.values(), measures, merge, counts)
 
     def made(self) -> tuple[dict[str, Measured], dict[str, Quantity]]:
         """Make every measure that fits the budget, and say before how long they take.
@@ -138,7 +136,7 @@ class ModelMeasurement:
                 quantities |= measure.quantities
         if empty:
             note_empty(empty, self.space.tasks)
-        quantities = {name: in_metric(quantities[name], self.metrics) for name in measured}
+        quantities = {name: in_units(quantities[name], self.tasks) for name in measured}
         return measured, quantities
 
     @property
@@ -332,15 +330,3 @@ def best_scaling(space: TaskSpace, grid: list[float]) -> float:
     finally:
         space.scaling = before
     return max(sorted(worths), key=lambda scaling: worths[scaling])
-
-
-def in_metric(quantity: Quantity, metrics: Mapping[str, Metric]) -> Quantity:
-    """Return a quantity of the tasks' metric in that metric's unit; raw where these have several units."""
-    if quantity.unit not in (IN_METRIC, DIFFERENCE):
-        return quantity
-    units = {(metric.unit, metric.scale, metric.digits) for metric in metrics.values()}
-    if len(units) > 1:
-        return replace(quantity, unit=OWN_METRIC)
-    unit, scale, decimals = units.pop()
-    unit = "points" if quantity.unit == DIFFERENCE and unit == "%" else unit
-    return replace(quantity, unit=unit, scale=scale, decimals=decimals)

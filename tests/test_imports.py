@@ -23,7 +23,7 @@ ROOMS = [
     ["measure_models"],
     ["evaluate_config", "measure_config", "summarize_config"],
     ["report"],
-    ["calibration", "measure_probe", "checkpoint_tasks"],
+    ["calibration", "measure_probe", "measured_units", "checkpoint_tasks"],
     ["training"],
     ["integrations"],
     ["penalties", "parametrizations"],

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from saft.interference.chosen_measures import chosen
-from saft.interference.quantity import DIFFERENCE, IN_METRIC, Quantity
 from saft.interference.task_space import TaskSpace
 from saft.interference.transfer import Transfer
 from saft.measure_config import MeasureConfig
-from saft.measure_models import ModelMeasurement, best_scaling, in_metric, note_empty, values_of
+from saft.measure_models import ModelMeasurement, best_scaling, note_empty, values_of
 from saft.merging.methods.task_arithmetic import TaskArithmetic
 from saft.progress import Bar
 from saft.tasks import Metric
 from tests.oracles.toy_space import Dense, toy_space
 
-ACCURACY = Metric("accuracy", "%")
+TASK = SimpleNamespace(metric=Metric("accuracy", "%"), loss_unit="mean square")
 
 
 def measurement(measures, **options):
     config = MeasureConfig("base", ["a"], **options)
-    return ModelMeasurement(
-        config, toy_space(), dict.fromkeys("abc", ACCURACY), chosen(measures, "m"), None, {}
-    )
+    return ModelMeasurement(config, toy_space(), [TASK], chosen(measures, "m"), None, {})
 
 
 def clock(monkeypatch, of_pass, of_score):
@@ -74,27 +72,14 @@ def test_measures_of_the_loss_are_made_at_each_expert():
     assert bar.done == pytest.approx(1.0)
 
 
-def test_everything_measured_says_what_it_is_in_the_unit_of_the_metric():
+def test_everything_measured_says_what_it_is_in_the_unit_of_the_tasks():
     measured, quantities = measurement(["transfer", "sharpness", "feature_drift"]).made()
     assert set(measured) == set(quantities)
     assert {"transfer", "sharpness", "feature_drift"} <= set(measured)
     assert quantities["transfer"].unit == "%"
+    assert quantities["sharpness"].unit == "mean square"
     assert quantities["transfer"].format(0.5) == "50.0"
     assert quantities["transfer_gain"].unit == quantities["transfer_gain_error"].unit == "points"
-
-
-def test_metrics_that_differ_leave_raw_numbers():
-    raw = in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": Metric("loss", "nats", False, 1.0, 3)})
-    assert (raw.unit, raw.format(0.5)) == ("its own metric", "0.500")
-    matthews = Metric("Matthews", "%")
-    assert in_metric(Quantity("score", IN_METRIC), {"a": ACCURACY, "b": matthews}).format(0.5) == "50.0"
-    assert in_metric(Quantity("change", DIFFERENCE), {"a": ACCURACY, "b": matthews}).unit == "points"
-
-
-def test_a_difference_of_percents_is_in_points_and_of_nats_in_nats():
-    difference = Quantity("difference of scores", DIFFERENCE)
-    assert in_metric(difference, {"a": ACCURACY}).unit == "points"
-    assert in_metric(difference, {"a": Metric("loss", "nats", False, 1.0, 3)}).unit == "nats"
 
 
 def test_the_budget_leaves_out_what_does_not_fit_and_says_so(monkeypatch, capsys):

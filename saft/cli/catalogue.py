@@ -13,7 +13,7 @@ from rich.text import Text
 
 from saft import config
 from saft.errors import UserError, did_you_mean
-from saft.interference.quantity import DIFFERENCE, IN_METRIC, MEASURES, Measure
+from saft.interference.quantity import DIFFERENCE, IN_LOSS, IN_METRIC, MEASURES, Measure
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
 from saft.parametrizations import PARAMETRIZATIONS
 from saft.penalties import PENALTIES
@@ -113,7 +113,8 @@ def _measure_in_full(name: str) -> Iterator[str]:
     yield "\nFigures:"
     for figure, quantity in measure.quantities.items():
         in_metric = dict.fromkeys((IN_METRIC, DIFFERENCE), ", in the metric of the tasks")
-        unit = {"": "", **in_metric}.get(quantity.unit, f", {quantity.unit}")
+        own = {"": "", IN_LOSS: ", in the unit of the tasks' loss", **in_metric}
+        unit = own.get(quantity.unit, f", {quantity.unit}")
         yield f"  {figure}{unit}: {quantity.meaning}"
         if quantity.axes:
             yield f"      axes: {', '.join(quantity.axes)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from saft.errors import abbreviated
 from saft.interference.paired_interval import half_width
-from saft.interference.quantity import OWN_METRIC, Measured, Quantity
+from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Measured, Quantity
 
 __all__ = ["HOW_RIGHT", "SHARE", "hurting_models", "hurting_pairs", "verdict", "verdict_of_merges"]
 
@@ -310,7 +310,7 @@ def _interval(value: float, half: float, quantity: Quantity) -> str:
 def _by_functions(measured: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[str]:
     for name in ("shift_by_other", "feature_drift"):
         pairs = _apart(measured.get(name, {}))
-        if pairs:
+        if pairs and quantities[name].unit != OWN_LOSS:  # which cannot be compared over the tasks
             (first, second), value = max(pairs.items(), key=lambda item: item[1])
             culprit, victim = (second, first) if name == "shift_by_other" else (first, second)
             disturbs = f"{culprit} disturbs {victim} most"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saft.config import Count, Seed, checked
 from saft.interference.loss import Batch, LossMeasure, Neighbourhood, inner_product, length_of
-from saft.interference.quantity import MEASURES, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Passes, Quantity
 
 __all__ = ["HessianEigenvalue", "largest_eigenvalue"]
 
@@ -38,14 +38,14 @@ class HessianEigenvalue(LossMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "hessian_eigenvalue": Quantity(
             "largest eigenvalue of the Hessian of the loss: its curvature in the sharpest direction",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="max over ‖v‖ = 1 of vᵀ ∇²L(w) v",
             source="Lanczos 1950; Ghorbani et al. 2019, arXiv 1901.10159, for networks",
         ),
         "hessian_residual": Quantity(
             "residual of that eigenvalue: an eigenvalue of the Hessian is no further away than this",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="‖H v − λ v‖ of the Ritz pair (λ, v)",
             source="Lanczos 1950",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from saft.config import Count, Seed, checked
 from saft.interference.loss import Batch, LossMeasure, Neighbourhood, inner_product
-from saft.interference.quantity import MEASURES, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Passes, Quantity
 
 __all__ = ["HessianTrace", "hessian_trace"]
 
@@ -39,14 +39,14 @@ class HessianTrace(LossMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "hessian_trace": Quantity(
             "trace of the Hessian of the loss: its curvature, summed over all directions",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="tr ∇²L(w), as the mean of zᵀ ∇²L(w) z over random signs z",
             source="Hutchinson 1990",
         ),
         "hessian_trace_error": Quantity(
             "standard error of that trace, from the finite number of random vectors",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="standard deviation of zᵀ ∇²L(w) z / √n",
             source="Hutchinson 1990",

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from saft.config import FiniteFloat, Range, checked
 from saft.interference.functions import FunctionMeasure, check_coefficients, coefficients
-from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
 __all__ = ["LossLine"]
@@ -46,7 +46,7 @@ class LossLine(FunctionMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "loss_line": Quantity(
             "loss of a task at the base plus a coefficient times its task vector",
-            "nats",
+            IN_LOSS,
             per="grid",
             axes=("task", "coefficient"),
             definition="L_t(θ₀ + c τ_t)",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from saft.config import Range, checked
 from saft.interference.functions import FunctionMeasure, coefficients, pairs
-from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
 __all__ = ["LossLinearity"]
@@ -41,7 +41,7 @@ class LossLinearity(FunctionMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "joint_loss_gap": Quantity(
             "joint loss of two tasks between their models, above the straight line",
-            "nats",
+            IN_LOSS,
             per="grid",
             axes=("task", "other task", "share of the task's model"),
             definition="g(α) = J(α) − αJ(1) − (1−α)J(0), J = L_s + L_t",
@@ -49,7 +49,7 @@ class LossLinearity(FunctionMeasure):
         ),
         "loss_barrier": Quantity(
             "largest gap of the joint loss of two tasks between their models; 0 where there is none",
-            "nats",
+            IN_LOSS,
             per="pair",
             definition="max over α of g(α)",
             cell="by how much the joint loss of the two tasks rises at most above the straight line between "

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from saft.config import FiniteFloat, Range, checked
 from saft.interference.functions import FunctionMeasure, check_coefficients, coefficients, pairs
-from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
 __all__ = ["LossPlane"]
@@ -44,7 +44,7 @@ class LossPlane(FunctionMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "loss_plane": Quantity(
             "mean loss of two tasks at the base plus coefficients times their task vectors",
-            "nats",
+            IN_LOSS,
             per="grid",
             axes=("task", "other task", "coefficient of the task", "coefficient of the other task"),
             definition="½ (L_s + L_t)(θ₀ + a τ_s + b τ_t)",

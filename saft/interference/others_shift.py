@@ -11,7 +11,7 @@ import torch
 from saft.config import Count, FiniteFloat, Seed, checked
 from saft.interference.functions import FunctionMeasure
 from saft.interference.loss import length_of
-from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Measured, Passes, Quantity
 from saft.interference.task_space import Point, TaskSpace
 
 __all__ = ["OthersShift"]
@@ -48,7 +48,7 @@ class OthersShift(FunctionMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "shift_by_other": Quantity(
             "rise of a task's loss when another's vector is added to its own model",
-            "nats",
+            IN_LOSS,
             per="pair",
             axes=("task", "vector of"),
             definition="L_t(θ_t + c τ_s) − L_t(θ_t)",
@@ -57,13 +57,13 @@ class OthersShift(FunctionMeasure):
         ),
         "shift_by_others": Quantity(
             "rise of a task's loss when all other vectors are added to its own model",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="L_t(θ_t + c Σ_{s≠t} τ_s) − L_t(θ_t)",
         ),
         "shift_at_random": Quantity(
             "rise of a task's loss by random shifts as long as another's vector, on average",
-            "nats",
+            IN_LOSS,
             per="task",
             definition="mean over z ~ N(0, I) of L_t(θ_t + r z / ‖z‖) − L_t(θ_t), r the mean of ‖c τ_s‖",
         ),

@@ -14,8 +14,10 @@ from saft.written import as_number
 
 __all__ = [
     "DIFFERENCE",
+    "IN_LOSS",
     "IN_METRIC",
     "MEASURES",
+    "OWN_LOSS",
     "OWN_METRIC",
     "Axis",
     "Figure",
@@ -38,6 +40,10 @@ DIFFERENCE = "metric, difference"
 """The unit of a difference of two values of the tasks' own metric: points, where that is in percent."""
 OWN_METRIC = "its own metric"
 """The unit of either, where the tasks' metrics have several units: numbers of tasks have no mean."""
+IN_LOSS = "loss"
+"""The unit of a quantity that is measured by the loss that the tasks are trained on."""
+OWN_LOSS = "its own loss"
+"""The unit of that, where the tasks' losses have several units: numbers of tasks have no mean."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Quantity:
 
     Args:
         meaning: one line, for the legend of a table.
-        unit: of the printed number: "%", "nats"; empty for a pure number; `IN_METRIC` for the tasks' own,
-            `DIFFERENCE` for a difference in it.
+        unit: of the printed number: "%", "nats"; empty for a pure number; `IN_METRIC` for that of the tasks'
+            own metric, `DIFFERENCE` for a difference in it, `IN_LOSS` for that of their loss.
         per: "set" for one number of all tasks together, "task" for one of each, "pair" for one of each pair,
             "grid" where `axes` are others.
         scale: the printed number is scale times the value; 100 for shares in percent.

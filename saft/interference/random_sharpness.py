@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saft.config import Count, NonNegative, Seed, checked
 from saft.interference.loss import Batch, LossMeasure
-from saft.interference.quantity import MEASURES, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Passes, Quantity
 from saft.interference.sharpness import average_sharpness
 
 __all__ = ["RandomSharpness"]
@@ -46,14 +46,14 @@ class RandomSharpness(LossMeasure):
         return {
             "random_sharpness": Quantity(
                 f"mean increase of the loss at distance {self.radius:g} in random directions",
-                "nats",
+                IN_LOSS,
                 per="task",
                 definition=definition,
                 source=source,
             ),
             "random_sharpness_error": Quantity(
                 "standard error of that mean, from the finite number of directions",
-                "nats",
+                IN_LOSS,
                 per="task",
                 definition="standard deviation over the directions / √n",
                 source=source,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saft.config import Count, NonNegative, checked
 from saft.interference.loss import Batch, LossMeasure, Neighbourhood, length_of
-from saft.interference.quantity import MEASURES, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Passes, Quantity
 
 __all__ = ["AverageSharpness", "Sharpness", "WorstCaseSharpness", "average_sharpness", "worst_case_sharpness"]
 
@@ -47,13 +47,13 @@ class Sharpness(LossMeasure):
         return {
             "loss": Quantity(
                 "loss of the fine-tuned model on the examples of the sharpness",
-                "nats",
+                IN_LOSS,
                 per="task",
                 definition="L(w)",
             ),
             "sharpness": Quantity(
                 f"largest increase of the loss within {ball}",
-                "nats",
+                IN_LOSS,
                 per="task",
                 definition="max over ‖e / T‖ ≤ rho of L(w + e) − L(w)",
                 source="Foret et al. 2021, arXiv 2010.01412",

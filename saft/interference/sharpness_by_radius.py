@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saft.config import Count, Positive, checked, distinct
 from saft.interference.loss import Batch, LossMeasure
-from saft.interference.quantity import MEASURES, Measured, Passes, Quantity
+from saft.interference.quantity import IN_LOSS, MEASURES, Measured, Passes, Quantity
 from saft.interference.sharpness import worst_case_sharpness
 
 __all__ = ["SharpnessByRadius"]
@@ -46,7 +46,7 @@ class SharpnessByRadius(LossMeasure):
     quantities: ClassVar[dict[str, Quantity]] = {
         "sharpness_by_radius": Quantity(
             "largest increase of the loss within a radius of the weights",
-            "nats",
+            IN_LOSS,
             per="grid",
             axes=("task", "radius"),
             definition="max over ‖e‖ ≤ rho of L(w + e) − L(w)",
@@ -54,7 +54,7 @@ class SharpnessByRadius(LossMeasure):
         ),
         "adaptive_sharpness_by_radius": Quantity(
             "largest increase of the loss within a radius, each weight in units of its own size",
-            "nats",
+            IN_LOSS,
             per="grid",
             axes=("task", "radius"),
             definition="max over ‖e / |w|‖ ≤ rho of L(w + e) − L(w)",

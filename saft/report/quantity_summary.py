@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saft.interference.quantity import OWN_METRIC, Measured, Quantity, numbers_of
+from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Measured, Quantity, numbers_of
 from saft.report.over_seeds import OverSeeds, complete_mean, finite_over_seeds
 
 __all__ = ["QuantitySummary", "quantity_summary"]
@@ -50,7 +50,7 @@ def quantity_summary(
         "pair": [(s, t) for s in tasks for t in tasks if s != t],
     }
     mean = None
-    if quantity.per in over and quantity.unit != OWN_METRIC:
+    if quantity.per in over and quantity.unit not in (OWN_LOSS, OWN_METRIC):
         means = {s: complete_mean(n.get(key) for key in over[quantity.per]) for s, n in by_seed.items()}
         mean = finite_over_seeds(means)
     return QuantitySummary(mean, {key: values for key, values in each.items() if values is not None})

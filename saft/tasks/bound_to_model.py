@@ -44,6 +44,9 @@ class BoundToModel(ABC, Generic[Declared]):
     trunk_class: ClassVar[str | None] = None
     """The name of the class of transformers that does it; None: the one that gives the folder's backbone."""
 
+    loss_unit: ClassVar[str] = "nats"
+    """The unit of the loss; another than a cross-entropy has another."""
+
     task: Declared
     name: str
     base: ModelConfig

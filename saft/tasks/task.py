@@ -134,6 +134,10 @@ class BoundTask(Protocol):
         """What is measured of `outcomes`."""
 
     @property
+    def loss_unit(self) -> str:
+        """The unit of `loss`: "nats" of a cross-entropy."""
+
+    @property
     def trunk_kind(self) -> str:
         """What the model is loaded as, in words: tasks that differ in it have no trunk in common."""
 

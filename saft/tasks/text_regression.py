@@ -70,6 +70,8 @@ class TextRegression(Task):
 class BoundTextRegression(BoundTextTask[TextRegression]):
     """A text regression on one model; see `saft.tasks.task.BoundTask`."""
 
+    loss_unit = "mean square"
+
     @property
     def metric(self) -> Metric:
         """Pearson's or Spearman's correlation, printed times 100."""

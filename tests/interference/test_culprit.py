@@ -7,7 +7,7 @@ import math
 import random
 
 from saft.interference.culprit import hurting_pairs, verdict
-from saft.interference.quantity import OWN_METRIC, Quantity
+from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Quantity
 
 PERCENT = Quantity("example", "%", per="pair", scale=100, decimals=1)
 WHAT = {"harm": PERCENT, "pair_harm": PERCENT}
@@ -142,6 +142,8 @@ def test_without_a_merge_nobody_is_said_to_be_hurt():
     quantity = Quantity("rise of a loss", "nats", per="pair")
     (sentence,) = verdict({"shift_by_other": shifts}, {"shift_by_other": quantity})
     assert sentence.startswith("b disturbs a most: rise of a loss: 0.500 nats. Nothing was merged")
+    own = dataclasses.replace(quantity, unit=OWN_LOSS)  # such as nats and a mean square
+    assert list(verdict({"shift_by_other": shifts}, {"shift_by_other": own})) == []
     cosines = {"a": {"a": 1.0, "b": -0.2}, "b": {"a": -0.2, "b": 1.0}}
     (sentence,) = verdict({"cosine": cosines}, {"cosine": Quantity("c", per="pair", decimals=2)})
     assert sentence.startswith(

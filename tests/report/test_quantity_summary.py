@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from saft.interference.quantity import OWN_METRIC, Quantity
+from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Quantity
 from saft.report.quantity_summary import quantity_summary
 
 TASKS = ["a", "b"]
@@ -35,6 +35,7 @@ def test_of_something_else_there_are_numbers_and_no_mean():
 def test_of_accuracies_and_perplexities_there_is_no_mean():
     kept = {0: {"a": 0.9, "b": 12.0}}
     assert quantity_summary(kept, Quantity("score kept", per="task", unit="nats"), TASKS).mean is not None
-    summary = quantity_summary(kept, Quantity("score kept", per="task", unit=OWN_METRIC), TASKS)
-    assert summary.mean is None
-    assert summary.numbers["b",].mean == 12.0
+    for unit in (OWN_METRIC, OWN_LOSS):
+        summary = quantity_summary(kept, Quantity("score kept", per="task", unit=unit), TASKS)
+        assert summary.mean is None
+        assert summary.numbers["b",].mean == 12.0

@@ -18,8 +18,9 @@ from saft.interference.quantity import Measure
 from saft.interference.task_space import TaskSpace
 from saft.interference.weights import WeightMeasure
 from saft.measure import weight_interference
-from saft.measure_models import in_metric, values_of
+from saft.measure_models import values_of
 from saft.measure_probe import task_space
+from saft.measured_units import in_units
 from saft.merging.merge_check import check
 from saft.progress import Bar, note
 
@@ -79,7 +80,9 @@ def _of_models(session: Session, cell: Cell, measure: Measure, bar: Bar, example
     if measure.needs == "merge":
         space.scaling = choice(session, cell, session.resolved.measured_merge).shared
     values = values_of(measure, space, bar, measure.cost(len(space.tasks)).forwards * examples)
-    return Measurement(values, {key: in_metric(measure.quantities[key], session.metrics) for key in values})
+    return Measurement(
+        values, {key: in_units(measure.quantities[key], session.tasks.values()) for key in values}
+    )
 
 
 def _of_weights(session: Session, cell: Cell, name: str, measure: WeightMeasure) -> Measurement:

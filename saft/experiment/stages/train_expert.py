@@ -23,6 +23,7 @@ from saft.experiment.stages.trained_models import (
 from saft.interference.loss import loss_measures
 from saft.interference.quantity import quantities_of
 from saft.measure import sharpness
+from saft.measured_units import in_units
 from saft.progress import Bar
 from saft.tasks import Score
 from saft.training.callbacks import Diverged
@@ -111,7 +112,8 @@ def expert_steps(session: Session, cell: Cell, task: str) -> Iterator[Step]:
         validation = session.splits(cell.train_size, cell.seed)[task].validation
         measures = loss_measures(rho=config.sharpness_rho)
         measured = sharpness(bound, model, validation, measures, config.sharpness_examples)
-        return Measurement(measured, quantities_of(measures))
+        told, of_all = quantities_of(measures), session.tasks.values()
+        return Measurement(measured, {name: in_units(each, of_all) for name, each in told.items()})
 
     def tested(_: Bar) -> Score:
         model = session.model(task, expert_folder(session, cell, task), cell)
