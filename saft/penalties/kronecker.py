@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from saft.errors import UserError
 from saft.files.staging import replaced
@@ -278,28 +281,60 @@ def _moments(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor
 def _watched(trunk: nn.Module, sums: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
     """Add up the factors of every linear layer and embedding that a backward inside goes through."""
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def after_forward(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not output.requires_grad:
-                return
-            seen = inputs[0].detach()
+    def watch(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        if not output.requires_grad:
+            return
+        seen = inputs.detach()
 
-            def after_backward(gradient: Tensor) -> None:
-                with torch.autocast(seen.device.type, enabled=False):  # which would sum in bfloat16
-                    added = _moments(layer, seen, gradient)
-                known = sums.get(name)
-                sums[name] = tuple(map(torch.add, known, added)) if known else added  # type: ignore[assignment]
+        def after_backward(gradient: Tensor) -> None:
+            with torch.autocast(seen.device.type, enabled=False):  # which would sum in bfloat16
+                added = _moments(layer, seen, gradient)
+            known = sums.get(name)
+            sums[name] = tuple(map(torch.add, known, added)) if known else added  # type: ignore[assignment]
 
-            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
-        return after_forward
+    def watched(name: str, layer: nn.Module) -> RemovableHandle:
+        def after_forward(_: nn.Module, args: Any, options: dict[str, Any], output: Tensor) -> None:
+            watch(name, layer, next(iter((*args, *options.values()))), output)
 
-    layers = {
-        name: m for name, m in trunk.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)
-    }
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+        return layer.register_forward_hook(after_forward, with_kwargs=True)
+
+    layers = dict(trunk.named_modules())
+    embeddings = [(name, m) for name, m in layers.items() if isinstance(m, nn.Embedding)]
+    tables = {id(m.weight): (name, m) for name, m in reversed(embeddings)}  # a tied one by its first name
+    handles = [watched(name, m) for name, m in layers.items() if isinstance(m, nn.Linear | Conv1D)]
     try:
-        yield
+        with _LookUps(lambda table, inputs, output: watch(*tables[id(table)], inputs, output), tables):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _LookUps(TorchFunctionMode):
+    """Sees each look-up in a table: not every embedding is given what it looks up, or returns it as it is.
+
+    OPT's embedding of positions is given the attention mask, BART's the tokens, whose number it counts; and
+    what Gemma's returns is the rows times the root of their width.
+
+    Args:
+        tell: called with the table, the numbers of its rows and the rows.
+        tables: their `id`s; other tables are not told of.
+    """
+
+    def __init__(self, tell: Callable[[Tensor, Tensor, Tensor], None], tables: Collection[int]) -> None:
+        super().__init__()
+        self._tell = tell
+        self._tables = tables
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch, and tell of it where it is a look-up."""
+        options = kwargs or {}
+        output = func(*args, **options)
+        if func is functional.embedding:
+            inputs = args[0] if args else options["input"]
+            table = args[1] if len(args) > 1 else options["weight"]
+            if id(table) in self._tables:
+                self._tell(table, inputs, output)
+        return output

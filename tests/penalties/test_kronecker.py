@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import Conv1D
 
 from saft.errors import UserError
 from saft.penalties import Unlabelled
-from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
+from saft.penalties.kronecker import KroneckerFactors, Matrices, _watched, flat_weight, summarize
 from saft.tasks.examples import Batch, Examples
 from tests.contracts.test_penalties import features, model_of, unlabelled
 
@@ -81,6 +82,38 @@ def test_weights_are_outputs_by_inputs_with_the_bias_last() -> None:
     assert torch.equal(flat_weight(linear), flat_weight(transposed))
     assert torch.equal(flat_weight(linear)[:, -1], linear.bias)
     assert flat_weight(embedding).shape == (2, 5)
+
+
+class _Scaled(nn.Embedding):
+    """As Gemma's of words, which returns its rows times a constant."""
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(words)
+
+
+class _Positions(nn.Embedding):
+    """As OPT's of positions, which is given the attention mask."""
+
+    def forward(self, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(mask.cumsum(-1))
+
+
+def test_embeddings_count_by_what_they_look_up_and_not_by_what_they_are_given_and_return() -> None:
+    trunk = nn.ModuleDict({"words": _Scaled(5, 2), "positions": _Positions(4, 2), "layer": nn.Linear(2, 1)})
+    words, weight = torch.tensor([[1, 4, 1]]), trunk["words"].weight
+    sums: dict[str, Any] = {}
+    with _watched(trunk, sums):
+        features = trunk["layer"](input=trunk["words"](words) + trunk["positions"](torch.ones_like(words)))
+        by_row, *_ = torch.autograd.grad(features.square().sum(), [weight, *trunk.parameters()])
+    assert sums["words"][0].tolist() == [0, 2, 0, 0, 1]
+    assert sums["positions"][0].tolist() == [0, 1, 1, 1]
+    assert sums["layer"][2] == sums["words"][2] == 3
+    gradient = torch.func.grad(lambda rows: trunk["layer"](3 * rows + places).square().sum())
+    with torch.no_grad():
+        places = trunk["positions"](torch.ones_like(words))
+    of_rows = gradient(weight[words].detach())[0]
+    torch.testing.assert_close(sums["words"][1], of_rows.T @ of_rows)
+    torch.testing.assert_close(by_row[4], of_rows[1])
 
 
 def test_the_mean_is_over_tasks() -> None:
