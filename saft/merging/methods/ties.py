@@ -22,7 +22,7 @@ from saft.merging.method import (
 from saft.merging.methods import METHODS
 from saft.merging.stream.block import Block
 
-__all__ = ["Ties", "agreeing", "mean_of_agreeing"]
+__all__ = ["Ties"]
 
 
 @METHODS.register("ties")
@@ -107,13 +107,16 @@ class Ties(Trimming):
 
             return add
         agreed = yield from self.agreed(vectors, tasks, count)
+        # Weights of both signs can cancel, but for their rounding.
+        cancelled = float(weights.abs().sum()) * tasks if min(self.weights) < 0 else 0.0
 
         def merge(block: Block) -> Tensor:
             kept, sign = agreed(block)
             if self.combine == "max":
                 merged = kept.abs_().amax(dim=0) * sign
             else:
-                merged = total(kept) if self.combine == "sum" else mean_of_agreeing(kept, weights)
+                mean = self.combine == "mean"
+                merged = _mean_of_agreeing(kept, weights, cancelled) if mean else total(kept)
             return merged.view(block.base.shape)
 
         return merge
@@ -151,12 +154,12 @@ class Ties(Trimming):
             trimmed = trim(block)
             sign = vote(trimmed).sign_()
             sign += (1 - sign.abs()) * majority.to(sign.dtype)
-            return agreeing(trimmed, sign), sign
+            return _agreeing(trimmed, sign), sign
 
         return elected
 
 
-def agreeing(rows: Tensor, sign: Tensor) -> Tensor:
+def _agreeing(rows: Tensor, sign: Tensor) -> Tensor:
     """Return the entries of `rows`, [n_tasks, n], that have the `sign`, [n], and zero elsewhere.
 
     A sign of zero counts as minus.
@@ -165,19 +168,20 @@ def agreeing(rows: Tensor, sign: Tensor) -> Tensor:
     return (rows * direction).clamp_(min=0).mul_(direction)
 
 
-def mean_of_agreeing(kept: Tensor, weights: Tensor) -> Tensor:
+def _mean_of_agreeing(kept: Tensor, weights: Tensor, cancelled: float) -> Tensor:
     """Return the sum of the weighted entries over the sum of the weights of those that are not zero.
 
     Args:
         kept: entries times weights, [n_tasks, n]; it is changed.
         weights: [n_tasks, 1].
+        cancelled: a sum of weights that is at most the rounding of this is zero.
 
     Returns:
         [n]; only the sum where the weights add up to zero.
     """
     merged = total(kept)
     share = total(kept.ne_(0).mul_(weights.to(kept.dtype)))
-    return merged.div_(share.add_(share == 0))
+    return merged.div_(share.add_(share.abs() <= cancelled * torch.finfo(share.dtype).eps))
 
 
 def _by_share(norms: Tensor, largest: bool) -> Callable[[Tensor], Tensor]:

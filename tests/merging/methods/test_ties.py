@@ -44,6 +44,14 @@ def test_more_zeros_than_are_trimmed_lose_nothing():
     )
 
 
+@pytest.mark.parametrize("weights", [(1.0, -0.5, -0.5), (0.7, -0.4, -0.3), (0.3, -0.1, -0.2)])
+@pytest.mark.parametrize("arithmetic", [torch.float32, torch.float64])
+def test_weights_that_add_up_to_zero_but_for_rounding_give_the_sum(weights, arithmetic):
+    task_vectors = torch.tensor([[1.0], [-1.0], [-1.0]])
+    found = merge_task_vectors(Ties(density=1, weights=weights), task_vectors, arithmetic=arithmetic)
+    assert found.item() == pytest.approx(2 * weights[0])
+
+
 @pytest.mark.parametrize("weights", [(0.5, 1.0, 2.0), (1.0, 3.0, 0.0), (-1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("density", [0.2, 1.0])
 def test_weights_multiply_what_is_kept_before_the_election(weights, density):
