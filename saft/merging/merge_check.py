@@ -22,7 +22,7 @@ from saft.merging.inputs.config_differences import config_problems
 from saft.merging.inputs.peft_adapter import read_input
 from saft.merging.inputs.source import Source
 from saft.merging.merge_config import VOCABULARIES, DataConfig, MergeConfig, size_in_bytes
-from saft.merging.method import Method
+from saft.merging.method import NO_WEIGHT, Method
 from saft.merging.methods import METHODS
 from saft.merging.outputs.output import OUTPUTS, Output
 from saft.merging.outputs.target_folder import check_room, check_target
@@ -143,9 +143,8 @@ def check(
     if config.varying:
         by_tensor = methods_by_tensor(method, config.varying, merged)
         method = by_tensor[merged[0]]
-        problems = [problem for varied in by_tensor.values() for problem in varied.problems(len(models))]
-        if problems:
-            raise UserError(*dict.fromkeys(problems))
+        if problems := list(_varying_problems(by_tensor, len(models))):
+            raise UserError(*problems)
     default_scaling = method.scaling if config.lines is None else 1.0
     scaling = default_scaling if config.scaling is None else config.scaling
     plan = Plan(
@@ -226,6 +225,20 @@ def _value_problems(config: MergeConfig, method: Method | None, output: Output |
             f"scaling: '{config.method}' has no scaling coefficient, but scaling is {config.scaling}; "
             "leave it out, or use task_arithmetic"
         )
+
+
+def _varying_problems(by_tensor: Mapping[str, Method], tasks: int) -> Iterator[str]:
+    """Yield what is wrong with the methods of tensors, and with which, where it is not with all."""
+    places: dict[str, list[str]] = {}
+    for name, method in by_tensor.items():
+        for problem in method.problems(tasks):
+            places.setdefault(problem, []).append(name)
+    for problem, names in places.items():
+        if len(names) == len(by_tensor):
+            yield problem
+        elif problem != NO_WEIGHT:  # where no model has a weight the base's tensor stays, which may be meant
+            more = f" (and {len(names) - 1} more tensors)" if len(names) > 1 else ""
+            yield f"varying, at '{names[0]}': {problem}{more}"
 
 
 def _device_problem(name: str) -> str | None:

@@ -18,6 +18,7 @@ from saft.merging.parameters import ParameterInfo, as_held, own_fields_first, pa
 from saft.merging.stream.block import Block
 
 __all__ = [
+    "NO_WEIGHT",
     "Elementwise",
     "Extremes",
     "Method",
@@ -40,6 +41,8 @@ __all__ = [
 M = TypeVar("M", bound="Method")
 
 Scope = Literal["model", "tensor", "none"]
+
+NO_WEIGHT = "weights: are all zero; give at least one model a weight that is not"
 
 
 # Statistics: what a method may ask about the whole stream. `values` maps a block to float32 [rows, n].
@@ -202,7 +205,7 @@ class Method(ABC):
                     f"give one for each, in their order,{one_for_all} or leave it out"
                 )
             elif item.name == "weights" and given and not any(given):
-                problems.append("weights: are all zero; give at least one model a weight that is not")
+                problems.append(NO_WEIGHT)
         return problems
 
     @property

@@ -10,6 +10,7 @@ from saft.errors import UserError
 from saft.merging.inputs.tensor_names import depth_in_stack
 from saft.merging.merge_check import check
 from saft.merging.merge_config import MergeConfig
+from saft.merging.merged_tensors import merged_tensors
 from saft.merging.methods.della import Della
 from saft.merging.methods.karcher import Karcher
 from saft.merging.outputs.record import write_merge
@@ -74,6 +75,17 @@ def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp
         torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_tensor_of_which_no_model_has_a_weight_stays_the_base_s(checkpoints, base_tensors, task_tensors):
+    base, models = checkpoints
+    first_layer_only = [{"filter": "layer.0", "value": 1.0}, {"value": 0.0}]
+    config = MergeConfig(
+        "task_arithmetic", base, {"a": models["a"]}, scaling=1.0, varying={"weights": [first_layer_only]}
+    )
+    merged = merged_tensors(check(config))
+    assert merged["layer.1.weight"].equal(base_tensors["layer.1.weight"])
+    torch.testing.assert_close(merged["layer.0.weight"], task_tensors["a"]["layer.0.weight"])
+
+
 @pytest.mark.parametrize(
     ("method", "varying", "message"),
     [
@@ -91,6 +103,12 @@ def test_a_merge_of_saft_varies_too(checkpoints, base_tensors, task_tensors, tmp
         ("task_arithmetic", {"weights": 1.0}, "must be a list with a setting for each model"),
         ("task_arithmetic", {"weights": [1.0, 2.0]}, "has 2 numbers, but there are 3 models"),
         ("slerp", {"t": [0.5, 3.0]}, "t: must be in"),
+        ("task_arithmetic", {"weights": [[0.0, 0.0], 0.0, 0.0]}, "^weights: are all zero"),
+        (
+            "linear",
+            {"weights": [[{"filter": "layer", "value": 0.0}, {"value": 1.0}], 0.0, 0.0]},
+            r"varying, at 'layer\.\d.*': weights: they add up to zero; .*normalize: false \(and 2 more tensors",
+        ),
         ("emr", {"x": 1}, "emr keeps a part per task; its parameters cannot vary"),
     ],
 )
