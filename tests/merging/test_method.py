@@ -10,6 +10,7 @@ from saft.merging.methods.average import Average
 from saft.merging.methods.fisher import Fisher
 from saft.merging.methods.linear import Linear
 from saft.merging.methods.multi_slerp import MultiSlerp
+from saft.merging.methods.regmean import RegMean
 from saft.merging.methods.ties import Ties
 from saft.merging.methods.wudi import Wudi
 from saft.merging.stream.engine import merge_task_vectors
@@ -34,6 +35,8 @@ def test_a_density_out_of_range(density):
         (Wudi, {"iterations": True}, "iterations: must be a whole number of at least 0, but is True"),
         (Ties, {"density": True}, "density: must be a number in (0, 1], but is True"),
         (Linear, {"weights": [1, float("-inf")]}, "weights: must be a finite number, but is -inf"),
+        (Fisher, {"floor": 1e-50}, "floor: must be at least 1e-30, but is 1e-50"),  # gave the base
+        (RegMean, {"ridge": 1e-20}, "ridge: must be in [1e-12, 1], but is 1e-20"),  # was a singular matrix
         (Linear, {"normalize": 1}, "normalize: must be true | false, but is 1"),
     ],
 )

@@ -45,7 +45,9 @@ class Fisher(Elementwise):
         choices=("paper", "mergelm"),
     )
     normalize: bool = parameter(True, "divide each task's information by its norm over the whole model")
-    floor: float = parameter(1e-6, "information that every weight has at least", above=0)
+    floor: float = parameter(  # which float32 has to hold
+        1e-6, "information that every weight has at least", at_least=1e-30
+    )
     weights: tuple[float, ...] = parameter(
         (1.0,), "of the models, one for each or one for all: the information is multiplied", at_least=0
     )

@@ -41,7 +41,7 @@ class RegMean(Tensorwise):
     ridge: float = parameter(
         1e-6,
         "added to the diagonal, times its mean; the larger, the nearer to the average",
-        above=0,
+        at_least=1e-12,  # less is lost beside the diagonal, and inputs that depend on each other stop it
         at_most=1,
     )
 
