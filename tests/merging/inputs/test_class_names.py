@@ -89,6 +89,8 @@ def test_modules_and_folders_are_merged_together(
     base = load(folders["base"])
     merged = saft.merge_models(base, models | {"b": folders[f"b{whole}"]}, "average")  # type: ignore[arg-type]
     close(dict(merged.state_dict()), in_class(base, expected))
+    base = saft.merge_models(str(folders["base"]), models, "average", out=base)  # type: ignore[arg-type]
+    close(dict(base.state_dict()), in_class(base, expected))
 
 
 def in_class(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
