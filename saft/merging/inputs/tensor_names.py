@@ -14,6 +14,7 @@ __all__ = [
     "match",
     "rename",
     "trunk_first",
+    "unwrapped",
 ]
 
 # Modules by the last part of their names, as transformers' models call them.
@@ -160,13 +161,23 @@ def rename(names: Collection[str], known: Collection[str]) -> dict[str, str]:
         >>> rename(["LayerNorm.gamma", "w"], {"bert.LayerNorm.weight", "bert.w"})
         {'bert.LayerNorm.weight': 'LayerNorm.gamma', 'bert.w': 'w'}
     """
-    plain, plainly_known = ({_WRAPPERS.sub("", name): name for name in x} for x in (names, known))
+    plain, plainly_known = ({unwrapped(name): name for name in x} for x in (names, known))
     if len(plain) < len(names) or len(plainly_known) < len(known):  # two names must not become one
         return _renamed(names, set(known))
     return {
         plainly_known.get(new, plain[old] if new == old else new): plain[old]
         for new, old in _renamed(plain, set(plainly_known)).items()
     }
+
+
+def unwrapped(name: str) -> str:
+    """Return the name of a tensor without what torch puts into it where it has wrapped a module.
+
+    Example:
+        >>> unwrapped("_orig_mod.layers.0._fsdp_wrapped_module.weight")
+        'layers.0.weight'
+    """
+    return _WRAPPERS.sub("", name)
 
 
 def _renamed(names: Collection[str], known: Collection[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.tensor_names import unwrapped
 
 __all__ = ["Block"]
 
@@ -95,7 +96,8 @@ class Block:
 
     def _words(self) -> Iterator[np.ndarray]:
         """Yield 32 random bits for each entry of the block, task by task."""
+        name = unwrapped(self.name)  # the bits of a compiled model are those of the model
         for task in range(self.tasks):
-            stream = blake3(f"{self.seed}\0{self.name}\0{task}".encode())
+            stream = blake3(f"{self.seed}\0{name}\0{task}".encode())
             drawn = stream.digest(_WORD * self.base.numel(), seek=_WORD * self.start)
             yield np.frombuffer(drawn, dtype="<u4")

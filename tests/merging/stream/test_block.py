@@ -42,6 +42,10 @@ def test_another_seed_or_tensor_draws_others(other):
     assert not block(50).uniform()[0].equal(block(50).uniform()[1])
 
 
+def test_a_compiled_model_draws_what_the_model_does():
+    assert block(50, name="_orig_mod.weight").uniform().equal(block(50).uniform())
+
+
 def test_a_whole_tensor_has_its_shape_and_the_same_numbers():
     whole = Block(torch.zeros(2, 3, 4), torch.zeros(3, 4), "weight")
     assert whole.uniform().shape == (2, 3, 4)
