@@ -234,8 +234,8 @@ class Ascent:
                 unscale_again(scaler, unscaled)
             if kept is not None:
                 self.perturbation.descend(self._gradient_slots(), kept)
-            elif self._reuses:
-                self.perturbation.reuse(self._gradient_slots())
+            elif self._finishes:
+                self.perturbation.finish(self._gradient_slots(), self.rho)
         self.is_ready = True
         self.pairs.backwards.watch([p for p in parameters if p.grad is not None])
         self.pairs.backwards.expect_step(changed if scaler is None else None)
@@ -257,16 +257,16 @@ class Ascent:
     def skip_replay(self) -> None:
         """Declare that this step has no replay: the first gradient becomes the descent gradient.
 
-        It matters to perturbations that reuse an older ascent (LookSAM), and then before clipping; the step's
-        hook does it otherwise.
+        It matters to perturbations that change this gradient (LookSAM, SMAT), and then before clipping; the
+        step's hook does it otherwise.
 
         Raises:
             UserError: inside a pass.
         """
         self.require_rest("skip_replay()")
-        if not self.is_ready and self._reuses:
+        if not self.is_ready and self._finishes:
             with torch.no_grad():
-                self.perturbation.reuse(self._gradient_slots())
+                self.perturbation.finish(self._gradient_slots(), self.rho)
         self.is_ready = True
 
     def forget(self) -> None:
@@ -297,9 +297,9 @@ class Ascent:
         self.forget()
 
     @property
-    def _reuses(self) -> bool:
+    def _finishes(self) -> bool:
         made = self.perturbation
-        return made.reuses_last_ascent and self.step >= made.start and not self.replays
+        return made.finishes_gradient and self.step >= made.start and not self.replays
 
     def _slots(self, parameters: Sequence[Tensor], grad_scale: Tensor | float = 1.0) -> AscentSlots:
         self.parameter_groups.refuse_what_ascents_ignore(self.perturbation.replays)
@@ -309,7 +309,8 @@ class Ascent:
         return AscentSlots(slots, self.step, grad_scale)
 
     def _gradient_slots(self) -> AscentSlots:
-        return AscentSlots(gradient_slots(self.parameter_groups.trainable, self._memory), self.step)
+        slots = gradient_slots(self.parameter_groups, self.perturbation, self._memory, self.modules)
+        return AscentSlots(slots, self.step)
 
     def require_rest(self, what: str) -> None:
         """Check that the code is not inside a pass, where `what` does not belong.
@@ -327,17 +328,16 @@ class Ascent:
             UserError: inside a pass, or before the passes that this step needs.
         """
         self.require_rest("the optimizer's step()")
-        if self._reuses and not self.is_ready:
-            self.skip_replay()
-        if self.is_ready or self.rho == 0 or self.parameter_groups.has_zero_learning_rate:
-            return
-        if self.perturbation.replays:
+        free = self.is_ready or self.rho == 0 or self.parameter_groups.has_zero_learning_rate
+        if self.perturbation.replays and not free:
             raise UserError(
                 f"step() without a replay of this batch would be a plain step: {self.advice.replay}"
             )
-        if not len(self.pairs):
+        if not (free or len(self.pairs)):
             name = type(self.perturbation).__name__
             raise UserError(f"{name} perturbs the first pass, and there was none: {self.advice.first_pass}")
+        if self._finishes and not self.is_ready:
+            self.skip_replay()
 
     def __getstate__(self) -> dict[str, Any]:
         self.require_rest("a copy of the optimizer")  # which could not put the weights back

@@ -53,7 +53,7 @@ class AscentOptions:
         Raises:
             UserError: it has none.
         """
-        whole = perturbation.uses_first_gradient or perturbation.reuses_last_ascent
+        whole = perturbation.uses_first_gradient or perturbation.finishes_gradient
         if self.per_micro_batch and whole:
             raise UserError(
                 f"{type(perturbation).__name__} combines the gradients of the whole batch: it has no form per"

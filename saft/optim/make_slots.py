@@ -66,28 +66,33 @@ def make_slots(
     return slots
 
 
-def gradient_slots(parameters: Iterable[Tensor], memory: Memory) -> list[Slot]:
+def gradient_slots(
+    groups: ParameterGroups, perturbation: Perturbation, memory: Memory, modules: Sequence[nn.Module]
+) -> list[Slot]:
     """Return slots whose buffers are the gradients themselves, for writing the descent gradient.
 
     Args:
-        parameters: of any shape; those without a gradient are passed over.
-        memory: what the perturbation remembers, per parameter.
+        groups: where the parameters are from; those without a gradient are passed over.
+        perturbation, memory, modules: as of `make_slots`.
 
     Raises:
         UserError: a sparse gradient.
     """
+    labels = _labels(groups.current, modules) if perturbation.needs_labels else {}
     slots = []
-    for parameter in parameters:
+    for parameter in groups.trainable:
         gradient = parameter.grad
         if gradient is None:
             continue
+        label = _label(parameter, labels, perturbation)
         if gradient.layout is not torch.strided:
-            raise UserError(_sparse(parameter, Label()))
+            raise UserError(_sparse(parameter, label))
         weight, layout = _local(parameter)
         buffer = gradient if layout is None else gradient.to_local()  # type: ignore[attr-defined]
         if weight.is_complex():
             weight, buffer = torch.view_as_real(weight), torch.view_as_real(buffer)
-        slots.append(Slot(parameter, weight, buffer, memory=memory.setdefault(parameter, {}), layout=layout))
+        kept = memory.setdefault(parameter, {})
+        slots.append(Slot(parameter, weight, buffer, label, memory=kept, layout=layout))
     return slots
 
 

@@ -76,8 +76,8 @@ class Perturbation(ABC):
     shifts_in_place: ClassVar[bool] = False
     """Whether it sets `Slot.shift`, to be added to w, and needs no buffers."""
 
-    reuses_last_ascent: ClassVar[bool] = False
-    """Whether steps without a replay, once started, go through `reuse`."""
+    finishes_gradient: ClassVar[bool] = False
+    """Whether the gradient of steps without a replay, once started, goes through `finish`."""
 
     uses_first_gradient: ClassVar[bool] = False
     """Whether the descent gradient is made of both gradients, by `keep` and `descend`."""
@@ -241,8 +241,13 @@ class Perturbation(ABC):
         """
         raise NotImplementedError
 
-    def reuse(self, slots: AscentSlots) -> None:
-        """Turn the first gradient, in the buffers, into the descent gradient, on a step without a replay."""
+    def finish(self, slots: AscentSlots, rho: float) -> None:
+        """Turn the gradient, in the buffers, into the descent gradient, on a step without a replay.
+
+        Args:
+            slots: their buffers hold the gradient, in the shapes of the parameters.
+            rho: radius at which it was taken; 0 where that was at w.
+        """
         raise NotImplementedError
 
     def length(self, slots: AscentSlots, epsilon: Sequence[Tensor]) -> Tensor:

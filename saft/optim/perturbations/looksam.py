@@ -44,7 +44,7 @@ class LookSAM(PlainSAM):
     alpha: float = 0.7
 
     has_memory: ClassVar[bool] = True
-    reuses_last_ascent: ClassVar[bool] = True
+    finishes_gradient: ClassVar[bool] = True
     uses_first_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class LookSAM(PlainSAM):
                 g.add_(slot.memory["direction"].mul_((~finite).to(g)))
             slot.memory["direction"] = g
 
-    def reuse(self, slots: AscentSlots) -> None:
+    def finish(self, slots: AscentSlots, rho: float) -> None:
         r"""Add $\alpha \|g\| g_v / \|g_v\|$ to the gradients."""
         known = slots.where(lambda slot: "direction" in slot.memory)
         if not len(known):

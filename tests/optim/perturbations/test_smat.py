@@ -49,6 +49,31 @@ def test_matrices_are_masked_and_scaled_and_the_rest_scaled_by_the_same() -> Non
     assert left_out[visible].float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_the_step_goes_along_the_gradient_with_respect_to_w(skipped: bool) -> None:
+    """By the chain rule: w0 + s m / (1 - q) (w - w0) + u moves by s m / (1 - q) where w moves by 1."""
+    model = model_of()
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.2), SMAT(rho=1e-12), model=model)
+    base = [p.detach().clone() for p in model.parameters()]
+    for _ in range(4):
+        optimizer.zero_grad()
+        with optimizer.first_pass():
+            model(torch.arange(30)).square().mean().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    before = [p.data.add_(0.1).clone() for p in model.parameters()]
+    for part in torch.arange(30).chunk(2):  # two micro-batches
+        with optimizer.first_pass():
+            there = [p.detach().clone() for p in model.parameters()]
+            model(part).square().mean().backward()
+    found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    if skipped:
+        optimizer.skip_replay()
+    optimizer.step()
+    for w0, w, q, g, after in zip(base, before, there, found, model.parameters(), strict=True):
+        torch.testing.assert_close(after, w - 0.2 * (q - w0) / (w - w0) * g, rtol=1e-4, atol=1e-6)
+
+
 def test_the_noise_has_its_root_mean_square_and_is_uniform() -> None:
     base, before, there = displaced(SMAT(rho=0.1, scale=(1.0, 1.0), drop=0.0))
     noise = torch.cat([(there[name] - before[name]).flatten() for name in base])
