@@ -288,9 +288,7 @@ class SAM(Optimizer):
             UserError: within a pass, where the weights may be perturbed.
         """
         if self._open is not None:
-            raise UserError(
-                "the weights are perturbed, between first_step() and second_step(): save after it"
-            )
+            raise UserError("the weights are perturbed, after first_step(): save after second_step()")
         self.ascent.require_rest("state_dict()")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)

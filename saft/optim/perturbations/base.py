@@ -195,8 +195,7 @@ class Perturbation(ABC):
                 made = type(self).__name__
                 raise UserError(f"{made}: schedule: must give a factor of at least 0, but gives {factor}")
             return self.rho * factor
-        # CyclicLR notes no peak, but its lowest rate; no rate may make rho larger than it was given.
-        return self.rho * min(float(group["lr"]) / (peak_rate(group) or 1), 1.0)
+        return self.rho * min(float(group["lr"]) / (peak_rate(group) or 1), 1.0)  # CyclicLR notes its least
 
     def with_radius(self, rho: float) -> Self:
         """Return the same with this radius at every step, whatever the learning rate is."""
@@ -245,8 +244,7 @@ class Perturbation(ABC):
         """Turn the gradient, in the buffers, into the descent gradient, on a step without a replay.
 
         Args:
-            slots: their buffers hold the gradient, in the shapes of the parameters.
-            rho: radius at which it was taken; 0 where that was at w.
+            slots, rho: as of `displace`; rho is 0 where the gradient was taken at w.
         """
         raise NotImplementedError
 
