@@ -112,7 +112,11 @@ class TaskProbe:
 
         def keeping(name: str) -> Callable[..., None]:
             def keep(_: nn.Module, __: Any, output: Any) -> None:
-                states = output[0] if isinstance(output, tuple) else output
+                states = output
+                while isinstance(
+                    states, tuple | list
+                ):  # a stage of PVT gives its states and those of its blocks
+                    states = states[0]
                 seen[name].append(_mean_over_positions(states, masks[name in decodes]).float().cpu())
 
             return keep

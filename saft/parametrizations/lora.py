@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from torch import nn
 
 from saft.config import Count, Positive, Range, checked
-from saft.errors import UserError, as_user_error, did_you_mean
+from saft.errors import UserError, abbreviated, as_user_error, did_you_mean
 from saft.extras import require
 from saft.files.checkpoint import write_tensors
 from saft.files.locations import is_hub_id
@@ -24,8 +25,11 @@ from saft.parametrizations.parametrization import (
     Parametrization,
     write_side_files,
 )
+from saft.progress import note
 
 __all__ = ["LoRA"]
+
+_MAMBA = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 
 
 @PARAMETRIZATIONS.register("lora")
@@ -167,10 +171,38 @@ class LoRA(Parametrization):
                     f"'{target}'{did_you_mean(target, last)}"
                 )
         names = [name for name in layers if not self.targets or name.rpartition(".")[2] in self.targets]
-        return peft.LoraConfig(
+        settings = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.rank if self.alpha is None else self.alpha,
             lora_dropout=self.dropout,
             target_modules=names,
             fan_in_fan_out=all(isinstance(layers[name], Conv1D) for name in names),
         )
+        if left_out := _not_adapted(trunk, settings):
+            told = f"peft does not adapt {abbreviated(left_out)} of {type(trunk).__name__} as a linear layer"
+            if self.targets:
+                raise UserError(f"parametrization: targets: {told}; leave it out")
+            note(f"parametrization: lora: {told}: what is left out stays as in the base")
+            settings.target_modules = {name for name in names if name not in left_out}
+        return settings
+
+
+def _not_adapted(trunk: nn.Module, settings: Any) -> list[str]:
+    """Return the linear layers that an adapter of plain LoRA, which peft can read, cannot change.
+
+    Layers with the names that a mixture's experts had before they were one tensor, such as those of a shared
+    expert, peft takes for them; and kernels of Mamba read the weights past an adapter.
+    """
+    kind = getattr(getattr(trunk, "config", None), "model_type", "")
+    modules = set(settings.target_modules)
+    left_out = {name for name in modules if kind in _MAMBA and name.rpartition(".")[2] == "out_proj"}
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
+    except ImportError:  # an older peft, or transformers 4, which has no such tensors
+        return sorted(left_out)
+    converted = copy.deepcopy(settings)
+    with as_user_error(
+        f"parametrization: targets: write others, peft takes these of {type(trunk).__name__} for experts"
+    ):
+        convert(converted, model=trunk, conversions=None)
+    return sorted(left_out | (modules - set(converted.target_modules)))

@@ -211,3 +211,33 @@ def test_what_will_be_saved_is_known_before(
     written = sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
     assert written == expected if targets else written <= expected
     assert expected < sum(math.prod(shape) for shape in shapes.values()) / 4
+
+
+def test_layers_that_no_plain_adapter_changes_are_left_out() -> None:
+    """peft takes the layers of a shared expert for the experts', and kernels of Mamba read past an adapter."""
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2}
+    attention = {"q_lora_rank": 4, "kv_lora_rank": 4, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "v_head_dim": 4}
+    experts = {"n_routed_experts": 2, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1}
+    settings = transformers.DeepseekV3Config(
+        **sizes, **attention, **heads, **experts, intermediate_size=16, moe_intermediate_size=8
+    )
+    mixture = transformers.DeepseekV3Model(settings)
+    parametrization("lora", rank=2).wrap(mixture, lambda count: iter(()))
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in mixture.named_parameters()}
+    assert {"q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"} <= adapted
+    assert not mixture.peft_config["default"].target_parameters  # type: ignore[index]
+    trained = [name for name, parameter in mixture.named_parameters() if parameter.requires_grad]
+    assert not [name for name in trained if ".mlp." in name]
+    with pytest.raises(UserError, match=r"targets: peft does not adapt 'layers\.0\.mlp\.down_proj'"):
+        parametrization("lora", targets=["down_proj"]).wrap(
+            transformers.DeepseekV3Model(settings), lambda count: iter(())
+        )
+    mamba = transformers.MambaModel(transformers.MambaConfig(**sizes, state_size=4))
+    parametrization("lora", rank=2).wrap(mamba, lambda count: iter(()))
+    trained = [name for name, parameter in mamba.named_parameters() if parameter.requires_grad]
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in trained} == {
+        "in_proj",
+        "x_proj",
+        "dt_proj",
+    }
