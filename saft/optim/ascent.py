@@ -113,7 +113,7 @@ class Ascent:
         """The radius at this step; 0 where the step has no ascent."""
         if not self.perturbation.ascends(self.step):
             return 0.0
-        return self.perturbation.radius(self.step, self.parameter_groups.current[0])
+        return self.perturbation.radius(self.step, self.parameter_groups.leading)
 
     @property
     def replays(self) -> bool:

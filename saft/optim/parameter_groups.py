@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -63,6 +64,12 @@ class ParameterGroups:
         if self.optimizer is not None:
             return self.optimizer.param_groups
         return self._groups if self._make is None else self._make()
+
+    @property
+    def leading(self) -> Mapping[str, Any]:
+        """The group whose learning rate a radius follows: the first that is not frozen by a rate of 0."""
+        current = self.current
+        return next((group for group in current if not _is_frozen(group)), current[0])
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -137,6 +144,11 @@ class ParameterGroups:
 
         self.optimizer.register_step_pre_hook(before)
         self.optimizer.register_step_post_hook(after)
+
+
+def _is_frozen(group: Mapping[str, Any]) -> bool:
+    peak = group.get("max_lr", group.get("initial_lr", group.get("lr")))
+    return isinstance(peak, Real) and peak == 0  # a tensor is not looked at: that waits for its device
 
 
 def clear_gradients(parameters: Iterable[Tensor], instead: Mapping[Tensor, Tensor]) -> None:

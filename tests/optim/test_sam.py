@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CyclicLR
+from torch.optim.lr_scheduler import CyclicLR, LinearLR
 
 from saft.errors import UserError
 from saft.optim import SAM, PlainSAM, is_replay
@@ -402,6 +402,14 @@ def test_a_radius_that_follows_the_learning_rate_never_exceeds_rho() -> None:
         train(optimizer, model, range(step, step + 1))
         scheduler.step()
     assert seen == [0.4, 0.4, 0.4]
+
+
+def test_a_radius_follows_the_first_group_that_learns() -> None:
+    model = model_of()
+    groups = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[2].parameters(), "lr": 0.1}]
+    optimizer = SAM(SGD(groups), rho=0.4, schedule="learning_rate")
+    LinearLR(optimizer, 0.5)
+    assert optimizer.ascent.rho == 0.2
 
 
 class ScheduleFree(SGD):

@@ -182,7 +182,7 @@ class Perturbation(ABC):
 
         Args:
             step: number of optimizer steps taken so far.
-            group: the first parameter group of the base optimizer, for those that follow its learning rate.
+            group: the base optimizer's first parameter group that learns, whose rate may be followed.
 
         Raises:
             UserError: the schedule gives a factor below 0, or none.
