@@ -26,8 +26,8 @@ class EMA(Averaging):
         >>> [round(EMA(decay=0.9).share(step, steps=200), 3) for step in (1, 2, 11, 200)]
         [1.0, 0.909, 0.5, 0.1]
 
-    Source: the exponential form of the average of Polyak and Juditsky, 1992; the faster start is that of
-    TensorFlow's ExponentialMovingAverage, one step later, so that it starts at the first weights.
+    Source: the exponential form of the average of Polyak and Juditsky, 1992; the faster start is that
+    of TensorFlow's ExponentialMovingAverage, (t + 1) / (t + 10), shifted to begin at the first weights.
     """
 
     decay: FractionOrZero = 0.95
