@@ -101,11 +101,11 @@ def step_scaled(base: Optimizer, grad_scale: Tensor | None, found_inf: Tensor) -
     if found_inf.item():
         return None
     if grad_scale is not None:
-        inverse = grad_scale.double().reciprocal().float()
+        inverse = 1 / grad_scale.item()
         for group in base.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _values(parameter.grad).mul_(inverse.to(parameter.device))
+                    _values(parameter.grad).mul_(inverse)
     return base.step()
 
 
