@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from saft.config.yaml_files import without_blank
+from saft.config.yaml_files import dump, without_blank
 from saft.errors import UserError, collecting, did_you_mean
 
 __all__ = ["Depth", "checked", "parse"]
@@ -27,6 +27,14 @@ _HOOKS = ("check_options", "late_check")
 
 _CHECKED_TYPE = re.compile(r"function-\w+\[\w+\(\), (\w+)\]")  # pydantic's word for a type with a range
 _TYPE = re.compile(r"int|float|str|(list|dict|function-\w+)\[.*\]")
+_WORDS = {  # how pydantic's names of types, and of what is none of them, begin -> what a YAML file is to hold
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
 def parse(
@@ -86,7 +94,7 @@ def checked(config_class: type[T]) -> type[T]:
         ...     density: float = 0.2
         >>> Merge(density=[0.2])
         Traceback (most recent call last):
-        saft.errors.UserError: density: input should be a valid number, but it is [0.2]
+        saft.errors.UserError: density: must be a number, but is [0.2]
     """
     construct = config_class.__init__
     signature = inspect.signature(construct)
@@ -153,8 +161,8 @@ def _without_branches(errors: Sequence[Any]) -> list[Any]:
         if len(by_type) == 1:  # no type, but a key that is called like one
             result += furthest
         elif len(furthest[0]["loc"]) == len(place) + 1:
-            kinds = (_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type)
-            message = f"input should be {' or '.join(kinds)}"
+            kinds = [_CHECKED_TYPE.sub(r"\1", kind) for kind in by_type]
+            message = f"must be {' or '.join(dict.fromkeys(_in_words(kind) or kind for kind in kinds))}"
             result.append(furthest[0] | {"loc": place, "msg": message, "type": "no type"})
         else:
             result += [error | {"loc": (*place, *error["loc"][len(place) + 1 :])} for error in furthest]
@@ -176,20 +184,36 @@ def _message(config_class: type[Any], error: Any, where: str, prefix: str) -> st
             options = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{place}: unknown value '{error['input']}'{did_you_mean(str(error['input']), options)}"
         case "string_type" if _is_unquoted(error["input"]):
-            return f"{place}: must be a text, but is {error['input']}; put it in quotes"
+            return f"{place}: must be a text, but is {_shown(error['input'])}; put it in quotes"
         case "dict_type" | "dataclass_type":
             listed = error["input"] if isinstance(error["input"], list) else []
             known = _fields_beside(config_class, [*location, "any key"])
             key = next((name for name in [*known, *listed] if isinstance(name, str)), "KEY")
             cure = without_blank(error["input"]) if isinstance(error["input"], str) else ""
-            text = f"{place}: must be a mapping, {{{key}: ...}}, but is {error['input']!r}"
+            text = f"{place}: must be a mapping, {{{key}: ...}}, but is {_shown(error['input'])}"
             return f"{text}; {cure}" if cure else text
         case "list_type":
-            return f"{place}: must be a list, [..., ...], but is {error['input']!r}"
+            alone = isinstance(error["input"], str)
+            cure = f"; write {dump([error['input']], in_one_line=True)}" if alone else ""
+            return f"{place}: must be a list, [..., ...], but is {_shown(error['input'])}{cure}"
         case "value_error" | "assertion_error":
             return ": ".join(part for part in (place, str(error["ctx"]["error"])) if part)
+        case "no type":
+            return f"{place}: {error['msg']}, but is {_shown(error['input'])}"
+        case kind if words := _in_words(kind):
+            return f"{place}: must be {words}, but is {_shown(error['input'])}"
         case _:
             return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, but it is {error['input']!r}"
+
+
+def _in_words(kind: str) -> str:
+    """Return what pydantic's type, or its word for a value of another, asks for; empty if it is not known."""
+    return next((words for name, words in _WORDS.items() if kind.startswith(name)), "")
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message: what YAML has words of its own for in these."""
+    return dump(value, in_one_line=True) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _is_unquoted(value: object) -> bool:

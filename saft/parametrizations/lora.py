@@ -52,8 +52,8 @@ class LoRA(Parametrization):
 
     Args:
         rank: r, at least 1.
-        alpha: above 0; None is the rank, a scale of one.
-        targets: last parts of the names of linear layers; None takes all of the trunk, but for the language
+        alpha: above 0; null is the rank, a scale of one.
+        targets: last parts of the names of linear layers; null takes all of the trunk, but for the language
             head.
         dropout: of what A reads, in [0, 1); G is taken at the matrices, which have none.
         rho_space: what SAM perturbs: "factors", or "weights", the full change; of plain SAM.

@@ -16,14 +16,14 @@ from saft.tasks import Score
 @pytest.mark.parametrize(
     ("damage", "kind", "told"),
     [
-        ({"value": "much"}, Score, "value: input should be a valid number"),
-        ({"examples": 1.5}, Score, "examples: input should be a valid integer"),
+        ({"value": "much"}, Score, "value: must be a number"),
+        ({"examples": 1.5}, Score, "examples: must be a whole number"),
         ({"more": 1}, Score, "more: unknown key"),
         ({"per_task": {"a": 0.4}}, Choice, "curve: lacks a coefficient that was chosen"),
         ({"per_task": {"b": 0.3}}, Choice, "curve: the scores at 0.3 are of other tasks than per_task"),
         ({"curve": [{"candidate": 0.3}]}, Choice, r"curve.0.validation: is required, but missing"),
         ({"quantities": {}}, Measurement, "measured.norm: quantities does not say what it is"),
-        ({"measured": {"norm": [1]}}, Measurement, "measured.norm: input should be"),
+        ({"measured": {"norm": [1]}}, Measurement, "measured.norm: must be a number or a mapping, but is"),
         (
             {"quantities": {"norm": {"meaning": "length", "per": "model"}}},
             Measurement,
