@@ -25,7 +25,8 @@ class EvaluateConfig:
     """
 
     checkpoints: Annotated[list[Location], AfterValidator(distinct)]
-    """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given."""
+    """Checkpoint folders, as written by `saft train` or `saft merge`, or any model with `tasks` given. On the
+    command line, the folders."""
     tasks: dict[Name, dict[str, Any]] = field(default_factory=dict)
     """Task name -> task, as in `saft run`; empty takes the tasks that the checkpoints were made for."""
     split: Literal["validation", "test"] = "test"

@@ -50,7 +50,7 @@ class MeasureConfig:
     base: str
     """The base model: a folder, a hub id, or package://..."""
     checkpoints: list[Location] | dict[Name, Location]
-    """The fine-tuned checkpoints; as a mapping, task name -> folder."""
+    """The fine-tuned checkpoints; as a mapping, task name -> folder. On the command line, the folders."""
     measures: list[str | dict[str, Any]] = field(default_factory=lambda: ["standard"])
     """What is measured: names, `standard`, `all`, `module:Name` of your own, or {name: ..., option: ...};
     `saft measures` lists them."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -102,7 +103,7 @@ class SuggestResult:
         worths = Column("mean, % of the experts", {row: worth for row, (worth, _, _) in rows.items()})
         halves = Column("± 95 %", {row: half for row, (_, half, _) in rows.items()})
         tables = stacked("Merges that were tried, best first", "merge", list(rows), columns, [worths, halves])
-        told = [*self.sentences, f"written: {self.file}; saft merge {self.file} OUT"]
+        told = [*self.sentences, f"written: {self.file}; saft merge {quote(str(self.file))} OUT"]
         return Group(*tables, Text(), *map(Text, told))
 
 

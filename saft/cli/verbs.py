@@ -113,12 +113,14 @@ VERBS = {
         "any checkpoint folder on any tasks",
         "saft.evaluate:evaluate",
         "saft.evaluate_config:EvaluateConfig",
+        folders="checkpoints",
         named=("tasks",),
     ),
     "measure": Verb(
         "who hurts whom in a set of checkpoints: weights, losses, functions, merges",
         "saft.measure:measure",
         "saft.measure_config:MeasureConfig",
+        folders="checkpoints",
         named=("tasks",),
     ),
     "suggest": Verb(

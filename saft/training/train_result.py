@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -76,7 +77,7 @@ class TrainResult:
     def __str__(self) -> str:
         return (
             f"{self.folder}: validation {self.metric.name} {_figure(self)} after {self.steps} steps;"
-            f" next: saft evaluate --checkpoints='[{self.folder}]'"
+            f" next: saft evaluate {quote(str(self.folder))}"
         )
 
     @classmethod

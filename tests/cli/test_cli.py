@@ -67,7 +67,8 @@ def test_every_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("verb", "first"),
     [
-        ("measure", "[CONFIG] [--"),
+        ("train", "[CONFIG] [--"),
+        ("measure", "[CONFIG | FOLDER...] [--"),
         ("run", "[CONFIG | FOLDER] [--"),
         ("suggest", "[CONFIG | FOLDER...] [--"),
         ("merge", "CONFIG OUT [--"),  # a file must be given: OUT alone would be read as one
@@ -100,24 +101,35 @@ def task_file(tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path:
 
 
 def test_train_merge_evaluate_measure(
-    task_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task_file: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["train", str(task_file)]) == 0
+    assert f"; next: saft evaluate {tmp_path / 'size'}\n" in capsys.readouterr().out
     assert main(["train", str(task_file), f"--out={tmp_path / 'other'}", "--seed", "1"]) == 0
     merge = tmp_path / "merge.yaml"
     models = [str(tmp_path / "size"), str(tmp_path / "other")]
     merge.write_text(yaml.safe_dump({"method": "ties", "base": str(tiny_model), "models": models}))
     assert main(["merge", str(merge), "--check"]) == 0
-    assert main(["merge", str(merge), str(tmp_path / "merged"), "--parameters.density=0.5"]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["merge", str(merge), "~/merged", "--parameters.density=0.5"]) == 0
     manifest = json.loads((tmp_path / "merged" / "saft.json").read_text())
     assert manifest["parameters"]["density"] == 0.5
     out = tmp_path / "figures.json"
     assert main(["evaluate", f"--checkpoints=[{tmp_path / 'merged'}, {models[0]}]", f"--out={out}"]) == 0
     assert set(json.loads(out.read_text())["scores"]) == {str(tmp_path / "merged"), models[0]}
+    figures = out.read_bytes()
+    assert main(["evaluate", str(tmp_path / "merged"), models[0], f"--out={out}"]) == 0
+    assert out.read_bytes() == figures
     capsys.readouterr()
     assert main(["measure", f"--base={tiny_model}", f"--checkpoints={{a: {models[0]}, b: {models[1]}}}"]) == 0
     printed = capsys.readouterr().out
     assert "a – b" in printed
+    assert main(["measure", *models, f"--base={tiny_model}", "--measures=[cosine]"]) == 0
+    assert "size – other" in capsys.readouterr().out
     assert "sign conflict" in printed
 
 
@@ -145,6 +157,7 @@ def test_tasks_arms_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
         ("arms", "kfac_drift", "summaries"),
         ("arms", "tail", "share_of_steps"),
         ("arms", "torch.optim:Adagrad", "lr_decay"),
+        ("arms", "torch.optim:Adagrad", "foreach: null\n"),
         ("measures", "disentanglement", "grid: 4"),
         ("measures", "cosine", "‖τ_s‖"),
     ):
@@ -259,6 +272,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
             ["train", "{task}", "--task.data.files.train=no.csv"],
             "task.data.files.train: there is no file 'no.csv'",
         ),
+        (["train", "{task}", "--task.data.files.train=."], "; name a file in it; it holds: "),
         (["train", "{task}", "--task.data.text=txt"], "task.data.text: there is no column 'txt'"),
         (
             ["train", "{task}", "--task.labels={big: b, small: s, huge: h}"],
@@ -290,6 +304,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "a", "--out=b", "--out", "c"], "report: --out is given twice"),
         (["report", "nowhere"], "nowhere: there is no such folder"),
         (["report", "nowhere", "--check=1"], "--check takes no value"),
+        (["arms", "adamw"], "arms: nothing is called 'adamw'; did you mean 'torch.optim:AdamW'?"),
         (["methods", "teis"], "unknown merge method 'teis'; did you mean 'ties'?"),
         (["evaluate", "--checkpoints=[nowhere/x]"], "checkpoints: 'nowhere/x' is not a local folder"),
         (
