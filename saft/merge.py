@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ def merge(
         saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
         ...
     """
+    out = None if out is None else os.path.expanduser(out)  # as of every path in a config
     plan = check(config, out, overwrite)
     if check_only:
         return checked(plan, out)

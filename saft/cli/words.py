@@ -122,7 +122,7 @@ class Words:
             if self.file is not None and not Path(self.file).is_file():
                 taken += f"; '{self.file}' was read as CONFIG, a file, which comes before it"
             raise UserError(f"{self.verb}: {verb.words} is missing: the folder to write{taken}")
-        return [self.others[0] if self.others else None]
+        return [os.path.expanduser(self.others[0]) if self.others else None]  # as in `--out=~/runs`
 
 
 def settings(verb: Verb, mapping: Mapping[str, Any], where: str, depth: Depth = "all") -> Any:
