@@ -177,14 +177,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def did_you_mean(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: str, options: Iterable[str], otherwise: str = "choose from") -> str:
     """Return a clause that suggests the nearest of `options`, or lists the first when none is near.
 
-    The only one that begins with what was written is the nearest.
+    The only one that begins with what was written, or with which it begins, is the nearest.
 
     Args:
         name: what the user wrote.
         options: what there is.
+        otherwise: begins the list.
 
     Returns:
         A clause to put after the name, with its punctuation.
@@ -196,16 +197,19 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
         "unknown method 'xyz'; choose from: pcb, ties"
         >>> "unknown method 'arcee'" + did_you_mean("arcee", ["arcee_fusion", "karcher"])
         "unknown method 'arcee'; did you mean 'arcee_fusion'?"
+        >>> "unknown method 'ties_merging'" + did_you_mean("ties_merging", ["dare_linear", "ties"])
+        "unknown method 'ties_merging'; did you mean 'ties'?"
     """
     options = sorted(options)
     lowered = {option.lower().replace("-", "_"): option for option in options}
     written = name.lower().replace("-", "_")
-    begun = [option for option in lowered if option.startswith(written) and len(written) > 2]
+    pairs = ((option, *sorted((option, written), key=len)) for option in lowered)
+    begun = [option for option, short, long in pairs if len(short) > 2 and long.startswith(short)]
     near = begun if len(begun) == 1 else get_close_matches(written, lowered, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{lowered[near[0]]}'?"
     more = f" and {len(options) - _LISTED} more" if len(options) > _LISTED else ""
-    return f"; choose from: {', '.join(options[:_LISTED])}{more}" if options else ""
+    return f"; {otherwise}: {', '.join(options[:_LISTED])}{more}" if options else ""
 
 
 def abbreviated(names: Collection[str], quote: str = "'") -> str:

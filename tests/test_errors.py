@@ -14,6 +14,7 @@ from saft.errors import UserError, as_user_error, did_you_mean, is_for_memory
         ("dare-ties", "; did you mean 'dare_ties'?"),
         ("TIES", "; did you mean 'ties'?"),
         ("dare", "; did you mean 'dare_ties'?"),
+        ("ties_merging", "; did you mean 'ties'?"),
         ("da", "; choose from: dare_ties, ties"),
         ("zzz", "; choose from: dare_ties, ties"),
     ],

@@ -74,8 +74,10 @@ def arms(name: str | None = None) -> RenderableType:
     if ":" in name:
         return Text("\n".join(_optimizer_in_full(name)))
     known = [known for parts in ARMS.values() for known in parts.names()]
-    known += [f"torch.optim:{known}" for known in torch_optimizers()]
-    raise UserError(f"arms: nothing is called '{name}'{did_you_mean(name, known)}")
+    optimizers = torch_optimizers()
+    known += [f"torch.optim:{known}" for known in optimizers]
+    meant = f"torch.optim:{name}" if name.lower() in map(str.lower, optimizers) else name
+    raise UserError(f"arms: nothing is called '{name}'{did_you_mean(meant, known)}")
 
 
 def measures(name: str | None = None) -> RenderableType:
@@ -161,7 +163,7 @@ def _optimizer_in_full(name: str) -> Iterator[str]:
         if ours is not None:
             yield f"  {parameter.name}: is training.{ours}"
         elif parameter.default is not inspect.Parameter.empty:
-            yield f"  {parameter.name}: {parameter.default}"
+            yield f"  {parameter.name}: {config.dump(parameter.default, in_one_line=True)}"
         elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             yield f"  {parameter.name}: must be given"
 

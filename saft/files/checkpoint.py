@@ -18,6 +18,7 @@ from torch import Tensor
 from saft.errors import UserError, did_you_mean
 from saft.files.json_files import read_json_object
 from saft.files.links import inside
+from saft.files.locations import shown
 from saft.files.sentence_modules import weights_elsewhere
 from saft.files.staging import staged
 from saft.files.tensorfile import Layout, TensorHeader, TensorWriter, read_headers
@@ -109,8 +110,8 @@ def weight_files(folder: Path) -> list[Path]:
     for file in folder.glob("*.safetensors"):
         if not file.exists():
             raise UserError(f"{file}: links to {os.readlink(file)}, where nothing is; download it again")
-    beside = [file.name for file in folder.iterdir() if file.name != WEIGHTS]
-    raise UserError(f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, beside)}")
+    beside = [name for name in shown(folder) if name != WEIGHTS]
+    raise UserError(f"{folder}: holds no {WEIGHTS}{did_you_mean(WEIGHTS, beside, 'it holds')}")
 
 
 def holds_parts(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from saft.errors import UserError, did_you_mean, first_line
 from saft.files.side_files import NEVER_READ
 
-__all__ = ["PACKAGE_SCHEME", "by_name", "folder", "is_hub_id", "resolve"]
+__all__ = ["PACKAGE_SCHEME", "by_name", "folder", "is_hub_id", "resolve", "shown"]
 
 PACKAGE_SCHEME = "package://"
 
@@ -73,10 +73,20 @@ def resolve(location: str | Path, what: str) -> Path:
     if path.is_symlink() and not path.exists():
         raise UserError(f"{what}: '{location}' links to {os.readlink(path)}, where nothing is")
     if not path.exists():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, beside) if beside else "; its parent folder does not exist either"
-        raise UserError(f"{what}: there is no '{location}' (looked for {path.absolute()}){hint}")
+        missing = f"{what}: there is no '{location}' (looked for {path.absolute()})"
+        if not path.parent.is_dir():
+            raise UserError(f"{missing}; its parent folder does not exist either")
+        raise UserError(missing + did_you_mean(path.name, shown(path.parent), "its parent folder holds"))
     return path
+
+
+def shown(folder: Path) -> list[str]:
+    """Return what a folder holds, but for what is hidden: for messages.
+
+    Args:
+        folder: that can be read.
+    """
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def folder(location: str | Path, what: str) -> Path:

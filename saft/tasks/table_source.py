@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from saft import config
 from saft.config import OpenFraction, Seed
 from saft.errors import UserError, did_you_mean, is_for_memory
-from saft.files.locations import is_hub_id, resolve
+from saft.files.locations import is_hub_id, resolve, shown
 from saft.tasks.examples import permutation
 from saft.tasks.table_split import TableSplit
 
@@ -116,6 +116,9 @@ def local_file(location: str, where: str) -> Path:
         UserError: it is not there.
     """
     path = resolve(location, where)
+    if path.is_dir():
+        held = did_you_mean(path.name, shown(path), "it holds")
+        raise UserError(f"{where}: '{location}' is a folder ({path.absolute()}); name a file in it{held}")
     if not path.is_file():  # what might be a hub id elsewhere is a missing file here
         raise UserError(f"{where}: there is no file '{location}' (looked for {path.absolute()})")
     return path

@@ -65,6 +65,9 @@ def test_a_missing_folder_is_named_as_given_and_absolutely(tmp_path, monkeypatch
     assert "'runs/bsae'" in str(caught.value)
     assert str(tmp_path / "runs" / "bsae") in str(caught.value)
     assert "did you mean 'base'" in str(caught.value)
+    (tmp_path / "runs" / ".cache").mkdir()
+    with pytest.raises(UserError, match=r"/runs/x\); its parent folder holds: base$"):
+        locations.resolve("runs/x", "base")
 
 
 def test_a_link_to_what_is_gone_is_told(tmp_path):

@@ -10,7 +10,7 @@ from saft.errors import UserError, did_you_mean
 from saft.files.checkpoint import MANIFEST, model_config, read_manifest
 from saft.files.json_files import read_json_object
 from saft.files.links import inside
-from saft.files.locations import folder
+from saft.files.locations import folder, shown
 from saft.files.sentence_modules import module_files, module_tensors
 from saft.files.tensorfile import read_headers
 from saft.merging.inputs.lora_change import LoraAdapter, adapted
@@ -77,9 +77,7 @@ def _adapted(location: str, path: Path, base: Source) -> Source:
         (inside(path, name) for name in (WEIGHTS, "adapter_model.bin") if (path / name).is_file()), None
     )
     if file is None:
-        raise UserError(
-            f"{path}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, (f.name for f in path.iterdir()))
-        )
+        raise UserError(f"{path}: holds no {WEIGHTS}" + did_you_mean(WEIGHTS, shown(path), "it holds"))
     place = path / CONFIG
     modules = module_tensors(path)
     files = (file, place, *module_files(path).values())
