@@ -24,7 +24,7 @@ from saft.calibration.data import (
     model_bytes,
     model_tasks,
 )
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.files.checkpoint import write_tensors
 from saft.files.tensorfile import TensorHeader, read_headers
 from saft.merging.plan import Plan
@@ -61,11 +61,17 @@ def check(plan: Plan) -> None:
     """Check that the data of a merge are there, without reading a model; a plan that needs none is fine.
 
     Raises:
-        UserError: a task is unknown or missing, or its table has no such column or split.
+        UserError: a task is unknown or missing, or its table has no such column or split; with one message
+            for each.
     """
-    if plan.reads_examples:
-        for model_task in model_tasks(plan).values():
+    if not plan.reads_examples:
+        return
+    problems: list[str] = []
+    for model_task in model_tasks(plan).values():
+        with collecting(problems):
             model_task.task.check(model_task.where)
+    if problems:
+        raise UserError(*problems)
 
 
 def memory(plan: Plan) -> int:

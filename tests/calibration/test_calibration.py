@@ -116,6 +116,12 @@ def test_a_check_finds_what_is_wrong_with_the_data_without_loading_a_model(
     assert "there is no column 'txt' in the train split; did you mean 'text'" in wrong(**broken)
     broken = {"data": tiny_tasks["size"]["data"] | {"train": "trian"}}
     assert "there is no split 'trian'; did you mean 'train'" in wrong(**broken)
+    both = {
+        task: mapping | {"data": mapping["data"] | {"text": "txt"}} for task, mapping in tiny_tasks.items()
+    }
+    with pytest.raises(UserError) as caught:
+        merge(settings(tiny_model, experts, tasks=both), None, check_only=True)
+    assert len(caught.value.problems) == 2, "what is wrong with each task is told at once"
 
 
 def test_a_model_without_a_task_is_told_with_the_cure(tiny_model, tiny_tasks, experts, tmp_path):
