@@ -40,6 +40,7 @@ class AdaptiveCoefficients(Collector):
         Source:
             Yang et al. 2024, arXiv 2310.02575, equations 3 to 5.
         """
+        data.check_classify()
         plan, method = data.plan, _method(data)
         models = list(plan.models)
         state = data.trunk.state_dict(keep_vars=True)
@@ -54,8 +55,6 @@ class AdaptiveCoefficients(Collector):
         coefficients = torch.full(shape, method.initial, device=plan.device)
         optimizer = torch.optim.Adam([coefficients], lr=method.learning_rate)
         merged = {name: data.model(name) for name in models}
-        for name, model in merged.items():
-            data.check_classifies(name, model)
         orders = {
             name: examples.training_order(plan.config.data.batch_size, method.iterations, plan.config.seed)
             for name, examples in data.examples.items()

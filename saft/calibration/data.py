@@ -97,17 +97,20 @@ class CalibrationData:
         model.head.requires_grad_(False)
         return model.eval()
 
-    def check_classifies(self, name: str, model: TaskModel) -> None:
-        """Refuse a task that does not give the probabilities of labels, where a method needs them.
+    def check_classify(self) -> None:
+        """Refuse tasks that do not give the probabilities of labels, where a method needs them.
 
         Raises:
-            UserError: it is one of language, of numbers, or of several labels at once.
+            UserError: of each that is one of language, of numbers, or of several labels at once.
         """
-        if not model.classifies:
-            raise UserError(
-                f"models.{name}: this method reads the probabilities of labels, which task "
-                f"'{self.tasks[name].name}' does not give: it chooses no label of a list; take another method"
-            )
+        problems = [
+            f"models.{name}: this method reads the probabilities of labels, which task '{task.name}' does "
+            "not give: it chooses no label of a list; take another method"
+            for name, task in self.tasks.items()
+            if not self.model(name).classifies
+        ]
+        if problems:
+            raise UserError(*problems)
 
     def each_expert(self) -> Iterator[tuple[str, TaskModel, Examples]]:
         """Yield each model's name, the model at its own weights, and its examples."""

@@ -33,9 +33,9 @@ class FisherInformation(Collector):
         """
         method = data.plan.method
         assert isinstance(method, Fisher)
+        data.check_classify()  # of all, before the first takes its time
         weights = data.parameters()
         for name, model, examples in data.each_expert():
-            data.check_classifies(name, model)
             squares = [torch.zeros_like(weight) for weight in weights.values()]
             if method.variant == "paper":
                 gradients = exact(model, examples, list(weights.values()))
