@@ -15,6 +15,7 @@ from saft.errors import UserError
 from saft.tasks import language_model
 from saft.tasks.bound_to_model import BoundToModel
 from saft.tasks.examples import Batch, Candidates, Examples
+from saft.tasks.generation import generate
 from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import LanguageTask
 from saft.tasks.metric import Metric
@@ -217,7 +218,7 @@ class BoundLanguageTask(BoundToModel[Declared]):
                 for index, (_, answer) in zip(indices, self._parts(batch), strict=True)
             ]
             given, ends = self._given(batch), self._ends(answers)
-            rows = language_model.generate(model, given, self.new_tokens, self.tokenizer, ends)
+            rows = generate(model, given, self.new_tokens, self.tokenizer, ends)
             pairs += [
                 (self._decoded(row), self._decoded(own)) for row, own in zip(rows, answers, strict=True)
             ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +28,6 @@ __all__ = [
     "choice",
     "evaluating",
     "exact_match",
-    "generate",
     "generated_numbers",
     "number",
     "over_tokens",
@@ -67,6 +65,7 @@ class LanguageModel(TaskModel):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__(trunk, nn.Identity())
         self.taken = set(inspect.signature(trunk.forward).parameters)
+        self.answers_in_batches: bool | None = None  # as it does alone; None until it is asked
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the logits, [batch, tokens, vocabulary]: at each token those of the batch's label there."""
@@ -198,61 +197,6 @@ def generated_numbers(pairs: Sequence[tuple[str, str]]) -> Outcomes:
     """
     read = torch.tensor([[number(text) or 0.0 for text in pair] for pair in pairs], dtype=torch.float64)
     return Outcomes((read[:, 0], read[:, 1]), estimate.spearman)
-
-
-def generate(
-    model: LanguageModel, inputs: dict[str, Tensor], tokens: int, tokenizer: Any, ends: Iterable[int] = ()
-) -> list[list[int]]:
-    """Return what follows each input: the likeliest token each time, until one that ends a text.
-
-    Args:
-        model: in evaluation mode.
-        inputs: input_ids and attention_mask, [batch, tokens]; of a causal model padded on the left.
-        tokens: at most this many are generated.
-        tokenizer: the model's.
-        ends: further tokens that end a text.
-    """
-    trunk: Any = model.trunk
-    own = trunk.generation_config
-    of_model = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    stop = {token for token in (tokenizer.eos_token_id, *of_model, *ends) if token is not None}
-    plain = transformers.GenerationConfig(
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=sorted(stop) or None,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=own.bos_token_id,
-        decoder_start_token_id=getattr(trunk.config, "decoder_start_token_id", None),  # as it was learned
-        use_cache=getattr(trunk.forward, "gives_cache", True),
-    )
-    trunk.generation_config = plain  # what the folder's own asks for, such as sampling, is not wanted here
-    try:
-        on_device = {name: value.to(_device(model)) for name, value in inputs.items()}
-        if trunk.config.is_encoder_decoder and not plain.use_cache:
-            produced = _by_whole_passes(trunk, on_device, plain)
-        else:
-            produced = trunk.generate(**on_device, generation_config=plain)
-    finally:
-        trunk.generation_config = own
-    given = 1 if trunk.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    return [
-        list(itertools.takewhile(lambda token: token not in stop, row))
-        for row in produced[:, given:].tolist()
-    ]
-
-
-def _by_whole_passes(trunk: Any, inputs: dict[str, Tensor], settings: Any) -> Tensor:
-    """Return greedy answers, [batch, tokens], by an encoder-decoder whose encoder cannot be run by itself."""
-    rows = len(inputs["input_ids"])
-    produced = inputs["input_ids"].new_full((rows, 1), settings.decoder_start_token_id)
-    has_ended = torch.zeros(rows, dtype=torch.bool, device=produced.device)
-    ends = produced.new_tensor(settings.eos_token_id or [])
-    while produced.shape[1] <= settings.max_new_tokens and not has_ended.all():
-        logits = trunk(**inputs, decoder_input_ids=produced, use_cache=False).logits
-        likeliest = logits[:, -1].argmax(-1)
-        has_ended |= torch.isin(likeliest, ends)
-        produced = torch.cat([produced, likeliest.unsqueeze(1)], 1)
-    return produced
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:

@@ -175,6 +175,7 @@ def test_an_answer_ends_where_the_chat_template_ends_it(
         asked.append(generation_config.eos_token_id)
         return torch.cat([input_ids, torch.tensor([[*answer, 7, 8]]).expand(len(input_ids), -1)], 1)
 
+    model.answers_in_batches = True
     monkeypatch.setattr(model.trunk, "generate", on_and_on)
     said = words(tmp_path / "m", torch.tensor(answer[:-1]))
     right = sum(
@@ -422,7 +423,7 @@ def test_a_completion_that_is_cut_is_compared_as_a_whole_and_told(
     def cut_answers(model: Any, given: dict[str, torch.Tensor], *_: Any) -> list[list[int]]:
         return [next(batches).tolist() for _ in given["input_ids"]]
 
-    monkeypatch.setattr("saft.tasks.language_model.generate", cut_answers)
+    monkeypatch.setattr("saft.tasks.bound_language_task.generate", cut_answers)
     right = sum(words(tiny_llama, tokens).startswith("blue") for tokens in learned)
     assert 0 < right < len(examples)
     assert task.score(model, examples, 1).value == pytest.approx(right / len(examples))

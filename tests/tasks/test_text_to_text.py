@@ -188,7 +188,7 @@ def test_an_answer_that_is_cut_is_compared_as_a_whole_and_told(
     def cut_answers(*_: Any) -> list[list[int]]:
         return [[row[0]] for row in next(batches).labels.tolist()]
 
-    monkeypatch.setattr("saft.tasks.language_model.generate", cut_answers)
+    monkeypatch.setattr("saft.tasks.bound_language_task.generate", cut_answers)
     part = examples.only(range(30))
     whole = [
         load_tokenizer(str(tiny_t5)).decode(part.whole[at], skip_special_tokens=True) for at in range(30)
