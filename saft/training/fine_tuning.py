@@ -24,7 +24,7 @@ from saft.files.staging import refuse, write_text
 from saft.files.upload import uploading
 from saft.parametrizations.parametrization import trained_shapes
 from saft.penalties import Setting, Unlabelled, penalty
-from saft.progress import Bar, bar
+from saft.progress import Bar, bar, note
 from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
@@ -60,6 +60,8 @@ from saft.trajectory import RunningAverage, averaging
 __all__ = ["clear_after_kill", "fine_tune", "train_rank", "training_cost"]
 
 LAST = "last.ckpt"  # in the work folder: what an interrupted training goes on from
+# What may change when it goes on, since the weights are the same: where it is told, and how batches are made.
+UNESSENTIAL = ("upload", "logger", "checkpoint_every", "data_workers")
 
 
 def fine_tune(
@@ -73,7 +75,8 @@ def fine_tune(
     """Fine-tune the model on one task, and write the checkpoint folder.
 
     An interrupted training goes on from its last intermediate checkpoint when it is called again with the
-    same config, model and data, and ends with the same weights.
+    same config, model and data, and ends with the same weights. Keys that leave these as they are may change:
+    upload, logger, checkpoint_every and data_workers.
 
     Args:
         config: see `TrainConfig`.
@@ -98,7 +101,7 @@ def fine_tune(
     with locked(beside(out), f"out: {out}"), uploading(out, config.upload):
         refuse(out, overwrite)  # another may have written it while the data were read
         order = Order(config, overwrite, _work_folder(out), cache)
-        rests_on = {key: value for key, value in vars(config).items() if key != "upload"}
+        rests_on = {key: value for key, value in vars(config).items() if key not in UNESSENTIAL}
         basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
         _clear_if_changed(order.work, basis)
         with (
@@ -326,5 +329,7 @@ def _clear_if_changed(work: Path, basis: str) -> None:
     """Make the work folder; begin again if what lies there rests on another config, model or data."""
     file = work / "basis.txt"
     if work.exists() and not (file.is_file() and file.read_text("utf-8") == basis):
+        if (work / LAST).exists():
+            note(f"{work.name}: is of another config, model or data, and removed; the training begins anew")
         shutil.rmtree(work)
     write_text(file, basis)

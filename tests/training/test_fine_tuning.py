@@ -192,19 +192,22 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 @pytest.mark.slow
 def test_an_interrupted_run_of_another_config_is_not_mixed_in(
-    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = dataclasses.replace(settings, checkpoint_every=5)
 
-    def die(self: SaveEvery, trainer: Any, *rest: Any) -> None:
+    def die() -> None:
         raise Killed
 
-    monkeypatch.setattr(SaveEvery, "on_train_batch_end", die)
+    interrupted_at(7, monkeypatch, die)
     with pytest.raises(Killed):
         train(changed(settings, "out", learning_rate=0.5))
     monkeypatch.undo()
+    assert (Path(settings.out).parent / ".out.work" / "last.ckpt").exists()
     fresh = train(changed(settings, "fresh"))
+    assert "begins anew" not in capsys.readouterr().err
     assert equal(weights(train(settings)), weights(fresh))
+    assert ".out.work: is of another config, model or data, and removed" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -275,6 +278,7 @@ def test_a_training_that_goes_on_may_be_given_an_upload_which_its_folder_does_no
     settings = dataclasses.replace(changed(settings, "out", steps=4), checkpoint_every=2)
     with interrupted_after(2):
         train(settings)
+    settings = dataclasses.replace(settings, checkpoint_every=3, data_workers=0)  # nor do these begin it anew
     assert not hub.asked()
     stopped = Path(settings.out).parent / ".out.work" / "last.ckpt"
     begun = stopped.stat().st_ino
