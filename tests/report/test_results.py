@@ -104,7 +104,7 @@ EXPECTED = {"of": "base", "value": 50.0, "tolerance": 1.0, "source": "a paper"}
         ('{"format": 3}', "r.json: format: is 3, but this saft reads 2; a later saft wrote it"),
         (changed(("device",), None), "r.json: device: is required, but missing"),
         (changed(("cells", 0, "train_size"), None), "r.json: cells.0.train_size: is required, but missing"),
-        (changed(("cells", 0, "seed"), "x"), "r.json: cells.0.seed: input should be a valid integer"),
+        (changed(("cells", 0, "seed"), "x"), "r.json: cells.0.seed: must be a whole number"),
         (
             changed(("base", "reviews", "tset"), 1),
             "r.json: base.reviews.tset: unknown key; did you mean 'test'",
