@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saft.errors import UserError
 from saft.merging.inputs.factors import Factors
+from saft.merging.inputs.same_numbers import equal_numbers
 from saft.merging.method import Tensorwise
 from saft.merging.plan import Plan, Progress
 from saft.merging.stream.block import Block
@@ -231,6 +232,11 @@ class Reader:
         problems = []
         base = self._plan.base
         models = {f"models.{task}": source for task, source in self._plan.models.items()}
+        if all(equal_numbers(source.tensor(name), base.tensor(name)) for source in models.values()):
+            raise UserError(
+                f"'{name}' holds infinity, in the base and in all models alike, as a mask does; keep it out "
+                f'of the merge with exclude: ["{name}"]'
+            )
         for what, source in {"base": base, **models}.items():
             header = source.headers[name]
             bad = int(header.count - torch.isfinite(source.tensor(name).to(self._plan.arithmetic)).sum())

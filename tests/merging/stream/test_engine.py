@@ -253,6 +253,15 @@ def test_an_input_that_is_not_finite_is_named_and_nothing_is_left(
     assert not [entry for entry in tmp_path.iterdir() if "out" in entry.name]
 
 
+def test_an_infinity_of_all_alike_is_a_masks(save):
+    """As GPT-J's masked_bias of -1e9 is in float16."""
+    tensors = {"w": torch.ones(2), "masked_bias": torch.tensor(-1e9).half()}
+    folders = [save(name, tensors | {"w": torch.rand(2)}) for name in ("base", "a", "b")]
+    config = MergeConfig("average", folders[0], folders[1:])
+    with pytest.raises(UserError, match=r"in all models alike.* keep it out .* exclude: \[.masked_bias.\]"):
+        list(engine.stream(check(config)))
+
+
 def test_large_finite_numbers_are_no_infinity(save):
     huge = {"w": torch.full((100,), 3e37)}
     config = MergeConfig("average", save("base", {"w": torch.zeros(100)}), [save("a", huge)])
