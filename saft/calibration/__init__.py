@@ -10,9 +10,10 @@ import dataclasses
 import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from saft.calibration.data import (
     Advance,
     CalibrationData,
+    ModelTask,
     load_calibration_data,
     model_bytes,
     model_tasks,
@@ -31,8 +33,9 @@ from saft.merging.plan import Plan
 from saft.merging.stream.data_statistics import Collected
 from saft.merging.stream.reader import Progress
 from saft.registry import Registry
+from saft.tasks import Task
 
-__all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected", "memory"]
+__all__ = ["COLLECTORS", "Collector", "Statistics", "check", "collected", "memory", "without_labels"]
 
 Statistics = Iterator[tuple[str, str, dict[str, Tensor]]]
 """For each task: its name, the name of the statistic, and name of the tensor -> its statistic."""
@@ -40,6 +43,9 @@ Statistics = Iterator[tuple[str, str, dict[str, Tensor]]]
 
 class Collector(ABC):
     """What a method collects: a class in `COLLECTORS`, whose name the method's `calibration` is."""
+
+    of_labels: ClassVar[bool] = False
+    """Whether it reads the probabilities of labels, which not every task gives."""
 
     @abstractmethod
     def memory(self, plan: Plan) -> int:
@@ -66,10 +72,38 @@ def check(plan: Plan) -> None:
     """
     if not plan.reads_examples:
         return
+    declared = model_tasks(plan)
+    _refuse_without_labels(plan, declared)
     problems: list[str] = []
-    for model_task in model_tasks(plan).values():
+    for model_task in declared.values():
         with collecting(problems):
             model_task.task.check(model_task.where)
+    if problems:
+        raise UserError(*problems)
+
+
+def without_labels(calibration: str, tasks: Mapping[str, Task]) -> Iterator[str]:
+    """Yield a message for each task that does not give what a method reads, without reading a model.
+
+    Args:
+        calibration: of the method; "" reads nothing.
+        tasks: name -> task.
+    """
+    if calibration and COLLECTORS.get(calibration).of_labels:
+        for name, task in tasks.items():
+            if not task.classifies:
+                yield (
+                    f"this method reads the probabilities of labels, which task '{name}' does not give: it "
+                    "chooses no label of a list; take another method"
+                )
+
+
+def _refuse_without_labels(plan: Plan, declared: Mapping[str, ModelTask]) -> None:
+    problems = [
+        f"models.{model}: {problem}"
+        for model, of in declared.items()
+        for problem in without_labels(plan.method.calibration, {of.name: of.task})
+    ]
     if problems:
         raise UserError(*problems)
 
@@ -105,6 +139,7 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
         yield plan
         return
     collector = COLLECTORS.get(plan.method.calibration)()
+    _refuse_without_labels(plan, model_tasks(plan))
     data = load_calibration_data(plan)
     done, cost = 0.0, max(collector.cost(data), 1.0)
 

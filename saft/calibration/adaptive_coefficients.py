@@ -22,6 +22,8 @@ __all__ = ["AdaptiveCoefficients", "entropy"]
 class AdaptiveCoefficients(Collector):
     """Collects the coefficients that AdaMerging learns."""
 
+    of_labels = True
+
     def memory(self, plan: Plan) -> int:
         """Return the bytes of the task vectors, the base, the merged weights, and their gradients."""
         return (len(plan.models) + 3) * model_bytes(plan)
@@ -40,7 +42,6 @@ class AdaptiveCoefficients(Collector):
         Source:
             Yang et al. 2024, arXiv 2310.02575, equations 3 to 5.
         """
-        data.check_classify()
         plan, method = data.plan, _method(data)
         models = list(plan.models)
         state = data.trunk.state_dict(keep_vars=True)

@@ -97,21 +97,6 @@ class CalibrationData:
         model.head.requires_grad_(False)
         return model.eval()
 
-    def check_classify(self) -> None:
-        """Refuse tasks that do not give the probabilities of labels, where a method needs them.
-
-        Raises:
-            UserError: of each that is one of language, of numbers, or of several labels at once.
-        """
-        problems = [
-            f"models.{name}: this method reads the probabilities of labels, which task '{task.name}' does "
-            "not give: it chooses no label of a list; take another method"
-            for name, task in self.tasks.items()
-            if not self.model(name).classifies
-        ]
-        if problems:
-            raise UserError(*problems)
-
     def each_expert(self) -> Iterator[tuple[str, TaskModel, Examples]]:
         """Yield each model's name, the model at its own weights, and its examples."""
         for name, source in self.plan.models.items():

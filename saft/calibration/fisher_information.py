@@ -21,6 +21,8 @@ __all__ = ["FisherInformation", "exact", "of_batches"]
 class FisherInformation(Collector):
     """Collects the diagonal of each expert's Fisher information."""
 
+    of_labels = True
+
     def memory(self, plan: Plan) -> int:
         """Return the bytes of the weights, their gradients, and the information."""
         return 3 * model_bytes(plan)
@@ -33,7 +35,6 @@ class FisherInformation(Collector):
         """
         method = data.plan.method
         assert isinstance(method, Fisher)
-        data.check_classify()  # of all, before the first takes its time
         weights = data.parameters()
         for name, model, examples in data.each_expert():
             squares = [torch.zeros_like(weight) for weight in weights.values()]

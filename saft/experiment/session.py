@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from saft import tasks
+from saft.calibration import without_labels
 from saft.errors import UserError, collecting
 from saft.experiment.arm_choice import ArmChoice
 from saft.experiment.cells import Cell
@@ -22,6 +23,7 @@ from saft.experiment.resolve import Resolved, resolve
 from saft.files.checkpoint import staged, write_manifest
 from saft.files.locations import folder as local_folder
 from saft.merging.inputs.peft_adapter import is_adapter
+from saft.merging.methods import METHODS
 from saft.model_config import ModelConfig
 from saft.parametrizations.full import Full
 from saft.penalties import Unlabelled, penalty
@@ -78,6 +80,13 @@ class Session:
             if options.penalty is not None:
                 where = f"arms.{resolved.trials[name].arm}.penalty"
                 penalty(**options.penalty).check_tasks(self.reference | self.tasks, where)
+        problems = [
+            f"merges.{name}: {problem}"
+            for name, options in resolved.merges.items()
+            for problem in without_labels(METHODS.get(options.method_of(name)).calibration, declared)
+        ]
+        if problems:
+            raise UserError(*problems)
         given = {arm: of for arm in self.config.arms if (of := self.config.given(arm)) is not None}
         self._given = expert_folders(given)
         for arm, experts in self._given.items():

@@ -26,11 +26,6 @@ class BoundWithHead(BoundToModel[Declared]):
     def outputs(self) -> list[str]:
         """What the logits of the head are, in order, as the head's file says it."""
 
-    @property
-    def classifies(self) -> bool:
-        """Whether the softmax of the logits is the probabilities of labels."""
-        return True
-
     @abstractmethod
     def _headless(self, trunk: nn.Module, stored: StoredHead | None = None) -> TaskModel:
         """Return the model without its head.
@@ -68,7 +63,7 @@ class BoundWithHead(BoundToModel[Declared]):
         model = self._headless(trunk, stored)
         head = self._first_head(model) if stored is None else stored.module
         model.head = head.to(next(trunk.parameters()).device)
-        model.classifies = self.classifies
+        model.classifies = self.task.classifies
         return model
 
     def save_head(self, model: TaskModel, folder: Path) -> None:

@@ -38,6 +38,11 @@ class LanguageTask(Task):
     blank: str | None
 
     @property
+    def classifies(self) -> bool:
+        """It gives those of tokens."""
+        return False
+
+    @property
     @abstractmethod
     def templates(self) -> dict[str, str]:
         """The templates that are given, by their keys."""

@@ -97,6 +97,11 @@ class Task(ABC):
         self.rows(where)
 
     @property
+    def classifies(self) -> bool:
+        """Whether a model gives the probabilities of labels, of which one is true."""
+        return True
+
+    @property
     def trained_head(self) -> Mapping[str, Sequence[int]]:
         """Name -> shape of what is trained of the head, with 1 for the width of the model's features.
 

@@ -66,6 +66,11 @@ class TextClassification(Task):
             raise ValueError("labels: of several labels none may hold a comma, which stands between them")
 
     @property
+    def classifies(self) -> bool:
+        """Where there is one label a text."""
+        return not self.several_labels
+
+    @property
     def trained_head(self) -> Mapping[str, Sequence[int]]:
         """A linear head; the others are frozen."""
         return LinearHead.shapes(len(self.labels)) if self.head == "linear" else {}
@@ -95,11 +100,6 @@ class BoundTextClassification(BoundTextTask[TextClassification]):
     def outputs(self) -> list[str]:
         """The labels."""
         return list(self.task.labels)
-
-    @property
-    def classifies(self) -> bool:
-        """Whether there is one label a text."""
-        return not self.task.several_labels
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats; of several labels the mean over them too."""

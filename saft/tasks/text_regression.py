@@ -50,6 +50,11 @@ class TextRegression(Task):
     head that is there, else last of a decoder-only model and mean of another."""
 
     @property
+    def classifies(self) -> bool:
+        """It gives a number."""
+        return False
+
+    @property
     def trained_head(self) -> Mapping[str, Sequence[int]]:
         """A linear head of one number."""
         return LinearHead.shapes(1)
@@ -81,11 +86,6 @@ class BoundTextRegression(BoundTextTask[TextRegression]):
     def outputs(self) -> list[str]:
         """One number."""
         return ["value"]
-
-    @property
-    def classifies(self) -> bool:
-        """It does not."""
-        return False
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         r"""Return the mean of :math:`(o - (y - c) / s)^2` over a batch, o being the head's output."""

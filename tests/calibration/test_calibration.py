@@ -242,8 +242,9 @@ def test_methods_of_label_probabilities_refuse_a_language_model(
         models={"a": str(tiny_llama), "b": str(tiny_llama)},
         data=DataConfig(tasks={"a": task, "b": task}, examples=4),
     )
-    with pytest.raises(UserError) as caught:
-        merge(config, tmp_path / "out")
-    for name, problem in zip("ab", caught.value.problems, strict=True):  # both, before either takes its time
-        expected = f"models.{name}: this method reads the probabilities of labels, which task '{name}'"
-        assert problem.startswith(expected)
+    for check_only in (True, False):
+        with pytest.raises(UserError) as caught:
+            merge(config, tmp_path / "out", check_only=check_only)
+        for name, problem in zip("ab", caught.value.problems, strict=True):
+            expected = f"models.{name}: this method reads the probabilities of labels, which task '{name}'"
+            assert problem.startswith(expected)

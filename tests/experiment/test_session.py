@@ -121,3 +121,21 @@ def test_the_model_may_go_once_it_is_copied(
     assert json.loads((folder / "base/saft.json").read_text())["location"] == str(model)
     shutil.rmtree(model)
     assert run(load(small, folder, model={"path": str(model)})).results.cells
+
+
+@pytest.mark.parametrize("method", ["fisher", "adamerging"])
+def test_a_merge_that_reads_what_a_task_does_not_give_is_refused_before_anything_is_trained(
+    method: str, small: dict[str, Any], tmp_path: Path
+) -> None:
+    several = {"several_labels": True, "head": "linear"}
+    size = {key: value for key, value in small["tasks"]["size"].items() if key != "prompts"} | several
+    options = small | {
+        "out": str(tmp_path / "run"),
+        "tasks": small["tasks"] | {"size": size},
+        "merges": small["merges"] | {"reader": {"method": method}},
+    }
+    with pytest.raises(
+        UserError, match=r"merges\.reader: this method reads the prob.* which task 'size' does"
+    ):
+        run(config.parse(RunConfig, options, "run.yaml"))
+    assert not (tmp_path / "run" / "figures").exists()
