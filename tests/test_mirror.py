@@ -115,6 +115,7 @@ FROM_ABOVE = {
     "tasks/task.py": "tasks/test_text_classification.py",
     "tasks/text_examples.py": "tasks/test_text_classification.py",
     "train.py": "training/test_fine_tuning.py",
+    "interference/hurting.py": "interference/test_culprit.py",
     "stored_names.py": "training/test_image_models.py",
     "suggest_config.py": "test_suggest.py",
     "suggest_models.py": "test_suggest.py",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from statistics import fmean
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saft.errors import abbreviated
-from saft.interference.paired_interval import half_width
+from saft.interference.hurting import (
+    SHARE,
+    halves_of_pairs,
+    has_no_mean,
+    hurting_models,
+    hurting_pairs,
+    left_out,
+)
 from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Measured, Quantity
 
-__all__ = ["HOW_RIGHT", "SHARE", "hurting_models", "hurting_pairs", "verdict", "verdict_of_merges"]
+__all__ = ["HOW_RIGHT", "verdict", "verdict_of_merges"]
 
 HOW_RIGHT = (
     "How far such verdicts were right: of 4 sets of experts (4 or 6 tasks, 64 validation examples each) they "
@@ -22,7 +28,6 @@ HOW_RIGHT = (
 )
 """What `scripts/bench verdicts` measured of the verdicts; the README has the protocol."""
 MOST_TIMES = 100  # as many examples: of a harm that takes more of them to see, none are advised
-SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
 
 
 def verdict(
@@ -117,73 +122,28 @@ def _not_finite(row: Mapping[str, float]) -> list[str]:
     return [name for name, value in row.items() if not math.isfinite(value)]
 
 
-def hurting_models(
-    measured: Mapping[str, Any],
-    quantities: Mapping[str, Quantity],
-    examples: Mapping[str, int] | None = None,
-) -> dict[str, float]:
-    """Return who is said to hurt the merge, worst first -> what the others gain without it, mean over them.
-
-    Args:
-        measured: quantity -> value; `harm` and its errors.
-        quantities: what each of them is; metrics of several units have no mean, and nobody is said to hurt.
-        examples: task -> number of those that it was measured on; None takes them for many.
-
-    Example:
-        >>> harm = {"a": {"b": 0.2}, "b": {"a": -0.1}}
-        >>> what = {"harm": Quantity("example", "%", per="pair")}
-        >>> hurting_models({"harm": harm, "harm_error": {"a": {"b": 0.05}, "b": {"a": 0.05}}}, what)
-        {'a': 0.2}
-    """
-    left_out = _left_out(measured, examples or {})
-    if _has_no_mean(left_out, quantities):
-        return {}
-    hurting = {j: mean for j, (_, mean, half) in left_out.items() if mean > max(half, 0.0)}
-    return dict(sorted(hurting.items(), key=lambda item: -item[1]))
-
-
-def _left_out(
-    measured: Mapping[str, Any], examples: Mapping[str, int]
-) -> dict[str, tuple[dict[str, float], float, float]]:
-    """Return model -> task -> its gain without it, where finite; their mean; half of the mean's interval."""
-    known = {}
-    for j, row in measured.get("harm", {}).items():
-        finite = {task: change for task, change in row.items() if math.isfinite(change)}
-        if finite:
-            half = _half(_errors(measured, "harm", j), finite, examples, len(measured["harm"]))
-            known[j] = finite, round(fmean(finite.values()), 12), half
-    return known
-
-
-def _has_no_mean(
-    left_out: Mapping[str, tuple[dict[str, float], float, float]], quantities: Mapping[str, Quantity]
-) -> bool:
-    several = any(len(row) > 1 for row, _, _ in left_out.values())
-    return several and quantities["harm"].unit == OWN_METRIC
-
-
 def _culprit(
     measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
 ) -> Iterator[str]:
-    left_out = _left_out(measured, examples)
-    if not left_out:
+    known = left_out(measured, examples)
+    if not known:
         return
     quantity, hurting = quantities["harm"], hurting_models(measured, quantities, examples)
-    if _has_no_mean(left_out, quantities):
+    if has_no_mean(known, quantities):
         yield "who hurts the merge is not told: metrics of several units have no mean over the tasks."
         return
     for number, j in enumerate(hurting):
         hurts = "hurts it too" if number else "hurts the merge most"
-        yield f"{j} {hurts}: without it {_gain(*left_out[j], quantity, 'the others gain')}."
+        yield f"{j} {hurts}: without it {_gain(*known[j], quantity, 'the others gain')}."
     if hurting:
         return
-    worst = max(left_out, key=lambda j: left_out[j][1])
-    _, mean, half = left_out[worst]
+    worst = max(known, key=lambda j: known[j][1])
+    _, mean, half = known[worst]
     if mean <= 0:
-        gain = _gain(*left_out[worst], quantity, "they gain nothing,")
+        gain = _gain(*known[worst], quantity, "they gain nothing,")
         yield f"no model is seen to hurt the others: even without {worst}, {gain}."
     else:
-        gain = _gain(*left_out[worst], quantity, "they gain most,")
+        gain = _gain(*known[worst], quantity, "they gain most,")
         yield (
             f"no model is seen to hurt the others: without {worst}, {gain}, "
             f"which so few examples do not tell from chance{_enough(mean, half)}."
@@ -196,17 +156,6 @@ def _enough(mean: float, half: float) -> str:
     return f" (about {math.ceil(times)} times as many would)" if times <= MOST_TIMES else ""
 
 
-def _half(
-    errors: Mapping[str, float], tasks: Collection[str], examples: Mapping[str, int], several: int
-) -> float:
-    """Return half the width of the interval of a mean over tasks, one of several that hold together.
-
-    Each of m has a share of 1/m of the 5 % (Bonferroni). NaN where an error is not known.
-    """
-    of_tasks = [errors.get(task, math.nan) for task in tasks]
-    return half_width(of_tasks, [examples.get(task, math.inf) for task in tasks], 1 - 0.05 / several)
-
-
 def _gain(row: Mapping[str, float], mean: float, half: float, quantity: Quantity, others: str) -> str:
     """Return who gains how much: the one other task, or the mean over several with each of them behind it."""
     gain, interval = _with_unit(mean, quantity), _interval(mean, half, quantity)
@@ -216,39 +165,13 @@ def _gain(row: Mapping[str, float], mean: float, half: float, quantity: Quantity
     return f"{others} {gain} on average ({interval}; {each})"
 
 
-def hurting_pairs(
-    measured: Mapping[str, Any], examples: Mapping[str, int] | None = None
-) -> list[tuple[str, str]]:
-    """Return who is said to lose by whom: pairs of a task and the model whose vector hurts it.
-
-    A loss counts that is larger than chance makes it (see `verdict`) and than `SHARE` of what fine-tuning
-    gained on the task.
-
-    Args:
-        measured: quantity -> value; `pair_harm`, its errors, and what is there of scores.
-        examples: task -> number of those that it was measured on; None takes them for many.
-
-    Example:
-        >>> error = {"a": {"b": 0.05}, "b": {"a": 0.05}}
-        >>> hurting_pairs({"pair_harm": {"a": {"b": 0.2}, "b": {"a": -0.1}}, "pair_harm_error": error})
-        [('a', 'b')]
-    """
-    gains, halves = _gains(measured), _halves_of_pairs(measured, examples or {})
-    return [
-        (task, other)
-        for task, row in measured.get("pair_harm", {}).items()
-        for other, loss in row.items()
-        if loss > halves[task, other] and loss > SHARE * gains.get(task, 0.0)
-    ]
-
-
 def _pairs(
     measured: Mapping[str, Any], quantities: Mapping[str, Quantity], examples: Mapping[str, int]
 ) -> Iterator[str]:
     losses = measured.get("pair_harm")
     if not losses:
         return
-    quantity, halves = quantities["pair_harm"], _halves_of_pairs(measured, examples)
+    quantity, halves = quantities["pair_harm"], halves_of_pairs(measured, examples)
     together: dict[frozenset[str], list[tuple[str, str]]] = {}
     for pair in hurting_pairs(measured, examples):
         together.setdefault(frozenset(pair), []).append(pair)
@@ -277,25 +200,6 @@ def _pairs(
             f"no pair is seen to hurt: as a pair, none loses both more than {100 * SHARE:.0f} % of what "
             f"fine-tuning gained and more than chance makes the worst of {len(halves)}."
         )
-
-
-def _halves_of_pairs(
-    measured: Mapping[str, Any], examples: Mapping[str, int]
-) -> dict[tuple[str, str], float]:
-    """Return half the width of the interval of each ordered pair's harm; NaN where its error is not known."""
-    losses = measured.get("pair_harm", {})
-    several = sum(map(len, losses.values()))
-    return {
-        (task, other): _half({task: errors.get(other, math.nan)}, [task], examples, several)
-        for task, row in losses.items()
-        for errors in [_errors(measured, "pair_harm", task)]
-        for other in row
-    }
-
-
-def _errors(measured: Mapping[str, Any], name: str, row: str) -> Mapping[str, float]:
-    errors: Mapping[str, Mapping[str, float]] = measured.get(f"{name}_error", {})
-    return errors.get(row, {})
 
 
 def _interval(value: float, half: float, quantity: Quantity) -> str:
@@ -333,18 +237,6 @@ def _by_weights(measured: Mapping[str, Any], quantities: Mapping[str, Quantity])
         f"{first} and {second} {how} their weights (cosine {quantities['cosine'].format(value)}). "
         "Weights do not tell who suffers: `leave_one_out` and `pairwise` do, which take models with tasks."
     )
-
-
-def _gains(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Return task -> what fine-tuning gained; which way is better the room tells, where there is any."""
-    scores = ("base_score", "expert_score", "merged_score", "room")
-    base, expert, merged, room = (measured.get(name, {}) for name in scores)
-    gains = {}
-    for task in base.keys() & expert.keys():
-        change = expert[task] - base[task]
-        upward = (expert[task] - merged.get(task, expert[task])) * room.get(task, 0.0)
-        gains[task] = math.copysign(change, change * upward) if upward else abs(change)
-    return gains
 
 
 def _apart(matrix: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:

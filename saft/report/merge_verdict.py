@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from saft.interference.culprit import hurting_models, hurting_pairs
+from saft.interference.hurting import hurting_models, hurting_pairs
 from saft.report.cell_result import CellResult
 from saft.report.results import Results
 from saft.report.side_by_side import own_name

@@ -24,8 +24,8 @@ from rich.progress import track
 
 from saft.checkpoint_tasks import task_of
 from saft.files.staging import write_text
-from saft.interference.culprit import hurting_pairs
 from saft.interference.feature_drift import FeatureDrift
+from saft.interference.hurting import hurting_pairs
 from saft.interference.leave_one_out import LeaveOneOut
 from saft.interference.others_shift import OthersShift
 from saft.interference.pairwise import Pairwise

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import random
 
-from saft.interference.culprit import hurting_pairs, verdict
+from saft.interference.culprit import verdict
+from saft.interference.hurting import hurting_pairs
 from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Quantity
 
 PERCENT = Quantity("example", "%", per="pair", scale=100, decimals=1)
