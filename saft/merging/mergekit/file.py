@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from saft import config
 from saft.errors import UserError, collecting, did_you_mean
+from saft.files.checkpoint import model_config
+from saft.files.locations import folder
 from saft.merging.dtypes import DTYPES
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.keys import OWN_KEYS, check_keys
 from saft.merging.mergekit.method_table import MERGE_METHODS, MergeMethod, Parameter
 from saft.merging.mergekit.references import NOT_HERE, location
+from saft.merging.mergekit.slices import layers_taken, with_models
 from saft.merging.methods import METHODS
 from saft.merging.parameters import validate
 from saft.merging.varying import is_constant, setting_problem
@@ -47,8 +51,12 @@ def read(mapping: Mapping[str, Any], where: str) -> tuple[MergeConfig, list[str]
     """
     check_keys(mapping, where)
     problems: list[str] = []
+    layers, mapping = layers_taken(mapping), with_models(mapping)
     method = MERGE_METHODS[mapping["merge_method"]]
     base, models = _models(mapping, method, problems)
+    places = [base, *(model["model"] for model in models)]
+    if layers is not None and (problem := _layer_problem(layers, places)):
+        problems.append(problem)
     settings = _Settings(mapping, method, base, models, problems)
     resolved = settings.resolved()
     dtypes = {key: _dtype(mapping.get(key)) for key in ("out_dtype", "dtype")}
@@ -112,6 +120,24 @@ def _models(
         if mapping["merge_method"] == "slerp":
             models.insert(0, models.pop())
     return base, models
+
+
+def _layer_problem(taken: int, locations: Sequence[str]) -> str | None:
+    """Return which model has another number of layers than is taken of each, by its config.json, or None."""
+    counts: dict[str, int] = {}
+    for place in locations:
+        with suppress(UserError, KeyError):  # what is no model is told when it is read
+            config = model_config(folder(place.partition("+")[0], "slices"))
+            counts[place] = config.get("num_hidden_layers") or config["n_layer"]
+    if not counts:
+        return "slices: no config.json of its models tells how many layers they have; give `models:`"
+    other = next((place for place, count in counts.items() if count != taken), None)
+    if other is None:
+        return None
+    return (
+        f"slices: layer_range: [0, {taken}], but '{other}' has {counts[other]} layers: {NOT_HERE}; it merges "
+        f"whole models: write [0, {counts[other]}], or give `models:`"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from saft.errors import UserError, did_you_mean
 from saft.merging.merge_config import MergeConfig
 from saft.merging.mergekit.method_table import MERGE_METHODS
 from saft.merging.mergekit.references import NOT_HERE, location
+from saft.merging.mergekit.slices import slice_problems
 
 __all__ = ["OWN_KEYS", "check_keys", "is_mergekit"]
 
-_ELSEWHERE = ("slices", "modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
+_ELSEWHERE = ("modules", "experts", "gate_mode", "experts_per_token", "shared_experts")
 _OTHER_METHODS = ("passthrough",)
 _KEYS = (
-    *("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"),
+    *("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template"),
 )
 _SAME_IN_BOTH = ("method", "base", "models", "parameters", "varying", "scaling", "dtype")
@@ -26,7 +27,9 @@ OWN_KEYS = tuple(item.name for item in dataclasses.fields(MergeConfig) if item.n
 
 def is_mergekit(mapping: Mapping[str, Any]) -> bool:
     """Return whether a file is mergekit's and not saft's, which begins with `method:`."""
-    return "method" not in mapping and any(k in mapping for k in ("merge_method", "base_model", *_ELSEWHERE))
+    return "method" not in mapping and any(
+        k in mapping for k in ("merge_method", "base_model", "slices", *_ELSEWHERE)
+    )
 
 
 def check_keys(mapping: Mapping[str, Any], where: str) -> None:
@@ -57,6 +60,7 @@ def _key_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: belongs under `parameters:`"
         elif key not in _KEYS and key not in OWN_KEYS:
             yield f"{key}: unknown key" + did_you_mean(str(key), [*_KEYS, *OWN_KEYS])
+    yield from slice_problems(mapping)
     name = mapping.get("merge_method")
     if not isinstance(name, str):
         yield (
@@ -85,7 +89,7 @@ def _tokenizer_problems(mapping: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(tokenizer, Mapping):
         source = tokenizer.get("source", source)
         for key in tokenizer:
-            if key != "source":
+            if key != "source" and tokenizer[key] is not None:
                 yield f"tokenizer.{key}: {NOT_HERE}"
     elif tokenizer is not None:
         yield f"tokenizer: must hold `source:`, but is {tokenizer!r}"

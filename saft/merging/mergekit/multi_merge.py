@@ -12,6 +12,7 @@ from typing import Any
 from saft.config.ranges import name_problem
 from saft.errors import UserError
 from saft.merging.mergekit.references import location
+from saft.merging.mergekit.slices import with_models
 
 __all__ = ["Stage", "stages"]
 
@@ -122,7 +123,7 @@ def _name_problem(name: Any) -> str | None:
 
 def _asked_for(mapping: Mapping[str, Any]) -> set[str]:
     """Return what a merge takes: names of other merges, and folders."""
-    models = mapping.get("models")
+    models = with_models(mapping).get("models")
     listed = models if isinstance(models, list) else []
     references = [entry.get("model") for entry in listed if isinstance(entry, Mapping)]
     asked = set()
