@@ -22,6 +22,8 @@ __all__ = ["identical", "identical_notes", "notes", "warn_of", "whole_numbers"]
 
 _COMPARED = 256 * 2**20
 """Bytes of whole numbers that are read to compare them, of all models together."""
+_NO_BASE = ("linear", "slerp", "karcher")
+"""Methods to which the base is a model as any other."""
 _COUNTED = "num_batches_tracked"
 """How many batches a batch norm has seen: other numbers in every training, on which no output depends."""
 
@@ -62,7 +64,7 @@ def identical_notes(plan: Plan, most: float = math.inf) -> Iterator[str]:
         most: bytes that are read of a model; see `identical`.
     """
     same, alike = identical(plan, most)
-    if same and plan.config.method != "linear":  # to which no base matters
+    if same and plan.config.method not in _NO_BASE and plan.parameters.get("center") != "zero":
         yield f"{abbreviated(same)} is the base itself: a task vector of zeros, counted as a task"
     for models in alike:
         yield f"{abbreviated(models)} are one and the same model, which counts {len(models)} times"

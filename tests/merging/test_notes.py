@@ -36,9 +36,10 @@ def test_the_base_among_the_models_and_a_model_given_twice(checkpoints):
     found = told("average", base, {"zero": base, "one": models["a"], "two": models["a"], "three": again})
     assert found[0].startswith("'zero' is the base itself")
     assert found[1:] == ["'one', 'two', 'three' are one and the same model, which counts 3 times"]
-    assert (
-        told("linear", base, {"a": base, "b": models["a"]}) == []
-    )  # the base of a mergekit file without one
+    for method in ("linear", "slerp", "multi_slerp"):  # the base of a mergekit file is a model as any other
+        assert told(method, base, {"a": base, "b": models["a"]}) == []
+    around_base = {"parameters": {"center": "base"}}
+    assert len(told("multi_slerp", base, {"a": base, "b": models["a"]}, **around_base)) == 1
 
 
 def test_copies_in_other_folders_are_found_by_their_numbers(checkpoints, tmp_path):
