@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def _undo_dictionary(
 
     def undone() -> dict[Any, Any]:
         items = {key: item() for key, item in undo.items()}
-        if len(value) != len(items) or any(value.get(key, undo) is not item for key, item in items.items()):
+        if not (_same(value, items) and _same(value.values(), items.values())):
             value.clear()
             value.update(items)
         return value
@@ -79,12 +80,17 @@ def _undo_collection(value: Any) -> Callable[[], Any]:
     items = list(value)
 
     def undone() -> Any:
-        if len(value) != len(items) or any(now is not item for now, item in zip(value, items, strict=True)):
+        if not _same(value, items):
             value.clear()
             (value.update if isinstance(value, set) else value.extend)(items)
         return value
 
     return undone
+
+
+def _same(xs: Collection[Any], ys: Collection[Any]) -> bool:
+    """Return whether two collections hold the same objects in the same order."""
+    return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
 def _undo_tensor(value: Tensor) -> Callable[[], Tensor]:
