@@ -402,6 +402,12 @@ def test_sparse_gradients_are_refused_where_gradients_are_combined() -> None:
     embed(torch.tensor([1])).sum().backward()
     with pytest.raises(UserError, match="sparse gradient"), optimizer.perturbed():
         pass
+    momentum = SAM(SGD(embed.parameters(), lr=0.1, momentum=0.9), "momentum_sam")
+    with momentum.first_pass():  # there is no momentum yet
+        embed(torch.tensor([1])).sum().backward()
+    momentum.step()
+    with pytest.raises(UserError, match="a sparse momentum"), momentum.first_pass():
+        pass
 
 
 @pytest.mark.parametrize("name", ["sam", "asam_saft", "gsam"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -92,5 +93,10 @@ def _momentum(slot: Slot) -> Tensor | None:
     for name in _BUFFERS:
         momentum: Tensor | None = slot.optimizer_state.get(name)
         if momentum is not None:
+            if momentum.layout is not torch.strided:
+                raise UserError(
+                    "MomentumSAM: the base optimizer keeps a sparse momentum, as of a sparse embedding: use"
+                    " dense gradients (sparse=False)"
+                )
             return slot.local(momentum)
     return None
