@@ -16,6 +16,7 @@ from saft.optim.backward_count import BackwardCount
 __all__ = [
     "gradient_scale",
     "has_unscaled",
+    "refuse_unscaled",
     "require_unscaled",
     "spread_non_finite",
     "step_scaled",
@@ -37,6 +38,23 @@ def has_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> Any | 
         if state is not None and state["stage"] is OptState.UNSCALED:
             return optimizer
     return None
+
+
+def refuse_unscaled(scaler: GradScaler | None, optimizers: Sequence[Any]) -> None:
+    """Raise if a closure has unscaled its gradients, which the step with a scaler will do.
+
+    Args:
+        scaler, optimizers: as of `has_unscaled`.
+
+    Raises:
+        UserError: it has; they would be divided by the scale twice.
+    """
+    if has_unscaled(scaler, optimizers) is not None:
+        raise UserError(
+            "step(closure, scaler=scaler): the closure calls scaler.unscale_, and the step would divide by"
+            " the scale once more; to clip, use first_pass() and perturbed(scaler), and then"
+            " scaler.unscale_(optimizer)"
+        )
 
 
 def gradient_scale(scaler: GradScaler | None, unscaled: bool) -> Tensor | float:

@@ -18,7 +18,7 @@ from saft.optim.ascent_options import ADVICE, AscentOptions
 from saft.optim.auto_radius import find_radius
 from saft.optim.closure import call_without_backward, require_fresh_gradients, written_by_lightning
 from saft.optim.give_up import give_up
-from saft.optim.grad_scaler import require_unscaled, step_scaled
+from saft.optim.grad_scaler import refuse_unscaled, require_unscaled, step_scaled
 from saft.optim.not_compiled import not_traced
 from saft.optim.perturbations.base import Perturbation, make_perturbation
 
@@ -222,6 +222,7 @@ class SAM(Optimizer):
         )
         with require_fresh_gradients(self.ascent, by_lightning), self.first_pass():
             loss = closure()
+        refuse_unscaled(scaler, (self.base, self))
         if self.replays and not overflows:
             with self.perturbed(scaler):
                 closure()

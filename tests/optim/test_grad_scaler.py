@@ -123,6 +123,22 @@ def test_a_closure_through_the_scaler_is_refused() -> None:
         scaler.step(optimizer, closure)
 
 
+@pytest.mark.parametrize("start", [0, 100])
+def test_a_closure_that_unscales_is_refused(start: int) -> None:
+    """Without a second pass the step would be 1024 times too short."""
+    model, optimizer, scaler = setup(start=start)
+    before = weights_of(model)
+
+    def closure() -> None:
+        optimizer.zero_grad()
+        scaler.scale(loss_of(model, 0)).backward()
+        scaler.unscale_(optimizer)
+
+    with pytest.raises(UserError, match=r"the closure calls scaler\.unscale_"):
+        optimizer.step(closure, scaler=scaler)
+    assert same(weights_of(model), before)
+
+
 def test_a_disabled_scaler_changes_nothing() -> None:
     model, optimizer, _ = setup()
     twin, plain, _ = setup()
