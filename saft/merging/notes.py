@@ -43,6 +43,7 @@ def notes(plan: Plan) -> Iterator[str]:
             "not have, are the base's own"
         )
     yield from whole_numbers(plan)
+    yield from _digits_lost(plan)
     code = custom_code(plan.base.folder)
     if code and plan.output.is_model:
         yield (
@@ -54,6 +55,17 @@ def notes(plan: Plan) -> Iterator[str]:
             if not any(part in name for name in plan.merged):
                 near = did_you_mean(part, {piece for name in plan.merged for piece in name.split(".")})
                 yield f"varying.{parameter}: the filter '{part}' matches no tensor{near}"
+
+
+def _digits_lost(plan: Plan) -> Iterator[str]:
+    """Yield which weights are read and written in more digits than are computed with."""
+    headers, kept = plan.base.headers, plan.arithmetic.itemsize
+    finer = [x for x in plan.merged if min(headers[x].dtype.itemsize, plan.layout[x][0].itemsize) > kept]
+    if finer:
+        yield (
+            f"{abbreviated(finer)}: of float64, of which float32 keeps seven digits, also where no model has "
+            "changed a weight; write arithmetic: float64 to keep all"
+        )
 
 
 def identical_notes(plan: Plan, most: float = math.inf) -> Iterator[str]:

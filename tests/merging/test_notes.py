@@ -59,6 +59,14 @@ def test_a_change_below_the_digits_of_the_base_is_one():
     assert found == (["1", "5"], [["2", "3"]])
 
 
+def test_digits_that_the_arithmetic_does_not_keep():
+    base, model = ({"w": torch.full((2,), value, dtype=torch.float64)} for value in (0.1, 0.2))
+    (found,) = notes(plan_of(base, [model], "average", {}))
+    assert found.startswith("'w': of float64, of which float32 keeps seven digits")
+    for options in ({"arithmetic": "float64"}, {"dtype": "float32"}):
+        assert not list(notes(plan_of(base, [model], "average", options)))
+
+
 def test_few_bytes_are_read_to_find_copies(checkpoints, tmp_path):
     base, models = checkpoints
     shutil.copytree(models["a"], tmp_path / "copy")
