@@ -159,43 +159,6 @@ def test_of_no_entry_sce_gives_the_base():
     assert all(torch.equal(found[name], tensor) for name, tensor in base.items())
 
 
-def sliced(case, layers=(0, 3)):
-    sources = [model | {"layer_range": list(layers)} for model in case["models"]]
-    return {key: value for key, value in case.items() if key != "models"} | {"slices": [{"sources": sources}]}
-
-
-@pytest.mark.parametrize("name", ["slerp_gradient", "ties_filters"])
-def test_one_slice_of_whole_models_is_a_merge_of_them(name):
-    settings, _ = mergekit.read(sliced(mapping(name)), "slices.yaml")
-    assert settings == mergekit.read(mapping(name), "models.yaml")[0]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            sliced(TIES, (0, 1)),
-            r"slices: layer_range: \[0, 1\], but 'base' has 3 layers: mergekit can do this",
-        ),
-        (
-            sliced(TIES, (1, 2)),
-            r"slices: layer_range: \[1, 2\], \[1, 2\]: mergekit can do this; saft does not",
-        ),
-        (
-            {"slices": sliced(TIES)["slices"] * 2},
-            "slices: mergekit can do this; saft does not; it merges whole",
-        ),
-        (
-            sliced(TIES | {"models": [{"model": "none"}], "base_model": "none"}),
-            "no config.json of its models",
-        ),
-    ],
-)
-def test_slices_of_less_are_refused(change, message):
-    with pytest.raises(UserError, match=message):
-        mergekit.read({key: x for key, x in TIES.items() if key != "models"} | change, "slices.yaml")
-
-
 def test_what_changes_nothing_is_accepted_and_said():
     parameters = {"weight": "1e0", "int8_mask": True}
     case = TIES | {"parameters": parameters, "tokenizer_source": "base", "dtype": "torch.float32", "seed": 3}
