@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from saft.config import checked
 from saft.errors import UserError, first_line, is_for_memory
-from saft.forward_derivatives import load_forward_derivatives
+from saft.forward_derivatives import load_forward_derivatives, with_forward_derivative
 from saft.optim.batch_norm import has_batch_norms
 from saft.parametrizations.parametrization import PARAMETRIZATIONS, Losses, Parametrization
 
@@ -131,7 +131,8 @@ class _Tangent:
             device = next(self.trunk.parameters()).device
             self.base = {name: tensor.to(device) for name, tensor in self.base.items()}
             change = {name: p - self.base[name] for name, p in self.trunk.named_parameters()}
-            both: Any = torch.func.jvp(outputs, (self.base,), (change,))
+            with with_forward_derivative(self.trunk):
+                both: Any = torch.func.jvp(outputs, (self.base,), (change,))
             at_base, tangent = both
             summed = {name: value + tangent[name] for name, value in at_base.items()}
         return summed[""] if "" in summed else form(**summed)

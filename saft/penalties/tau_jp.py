@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saft.config import Count, NonNegative, checked
-from saft.forward_derivatives import load_forward_derivatives
+from saft.forward_derivatives import load_forward_derivatives, with_forward_derivative
 from saft.penalties.draws import PenaltyOnInputs
 from saft.penalties.penalty import PENALTIES, BoundPenalty, Setting, without_dropout
 from saft.penalties.unlabelled import Inputs, Unlabelled
@@ -84,7 +83,7 @@ class _BoundTauJp:
         def features(parameters: dict[str, Tensor]) -> Any:
             return torch.func.functional_call(model, parameters, (inputs,))
 
-        with without_dropout(trunk), sdpa_kernel(SDPBackend.MATH):  # fused kernels have no such derivative
+        with without_dropout(trunk), with_forward_derivative(trunk):
             both: Any = torch.func.jvp(features, (base,), (change,))
         moved: Tensor = both[1].square().sum(-1).mean()
         return self.penalty.every * self.penalty.strength * moved

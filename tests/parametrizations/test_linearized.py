@@ -14,7 +14,8 @@ from saft.errors import UserError
 from saft.evaluate import EvaluateConfig, evaluate
 from saft.model_config import ModelConfig
 from saft.parametrizations.linearized import Linearized
-from saft.tasks.language_model import LanguageModel, generate
+from saft.tasks.generation import generate
+from saft.tasks.language_model import LanguageModel
 from saft.train import TrainConfig, train
 from saft.training.options import TrainingOptions
 
