@@ -167,6 +167,8 @@ class SharpnessAware:
             UserError: as `backward`.
         """
         ascent = self.ascent
+        if ascent.perturbation.rise is not None:  # not only at the first ascent, which may be late
+            raise UserError(ascent.advice.radius)
         models = self.models if models is None else tuple(models)
         with ascent.first_pass(), self._unreduced(models, when=ascent.replays and not self.sync_ascent):
             loss = forward_backward()

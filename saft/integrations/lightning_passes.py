@@ -58,6 +58,8 @@ class TwoPasses:
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """Open the first pass, and run the forward."""
+        if self.ascent.perturbation.rise is not None:  # not only at the first ascent, which may be late
+            raise UserError(self.ascent.advice.radius)
         self.give_up()
         self._current = RepeatableCall(arguments, keywords) if self._may_replay else None
         self._open = ExitStack()

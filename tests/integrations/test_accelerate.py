@@ -315,6 +315,12 @@ def test_a_batch_may_be_given_up() -> None:
     assert_close(run.steps(*range(STEPS)), raw())
 
 
+def test_a_radius_that_nobody_finds_is_told_before_the_first_step() -> None:
+    run = Run(rho="auto", start=3)
+    with pytest.raises(UserError, match=r"find_radius before the first pass; here give a number"):
+        run.steps(0)
+
+
 def test_the_second_pass_has_the_batch_as_it_was() -> None:
     model = model_of()
     accelerator = Accelerator(cpu=True)

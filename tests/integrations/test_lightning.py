@@ -591,6 +591,11 @@ def test_a_batch_that_is_changed_in_place_is_refused() -> None:
         fitted(SharpnessAware(), batches_of(1), Normalizes())
 
 
+def test_a_radius_that_nobody_finds_is_told_before_the_first_step() -> None:
+    with pytest.raises(UserError, match="here give a number"):
+        fitted(SharpnessAware(rho="auto", start=3), batches_of(1))
+
+
 def test_a_replay_without_a_loss_is_refused() -> None:
     class Stops(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
