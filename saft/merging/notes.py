@@ -95,15 +95,18 @@ def identical(plan: Plan, most: float = math.inf) -> tuple[list[str], list[list[
     names = sorted(plan.merged, key=lambda name: plan.base.headers[name].nbytes)
     groups: list[tuple[Source, list[str]]] = [(plan.base, [])]
     for task, model in plan.models.items():
-        same = next((own for other, own in groups if _same(names, plan.base, other, model, most)), None)
+        same = next((own for other, own in groups if _same(names, plan, other, model, most)), None)
         groups.append((model, [task])) if same is None else same.append(task)
     (_, of_base), *others = groups
     return of_base, [own for _, own in others if len(own) > 1]
 
 
-def _same(names: Iterable[str], base: Source, other: Source, model: Source, most: float) -> bool:
+def _same(names: Iterable[str], plan: Plan, other: Source, model: Source, most: float) -> bool:
+    base, earlier = plan.base, {one.name for one in plan.earlier}
     if model.files and _files(model) == _files(other):
         return True
+    if earlier & {source.location.partition("+")[0] for source in (model, other)}:
+        return False  # in a check their numbers are not there yet, and the base's stand for them
     for name in names:
         changing = [
             source for source in (model, other) if source is not base and not source.keeps(name, base)

@@ -133,6 +133,12 @@ def test_notes_are_told_though_the_stages_that_they_are_of_are_gone(capsys):
     assert told.count("note: 'mask': of whole numbers") == 1, told
 
 
+def test_a_stage_whose_numbers_are_not_there_yet_is_not_said_to_be_the_base(capsys):
+    Path("merge.yaml").write_text(FILE)
+    assert main(["merge", "--check", "merge.yaml"]) == 0
+    assert "note: " not in capsys.readouterr().out
+
+
 def test_a_mistyped_stage_is_guessed_where_there_is_no_such_folder(capsys):
     Path("merge.yaml").write_text(FILE.replace("{model: first}, {model: c}", "{model: ./frist}, {model: c}"))
     assert main(["merge", "--check", "merge.yaml", "out"]) == 2
