@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,7 @@ class Words:
         target = self._target(verb)
         mapping, where = self._mapping(verb)
         with stand_ins():  # what is wrong there is told at once
+            self._refuse_another_verbs(mapping, where)
             settings(verb, mapping, where, "options")
         return imported(verb.function)(settings(verb, mapping, where), *target, **self.flags)
 
@@ -102,6 +104,13 @@ class Words:
             {**config.read(file, several), **own}, self.overrides, verb.named
         ), file or "command line"
 
+    def _refuse_another_verbs(self, mapping: Mapping[str, Any], where: str) -> None:
+        """Refuse a config whose keys are those of another verb, which is told instead of every key."""
+        verbs = {name: verb for name, verb in VERBS.items() if verb.config}
+        meant = [name for name, verb in verbs.items() if _holds_keys_of(mapping, imported(verb.config))]
+        if self.file is not None and meant and self.verb not in meant:
+            raise UserError(f"{where}: is a config of `saft {meant[0]}`, not of `saft {self.verb}`")
+
     def _not_written(self, folder: Path, verb: Verb) -> str:
         """Return what is wrong with a folder that stands for a config, and does not hold it."""
         inside = sorted(file.parent for file in folder.glob(f"*/{verb.folder}"))
@@ -123,6 +132,13 @@ class Words:
                 taken += f"; '{self.file}' was read as CONFIG, a file, which comes before it"
             raise UserError(f"{self.verb}: {verb.words} is missing: the folder to write{taken}")
         return [os.path.expanduser(self.others[0]) if self.others else None]  # as in `--out=~/runs`
+
+
+def _holds_keys_of(mapping: Mapping[str, Any], config_class: type[Any]) -> bool:
+    fields = dataclasses.fields(config_class)
+    default = dataclasses.MISSING
+    needed = {field.name for field in fields if field.default is default is field.default_factory}
+    return needed <= mapping.keys() <= {field.name for field in fields}
 
 
 def settings(verb: Verb, mapping: Mapping[str, Any], where: str, depth: Depth = "all") -> Any:

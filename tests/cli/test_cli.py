@@ -294,6 +294,8 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "{out}", "--over-write"], "or a flag; did you mean '--overwrite'?"),
         (["merge", "{merge}", "{out}", "--dry-run"], "or a flag; choose from: --check"),
         (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write only --check"),
+        (["run", "{task}"], "task.yaml: is a config of `saft train`, not of `saft run`\n"),
+        (["train", "{merge}"], "merge.yaml: is a config of `saft merge`, not of `saft train`\n"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray; see `saft train --help`"),
         (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),
         (["train", "{task}", "--training.steps=0"], "must be at least 1, but is 0"),
