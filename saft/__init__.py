@@ -45,16 +45,19 @@ _LAZY = {
     "load_mixture": "saft.mixture",
 }
 __all__ = [*_LAZY]
+_MODULES = ("config", "errors", "integrations", "optim", "report")  # that are spoken of as `saft.report.read`
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"saft.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'saft' has no attribute '{name}'")
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_MODULES, "__version__"]
 
 
 class _Package(ModuleType):

@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import nn
 
 from saft import tasks
+from saft.config import as_config
 from saft.errors import UserError, collecting
 from saft.evaluate_config import EvaluateConfig
 from saft.files.checkpoint import MANIFEST, read_manifest
@@ -82,6 +83,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         Traceback (most recent call last):
         saft.errors.UserError: checkpoints: there is no './no-folder' ...
     """
+    config = as_config(config, EvaluateConfig)
     if config.out is not None:
         refuse_file(Path(config.out))
     folders = {path: local_folder(path, "checkpoints") for path in config.checkpoints}

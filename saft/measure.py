@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from saft.checkpoint_tasks import task_of
+from saft.config import as_config
 from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
@@ -90,6 +91,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
         Traceback (most recent call last):
         saft.errors.UserError: checkpoints.no-expert: there is no './no-expert' ...
     """
+    config = as_config(config, MeasureConfig)
     if config.out is not None:
         refuse_file(Path(config.out))
     paths = by_name(config.checkpoints)

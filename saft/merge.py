@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from saft.config import as_config
 from saft.files.lock import beside, locked
 from saft.files.upload import check_upload, uploading
 from saft.merging import time_estimate
@@ -97,6 +98,7 @@ def merge(
         saft.errors.UserError: unknown merge method 'teis'; did you mean 'ties'?
         ...
     """
+    config = as_config(config, MergeConfig)
     out = None if out is None else os.path.expanduser(out)  # as of every path in a config
     plan = check(config, out, overwrite)
     if check_only:

@@ -9,6 +9,7 @@ from typing import Literal, overload
 from rich.console import RenderableType
 
 from saft import report
+from saft.config import as_config
 from saft.dry_run import tiny_run
 from saft.errors import Unfinished, UserError
 from saft.experiment.collect import collect
@@ -98,6 +99,7 @@ def run(
         Traceback (most recent call last):
         saft.errors.UserError: tasks.news.kind: unknown task kind 'text_clasification'; did you mean ...
     """
+    config = as_config(config, RunConfig)
     if tiny:
         config = tiny_run(config)
     if status_only:

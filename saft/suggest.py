@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from saft.config import as_config
 from saft.errors import UserError
 from saft.experiment.halving import halving, merges_needed
 from saft.experiment.paired import paired_gain
@@ -50,6 +51,7 @@ def suggest(config: SuggestConfig, overwrite: bool = False) -> SuggestResult:
         Traceback (most recent call last):
         saft.errors.UserError: checkpoints.a: there is no './a' ...
     """
+    config = as_config(config, SuggestConfig)
     out = Path(config.out)
     refuse_file(out)
     if out.exists() and not overwrite:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saft import tasks
+from saft.config import as_config
 from saft.errors import UserError
 from saft.files.staging import refuse_file
 from saft.penalties import Unlabelled, kronecker
@@ -64,6 +65,7 @@ def summarize(config: SummarizeConfig, overwrite: bool = False) -> SummarizeResu
         Traceback (most recent call last):
         saft.errors.UserError: task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
+    config = as_config(config, SummarizeConfig)
     file = Path(config.out)
     refuse_file(file)
     if file.exists() and not overwrite:

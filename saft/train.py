@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saft.config import as_config
 from saft.training.fine_tuning import fine_tune
 from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult
@@ -32,4 +33,5 @@ def train(config: TrainConfig, overwrite: bool = False) -> TrainResult:
         Traceback (most recent call last):
         saft.errors.UserError: task.kind: unknown task kind 'text_clasification'; did you mean ...
     """
+    config = as_config(config, TrainConfig)
     return fine_tune(config, overwrite)

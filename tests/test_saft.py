@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+import saft
+from saft.errors import UserError
+
 
 def python(code: str) -> str:
     return subprocess.run(
@@ -40,12 +43,14 @@ def test_threads_that_wait_do_not_spin_for_long(before: str, environment: dict[s
 
 
 VERBS = ["train", "merge", "evaluate", "measure", "run", "methods"]
+MODULES = ["report.read", "errors.Note", "optim.auto_radius.find_radius", "config.parse"]  # as the README has
 FIRST = [f"import saft; assert callable(saft.{verb})" for verb in VERBS]
 AFTER = [
     f"from saft.{verb} import *; {first}"
     for verb, first in zip(VERBS, FIRST, strict=True)
     if verb != "methods"
 ]
+FIRST += [f"import saft; saft.{name}" for name in MODULES]
 IN_PROCESSES_OF_THEIR_OWN = """
 import os, sys
 import datasets, lightning, torch, transformers  # once: they take seconds
@@ -68,8 +73,14 @@ def test_verbs_are_functions() -> None:
 
 
 def test_unknown_names_raise_the_usual_error() -> None:
-    import saft
-
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = saft.trian
     assert "SAM" in dir(saft)
+
+
+@pytest.mark.parametrize("verb", ["run", "train", "merge", "evaluate", "measure", "suggest", "summarize"])
+def test_a_verb_that_is_given_no_config_says_what_to_write(verb: str) -> None:
+    where = ["out"] if verb == "merge" else []
+    told = rf"must be an? {verb.capitalize()}Config, but is 'a.yaml'; write saft.{verb.capitalize()}Config\("
+    with pytest.raises(UserError, match=told):
+        getattr(saft, verb)("a.yaml", *where)

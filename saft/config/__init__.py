@@ -3,7 +3,7 @@
 from saft.config import ranges
 from saft.config.description import Key, describe, in_words
 from saft.config.overrides import differences, overridden
-from saft.config.parsing import Depth, checked, parse
+from saft.config.parsing import Depth, as_config, checked, parse
 from saft.config.ranges import *  # noqa: F403 - the types of a config's fields, all of them
 from saft.config.registered import make_registered
 from saft.config.yaml_files import dump, load, read
@@ -11,6 +11,7 @@ from saft.config.yaml_files import dump, load, read
 __all__ = [
     "Depth",
     "Key",
+    "as_config",
     "checked",
     "describe",
     "differences",

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from saft.config.yaml_files import dump, without_blank
 from saft.errors import UserError, collecting, did_you_mean
 
-__all__ = ["Depth", "checked", "parse"]
+__all__ = ["Depth", "as_config", "checked", "parse"]
 
 T = TypeVar("T")
 
@@ -107,6 +107,31 @@ def checked(config_class: type[T]) -> type[T]:
 
     setattr(config_class, "__init__", check)  # noqa: B010 - mypy allows no assignment to it
     return config_class
+
+
+def as_config(config: object, config_class: type[T]) -> T:
+    """Return the config of a verb that was called in Python, where it is one.
+
+    Args:
+        config: what was given.
+        config_class: what the verb takes.
+
+    Raises:
+        UserError: it is something else, such as the name of a file.
+
+    Example:
+        >>> from saft.evaluate_config import EvaluateConfig
+        >>> as_config("a.yaml", EvaluateConfig)
+        Traceback (most recent call last):
+        saft.errors.UserError: config: must be an EvaluateConfig, but is 'a.yaml'; ...
+    """
+    if isinstance(config, config_class):
+        return config
+    name = config_class.__name__
+    raise UserError(
+        f"config: must be {'an' if name[0] in 'AEIO' else 'a'} {name}, but is {config!r}; write saft.{name}("
+        f"...), or of a file saft.config.parse(saft.{name}, saft.config.read(FILE), FILE)"
+    )
 
 
 def _prefixed(where: str, problems: Sequence[str]) -> list[str]:
