@@ -138,7 +138,7 @@ class Ascent:
         self.require_rest("first_pass()")
         parameters = self.parameter_groups.trainable
         self.is_ready = False
-        self.pairs.record(p.device for p in parameters)
+        self.pairs.record(parameters)
         if self.options.per_micro_batch and self.replays:
             self._stash = {p: p.grad for p in parameters if p.grad is not None}
             clear_gradients(parameters, {})
@@ -161,6 +161,7 @@ class Ascent:
             raise
         finally:
             self._phase = "rest"
+            self.pairs.leave(parameters)
 
     @not_compiled
     @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from saft.errors import UserError
@@ -31,13 +30,25 @@ class PassPairs:
         self.backwards = BackwardCount()
         self._streams: list[RandomStreams] = []
         self._replayed = 0
+        self._left_gradients = False
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def record(self, devices: Iterable[torch.device]) -> None:
-        """Remember the random numbers of a first pass that begins now."""
-        self._streams.append(RandomStreams(devices))
+    def record(self, parameters: Sequence[Tensor]) -> None:
+        """Remember the random numbers of a first pass that begins now.
+
+        Args:
+            parameters: those that are trained, of any shape. If they had gradients and have none any more,
+                the model was asked to clear them, not the optimizer, and the passes before are given up.
+        """
+        if self._left_gradients and not _any_gradient(parameters):
+            self.forget()
+        self._streams.append(RandomStreams(p.device for p in parameters))
+
+    def leave(self, parameters: Sequence[Tensor]) -> None:
+        """Note, at the end of a first pass, whether there are gradients."""
+        self._left_gradients = _any_gradient(parameters)
 
     def drop_last(self) -> None:
         """Forget the first pass that has just failed."""
@@ -72,6 +83,7 @@ class PassPairs:
     def forget(self, keep_last: bool = False) -> None:
         """Forget the first passes: their gradients were cleared, or stepped with."""
         self._streams = self._streams[-1:] if keep_last else []
+        self._left_gradients = False
         self.backwards.restart()
 
     @contextmanager
@@ -127,3 +139,7 @@ class PassPairs:
                 " replay every micro-batch inside perturbed(); if they were several losses of one batch,"
                 " say so with `with first_pass():` around them"
             )
+
+
+def _any_gradient(parameters: Sequence[Tensor]) -> bool:
+    return any(parameter.grad is not None for parameter in parameters)

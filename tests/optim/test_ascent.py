@@ -199,12 +199,13 @@ def test_more_replays_than_first_passes_are_refused() -> None:
         twice()
 
 
-def test_a_batch_that_was_given_up_is_forgotten_with_its_gradients() -> None:
+@pytest.mark.parametrize("whose", ["optimizer", "model"])
+def test_a_batch_that_was_given_up_is_forgotten_with_its_gradients(whose: str) -> None:
     model = model_of()
     optimizer = SAM(SGD(model.parameters(), lr=0.1))
     with optimizer.first_pass():
         loss_of(model, batch_of(0)).backward()
-    optimizer.zero_grad()  # a bad batch
+    (optimizer if whose == "optimizer" else model).zero_grad()  # a bad batch
     with optimizer.first_pass():
         loss_of(model, batch_of(1)).backward()
     with optimizer.perturbed():
