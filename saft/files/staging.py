@@ -136,8 +136,9 @@ def telling_a_full_disk(target: Path) -> Iterator[None]:
 
 def _code(error: Exception) -> int:
     """Return the system's number of what went wrong, 0 where it is nothing of the system's."""
-    if isinstance(error, OSError):
-        return error.errno or 0
+    cause = error.__cause__ if isinstance(error, UserError) else error  # which told of a file within
+    if isinstance(cause, OSError):
+        return cause.errno or 0
     # What the library safetensors raises is no OSError; it ends with the number.
     told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(told[1]) if told else 0

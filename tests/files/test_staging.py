@@ -262,6 +262,13 @@ def test_a_disk_that_becomes_full_is_told_and_nothing_is_left(tmp_path):
 
     with pytest.raises(UserError, match=r"a\.json: could not be written: No space left on device"):
         write_file()
+
+    def write_within():
+        with staging.staged(tmp_path / "model") as folder, staging.replaced(folder / "note"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"/model: could not be written"):  # not a name that nobody knows
+        write_within()
     assert list(tmp_path.iterdir()) == []
 
 
