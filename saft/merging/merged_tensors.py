@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, collecting
-from saft.merging.inputs.class_names import found_in
+from saft.merging.inputs.class_names import names_in
 from saft.merging.inputs.in_memory import tensors_of
 from saft.merging.inputs.shared_memory import first_overlap
 from saft.merging.inputs.tensor_names import rename
@@ -109,7 +109,7 @@ def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tens
     stored = {**{name: name for name in plan.layout}, **plan.base.tied}
     names = rename(list(tensors), stored.keys())
     if not names.keys() >= plan.layout.keys():  # of a base in a folder, whose class may call them otherwise
-        names = {own: name for name, own in found_in(plan.base, tensors).items()}
+        names = {own: name for name, own in names_in(plan.base, tensors).items()}
     missing = [name for name in plan.layout if name not in names]
     if missing:
         raise UserError(f"out: lacks {abbreviated(missing)}; give a module that is built like the base")

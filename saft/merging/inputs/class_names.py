@@ -8,10 +8,10 @@ from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import match
 from saft.stored_names import renamings, translated
 
-__all__ = ["found_in", "in_class", "other_names"]
+__all__ = ["names_in", "in_class", "other_names"]
 
 
-def found_in(base: Source, names: Collection[str]) -> dict[str, str]:
+def names_in(base: Source, names: Collection[str]) -> dict[str, str]:
     """Return name -> the base's name for that tensor, of those that the base has.
 
     Args:
@@ -19,13 +19,13 @@ def found_in(base: Source, names: Collection[str]) -> dict[str, str]:
         names: as an adapter or a module has them; a prefix does not matter.
     """
     known = base.headers.keys() | base.tied.keys()
-    found = {name: own for name in names if (own := match(name, known)) is not None}
-    if len(found) < len(names) and (table := renamings(base.config)):
+    in_base = {name: own for name in names if (own := match(name, known)) is not None}
+    if len(in_base) < len(names) and (table := renamings(base.config)):
         for name in names:
-            stored = None if name in found else translated(name, table)
+            stored = None if name in in_base else translated(name, table)
             if stored is not None and (own := match(stored, known)) is not None:
-                found[name] = own
-    return found
+                in_base[name] = own
+    return in_base
 
 
 def in_class(base: Source, names: Collection[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from saft.errors import UserError, abbreviated, did_you_mean
 from saft.files.plain_tensors import not_plain
 from saft.files.sentence_modules import folder_name_of
 from saft.files.tensorfile import TensorHeader
-from saft.merging.inputs.class_names import found_in
+from saft.merging.inputs.class_names import names_in
 from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted, refusals, scale_of
 from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.source import Source, ties
@@ -104,9 +104,9 @@ def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Sourc
     in_folder, state = folder_name_of(model), _state(model)
     beside, below = dict[str, Tensor](), dict[str, Tensor]()
     own_tensors = _own_tensors(within, state)
-    found = found_in(base, [in_folder(key) for key in own_tensors])
+    in_base = names_in(base, [in_folder(key) for key in own_tensors])
     for key, tensor in own_tensors.items():
-        known = found.get(in_folder(key), in_folder(key))
+        known = in_base.get(in_folder(key), in_folder(key))
         if key.startswith(within):
             below[known] = tensor
         elif known not in base.tied:

@@ -16,7 +16,7 @@ from torch import Tensor
 from saft.config import Range
 from saft.errors import UserError, abbreviated
 from saft.files.tensorfile import TensorHeader, view
-from saft.merging.inputs.class_names import found_in
+from saft.merging.inputs.class_names import names_in
 from saft.merging.inputs.factors import Factors
 from saft.merging.inputs.source import Source
 from saft.merging.inputs.tensor_names import is_vocabulary
@@ -146,9 +146,9 @@ def adapted(
     modules, saved = _sorted(file, adapter.headers)
     changes = {name: _Change(replacement=header) for name, header in adapter.beside.items()}
     headers = {**base.headers, **adapter.beside}
-    found = found_in(base, [*saved, *(f"{module}.weight" for module in modules)])
+    in_base = names_in(base, [*saved, *(f"{module}.weight" for module in modules)])
     for key, header in saved.items():
-        name = found.get(key, key)
+        name = in_base.get(key, key)
         if other := _tie(name, base):
             problems.append(_tied(file, key, other))
         changes[name] = _Change(replacement=header)
@@ -156,7 +156,7 @@ def adapted(
     replaced = dataclasses.replace(base, headers=headers) if saved else base
     absent = []
     for module, parts in modules.items():
-        name = found.get(f"{module}.weight", f"{module}.weight")
+        name = in_base.get(f"{module}.weight", f"{module}.weight")
         if name not in base.headers and not _tie(name, base):
             absent.append(name)
             continue
