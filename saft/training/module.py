@@ -122,9 +122,9 @@ class TaskModule(L.LightningModule):
             self.ascent.advance()
         if self.after_step is not None:
             self.after_step()
-        schedule.step()
         self.log("loss", loss, prog_bar=True)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
+        schedule.step()
         if self.ascent is not None and self.others is not None:
             self.log("rho", self.ascent.perturbation.rho)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -329,7 +330,8 @@ def test_a_bfloat16_base_is_read_back_as_it_was_trained(
 
 
 def test_what_is_told_of_a_training(settings: TrainConfig) -> None:
-    result = train(settings)
+    settings = dataclasses.replace(settings, trainer=settings.trainer | {"log_every_n_steps": 1})
+    result = train(changed(settings, "out", warmup_steps=3))
     manifest = json.loads((result.folder / "saft.json").read_text())
     assert manifest["tasks"]["colour"] == settings.task | {"pooling": "mean", "max_length": 16}
     assert manifest["metrics"]["metric"]["name"] == "accuracy"
@@ -340,6 +342,10 @@ def test_what_is_told_of_a_training(settings: TrainConfig) -> None:
     assert read.memory == result.memory
     assert 0 < read.losses[-1][0] <= settings.training.steps
     assert all(0 < loss < 10 for _, loss in read.losses)
+    with (result.folder / "logs" / "metrics.csv").open() as stream:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(stream)]
+    linear = [1e-3 * share for share in (1 / 4, 2 / 4, 3 / 4, *(1 - step / 9 for step in range(9)))]
+    assert rates == pytest.approx(linear)  # each that its step took, and not the next one's
     assert dataclasses.replace(read, folder=result.folder / "nowhere").losses == []
     infinite = manifest["metrics"]["validation"] | {"value": float("inf")}
     for metrics, told in (
