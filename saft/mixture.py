@@ -17,6 +17,7 @@ from saft.merging.inputs import task_parts
 from saft.merging.inputs.tensor_names import match
 from saft.merging.methods.smile import Smile
 from saft.models import model_of
+from saft.stored_names import stored_names
 
 __all__ = ["SmileLinear", "load_mixture"]
 
@@ -119,9 +120,10 @@ def load_mixture(folder: str | Path, kind: Any = None) -> Any:
     experts = [parts.part(task) for task in parts.tasks]
     modules = dict(model.named_modules())
     prefix = getattr(model, "base_model_prefix", "") + "."
+    own = {stored: name for name, stored in stored_names(model).items()}
     for name in (name for name, pieces in experts[0].items() if "U" in pieces):
-        path = name.removesuffix(".weight")
-        path = match(path, modules, prefix) or path
+        stored = match(name, own, prefix)
+        path = (own[stored] if stored else name).removesuffix(".weight")
         layer = modules.get(path)
         if not isinstance(layer, nn.Linear):
             _refuse(location, name, layer, model)

@@ -14,6 +14,7 @@ from transformers import AutoModel
 import saft
 from saft import MergeConfig
 from saft.integrations.peft import merge_adapters
+from saft.mixture import SmileLinear
 from saft.stored_names import stored_names
 from tests.tasks import tiny_vision
 
@@ -103,3 +104,11 @@ def test_adapters_in_memory(folders: dict[str, Path], expected: dict[str, Tensor
     merge_adapters(model, "average", ["a", "b"], rank=4)
     model.set_adapter("merged")
     close(dict(model.merge_and_unload().state_dict()), in_class(load(folders["base"]), expected))
+
+
+def test_a_mixture_of_experts_for_the_layers_of_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    given = {name: str(folders[f"{name}-whole"]) for name in ("a", "b")}
+    saft.merge(MergeConfig(method="smile", base=str(folders["base"]), models=given), tmp_path / "out")
+    mixture = saft.load_mixture(tmp_path / "out")
+    layers = [name for name, module in load(folders["base"]).named_modules() if isinstance(module, nn.Linear)]
+    assert layers == [name for name, module in mixture.named_modules() if isinstance(module, SmileLinear)]
