@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def read(folder: str | Path) -> Results:
     Raises:
         UserError: there is none, or it does not fit; see `from_json`.
     """
-    file = Path(folder) / "results.json"
+    file = Path(os.path.expanduser(folder), "results.json")
     try:
         text = file.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -92,8 +93,9 @@ def rewrite(folders: Sequence[str | Path], out: str | Path | None = None) -> Ren
     """
     if not folders:
         raise UserError("report: FOLDER is missing: the `out` folder of a finished `saft run`")
+    folders = [os.path.expanduser(folder) for folder in folders]  # as of every path in a config
     if out is not None:
-        return _compared(folders, Path(out))
+        return _compared(folders, Path(os.path.expanduser(out)))
     results = _read_all({str(folder): folder for folder in folders})
     parts: list[RenderableType] = []
     for folder, of_folder in results.items():

@@ -93,13 +93,15 @@ def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
 
 
-def test_pages_are_written_anew_from_the_results(tmp_path, capsys):
+def test_pages_are_written_anew_from_the_results(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a", "b"):
         write(made_up(**SMALL), tmp_path / name)
     page = (tmp_path / "a" / "report.html").read_bytes()
     (tmp_path / "a" / "report.html").unlink()
-    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main(["report", "~/a", str(tmp_path / "b")]) == 0
     assert (tmp_path / "a" / "report.html").read_bytes() == page
+    assert read("~/a") == read(tmp_path / "a")
     assert capsys.readouterr().out.count("Verdict, limited") == 2
 
 
