@@ -116,7 +116,7 @@ def read(file: str | Path | None, several: str | None = None) -> Mapping[str, An
         return {several: [load(one, str(file)) for one in texts]}
     mapping = load(text, str(file))
     if not isinstance(mapping, Mapping):
-        kind = "nothing" if mapping is None else f"a {type(mapping).__name__}"
+        kind = {type(None): "nothing", str: "a text", list: "a list"}.get(type(mapping), "a single value")
         raise UserError(f"{file}: must hold `key: value` lines, but holds {kind}")
     return mapping
 

@@ -110,12 +110,13 @@ def test_refused_in_one_line(text: str, message: str) -> None:
     ("content", "message"),
     [
         (b"- 1\n", "must hold `key: value` lines, but holds a list"),
+        (b"text,label\n", "must hold `key: value` lines, but holds a text"),
         (b"", "must hold `key: value` lines, but holds nothing"),
         (b"\xff\xfe", "is not a text file in UTF-8"),
         (b"#" * 2**23, "is larger than 4 MiB, so it is not a config"),
         (None, "there is no such file"),
     ],
-    ids=["list", "nothing", "not text", "large", "missing"],
+    ids=["list", "text", "nothing", "not text", "large", "missing"],
 )
 def test_files_that_are_not_configs(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "c.yaml"
