@@ -280,8 +280,8 @@ def _fit(
             trainer.fit(module, ckpt_path=unfinished if unfinished.exists() else None, weights_only=False)
         if average is not None:
             average.put_into(module)
-        if not is_sharded(config.trainer):
-            model.to(ready.device)  # Lightning leaves it on the CPU
+        if strategy is None or not is_sharded(config.trainer):
+            model.to(ready.device)  # Lightning leaves it on the CPU, but for shares
         if options.select_steps:
             select.restore_best(trainer)
     validation = score() if strategy is None else strategy.finish(score)

@@ -19,6 +19,7 @@ from saft import config
 from saft.errors import UserError
 from saft.progress import Bar
 from saft.run import RunConfig
+from saft.tasks.language_model import LanguageModel
 from saft.train import TrainConfig, TrainResult, train
 from saft.training import fine_tuning
 from saft.training.ranks import Order, launch
@@ -84,6 +85,23 @@ def assert_close(first: TrainResult, second: TrainResult) -> None:
     assert second.validation.value == pytest.approx(first.validation.value, rel=1e-4)
     files = [sorted(p.name for p in result.folder.rglob("*")) for result in (first, second)]
     assert files[0] == files[1]
+
+
+def test_on_a_single_device_nothing_is_divided_and_the_model_is_scored_on_the_device(
+    mapping: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `devices: auto` finds one GPU, the score was computed by the CPU, and in float32."""
+    mapping["trainer"] = SHARED | {"devices": "auto"}
+    mapping["training"] = {"steps": 1, "batch_size": 4}
+    settings, to, moved = settings_of(mapping), LanguageModel.to, list[Any]()
+
+    def noted(self: LanguageModel, *to_what: Any) -> Any:
+        moved.append(to_what)
+        return to(self, *to_what)
+
+    monkeypatch.setattr(LanguageModel, "to", noted)
+    assert train(settings).steps == 1
+    assert moved[-1:] == [(torch.device("cpu"),)]
 
 
 class Advances(Bar):
