@@ -111,6 +111,22 @@ def test_biases_that_were_trained_with_it_come_along(tmp_path):
         torch.testing.assert_close(source.tensor(name), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_of_a_module_that_is_saved_whole_its_own_bias_counts(tmp_path):
+    model = gpt2()
+    model.save_pretrained(tmp_path / "base")
+    settings = {
+        "target_modules": ["c_attn"],
+        "modules_to_save": ["ln_f"],
+        "fan_in_fan_out": True,
+        "bias": "all",
+    }
+    expected = adapt(model, tmp_path / "adapter", **settings)
+    assert any("original_module" in x for x in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    source = read_input(f"{tmp_path / 'base'}+{tmp_path / 'adapter'}", "base")
+    for name in source.headers:
+        torch.testing.assert_close(source.tensor(name), expected[name], rtol=1e-5, atol=1e-6)
+
+
 def test_an_adapter_alone_is_of_the_base_and_merges_as_a_model_does(base, tmp_path):
     first = adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
     second = adapt(llama(), tmp_path / "two", seed=2, target_modules=["q_proj", "up_proj"])
