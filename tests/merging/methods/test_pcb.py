@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from saft.merging.methods import pcb
 from saft.merging.methods.pcb import Pcb, _tanh
 from saft.merging.stream.engine import merge_task_vectors
 from tests.oracles import merging as oracle
@@ -62,13 +63,17 @@ def test_tied_best_scores_all_count():
     assert found[3::8].eq(7).all()
 
 
+@pytest.mark.parametrize("intel", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1e-30, 1e-5, 1e-3, 0.1, 1.0, 30.0])
-def test_tanh_is_within_a_place_of_the_rounding(dtype, size):
+def test_tanh_is_within_a_place_of_the_rounding(intel, dtype, size, monkeypatch):
+    monkeypatch.setattr(pcb, "_is_intel", lambda: intel)
     values = torch.linspace(-size, size, 9_999, dtype=torch.float64).to(dtype).view(3, -1).T
     exact = np.tanh(values.numpy().astype(np.longdouble))
     error = np.abs(_tanh(values.clone()).numpy() - exact)
     assert (error <= np.abs(exact) * torch.finfo(dtype).eps).all()
+    halves = [_tanh(part.clone()) for part in (values[:1001], values[1001:])]  # wherever a block is cut
+    assert torch.cat(halves).equal(_tanh(values.clone()))
 
 
 @pytest.mark.parametrize("variant", ["vision", "nlp", "root", "es", "paper"])
