@@ -57,7 +57,11 @@ class TwoPasses:
         self.ascent.forget()
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
-        """Open the first pass, and run the forward."""
+        """Open the first pass, and run the forward.
+
+        Raises:
+            UserError: rho is auto, which only an optimizer's closure can seek.
+        """
         if self.ascent.perturbation.rise is not None:  # not only at the first ascent, which may be late
             raise UserError(self.ascent.advice.radius)
         self.give_up()

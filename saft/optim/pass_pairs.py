@@ -47,7 +47,11 @@ class PassPairs:
         self._streams.append(RandomStreams(p.device for p in parameters))
 
     def leave(self, parameters: Sequence[Tensor]) -> None:
-        """Note, at the end of a first pass, whether there are gradients."""
+        """Note, at the end of a first pass, whether there are gradients.
+
+        Args:
+            parameters: that it was of, each of its own shape.
+        """
         self._left_gradients = _any_gradient(parameters)
 
     def drop_last(self) -> None:
