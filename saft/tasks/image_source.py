@@ -28,6 +28,7 @@ __all__ = ["ImageSource", "Picture", "pictures"]
 
 OWN = ("folder", "idx", "npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+_SPLITS = {"train", "test", "val", "valid", "validation"}
 _UNSIGNED_BYTES = 8  # the code of IDX
 
 
@@ -218,6 +219,12 @@ def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
         _labelled(f"{location}/{inside}", partial(Path, folder / inside), inside.parts[0])
         for inside in (file.relative_to(folder) for file in files)
     ]
+    splits = {file.relative_to(folder).parts[0] for file in files}
+    if splits and splits <= _SPLITS and all(len(file.relative_to(folder).parts) > 2 for file in files):
+        named = ", ".join(f"{name}: {location}/{name}" for name in sorted(splits, reverse=True))
+        raise UserError(
+            f"{where}: {location} holds splits, not labels: name each of them, such as files: {{{named}}}"
+        )
     if not images:
         raise UserError(f"{where}: {location} has no folder with images in it: LABEL/NAME{SUFFIXES[0]}")
     if others:

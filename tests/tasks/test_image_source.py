@@ -247,6 +247,16 @@ def test_a_column_of_numbers_that_are_no_image_is_told(cell: Any, message: str, 
         picture.rgb("t")
 
 
+def test_a_folder_of_splits_is_told_with_their_names(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / split / "cat" / "1.png")
+    given = source(path="folder", files={"train": str(tmp_path)}, test=None)
+    names = f"files: {{train: {tmp_path}/train, test: {tmp_path}/test}}"
+    with pytest.raises(UserError, match=f"holds splits, not labels: name each of them, such as {names}"):
+        pictures(given, "t")
+
+
 def test_hidden_files_of_a_folder_are_no_images(tmp_path: Path) -> None:
     for name in ("a.png", "._a.png"):
         (tmp_path / "cat").mkdir(exist_ok=True)
