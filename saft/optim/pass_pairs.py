@@ -18,6 +18,7 @@ class PassPairs:
     """Pairs every replay pass with the first pass that it repeats.
 
     Example:
+        >>> import torch
         >>> passes = PassPairs()
         >>> passes.record([]); first = torch.rand(1)
         >>> with passes.replaying([]), passes.replay():
