@@ -69,7 +69,7 @@ class Words:
         target = self._target(verb)
         mapping, where = self._mapping(verb)
         with stand_ins():  # what is wrong there is told at once
-            self._refuse_another_verbs(mapping, where)
+            self._refuse_another_verbs(verb, mapping, where)
             settings(verb, mapping, where, "options")
         return imported(verb.function)(settings(verb, mapping, where), *target, **self.flags)
 
@@ -104,11 +104,13 @@ class Words:
             {**config.read(file, several), **own}, self.overrides, verb.named
         ), file or "command line"
 
-    def _refuse_another_verbs(self, mapping: Mapping[str, Any], where: str) -> None:
+    def _refuse_another_verbs(self, verb: Verb, mapping: Mapping[str, Any], where: str) -> None:
         """Refuse a config whose keys are those of another verb, which is told instead of every key."""
-        verbs = {name: verb for name, verb in VERBS.items() if verb.config}
-        meant = [name for name, verb in verbs.items() if _holds_keys_of(mapping, imported(verb.config))]
-        if self.file is not None and meant and self.verb not in meant:
+        if self.file is None or _holds_keys_of(mapping, imported(verb.config)):
+            return  # so that the configs of the others are not imported
+        configs = {name: other.config for name, other in VERBS.items() if other.config}
+        meant = [name for name, place in configs.items() if _holds_keys_of(mapping, imported(place))]
+        if meant:
             raise UserError(f"{where}: is a config of `saft {meant[0]}`, not of `saft {self.verb}`")
 
     def _not_written(self, folder: Path, verb: Verb) -> str:
