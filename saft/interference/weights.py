@@ -57,6 +57,11 @@ class WeightMeasure(Measure):
     of_products: ClassVar[bool] = False
 
     @property
+    def of_merge(self) -> bool:
+        """Whether a merge of the models is made for it: the weights of the merge of all."""
+        return self.takes == "merge"
+
+    @property
     def variants(self) -> dict[str, Quantity]:
         """Name -> what is told besides; see `InterferenceResult`."""
         trimmed = self.quantities if self.takes == "parts" else {}
@@ -92,11 +97,6 @@ class MergedWeightMeasure(WeightMeasure):
     """A measure of task vectors beside their merge: the last row of its blocks is lambda times the merge."""
 
     takes = "merge"
-
-    @property
-    def of_merge(self) -> bool:
-        """Whether a merge of the models is made for it: the weights of the merge of all."""
-        return True
 
 
 def of_task_vectors(measure: WeightMeasure, task_vectors: Tensor) -> dict[str, Tensor]:
