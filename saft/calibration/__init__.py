@@ -139,8 +139,9 @@ def collected(plan: Plan, progress: Progress | None = None) -> Iterator[Plan]:
         yield plan
         return
     collector = COLLECTORS.get(plan.method.calibration)()
-    _refuse_without_labels(plan, model_tasks(plan))
-    data = load_calibration_data(plan)
+    declared = model_tasks(plan)
+    _refuse_without_labels(plan, declared)
+    data = load_calibration_data(plan, declared)
     done, cost = 0.0, max(collector.cost(data), 1.0)
 
     def advance(by: float) -> None:

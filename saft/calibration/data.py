@@ -142,13 +142,18 @@ def model_tasks(plan: Plan) -> dict[str, ModelTask]:
     return declared
 
 
-def load_calibration_data(plan: Plan) -> CalibrationData:
+def load_calibration_data(plan: Plan, declared: Mapping[str, ModelTask] | None = None) -> CalibrationData:
     """Load the base model and the examples.
+
+    Args:
+        plan: from `saft.merging.plan.check`.
+        declared: the plan's `model_tasks`, where they are known already.
 
     Raises:
         UserError: as `model_tasks`; or the base cannot be loaded, or its tensors not be told apart.
     """
-    bound = {name: task.bind(plan, plan.models[name]) for name, task in model_tasks(plan).items()}
+    declared = model_tasks(plan) if declared is None else declared
+    bound = {name: task.bind(plan, plan.models[name]) for name, task in declared.items()}
     tasks.check_one_trunk({"data.tasks": bound})
     examples = {name: _examples(task, plan) for name, task in bound.items()}
     trunk = next(iter(bound.values())).load_trunk(plan.base.folder)
