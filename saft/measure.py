@@ -156,8 +156,9 @@ def weight_interference(
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
     """
-    standard = chosen(["standard"], "measures").items() if measures is None else ()
-    measures = measures or {name: made for name, made in standard if isinstance(made, WeightMeasure)}
+    if measures is None:
+        standard = chosen(["standard"], "measures")
+        measures = {name: made for name, made in standard.items() if isinstance(made, WeightMeasure)}
     return _of_weights(_plan(base, checkpoints, exclude), density, measures, merge)
 
 

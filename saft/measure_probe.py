@@ -113,10 +113,8 @@ class TaskProbe:
         def keeping(name: str) -> Callable[..., None]:
             def keep(_: nn.Module, __: Any, output: Any) -> None:
                 states = output
-                while isinstance(
-                    states, tuple | list
-                ):  # a stage of PVT gives its states and those of its blocks
-                    states = states[0]
+                while isinstance(states, tuple | list):
+                    states = states[0]  # a stage of PVT gives its states and those of its blocks
                 seen[name].append(_mean_over_positions(states, masks[name in decodes]).float().cpu())
 
             return keep

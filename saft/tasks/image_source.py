@@ -215,12 +215,13 @@ def _of_folder(source: ImageSource, split: str, where: str) -> Labelled:
     location = source.files[split]
     folder = _folder(location, where)
     files, others = _in_folders(folder)
+    places = [file.relative_to(folder) for file in files]
     images = [
         _labelled(f"{location}/{inside}", partial(Path, folder / inside), inside.parts[0])
-        for inside in (file.relative_to(folder) for file in files)
+        for inside in places
     ]
-    splits = {file.relative_to(folder).parts[0] for file in files}
-    if splits and splits <= _SPLITS and all(len(file.relative_to(folder).parts) > 2 for file in files):
+    splits = {inside.parts[0] for inside in places}
+    if splits and splits <= _SPLITS and all(len(inside.parts) > 2 for inside in places):
         named = ", ".join(f"{name}: {location}/{name}" for name in sorted(splits, reverse=True))
         raise UserError(
             f"{where}: {location} holds splits, not labels: name each of them, such as files: {{{named}}}"

@@ -228,9 +228,8 @@ def _sorted(
     modules: dict[str, dict[str, TensorHeader]] = {}
     saved = {}
     for key, header in headers.items():
-        if (
-            ".original_module." in key
-        ):  # of a module that is saved whole, what it was; bias: all saves its bias
+        # What a module that is saved whole was before: of it `bias: all` saves the bias.
+        if ".original_module." in key:
             continue
         # The name of the adapter, `default`, is left in some files: lora_A.default.weight
         name = re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key.removeprefix(PREFIX))
