@@ -31,6 +31,25 @@ def test_a_signal_interrupts_the_block_and_the_handler_is_put_back(number: int) 
         signal.signal(number, before)
 
 
+def test_what_a_library_makes_of_the_interrupt_is_the_interrupt() -> None:
+    """pydantic raises a SchemaError when a signal comes as it builds one; a cell was then said to have failed."""
+
+    def library() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("as pydantic has it") from None
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts([]):
+            library()
+        with pytest.raises(ValueError, match="its own"), interrupts([]):
+            raise ValueError("its own")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_import_is_not_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """numpy, half imported, ended `saft evaluate` with a RecursionError, and a library in C++ aborted it."""

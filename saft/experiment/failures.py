@@ -11,6 +11,7 @@ from saft.experiment.session import Session
 from saft.experiment.stages import arm_choice, drawn_cells
 from saft.progress import note
 from saft.report.cell_result import FailedCell, failure_in_words
+from saft.signals import hand_on_interrupt
 
 __all__ = ["all_diverged", "failed_cells", "note_failure", "problems_of"]
 
@@ -21,10 +22,14 @@ def problems_of(error: Exception) -> list[str] | None:
     Args:
         error: that the computation raised.
 
+    Raises:
+        KeyboardInterrupt: a signal ends this process, and the error is what a library made of it.
+
     Example:
         >>> problems_of(UserError("training diverged; lower rho")), problems_of(KeyError("news"))
         (['training diverged; lower rho'], None)
     """
+    hand_on_interrupt(error)
     if isinstance(error, UserError):
         return list(error.problems)
     if is_for_memory(error):

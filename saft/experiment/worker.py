@@ -22,7 +22,7 @@ from saft.experiment.events import Event
 from saft.experiment.failures import problems_of
 from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell
-from saft.signals import interrupts
+from saft.signals import hand_on_interrupt, interrupts
 
 __all__ = ["Holding", "work"]
 
@@ -52,6 +52,7 @@ def work(folder: str | Path, threads: int | None = None, every: float = 10.0) ->
                 try:
                     session = session or open_session(folder)
                 except UserError as error:  # of this machine, so another may do better
+                    hand_on_interrupt(error)
                     problems = [f"on {socket.gethostname()}: {problem}" for problem in error.problems]
                     holding.close("released", problems, deaths=claim.deaths + 1)
                     return

@@ -13,6 +13,7 @@ from saft.errors import UserError, first_line
 from saft.extras import require
 from saft.files.staging import write_text
 from saft.progress import note
+from saft.signals import hand_on_interrupt
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -106,6 +107,7 @@ class _Forgiving:
             try:
                 function(*arguments, **keywords)
             except Exception as error:  # each service has errors of its own
+                hand_on_interrupt(error)
                 if not self._has_failed:
                     self._has_failed = True
                     note(

@@ -41,12 +41,21 @@ def test_signs_of_life_go_on_after_a_disk_has_failed(tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("number", worker.ENDING)
-def test_a_signal_gives_the_cell_back(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", [False, True], ids=["as it is", "changed by a library"])
+def test_a_signal_gives_the_cell_back(
+    number: int, changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computing(*_: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as interrupt:
+            raise (ValueError("as pydantic has it") if changed else interrupt) from None
+
     claims, cell = ClaimFolder(tmp_path), Cell("all", "adamw", 0)
     claims.offer([str(cell)])
     session = SimpleNamespace(resolved=SimpleNamespace(cells=[cell]))
     monkeypatch.setattr(worker, "open_session", lambda folder: session)
-    monkeypatch.setattr(worker, "carry_out_cell", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(worker, "carry_out_cell", computing)
     before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         with pytest.raises(KeyboardInterrupt):
