@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def test_an_interrupt_ends_the_workers_and_the_run_goes_on(
     monkeypatch.setattr(local, "EVERY", 0.05)
     with pytest.raises(KeyboardInterrupt):
         run(load(folder, executor="local"))
-    assert all(worker.exitcode == 0 for worker in crews[-1].workers)
+    # One that had not come to its first cell is ended by the signal itself.
+    assert {worker.exitcode for worker in crews[-1].workers} <= {0, -signal.SIGTERM}
     assert {claim.state for claim in ClaimFolder(folder).latest().values()} <= {"released", "finished"}
     run(load(folder))  # whoever goes on
     assert figures(folder) == figures(serial)
