@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -127,13 +128,20 @@ def _merges(device: str) -> dict[str, Part]:
 
 
 def machine() -> dict[str, str]:
-    """Return what runs where; a part that was run elsewhere is run again."""
+    """Return what runs where; a part that was run elsewhere, or by other code, is run again."""
     found = {"device": torch.cuda.get_device_name(), "CUDA": str(torch.version.cuda)}
     found |= {"CPU cores": str(os.cpu_count()), "Python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-    return {**found, "saft": saft.__version__}
+    return {**found, "saft": f"{saft.__version__}, code {code(ROOT)}"}
+
+
+def code(root: Path) -> str:
+    """Return eight digits that another program or test would change; committed or not."""
+    files = sorted(file for part in ("saft", "scripts", "tests") for file in (root / part).rglob("*.py"))
+    texts = (f"{file.relative_to(root)}\n{file.read_text('utf-8')}" for file in files)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def run(name: str, part: Part, where: Mapping[str, str], out: Path, seconds: float) -> dict[str, Any]:

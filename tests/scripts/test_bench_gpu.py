@@ -58,6 +58,16 @@ def test_a_part_that_is_done_is_not_run_again_on_the_same_machine(bench, part, c
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["count", "one.json"]
 
 
+def test_what_other_code_measured_is_measured_again(bench, tmp_path):
+    assert bench.code(bench.ROOT) == bench.code(bench.ROOT)
+    codes = [bench.code(tmp_path)]
+    for name, text in (("a.py", ""), ("a.py", "x = 1\n"), ("b.py", "")):
+        (tmp_path / "saft").mkdir(exist_ok=True)
+        (tmp_path / "saft" / name).write_text(text)
+        codes.append(bench.code(tmp_path))
+    assert len(set(codes)) == 4
+
+
 def test_a_part_that_failed_is_run_again(bench, part, count, tmp_path):
     fails = part(COUNTS + "sys.exit('why')", str(count))
     for _ in range(2):
