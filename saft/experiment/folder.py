@@ -29,9 +29,7 @@ STEPS = "steps.json"
 LOCK = ".lock"
 
 T = TypeVar("T")
-LONGEST = (
-    240  # bytes of a name: disks take 255, of which a file that is being written adds ".", ".json.partial"
-)
+LONGEST = 240  # bytes of a name: disks take 255, and files of figures add ".trials"
 
 
 def team(tasks: Sequence[str]) -> str:
@@ -160,8 +158,9 @@ class ExperimentFolder:
             there = self.path.readlink()
             raise UserError(f"{self.path}: is a link to {there}, which is not there; make that folder")
         refuse_file(self.path / CONFIG)
-        begun = {LOCK, f".{CONFIG}.partial"}  # what a `saft run` leaves that was killed as it began
-        strangers = self.path.is_dir() and any(entry.name not in begun for entry in self.path.iterdir())
+        names = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+        # But for what a `saft run` leaves that was killed as it began.
+        strangers = [name for name in names if name != LOCK and not name.startswith(f".{CONFIG}.saft-")]
         if strangers and not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path}: is not empty, and is not a run of saft; choose another `out`")
 

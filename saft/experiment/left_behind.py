@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-
 from saft.experiment.claims import Claim
 from saft.experiment.folder import ExperimentFolder
 from saft.files.lock import forget
+from saft.files.temporary_names import remove
 
 __all__ = ["clear_after"]
 
 
 def clear_after(dead: Claim, folder: ExperimentFolder) -> None:
-    """Remove locks and half-written folders of a dead claimant; the checkpoints of its trainings stay.
+    """Remove locks and what a dead claimant had half-written; the checkpoints of its trainings stay.
 
     Args:
         dead: its claim.
@@ -24,5 +23,5 @@ def clear_after(dead: Claim, folder: ExperimentFolder) -> None:
         for entry in [*place.rglob(".*"), *place.parent.glob(f".{place.name}.*")]:
             if entry.suffix == ".lock":
                 forget(entry, dead.host, dead.process)
-            elif mark in entry.name and entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+            elif mark in entry.name:
+                remove(entry)

@@ -6,19 +6,16 @@ import ctypes
 import errno
 import os
 import re
-import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from saft.errors import UserError
-from saft.files.processes import born
+from saft.files.temporary_names import ASIDE, leftovers, remove, sibling
 
 __all__ = [
-    "left_behind",
     "refuse",
     "refuse_file",
     "replaced",
@@ -28,7 +25,6 @@ __all__ = [
     "write_text",
 ]
 
-_ASIDE = "-old"
 _HERE, _RENAME_EXCHANGE = -100, 2  # of renameat2(2); absolute paths, so that the first does not matter
 _OF_A_MODEL = ("saft.json", "config.json", "adapter_config.json", "*.safetensors")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -68,7 +64,7 @@ def staged(
     target = Path(os.path.realpath(target))
     left = _clear_leftovers(target, goes_on_with)
     refuse(target, overwrite)
-    temporary = _sibling(target)
+    temporary = sibling(target)
     try:
         with telling_a_full_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,20 +87,23 @@ def staged(
 def replaced(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside `file` that takes its name, and its place, once the block has ended well.
 
+    The path is this process's own: another, on another machine too, may be writing the same file.
+
     Args:
         file: the file to make; its parents are made too. Of a link it is what the link leads to.
 
     Yields:
-        The temporary path, to be written by one process.
+        The temporary path.
 
     Raises:
         UserError: the disk is full.
     """
     file = Path(os.path.realpath(file))
-    temporary = file.with_name(f".{file.name}.partial")
+    temporary = sibling(file)
     try:
         with telling_a_full_disk(file):
             file.parent.mkdir(parents=True, exist_ok=True)
+            _clear_leftovers(file)
             yield temporary
             sync(temporary)
             temporary.replace(file)
@@ -246,46 +245,19 @@ def _refuse_above(target: Path) -> None:
         )
 
 
-def _sibling(target: Path) -> Path:
-    process = os.getpid()
-    mark = f"{socket.gethostname()}-{process}-{born(process)}-{secrets.token_hex(4)}"
-    return target.parent / f".{target.name}.saft-{mark}"
-
-
-def left_behind(target: str | Path) -> Iterator[Path]:
-    """Yield the temporary folders that processes of this machine that are no more have left for a target.
-
-    Args:
-        target: of `staged`.
-    """
-    for entry in _leftovers(Path(os.path.realpath(target))):
-        if not entry.name.endswith(_ASIDE):
-            yield entry
-
-
-def _leftovers(target: Path) -> Iterator[Path]:
-    mark = f".{target.name}.saft-{socket.gethostname()}-"
-    for entry in sorted(target.parent.iterdir()) if os.name == "posix" and target.parent.is_dir() else ():
-        process, _, rest = entry.name.removeprefix(mark).partition("-")
-        if not entry.name.startswith(mark) or not process.isdigit():
-            continue
-        if born(int(process)) != rest.partition("-")[0]:  # it has ended; its number may be another's now
-            yield entry
-
-
-def _clear_leftovers(target: Path, goes_on_with: Callable[[Path], bool] | None) -> Path | None:
+def _clear_leftovers(target: Path, goes_on_with: Callable[[Path], bool] | None = None) -> Path | None:
     """Clear what processes of this machine that are no more have left, but for what is gone on with."""
     kept = None
-    for entry in _leftovers(target):
-        if entry.name.endswith(_ASIDE):
+    for entry in leftovers(target):
+        if entry.name.endswith(ASIDE):
             if target.exists():
-                shutil.rmtree(entry, ignore_errors=True)
+                remove(entry)
             else:
                 entry.rename(target)  # it was put aside, and what should have replaced it never came
         elif kept is None and goes_on_with is not None and goes_on_with(entry):
             kept = entry
         else:
-            shutil.rmtree(entry, ignore_errors=True)
+            remove(entry)
     return kept
 
 
@@ -330,7 +302,7 @@ def _exchange(temporary: Path, target: Path) -> None:
         return
     aside = temporary
     if not _swapped(temporary, target):
-        aside = temporary.with_name(temporary.name + _ASIDE)
+        aside = temporary.with_name(temporary.name + ASIDE)
         target.rename(aside)
         try:
             temporary.rename(target)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,8 +67,6 @@ def cached(
         except SafetensorError as error:
             raise UserError(f"{file}: is damaged ({error}); delete it, and it is computed again") from None
     tensors = compute()
-    mine = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}")  # others may write the same
-    with replaced(mine) as temporary:
+    with replaced(file) as temporary:  # others may write the same
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    mine.replace(file)
     return tensors

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -245,15 +245,9 @@ class SaveEvery(L.Callback):
         """
         if not self.every or trainer.global_step % self.every or trainer.global_step == trainer.max_steps:
             return
-        temporary = self.file.with_suffix(".partial")
-        try:
-            with telling_a_full_disk(self.file):
-                trainer.save_checkpoint(temporary)
-                if trainer.is_global_zero:
-                    os.replace(temporary, self.file)
-        except UserError:
-            temporary.unlink(missing_ok=True)  # room for what comes next; the one before it stays
-            raise
+        writes = trainer.is_global_zero  # to whose weights the others add theirs
+        with replaced(self.file) if writes else nullcontext(self.file) as place:
+            trainer.save_checkpoint(place)
 
 
 class Stopwatch(L.Callback):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ from saft import config as configs
 from saft import tasks
 from saft.errors import UserError, collecting
 from saft.files.lock import beside, locked
-from saft.files.staging import refuse, write_text
+from saft.files.staging import refuse
 from saft.files.upload import uploading
 from saft.parametrizations.parametrization import trained_shapes
 from saft.penalties import Setting, Unlabelled, penalty
-from saft.progress import Bar, bar, note
+from saft.progress import Bar, bar
 from saft.tasks import BoundTask, Limits, Score, Splits, Task, TaskModel
 from saft.training.callbacks import (
     AverageWeights,
-    Diverged,
     LogSteps,
     SaveEvery,
     SelectSteps,
@@ -55,11 +53,11 @@ from saft.training.trainer import (
     quiet_lightning,
 )
 from saft.training.trainer_arguments import is_sharded
+from saft.training.work_folder import LAST, work_folder
 from saft.trajectory import RunningAverage, averaging
 
-__all__ = ["clear_after_kill", "fine_tune", "train_rank", "training_cost"]
+__all__ = ["fine_tune", "train_rank", "training_cost"]
 
-LAST = "last.ckpt"  # in the work folder: what an interrupted training goes on from
 # What may change when it goes on, since the weights are the same: where it is told, and how batches are made.
 UNESSENTIAL = ("upload", "logger", "checkpoint_every", "data_workers")
 
@@ -100,20 +98,18 @@ def fine_tune(
     _refuse_batch(config, len(ready.splits.train), count)
     with locked(beside(out), f"out: {out}"), uploading(out, config.upload):
         refuse(out, overwrite)  # another may have written it while the data were read
-        order = Order(config, overwrite, _work_folder(out), cache)
         rests_on = {key: value for key, value in vars(config).items() if key not in UNESSENTIAL}
         basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
-        _clear_if_changed(order.work, basis)
         with (
-            bar(total=training_cost(config.training)) if progress is None else nullcontext(progress) as shown
+            work_folder(out, basis) as work,
+            bar(total=training_cost(config.training)) if progress is None else nullcontext(progress) as shown,
         ):
             if progress is None:
                 shown.stage(f"train {config.name}")
-            with _kept_if_resumable(order.work):
-                result = None if count > 1 else _train(ready, order, shown)
-                if result is None:
-                    launch(order, count, shown)
-        shutil.rmtree(order.work, ignore_errors=True)
+            order = Order(config, overwrite, work, cache)
+            result = None if count > 1 else _train(ready, order, shown)
+            if result is None:
+                launch(order, count, shown)
     return result or TrainResult.read(out)
 
 
@@ -295,41 +291,3 @@ def _workers(config: TrainConfig, splits: Splits, device: torch.device) -> int:
     if wanted is None:
         wanted = min(4, cores - 1) if splits.train.is_costly and device.type == "cuda" else 0
     return min(wanted, cores)
-
-
-def _work_folder(out: Path) -> Path:
-    """Return the folder beside the target that holds logs and intermediate checkpoints while training."""
-    return out.parent / f".{out.name}.work"
-
-
-def clear_after_kill(out: Path) -> None:
-    """Remove what a training beside its finished folder has left that was killed at its very end.
-
-    Args:
-        out: the checkpoint folder, which is complete.
-    """
-    work, lock = _work_folder(out), beside(out)
-    if work.exists() or lock.exists():
-        with suppress(UserError), locked(lock, f"out: {out}"):  # another may be about to do it
-            shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _kept_if_resumable(work: Path) -> Iterator[None]:
-    """Remove the work folder where the block fails and there is nothing that a next call could go on from."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, Diverged) or not (work / LAST).exists():
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def _clear_if_changed(work: Path, basis: str) -> None:
-    """Make the work folder; begin again if what lies there rests on another config, model or data."""
-    file = work / "basis.txt"
-    if work.exists() and not (file.is_file() and file.read_text("utf-8") == basis):
-        if (work / LAST).exists():
-            note(f"{work.name}: is of another config, model or data, and removed; the training begins anew")
-        shutil.rmtree(work)
-    write_text(file, basis)

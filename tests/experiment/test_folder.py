@@ -118,7 +118,7 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
 
 def test_what_a_run_leaves_that_was_killed_as_it_began_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("")
-    (tmp_path / ".config.yaml.partial").write_text("")
+    (tmp_path / ".config.yaml.saft-elsewhere-12-345-ab").write_text("")
     ExperimentFolder(tmp_path).refuse_strangers()
     (tmp_path / ".git").mkdir()
     with pytest.raises(UserError, match="is not a run of saft"):

@@ -20,11 +20,13 @@ def test_locks_and_half_written_folders_of_the_dead_go(tmp_path: Path, host: str
     half, work = experts / f".colour.saft-{host}-12-ab", experts / ".colour.work"
     for folder in (half, work, experts / f".size.saft-{host}-123-ab"):
         folder.mkdir(parents=True)
+    file = experts / f".training.json.saft-{host}-12-34-ab"
+    file.write_text("half")
     for name, process in (("colour", 12), ("size", 13)):
         (experts / f".{name}.lock").write_text(json.dumps({"host": host, "process": process}))
     clear_after(Claim("all/adamw/seed0", 1, host=host, process=12), ExperimentFolder(tmp_path))
     left = {entry.name for entry in experts.iterdir()}
-    assert half.name not in left
+    assert not {half.name, file.name} & left
     assert left >= {".colour.work", ".size.lock", f".size.saft-{host}-123-ab"}
     # Of this machine's locks the system takes care, and of which process has one now.
     assert (".colour.lock" in left) == (host != "elsewhere")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,17 +166,6 @@ def test_a_killed_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
     assert [entry.name for entry in target.iterdir()] == ["complete"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="processes")
-def test_what_an_earlier_process_of_the_same_number_has_left_is_cleared(tmp_path):
-    """In a container that is started again a process has the number of the one that was killed."""
-    left = tmp_path / f".model.saft-{socket.gethostname()}-{os.getpid()}-1-ab"
-    left.mkdir()
-    assert list(staging.left_behind(tmp_path / "model")) == [left]
-    with staging.staged(tmp_path / "model") as folder:
-        (folder / "complete").touch()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
-
-
 OVERWRITER = """
 import os, signal, sys
 from pathlib import Path
@@ -334,6 +322,31 @@ def test_a_file_is_complete_or_what_it_was(tmp_path):
         write()
     assert [path.name for path in file.parent.iterdir()] == ["figures.json"]
     assert file.read_bytes() == b"old\n"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """A worker that was taken for dead, and comes back, writes the file that another is writing: the first
+    to end took the other's half for its own, and the second found nothing to rename."""
+    file = tmp_path / "figures.json"
+    with staging.replaced(file) as first:
+        first.write_text("first, and longer")
+        with staging.replaced(file) as second:
+            second.write_text("second")
+        assert file.read_text() == "second"
+    assert file.read_text() == "first, and longer"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes")
+@pytest.mark.parametrize("name", ["figures.json", "n" * 240 + ".json"])
+def test_what_a_killed_writer_of_a_file_has_left_goes_with_the_next(tmp_path, name):
+    with staging.replaced(tmp_path / name) as temporary:
+        mark = temporary.name.removesuffix(temporary.name[-8:])
+        left = tmp_path / mark.replace(f"-{os.getpid()}-", f"-{os.getpid()}-1")  # of an earlier process
+        left.write_text("half")
+        temporary.write_text("1")
+    staging.write_text(tmp_path / name, "2")
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):

@@ -25,7 +25,7 @@ from saft.errors import UserError
 from saft.train import TrainConfig, TrainResult, train
 from saft.training import fine_tuning, ranks
 from saft.training.data_parallel import Replicas
-from saft.training.fine_tuning import LAST
+from saft.training.work_folder import LAST
 
 gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 
@@ -109,7 +109,7 @@ def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
     assert len(log[0]) == len(log[1])
 
     before = weights(two)
-    shutil.move(tmp_path / "kept" / "work", two.folder.parent / f".{two.folder.name}.work")
+    shutil.move(tmp_path / "kept", two.folder.parent / f".{two.folder.name}.work")
     resumed = train(both, overwrite=True)
     assert goes_on == [False, True]
     assert all(torch.equal(weights(resumed)[name], value) for name, value in before.items())

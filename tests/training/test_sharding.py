@@ -144,7 +144,7 @@ class TestTwoProcesses:
 
         before = weights(whole)
         work = whole.folder.parent / f".{whole.folder.name}.work"
-        shutil.move(kept, work)
+        shutil.copytree(kept, work / "kept")
         advances = Advances(0.0)
         resumed = fine_tuning.fine_tune(on_two(one), overwrite=True, progress=advances)
         assert [cost / advances.costs[-1] for cost in advances.costs] == [2, 1, 1]  # two steps were done

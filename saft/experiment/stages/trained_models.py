@@ -18,10 +18,11 @@ from saft.merging.merge_config import MergeConfig
 from saft.progress import Bar
 from saft.tasks.heads import head_file
 from saft.training.callbacks import Diverged
-from saft.training.fine_tuning import clear_after_kill, fine_tune
+from saft.training.fine_tuning import fine_tune
 from saft.training.options import TrainingOptions
 from saft.training.train_config import TrainConfig
 from saft.training.train_result import TrainResult, data_files
+from saft.training.work_folder import clear_after_kill
 
 __all__ = [
     "expert_config",
@@ -187,7 +188,13 @@ def _fine_tuned(session: Session, cell: Cell, config: TrainConfig, bar: Bar) -> 
         clear_after_kill(folder)
         return TrainResult.read(folder)
     splits, reference = session.splits(cell.train_size, cell.seed)[task], session.inputs(cell, task)
-    return fine_tune(config, splits=splits, progress=bar, reference=reference, cache=session.folder.cache)
+    try:
+        return fine_tune(config, splits=splits, progress=bar, reference=reference, cache=session.folder.cache)
+    except UserError:
+        if not folder.exists():
+            raise
+        # A worker that was taken for dead has come back and written the same, before it learned of that.
+        return _fine_tuned(session, cell, config, bar)
 
 
 _PLACES = ("model", "out", "others", "head_from", "upload", "logger")  # which a moved run has elsewhere

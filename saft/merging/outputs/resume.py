@@ -12,7 +12,7 @@ import torch
 import saft
 from saft.files.fingerprints import quick_fingerprint
 from saft.files.finished_shards import FinishedShards
-from saft.files.staging import left_behind
+from saft.files.temporary_names import left_behind
 from saft.files.weights_writer import shard_layouts
 from saft.merging.outputs.whole_model import Weights
 from saft.merging.plan import Plan
