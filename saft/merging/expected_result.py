@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,8 +25,12 @@ class _Expected(Source):
     plan: Plan = field(kw_only=True)
 
     @property
-    def heads(self) -> Sequence[Path]:
-        return [*self.plan.heads.values()]
+    def heads(self) -> Mapping[str, Path]:
+        return self.plan.carried.heads
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        return self.plan.carried.tasks
 
     def tensor(self, name: str) -> Tensor:
         return self.plan.base.tensor(name).to(self.headers[name].dtype)

@@ -11,11 +11,11 @@ import torch
 
 from saft import config as configs
 from saft.errors import UserError, collecting, did_you_mean
-from saft.files.fingerprints import fingerprint
 from saft.files.sentence_modules import module_of
 from saft.files.side_files import side_files
 from saft.files.weights_writer import write_order
 from saft.merging import layer_scaling
+from saft.merging.carried import Carried, carried
 from saft.merging.dtypes import ARITHMETIC, DTYPES
 from saft.merging.inputs.alignment import beside_tower, differences, factors_differ, fitted
 from saft.merging.inputs.config_differences import config_problems
@@ -96,7 +96,9 @@ def check(
     for task, location in config.by_task().items():
         with collecting(problems, f"models.{task}: "):
             models[task] = read(location, f"models.{task}", base)
-    heads = _heads(models, problems)
+    along = Carried({}, {})
+    with collecting(problems):
+        along = carried(models)
     if base is not None:
         models = {task: fitted(base, source, config.vocabulary) for task, source in models.items()}
         excluded = _excluded(config.exclude, [base, *models.values()], problems)
@@ -148,7 +150,7 @@ def check(
     default_scaling = method.scaling if config.lines is None else 1.0
     scaling = default_scaling if config.scaling is None else config.scaling
     plan = Plan(
-        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, heads, output, by_tensor
+        config, method, scaling, base, models, merged, tuple(sorted(copied)), layout, along, output, by_tensor
     )
     if problems := list(output.problems(plan)):
         raise UserError(*problems)
@@ -261,13 +263,3 @@ def _excluded(patterns: Sequence[str], sources: Sequence[Source], problems: list
             problems.append(f"exclude: '{pattern}' matches no tensor{near}")
         excluded.update(matching)
     return excluded
-
-
-def _heads(models: Mapping[str, Source], problems: list[str]) -> dict[str, Path]:
-    heads: dict[str, Path] = {}
-    for task, source in models.items():
-        for file in source.heads:
-            other = heads.setdefault(file.name, file)
-            if other is not file and fingerprint(other) != fingerprint(file):
-                problems.append(f"models.{task}: {file} and {other} differ but have one name; rename one")
-    return heads

@@ -12,6 +12,7 @@ import torch
 
 from saft.files.mapped_files import mapped_files
 from saft.files.tensorfile import Layout
+from saft.merging.carried import Carried
 from saft.merging.dtypes import ARITHMETIC
 from saft.merging.inputs.source import Source
 from saft.merging.merge_config import MergeConfig, size_in_bytes
@@ -72,8 +73,8 @@ class Plan:
     """Names of the tensors that come from the base: integers, and what was excluded."""
     layout: Layout
     """dtype and shape of every tensor of the output."""
-    heads: Mapping[str, Path]
-    """Heads that are carried along: file name -> file."""
+    carried: Carried
+    """What the models declare of their tasks, and the heads of these."""
     output: Output
     """The form that the result has."""
     by_tensor: Mapping[str, Method]

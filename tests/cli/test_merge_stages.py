@@ -208,9 +208,9 @@ def test_what_only_one_of_several_may_not_do_is_told_before_the_first(text, mess
 def test_heads_that_differ_are_told_before_the_first(capsys, begun):
     for name, other in (("a", 0.0), ("c", 1.0)):
         Path(name, "heads").mkdir()
-        save_file(
-            {"w": load_file("a/model.safetensors").popitem()[1] + other}, f"{name}/heads/news.safetensors"
-        )
+        for task in ("news", f"only of {name}"):
+            head = {"w": load_file("a/model.safetensors").popitem()[1] + other}
+            save_file(head, f"{name}/heads/{task}.safetensors")
     assert merge(FILE) == 2
     assert "m.yaml: second: models.c: " in capsys.readouterr().err
     assert not begun

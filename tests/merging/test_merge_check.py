@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import safetensors.torch
 import torch
@@ -176,18 +174,6 @@ def test_numbers_of_another_kind_are_told(save, base_tensors, task_tensors):
 def test_nothing_left_to_merge(checkpoints):
     base, models = checkpoints
     assert "no tensor is left that" in problems(MergeConfig("average", base, models, exclude=["*"]))[0]
-
-
-def test_heads_of_one_name_must_be_equal(save, base_tensors, task_tensors):
-    base = save("base", base_tensors)
-    models = [
-        save(task, task_tensors[task], **{"heads/t.safetensors": text})
-        for task, text in (("a", "1"), ("b", "2"))
-    ]
-    (found,) = problems(MergeConfig("average", base, models))
-    assert "differ but have one name" in found
-    shutil.copy(f"{models[0]}/heads/t.safetensors", f"{models[1]}/heads/t.safetensors")
-    assert list(check(MergeConfig("average", base, models)).heads) == ["t.safetensors"]
 
 
 def test_a_file_that_is_cut_off_is_told(checkpoints, tmp_path):

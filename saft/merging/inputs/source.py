@@ -12,7 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from saft.errors import UserError
-from saft.files.checkpoint import CONFIG, HEADS, config_parts, model_config, tensor_headers, weight_files
+from saft.files.checkpoint import (
+    CONFIG,
+    HEADS,
+    MANIFEST,
+    config_parts,
+    model_config,
+    read_manifest,
+    tensor_headers,
+    weight_files,
+)
 from saft.files.links import inside
 from saft.files.mapped_files import in_mapped
 from saft.files.sentence_modules import module_files, module_tensors
@@ -52,10 +61,16 @@ class Source:
         return str(self.folder / CONFIG) if self.files else f"config of {self.folder}"
 
     @property
-    def heads(self) -> Sequence[Path]:
-        """Return the files of its heads, which are carried along."""
+    def heads(self) -> Mapping[str, Path]:
+        """Return task -> the file of its head."""
         paths = sorted((self.folder / HEADS).glob("*.safetensors"))
-        return [inside(self.folder, path.relative_to(self.folder)) for path in paths]
+        return {path.stem: inside(self.folder, path.relative_to(self.folder)) for path in paths}
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """Return task -> its keys, as its saft.json declares them; empty where there is none."""
+        stated = read_manifest(self.folder).get("tasks") if (self.folder / MANIFEST).is_file() else None
+        return stated if isinstance(stated, dict) else {}
 
     @property
     def computes(self) -> bool:

@@ -19,7 +19,6 @@ import saft
 from saft.errors import abbreviated
 from saft.files.checkpoint import (
     HEADS,
-    MANIFEST,
     read_card,
     read_manifest,
     staged,
@@ -137,10 +136,10 @@ def _write_record(
     if output.is_model:
         copy_side_files(plan.base.folder, folder)
         state_dtype(folder, plan.layout)
-    if plan.heads:
+    if plan.carried.heads:
         (folder / HEADS).mkdir()
-    for name, file in plan.heads.items():
-        shutil.copyfile(file, folder / HEADS / name)
+    for task, file in plan.carried.heads.items():
+        shutil.copyfile(file, folder / HEADS / f"{task}.safetensors")
     write_manifest(folder, manifest(plan, digests) | dict(written.manifest))
     write_card(
         folder,
@@ -187,7 +186,7 @@ def manifest(plan: Plan, digests: Mapping[Path, str]) -> dict[str, Any]:
             "tied, written once": dict(plan.base.tied),
         },
         **({"stages": _stages(plan)} if plan.earlier else {}),
-        **_inherited(plan),
+        "tasks": {**plan.carried.tasks, **plan.config.data.tasks},  # so that `saft evaluate` needs no config
         "versions": {
             "python": platform.python_version(),
             "saft": saft.__version__,
@@ -203,16 +202,6 @@ def _stages(plan: Plan) -> list[dict[str, Any]]:
         | {key: value for key, value in read_manifest(earlier.folder).items() if key != "stages"}
         for earlier in plan.earlier
     ]
-
-
-def _inherited(plan: Plan) -> dict[str, Any]:
-    """Return what is known of the models' tasks, so that `saft evaluate` needs no config."""
-    tasks: dict[str, Any] = {}
-    for source in plan.models.values():
-        if (source.folder / MANIFEST).is_file():
-            stated = read_manifest(source.folder).get("tasks")
-            tasks |= stated if isinstance(stated, dict) else {}
-    return {"tasks": tasks | plan.config.data.tasks}
 
 
 def formula(plan: Plan) -> str:
