@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
+import unicodedata
 from typing import TextIO
 
 __all__ = ["print_in_any_encoding"]
@@ -11,8 +13,9 @@ __all__ = ["print_in_any_encoding"]
 NEAREST = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "±": "+/-", "×": "x", "·": "*", "…": "...", "→": "->",
     "↓": "down", "≤": "<=", "≥": ">=", "“": '"', "”": '"', "’": "'", "‘": "'", "─": "-", "━": "-", "│": "|",
-    "√": "sqrt", "λ": "lambda", "ρ": "rho", "θ": "theta", "τ": "tau", "ε": "epsilon",
-    "Σ": "sum", "²": "^2", "°": " deg",
+    "√": "sqrt", "Σ": "sum", "°": " deg", "‖": "||", "⟨": "<", "⟩": ">", "≠": "!=", "≈": "~=", "∈": "in",
+    "∞": "inf", "∂": "d", "∇": "grad ", "ℓ": "l", "←": "<-", "⊙": "*", "⊥": "perp", "∪": "or", "∩": "and",
+    "\u0302": "^", "\u0303": "~", "\u0304": "-",
 }  # fmt: skip
 """What saft's own words are written with -> the same in ASCII."""
 
@@ -40,5 +43,16 @@ def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    plain = (NEAREST.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking)
-    return "".join(plain), error.end
+    return "".join(map(_in_ascii, lacking)), error.end
+
+
+def _in_ascii(letter: str) -> str:
+    """Return the nearest: of a Greek letter its name, of one that is set lower or higher it behind _ or ^."""
+    kind, _, point = unicodedata.decomposition(letter).partition(" ")
+    if letter not in NEAREST and kind in ("<sub>", "<super>"):
+        set_apart = chr(int(point, 16))
+        return ("_" if kind == "<sub>" else "^") + NEAREST.get(set_apart, set_apart)
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (LAMDA|[A-Z]+)", unicodedata.name(letter, ""))
+    name = greek[2].replace("LAMDA", "lambda").capitalize() if greek else ""
+    of_greek = name.lower() if greek and greek[1] == "SMALL" else name
+    return NEAREST.get(letter) or of_greek or letter.encode("ascii", "backslashreplace").decode()

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saft import config
+from saft.cli.plain_math import with_plain_math
 from saft.errors import UserError, did_you_mean
 from saft.interference.quantity import DIFFERENCE, IN_LOSS, IN_METRIC, MEASURES, Measure
 from saft.optim.perturbations.base import PERTURBATIONS, Perturbation
@@ -42,7 +43,7 @@ NEEDS = {
 def tasks(name: str | None = None) -> RenderableType:
     """Return the kinds of tasks, or everything about the one called `name`, to be printed by rich."""
     after = "saft tasks NAME gives the keys that a kind takes below `task:`, beside `kind: NAME`."
-    return _overview(TASKS, after) if name is None else Text("\n".join(_in_full(TASKS, name)))
+    return _overview(TASKS, after) if name is None else _written(_in_full(TASKS, name))
 
 
 def arms(name: str | None = None) -> RenderableType:
@@ -70,9 +71,9 @@ def arms(name: str | None = None) -> RenderableType:
         )
     for parts in ARMS.values():
         if name in parts:
-            return Text("\n".join(_in_full(parts, name)))
+            return _written(_in_full(parts, name))
     if ":" in name:
-        return Text("\n".join(_optimizer_in_full(name)))
+        return _written(_optimizer_in_full(name))
     known = [known for parts in ARMS.values() for known in parts.names()]
     optimizers = torch_optimizers()
     known += [f"torch.optim:{known}" for known in optimizers]
@@ -92,7 +93,7 @@ def measures(name: str | None = None) -> RenderableType:
     if name is not None:
         figure = name.replace(" ", "_")
         gives = (m for m, kind in MEASURES.items() if m not in (name, figure) and _gives(kind(), figure))
-        return Text("\n".join(_measure_in_full(name if name in MEASURES.names() else next(gives, name))))
+        return _written(_measure_in_full(name if name in MEASURES.names() else next(gives, name)))
     groups = [(needs, words, dict[str, Any]()) for needs, words in NEEDS.items()]
     for known, kind in MEASURES.items():
         next(of for needs, _, of in groups if needs == kind.needs)[known] = kind
@@ -187,4 +188,8 @@ def _in_full(registry: Registry[Any], name: str) -> Iterator[str]:
 
 
 def _summary(kind: type[Any]) -> str:
-    return inspect.cleandoc(kind.__doc__ or "").split("\n")[0]
+    return with_plain_math(inspect.cleandoc(kind.__doc__ or "").split("\n")[0])
+
+
+def _written(lines: Iterator[str]) -> Text:
+    return Text(with_plain_math("\n".join(lines)))

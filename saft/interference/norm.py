@@ -33,9 +33,9 @@ def norm(task_vectors: Tensor) -> Tensor:
 
 @MEASURES.register("norm")
 class Norm(WeightMeasure):
-    """L2 norm of every task vector.
+    r"""L2 norm of every task vector.
 
-    ``norm_t = sqrt(sum_i x_ti^2)``
+    .. math:: \lVert x_t \rVert_2 = \sqrt{\sum_i x_{ti}^2}
 
     Example:
         >>> import torch

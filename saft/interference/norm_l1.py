@@ -14,9 +14,9 @@ __all__ = ["L1Norm"]
 
 @MEASURES.register("norm_l1")
 class L1Norm(WeightMeasure):
-    """L1 norm of every task vector.
+    r"""L1 norm of every task vector.
 
-    ``norm_l1_t = sum_i |x_ti|``
+    .. math:: \lVert x_t \rVert_1 = \sum_i \lvert x_{ti} \rvert
 
     Example:
         >>> import torch

@@ -28,6 +28,9 @@ def test_what_can_be_written_stays_as_it_is() -> None:
 
 def test_numbers_keep_their_sign_and_names_can_be_told_apart() -> None:
     assert printed("−1.3 ± 0.2 → λ", "ascii") == b"-1.3 +/- 0.2 -> lambda"
+    assert (
+        printed("Δ = ‖θ₀‖₂², Uᵀ, wₜ⁻¹, g̃, α", "ascii") == b"Delta = ||theta_0||_2^2, U^T, w_t^-^1, g~, alpha"
+    )
     assert printed("模型", "ascii") == b"\\u6a21\\u578b"
     assert printed("a\udcff", "utf-8") == b"a\\udcff"  # a byte of a file's name that is no text
 

@@ -25,11 +25,10 @@ class GSAM(PlainSAM):
     r"""GSAM: a step along $\tilde g - \alpha g_\perp$, and SAM's radius following the learning rate.
 
     $g_\perp = g - \tilde g \langle g, \tilde g\rangle / \|\tilde g\|^2$ is the part of the first gradient at
-    a right angle
-    to the replayed one: leaving it lowers the perturbed loss as before, and raises the loss at w, closing the
-    gap. $\rho_t = \rho_{min} + (\rho - \rho_{min}) (lr_t - lr_{min}) / (lr_{max} - lr_{min})$, lr_max being
-    the peak that a scheduler notes (`initial_lr`, `max_lr`); constant without one, and never out of
-    $[\rho_{min}, \rho]$.
+    a right angle to the replayed one: leaving it lowers the perturbed loss as before, and raises the loss at
+    w, closing the gap. $\rho_t = \rho_{min} + (\rho - \rho_{min}) (lr_t - lr_{min}) / (lr_{max} - lr_{min})$,
+    lr_max being the peak that a scheduler notes (`initial_lr`, `max_lr`); constant without one, and never out
+    of $[\rho_{min}, \rho]$.
 
     Args:
         rho: largest radius, at least 0; 0.6 in the authors' ViT recipe from scratch, 0.05 here as in SAM.
