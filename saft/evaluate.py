@@ -20,7 +20,8 @@ from saft.errors import UserError, collecting
 from saft.evaluate_config import EvaluateConfig
 from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.files.locations import folder as local_folder
-from saft.files.staging import refuse_file, write_text
+from saft.files.staging import refuse_file
+from saft.files.written_last import write_last
 from saft.model_config import ModelConfig
 from saft.models import is_one_model
 from saft.progress import bar, note
@@ -120,7 +121,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
                 progress.advance(1)
     result = EvaluateResult(scores, metrics, config.split)
     if config.out is not None:
-        write_text(Path(config.out), json.dumps(_plain(result), indent=2) + "\n")
+        write_last(config.out, json.dumps(_plain(result), indent=2) + "\n", result)
     return result
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from saft.checkpoint_tasks import task_of
 from saft.config import as_config
-from saft.errors import UserError, abbreviated, did_you_mean
+from saft.errors import Unfinished, UserError, abbreviated, collecting, did_you_mean
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
-from saft.files.staging import refuse_file, write_text
+from saft.files.staging import refuse_file
+from saft.files.written_last import write_last
 from saft.interference.adapter_products import adapter_products
 from saft.interference.chosen_measures import chosen
 from saft.interference.culprit import HOW_RIGHT, verdict
@@ -85,6 +86,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
 
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
+        Unfinished: some of it could not be measured, or `config.out` not be written; it holds the rest.
 
     Example:
         >>> measure(MeasureConfig(base="./no-folder", checkpoints=["./no-expert"]))
@@ -113,8 +115,9 @@ def measure(config: MeasureConfig) -> MeasureResult:
         measurement = ModelMeasurement.of(config, plan, bound, folders, of_models) if bound else None
     of_weights = {name: made for name, made in measures.items() if isinstance(made, WeightMeasure)}
     measured, quantities = dict[str, Measured](), dict[str, Quantity]()
+    problems: list[str] = []
     if measurement is not None:
-        measured, quantities = measurement.made()
+        measured, quantities = measurement.made(problems)
     if of_weights:
         merge = None
         if len(paths) > 1 and any(made.of_merge for made in of_weights.values()):
@@ -122,16 +125,22 @@ def measure(config: MeasureConfig) -> MeasureResult:
             chosen_scaling = measured.get("scaling", config.merge.scaling)
             if isinstance(chosen_scaling, float):
                 merge = dataclasses.replace(merge, scaling=chosen_scaling)
-        weights = _of_weights(plan, config.density, of_weights, merge)
-        measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
+        with collecting(problems):
+            weights = _of_weights(plan, config.density, of_weights, merge)
+            measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
+        if problems:
+            raise UserError(*dict.fromkeys(problems))
         why = _why_nothing(measurement, len(paths), bool(of_weights))
         raise UserError(f"measures: there is nothing to measure: {why}")
     counts = {} if measurement is None else measurement.examples
     said = verdict(measured, quantities, counts)
     result = MeasureResult(measured, quantities, [*said, HOW_RIGHT] if said else [])
     if config.out is not None:
-        write_text(Path(config.out), json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n")
+        with collecting(problems):
+            write_last(config.out, json.dumps(plain(dataclasses.asdict(result)), indent=2) + "\n", result)
+    if problems:
+        raise Unfinished(*dict.fromkeys(problems), finished=result)
     return result
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from saft.errors import UserError, abbreviated, collecting
+from saft.errors import UserError, abbreviated, collecting, is_for_memory
 from saft.interference.functions import FunctionMeasure, MergeMeasure
 from saft.interference.loss import LossMeasure
 from saft.interference.quantity import (
@@ -109,8 +110,11 @@ class ModelMeasurement:
         counts = {name: len(some) for name, some in examples.items()}
         return cls(config, space, bound.values(), measures, merge, counts)
 
-    def made(self) -> tuple[dict[str, Measured], dict[str, Quantity]]:
+    def made(self, problems: list[str]) -> tuple[dict[str, Measured], dict[str, Quantity]]:
         """Make every measure that fits the budget, and say before how long they take.
+
+        Args:
+            problems: takes why a measure could not be made; the others are.
 
         Returns:
             Quantity -> what was measured, and quantity -> what it is.
@@ -129,11 +133,12 @@ class ModelMeasurement:
                 measured["scaling"], quantities["scaling"] = self.space.scaling, SCALING
             for name, measure in measures.items():
                 progress.stage(name.replace("_", " "))
-                values = values_of(measure, self.space, progress, costs[name].forwards)
-                if not values:
-                    empty.append(name)
-                measured |= values
-                quantities |= measure.quantities
+                with _kept(problems, name):
+                    values = values_of(measure, self.space, progress, costs[name].forwards)
+                    if not values:
+                        empty.append(name)
+                    measured |= values
+                    quantities |= measure.quantities
         if empty:
             note_empty(empty, self.space.tasks)
         quantities = {name: in_units(quantities[name], self.tasks) for name in measured}
@@ -197,6 +202,18 @@ class ModelMeasurement:
         for task in space.tasks:
             space.score(task, space.expert(task))
         return a_pass, (time.perf_counter() - begin) / len(space.tasks)
+
+
+@contextmanager
+def _kept(problems: list[str], name: str) -> Iterator[None]:
+    """Put what keeps one measure from being made into a list, so that the others are not lost by it."""
+    try:
+        with collecting(problems):
+            yield
+    except Exception as error:
+        if not is_for_memory(error):
+            raise
+        problems.append(f"measures: {name}: not enough memory; leave it out, or take a smaller batch_size")
 
 
 def _scores(measure: Measure) -> bool:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from saft.config import as_config
-from saft.errors import UserError
+from saft.errors import Unfinished, UserError, collecting
 from saft.experiment.halving import halving, merges_needed
 from saft.experiment.paired import paired_gain
 from saft.experiment.selection import Candidate, Trial, error_of_mean_normalized, mean_normalized
 from saft.experiment.weight_search import PLACES, weight_search, weights_of
 from saft.experiment.weighted_trunk import with_weights
-from saft.files.staging import refuse_file, write_text
+from saft.files.staging import refuse_file
+from saft.files.written_last import write_last
 from saft.merging.merge_config import MergeConfig
 from saft.merging.methods import METHODS
 from saft.progress import Bar, bar, note, waiting
 from saft.report.paired_gain import PairedGain
 from saft.suggest_config import SuggestConfig
 from saft.suggest_models import MergedModels
-from saft.suggest_result import SuggestResult, Tried, in_plain_values, in_words, merge_file
+from saft.suggest_result import (
+    SuggestResult,
+    Tried,
+    has_shares,
+    in_plain_values,
+    in_words,
+    merge_file,
+    without_share,
+)
 from saft.tasks import Score
 
 __all__ = ["SuggestConfig", "SuggestResult", "Tried", "suggest"]
@@ -70,9 +80,15 @@ def suggest(config: SuggestConfig, overwrite: bool = False) -> SuggestResult:
     )
     with bar(total=evaluations) as progress:
         result = _searched(models, config, progress)
+    problems: list[str] = []
+    with collecting(problems):
+        write_last(out, merge_file(result), result)
+        result = dataclasses.replace(result, file=out)
     if config.trials is not None:
-        write_text(Path(config.trials), json.dumps(in_plain_values(result), indent=2) + "\n")
-    write_text(out, merge_file(result))
+        with collecting(problems):
+            write_last(config.trials, json.dumps(in_plain_values(result), indent=2) + "\n", result)
+    if problems:
+        raise Unfinished(*problems, finished=result)
     return result
 
 
@@ -80,14 +96,22 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
     metrics, tried = models.metrics, list[Tried]()
     progress.stage("the experts")
     experts = {task: models.expert(task, "search") for task in models.bound}
-    values = {task: score.value for task, score in experts.items()}
+    values = {task: score.value for task, score in experts.items() if has_shares(score)}
+    if not values:
+        raise UserError(
+            "checkpoints: none scores above 0 on its own task, so that there is nothing that a merge could "
+            "keep a share of; saft evaluate says what they score"
+        )
+    for sentence in without_share(experts):
+        note(sentence)
     progress.advance(1)
 
     def evaluated(merge: MergeConfig) -> Tried:
         progress.stage(in_words(merge))
         scores = models.scores(merge, "search")
-        mean = mean_normalized({task: score.value for task, score in scores.items()}, values, metrics)
-        tried.append(Tried(merge, scores, mean, *error_of_mean_normalized(scores, values, metrics)))
+        counted = {task: scores[task] for task in values}
+        mean = mean_normalized({task: score.value for task, score in counted.items()}, values, metrics)
+        tried.append(Tried(merge, scores, mean, *error_of_mean_normalized(counted, values, metrics)))
         progress.advance(1)
         return tried[-1]
 
@@ -110,7 +134,7 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
             return evaluated(with_weights(start, weights_of(candidate, tasks))).scores
 
         def mean(trial: Trial) -> float:
-            return mean_normalized(trial.values, values, metrics)
+            return mean_normalized({task: trial.values[task] for task in values}, values, metrics)
 
         assert start.scaling is not None
         weight_search(tasks, places, start.scaling, mean, of_weights, config.seed).trials(validate)
@@ -120,24 +144,27 @@ def _searched(models: MergedModels, config: SuggestConfig, progress: Bar) -> Sug
         tried,
         experts,
         metrics,
-        _gains(models, tried, progress),
-        sum(map(len, models.examples["confirmation"].values())),
-        Path(config.out),
+        _gains(models, tried, list(values), progress),
+        sum(len(models.examples["confirmation"][task]) for task in values),
     )
 
 
-def _gains(models: MergedModels, tried: list[Tried], progress: Bar) -> dict[str, PairedGain]:
+def _gains(
+    models: MergedModels, tried: list[Tried], tasks: Sequence[str], progress: Bar
+) -> dict[str, PairedGain]:
     """Return the gain of the best over the best of the second method and the average, on fresh examples."""
     best, others = tried[0].merge, dict[str, MergeConfig]()
     for one in tried:
         kind, of_best = _kind(one.merge), _kind(best)
         if kind != of_best and (not others or kind in ("average", best.method)):
             others.setdefault(kind, one.merge)
-    experts = {task: models.expert(task, "confirmation").value for task in models.bound}
+    scores = {task: models.expert(task, "confirmation") for task in tasks}
+    experts = {task: score.value for task, score in scores.items() if has_shares(score)}
     progress.advance(1)
     values = []
     for merge in (best, *others.values()):
-        values.append(models.by_group(merge))
+        groups = models.by_group(merge) if experts else []
+        values.append([{task: group[task] for task in experts} for group in groups])
         progress.advance(1)
     return {
         in_words(other): paired_gain(values[0], of_other, experts, models.metrics)

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from saft import config as configs
+from saft.errors import abbreviated
 from saft.experiment.selection import mean_normalized
 from saft.merging.merge_config import MergeConfig
 from saft.report.columns import Column, score_columns, stacked
@@ -23,7 +24,15 @@ from saft.student_t import student_t
 from saft.tasks import Metric, Score
 from saft.written import as_number
 
-__all__ = ["SuggestResult", "Tried", "in_plain_values", "in_words", "merge_file"]
+__all__ = [
+    "SuggestResult",
+    "Tried",
+    "has_shares",
+    "in_plain_values",
+    "in_words",
+    "merge_file",
+    "without_share",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Tried:
     Args:
         merge: method, parameters and coefficient.
         scores: task -> score on the examples that were searched on.
-        worth: mean over the tasks of the score in parts of the expert's.
+        worth: mean over the tasks whose expert scores above 0 of the score in parts of the expert's.
         error: its standard error from the finite number of examples; None where it is not known.
         freedom: degrees of freedom of Student's t for that error.
     """
@@ -60,8 +69,8 @@ class SuggestResult:
         metrics: task -> what its scores are.
         gains: method -> by how much the suggested merge is better than that method's best, on examples that
             nothing was chosen on: the second best method, and the average.
-        examples: how many examples these are, of all tasks together.
-        file: the merge file that was written.
+        examples: how many examples these are, of all tasks that count.
+        file: the merge file; None where none is written.
     """
 
     tried: list[Tried]
@@ -69,7 +78,7 @@ class SuggestResult:
     metrics: dict[str, Metric]
     gains: dict[str, PairedGain]
     examples: int
-    file: Path
+    file: Path | None = None
 
     @property
     def best(self) -> Tried:
@@ -79,7 +88,7 @@ class SuggestResult:
     @property
     def sentences(self) -> list[str]:
         """What is suggested, and how sure it is."""
-        said = [f"suggested: {in_words(self.best.merge)}"]
+        said = [f"suggested: {in_words(self.best.merge)}", *without_share(self.experts)]
         for name, gain in self.gains.items():
             if gain.mean is None:
                 said.append(f"too few examples are left to compare it with {name}")
@@ -92,7 +101,7 @@ class SuggestResult:
 
     def table(self) -> RenderableType:
         """Return what was tried, best first, and what is suggested."""
-        own = {task: score.value for task, score in self.experts.items()}
+        own = {task: score.value for task, score in self.experts.items() if has_shares(score)}
         of_experts = as_number(100 * mean_normalized(own, own, self.metrics), 1)
         rows = {"experts": (Text(of_experts), Text("–"), self.experts)}
         for tried in self.tried:
@@ -103,8 +112,35 @@ class SuggestResult:
         worths = Column("mean, % of the experts", {row: worth for row, (worth, _, _) in rows.items()})
         halves = Column("± 95 %", {row: half for row, (_, half, _) in rows.items()})
         tables = stacked("Merges that were tried, best first", "merge", list(rows), columns, [worths, halves])
-        told = [*self.sentences, f"written: {self.file}; saft merge {quote(str(self.file))} OUT"]
+        told = self.sentences
+        if self.file is not None:
+            told.append(f"written: {self.file}; saft merge {quote(str(self.file))} OUT")
         return Group(*tables, Text(), *map(Text, told))
+
+
+def has_shares(expert: Score) -> bool:
+    """Return whether a merge can be worth a share of what a task's own checkpoint scores.
+
+    Args:
+        expert: score of the checkpoint.
+    """
+    return expert.value > 0
+
+
+def without_share(experts: Mapping[str, Score]) -> list[str]:
+    """Return a sentence on the tasks that are left out of the mean, if any.
+
+    Args:
+        experts: task -> score of its own checkpoint.
+
+    Example:
+        >>> without_share({"a": Score(0.8, None, 9), "b": Score(0.0, None, 9)})
+        ["the mean leaves out 'b': its own checkpoint scores no more than 0, and 0 has no shares"]
+    """
+    without = [task for task, score in experts.items() if not has_shares(score)]
+    own = "its own checkpoint scores" if len(without) == 1 else "their own checkpoints score"
+    told = f"the mean leaves out {abbreviated(without)}: {own} no more than 0, and 0 has no shares"
+    return [told] if without else []
 
 
 def in_words(merge: MergeConfig) -> str:
@@ -171,6 +207,7 @@ def in_plain_values(result: SuggestResult) -> dict[str, Any]:
             "metrics": {task: dataclasses.asdict(metric) for task, metric in result.metrics.items()},
             "gains": {name: list(gain.by_group) for name, gain in result.gains.items()},
             "examples": result.examples,
+            "left_out": [task for task, score in result.experts.items() if not has_shares(score)],
         }
     )
     return whole

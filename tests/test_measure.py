@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import shutil
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saft import tasks
-from saft.errors import UserError
+from saft.errors import Unfinished, UserError
 from saft.files.checkpoint import write_manifest
 from saft.interference.culprit import HOW_RIGHT
-from saft.measure import MeasureConfig, measure, weight_interference
+from saft.measure import MeasureConfig, MeasureResult, measure, weight_interference
 from saft.measure_config import MergeToMeasure
 from saft.model_config import ModelConfig
 
@@ -393,3 +394,20 @@ def test_measures_that_one_checkpoint_has_not_are_told(tiny_model: Path, models:
         measure(MeasureConfig(str(tiny_model), {"a": models["a"]}, ["survival"]))
     with pytest.raises(UserError, match="matrices of linear layers, and no such matrix is merged"):
         measure(MeasureConfig(str(tiny_model), models, ["subspaces"], exclude=["*.weight"]))
+
+
+def test_what_was_measured_is_not_lost_at_the_end(
+    tiny_model: Path, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables were not printed where the file of --out could not be written."""
+
+    def full(file: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("saft.files.written_last.write_text", full)
+    config = MeasureConfig(str(tiny_model), models, ["norm"], out=str(tmp_path / "m.json"))
+    with pytest.raises(Unfinished, match="could not be written: No space left") as caught:
+        measure(config)
+    finished = caught.value.finished
+    assert isinstance(finished, MeasureResult)
+    assert finished.measured == measure(dataclasses.replace(config, out=None)).measured

@@ -6,8 +6,11 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from saft.errors import UserError
 from saft.interference.chosen_measures import chosen
+from saft.interference.feature_drift import FeatureDrift
 from saft.interference.task_space import TaskSpace
 from saft.interference.transfer import Transfer
 from saft.measure_config import MeasureConfig
@@ -73,7 +76,7 @@ def test_measures_of_the_loss_are_made_at_each_expert():
 
 
 def test_everything_measured_says_what_it_is_in_the_unit_of_the_tasks():
-    measured, quantities = measurement(["transfer", "sharpness", "feature_drift"]).made()
+    measured, quantities = measurement(["transfer", "sharpness", "feature_drift"]).made([])
     assert set(measured) == set(quantities)
     assert {"transfer", "sharpness", "feature_drift"} <= set(measured)
     assert quantities["transfer"].unit == "%"
@@ -134,7 +137,7 @@ def test_scores_that_take_longer_than_a_pass_are_foretold(monkeypatch, capsys):
 
 def test_what_gives_nothing_is_told(capsys, monkeypatch):
     monkeypatch.setattr("saft.progress._noted", set())
-    assert "adapter_gap" not in measurement(["adapter_gap", "transfer"]).made()[0]
+    assert "adapter_gap" not in measurement(["adapter_gap", "transfer"]).made([])[0]
     assert "nothing is measured by adapter_gap: these models have nothing" in capsys.readouterr().err
     note_empty(["pairwise", "disentanglement"], ["a"])
     assert (
@@ -143,5 +146,23 @@ def test_what_gives_nothing_is_told(capsys, monkeypatch):
     )
 
 
+def test_a_measure_that_cannot_be_made_does_not_lose_the_others(monkeypatch):
+    """After an hour of measures, one that the memory did not hold ended in a traceback, and nothing was printed."""
+
+    def fails(self, space):
+        raise error
+
+    problems, error = [], torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(FeatureDrift, "values", fails)
+    assert list(measurement(["feature_drift", "transfer"]).made(problems)[0]) == list(Transfer.quantities)
+    error = UserError("base: is damaged")
+    measurement(["feature_drift", "transfer"]).made(problems)
+    memory = "measures: feature_drift: not enough memory; leave it out, or take a smaller batch_size"
+    assert problems == [memory, "base: is damaged"]
+    error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        measurement(["feature_drift"]).made(problems)
+
+
 def test_only_what_was_measured_is_returned():
-    assert list(measurement(["transfer"]).made()[0]) == list(Transfer.quantities)
+    assert list(measurement(["transfer"]).made([])[0]) == list(Transfer.quantities)

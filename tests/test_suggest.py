@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from saft import tasks
 from saft.cli import main
 from saft.config import parse
-from saft.errors import UserError
+from saft.errors import Unfinished, UserError
 from saft.files.checkpoint import write_manifest
 from saft.merge import MergeConfig, merge
 from saft.model_config import ModelConfig
@@ -133,15 +133,44 @@ def test_merges_of_many_tasks_stay_whole_in_a_narrow_terminal(width: int) -> Non
     assert "suggested: task_arithmetic at 0.1" in text
 
 
-def test_experts_that_are_no_measure_are_not_said_to_have_all_of_it() -> None:
-    """A correlation below 0 stands as it is in the mean, that of the experts too: it was always 100."""
-    scores = {"a": Score(0.5, None, 4), "b": Score(-0.25, None, 4)}
-    tried = [Tried(MergeConfig("average", "b", ["x"]), scores, 0.375, None)]
-    metrics = dict.fromkeys(scores, Metric("Pearson", "%"))
-    text = printed(SuggestResult(tried, scores, metrics, {}, 4, Path("merge.yaml")).table(), 80)
-    (experts,) = [line.split() for line in text.splitlines() if line.startswith("experts")]
-    (average,) = [line.split() for line in text.splitlines() if line.startswith("average")]
-    assert experts[1] == average[1] == "37.5"
+def test_a_task_whose_expert_scores_nothing_is_left_out_of_the_mean_and_told(
+    config: SuggestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No share of 0 can be kept: such a task counted as 0, also for the experts themselves."""
+    first, second = config.checkpoints
+    real = MergedModels.expert
+
+    def expert(models: MergedModels, task: str, half: Any) -> Score:
+        return dataclasses.replace(real(models, task, half), value=0.0 if task in nothing else 0.5)
+
+    monkeypatch.setattr(MergedModels, "expert", expert)
+    nothing = [second]
+    result = suggest(config)
+    told = f"the mean leaves out '{second}': its own checkpoint scores no more than 0, and 0 has no shares"
+    assert told in result.sentences
+    assert f"# {told}\n" in Path(config.out).read_text()
+    assert all(one.worth == pytest.approx(one.scores[first].value / 0.5) for one in result.tried)
+    text = printed(result.table(), 200)
+    assert "100.0" in next(line for line in text.splitlines() if line.startswith("experts"))
+    assert all(len(gain.by_group) for gain in result.gains.values())
+    nothing = [first, second]
+    with pytest.raises(UserError, match="none scores above 0 on its own task"):
+        suggest(config, overwrite=True)
+
+
+def test_what_was_tried_is_not_lost_where_no_file_can_be_written(
+    config: SuggestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, text: str) -> None:
+        raise UserError(f"{file}: no room")
+
+    monkeypatch.setattr("saft.files.written_last.write_text", full)
+    with pytest.raises(Unfinished) as caught:
+        suggest(dataclasses.replace(config, trials="t.json", budget=3))
+    assert caught.value.problems == (f"{config.out}: no room", "t.json: no room")
+    text = printed(caught.value.finished.table(), 200)
+    assert "suggested: " in text
+    assert "written: " not in text
 
 
 def test_the_same_again(suggested: tuple[SuggestConfig, SuggestResult], config: SuggestConfig) -> None:

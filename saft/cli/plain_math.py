@@ -8,7 +8,7 @@ import unicodedata
 
 __all__ = ["plain_math", "with_plain_math"]
 
-SYMBOLS = {
+SYMBOLS: dict[str, str] = {
     **dict(
         re.findall(
             r"(\S+) (\S)", "alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ lambda λ mu μ"

@@ -11,9 +11,9 @@ from saft.interference.hurting import (
     SHARE,
     halves_of_pairs,
     has_no_mean,
-    hurting_models,
     hurting_pairs,
     left_out,
+    worst_first,
 )
 from saft.interference.quantity import OWN_LOSS, OWN_METRIC, Measured, Quantity
 
@@ -128,7 +128,7 @@ def _culprit(
     known = left_out(measured, examples)
     if not known:
         return
-    quantity, hurting = quantities["harm"], hurting_models(measured, quantities, examples)
+    quantity, hurting = quantities["harm"], worst_first(known, quantities)
     if has_no_mean(known, quantities):
         yield "who hurts the merge is not told: metrics of several units have no mean over the tasks."
         return

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from saft.interference.paired_interval import half_width
 from saft.interference.quantity import OWN_METRIC, Quantity
 
-__all__ = ["SHARE", "halves_of_pairs", "has_no_mean", "hurting_models", "hurting_pairs", "left_out"]
+__all__ = [
+    "SHARE",
+    "LeftOut",
+    "halves_of_pairs",
+    "has_no_mean",
+    "hurting_models",
+    "hurting_pairs",
+    "left_out",
+    "worst_first",
+]
 
+LeftOut: TypeAlias = "dict[str, tuple[dict[str, float], float, float]]"
+"""Model -> task -> what it gains without that model; their mean; half of the mean's interval."""
 SHARE = 0.1  # of what fine-tuning gained on a task: a pair that loses more of it is said to hurt
 
 
@@ -33,7 +44,16 @@ def hurting_models(
         >>> hurting_models({"harm": harm, "harm_error": {"a": {"b": 0.05}, "b": {"a": 0.05}}}, what)
         {'a': 0.2}
     """
-    known = left_out(measured, examples or {})
+    return worst_first(left_out(measured, examples or {}), quantities)
+
+
+def worst_first(known: LeftOut, quantities: Mapping[str, Quantity]) -> dict[str, float]:
+    """Return what `hurting_models` does, of what `left_out` has found.
+
+    Args:
+        known: from `left_out`.
+        quantities: what each quantity is.
+    """
     if has_no_mean(known, quantities):
         return {}
     hurting = {j: mean for j, (_, mean, half) in known.items() if mean > max(half, 0.0)}
@@ -66,9 +86,7 @@ def hurting_pairs(
     ]
 
 
-def left_out(
-    measured: Mapping[str, Any], examples: Mapping[str, int]
-) -> dict[str, tuple[dict[str, float], float, float]]:
+def left_out(measured: Mapping[str, Any], examples: Mapping[str, int]) -> LeftOut:
     """Return model -> task -> its gain without it, where finite; their mean; half of the mean's interval.
 
     Args:
@@ -84,9 +102,7 @@ def left_out(
     return known
 
 
-def has_no_mean(
-    harms: Mapping[str, tuple[dict[str, float], float, float]], quantities: Mapping[str, Quantity]
-) -> bool:
+def has_no_mean(harms: LeftOut, quantities: Mapping[str, Quantity]) -> bool:
     """Return whether the tasks' metrics have several units, so that their gains have no mean.
 
     Args:

@@ -10,14 +10,14 @@ from saft.experiment.cells import Cell
 from saft.experiment.figure_files import Measurement
 from saft.experiment.folder import team
 from saft.experiment.session import Session
+from saft.experiment.stages.measure_weights import measured_weights
 from saft.experiment.stages.merge_experts import choice, recipe
 from saft.experiment.stages.step import Step
-from saft.experiment.stages.trained_models import expert_folder, start_folder
+from saft.experiment.stages.trained_models import expert_folder
 from saft.experiment.stages.weigh_experts import METHOD
 from saft.interference.quantity import Measure
 from saft.interference.task_space import TaskSpace
 from saft.interference.weights import WeightMeasure
-from saft.measure import weight_interference
 from saft.measure_models import values_of
 from saft.measure_probe import task_space
 from saft.measured_units import in_units
@@ -87,8 +87,6 @@ def _of_models(session: Session, cell: Cell, measure: Measure, bar: Bar, example
 
 def _of_weights(session: Session, cell: Cell, name: str, measure: WeightMeasure) -> Measurement:
     """Measure the task vectors of a cell by one measure, beside their merge where it is of that."""
-    base = str(start_folder(session, cell))
-    folders = {task: str(expert_folder(session, cell, task)) for task in session.tasks}
     merge = None
     if measure.of_merge:
         method = session.resolved.measured_merge
@@ -96,8 +94,7 @@ def _of_weights(session: Session, cell: Cell, name: str, measure: WeightMeasure)
         merge = check(
             dataclasses.replace(recipe(session, cell, method, chosen.parameters), scaling=chosen.shared)
         )
-    result = weight_interference(base, folders, session.config.density, measures={name: measure}, merge=merge)
-    return Measurement(result.measured, result.quantities)
+    return measured_weights(session, cell, {name: measure}, merge)
 
 
 @functools.lru_cache(maxsize=1)
