@@ -23,19 +23,26 @@ FEW = 8  # rows, of which each has room for its numbers above and below
 NARROW = 4.0  # inches: wide enough to be read beside the answer, and on a telephone
 
 
-def headline_figure(headline: Headline, colour: Mapping[str, str], name: str) -> str:
+def headline_figure(
+    headline: Headline, colour: Mapping[str, str], name: str, beside: Iterable[Headline] = ()
+) -> str:
     """Return the picture of the answer: a row for each arm, its experts and its merged models.
 
     Args:
         headline: of one train size and metric.
         colour: arm -> name of its colour.
         name: begins the identifiers of the figure, so that they are its own on the page.
+        beside: others, whose pictures it is compared with: those of its metric have one axis.
     """
     metric = headline.metric
     pairs = {arm: (headline.experts[arm], merged) for arm, merged in headline.merged.items()}
     if not pairs:
         return ""
-    ends = _ends(pairs.values(), metric)
+    of_metric = [other for other in beside if other.metric == metric]
+    compared = [
+        (of.experts[arm], merged) for of in (headline, *of_metric) for arm, merged in of.merged.items()
+    ]
+    ends = _ends(compared, metric)
     names = RowNames.of(pairs, NARROW)
     few = len(pairs) <= FEW
     row = names.height(0.42 if few else max(0.2, 0.42 * FEW / len(pairs)))
@@ -105,7 +112,7 @@ def _experts_and_merged(
         experts, merged = (metric.scale * estimate.mean for estimate in pairs[arm])
         mark = mark_of(colour[arm])
         axes.plot([experts, merged], [i, i], color=NAMED["rule"], linewidth=1.2, zorder=1)
-        ends = pairs[arm][1].ends
+        ends = pairs[arm][1].possible_ends(metric)
         if ends is not None:
             axes.plot([metric.scale * end for end in ends], [i, i], color=mark["color"], linewidth=2.4)
         axes.plot([experts, experts], [i - 0.2, i + 0.2], color=NAMED["ink"], linewidth=1.6)
@@ -129,7 +136,11 @@ def _experts_and_merged(
 
 def _ends(pairs: Iterable[tuple[Estimate, Estimate]], metric: Metric) -> tuple[float, float]:
     """Return the lowest and the highest value that is drawn, as they are printed."""
-    values = [v for experts, merged in pairs for v in (experts.mean, merged.mean, *(merged.ends or ()))]
+    values = [
+        value
+        for experts, merged in pairs
+        for value in (experts.mean, merged.mean, *(merged.possible_ends(metric) or ()))
+    ]
     return metric.scale * min(values), metric.scale * max(values)
 
 

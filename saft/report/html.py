@@ -142,7 +142,9 @@ def _answers(answers: list[Headline], colour: Mapping[str, str]) -> list[Any]:
 
     from saft.report.figures import headline_figure
 
-    return [Markup(headline_figure(answer, colour, f"answer{i}")) for i, answer in enumerate(answers)]
+    return [
+        Markup(headline_figure(answer, colour, f"answer{i}", answers)) for i, answer in enumerate(answers)
+    ]
 
 
 def _figures(

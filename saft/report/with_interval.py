@@ -66,10 +66,22 @@ class Estimate:
         """95 % interval over seeds; of one seed over the examples; None where it is not known."""
         return self.values.interval or over_examples(self.mean, self.error, self.freedom)
 
+    def possible_ends(self, metric: Metric) -> tuple[float, float] | None:
+        """Return the interval of a score as far as there are such: no accuracy is below 0, or above 1.
+
+        Args:
+            metric: of the score.
+        """
+        if self.ends is None:
+            return None
+        least, greatest = metric.limits
+        return max(self.ends[0], least), min(self.ends[1], greatest)
+
     def written(self, metric: Metric) -> str:
-        """Return the mean and its interval, as the metric prints its values."""
-        ends = "" if self.ends is None else f" ({' to '.join(map(metric.format, self.ends))})"
-        return f"{metric.format(self.mean)}{ends}"
+        """Return the mean of a score and its interval, as the metric prints its values."""
+        ends = self.possible_ends(metric)
+        between = "" if ends is None else f" ({' to '.join(map(metric.format, ends))})"
+        return f"{metric.format(self.mean)}{between}"
 
 
 def experts_estimate(summary: MetricSummary) -> Estimate | None:

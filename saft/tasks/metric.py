@@ -9,6 +9,13 @@ from saft.written import as_number
 
 __all__ = ["Metric", "Score"]
 
+_NONE = -math.inf, math.inf
+_LIMITS = {
+    **dict.fromkeys(["accuracy", "token accuracy", "exact match", "macro F1", "micro F1"], (0.0, 1.0)),
+    **dict.fromkeys(["Matthews", "Pearson", "Spearman"], (-1.0, 1.0)),
+}
+"""Of metrics whose name says it: what another task calls otherwise may be anything."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -33,6 +40,11 @@ class Metric:
     higher_is_better: bool = True
     scale: float = 100.0
     digits: int = 1
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the greatest value that there is, raw; not finite where that is not known."""
+        return _LIMITS.get(self.name, _NONE) if self.scale == 100 else _NONE
 
     def is_better(self, a: float, b: float) -> bool:
         """Return whether value `a` is better than value `b`."""
