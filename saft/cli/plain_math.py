@@ -54,12 +54,12 @@ def with_plain_math(text: str) -> str:
             c = √(a + 1)
     """
 
-    def block(found: re.Match[str]) -> str:
-        parts = (plain_math(part).rstrip(",") for part in found[2].split(r"\qquad"))
-        return textwrap.indent("\n".join(part for part in parts if part), f"{found[1]}    ")
+    def block(match: re.Match[str]) -> str:
+        parts = (plain_math(part).rstrip(",") for part in match[2].split(r"\qquad"))
+        return textwrap.indent("\n".join(part for part in parts if part), f"{match[1]}    ")
 
     text = BLOCK.sub(block, text)
-    return INLINE.sub(lambda found: plain_math(found[1] or found[2]), text)
+    return INLINE.sub(lambda match: plain_math(match[1] or match[2]), text)
 
 
 def plain_math(latex: str) -> str:

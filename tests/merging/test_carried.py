@@ -43,8 +43,8 @@ def test_a_task_that_several_models_call_alike_is_called_by_its_model(expert, sa
 
 
 def test_one_task_of_several_models_is_one(expert):
-    found = along(x=expert("a", t="1"), y=expert("b", t="1"))
-    assert list(found.tasks) == list(found.heads) == ["t"]
+    both = along(x=expert("a", t="1"), y=expert("b", t="1"))
+    assert list(both.tasks) == list(both.heads) == ["t"]
 
 
 def test_heads_that_no_name_of_a_model_tells_apart_are_refused(expert):
