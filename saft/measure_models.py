@@ -253,17 +253,15 @@ def merge_to_measure(merge: MergeToMeasure, plan: Plan, tasks: list[str], seed: 
             kind.build(merge.parameters)
     if problems:
         raise UserError(*problems)
-    places = [list(models).index(task) for task in tasks]
-    checked = check(
-        MergeConfig(
-            method=merge.method,
-            parameters=of_some_models(kind, merge.parameters, places),
-            base=plan.config.base,
-            models={task: models[task] for task in tasks},
-            exclude=plan.config.exclude,
-            seed=seed,
-        )
+    parameters = of_some_models(kind, merge.parameters, [list(models).index(task) for task in tasks])
+    some, exclude = {task: models[task] for task in tasks}, plan.config.exclude
+    recipe = MergeConfig(
+        merge.method, plan.config.base, some, parameters, scaling=merge.scaling, exclude=exclude, seed=seed
     )
+    with collecting(problems, f"merge.method: {merge.method}: "):
+        checked = check(recipe)
+    if problems:
+        raise UserError(*problems)
     if checked.method.calibration or checked.method.gives != "one model":
         what = "reads examples" if checked.method.calibration else f"gives {checked.method.gives}"
         raise UserError(

@@ -392,6 +392,9 @@ def test_a_smaller_last_batch_counts_as_its_examples(
 def test_measures_that_one_checkpoint_has_not_are_told(tiny_model: Path, models: dict[str, str]) -> None:
     with pytest.raises(UserError, match="measures of several models; give more `checkpoints`"):
         measure(MeasureConfig(str(tiny_model), {"a": models["a"]}, ["survival"]))
+    fixed = MergeToMeasure("average", scaling=2.0)  # saft merge refuses it, and here it was measured
+    with pytest.raises(UserError, match="'average' has no scaling coefficient, but scaling is 2"):
+        measure(MeasureConfig(str(tiny_model), models, ["survival"], merge=fixed))
     with pytest.raises(UserError, match="matrices of linear layers, and no such matrix is merged"):
         measure(MeasureConfig(str(tiny_model), models, ["subspaces"], exclude=["*.weight"]))
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Words", "parser", "settings", "understood"]
 
+COMMAND_LINE = "command line"
+"""The place of what no file holds."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -102,11 +105,12 @@ class Words:
         several = "stages" if verb.read else None
         return config.overridden(
             {**config.read(file, several), **own}, self.overrides, verb.named
-        ), file or "command line"
+        ), file or COMMAND_LINE
 
     def _refuse_another_verbs(self, verb: Verb, mapping: Mapping[str, Any], where: str) -> None:
         """Refuse a config whose keys are those of another verb, which is told instead of every key."""
-        if self.file is None or _holds_keys_of(mapping, imported(verb.config)):
+        of_file = where != COMMAND_LINE  # what is missing of the words of a command is told, not another verb
+        if not of_file or _holds_keys_of(mapping, imported(verb.config)):
             return  # so that the configs of the others are not imported
         configs = {name: other.config for name, other in VERBS.items() if other.config}
         meant = [name for name, place in configs.items() if _holds_keys_of(mapping, imported(place))]

@@ -296,6 +296,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
         (["merge", "{merge}", "{out}", "--check=true"], "--check takes no value; write only --check"),
         (["run", "{task}"], "task.yaml: is a config of `saft train`, not of `saft run`\n"),
         (["train", "{merge}"], "merge.yaml: is a config of `saft merge`, not of `saft train`\n"),
+        (["measure", "a", "b"], "saft: command line: base: is required, but missing"),
         (["train", "{task}", "stray"], "unrecognized arguments: stray; see `saft train --help`"),
         (["train", "{task}", "--check"], "unrecognized arguments: --check; see `saft train --help`"),
         (["train", "{task}", "--training.steps=0"], "must be at least 1, but is 0"),
