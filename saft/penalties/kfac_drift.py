@@ -13,6 +13,7 @@ from saft.config import Count, CountOrZero, NonNegative, checked
 from saft.errors import UserError
 from saft.penalties.cache import cached, digest
 from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
+from saft.penalties.low_rank import adapted_layers, base_state, factors_of, low_rank_form
 from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
 from saft.penalties.unlabelled import Unlabelled
 
@@ -28,7 +29,8 @@ class KFACDrift(Penalty):
     .. math:: P = \sum_l \operatorname{tr}(B_l\, \Delta W_l\, A_l\, \Delta W_l^\top)
 
     A and B are those of `KroneckerFactors`, at the base, each averaged over the other tasks. Linear layers
-    with their biases, and embeddings; other parameters (norms) pay nothing.
+    with their biases, and embeddings; other parameters (norms) pay nothing. Of LoRA dW is the full change of
+    each matrix, and the products are of its small factors.
 
     Args:
         strength: lambda, at least 0; 8 for texts was found to work.
@@ -88,7 +90,7 @@ class KFACDrift(Penalty):
 
     def _read(self, file: str, trunk: nn.Module, device: torch.device) -> KroneckerFactors:
         factors = KroneckerFactors.read(Path(file), device)
-        if factors.base not in ("", digest([trunk.state_dict()])):
+        if factors.base not in ("", digest([base_state(trunk)])):
             raise UserError(f"penalty: summaries: {file}: was made at a base with other weights")
         return factors
 
@@ -101,7 +103,7 @@ class KFACDrift(Penalty):
                 probe = source.features(trunk, {name: value[:1] for name, value in inputs.items()})
             # A layer below all that is trained has no factors, so other arms may have others.
             trained = [name for name, parameter in trunk.named_parameters() if parameter.requires_grad]
-            return digest([trunk.state_dict(), inputs, {"features": probe}], "kfac", self.rank, trained)
+            return digest([base_state(trunk), inputs, {"features": probe}], "kfac", self.rank, trained)
 
         tensors = cached(
             setting.cache, key, lambda: summarize(trunk, source, self.examples).packed(self.rank), device
@@ -115,17 +117,22 @@ class _BoundKFACDrift:
     def __init__(self, penalty: KFACDrift, trunk: nn.Module, factors: KroneckerFactors) -> None:
         self.penalty = penalty
         self.factors = factors
-        self.base: dict[str, Tensor] = {}
+        self.base: dict[str, Tensor] = {}  # of what is trained; an adapter begins at 0
+        self.adapted: list[str] = []
+        adapters = adapted_layers(trunk)
         for name, matrices in factors.layers.items():
             try:
-                weight = flat_weight(trunk.get_submodule(name)).detach().clone()
+                layer = trunk.get_submodule(name)
+                weight = flat_weight(layer)
             except AttributeError:
                 raise UserError(f"penalty: summaries: layer '{name}' is not in this model") from None
             if weight.shape != (matrices.outputs.shape[0], matrices.inputs.shape[0]):
                 raise UserError(f"penalty: summaries: layer '{name}' has another shape in this model")
-            self.base[name] = weight
-        layers = map(trunk.get_submodule, self.base)
-        if not any(p.requires_grad for layer in layers for p in layer.parameters()):
+            if name in adapters:
+                self.adapted.append(name)
+            elif any(parameter.requires_grad for parameter in layer.parameters()):
+                self.base[name] = weight.detach().clone()
+        if not self.base and not self.adapted:
             raise UserError(
                 "penalty: kfac_drift: no linear layer or embedding is trained here, and nothing else pays; "
                 "take drift, which looks at outputs"
@@ -138,6 +145,10 @@ class _BoundKFACDrift:
                 _form(flat_weight(trunk.get_submodule(name)) - base, self.factors.layers[name])
                 for name, base in self.base.items()
             ]
+            forms += [
+                _form_of_adapter(trunk.get_submodule(name), self.factors.layers[name])
+                for name in self.adapted
+            ]
         return self.penalty.every * self.penalty.strength * torch.stack(forms).sum()
 
 
@@ -146,3 +157,10 @@ def _form(delta: Tensor, matrices: Matrices) -> Tensor:
     product = matrices.product(delta.detach())
     value = (product * delta.detach()).sum().clamp_min(0)
     return value + 2 * ((product * delta).sum() - (product * delta.detach()).sum())
+
+
+def _form_of_adapter(layer: nn.Module, matrices: Matrices) -> Tensor:
+    """Return the same of what an adapter adds to a layer, whose bias it leaves as it is."""
+    change = factors_of(layer)
+    inputs = change.down.shape[1]
+    return low_rank_form(change, matrices.inputs[:inputs, :inputs], matrices.outputs)

@@ -20,6 +20,7 @@ from saft.errors import UserError
 from saft.files.staging import replaced
 from saft.models import Conv1D
 from saft.penalties.cache import digest
+from saft.penalties.low_rank import adapted_layers, base_state
 from saft.penalties.penalty import without_dropout
 from saft.penalties.unlabelled import Unlabelled
 
@@ -220,7 +221,7 @@ def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: i
             parameters = [p for p in trunk.parameters() if p.requires_grad]
             torch.autograd.grad((projection * features).sum(), parameters, allow_unused=True)
     layers = {name: Matrices(a / tokens.clamp_min(1), b / count) for name, (a, b, tokens) in sums.items()}
-    return KroneckerFactors(layers, digest([trunk.state_dict()]))
+    return KroneckerFactors(layers, digest([base_state(trunk)]))
 
 
 def _largest(matrix: Tensor, rank: int) -> Tensor:
@@ -250,6 +251,7 @@ def flat_weight(layer: nn.Module) -> Tensor:
         >>> flat_weight(nn.Linear(3, 2)).shape
         torch.Size([2, 4])
     """
+    layer = getattr(layer, "base_layer", layer)  # beneath an adapter
     weight: Tensor = layer.get_parameter("weight")
     if not isinstance(layer, nn.Linear):  # of an embedding [tokens, outputs], and GPT-2's layers like it
         weight = weight.T
@@ -303,7 +305,10 @@ def _watched(trunk: nn.Module, sums: dict[str, tuple[Tensor, Tensor, Tensor]]) -
     layers = dict(trunk.named_modules())
     embeddings = [(name, m) for name, m in layers.items() if isinstance(m, nn.Embedding)]
     tables = {id(m.weight): (name, m) for name, m in reversed(embeddings)}  # a tied one by its first name
-    handles = [watched(name, m) for name, m in layers.items() if isinstance(m, nn.Linear | Conv1D)]
+    adapted = adapted_layers(trunk)
+    own = {name: m for name, m in layers.items() if not name.startswith(tuple(f"{a}." for a in adapted))}
+    linear = {name: m for name, m in own.items() if isinstance(m, nn.Linear | Conv1D)} | adapted
+    handles = [watched(name, m) for name, m in linear.items()]
     try:
         with _LookUps(lambda table, inputs, output: watch(*tables[id(table)], inputs, output), tables):
             yield

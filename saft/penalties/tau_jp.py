@@ -27,9 +27,9 @@ class TauJp(PenaltyOnInputs):
     .. math:: P = \frac1n \sum_{i=1}^n \left\lVert J_{\hat h}(x_i; w_0)\, (w - w_0) \right\rVert^2, \qquad
        \hat h = \frac{h}{\lVert h \rVert}
 
-    h is the task's `features`, without dropout, and J its Jacobian in the weights that are trained: one
-    forward derivative, never a matrix. `drift` holds the outputs themselves, `kfac_drift` is this penalty by
-    two matrices a layer instead of inputs.
+    h is the task's `features`, without dropout, and J its Jacobian in the weights that are trained, of LoRA
+    in the matrices that it changes: one forward derivative, never a matrix. `drift` holds the outputs
+    themselves, `kfac_drift` is this penalty by two matrices a layer instead of inputs.
 
     Args:
         strength: lambda, at least 0.
@@ -69,7 +69,9 @@ class _BoundTauJp:
     def __init__(self, penalty: TauJp, trunk: nn.Module, setting: Setting) -> None:
         self.penalty = penalty
         self.draws = penalty.draws(setting)
-        self.base = {name: p.detach().clone() for name, p in trunk.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in trunk.named_parameters() if p.requires_grad}
+        # Along LoRA's second factor alone, which begins at 0, the derivative is that of its full change.
+        self.base = {name: p.detach().clone() for name, p in trained.items() if ".lora_A." not in name}
         load_forward_derivatives()
 
     def loss(self, trunk: nn.Module, step: int) -> Tensor:

@@ -154,12 +154,13 @@ class TrainingOptions:
                 f"perturbation: norm_only climbs along norms, of which parametrization: {trained} has none;"
                 " take another perturbation, or full or only"
             )
-        if self.penalty is not None and self.trained.is_adapter and penalty(**self.penalty).of_weights:
-            raise ValueError(
-                f"penalty: {self.penalty['name']} looks at the trunk's weights, which an adapter leaves as"
-                " they are; take {name: drift}, which looks at outputs"
-            )
         if self.penalty is not None and self.perturbation is not None:
+            if self.trained.climbs_weights and penalty(**self.penalty).of_weights:
+                raise ValueError(
+                    f"penalty: {self.penalty['name']} looks at the weights that are trained, the factors, "
+                    "but parametrization: rho_space: weights climbs others; leave rho_space out, or take "
+                    "{name: drift}, which looks at outputs"
+                )
             with collecting(problems, "penalty: "):
                 penalty(**self.penalty).check_ascent(make_perturbation(**self.perturbation))
             if problems:

@@ -153,6 +153,10 @@ def test_weight_space_is_of_plain_sam() -> None:
     ):
         TrainingOptions(perturbation={"name": "asam"}, parametrization=lora)
     TrainingOptions(parametrization=lora)
+    penalized = {"penalty": {"name": "l2_base"}, "parametrization": lora}
+    TrainingOptions(**penalized).check_options()
+    with pytest.raises(UserError, match="l2_base looks at the weights that are trained, the factors"):
+        TrainingOptions(**penalized, perturbation={"name": "sam"})
 
 
 def test_an_adapter_without_its_base_is_told(tiny_model: Path, tmp_path: Path) -> None:
