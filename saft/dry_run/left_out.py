@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from saft.experiment.merge_options import MergeOptions
 from saft.experiment.run_config import RunConfig
+from saft.merging.methods import METHODS
 
-__all__ = ["ARM_VALUES", "COEFFICIENTS", "LABELS", "MACHINE", "MERGE_VALUES", "left_out"]
+__all__ = ["ARM_VALUES", "COEFFICIENTS", "LABELS", "MACHINE", "MERGE_VALUES", "coefficients", "left_out"]
 
 LABELS = 4  # of a task, at most
 COEFFICIENTS = 2  # of a merge, at most
 ARM_VALUES = 2  # of an option among an arm's `choices`, at most
 MERGE_VALUES = 1  # of a parameter among a merge's
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy")  # of the trainer: this machine may lack them
+
+
+def coefficients(name: str, merge: MergeOptions) -> list[float]:
+    """Return the coefficients that a merge of this name is tried at: its own, or its method's grid."""
+    return merge.scaling or list(METHODS.get(merge.method_of(name)).scaling_grid)
 
 
 def left_out(config: RunConfig) -> list[str]:
@@ -23,7 +30,7 @@ def left_out(config: RunConfig) -> list[str]:
         >>> from saft.model_config import ModelConfig
         >>> news = {"kind": "language_modeling", "data": {"path": "org/news"}, "text": "{text}"}
         >>> left_out(RunConfig("runs/x", ModelConfig("gpt2"), {"news": news}, {"adamw": {}}, seeds=[0, 1, 2]))
-        ['the seeds 1, 2']
+        ['the seeds 1, 2', 'coefficients of a merge beyond 2']
     """
     words = []
     if seeds := config.seeds[1:]:
@@ -33,7 +40,7 @@ def left_out(config: RunConfig) -> list[str]:
     tasks = [*config.tasks.values(), *config.reference.values(), *config.held_out.values()]
     if any(len(task.get("labels") or ()) > LABELS for task in tasks):
         words.append(f"labels of a task beyond {LABELS}")
-    if any(len(merge.scaling) > COEFFICIENTS for merge in config.merges.values()):
+    if any(len(coefficients(name, merge)) > COEFFICIENTS for name, merge in config.merges.items()):
         words.append(f"coefficients of a merge beyond {COEFFICIENTS}")
     if any(
         len(values) > MERGE_VALUES for merge in config.merges.values() for values in merge.choices.values()

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from saft import config as configs
-from saft.dry_run.left_out import ARM_VALUES, COEFFICIENTS, LABELS, MACHINE, MERGE_VALUES, left_out
+from saft.dry_run.left_out import (
+    ARM_VALUES,
+    COEFFICIENTS,
+    LABELS,
+    MACHINE,
+    MERGE_VALUES,
+    coefficients,
+    left_out,
+)
 from saft.dry_run.tiny_data import ROWS, table_of
 from saft.dry_run.tiny_model import architecture, write_model
 from saft.experiment.arm_trials import dotted
@@ -98,7 +106,7 @@ def _merge(name: str, options: MergeOptions) -> MergeOptions:
     choices = {
         name: values[:MERGE_VALUES] for name, values in options.choices.items() if name not in parameters
     }
-    scaling = options.scaling[:COEFFICIENTS]
+    scaling = coefficients(name, options)[:COEFFICIENTS]
     return dataclasses.replace(options, parameters=parameters, scaling=scaling, choices=choices)
 
 

@@ -78,12 +78,14 @@ def test_the_sets_of_clip_are_parts_of_the_largest() -> None:
 
 def test_merges_are_tried_at_few_coefficients_and_with_few_iterations(tmp_path: Path) -> None:
     more = {"merges": {"wudi": {"choices": {"iterations": [100, 200]}}, "ties": {"scaling": [0.1, 0.2, 0.3]}}}
+    more["merges"]["tsv_m"] = {}
     plain = dataclasses.asdict(short("glue-gpt2", ALL_ARMS, tmp_path)) | more
     made = tiny_run(config.parse(RunConfig, plain, "")).merges
     assert made["wudi"].parameters == {"iterations": 2}
     assert made["wudi"].choices == {}
     assert made["ties"].parameters == {}
     assert made["ties"].scaling == [0.1, 0.2]
+    assert len(made["tsv_m"].scaling) == 2  # of its own grid
 
 
 def test_an_arm_with_choices_keeps_two_values_of_each_and_few_steps(tmp_path: Path) -> None:
