@@ -20,7 +20,8 @@ class EMA(Averaging):
     in short trainings.
 
     Args:
-        decay: beta, in [0, 1]; 0 keeps the last weights.
+        decay: beta, in [0, 1]; 0 keeps the last weights, and 1 decays as the start does all along: about the
+            last tenth of the steps count.
 
     Example:
         >>> [round(EMA(decay=0.9).share(step, steps=200), 3) for step in (1, 2, 11, 200)]
