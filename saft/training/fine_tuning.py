@@ -60,6 +60,7 @@ __all__ = ["fine_tune", "train_rank", "training_cost"]
 
 # What may change when it goes on, since the weights are the same: where it is told, and how batches are made.
 UNESSENTIAL = ("upload", "logger", "checkpoint_every", "data_workers")
+DEVICES = ("devices", "strategy")  # of the trainer; the weights are the same to round-off
 
 
 def fine_tune(
@@ -74,7 +75,8 @@ def fine_tune(
 
     An interrupted training goes on from its last intermediate checkpoint when it is called again with the
     same config, model and data, and ends with the same weights. Keys that leave these as they are may change:
-    upload, logger, checkpoint_every and data_workers.
+    upload, logger, checkpoint_every and data_workers; and so may trainer.devices and trainer.strategy, which
+    leave them the same to round-off, but for dropout: each device draws masks of its own.
 
     Args:
         config: see `TrainConfig`.
@@ -99,6 +101,7 @@ def fine_tune(
     with locked(beside(out), f"out: {out}"), uploading(out, config.upload):
         refuse(out, overwrite)  # another may have written it while the data were read
         rests_on = {key: value for key, value in vars(config).items() if key not in UNESSENTIAL}
+        rests_on["trainer"] = {key: value for key, value in config.trainer.items() if key not in DEVICES}
         basis = configs.dump(rests_on) + json.dumps(inputs(ready.declared, config), indent=1) + "\n"
         with (
             work_folder(out, basis) as work,

@@ -86,7 +86,10 @@ def weights(result: TrainResult) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("forked_ranks")
 @gloo
 def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
-    settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     goes_on = []
 
@@ -108,11 +111,17 @@ def test_two_devices_end_with_the_weights_of_one_and_go_on_to_the_bit(
     log = [(result.folder / "logs" / "metrics.csv").read_text().splitlines() for result in (one, two)]
     assert len(log[0]) == len(log[1])
 
-    before = weights(two)
-    shutil.move(tmp_path / "kept", two.folder.parent / f".{two.folder.name}.work")
+    before, work = weights(two), two.folder.parent / f".{two.folder.name}.work"
+    shutil.copytree(tmp_path / "kept", work)
     resumed = train(both, overwrite=True)
     assert goes_on == [False, True]
     assert all(torch.equal(weights(resumed)[name], value) for name, value in before.items())
+
+    shutil.copytree(tmp_path / "kept", work)  # one device goes on where two stopped
+    changed = train(dataclasses.replace(both, trainer=settings.trainer), overwrite=True)
+    assert "begins anew" not in capsys.readouterr().err
+    for name, value in before.items():
+        torch.testing.assert_close(weights(changed)[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
