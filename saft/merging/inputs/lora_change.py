@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saft.config import Range
 from saft.errors import UserError, abbreviated
+from saft.files.checkpoint import config_parts
 from saft.files.tensorfile import TensorHeader, view
 from saft.merging.inputs.class_names import names_in
 from saft.merging.inputs.factors import Factors
@@ -41,6 +42,7 @@ _HARMLESS = {
 _INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move the base's weights
 _LONGEST_PATTERN = 1000
 _SLOW = re.compile(r"[*+}]\)+[*+{]")  # repetition of a repetition, on which matching may never end
+_WITH_WORD_HEAD = re.compile(r"CausalLM|MaskedLM|LMHead|DoubleHeads|PreTraining|Generation")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are [in, out]
 
 
@@ -268,9 +270,25 @@ def _tie(name: str, base: Source) -> str | None:
     """Return what is tied to a tensor, or None."""
     if name in base.tied:
         return base.tied[name]
-    if is_vocabulary(name) and base.config.get("tie_word_embeddings") is True:
+    if is_vocabulary(name) and _ties_words(name, base):
         return "the head or the embeddings"
     return next((head for head, trunk in base.tied.items() if trunk == name), None)
+
+
+def _ties_words(name: str, base: Source) -> bool:
+    """Return whether a matrix of words is a language head's as well, or a second stack's embeddings.
+
+    Where config.json does not say it, as transformers 4 did not, it is so if a model with such a head has
+    stored one matrix of words alone.
+    """
+    parts = config_parts(dict(base.config))
+    stated = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    classes = base.config.get("architectures")
+    has_head = not isinstance(classes, list) or any(_WITH_WORD_HEAD.search(str(each)) for each in classes)
+    if stated:
+        return True in stated and (has_head or name.endswith("shared.weight"))
+    words = [key for key, header in base.headers.items() if is_vocabulary(key) and len(header.shape) == 2]
+    return bool(classes) and has_head and len(words) == 1
 
 
 def _tied(file: Path, module: str, other: str) -> str:

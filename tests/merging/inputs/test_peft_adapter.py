@@ -248,6 +248,20 @@ def test_tied_embeddings_are_not_changed_by_an_adapter(tmp_path):
         UserError, match=r"embed_tokens', which the base ties to 'the head or the embeddings'"
     ):
         read_input(f"{tmp_path / 'base'}+{tmp_path / 'adapter'}", "models.a")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    del config["tie_word_embeddings"]  # transformers 4 leaves out what is its class's default
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"embed_tokens', which the base ties to"):
+        read_input(f"{tmp_path / 'base'}+{tmp_path / 'adapter'}", "models.a")
+
+
+def test_embeddings_of_a_model_without_a_head_are_tied_to_nothing(tmp_path):
+    model = llama(tie_word_embeddings=True).model
+    model.save_pretrained(tmp_path / "base")
+    adapted = adapt(model, tmp_path / "adapter", target_modules=["embed_tokens", "q_proj"])
+    read = read_input(f"{tmp_path / 'base'}+{tmp_path / 'adapter'}", "models.a")
+    expected = adapted["embed_tokens.weight"]
+    torch.testing.assert_close(read.tensor("embed_tokens.weight"), expected)
 
 
 def test_places_without_an_adapter_are_said(base, tmp_path):
