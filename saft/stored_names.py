@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated
 
-__all__ = ["renamings", "stored_names", "translated"]
+__all__ = ["experts_in_files", "names_in_files", "renamings", "stored_names", "translated"]
 
 
 def stored_names(trunk: nn.Module) -> dict[str, str]:
@@ -34,16 +34,59 @@ def stored_names(trunk: nn.Module) -> dict[str, str]:
     names = list(trunk.state_dict())
     if getattr(trunk, "main_input_name", "") != "pixel_values":
         return {name: name for name in names}
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before transformers 5 classes and files had the same names
-        return {name: name for name in names}
-    numbered = {name: torch.tensor([number]) for number, name in enumerate(names)}
-    stored = revert_weight_conversion(trunk, numbered)
-    renamed = {names[int(value)]: name for name, value in stored.items() if value.numel() == 1}
+    renamed = _names_as_stored(trunk, names)
     if missing := sorted(set(names) - renamed.keys()):
         raise UserError(f"model: transformers stores {abbreviated(missing)} in another form")
     return renamed
+
+
+def names_in_files(model: nn.Module, names: Collection[str]) -> dict[str, str]:
+    """Return name of a tensor -> its name in the files that `save_pretrained` would write, where they differ.
+
+    Args:
+        model: any module; of one that is not transformers' nothing is renamed.
+        names: of its tensors.
+    """
+    if not hasattr(model, "main_input_name"):
+        return {}
+    try:
+        stored = _names_as_stored(model, names)
+    except Exception:  # a tensor that transformers stores in another form
+        return {}
+    return {name: other for name, other in stored.items() if name != other}
+
+
+def experts_in_files(model: nn.Module, name: str) -> list[str]:
+    """Return what the files of a model have in the place of a tensor of all experts of a layer.
+
+    Args:
+        model: a mixture of experts.
+        name: of the tensor, [experts, rows, columns].
+
+    Returns:
+        The names of what is stored of one expert.
+    """
+    try:
+        return list(_as_stored(model, {name: torch.zeros(1, 2, 1)}))
+    except Exception:  # of one that is not transformers'
+        return [name]
+
+
+def _names_as_stored(model: nn.Module, names: Collection[str]) -> dict[str, str]:
+    numbered = {name: torch.tensor([number]) for number, name in enumerate(names)}
+    originals = list(numbered)
+    stored = _as_stored(model, numbered)
+    return {originals[int(value)]: name for name, value in stored.items() if value.numel() == 1}
+
+
+def _as_stored(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in the form, and under the names, in which transformers would write them."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before transformers 5 classes and files had the same names
+        return tensors
+    stored: dict[str, Tensor] = revert_weight_conversion(model, tensors)
+    return stored
 
 
 def renamings(config: Mapping[str, Any]) -> Mapping[str, str]:

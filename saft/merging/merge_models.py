@@ -207,7 +207,7 @@ def _source(model: Model, what: str, base: Source | None) -> Source:
         return adapter_in_memory(model.model, model.name, base)
     if base is not None and isinstance(model, nn.Module) and has_adapters(model):
         return adapter_in_memory(model, None, base)
-    return in_memory(model)
+    return in_memory(model, is_base=base is None)
 
 
 def _location(model: Model) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saft.errors import UserError, abbreviated, collecting
 from saft.merging.inputs.class_names import names_in
+from saft.merging.inputs.experts import views
 from saft.merging.inputs.in_memory import tensors_of
 from saft.merging.inputs.shared_memory import first_overlap
 from saft.merging.inputs.tensor_names import rename
@@ -42,13 +43,19 @@ def empty(plan: Plan) -> dict[str, Tensor]:
         plan: from `check`.
 
     Returns:
-        Name -> tensor, in the base's shapes and the dtype of the merge.
+        Name -> tensor, in the base's shapes and the dtype of the merge; of experts that the base has fused,
+        the fused tensors and each expert's part of them.
     """
-    tensors = {
-        name: torch.empty(shape, dtype=dtype, device=plan.base.tensor(name).device)
-        for name, (dtype, shape) in plan.layout.items()
-    }
-    return tensors | {name: tensors[other] for name, other in plan.base.tied.items()}
+    fused = {}
+    for name, header in plan.base.fused.items():
+        part = next(iter(views(plan.base, {name: torch.empty(header.shape, device="meta")})))
+        dtype, device = plan.layout[part][0], plan.base.tensor(part).device
+        fused[name] = torch.empty(header.shape, dtype=dtype, device=device)
+    tensors = views(plan.base, fused)
+    for name, (dtype, shape) in plan.layout.items():
+        if name not in tensors:
+            tensors[name] = torch.empty(shape, dtype=dtype, device=plan.base.tensor(name).device)
+    return fused | tensors | {name: tensors[other] for name, other in plan.base.tied.items()}
 
 
 def fill(merged: Mapping[str, Tensor], plan: Plan) -> None:
@@ -103,7 +110,7 @@ def fitting(plan: Plan, out: nn.Module | Mapping[str, Tensor]) -> dict[str, Tens
     """
     problems: list[str] = []
     with collecting(problems, "out: "):
-        tensors = tensors_of(out)
+        tensors = views(plan.base, tensors_of(out))
     if problems:
         raise UserError(*problems)
     stored = {**{name: name for name in plan.layout}, **plan.base.tied}

@@ -7,6 +7,7 @@ import fnmatch
 import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -120,7 +121,9 @@ def _renamed(base: Source, model: Source) -> dict[str, str]:
     names = rename(originals, base.headers)
     if not (names.keys() - base.headers.keys() and base.headers.keys() - names.keys()):
         return names
-    for others in other_names(model.config or base.config, originals):
+    own = {stored: name for name, stored in base.in_files.items()}
+    in_base = {original: own.get(original, original) for original in originals}
+    for others in chain([in_base], other_names(model.config or base.config, originals)):
         back = {other: original for original, other in others.items()}
         renamed = {new: back[other] for new, other in rename(list(back), base.headers).items()}
         if len(renamed.keys() & base.headers.keys()) > len(names.keys() & base.headers.keys()):

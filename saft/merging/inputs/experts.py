@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
 
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.source import Source
 
-__all__ = ["are_fused", "are_separate", "separated"]
+__all__ = ["are_fused", "are_separate", "by_expert", "fused_names", "separated", "views"]
 
 _SEPARATE = re.compile(r"\.experts\.\d+\.(w1|gate_proj)\.weight$")
 _FUSED = re.compile(r"^(.*\.experts)\.(gate_up_proj|down_proj)$")
+_OLD, _NEW = ".block_sparse_moe.", ".mlp."
 # gate, up and down, as Mixtral's checkpoints and all others call them
 _WORDS = {"w1": ("w1", "w3", "w2"), "gate_proj": ("gate_proj", "up_proj", "down_proj")}
 
@@ -48,16 +52,67 @@ def separated(base: Source, model: Source) -> Source:
         >>> [(name, header.offsets) for name, header in separated(base, fused).headers.items()][:2]
         [('mlp.experts.0.gate_proj.weight', (0, 24)), ('mlp.experts.0.up_proj.weight', (24, 48))]
     """
-    words = next((_WORDS[match[1]] for name in base.headers if (match := _SEPARATE.search(name))), None)
+    words = _words(base.headers)
     if words is None or type(model) is not Source or not are_fused(model.headers):
         return model
     # Mixtral's checkpoints call the block of experts by another name than its module has now.
-    old = any(".block_sparse_moe." in name for name in base.headers)
+    old = any(_OLD in name for name in base.headers)
     headers: dict[str, TensorHeader] = {}
     for name, header in model.headers.items():
-        renamed = name.replace(".mlp.", ".block_sparse_moe.") if old else name
+        renamed = name.replace(_NEW, _OLD) if old else name
         headers |= dict(_parts(renamed, header, words))
     return dataclasses.replace(model, headers=headers)
+
+
+def by_expert(source: Source, stored: Collection[str]) -> Source:
+    """Return a module in memory with each expert by itself, if its files have them so.
+
+    Args:
+        source: the module, its experts fused.
+        stored: what its files have in the place of a fused tensor.
+    """
+    words = _words(stored)
+    if words is None:
+        return source
+    fused = {name: source.headers[name] for name in fused_names(source.headers)}
+    headers: dict[str, TensorHeader] = {}
+    in_files = dict(source.in_files)
+    old = any(_OLD in name for name in stored)
+    for name, header in source.headers.items():
+        parts = dict(_parts(name, header, words))
+        headers |= parts
+        if old and name in fused:
+            in_files |= {part: part.replace(_NEW, _OLD) for part in parts}
+    return dataclasses.replace(source, headers=headers, fused=fused, in_files=in_files)
+
+
+def views(base: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return name -> tensor, of fused experts the parts that the base has, which are no copies.
+
+    Args:
+        base: the base model.
+        tensors: of a model in memory, those of its experts [experts, rows, columns] if they are fused.
+    """
+    headers = {
+        name: TensorHeader(tensor.dtype, tuple(tensor.shape), Path(), (0, 0), tensor)
+        for name, tensor in tensors.items()
+    }
+    parts = separated(base, Source("", Path(), headers)).headers
+    return {name: header.stored for name, header in parts.items() if header.stored is not None}
+
+
+def _words(names: Collection[str]) -> tuple[str, str, str] | None:
+    """Return what an expert's three matrices are called; None where no expert is by itself."""
+    return next((_WORDS[match[1]] for name in names if (match := _SEPARATE.search(name))), None)
+
+
+def fused_names(headers: Mapping[str, TensorHeader]) -> list[str]:
+    """Return the names of the tensors that hold all experts of a layer."""
+    return [name for name, header in headers.items() if _is_fused(name, header)]
+
+
+def _is_fused(name: str, header: TensorHeader) -> bool:
+    return bool(_FUSED.match(name)) and len(header.shape) == 3
 
 
 def _parts(
@@ -65,7 +120,7 @@ def _parts(
 ) -> Iterator[tuple[str, TensorHeader]]:
     """Yield each expert's part of a fused tensor with its name; any other tensor as it is."""
     fused = _FUSED.match(name)
-    if not fused or len(header.shape) != 3:
+    if not fused or not _is_fused(name, header):
         yield name, header
         return
     gate, up, down = words

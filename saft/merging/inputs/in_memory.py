@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from saft.files.plain_tensors import not_plain
 from saft.files.sentence_modules import folder_name_of
 from saft.files.tensorfile import TensorHeader
 from saft.merging.inputs.class_names import names_in
+from saft.merging.inputs.experts import by_expert, fused_names
 from saft.merging.inputs.lora_change import PREFIX, LoraAdapter, adapted, refusals, scale_of
 from saft.merging.inputs.quantization import quantization_problem
 from saft.merging.inputs.source import Source, ties
+from saft.stored_names import experts_in_files, names_in_files
 
 __all__ = [
     "OneAdapter",
@@ -50,13 +53,15 @@ class OneAdapter:
     name: str
 
 
-def in_memory(model: nn.Module | Mapping[str, Tensor]) -> Source:
+def in_memory(model: nn.Module | Mapping[str, Tensor], is_base: bool = False) -> Source:
     """Return a module or a state dict as an input of a merge; of a peft model, the model below its adapters.
 
     Nothing is copied: the tensors of the source are those of the model.
 
     Args:
         model: anything with a `state_dict()`, or a mapping of names to tensors.
+        is_base: it is what others are compared with, so its tensors are those that its files would have:
+            each expert of a mixture by itself, where the class of transformers has them fused.
 
     Raises:
         UserError: what it holds are not plain tensors, or they are quantized.
@@ -72,7 +77,14 @@ def in_memory(model: nn.Module | Mapping[str, Tensor]) -> Source:
         raise UserError(problem)
     tied = ties(headers, {})  # in memory tied tensors are one; what is only equal here may differ in others
     stored = {name: header for name, header in headers.items() if name not in tied}
-    return Source(place, Path(place), stored, tied, config)
+    source = Source(place, Path(place), stored, tied, config)
+    if not is_base or not isinstance(model, nn.Module):
+        return source
+    below: Any = getattr(model, "get_base_model", lambda: model)()
+    fused = fused_names(headers)
+    in_files = names_in_files(below, [name for name in headers if name not in fused])
+    source = dataclasses.replace(source, in_files=in_files)
+    return by_expert(source, experts_in_files(below, fused[0])) if fused else source
 
 
 def adapter_in_memory(model: nn.Module, name: str | None, base: Source) -> Source:

@@ -46,6 +46,8 @@ class Source:
         tied: name of a tensor that is another -> the name of that other, which is in `headers`.
         config: what its config.json says; empty where there is none.
         files: that are read, for their digests; none of a model in memory.
+        fused: of a module in memory, the tensors of all experts of a layer that `headers` has by expert.
+        in_files: of a module in memory, name of a tensor -> its name in files, where they differ.
     """
 
     location: str
@@ -54,6 +56,8 @@ class Source:
     tied: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
+    fused: Mapping[str, TensorHeader] = field(default_factory=dict)
+    in_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config_place(self) -> str:

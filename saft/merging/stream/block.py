@@ -37,6 +37,7 @@ class Block:
         size: elements of the whole tensor, for a method that weighs tensors; None: those of this block.
         factors: of each task's LoRA adapter, for a method that merges adapters; empty for a tensor that no
             adapter changes.
+        in_files: the tensor's name in files, by which random numbers are drawn; None: `name`.
 
     Example:
         >>> block = Block(torch.zeros(2, 3), torch.zeros(3), "weight", seed=1)
@@ -53,6 +54,7 @@ class Block:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     size: int | None = None
     factors: tuple[Factors, ...] = ()
+    in_files: str | None = None
 
     @property
     def tasks(self) -> int:
@@ -96,7 +98,7 @@ class Block:
 
     def _words(self) -> Iterator[np.ndarray]:
         """Yield 32 random bits for each entry of the block, task by task."""
-        name = unwrapped(self.name)  # the bits of a compiled model are those of the model
+        name = unwrapped(self.in_files or self.name)  # the bits of a compiled model are those of the model
         for task in range(self.tasks):
             stream = blake3(f"{self.seed}\0{name}\0{task}".encode())
             drawn = stream.digest(_WORD * self.base.numel(), seek=_WORD * self.start)

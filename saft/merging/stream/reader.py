@@ -218,8 +218,17 @@ class Reader:
         header = self._plan.base.headers[piece.name]
         statistics = self._plan.collected.of(piece.name, header.shape, piece.start, base)
         factors = self._factors(piece.name, base)
-        seed = self._plan.config.seed
-        return Block(task_vectors, base, piece.name, piece.start, seed, statistics, header.count, factors)
+        return Block(
+            task_vectors,
+            base,
+            piece.name,
+            piece.start,
+            self._plan.config.seed,
+            statistics,
+            header.count,
+            factors,
+            self._plan.base.in_files.get(piece.name),
+        )
 
     def _factors(self, name: str, base: Tensor) -> tuple[Factors, ...]:
         if not self._plan.method.needs_adapters:

@@ -67,6 +67,17 @@ def test_adapters_of_peft_find_the_tensors_of_files(
     close(merged, expected)
 
 
+def test_what_is_drawn_for_modules_is_what_is_drawn_for_their_folders(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {name: str(folders[f"{name}-whole"]) for name in ("a", "b")}
+    saft.merge(MergeConfig(method="dare", base=str(folders["base"]), models=given, seed=1), tmp_path / "out")
+    expected = load(tmp_path / "out").state_dict()
+    models = {name: load(folders[f"{name}-whole"]) for name in given}
+    merged = saft.merge_models(load(folders["base"]), models, "dare", seed=1)
+    assert all(value.equal(expected[name]) for name, value in merged.state_dict().items())
+
+
 def test_a_merge_written_as_an_adapter_is_one_that_peft_loads(
     folders: dict[str, Path], expected: dict[str, Tensor], tmp_path: Path
 ) -> None:

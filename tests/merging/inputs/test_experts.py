@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import safetensors
 import torch
 import transformers
 
+import saft
 from saft.errors import UserError
 from saft.files.checkpoint import write_tensors
 from saft.merge import merge
@@ -67,6 +71,29 @@ def test_both_forms_merge_to_the_same_bits_and_load(folders):
     _, found = transformers.AutoModel.from_pretrained(folders / "merged-fused", output_loading_info=True)
     assert not found["missing_keys"]
     assert not found["unexpected_keys"]
+
+
+@pytest.mark.parametrize("method", ["breadcrumbs", "dare"])
+def test_modules_merge_to_the_bits_of_their_folders(folders, method):
+    """Each expert is a matrix of its own there: in memory all of a layer were one tensor, of three dimensions."""
+    base, model = folders / "base", folders / "separate"
+    merge(MergeConfig(method, str(base), [str(model)], seed=1), folders / "merged")
+    with safetensors.safe_open(folders / "merged" / "model.safetensors", "pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    loaded = {name: transformers.AutoModel.from_pretrained(folders / name) for name in ("base", "separate")}
+    as_they_were = {key: value.clone() for key, value in loaded["base"].state_dict().items()}
+    filled = copy.deepcopy(loaded["base"])
+    merged = saft.merge_models(loaded["base"], [loaded["separate"]], method, seed=1)
+    for other in (
+        saft.merge_models(loaded["base"], [str(model)], method, seed=1),
+        saft.merge_models(str(base), [loaded["separate"]], method, out=filled, seed=1),
+    ):
+        assert all(value.equal(merged.state_dict()[name]) for name, value in other.state_dict().items())
+    merged.save_pretrained(folders / "saved")
+    with safetensors.safe_open(folders / "saved" / "model.safetensors", "pt") as file:
+        assert file.keys() == list(stored)
+        assert all(file.get_tensor(name).equal(value) for name, value in stored.items())
+    assert all(value.equal(as_they_were[name]) for name, value in loaded["base"].state_dict().items())
 
 
 def test_a_fused_base_names_the_form_that_its_models_need(folders):
