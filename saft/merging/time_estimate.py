@@ -43,7 +43,9 @@ def seconds(plan: Plan) -> float:
     of whole tensors is taken to cost as many multiplications as a product of matrices.
     """
     parallel = min(plan.threads, os.cpu_count() or 1)
-    counts = {name: plan.base.headers[name].count for name in plan.merged}
+    counts = {name: count for name in plan.merged if (count := plan.base.headers[name].count)}
+    if not counts:
+        return plan.output.seconds(plan)
     with one_torch_thread():
         if isinstance(plan.method, Tensorwise):
             block, length = _block(plan, _SIDE, _SIDE), _SIDE**2

@@ -161,7 +161,6 @@ class Ascent:
             raise
         finally:
             self._phase = "rest"
-            self.pairs.leave(parameters)
 
     @not_compiled
     @contextmanager

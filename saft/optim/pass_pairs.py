@@ -31,7 +31,6 @@ class PassPairs:
         self.backwards = BackwardCount()
         self._streams: list[RandomStreams] = []
         self._replayed = 0
-        self._left_gradients = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -40,20 +39,12 @@ class PassPairs:
         """Remember the random numbers of a first pass that begins now.
 
         Args:
-            parameters: those that are trained, of any shape. If they had gradients and have none any more,
-                the model was asked to clear them, not the optimizer, and the passes before are given up.
+            parameters: those that are trained, of any shape. If they have no gradients, the passes before are
+                given up: they were left before their backward, or the model was asked to clear the gradients.
         """
-        if self._left_gradients and not _any_gradient(parameters):
+        if parameters and all(parameter.grad is None for parameter in parameters):
             self.forget()
         self._streams.append(RandomStreams(p.device for p in parameters))
-
-    def leave(self, parameters: Sequence[Tensor]) -> None:
-        """Note, at the end of a first pass, whether there are gradients.
-
-        Args:
-            parameters: that it was of, each of its own shape.
-        """
-        self._left_gradients = _any_gradient(parameters)
 
     def drop_last(self) -> None:
         """Forget the first pass that has just failed."""
@@ -88,7 +79,6 @@ class PassPairs:
     def forget(self, keep_last: bool = False) -> None:
         """Forget the first passes: their gradients were cleared, or stepped with."""
         self._streams = self._streams[-1:] if keep_last else []
-        self._left_gradients = False
         self.backwards.restart()
 
     @contextmanager
@@ -144,7 +134,3 @@ class PassPairs:
                 " replay every micro-batch inside perturbed(); if they were several losses of one batch,"
                 " say so with `with first_pass():` around them"
             )
-
-
-def _any_gradient(parameters: Sequence[Tensor]) -> bool:
-    return any(parameter.grad is not None for parameter in parameters)

@@ -25,6 +25,11 @@ def test_every_method_can_be_tried(save, name):
     assert plan.memory > 0
 
 
+def test_empty_tensors_take_no_time(save):
+    folder = save("a", {"a": torch.zeros(0, 3), "b": torch.zeros(0)})
+    assert time_estimate.seconds(check(MergeConfig("ties", folder, [folder]))) == 0
+
+
 def test_more_passes_and_more_models_take_longer(save, monkeypatch):
     """What is measured is replaced by a count of what is done."""
     monkeypatch.setattr("saft.merging.stream.order_statistics._SMALL", 0)

@@ -50,3 +50,14 @@ def test_passes_forget_all_but_the_one_that_runs() -> None:
     assert len(passes) == 1
     passes.drop_last()
     assert len(passes) == 0
+
+
+def test_a_first_pass_that_was_left_before_its_backward_is_given_up() -> None:
+    """It counted, and the next step was told that 2 micro-batches were accumulated and 1 replayed."""
+    weight, passes = torch.ones(1, requires_grad=True), PassPairs()
+    passes.record([weight])
+    passes.record([weight])
+    assert len(passes) == 1
+    weight.sum().backward()
+    passes.record([weight])
+    assert len(passes) == 2

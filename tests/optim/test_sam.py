@@ -344,6 +344,8 @@ def test_mistakes_in_construction_are_named() -> None:
         SAM(base, "asm")
     with pytest.raises(UserError, match="no option 'etta'; did you mean 'eta'"):
         SAM(base, "asam", etta=1)
+    with pytest.raises(UserError, match="no option 'adaptive'; what davda54/sam calls so is"):
+        SAM(base, adaptive=True)
     with pytest.raises(UserError, match="at least 0"):
         SAM(base, rho=-1)
     with pytest.raises(UserError, match="every: must be at least 1"):

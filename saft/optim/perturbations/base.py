@@ -336,14 +336,14 @@ def make_perturbation(
         )
     if not isinstance(name, str):
         if options:
-            made = type(name).__name__
-            raise UserError(f"{', '.join(options)}: give these to {made}(...), which is an instance already")
+            raise UserError(f"{', '.join(options)}: give these to {type(name).__name__}(...), which is made")
         return name
     kind = PERTURBATIONS.get(name)
     known = [field.name for field in fields(kind)]
-    for option in options:
-        if option not in known:
-            raise UserError(f"perturbation '{name}' has no option '{option}'{did_you_mean(option, known)}")
+    for option in (option for option in options if option not in known):
+        davda54 = "; what davda54/sam calls so is perturbation='asam_davda54'"
+        hint = davda54 if option == "adaptive" else did_you_mean(option, known)
+        raise UserError(f"perturbation '{name}' has no option '{option}'{hint}")
     try:
         return kind(**options)
     except UserError as error:  # who gave a name knows no class
