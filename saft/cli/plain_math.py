@@ -8,24 +8,13 @@ import unicodedata
 
 __all__ = ["plain_math", "with_plain_math"]
 
-SYMBOLS: dict[str, str] = {
-    **dict(
-        re.findall(
-            r"(\S+) (\S)", "alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ lambda λ mu μ"
-        )
-    ),
-    **dict(
-        re.findall(
-            r"(\S+) (\S)", "nu ν xi ξ rho ρ sigma σ tau τ phi φ Delta Δ Sigma Σ ell ℓ nabla ∇ partial ∂"
-        )
-    ),
-    **dict(
-        re.findall(r"(\S+) (\S)", "sum Σ top ᵀ cdot · times × odot ⊙ otimes ⊗ pm ± le ≤ ge ≥ ne ≠ sim ~ in ∈")
-    ),
-    **dict(re.findall(r"(\S+) (\S)", "mid | perp ⊥ setminus ∖ cap ∩ cup ∪ leftarrow ← dots … infty ∞ | ‖")),
-    **dict(re.findall(r"(\S+) (\S)", "lVert ‖ rVert ‖ lvert | rvert | langle ⟨ rangle ⟩")),
-    **dict.fromkeys([",", ";", " ", "quad"], " "),
-}
+_TABLE = """
+    alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ lambda λ mu μ nu ν xi ξ rho ρ sigma σ
+    tau τ phi φ Delta Δ Sigma Σ ell ℓ nabla ∇ partial ∂ sum Σ top ᵀ cdot · times × odot ⊙ otimes ⊗ pm ±
+    le ≤ ge ≥ ne ≠ sim ~ in ∈ mid | perp ⊥ setminus ∖ cap ∩ cup ∪ leftarrow ← dots … infty ∞ | ‖ lVert ‖
+    rVert ‖ lvert | rvert | langle ⟨ rangle ⟩
+"""
+SYMBOLS = dict(re.findall(r"(\S+) (\S)", _TABLE)) | dict.fromkeys([",", ";", " ", "quad"], " ")
 """Command -> what it is; any other stands for its own name, as \\max does."""
 OPENS = {"lVert", "lvert", "langle", "(", "["}
 CLOSES = {"rVert", "rvert", "rangle", ")", "]"}
