@@ -14,7 +14,9 @@ _TABLE = """
     le ≤ ge ≥ ne ≠ sim ~ in ∈ mid | perp ⊥ setminus ∖ cap ∩ cup ∪ leftarrow ← dots … infty ∞ | ‖ lVert ‖
     rVert ‖ lvert | rvert | langle ⟨ rangle ⟩
 """
-SYMBOLS = dict(re.findall(r"(\S+) (\S)", _TABLE)) | dict.fromkeys([",", ";", " ", "quad"], " ")
+SYMBOLS: dict[str, str] = dict(re.findall(r"(\S+) (\S)", _TABLE)) | dict.fromkeys(
+    [",", ";", " ", "quad"], " "
+)
 """Command -> what it is; any other stands for its own name, as \\max does."""
 OPENS = {"lVert", "lvert", "langle", "(", "["}
 CLOSES = {"rVert", "rvert", "rangle", ")", "]"}
