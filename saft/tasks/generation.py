@@ -43,7 +43,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=getattr(trunk.config, "decoder_start_token_id", None),  # as it was learned
-        use_cache=getattr(trunk.forward, "gives_cache", True),
+        use_cache=_caches(trunk, inputs),
     )
     device = next(trunk.parameters()).device
     on_device = {name: value.to(device) for name, value in inputs.items()}
@@ -61,6 +61,15 @@ def generate(
     finally:
         trunk.generation_config = own
     return rows
+
+
+def _caches(trunk: Any, inputs: Inputs) -> bool:
+    """Return whether a model may keep what it has made of the tokens before, instead of reading all again.
+
+    RecurrentGemma goes on from the text before, whose states are a part of it, where a text is one token.
+    """
+    goes_on = getattr(trunk, "_is_stateful", False) and int(inputs["attention_mask"].sum(1).min()) == 1
+    return getattr(trunk.forward, "gives_cache", True) and not goes_on
 
 
 def _parts(model: LanguageModel, inputs: Inputs, settings: Any) -> Iterator[Inputs]:

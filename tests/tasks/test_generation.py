@@ -25,14 +25,24 @@ def xlnet() -> Any:
     return transformers.XLNetLMHeadModel(transformers.XLNetConfig(**sizes, pad_token_id=0, eos_token_id=63))
 
 
+def recurrent_gemma() -> Any:
+    sizes = SIZES | HEADS | {"num_hidden_layers": 3, "lru_width": 32, "head_dim": 16}
+    return transformers.RecurrentGemmaForCausalLM(transformers.RecurrentGemmaConfig(**sizes))
+
+
 def llama() -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **HEADS))
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own of old models
-@pytest.mark.parametrize(("make", "in_batches"), [(rwkv, False), (xlnet, False), (llama, True)])
+@pytest.mark.parametrize(
+    ("make", "in_batches"), [(rwkv, False), (xlnet, False), (recurrent_gemma, True), (llama, True)]
+)
 def test_what_a_model_says_depends_on_no_other_text_of_the_batch(make: Any, in_batches: bool) -> None:
-    """RWKV takes padding for text, and XLNet is not told of it: in a batch both went on otherwise."""
+    """RWKV takes padding for text, and XLNet is not told of it: in a batch both went on otherwise.
+
+    RecurrentGemma keeps what it has read, and went on from the text before where a text is one token.
+    """
     torch.manual_seed(0)
     trunk = make().eval()
     for parameter in trunk.parameters():
@@ -55,5 +65,5 @@ def test_what_a_model_says_depends_on_no_other_text_of_the_batch(make: Any, in_b
     together = asked(PROMPTS)
     assert model.answers_in_batches == in_batches
     assert calls == [2, 1, *([5] if in_batches else [1] * 5)]
-    assert together == [asked([row])[0] for row in PROMPTS]
+    assert together == [asked([row])[0] for row in reversed(PROMPTS)][::-1]
     assert len(set(map(tuple, together))) > 1
