@@ -7,10 +7,11 @@ import inspect
 import torch
 from torch import Tensor, nn
 
+from saft.errors import UserError
 from saft.model_config import Pooling
 from saft.tasks.task import TaskModel
 
-__all__ = ["TextClassifier", "pool"]
+__all__ = ["TextClassifier", "check_first_token", "pool"]
 
 
 def pool(features: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -67,3 +68,23 @@ class TextClassifier(TaskModel):
             encoder: nn.Module = self.trunk.get_encoder()  # type: ignore[operator]
             return encoder
         return self.trunk
+
+
+@torch.no_grad()
+def check_first_token(model: TextClassifier, where: str) -> None:
+    """Try whether the first token of a text has seen the others.
+
+    Args:
+        model: in evaluation mode, whose pooling is "cls".
+        where: the place in front of the message.
+
+    Raises:
+        UserError: it has not, as in a decoder, so all texts that begin alike would be one to the head.
+    """
+    ids = torch.tensor([[1, 2, 3], [1, 4, 5]], device=next(model.trunk.parameters()).device)
+    features = model.features({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    if torch.equal(features[0], features[1]):
+        raise UserError(
+            f"{where}.pooling: in {type(model.trunk).__name__} the first token sees none of those after it, "
+            "so `cls` tells no text from another; take last, or mean"
+        )

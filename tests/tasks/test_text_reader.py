@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from saft import tasks
 from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
@@ -70,6 +71,21 @@ def test_a_decoder_is_read_by_its_last_token_unless_something_else_is_said(
     assert reader.headless(trunk, None, "t").pooling == "last"
     heads.save(LinearHead(32, 2), tmp_path, "a", ["x", "y"], "mean")  # as heads were that are there already
     assert reader.headless(trunk, heads.load(tmp_path, "a", ["x", "y"]), "t").pooling == "mean"
+
+
+def test_the_first_token_is_not_pooled_where_it_sees_no_other(
+    tiny_gpt2: Path, tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]]
+) -> None:
+    """Of a decoder it was the same for all texts that begin alike, and nothing but the first word was learned."""
+    declared = tasks.build("a", tiny_tasks["colour"] | {"pooling": "cls", "head": "linear"}, "tasks")
+    for folder in (tiny_model, tiny_gpt2):
+        bound = declared.bind("a", ModelConfig(str(folder)), "t")
+        trunk = bound.load_trunk()
+        if folder == tiny_model:
+            assert bound.model(trunk).reads_first_token
+            continue
+        with pytest.raises(UserError, match=r"^t\.pooling: in GPT2Model the first token sees none of those"):
+            bound.model(trunk)
 
 
 @pytest.mark.parametrize("fast", [True, False])
