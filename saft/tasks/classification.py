@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from saft.progress import note
 from saft.tasks import estimate
 from saft.tasks.examples import Examples
 from saft.tasks.metric import Metric, Score
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.task import TaskModel
 
-__all__ = ["METRICS", "check_labels_and_prompts", "descriptions", "outcomes"]
+__all__ = ["METRICS", "check_labels_and_prompts", "descriptions", "embedding_of_each", "outcomes"]
 
 METRICS = {
     "accuracy": Metric("accuracy", "%"),
@@ -49,6 +51,32 @@ def descriptions(prompts: Sequence[str], labels: Mapping[str, str]) -> list[list
         [['a red thing', 'a blue thing'], ['red', 'blue']]
     """
     return [[prompt.replace("{}", words) for words in labels.values()] for prompt in prompts]
+
+
+def embedding_of_each(labels: Mapping[str, str], by_prompt: Sequence[Tensor], where: str) -> Tensor:
+    """Return the embedding of every label, the mean over the prompts; say if two labels have the same.
+
+    A frozen head never gives the second of them: its words, or all of them that the model reads, are those of
+    the first.
+
+    Args:
+        labels: label in the data -> its words.
+        by_prompt: of each prompt the embeddings, each [labels, width].
+        where: the place in front of the message.
+
+    Returns:
+        [labels, width].
+    """
+    embedded = torch.stack(list(by_prompt)).mean(0)
+    unit, names = functional.normalize(embedded.double(), dim=-1), list(labels)
+    alike = (unit @ unit.T > 1 - 1e-9).triu(1).nonzero().tolist()
+    if alike:
+        a, b = (names[place] for place in alike[0])
+        note(
+            f"{where}.labels: to the model '{labels[a]}' and '{labels[b]}', the words of {a} and {b}, are "
+            f"the same, so that {b} is never predicted; word them apart"
+        )
+    return embedded
 
 
 @torch.inference_mode()

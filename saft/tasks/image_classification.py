@@ -17,7 +17,13 @@ from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.tasks import TASKS, heads
 from saft.tasks.bound_with_head import BoundWithHead
-from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, outcomes
+from saft.tasks.classification import (
+    METRICS,
+    check_labels_and_prompts,
+    descriptions,
+    embedding_of_each,
+    outcomes,
+)
 from saft.tasks.examples import Batch, Examples, permutation
 from saft.tasks.heads import LinearHead, PrototypeHead, StoredHead, ZeroShotHead
 from saft.tasks.image_examples import Pixels, Variation, image_examples
@@ -189,7 +195,8 @@ class BoundImageClassification(BoundWithHead[ImageClassification]):
         tower = TextTower.load(self.task.text_model or self.base.path, self.where)
         embedded = [tower.embedded(texts) for texts in descriptions(self.task.prompts, self.task.labels)]
         scale = self.task.scale or tower.scale
-        return ZeroShotHead(torch.stack(embedded).mean(0), scale, tower.projection(self.where))
+        of_each = embedding_of_each(self.task.labels, embedded, self.where)
+        return ZeroShotHead(of_each, scale, tower.projection(self.where))
 
     def _means(self, model: TaskModel) -> Tensor:
         """Return the mean features of some training images of each label, [labels, width]."""

@@ -16,7 +16,13 @@ from saft.config import Positive
 from saft.config.ranges import MOST, Range
 from saft.model_config import ModelConfig, Pooling
 from saft.tasks import TASKS, heads
-from saft.tasks.classification import METRICS, check_labels_and_prompts, descriptions, outcomes
+from saft.tasks.classification import (
+    METRICS,
+    check_labels_and_prompts,
+    descriptions,
+    embedding_of_each,
+    outcomes,
+)
 from saft.tasks.examples import Batch, Examples
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric
@@ -133,7 +139,8 @@ class BoundTextClassification(BoundTextTask[TextClassification]):
             return super()._first_head(model)
         described = descriptions(self.task.prompts, self.task.labels)
         embedded = [self._embedded(texts, model) for texts in described]
-        return ZeroShotHead(torch.stack(embedded).mean(0), self.task.scale)
+        of_each = embedding_of_each(self.task.labels, embedded, self.where)
+        return ZeroShotHead(of_each, self.task.scale)
 
     @torch.no_grad()
     def _embedded(self, texts: list[str], model: TaskModel) -> Tensor:

@@ -18,6 +18,7 @@ from saft.tasks import Batch, BoundTask, Examples, Limits, TaskModel
 from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.pooling import TextClassifier
 from saft.tasks.tokenizer import load_tokenizer
+from tests.tasks import tiny_vision
 
 
 @pytest.fixture
@@ -56,6 +57,27 @@ def test_zero_shot_head_is_the_mean_prompt_embedding(mapping: dict[str, Any], ti
             one_by_one.append(functional.normalize(mean, dim=0))
     torch.testing.assert_close(head.label_embeddings, torch.stack(one_by_one))
     assert head.scale == 5.0
+
+
+def test_labels_that_are_the_same_to_the_model_are_told(
+    mapping: dict[str, Any], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of them would never be predicted: by its words, or since the model knows none of them."""
+    for second in ("Red", "unheard"):
+        task = bound(mapping, tiny_model, labels={"red": "red", "blue": "unknown", "green": second})
+        task.model(task.load_trunk())
+        first = "red" if second == "Red" else "unknown"
+        of = "red" if second == "Red" else "blue"
+        assert (
+            f"t.labels: to the model '{first}' and '{second}', the words of {of} and green, are the same, so "
+            "that green is never predicted"
+        ) in capsys.readouterr().err
+    words = {"0": "dark", "1": "bright", "2": "bright"}
+    seeing = tiny_vision.task(tmp_path, head="zero_shot", labels=words, prompts=["a photo of {}"])
+    model = ModelConfig(str(tiny_vision.model("clip", tmp_path / "clip")))
+    images = tasks.build("light", seeing, "tasks").bind("light", model, "i")
+    images.model(images.load_trunk())
+    assert "i.labels: to the model 'bright' and 'bright', the words of 1 and 2," in capsys.readouterr().err
 
 
 def test_a_trunk_that_was_scored_makes_the_same_head_again(mapping: dict[str, Any], tiny_model: Path) -> None:
