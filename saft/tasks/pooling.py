@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from saft.errors import UserError
 from saft.model_config import Pooling
+from saft.progress import note
 from saft.tasks.task import TaskModel
 
-__all__ = ["TextClassifier", "check_first_token", "pool"]
+__all__ = ["TextClassifier", "check_reading", "pool"]
 
 
 def pool(features: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -59,8 +60,13 @@ class TextClassifier(TaskModel):
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector per text, [batch, width]."""
+        return pool(self.tokens(inputs), inputs["attention_mask"], self.pooling)
+
+    def tokens(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the vectors of the tokens, [batch, tokens, width]."""
         taken = {name: value for name, value in inputs.items() if name in self._taken}
-        return pool(self._reader()(**taken).last_hidden_state, inputs["attention_mask"], self.pooling)
+        states: Tensor = self._reader()(**taken).last_hidden_state
+        return states
 
     def _reader(self) -> nn.Module:
         config = getattr(self.trunk, "config", None)
@@ -71,20 +77,35 @@ class TextClassifier(TaskModel):
 
 
 @torch.no_grad()
-def check_first_token(model: TextClassifier, where: str) -> None:
-    """Try whether the first token of a text has seen the others.
+def check_reading(model: TextClassifier, where: str) -> None:
+    """Try whether every token has a vector, the first one has seen the others, and padding is not read.
 
     Args:
-        model: in evaluation mode, whose pooling is "cls".
-        where: the place in front of the message.
+        model: in evaluation mode.
+        where: the place in front of every message.
 
     Raises:
-        UserError: it has not, as in a decoder, so all texts that begin alike would be one to the head.
+        UserError: tokens have no vectors, as in Funnel's base; or the first token is pooled, but sees no
+            other, as in a decoder, so that texts that begin alike would be one to the head.
     """
-    ids = torch.tensor([[1, 2, 3], [1, 4, 5]], device=next(model.trunk.parameters()).device)
-    features = model.features({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    if torch.equal(features[0], features[1]):
+    name, device = type(model.trunk).__name__, next(model.trunk.parameters()).device
+    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 5, 4, 0, 0]], device=device)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], device=device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if (vectors := model.tokens(inputs).shape[1]) != ids.shape[1]:
         raise UserError(
-            f"{where}.pooling: in {type(model.trunk).__name__} the first token sees none of those after it, "
-            "so `cls` tells no text from another; take last, or mean"
+            f"{where}.kind: {name} makes {vectors} vectors of {ids.shape[1]} tokens, and not one of each, to "
+            "pool; take another model"
+        )
+    together = model.features(inputs)
+    if model.pooling == "cls" and torch.equal(together[0], together[1]):
+        raise UserError(
+            f"{where}.pooling: in {name} the first token sees none of those after it, so `cls` tells no text "
+            "from another; take last, or mean"
+        )
+    alone = model.features({key: value[1:, :3] for key, value in inputs.items()})[0]
+    if (together[1] - alone).abs().max() > 1e-3 * alone.std():
+        note(
+            f"{where}: {name} reads the padding of a batch as text, so what it makes of a text depends on "
+            "the longest beside it, and scores on the size of the batch"
         )

@@ -18,7 +18,7 @@ from saft.tasks.bound_to_model import Declared
 from saft.tasks.bound_with_head import BoundWithHead
 from saft.tasks.examples import Examples
 from saft.tasks.heads import LinearHead, StoredHead
-from saft.tasks.pooling import TextClassifier, check_first_token
+from saft.tasks.pooling import TextClassifier, check_reading
 from saft.tasks.table import Text
 from saft.tasks.task import TaskModel
 from saft.tasks.text_examples import cut_length, text_examples
@@ -148,14 +148,14 @@ class BoundTextTask(BoundWithHead[Declared]):
         return self.reader.resolved
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> TaskModel:
-        """Return the trunk with its head; the first token is pooled only where it has seen the others.
+        """Return the trunk with its head; how it reads is tried where it starts with its first one.
 
         Raises:
-            UserError: it has not; or there is no head, or none that fits the task.
+            UserError: it cannot be pooled; or there is no head, or none that fits the task.
         """
         model = super().model(trunk, head_from)
-        if isinstance(model, TextClassifier) and model.pooling == "cls" and head_from is None:
-            check_first_token(model, self.where)
+        if isinstance(model, TextClassifier) and head_from is None:
+            check_reading(model, self.where)
         return model
 
     def save_head(self, model: TaskModel, folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from saft.errors import UserError
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
-from saft.tasks.pooling import TextClassifier, pool
+from saft.tasks.pooling import TextClassifier, check_reading, pool
 from saft.tasks.tokenizer import load_tokenizer
 
 
@@ -63,3 +65,35 @@ def test_of_an_encoder_decoder_the_encoder_is_read(kind: type[transformers.PreTr
     torch.testing.assert_close(model.features(inputs), expected)
     # Token types, which some tokenizers give and this model does not take, are left out.
     torch.testing.assert_close(model.features(inputs | {"token_type_ids": torch.zeros(1, 3)}), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            "FNet",
+            {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1},
+            "reads the padding of a",
+        ),
+        ("Bert", {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}, ""),
+        ("FunnelBase", {"block_sizes": [1, 1], "d_inner": 8}, "makes 3 vectors of 5 tokens, and not one"),
+    ],
+)
+def test_how_a_model_reads_is_tried(
+    kind: str, options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of Funnel's base a training ended in a traceback; FNet scored otherwise with each size of batches."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2} if kind == "Bert" else {"d_model": 8, "n_head": 2, "d_head": 4}
+    settings = getattr(transformers, f"{kind.removesuffix('Base')}Config")
+    options |= {} if kind == "FNet" else heads
+    model = TextClassifier(
+        getattr(transformers, f"{kind}Model")(settings(vocab_size=9, **options)).eval(), nn.Identity()
+    )
+    if kind == "FunnelBase":
+        with pytest.raises(UserError, match=message):
+            check_reading(model, "t")
+        return
+    check_reading(model, "t")
+    told = capsys.readouterr().err
+    assert message in told if message else not told
