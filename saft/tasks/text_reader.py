@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
@@ -166,7 +167,9 @@ class BoundTextTask(BoundWithHead[Declared]):
     def _headless(self, trunk: nn.Module, stored: StoredHead | None = None) -> TextClassifier:
         return self.reader.headless(trunk, stored, self.where)
 
+    @torch.no_grad()
     def _first_head(self, model: TaskModel) -> nn.Module:
-        """Return a linear head at zero."""
-        width: int = model.trunk.config.hidden_size  # type: ignore[union-attr,assignment]
+        """Return a linear head at zero, as wide as the features, for which a config may have other words."""
+        token = torch.ones(1, 1, dtype=torch.long, device=next(model.trunk.parameters()).device)
+        width = model.features({"input_ids": token, "attention_mask": token}).shape[1]
         return LinearHead(width, len(self.outputs))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from scipy.stats import pearsonr, spearmanr
 
 import saft
@@ -98,6 +100,21 @@ def test_the_loss_is_the_squared_error_in_units_of_the_spread(
 def test_what_does_not_vary_has_no_correlation(mapping: dict[str, Any], tiny_model: Path) -> None:
     task = bound(mapping, tiny_model)
     assert task.score(task.model(task.load_trunk()), task.examples(Limits()).train).value == 0.0
+
+
+def test_a_head_is_as_wide_as_what_the_model_gives(
+    mapping: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """OPT-350m gives less than its hidden size, and the config of Gemma 3 has none: both ended in tracebacks."""
+    folder = tmp_path / "opt"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    heads = {"num_attention_heads": 2, "ffn_dim": 8, "num_hidden_layers": 1, "do_layer_norm_before": False}
+    sizes = {"vocab_size": 64, "hidden_size": 8, "word_embed_proj_dim": 4, "max_position_embeddings": 32}
+    transformers.OPTModel(transformers.OPTConfig(**sizes, **heads)).save_pretrained(folder)
+    task = bound(mapping, folder)
+    model, batch = task.model(task.load_trunk()), task.examples(Limits()).train.collate([0, 1])
+    assert model.head.weight.shape == (1, 4)
+    assert task.loss(model, batch).isfinite()
 
 
 def test_mistakes_are_named(mapping: dict[str, Any], tiny_model: Path) -> None:
