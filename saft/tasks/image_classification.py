@@ -179,11 +179,23 @@ class BoundImageClassification(BoundWithHead[ImageClassification]):
             heads.note_made_anew(folder, self.name, "prototype")
 
     def _first_head(self, model: TaskModel) -> nn.Module:
-        """Return the frozen head that the model holds already, or make one; or a linear one at zero."""
+        """Return the frozen head that the model holds already, or make one; or a linear one at zero.
+
+        Raises:
+            UserError: the model sees an image in another way each time.
+        """
+        made = self.pixels.preprocessing
+        shades = torch.linspace(-1, 1, made.height * made.width).reshape(made.height, made.width)
+        once, again = self._features(model, shades.expand(2, made.channels, -1, -1))
+        if not torch.allclose(once, again, rtol=1e-4, atol=1e-5, equal_nan=True):
+            name = type(model.trunk).__name__
+            raise UserError(
+                f"{self.where}.kind: {name} sees other parts of an image each time, as in its pretraining; "
+                f"save it as one that sees all of it: transformers.{name.replace('MAE', '')}.from_pretrained"
+                f"('{self.base.path}')"
+            )
         if self.task.head == "linear":
-            made = self.pixels.preprocessing
-            blank = torch.zeros(1, made.channels, made.height, made.width)
-            return LinearHead(self._features(model, blank).shape[1], len(self.task.labels))
+            return LinearHead(len(once), len(self.task.labels))
         if (stored := self.stored_head(self.base.path)) is not None:
             return stored.module
         if self.task.head == "zero_shot":

@@ -78,7 +78,7 @@ class Vision:
         """Return how the model at a path sees.
 
         Raises:
-            UserError: it sees no images.
+            UserError: it sees no images, or takes more than their pixels.
         """
         folder = local_folder(path, "model.path")
         kind = vision_kind(folder)
@@ -87,13 +87,24 @@ class Vision:
                 f"{where}.kind: image_classification needs a model of images, which {path} is not; "
                 "kind: text_classification takes models of texts"
             )
+        takes = inspect.signature(kind.forward).parameters
+        required = [
+            name
+            for name, given in takes.items()
+            if given.default is given.empty and given.kind is given.POSITIONAL_OR_KEYWORD
+        ]
+        if further := [name for name in required if name not in ("self", "pixel_values")]:
+            raise UserError(
+                f"{where}.kind: {kind.__name__} takes {', '.join(further)} beside the pixels, for images of "
+                "any shape, which image_classification does not give; take a model of one size instead"
+            )
         settings = kind.config_class.from_pretrained(folder)
         size, patch = (getattr(settings, name, None) for name in ("image_size", "patch_size"))
         return cls(
             kind,
             size if isinstance(size, int) else None,
             patch if isinstance(patch, int) else 1,
-            "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters,
+            "interpolate_pos_encoding" in takes,
         )
 
     def load(self, path: str, task: str, device: torch.device) -> nn.Module:

@@ -17,11 +17,15 @@ import saft
 from saft import tasks
 from saft.errors import UserError
 from saft.model_config import ModelConfig
-from saft.tasks import BoundTask, Limits
+from saft.tasks import BoundTask, Limits, TaskModel
 from saft.tasks.heads import LinearHead, PrototypeHead, ZeroShotHead
 from saft.tasks.image_examples import Variation
 from saft.tasks.image_processor import load_preprocessing
-from tests.tasks.tiny_vision import KINDS, LABELS, SIDE, images, model, task
+from tests.tasks.tiny_vision import KINDS, LABELS, SEEING, SIDE, images, model, task
+
+
+def model_of(task: BoundTask) -> TaskModel:
+    return task.model(task.load_trunk())
 
 
 def bound(mapping: dict[str, Any], folder: Path) -> BoundTask:
@@ -270,6 +274,25 @@ def test_models_that_do_not_suit_are_told(tmp_path: Path, tiny_model: Path) -> N
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_center_crop": False}))
     with pytest.raises(UserError, match=r"makes images of different sizes, \[28, 37\] and \[37, 28\]"):
         bound(task(tmp_path), folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ViTMAE", r"t.kind: ViTMAEModel sees other parts of an image each time, .*: transformers.ViTModel"),
+        (
+            "Siglip2Vision",
+            r"t.kind: Siglip2VisionModel takes pixel_attention_mask, spatial_shapes beside the",
+        ),
+    ],
+)
+def test_models_that_do_not_see_a_whole_image_are_told(kind: str, message: str, tmp_path: Path) -> None:
+    """A masked autoencoder scored otherwise in each call; SigLIP 2 of any shape ended in a traceback."""
+    settings = getattr(transformers, f"{kind}Config")(**SEEING | {"num_patches": 4})
+    getattr(transformers, f"{kind}Model")(settings).save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        model_of(bound(task(tmp_path), tmp_path))
 
 
 def test_an_image_that_cannot_be_read_is_told_before_training(tmp_path: Path) -> None:
