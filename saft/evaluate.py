@@ -16,7 +16,7 @@ from torch import nn
 
 from saft import tasks
 from saft.config import as_config
-from saft.errors import UserError, collecting
+from saft.errors import Unfinished, UserError, collecting
 from saft.evaluate_config import EvaluateConfig
 from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.files.locations import folder as local_folder
@@ -77,7 +77,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         The scores, which are also written to `config.out`.
 
     Raises:
-        UserError: a folder, task, column or head is missing, or a weight is not finite.
+        UserError: a folder, task, column or head is missing.
+        Unfinished: a checkpoint cannot be scored, since a weight is not finite, or `config.out` not be
+            written; it holds the other scores.
 
     Example:
         >>> evaluate(EvaluateConfig(checkpoints=["./no-folder"]))
@@ -100,29 +102,43 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         if _is_linearized(folder):
             note(f"{path}: was trained linearized; it is evaluated here as the ordinary model of its weights")
     scores: dict[str, dict[str, Score]] = {path: {} for path in folders}
-    metrics: dict[str, Metric] = {}
+    metrics = _metrics(bound)
     with bar(total=sum(len(own) for own in bound.values())) as progress:
         for path, folder in folders.items():
             shared: dict[type[BoundTask], nn.Module] = {}
             for name, task in bound[path].items():
                 progress.stage(f"{path} on {name}")
-                examples = getattr(_splits(task, config), config.split)
-                trunk = shared.get(type(task)) or task.load_trunk()
-                if is_one_model(folder):  # else every task has a trunk of its own
-                    shared[type(task)] = trunk
-                model = task.model(trunk, folder)
-                with computing(config.precision, task.device):
-                    scores[path][name] = task.score(model, examples, config.batch_size)
-                if metrics.setdefault(name, task.metric) != task.metric:
-                    raise UserError(
-                        f"{path}: task '{name}' is measured by {task.metric.name}, but in another "
-                        f"checkpoint by {metrics[name].name}; give `tasks:`"
-                    )
+                with collecting(problems):  # one that is damaged does not lose what the others score
+                    examples = getattr(_splits(task, config), config.split)
+                    trunk = shared.get(type(task)) or task.load_trunk()
+                    if is_one_model(folder):  # else every task has a trunk of its own
+                        shared[type(task)] = trunk
+                    model = task.model(trunk, folder)
+                    with computing(config.precision, task.device):
+                        scores[path][name] = task.score(model, examples, config.batch_size)
                 progress.advance(1)
+    if not any(scores.values()):
+        raise UserError(*dict.fromkeys(problems))
     result = EvaluateResult(scores, metrics, config.split)
     if config.out is not None:
-        write_last(config.out, json.dumps(_plain(result), indent=2) + "\n", result)
+        with collecting(problems):
+            write_last(config.out, json.dumps(_plain(result), indent=2) + "\n", result)
+    if problems:
+        raise Unfinished(*dict.fromkeys(problems), finished=result)
     return result
+
+
+def _metrics(bound: Mapping[str, Mapping[str, BoundTask]]) -> dict[str, Metric]:
+    """Return task -> its metric, which is the same for all checkpoints."""
+    metrics: dict[str, Metric] = {}
+    for path, own in bound.items():
+        for name, task in own.items():
+            if metrics.setdefault(name, task.metric) != task.metric:
+                raise UserError(
+                    f"{path}: task '{name}' is measured by {task.metric.name}, but in another "
+                    f"checkpoint by {metrics[name].name}; give `tasks:`"
+                )
+    return metrics
 
 
 Declared = Mapping[str, tuple[Task, str]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from saft.errors import UserError
+from saft.errors import Unfinished, UserError
 from saft.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from saft.merge import MergeConfig, merge
 from saft.models import load_task
@@ -30,6 +31,33 @@ def test_any_model_on_given_tasks(
         assert written["scores"][str(tiny_model)][name] == dataclasses.asdict(score)
         assert score.examples == 20
     assert written["metrics"]["size"]["name"] == "accuracy"
+
+
+def test_a_damaged_checkpoint_does_not_lose_the_scores_of_the_others(
+    tiny_model: Path, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    model = transformers.AutoModel.from_pretrained(tiny_model)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    model.save_pretrained(tmp_path / "nan")
+    shutil.copytree(
+        tiny_model, tmp_path / "nan", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    out = tmp_path / "figures.json"
+    paths = [str(tmp_path / "nan"), str(tiny_model)]
+    with pytest.raises(Unfinished, match="holds NaN or infinite values") as caught:
+        evaluate(EvaluateConfig(paths, tasks=tiny_tasks, examples=4, out=str(out)))
+    assert len(caught.value.problems) == 1
+    assert isinstance(caught.value.finished, EvaluateResult)
+    assert {path: set(row) for path, row in caught.value.finished.scores.items()} == {
+        paths[0]: set(),
+        paths[1]: {"colour", "size"},
+    }
+    assert set(json.loads(out.read_text())["scores"][str(tiny_model)]) == {"colour", "size"}
+    assert "–" in printed(caught.value.finished.table(), 120)
+    with pytest.raises(UserError, match="holds NaN") as alone:
+        evaluate(EvaluateConfig(paths[:1], tasks=tiny_tasks, examples=4))
+    assert not isinstance(alone.value, Unfinished)
 
 
 def test_a_model_that_knows_no_tasks_needs_them(tiny_model: Path) -> None:
