@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
@@ -67,6 +68,13 @@ class OthersShift(FunctionMeasure):
             per="task",
             definition="mean over z ~ N(0, I) of L_t(θ_t + r z / ‖z‖) − L_t(θ_t), r the mean of ‖c τ_s‖",
         ),
+        "shift_at_random_error": Quantity(
+            "standard error of that mean, from the finite number of directions",
+            IN_LOSS,
+            per="task",
+            definition="standard deviation over the directions / √n",
+            error_of="shift_at_random",
+        ),
     }
 
     def cost(self, tasks: int) -> Passes:
@@ -74,11 +82,11 @@ class OthersShift(FunctionMeasure):
         return Passes(forward=tasks * (tasks + 1 + self.samples))
 
     def values(self, space: TaskSpace) -> dict[str, Measured]:
-        """Return all three; nothing of a single task."""
+        """Return all four; nothing of a single task, and no error of a single direction."""
         if len(space.tasks) < 2:
             return {}
         by_other: dict[str, dict[str, float]] = {}
-        by_all, at_random = {}, {}
+        by_all, at_random, error = {}, {}, {}
         lengths = {task: _length(space, task) for task in space.tasks}
         for t in space.tasks:
             others = [s for s in space.tasks if s != t]
@@ -91,11 +99,19 @@ class OthersShift(FunctionMeasure):
             by_other[t] = {s: rise([s]) for s in others}
             by_all[t] = rise(others)
             length = abs(self.coefficient) * fmean(lengths[s] for s in others)
-            at_random[t] = self._at_random(space, t, length) - own
-        return {"shift_by_other": by_other, "shift_by_others": by_all, "shift_at_random": at_random}
+            losses = self._at_random(space, t, length)
+            at_random[t] = fmean(losses) - own
+            if len(losses) > 1:
+                error[t] = float(torch.tensor(losses).double().std()) / math.sqrt(len(losses))
+        shifts: dict[str, Measured] = {
+            "shift_by_other": by_other,
+            "shift_by_others": by_all,
+            "shift_at_random": at_random,
+        }
+        return shifts | ({"shift_at_random_error": error} if error else {})
 
-    def _at_random(self, space: TaskSpace, task: str, length: float) -> float:
-        """Return the mean loss at random points of this distance; the directions are of the seed only."""
+    def _at_random(self, space: TaskSpace, task: str, length: float) -> list[float]:
+        """Return the losses at random points of this distance; the directions are of the seed only."""
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         for _ in range(self.samples):
@@ -105,7 +121,7 @@ class OthersShift(FunctionMeasure):
             factor = length / (length_of(list(direction.values())) or 1.0)  # where no weight is merged
             shift = {name: factor * part for name, part in direction.items()}
             losses.append(space.shifted(task, space.expert(task), shift).loss)
-        return fmean(losses)
+        return losses
 
 
 def _length(space: TaskSpace, task: str) -> float:

@@ -25,15 +25,21 @@ def test_agrees_with_the_dense_models(space, dense):
 
 
 def test_random_shifts_are_as_long_as_the_others_and_follow_the_seed(space):
-    lengths = []
+    lengths, losses = [], []
     shifted = space.shifted
 
     def recorded(task, point, shift):
         lengths.append(sum(part.square().sum().item() for part in shift.values()) ** 0.5)
+        losses.append(shifted(task, point, shift).loss)
         return shifted(task, point, shift)
 
     space.shifted = recorded
-    first = OthersShift(coefficient=0.5, samples=3).values(space)["shift_at_random"]
+    measured = OthersShift(coefficient=0.5, samples=3).values(space)
+    first, of_first = measured["shift_at_random"], losses[:3]
+    mean = sum(of_first) / 3
+    squares = sum((loss - mean) ** 2 for loss in of_first)
+    assert measured["shift_at_random_error"]["a"] == pytest.approx((squares / 2 / 3) ** 0.5)
+    assert "shift_at_random_error" not in OthersShift(samples=1).values(space)
     norms = {
         task: sum(part.square().sum().item() for part in space.task_vector(task).values()) ** 0.5
         for task in space.tasks
