@@ -111,7 +111,8 @@ class ArmSummary:
     Attributes:
         seeds: those that are there.
         steps: task -> optimizer steps that were taken, per seed; none of experts that are given.
-        seconds: training time of one expert, mean over tasks; None where it is not known.
+        seconds: training time of one expert, mean over tasks, with its share of the merges between its arm's
+            rounds; None where it is not known.
         memory: the most that a training took, bytes; None where it is not known.
         by_metric: metric -> the scores on its tasks.
         measured: quantity -> figures.
@@ -161,7 +162,7 @@ def arm_summary(
             task: [steps for cell in cells.values() if (steps := cell.experts[task].steps) is not None]
             for task in tasks
         },
-        seconds=finite_over_seeds({s: complete_mean(e.seconds for e in of) for s, of in experts.items()}),
+        seconds=finite_over_seeds({s: c.seconds and c.seconds / len(tasks) for s, c in cells.items()}),
         memory=finite_over_seeds({s: _largest(e.memory for e in of) for s, of in experts.items()}),
         by_metric={m: _metric_summary(results, cells, m, of, split) for m, of in tasks_of.items()},
         measured={

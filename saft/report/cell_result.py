@@ -69,7 +69,7 @@ class ExpertResult:
     Args:
         validation, test: its scores; no test where the split was not read.
         steps: optimizer steps that were taken, or chosen; None of an expert that was given.
-        seconds: wall time of the training; None where it is not known.
+        seconds: wall time of the trainings, of all rounds; None where it is not known.
         passes: forward and backward passes that were made; None where it is not known.
         memory: the most that the training took, bytes: on a GPU what was allocated there, else what the
             process held; None where it is not known.
@@ -195,7 +195,7 @@ class CellResult:
         merges: method -> its merge.
         measured: quantity -> number, task -> number, or task -> task -> number; deeper where
             the quantity has more axes; see `Results.quantities`.
-        seconds: wall time of the cell; None where it is not known.
+        seconds: wall time of all trainings, and of the merges between rounds; None where it is not known.
         verdict: sentences on who hurts whom in the merges, as `saft measure` tells it; empty where no merge
             was measured for it.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,8 @@ class SaveEvery(L.Callback):
 
 
 class Stopwatch(L.Callback):
-    """Measure how long the steps take, validation and checkpoints among them; interruptions do not count."""
+    """Measure how long a training takes: what a penalty computes at the base, and the steps, validation and
+    checkpoints among them. Interruptions do not count."""
 
     def __init__(self) -> None:
         self._before = 0.0
@@ -261,6 +262,13 @@ class Stopwatch(L.Callback):
     def seconds(self) -> float:
         """The seconds since the training began, over all its runs."""
         return self._before + (0.0 if self._begun is None else time.perf_counter() - self._begun)
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """Count what is computed inside, before the steps; that of a run that is resumed counts once."""
+        begun = time.perf_counter()
+        yield
+        self._before += time.perf_counter() - begun
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start."""

@@ -272,7 +272,7 @@ def _fit(
         every = {"log_every_n_steps": min(10, options.steps)}
         own |= {"strategy": "auto" if strategy is None else strategy}
         trainer = make_trainer(every | config.trainer, **own)
-        with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context(), watch.at_base():
             module.bind_penalty(ready.setting)
         unfinished = work / LAST
         with interruptible(), executed(model.trunk, options):

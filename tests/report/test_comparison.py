@@ -45,8 +45,7 @@ def test_the_measured_time_stands_beside():
     results = mapping(seeds=(0,), arms=TWO_ARMS)
     (comparison,) = summarize(typed(results)).comparisons
     assert comparison.relation == "the same number of steps, 2 times the passes, 1.9 times the seconds"
-    for expert in results["cells"][0]["experts"].values():
-        expert["seconds"] = None
+    results["cells"][0]["seconds"] = None
     (comparison,) = summarize(typed(results)).comparisons
     assert comparison.relation == "the same number of steps, 2 times the passes"
 

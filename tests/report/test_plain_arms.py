@@ -69,6 +69,7 @@ def test_experts_that_were_given_are_no_baseline_and_their_passes_are_not_known(
     results["cells"] = [c for c in results["cells"] if (c["arm"], c["seed"]) != ("adamw_passes", 1)]
     for cell in results["cells"]:
         if cell["arm"] == "adamw_passes":
+            cell["seconds"] = None
             for expert in cell["experts"].values():
                 expert |= {"steps": None, "seconds": None}
     results = typed(results)

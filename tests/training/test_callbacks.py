@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from saft.tasks import Metric
 from saft.training.callbacks import SelectSteps, Stopwatch
 
@@ -31,3 +33,14 @@ def test_a_stopwatch_goes_on_where_it_was() -> None:
     watch.load_state_dict({"seconds": 5.0})
     other.load_state_dict(watch.state_dict())
     assert other.seconds == 5.0
+
+
+def test_a_stopwatch_counts_what_a_penalty_computes_before_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([10.0, 13.0])
+    monkeypatch.setattr("saft.training.callbacks.time.perf_counter", lambda: next(ticks))
+    watch = Stopwatch()
+    with watch.at_base():
+        pass
+    assert watch.seconds == 3.0
+    watch.load_state_dict({"seconds": 5.0})  # resumed: in these the 3 are
+    assert watch.seconds == 5.0

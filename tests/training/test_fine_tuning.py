@@ -31,6 +31,7 @@ from saft.tasks.tokenizer import load_tokenizer
 from saft.train import TrainConfig, TrainResult, train
 from saft.training import fine_tuning
 from saft.training.callbacks import Diverged, SaveEvery
+from saft.training.module import TaskModule
 
 SETTINGS = {"training": {"steps": 12, "learning_rate": 1e-3, "perturbation": {"name": "sam", "rho": 0.05}}}
 
@@ -359,6 +360,19 @@ def test_what_is_told_of_a_training(settings: TrainConfig) -> None:
         (result.folder / "saft.json").write_text(json.dumps(manifest | {"metrics": metrics}))
         with pytest.raises(UserError, match=rf"saft.json: .*{told}"):
             TrainResult.read(result.folder)
+
+
+def test_the_seconds_hold_what_a_penalty_computes_at_the_base(
+    settings: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def bind(module: TaskModule, setting: Any) -> None:
+        clock[0] += 100
+
+    monkeypatch.setattr(TaskModule, "bind_penalty", bind)
+    monkeypatch.setattr("saft.training.callbacks.time.perf_counter", lambda: clock[0])
+    assert train(changed(settings, "out", steps=1)).seconds == 100
 
 
 def test_a_batch_larger_than_the_data_is_refused(settings: TrainConfig) -> None:
