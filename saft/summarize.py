@@ -33,11 +33,13 @@ class SummarizeResult:
     numbers: int
 
     def __str__(self) -> str:
+        numbers = f"{self.numbers / 1e6:.1f} million" if self.numbers >= 1e6 else self.numbers
+        looks_up = any(matrices.inputs.dim() == 1 for matrices in self.factors.layers.values())
         return (
-            f"{self.file}: {len(self.factors.layers)} layers, {self.numbers / 1e6:.1f} million numbers, from "
-            f"{self.examples} inputs\n"
-            "what it reveals of them: which tokens occur and how often; of activations and gradients only "
-            "second moments over all inputs\n"
+            f"{self.file}: {len(self.factors.layers)} layers, {numbers} numbers, from "
+            f"{self.examples} input{'s' * (self.examples > 1)}\n"
+            f"what it reveals of them: {'which tokens occur and how often; ' * looks_up}of activations and "
+            "gradients only second moments over all inputs: the fewer these are, the more of each\n"
             f"next: saft train, with training.penalty: {{name: kfac_drift, summaries: [{self.file}]}}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 import saft
 from saft import config
 from saft.errors import UserError
+from saft.penalties.kronecker import KroneckerFactors
 from saft.summarize import SummarizeConfig, summarize
 from saft.train import TrainConfig
 
@@ -30,7 +32,12 @@ def test_an_expert_is_trained_with_the_file_only(
     settings: SummarizeConfig, tiny_tasks: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     result = summarize(settings)
-    assert "from 20 inputs" in str(result)
+    assert "from 20 inputs\nwhat it reveals of them: which tokens occur" in str(result)
+    linear = {name: of for name, of in result.factors.layers.items() if of.inputs.dim() == 2}
+    alone = dataclasses.replace(
+        result, factors=KroneckerFactors(linear), examples=1, numbers=12
+    )  # as a ViT has
+    assert "12 numbers, from 1 input\nwhat it reveals of them: of activations" in str(alone)
     mapping = {
         "model": {"path": settings.model.path},
         "task": tiny_tasks["colour"],

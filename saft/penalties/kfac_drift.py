@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from saft.config import Count, CountOrZero, NonNegative, checked
-from saft.errors import UserError
+from saft.errors import UserError, collecting
 from saft.penalties.cache import cached, digest
 from saft.penalties.kronecker import KroneckerFactors, Matrices, flat_weight, summarize
 from saft.penalties.low_rank import adapted_layers, base_state, factors_of, low_rank_form
 from saft.penalties.penalty import PENALTIES, BoundPenalty, Penalty, Setting, without_dropout
 from saft.penalties.unlabelled import Unlabelled
+from saft.tasks.task import BoundTask
 
 __all__ = ["KFACDrift"]
 
@@ -72,6 +74,19 @@ class KFACDrift(Penalty):
         The products of a step do not count as passes; they show in the seconds.
         """
         return self.examples / batch_size if self.reads and self.due_steps(steps) else 0.0
+
+    def check_tasks(self, tasks: Mapping[str, BoundTask], where: str) -> None:
+        """Refuse summaries that are not there, or are none; see `Penalty.check_tasks`.
+
+        Raises:
+            UserError: one is not.
+        """
+        problems: list[str] = []
+        for file in self.summaries:
+            with collecting(problems, f"{where}: summaries: "):
+                KroneckerFactors.base_of(Path(file))
+        if problems:
+            raise UserError(*problems)
 
     def bind(self, trunk: nn.Module, setting: Setting) -> BoundPenalty:
         """Return the penalty on a trunk at its base; see `Penalty.bind`.

@@ -176,27 +176,36 @@ class KroneckerFactors:
         Raises:
             UserError: no such file, or it holds something else, or a matrix is not finite.
         """
-        try:
-            tensors = load_file(file, str(device))
-            with safe_open(file, "pt") as opened:
-                base = (opened.metadata() or {}).get("base", "")
-        except FileNotFoundError:
-            raise UserError(f"{file}: there is no such file") from None
-        except SafetensorError as error:
-            raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
-        if not _are_factors(set(tensors)):
-            raise UserError(f"{file}: holds no Kronecker factors, but {sorted(tensors)[:3]}")
+        base, tensors = cls.base_of(file), load_file(file, str(device))
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise UserError(f"{file}: tensor {name} holds NaN or infinite values")
         return replace(cls.unpacked(tensors), base=base)
+
+    @staticmethod
+    def base_of(file: Path) -> str:
+        """Return which base a file's factors were made at, without reading them; "" where it is not known.
+
+        Raises:
+            UserError: no such file, or it holds something else.
+        """
+        try:
+            with safe_open(file, "pt") as opened:
+                names, noted = set(opened.keys()), opened.metadata() or {}
+        except FileNotFoundError:
+            raise UserError(f"{file}: there is no such file") from None
+        except SafetensorError as error:
+            raise UserError(f"{file}: is not a whole safetensors file: {error}") from None
+        if not _are_factors(names):
+            raise UserError(f"{file}: holds no Kronecker factors, but {sorted(names)[:3]}")
+        return str(noted.get("base", ""))
 
 
 def summarize(trunk: nn.Module, source: Unlabelled, examples: int = 192, seed: int = 0) -> KroneckerFactors:
     """Return the Kronecker factors of a task's first training inputs.
 
     What they reveal: of an embedding, which tokens occur in these inputs and how often; of the others, second
-    moments of activations over all of them, not single inputs.
+    moments of activations over all of them: the fewer they are, the more of each.
 
     Args:
         trunk: at the base.

@@ -226,6 +226,9 @@ class TrainingOptions:
                     "perturbation: {name: task_vectors}, or rho: others without tasks"
                 )
             self._first("options")
+        later = [self, self.first] if self.rounds > 1 else [self]
+        if self.start is not None and any((o.penalty or {}).get("summaries") for o in later if o):
+            raise ValueError("start: is a merge, and penalty: summaries are of the base; leave out one")
         if self.asking and (self.trained.is_adapter or self.trained.is_linear):
             of_weights = "shifts" if self.asking == "task_vectors" else "goes by"
             raise ValueError(

@@ -53,8 +53,8 @@ class TrainResult:
         validation: the score on the validation split.
         metric: what the score measures.
         steps: the optimizer steps of the weights that were kept.
-        seconds: that the steps took, and before them a penalty at the base, interruptions left out; None where
-            it is not known.
+        seconds: that a penalty at the base and the steps took, interruptions left out; None where it is not
+            known.
         device: that trained; None where it is not known.
         memory: the most that it took, bytes; None where it is not known.
     """

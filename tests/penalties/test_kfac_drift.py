@@ -108,6 +108,10 @@ def test_a_file_that_holds_something_else_is_told(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     with pytest.raises(UserError, match="there is no such file"):
         KroneckerFactors.read(file)
+    with pytest.raises(
+        UserError, match=r"^arms\.a\.penalty: summaries: .*a\.safetensors: there is no such file"
+    ):
+        KFACDrift(summaries=[str(file)]).check_tasks({}, "arms.a.penalty")
     save_file({"weight": torch.ones(2)}, file)
     with pytest.raises(UserError, match=r"holds no Kronecker factors, but \['weight'\]"):
         KroneckerFactors.read(file)

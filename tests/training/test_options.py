@@ -96,6 +96,20 @@ def test_the_first_round_has_the_ascent_unless_it_says_otherwise_or_there_are_no
     assert first_of(perturbation=others, first_round={"steps": 3}) is None
 
 
+def test_what_was_summarized_at_the_base_is_no_penalty_of_a_training_from_a_merge() -> None:
+    kfac = {"name": "kfac_drift", "summaries": ["a.safetensors"]}
+
+    def check(penalty: dict[str, Any] | None, first: dict[str, Any] | None, rounds: int) -> None:
+        start = MergedStart("ties", rounds=rounds)
+        first_round = {"steps": 3, "penalty": first}
+        TrainingOptions(steps=4, penalty=penalty, first_round=first_round, start=start).check_options()
+
+    check(None, kfac, 1)  # which is at the base
+    for wrong in ((kfac, kfac, 1), (kfac, None, 1), (None, kfac, 2)):
+        with pytest.raises(UserError, match="start: is a merge, and penalty: summaries are of the base"):
+            check(*wrong)
+
+
 @pytest.mark.parametrize(
     ("perturbation", "ascend", "message"),
     [
