@@ -24,7 +24,7 @@ def rgb(content: bytes | np.ndarray) -> Image.Image:
         content: of a file; or bytes, [height, width] or [height, width, 3 or 4].
 
     Raises:
-        ValueError: it is not an image, or one of numbers whose range is not known.
+        ValueError: it is not an image, or one of numbers whose range is not known, or of too many pixels.
         OSError: it ends early.
 
     Example:
@@ -38,6 +38,10 @@ def rgb(content: bytes | np.ndarray) -> Image.Image:
             return ImageOps.exif_transpose(_of_eight_bits(image)).convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}; leave it out, or convert it") from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            "PIL takes one of so many pixels for an attack; make it smaller, or leave it out"
+        ) from None
     except OSError as error:
         raise OSError(f"{error}; fetch it again, or leave it out") from None
 

@@ -299,7 +299,8 @@ def _of_arrays(
     if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape:
         raise UserError(
             f"{where}: {location}: images must be bytes, [rows, height, width] or "
-            f"[rows, height, width, 1, 3 or 4], but are {images.dtype} {list(images.shape)}"
+            f"[rows, height, width, 1, 3 or 4], but are {images.dtype} {list(images.shape)}; write whole "
+            "numbers from 0 to 255 as numpy.uint8, channels last"
         )
     if labels.shape != images.shape[:1]:
         raise UserError(

@@ -88,8 +88,11 @@ def test_whole_numbers_of_any_type_are_bytes() -> None:
         assert array_of_bytes(np.full((2, 3, 1), 200, dtype=kind)).tolist() == [[200] * 3] * 2
 
 
-def test_a_file_that_ends_early_is_told_with_its_cure() -> None:
+def test_a_file_that_ends_early_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     Image.effect_noise((32, 32), 9).save(stream, "png")
     with pytest.raises(OSError, match="truncated; fetch it again, or leave it out"):
         rgb(stream.getvalue()[:200])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # and so is one of more than twice as many pixels
+    with pytest.raises(ValueError, match="for an attack; make it smaller, or leave it out"):
+        rgb(stream.getvalue())

@@ -152,7 +152,9 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     assert "there is no array 'imgae'; did you mean 'image'?" in message(
         path="npz", files={"train": files["few.npz"]}, image="imgae"
     )
-    assert "images must be bytes" in message(path="npz", files={"train": files["floats.npz"]})
+    floats = message(path="npz", files={"train": files["floats.npz"]})
+    assert "images must be bytes" in floats
+    assert "write whole numbers from 0 to 255 as numpy.uint8, channels last" in floats
     assert "there are 2 images, but labels [1]" in message(path="npz", files={"train": files["few.npz"]})
     assert "cannot be read" in message(path="npz", files={"train": files["objects.npz"]})  # which are pickled
     assert "has no folder with images in it" in message(path="folder", files={"train": str(tmp_path)})
