@@ -109,13 +109,9 @@ class KroneckerFactors:
         """
         total: dict[str, Tensor] = {}
         count = 0
-        for part in parts:
-            count += 1
+        for count, part in enumerate(parts, start=1):
             for name, tensor in part.tensors().items():
-                if name in total:
-                    total[name] += tensor
-                else:
-                    total[name] = tensor.clone()
+                total[name] = total[name] + tensor if name in total else tensor
         return cls.of({name: tensor / count for name, tensor in total.items()})
 
     def packed(self, rank: int | None = None) -> dict[str, Tensor]:
