@@ -109,7 +109,7 @@ class KroneckerFactors:
         """
         total: dict[str, Tensor] = {}
         count = 0
-        for count, part in enumerate(parts, start=1):
+        for count, part in enumerate(parts, start=1):  # noqa: B007 - read below
             for name, tensor in part.tensors().items():
                 total[name] = total[name] + tensor if name in total else tensor
         return cls.of({name: tensor / count for name, tensor in total.items()})
