@@ -83,9 +83,11 @@ class Vision:
         folder = local_folder(path, "model.path")
         kind = vision_kind(folder)
         if kind is None:
+            cure = "kind: text_classification takes models of texts"
+            if "vision_config" in model_config(folder):
+                cure = "transformers loads its tower of images only with that of texts; take a CLIP or SigLIP"
             raise UserError(
-                f"{where}.kind: image_classification needs a model of images, which {path} is not; "
-                "kind: text_classification takes models of texts"
+                f"{where}.kind: image_classification needs a model of images, which {path} is not; {cure}"
             )
         takes = inspect.signature(kind.forward).parameters
         required = [

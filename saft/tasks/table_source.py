@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import inspect
 import json
@@ -222,7 +223,9 @@ def _load(source: TableSource, where: str) -> Mapping[str, Any]:
         if "corresponds to no data" in first_line:
             first_line = "it holds no rows"
         if isinstance(cause, UnicodeDecodeError):
-            first_line += "; name the file's own under options, as {encoding: latin-1}"
+            is_wide = cause.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            encoding = "utf-16" if is_wide else "latin-1"
+            first_line += f"; name the file's own under options, as {{encoding: {encoding}}}"
         given = ", ".join(f"{split}: {file}" for split, file in source.files.items())
         raise UserError(
             f"{where}.data: datasets.load_dataset cannot read '{source.path}'{given and f' ({given})'}: "

@@ -265,6 +265,10 @@ def test_models_that_do_not_suit_are_told(tmp_path: Path, tiny_model: Path) -> N
         UserError, match=r"t.kind: image_classification needs a model of images, which .* is not"
     ):
         bound(task(tmp_path), tiny_model)
+    (both := tmp_path / "b").mkdir()
+    (both / "config.json").write_text(json.dumps({"model_type": "blip", "vision_config": {}}))
+    with pytest.raises(UserError, match=r"which .* is not; transformers loads its tower of images only with"):
+        bound(task(tmp_path), both)
     folder = model("vit", tmp_path / "m")
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"holds no image processor \(preprocessor_config.json or"):

@@ -272,7 +272,8 @@ def test_numbers_of_single_precision_are_written_as_short_as_they_are(tmp_path: 
     [
         ("json", b'{"text": "a", "label"\n', "JSON parse error"),
         ("csv", b'text,label\na,b\n"a,b\n', "EOF inside string starting at row 2"),
-        ("csv", b"text,label\nca\xe9f,b\n", r"codec can't decode byte.*; name the file's own under options"),
+        ("csv", b"text,label\nca\xe9f,b\n", r"codec can't decode byte.*options, as \{encoding: latin-1\}"),
+        ("csv", "text,label\na,b\n".encode("utf-16"), r"codec can't .*options, as \{encoding: utf-16\}"),
         (
             "csv",
             b"text;label\na;b\n",
