@@ -199,10 +199,15 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         parametrization("lora")
 
 
-def test_a_penalty_on_weights_is_refused() -> None:
-    with pytest.raises(UserError, match="penalty: l2_base looks at the trunk's weights"):
-        TrainingOptions(penalty={"name": "l2_base"}, parametrization={"name": "lora"})
-    TrainingOptions(penalty={"name": "drift"}, parametrization={"name": "lora"})
+def test_a_penalty_on_weights_is_refused_where_others_are_climbed() -> None:
+    climbing = {"name": "lora", "rho_space": "weights"}
+    sam, l2_base = {"name": "sam", "rho": 0.01}, {"name": "l2_base"}
+    with pytest.raises(
+        UserError, match="penalty: l2_base looks at the weights that are trained, the factors"
+    ):
+        TrainingOptions(penalty=l2_base, parametrization=climbing, perturbation=sam)
+    TrainingOptions(penalty=l2_base, parametrization={"name": "lora"}, perturbation=sam)
+    TrainingOptions(penalty={"name": "drift"}, parametrization=climbing, perturbation=sam)
 
 
 @pytest.mark.parametrize("targets", [["query", "value"], None])
