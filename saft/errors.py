@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 
 __all__ = [
     "ExitCode",
+    "Interrupted",
     "NotYet",
     "Note",
     "Unfinished",
@@ -20,6 +21,7 @@ __all__ = [
     "did_you_mean",
     "first_line",
     "is_for_memory",
+    "kept_on_interrupt",
 ]
 
 _LISTED = 12
@@ -88,6 +90,42 @@ class Unfinished(UserError):
     def __init__(self, *problems: str, finished: object) -> None:
         super().__init__(*problems)
         self.finished = finished
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C has come when a part was done: the command line prints that before it ends.
+
+    Args:
+        finished: what would have been returned, of that part.
+    """
+
+    def __init__(self, finished: object) -> None:
+        super().__init__(finished)
+        self.finished = finished
+
+
+@contextmanager
+def kept_on_interrupt(finished: Callable[[], object]) -> Iterator[None]:
+    """Hand on what is done when Ctrl-C comes inside.
+
+    Args:
+        finished: returns what would have been returned, of that part; None where nothing is done.
+
+    Raises:
+        Interrupted: where a part is done.
+
+    Example:
+        >>> with kept_on_interrupt(lambda: "one of two"):
+        ...     raise KeyboardInterrupt
+        Traceback (most recent call last):
+        saft.errors.Interrupted: one of two
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if (done := finished()) is None:
+            raise
+        raise Interrupted(done) from interrupt
 
 
 class NotYet(Exception):

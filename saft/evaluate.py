@@ -16,7 +16,7 @@ from torch import nn
 
 from saft import tasks
 from saft.config import as_config
-from saft.errors import Unfinished, UserError, collecting
+from saft.errors import Unfinished, UserError, collecting, kept_on_interrupt
 from saft.evaluate_config import EvaluateConfig
 from saft.files.checkpoint import MANIFEST, read_manifest
 from saft.files.locations import folder as local_folder
@@ -80,6 +80,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         UserError: a folder, task, column or head is missing.
         Unfinished: a checkpoint cannot be scored, since a weight is not finite, or `config.out` not be
             written; it holds the other scores.
+        Interrupted: by Ctrl-C; it holds the scores of before.
 
     Example:
         >>> evaluate(EvaluateConfig(checkpoints=["./no-folder"]))
@@ -103,7 +104,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             note(f"{path}: was trained linearized; it is evaluated here as the ordinary model of its weights")
     scores: dict[str, dict[str, Score]] = {path: {} for path in folders}
     metrics = _metrics(bound)
-    with bar(total=sum(len(own) for own in bound.values())) as progress:
+    result = EvaluateResult(scores, metrics, config.split)
+    total = sum(len(own) for own in bound.values())
+    with kept_on_interrupt(lambda: result if any(scores.values()) else None), bar(total=total) as progress:
         for path, folder in folders.items():
             shared: dict[type[BoundTask], nn.Module] = {}
             for name, task in bound[path].items():
@@ -119,7 +122,6 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
                 progress.advance(1)
     if not any(scores.values()):
         raise UserError(*dict.fromkeys(problems))
-    result = EvaluateResult(scores, metrics, config.split)
     if config.out is not None:
         with collecting(problems):
             write_last(config.out, json.dumps(_plain(result), indent=2) + "\n", result)

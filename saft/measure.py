@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saft.checkpoint_tasks import task_of
 from saft.config import as_config
-from saft.errors import Unfinished, UserError, abbreviated, collecting, did_you_mean
+from saft.errors import Unfinished, UserError, abbreviated, collecting, did_you_mean, kept_on_interrupt
 from saft.files.locations import by_name
 from saft.files.locations import folder as local_folder
 from saft.files.staging import refuse_file
@@ -87,6 +87,7 @@ def measure(config: MeasureConfig) -> MeasureResult:
     Raises:
         UserError: the checkpoints do not fit each other or the base, or a weight is not finite.
         Unfinished: some of it could not be measured, or `config.out` not be written; it holds the rest.
+        Interrupted: by Ctrl-C; it holds what was measured before.
 
     Example:
         >>> measure(MeasureConfig(base="./no-folder", checkpoints=["./no-expert"]))
@@ -116,18 +117,19 @@ def measure(config: MeasureConfig) -> MeasureResult:
     of_weights = {name: made for name, made in measures.items() if isinstance(made, WeightMeasure)}
     measured, quantities = dict[str, Measured](), dict[str, Quantity]()
     problems: list[str] = []
-    if measurement is not None:
-        measured, quantities = measurement.made(problems)
-    if of_weights:
-        merge = None
-        if len(paths) > 1 and any(made.of_merge for made in of_weights.values()):
-            merge = merge_to_measure(config.merge, plan, list(paths), config.seed)
-            chosen_scaling = measured.get("scaling", config.merge.scaling)
-            if isinstance(chosen_scaling, float):
-                merge = dataclasses.replace(merge, scaling=chosen_scaling)
-        with collecting(problems):
-            weights = _of_weights(plan, config.density, of_weights, merge)
-            measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
+    with kept_on_interrupt(lambda: MeasureResult(measured, quantities) if measured else None):
+        if measurement is not None:
+            measurement.make(measured, quantities, problems)
+        if of_weights:
+            merge = None
+            if len(paths) > 1 and any(made.of_merge for made in of_weights.values()):
+                merge = merge_to_measure(config.merge, plan, list(paths), config.seed)
+                chosen_scaling = measured.get("scaling", config.merge.scaling)
+                if isinstance(chosen_scaling, float):
+                    merge = dataclasses.replace(merge, scaling=chosen_scaling)
+            with collecting(problems):
+                weights = _of_weights(plan, config.density, of_weights, merge)
+                measured, quantities = {**weights.measured, **measured}, {**weights.quantities, **quantities}
     if not measured:
         if problems:
             raise UserError(*dict.fromkeys(problems))

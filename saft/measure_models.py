@@ -110,20 +110,21 @@ class ModelMeasurement:
         counts = {name: len(some) for name, some in examples.items()}
         return cls(config, space, bound.values(), measures, merge, counts)
 
-    def made(self, problems: list[str]) -> tuple[dict[str, Measured], dict[str, Quantity]]:
+    def make(
+        self, measured: dict[str, Measured], quantities: dict[str, Quantity], problems: list[str]
+    ) -> None:
         """Make every measure that fits the budget, and say before how long they take.
 
         Args:
+            measured: takes quantity -> what was measured, as soon as it is known.
+            quantities: takes quantity -> what it is.
             problems: takes why a measure could not be made; the others are.
-
-        Returns:
-            Quantity -> what was measured, and quantity -> what it is.
         """
         measures, costs = self._within_budget()
         merges = any(made.needs == "merge" for made in measures.values())
         search = self._search if merges else Passes()
         total = sum((costs[name] for name in measures), search)
-        measured, quantities, empty = dict[str, Measured](), dict[str, Quantity](), list[str]()
+        empty: list[str] = []
         with bar(total=total.forwards) as progress:
             if self.merge is not None and merges:
                 progress.stage(f"scaling coefficient of {self.merge.config.method}")
@@ -138,11 +139,9 @@ class ModelMeasurement:
                     if not values:
                         empty.append(name)
                     measured |= values
-                    quantities |= measure.quantities
+                    quantities |= {one: in_units(measure.quantities[one], self.tasks) for one in values}
         if empty:
             note_empty(empty, self.space.tasks)
-        quantities = {name: in_units(quantities[name], self.tasks) for name in measured}
-        return measured, quantities
 
     @property
     def _search(self) -> Passes:

@@ -28,6 +28,12 @@ def measurement(measures, **options):
     return ModelMeasurement(config, toy_space(), [TASK], chosen(measures, "m"), None, {})
 
 
+def made(measures, problems=None):
+    measured, quantities = {}, {}
+    measurement(measures).make(measured, quantities, [] if problems is None else problems)
+    return measured, quantities
+
+
 def clock(monkeypatch, of_pass, of_score):
     """Let a pass of one of the three tasks take so many seconds, and one that gives a score."""
     ticks = iter([0.0, 3 * of_pass, 0.0, 3 * of_score])
@@ -76,7 +82,7 @@ def test_measures_of_the_loss_are_made_at_each_expert():
 
 
 def test_everything_measured_says_what_it_is_in_the_unit_of_the_tasks():
-    measured, quantities = measurement(["transfer", "sharpness", "feature_drift"]).made([])
+    measured, quantities = made(["transfer", "sharpness", "feature_drift"])
     assert set(measured) == set(quantities)
     assert {"transfer", "sharpness", "feature_drift"} <= set(measured)
     assert quantities["transfer"].unit == "%"
@@ -137,7 +143,7 @@ def test_scores_that_take_longer_than_a_pass_are_foretold(monkeypatch, capsys):
 
 def test_what_gives_nothing_is_told(capsys, monkeypatch):
     monkeypatch.setattr("saft.progress._noted", set())
-    assert "adapter_gap" not in measurement(["adapter_gap", "transfer"]).made([])[0]
+    assert "adapter_gap" not in made(["adapter_gap", "transfer"])[0]
     assert "nothing is measured by adapter_gap: these models have nothing" in capsys.readouterr().err
     note_empty(["pairwise", "disentanglement"], ["a"])
     assert (
@@ -154,15 +160,15 @@ def test_a_measure_that_cannot_be_made_does_not_lose_the_others(monkeypatch):
 
     problems, error = [], torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(FeatureDrift, "values", fails)
-    assert list(measurement(["feature_drift", "transfer"]).made(problems)[0]) == list(Transfer.quantities)
+    assert list(made(["feature_drift", "transfer"], problems)[0]) == list(Transfer.quantities)
     error = UserError("base: is damaged")
-    measurement(["feature_drift", "transfer"]).made(problems)
+    made(["feature_drift", "transfer"], problems)
     memory = "measures: feature_drift: not enough memory; leave it out, or take a smaller batch_size"
     assert problems == [memory, "base: is damaged"]
     error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
-        measurement(["feature_drift"]).made(problems)
+        made(["feature_drift"], problems)
 
 
 def test_only_what_was_measured_is_returned():
-    assert list(measurement(["transfer"]).made([])[0]) == list(Transfer.quantities)
+    assert list(made(["transfer"])[0]) == list(Transfer.quantities)

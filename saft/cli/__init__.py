@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from saft.cli.any_encoding import print_in_any_encoding
 from saft.cli.verbs import VERBS
 from saft.cli.words import Words, parser, understood
-from saft.errors import ExitCode, Unfinished, UserError, is_for_memory
+from saft.errors import ExitCode, Interrupted, Unfinished, UserError, is_for_memory
 from saft.signals import interrupts
 from saft.stand_ins import stand_ins
 
@@ -66,7 +66,7 @@ def _run(words: Words) -> None:
     else:
         try:
             _print(words.call())
-        except Unfinished as error:
+        except (Unfinished, Interrupted) as error:
             _print(error.finished)
             raise
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from saft.cli import VERBS, main
 from saft.cli.verbs import imported
 from saft.errors import UserError
 from saft.optim import PERTURBATIONS, make_perturbation
+from saft.tasks.bound_to_model import BoundToModel
 
 
 def python(code: str) -> str:
@@ -456,6 +458,40 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr("saft.cli.merge_file.merge", interrupt)
     assert main(["merge", *mapping, "--check"]) == 130
     assert "nothing was written" in capsys.readouterr().err
+
+
+def test_an_interrupt_prints_what_was_measured_and_scored_before(
+    task_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Ctrl-C in the third minute of `saft measure` lost what it had measured in two."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert main(["train", str(task_file)]) == 0
+    expert, copy = str(tmp_path / "size"), str(tmp_path / "copy")
+    shutil.copytree(expert, copy)
+    capsys.readouterr()
+    words = ["measure", expert, f"--base={tiny_model}", "--measures=[sharpness, norm]", "--examples=4"]
+    with monkeypatch.context() as patched:
+        patched.setattr(import_module("saft.measure"), "_of_weights", interrupt)
+        assert main(words) == 130
+    printed = capsys.readouterr()
+    assert "sharpness" in printed.out
+    assert "norm" not in printed.out
+    assert printed.err.endswith("saft: interrupted; nothing was written\n")
+
+    score, scored = BoundToModel.score, list[object]()
+
+    def once(self: Any, *arguments: Any) -> Any:
+        scored.append(self)
+        return score(self, *arguments) if len(scored) < 2 else interrupt()
+
+    monkeypatch.setattr(BoundToModel, "score", once)
+    assert main(["evaluate", expert, copy]) == 130
+    rows = dict(zip(lines := capsys.readouterr().out.split(), lines[1:], strict=False))
+    assert float(rows[expert]) > 0
+    assert rows[copy] == "–"
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
