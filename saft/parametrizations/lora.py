@@ -171,6 +171,12 @@ class LoRA(Parametrization):
                     f"'{target}'{did_you_mean(target, last)}"
                 )
         names = [name for name in layers if not self.targets or name.rpartition(".")[2] in self.targets]
+        most = max(min(layers[name].weight.shape) for name in names)
+        if self.rank > most:
+            note(
+                f"parametrization: rank: {self.rank} is more than the rank that a matrix here can have, {most}; "
+                "the factors are larger than the matrices"
+            )
         settings = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.rank if self.alpha is None else self.alpha,

@@ -180,6 +180,16 @@ def test_targets_that_are_not_there_are_told() -> None:
         LoRA(targets=["qery"]).wrap(trunk, lambda count: iter(()))
 
 
+def test_a_rank_beyond_that_of_every_matrix_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("saft.progress._noted", set())
+    LoRA(rank=3).wrap(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), lambda count: iter(()))
+    assert not capsys.readouterr().err
+    LoRA(rank=4).wrap(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), lambda count: iter(()))
+    assert "rank: 4 is more than the rank that a matrix here can have, 3" in capsys.readouterr().err
+
+
 def test_what_peft_does_not_adapt_is_told_in_one_line() -> None:
     sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
     settings = transformers.MambaConfig(**sizes)
