@@ -174,8 +174,8 @@ class LoRA(Parametrization):
         most = max(min(layers[name].weight.shape) for name in names)
         if self.rank > most:
             note(
-                f"parametrization: rank: {self.rank} is more than the rank that a matrix here can have, {most}; "
-                "the factors are larger than the matrices"
+                f"parametrization: rank: {self.rank} is more than the rank that a matrix here can have, "
+                f"{most}; the factors are larger than the matrices"
             )
         settings = peft.LoraConfig(
             r=self.rank,
