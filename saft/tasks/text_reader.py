@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
+from saft.files.checkpoint import model_config
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
 from saft.models import language_kind, sees_only
@@ -43,6 +45,7 @@ class TextReader:
         usual: the pooling where nobody says one: of a decoder-only model the last token, whose features alone
             have seen the whole text.
         is_told: whether a note says that texts are cut: not where that is what was asked for.
+        token_types: that the model has weights for.
     """
 
     tokenizer: Any
@@ -51,6 +54,7 @@ class TextReader:
     where: str
     usual: Pooling = "mean"
     is_told: bool = True
+    token_types: int = sys.maxsize
 
     @classmethod
     def of(cls, model: ModelConfig, max_length: int, pooling: Pooling | None, where: str) -> TextReader:
@@ -76,7 +80,10 @@ class TextReader:
         longest = cut_length(model, max_length, where)
         usual: Pooling = "last" if decodes else "mean"
         is_told = longest < max_length or max_length == USUAL_LENGTH
-        return cls(tokenizer, longest, pooling or model.pooling, where, usual, is_told)
+        token_types = model_config(folder).get("type_vocab_size")
+        if not isinstance(token_types, int) or not token_types:
+            token_types = sys.maxsize  # it reads none
+        return cls(tokenizer, longest, pooling or model.pooling, where, usual, is_told, token_types)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -92,10 +99,18 @@ class TextReader:
             places: of the texts, for a note if some are cut.
 
         Raises:
-            UserError: a text has no tokens, so that there is nothing to pool, or `max_length` leaves no room
-                for one beside those that the tokenizer adds.
+            UserError: a text has no tokens, so that there is nothing to pool, `max_length` leaves no room
+                for one beside those that the tokenizer adds, or the model does not tell the two of a pair
+                apart as the tokenizer does.
         """
         pairs = bool(texts) and not isinstance(texts[0], str)
+        types = self.tokenizer(*("a", "b")[: 1 + pairs]).get("token_type_ids", [0])
+        if max(types) >= self.token_types:
+            raise UserError(
+                f"{self.where}.data.{'pair' if pairs else 'text'}: the model's tokenizer writes token type "
+                f"{max(types)}, but the model has weights for {self.token_types} only (type_vocab_size in "
+                "config.json); copy the tokenizer files of its base model"
+            )
         least = self.tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
         if self.max_length < least:
             raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,22 @@ def test_a_stored_head_brings_its_pooling_and_another_is_refused(tiny_model: Pat
     mean = TextReader.of(model, 8, "mean", "t")
     with pytest.raises(UserError, match=r"^t\.pooling: is mean, but the head in .* was made for cls$"):
         mean.headless(trunk, stored, "t")
+
+
+def test_a_second_text_that_the_model_has_no_token_type_for_is_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A tokenizer of BERT's beside a model of one token type ended in torch's "index out of range"."""
+    folder = tmp_path / "one"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    reader, labels = TextReader.of(ModelConfig(str(folder)), 8, None, "t"), torch.tensor([0])
+    reader.examples(["red"], labels)
+    message = r"^t\.data\.pair: .* token type 1, but the model has weights for 1 only \(type_vocab_size"
+    with pytest.raises(UserError, match=message):
+        reader.examples([("red", "blue")], labels)
+    TextReader.of(ModelConfig(str(tiny_model)), 8, None, "t").examples([("red", "blue")], labels)
 
 
 @pytest.mark.parametrize("kind", ["vit", "clip"])
