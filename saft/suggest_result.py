@@ -91,7 +91,10 @@ class SuggestResult:
         said = [f"suggested: {in_words(self.best.merge)}", *without_share(self.experts)]
         for name, gain in self.gains.items():
             if gain.mean is None:
-                said.append(f"too few examples are left to compare it with {name}")
+                said.append(
+                    f"it is not compared with {name}: too few examples are left, or no checkpoint scores above 0 "
+                    "on them"
+                )
                 continue
             said.append(
                 f"it is {gain.in_words} {name}: {gain.written()} in % of the experts' scores, on "
