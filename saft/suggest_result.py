@@ -92,8 +92,8 @@ class SuggestResult:
         for name, gain in self.gains.items():
             if gain.mean is None:
                 said.append(
-                    f"it is not compared with {name}: too few examples are left, or no checkpoint scores above 0 "
-                    "on them"
+                    f"it is not compared with {name}: too few examples are left, or no checkpoint scores "
+                    "above 0 on them"
                 )
                 continue
             said.append(
