@@ -115,10 +115,12 @@ def kept_on_interrupt(finished: Callable[[], object]) -> Iterator[None]:
         Interrupted: where a part is done.
 
     Example:
-        >>> with kept_on_interrupt(lambda: "one of two"):
-        ...     raise KeyboardInterrupt
-        Traceback (most recent call last):
-        saft.errors.Interrupted: one of two
+        >>> try:
+        ...     with kept_on_interrupt(lambda: "one of two"):
+        ...         raise KeyboardInterrupt
+        ... except Interrupted as interrupt:
+        ...     interrupt.finished
+        'one of two'
     """
     try:
         yield
