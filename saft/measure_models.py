@@ -131,15 +131,16 @@ class ModelMeasurement:
                 grid = self._scalings()
                 self.space.scaling = best_scaling(self.space, grid) if len(grid) > 1 else grid[0]
                 progress.advance(search.forwards)
-                measured["scaling"], quantities["scaling"] = self.space.scaling, SCALING
+                quantities["scaling"], measured["scaling"] = SCALING, self.space.scaling
             for name, measure in measures.items():
                 progress.stage(name.replace("_", " "))
                 with _kept(problems, name):
                     values = values_of(measure, self.space, progress, costs[name].forwards)
                     if not values:
                         empty.append(name)
-                    measured |= values
+                    # First what it is: an interrupt between the two must leave no figure without it.
                     quantities |= {one: in_units(measure.quantities[one], self.tasks) for one in values}
+                    measured |= values
         if empty:
             note_empty(empty, self.space.tasks)
 
