@@ -136,7 +136,8 @@ def run(
         report.write(results, folder.path)
         if problems:  # what failed may go on from what is there, so nothing is cleared away
             raise Unfinished(*problems, finished=RunResult(folder.path, results))
-        settle(session)  # which may merge once more: the report is not to wait for it
+        with waiting("writing the merges that are kept ..."):  # after the report, which is not to wait for it
+            settle(session)
     return RunResult(folder.path, results)
 
 
