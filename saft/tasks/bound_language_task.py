@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
@@ -20,7 +21,7 @@ from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import LanguageTask
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
-from saft.tasks.task import TaskModel
+from saft.tasks.task import TaskModel, first_tried
 from saft.tasks.template import TemplateRow
 
 __all__ = ["BoundLanguageTask"]
@@ -66,8 +67,13 @@ class BoundLanguageTask(BoundToModel[Declared]):
         return {"max_length": self.max_length}
 
     def model(self, trunk: nn.Module, head_from: str | Path | None = None) -> LanguageModel:
-        """Return the trunk as it is: it has its language head."""
-        return LanguageModel(trunk)
+        """Return the trunk as it is: it has its language head; whether it computes is tried at the start."""
+        model = LanguageModel(trunk)
+        if head_from is None:
+            token = torch.ones(1, 1, dtype=torch.long, device=next(trunk.parameters()).device)
+            with torch.no_grad(), first_tried(trunk, self.where):
+                model.features({"input_ids": token, "attention_mask": token})
+        return model
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Return the mean over the tokens of the last layer, of an encoder-decoder the encoder's."""

@@ -33,7 +33,7 @@ from saft.tasks.image_source import ImageSource, Labelled, pictures
 from saft.tasks.labels import labelled_splits
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
-from saft.tasks.task import Task, TaskModel
+from saft.tasks.task import Task, TaskModel, first_tried
 
 __all__ = ["BoundImageClassification", "ImageClassification"]
 
@@ -232,6 +232,7 @@ class BoundImageClassification(BoundWithHead[ImageClassification]):
         """Return the features of images, without dropout, on the CPU."""
         training = model.trunk.training
         model.trunk.eval()
-        features = model.features({"pixel_values": images.to(next(model.trunk.parameters()).device)})
+        with first_tried(model.trunk, self.where):
+            features = model.features({"pixel_values": images.to(next(model.trunk.parameters()).device)})
         model.trunk.train(training)
         return features.cpu()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saft.errors import UserError
 from saft.model_config import Pooling
 from saft.progress import note
-from saft.tasks.task import TaskModel
+from saft.tasks.task import TaskModel, first_tried
 
 __all__ = ["TextClassifier", "check_reading", "pool"]
 
@@ -92,7 +92,9 @@ def check_reading(model: TextClassifier, where: str) -> None:
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 5, 4, 0, 0]], device=device)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], device=device)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if (vectors := model.tokens(inputs).shape[1]) != ids.shape[1]:
+    with first_tried(model.trunk, where):
+        vectors = model.tokens(inputs).shape[1]
+    if vectors != ids.shape[1]:
         raise UserError(
             f"{where}.kind: {name} makes {vectors} vectors of {ids.shape[1]} tokens, and not one of each, to "
             "pool; take another model"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from saft.errors import as_user_error
 from saft.model_config import ModelConfig
 from saft.tasks.examples import Batch, Examples, Limits, Splits
 from saft.tasks.metric import Metric, Score
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table_source import TableSource
 
-__all__ = ["BoundTask", "Task", "TaskModel"]
+__all__ = ["BoundTask", "Task", "TaskModel", "first_tried"]
 
 
 class TaskModel(nn.Module, ABC):
@@ -51,6 +53,25 @@ class TaskModel(nn.Module, ABC):
     @abstractmethod
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return what the head reads: one vector per example, [batch, width]."""
+
+
+def first_tried(trunk: nn.Module, where: str) -> AbstractContextManager[None]:
+    """Tell in one line that a model cannot compute the first inputs that it is given, whatever it raises.
+
+    Args:
+        trunk: a transformers model, which computes inside.
+        where: the place in front of the message.
+
+    Example:
+        >>> with first_tried(nn.Linear(2, 2), "tasks.news") as _:
+        ...     nn.Linear(2, 2)(torch.zeros(1, 3))
+        Traceback (most recent call last):
+        saft.errors.UserError: tasks.news.kind: Linear cannot compute what this kind of task gives it ...
+    """
+    return as_user_error(
+        f"{where}.kind: {type(trunk).__name__} cannot compute what this kind of task gives it (take another "
+        "model, or mend its config.json)"
+    )
 
 
 class Task(ABC):

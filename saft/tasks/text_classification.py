@@ -28,7 +28,7 @@ from saft.tasks.heads import LinearHead, ZeroShotHead
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table import Rows, TableConfig, read
-from saft.tasks.task import Task, TaskModel
+from saft.tasks.task import Task, TaskModel, first_tried
 from saft.tasks.text_reader import USUAL_LENGTH, BoundTextTask, TextReader
 
 __all__ = ["BoundTextClassification", "TextClassification"]
@@ -147,7 +147,8 @@ class BoundTextClassification(BoundTextTask[TextClassification]):
         options = {"truncation": True, "max_length": self.reader.max_length, "padding": True}
         batch = self.reader.tokenizer(texts, **options, return_tensors="pt")
         device = next(model.trunk.parameters()).device
-        features = model.features({name: value.to(device) for name, value in batch.items()})
+        with first_tried(model.trunk, self.where):
+            features = model.features({name: value.to(device) for name, value in batch.items()})
         return functional.normalize(features, dim=-1)
 
     def _examples(self, rows: Rows, training: bool) -> Examples:

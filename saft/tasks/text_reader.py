@@ -23,7 +23,7 @@ from saft.tasks.examples import Examples
 from saft.tasks.heads import LinearHead, StoredHead
 from saft.tasks.pooling import TextClassifier, check_reading
 from saft.tasks.table import Text
-from saft.tasks.task import TaskModel
+from saft.tasks.task import TaskModel, first_tried
 from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer
 
@@ -186,5 +186,6 @@ class BoundTextTask(BoundWithHead[Declared]):
     def _first_head(self, model: TaskModel) -> nn.Module:
         """Return a linear head at zero, as wide as the features, for which a config may have other words."""
         token = torch.ones(1, 1, dtype=torch.long, device=next(model.trunk.parameters()).device)
-        width = model.features({"input_ids": token, "attention_mask": token}).shape[1]
+        with first_tried(model.trunk, self.where):
+            width = model.features({"input_ids": token, "attention_mask": token}).shape[1]
         return LinearHead(width, len(self.outputs))

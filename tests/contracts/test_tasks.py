@@ -18,6 +18,7 @@ from torch.nn import functional
 from saft import config, tasks
 from saft.dry_run.tiny_data import table_of
 from saft.dry_run.tiny_model import write_model
+from saft.errors import UserError
 from saft.tasks import TASKS, Batch, BoundTask, Limits, TaskModel
 from saft.train import TrainConfig, train
 
@@ -191,3 +192,24 @@ def test_what_is_trained_of_a_head_is_known_before_a_model_is_loaded(
         name: [width if size == 1 and at else size for at, size in enumerate(shape)]
         for name, shape in told.items()
     } == trained
+
+
+def test_what_a_model_cannot_compute_is_told_in_one_line_before_training(
+    mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    """A Nystromformer whose config asks for other landmarks ended in a traceback."""
+    task = bound(settings(mapping, tmp_path))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("shape '[-1, 2]' is invalid\nfor input of size 32")
+
+    trunk = task.load_trunk()
+    for module in trunk.modules():
+        module.register_forward_pre_hook(refuse)
+    name = type(trunk).__name__
+    with pytest.raises(UserError) as told:
+        task.model(trunk)
+    assert told.value.problems == (
+        f"task.kind: {name} cannot compute what this kind of task gives it (take another model, or mend its "
+        "config.json): RuntimeError: shape '[-1, 2]' is invalid",
+    )
