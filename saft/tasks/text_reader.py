@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
-from saft.files.checkpoint import model_config
 from saft.files.locations import folder as local_folder
 from saft.model_config import ModelConfig, Pooling
 from saft.models import language_kind, sees_only
@@ -25,7 +24,7 @@ from saft.tasks.pooling import TextClassifier, check_reading
 from saft.tasks.table import Text
 from saft.tasks.task import TaskModel, first_tried
 from saft.tasks.text_examples import cut_length, text_examples
-from saft.tasks.tokenizer import load_tokenizer
+from saft.tasks.tokenizer import load_tokenizer, table_size
 
 __all__ = ["USUAL_LENGTH", "BoundTextTask", "TextReader"]
 
@@ -80,9 +79,7 @@ class TextReader:
         longest = cut_length(model, max_length, where)
         usual: Pooling = "last" if decodes else "mean"
         is_told = longest < max_length or max_length == USUAL_LENGTH
-        token_types = model_config(folder).get("type_vocab_size")
-        if not isinstance(token_types, int) or not token_types:
-            token_types = sys.maxsize  # it reads none
+        token_types = table_size(folder, "type_vocab_size")
         return cls(tokenizer, longest, pooling or model.pooling, where, usual, is_told, token_types)
 
     @property

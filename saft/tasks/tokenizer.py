@@ -13,7 +13,7 @@ from saft.files.checkpoint import model_config
 from saft.files.links import inside
 from saft.files.locations import folder as local_folder
 
-__all__ = ["load_tokenizer"]
+__all__ = ["load_tokenizer", "table_size"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -52,7 +52,7 @@ def load_tokenizer(location: str) -> Any:
         raise UserError(
             f"model {location}: holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the base model's"
         )
-    size = _vocabulary_size(folder)  # checks config.json, which the tokenizer's class reads too
+    size = table_size(folder, "vocab_size")  # checks config.json, which the tokenizer's class reads too
     with as_user_error(f"model {location}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # Some tokenizers add a padding token of their own behind those that the model knows.
@@ -80,9 +80,17 @@ def _written(tokenizer: Any) -> list[int]:
     return numbers if tokenizer.unk_token_id is None else [*numbers, tokenizer.unk_token_id]
 
 
-def _vocabulary_size(folder: Path) -> int:
-    """Return how many tokens the model in a folder has weights for, as far as its config.json says so."""
+def table_size(folder: Path, key: str) -> int:
+    """Return how many numbers the model in a folder has weights for, as far as its config.json says so.
+
+    Args:
+        folder: of the model.
+        key: of config.json, or of the `text_config` in it: "vocab_size", "type_vocab_size".
+
+    Returns:
+        At least 1; the greatest there is where nothing is said, or that none are read.
+    """
     settings = model_config(folder)
     inner = settings.get("text_config")
-    size = settings.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
+    size = settings.get(key, inner.get(key) if isinstance(inner, dict) else None)
     return size if isinstance(size, int) and size > 0 else sys.maxsize
