@@ -38,7 +38,7 @@ def of_task_vectors(block: Block) -> Tensor:
         tensor([[1., 0.],
                 [0., 4.]], dtype=torch.float64)
     """
-    return _products(block.task_vectors, torch.zeros_like(block.base).flatten())
+    return _products(block.task_vectors)
 
 
 def of_rows(block: Block) -> Tensor:
@@ -112,11 +112,12 @@ def combination_around(block: Block, center: str, coefficients: Tensor) -> Tenso
     return total(torch.stack([row * coefficient for coefficient, row in rows]))
 
 
-def _products(task_vectors: Tensor, origin: Tensor) -> Tensor:
-    rows = task_vectors.reshape(len(task_vectors), len(origin))
+def _products(task_vectors: Tensor, origin: Tensor | None = None) -> Tensor:
+    rows = task_vectors.flatten(1) if task_vectors.ndim > 1 else task_vectors.unsqueeze(1)
     result = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    for start in range(0, len(origin), _COLUMNS):
-        columns = slice(start, start + _COLUMNS)
-        part = rows[:, columns].double() + origin[columns]  # not in place: it may be the input itself
+    for start in range(0, rows.shape[1], _COLUMNS):
+        part = rows[:, start : start + _COLUMNS].double()
+        if origin is not None:
+            part = part + origin[start : start + _COLUMNS]  # not in place: it may be the input itself
         result += part @ part.T
     return result
