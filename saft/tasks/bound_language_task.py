@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
@@ -21,7 +20,7 @@ from saft.tasks.language_model import LanguageModel, Parts
 from saft.tasks.language_task import LanguageTask
 from saft.tasks.metric import Metric
 from saft.tasks.outcomes import Outcomes
-from saft.tasks.task import TaskModel, first_tried
+from saft.tasks.task import TaskModel, features_of_a_token
 from saft.tasks.template import TemplateRow
 
 __all__ = ["BoundLanguageTask"]
@@ -70,9 +69,7 @@ class BoundLanguageTask(BoundToModel[Declared]):
         """Return the trunk as it is: it has its language head; whether it computes is tried at the start."""
         model = LanguageModel(trunk)
         if head_from is None:
-            token = torch.ones(1, 1, dtype=torch.long, device=next(trunk.parameters()).device)
-            with torch.no_grad(), first_tried(trunk, self.where):
-                model.features({"input_ids": token, "attention_mask": token})
+            features_of_a_token(model, self.where)
         return model
 
     def features(self, trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

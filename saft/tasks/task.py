@@ -18,7 +18,7 @@ from saft.tasks.metric import Metric, Score
 from saft.tasks.outcomes import Outcomes
 from saft.tasks.table_source import TableSource
 
-__all__ = ["BoundTask", "Task", "TaskModel", "first_tried"]
+__all__ = ["BoundTask", "Task", "TaskModel", "features_of_a_token", "first_tried"]
 
 
 class TaskModel(nn.Module, ABC):
@@ -72,6 +72,22 @@ def first_tried(trunk: nn.Module, where: str) -> AbstractContextManager[None]:
         f"{where}.kind: {type(trunk).__name__} cannot compute what this kind of task gives it (take another "
         "model, or mend its config.json)"
     )
+
+
+@torch.no_grad()
+def features_of_a_token(model: TaskModel, where: str) -> Tensor:
+    """Return the features of the shortest text there is, [1, width]: to try a model, and see their width.
+
+    Args:
+        model: reads tokens.
+        where: the place in front of the message.
+
+    Raises:
+        UserError: the model cannot compute them.
+    """
+    token = torch.ones(1, 1, dtype=torch.long, device=next(model.trunk.parameters()).device)
+    with first_tried(model.trunk, where):
+        return model.features({"input_ids": token, "attention_mask": token})
 
 
 class Task(ABC):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from saft.errors import UserError
@@ -22,7 +21,7 @@ from saft.tasks.examples import Examples
 from saft.tasks.heads import LinearHead, StoredHead
 from saft.tasks.pooling import TextClassifier, check_reading
 from saft.tasks.table import Text
-from saft.tasks.task import TaskModel, first_tried
+from saft.tasks.task import TaskModel, features_of_a_token
 from saft.tasks.text_examples import cut_length, text_examples
 from saft.tasks.tokenizer import load_tokenizer, table_size
 
@@ -179,10 +178,7 @@ class BoundTextTask(BoundWithHead[Declared]):
     def _headless(self, trunk: nn.Module, stored: StoredHead | None = None) -> TextClassifier:
         return self.reader.headless(trunk, stored, self.where)
 
-    @torch.no_grad()
     def _first_head(self, model: TaskModel) -> nn.Module:
         """Return a linear head at zero, as wide as the features, for which a config may have other words."""
-        token = torch.ones(1, 1, dtype=torch.long, device=next(model.trunk.parameters()).device)
-        with first_tried(model.trunk, self.where):
-            width = model.features({"input_ids": token, "attention_mask": token}).shape[1]
+        width = features_of_a_token(model, self.where).shape[1]
         return LinearHead(width, len(self.outputs))

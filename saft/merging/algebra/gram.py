@@ -113,7 +113,7 @@ def combination_around(block: Block, center: str, coefficients: Tensor) -> Tenso
 
 
 def _products(task_vectors: Tensor, origin: Tensor | None = None) -> Tensor:
-    rows = task_vectors.flatten(1) if task_vectors.ndim > 1 else task_vectors.unsqueeze(1)
+    rows = task_vectors.reshape(len(task_vectors), task_vectors[0].numel())
     result = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     for start in range(0, rows.shape[1], _COLUMNS):
         part = rows[:, start : start + _COLUMNS].double()
