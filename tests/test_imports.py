@@ -29,6 +29,7 @@ ROOMS = [
     ["penalties", "parametrizations"],
     ["trajectory"],
     ["tasks", "mixture"],
+    ["held_model"],
     ["models", "forward_derivatives"],
     ["interference", "interventions"],
     ["merging"],

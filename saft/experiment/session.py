@@ -246,14 +246,14 @@ class Session:
         """
         start = self.folder.base if cell is None else self.start(cell)
         if cell is not None and (trained := self.resolved.arms[cell.arm].trained).is_linear:
-            trunk = self._trunk(str(start))
+            trunk = self._trunk(str(start), held=True)
             trained.wrap(trunk, lambda count: iter(()))
             if folder is not None:
                 trunk.load_state_dict(self._trunk(str(folder)).state_dict())
             return trunk
         if folder is not None and is_adapter(folder):  # of this start, wherever the experiment lies by now
             return self._trunk(f"{start}+{folder}")
-        return self._trunk(str(folder or start))
+        return self._trunk(str(folder or start), held=folder is None)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def expert_trunk(self, folder: Path, cell: Cell) -> nn.Module:
@@ -265,8 +265,8 @@ class Session:
         """
         return self.trunk(folder, cell)
 
-    def _trunk(self, location: str) -> nn.Module:
-        return next(iter(self.tasks.values())).load_trunk(location)
+    def _trunk(self, location: str, held: bool = False) -> nn.Module:
+        return next(iter(self.tasks.values())).load_trunk(location, held)
 
     def write_base(self) -> None:
         """Write the pretrained trunk and every task's first head to `base`, unless they are there.

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from saft.held_model import start_trunk
 from saft.model_config import ModelConfig
 from saft.models import load_trunk
 from saft.tasks.examples import Examples, Limits, Splits, limited
@@ -93,11 +94,15 @@ class BoundToModel(ABC, Generic[Declared]):
             return Score(math.nan, None, 0)
         return self.outcomes(model, examples, batch_size).score()
 
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+    def load_trunk(self, folder: str | Path | None = None, held: bool = False) -> nn.Module:
         """Load a trunk in float32, on the device."""
-        at = ModelConfig(str(folder or self.base.path))
-        kind = self.trunk_class and getattr(transformers, self.trunk_class)
-        return load_trunk(at, self.name, kind).to(self.device)
+        load = start_trunk if held or folder is None else load_trunk
+        return load(ModelConfig(str(folder or self.base.path)), self.name, self._loaded_as).to(self.device)
+
+    @property
+    def _loaded_as(self) -> Any:
+        """The class of transformers to load a trunk as; None: the folder's backbone."""
+        return self.trunk_class and getattr(transformers, self.trunk_class)
 
     def save_head(self, model: TaskModel, folder: Path) -> None:
         """Do nothing, as where the head is a part of the trunk; a kind with a head of its own writes it."""

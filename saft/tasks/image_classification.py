@@ -141,9 +141,10 @@ class BoundImageClassification(BoundWithHead[ImageClassification]):
         """The labels."""
         return list(self.task.labels)
 
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
-        """Load a trunk in float32, on the device: of CLIP, its tower for images."""
-        return self.vision.load(str(folder or self.base.path), self.name, self.device)
+    @property
+    def _loaded_as(self) -> Any:
+        """The class of what gives features of images: of CLIP, its tower for them."""
+        return self.vision.kind
 
     def loss(self, model: TaskModel, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of a batch, in nats."""

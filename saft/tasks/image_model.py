@@ -109,16 +109,6 @@ class Vision:
             "interpolate_pos_encoding" in takes,
         )
 
-    def load(self, path: str, task: str, device: torch.device) -> nn.Module:
-        """Load a trunk in float32, on the device, in evaluation mode.
-
-        Args:
-            path: a folder or a hub id.
-            task: the task's name, for messages.
-            device: where the trunk is put.
-        """
-        return load_trunk(ModelConfig(path), task, self.kind).to(device)
-
 
 @dataclass(frozen=True)
 class TextTower:

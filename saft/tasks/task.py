@@ -194,11 +194,13 @@ class BoundTask(Protocol):
             UserError: a file, split, column or label is missing.
         """
 
-    def load_trunk(self, folder: str | Path | None = None) -> nn.Module:
+    def load_trunk(self, folder: str | Path | None = None, held: bool = False) -> nn.Module:
         """Load a trunk in float32, on the device, in evaluation mode.
 
         Args:
             folder: a checkpoint folder; None: of the model that was bound.
+            held: others of this process will ask for this folder too, so that it is read once for them all
+                (`saft.held_model`); the model that was bound always is.
 
         Raises:
             UserError: the folder is absent or incomplete, or a weight is not finite.

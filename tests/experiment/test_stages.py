@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from saft import config
+from saft import config, held_model, models
 from saft.errors import UserError
 from saft.experiment import RunConfig
 from saft.experiment.collect import collect
@@ -24,6 +25,7 @@ from saft.experiment.session import Session, open_session
 from saft.experiment.stages import carry_out_cell, cell_steps, measure_functions, run_cell
 from saft.interference.quantity import Figure
 from saft.measure import MeasureConfig, measure
+from saft.model_config import ModelConfig
 from saft.report import read
 from saft.run import run
 from tests.interrupted import interrupted_at_score
@@ -46,6 +48,24 @@ def begun(finished: Path, tmp_path: Path) -> Path:
     for name in ("experts", "merges", "figures/all"):
         shutil.rmtree(folder / name)
     return folder
+
+
+def test_a_worker_reads_the_base_no_more_often_for_more_cells(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def load(location: ModelConfig, *options: Any) -> nn.Module:
+        read.append(Path(location.path))
+        return models.load_trunk(location, *options)
+
+    monkeypatch.setattr(held_model, "load_trunk", load)
+    monkeypatch.setattr(held_model, "_held", held_model._Held())
+    for _ in range(2):
+        run_cell(begun, "all/adamw/seed0")
+        shutil.rmtree(begun / "experts")
+        shutil.rmtree(begun / "figures/all")
+    assert read == [begun / "base"] * 2  # the first is of one that may not be asked for again
 
 
 def test_a_cell_runs_in_a_fresh_process_from_the_folder_and_its_name(finished: Path, begun: Path) -> None:
