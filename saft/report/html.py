@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saft.interference.culprit import HOW_RIGHT
 from saft.report.arm_summary import ArmSummary
@@ -27,6 +28,9 @@ from saft.report.weighted import weighted_sentences
 from saft.tasks.metric import Metric
 from saft.written import as_count, as_number
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 __all__ = ["page"]
 
 SHORT = 12  # letters of a name that is not broken: a table has room for it
@@ -37,11 +41,48 @@ def page(results: Results) -> str:
 
     The same results give the same text: it holds no date, no path and no random identifier.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     summary = summarize(results)
     colour = colours(results.arms)
     answers = headlines(results, summary)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            results=results,
+            protocol=results.protocol,
+            summary=summary,
+            expected=expected_figures(results),
+            colour=colour,
+            question=_question(results),
+            headlines=answers,
+            answers=_answers(answers, colour),
+            figures=_figures(results, summary, answers, colour),
+            held_out_figures=_held_out_figures(summary, colour),
+            how_searched=how_searched(results),
+            searched={size: searches(results, size) for size in summary.train_sizes},
+            patchy={size: _is_patchy(summary.of_size(size)) for size in summary.train_sizes},
+            grid_ends={size: grid_ends(results, size) for size in summary.train_sizes},
+            add_a_grid=ADD_A_GRID,
+            chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
+            tried={size: tried(results, size) for size in summary.train_sizes},
+            trained=_trained(results),
+            worth=next((worth_in_words(search) for search in results.arm_searches), ""),
+            training=_training(results, summary, colour),
+            how_right=HOW_RIGHT,
+            config=json.dumps(results.config, indent=2, ensure_ascii=False),
+            shown=_shown(results, summary),
+            measured_figures=_measured_figures(results, summary, colour),
+            weighted={size: weighted_sentences(results, size) for size in summary.train_sizes},
+        )
+        + "\n"
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Return what the page's templates are read by; they are compiled once in a process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("saft.report"),
         autoescape=True,
@@ -71,36 +112,7 @@ def page(results: Results) -> str:
         gigabytes=lambda values: "–" if values is None else values.written(1e-9, 2),
         seconds=lambda values: "–" if values is None else values.written(1, 1 if values.mean < 100 else 0),
     )
-    return (
-        environment.get_template("page.html").render(
-            results=results,
-            protocol=results.protocol,
-            summary=summary,
-            expected=expected_figures(results),
-            colour=colour,
-            question=_question(results),
-            headlines=answers,
-            answers=_answers(answers, colour),
-            figures=_figures(results, summary, answers, colour),
-            held_out_figures=_held_out_figures(summary, colour),
-            how_searched=how_searched(results),
-            searched={size: searches(results, size) for size in summary.train_sizes},
-            patchy={size: _is_patchy(summary.of_size(size)) for size in summary.train_sizes},
-            grid_ends={size: grid_ends(results, size) for size in summary.train_sizes},
-            add_a_grid=ADD_A_GRID,
-            chosen={size: chosen_arms(results, size) for size in summary.train_sizes},
-            tried={size: tried(results, size) for size in summary.train_sizes},
-            trained=_trained(results),
-            worth=next((worth_in_words(search) for search in results.arm_searches), ""),
-            training=_training(results, summary, colour),
-            how_right=HOW_RIGHT,
-            config=json.dumps(results.config, indent=2, ensure_ascii=False),
-            shown=_shown(results, summary),
-            measured_figures=_measured_figures(results, summary, colour),
-            weighted={size: weighted_sentences(results, size) for size in summary.train_sizes},
-        )
-        + "\n"
-    )
+    return environment
 
 
 def _breakable(name: str) -> Any:
