@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from saft.files.checkpoint import weight_files
+from saft.files.fingerprints import quick_fingerprint
 from saft.files.locations import folder as local_folder
 from saft.merging.inputs.adapted_model import adapted_model
 from saft.model_config import ModelConfig
@@ -70,9 +70,4 @@ def _files(path: str, kind: Any) -> Any:
     if not is_one_model(folder):
         return None
     files = [*weight_files(folder), *folder.glob("config.json")]
-    return kind, folder, tuple(map(_as_it_is, files))
-
-
-def _as_it_is(file: Path) -> tuple[str, int, int, int]:
-    status = file.stat()
-    return file.name, status.st_ino, status.st_size, status.st_mtime_ns
+    return kind, folder, [(file.name, quick_fingerprint(file)) for file in files]
